@@ -1,0 +1,56 @@
+# Every target sets up what it needs in .venv and works on a fresh clone with CPython 3.11 or newer.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SAMPLE := src/regard/hosts/small/sample.py
+LOOK := regard-look
+
+.PHONY: look test claims bench web format clean
+
+look: .venv/look.stamp  ## look into the shipped model; prints where the page lies
+	$(BIN)/regard look --model tiny --file $(SAMPLE) -o $(LOOK)
+
+test: .venv/dev.stamp chromium  ## linters, types, import contracts, all tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+claims: .venv/dev.stamp  ## the longer reproductions; results go to docs/claims.md
+	$(BIN)/python -m pytest tests/claims -m "slow or not slow" --durations=0 -rA
+
+bench: .venv/dev.stamp  ## speed and memory against PyTorch's own attention
+	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/watch.py
+
+web:  ## rebuild the page's committed bundle (needs Node 20)
+	cd web && npm ci && npm run build
+
+format: .venv/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+chromium:
+	@command -v chromium >/dev/null || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; \
+	else \
+		echo "The browser tests need Chromium: install it (Debian, Ubuntu: sudo apt-get install chromium), then run make test again."; \
+		exit 1; \
+	fi
+.PHONY: chromium
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/look.stamp: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) --editable '.[web]'
+	touch $@
+
+.venv/dev.stamp: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv $(LOOK) .pytest_cache .ruff_cache web/node_modules
