@@ -1,0 +1,1 @@
+"""The contract that everything in regard is written against."""

@@ -1,0 +1,171 @@
+"""Laws about the numbers of A: definition, linear, rows, gradients, cost."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from regard.core.cost import Shape
+from regard.core.laws.subject import (
+    HEAD_DIM,
+    LONG,
+    SHORT,
+    VALUE_DIM,
+    Broken,
+    Inputs,
+    Subject,
+    Unclaimed,
+    real_rows,
+    same,
+)
+from regard.core.layout import Layout
+from regard.core.mechanism import Mechanism
+
+PRECISIONS = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2}
+GROWTHS = {"constant": 0.0, "linear": 1.0, "quadratic": 2.0}
+
+
+def definition(subject: Subject) -> str:
+    """forward == weights @ v: float64 to 1e-9, float32 to 1e-4, bfloat16 to 2e-2."""
+    worst = dict.fromkeys(PRECISIONS, 0.0)
+    for n, m in ((SHORT, SHORT), (SHORT, 17), (LONG, LONG)):
+        for name, layout in subject.layouts(n, m):
+            for dtype, tolerance in PRECISIONS.items():
+                inputs = subject.draw(n, m).map(lambda _, tensor, dtype=dtype: tensor.to(dtype))
+                fast = subject.cast(dtype)
+                exact = subject.cast(dtype).double()
+                want = subject.define(inputs.map(lambda _, tensor: tensor.double()), layout, exact)
+                got = subject.call(inputs, layout, fast)
+                if got.dtype != dtype:
+                    raise Broken(f"forward returned {got.dtype} for {dtype}")
+                rows = real_rows(layout, n, m, inputs.q.shape[0])
+                where = f"{name}, n={n}, m={m}, {str(dtype).removeprefix('torch.')}"
+                worst[dtype] = max(worst[dtype], same(got, want, tolerance, where, rows))
+    return ", ".join(f"{str(dtype).removeprefix('torch.')} {error:.0e}" for dtype, error in worst.items())
+
+
+def linear(subject: Subject) -> str:
+    """A(q, k) (a v + b w) == a A v + b A w."""
+    if not subject.traits.linear:
+        raise Unclaimed("A depends on v")
+    worst, mechanism = 0.0, subject.cast(torch.float64)
+    for name, layout in subject.layouts(SHORT, 17):
+        one, two = subject.draw(SHORT, 17), subject.draw(SHORT, 17, seed=1)
+        mixed = Inputs(one.q, one.k, 2 * one.v - 3 * two.v, one.signals)
+        other = Inputs(one.q, one.k, two.v, one.signals)
+        want = 2 * subject.call(one, layout, mechanism) - 3 * subject.call(other, layout, mechanism)
+        rows = real_rows(layout, SHORT, 17, want.shape[0])
+        worst = max(worst, same(subject.call(mixed, layout, mechanism), want, 1e-9, name, rows))
+    return f"{worst:.0e}"
+
+
+def rows(subject: Subject) -> str:
+    """Row sums and signs as declared; A vanishes outside its support; ``Mechanism.rows`` are rows of ``weights``."""
+    claims, mechanism = subject.traits, subject.cast(torch.float64)
+    for n, m in ((SHORT, SHORT), (SHORT, 17), (17, SHORT)):
+        for name, layout in subject.layouts(n, m):
+            inputs = subject.draw(n, m)
+            a = mechanism.weights(inputs.q, inputs.k, layout, **inputs.signals)
+            support = mechanism.support(n, m, layout, a.device).expand_as(a)
+            outside = a.masked_fill(support, 0).abs().max().item()
+            if outside > 0:
+                raise Broken(f"{name}, n={n}, m={m}: {outside:.1e} outside the support")
+            sums, seen = a.sum(-1), support.any(-1)
+            if claims.sign == "nonnegative" and a.min() < 0:
+                raise Broken(f"{name}: an entry of {a.min().item():.1e}, declared non-negative")
+            if claims.rows == "one" and (sums - seen.to(sums.dtype)).abs().max() > 1e-9:
+                raise Broken(
+                    f"{name}: a row sums to {sums[seen].min().item():.6f} … {sums.max().item():.6f}, declared one"
+                )
+            if claims.rows == "at most one" and sums.max() > 1 + 1e-9:
+                raise Broken(f"{name}: a row sums to {sums.max().item():.6f}, declared at most one")
+            if layout.causal or layout.segments is None:
+                part = mechanism.rows(inputs.q, inputs.k, layout, slice(2, 7), **inputs.signals)
+                same(part, a[:, :, 2:7], 1e-9, f"rows 2:7, {name}, n={n}, m={m}")
+    return ", ".join(filter(None, [claims.sign, claims.rows and f"rows sum to {claims.rows}"])) or "support only"
+
+
+def gradients(subject: Subject) -> str:
+    """Gradients of forward equal those of the definition, for inputs, signals and parameters; gradcheck in float64."""
+    worst, mechanism = 0.0, subject.cast(torch.float64)
+    for n, m in ((SHORT, SHORT), (SHORT, 17), (257, 257)):
+        for name, layout in subject.layouts(n, m):
+            inputs = subject.draw(n, m)
+            rows = real_rows(layout, n, m, inputs.q.shape[0]).to(subject.device)
+            wanted = gradients_of(subject.define, subject, inputs, layout, mechanism, rows)
+            found = gradients_of(subject.call, subject, inputs, layout, mechanism, rows)
+            for label, want in wanted.items():
+                worst = max(worst, same(found[label], want, 1e-8, f"d {label}, {name}, n={n}, m={m}"))
+    inputs = subject.draw(5, batch=1)
+    layout = Layout(causal=subject.directions()[0])
+    leaves = tuple(tensor.requires_grad_() for tensor in inputs.tensors.values())
+    names = list(inputs.signals)
+
+    def function(q, k, v, *signals):
+        return mechanism(q, k, v, layout, **dict(zip(names, signals, strict=True)))
+
+    if not torch.autograd.gradcheck(function, leaves, raise_exception=False):
+        raise Broken("gradcheck in float64 fails")
+    return f"{worst:.0e}"
+
+
+def gradients_of(function, subject: Subject, inputs: Inputs, layout: Layout, mechanism: Mechanism, rows) -> dict:
+    """The gradients of a fixed weighting of the real rows of ``function``'s output, by the name of what they belong to."""
+    leaves = inputs.map(lambda _, tensor: tensor.detach().clone().requires_grad_())
+    named = {**leaves.tensors, **dict(mechanism.named_parameters())}
+    out = function(leaves, layout, mechanism)
+    weighting = torch.sin(torch.arange(out.numel(), device=out.device, dtype=out.dtype)).view_as(out)
+    loss = (out * weighting * rows[:, None, :, None]).sum()
+    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(leaf) if gradient is None else gradient
+        for (name, leaf), gradient in zip(named.items(), found, strict=True)
+    }
+
+
+def cost(subject: Subject) -> str:
+    """The FLOP formula matches the counter to 2%, state bytes match the tensors, growth is as claimed."""
+    example, mechanism = subject.example, subject.cast(torch.float32)
+    ratios = []
+    for causal in subject.directions():
+        for n in (SHORT, LONG):
+            layout, inputs = Layout(causal=causal), subject.draw(n, batch=1, dtype=torch.float32)
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                subject.call(inputs, layout, mechanism)
+            counted, formula = counter.get_total_flops(), mechanism.cost(shape(example, n), layout).flops
+            ratios.append(formula / max(counted, 1))
+            if not 0.98 <= ratios[-1] <= 1.02:
+                raise Broken(f"n={n}, causal={causal}: formula {formula:,} FLOPs, counted {counted:,}")
+    if subject.traits.causal:
+        state_bytes(subject, mechanism)
+    layout = Layout(causal=subject.directions()[0])
+    small, large = (mechanism.cost(shape(example, n), layout) for n in (2**19, 2**20))
+    exponents = {"time": math.log2(large.flops / small.flops)}
+    if subject.traits.causal:
+        exponents["state"] = math.log2(large.state_bytes / small.state_bytes)
+    for what, exponent in exponents.items():
+        claimed = getattr(subject.traits, what)
+        if abs(exponent - GROWTHS[claimed]) > 0.1:
+            raise Broken(f"{what} grows as n^{exponent:.2f}, declared {claimed}")
+    return f"FLOPs ×{min(ratios):.3f}…{max(ratios):.3f} of the count, " + ", ".join(
+        f"{what} n^{exponent:.1f}" for what, exponent in exponents.items()
+    )
+
+
+def shape(example, n: int) -> Shape:
+    """The shape of ``draw(n, batch=1, dtype=float32)``."""
+    return Shape(n, heads=example.heads, kv_heads=example.kv_heads, head_dim=HEAD_DIM, value_dim=VALUE_DIM)
+
+
+def state_bytes(subject: Subject, mechanism: Mechanism) -> None:
+    """Broken if the formula's state bytes differ from those of the state's tensors."""
+    for n in (SHORT, LONG):
+        inputs = subject.draw(n, batch=1, dtype=torch.float32)
+        state = mechanism.start(1, device=subject.device, dtype=torch.float32)
+        with torch.no_grad():
+            _, state = mechanism.extend(inputs.q, inputs.k, inputs.v, state, **inputs.signals)
+        formula = mechanism.cost(shape(subject.example, n)).state_bytes
+        if state.bytes != formula:
+            raise Broken(f"state after {n} tokens: {state.bytes:,} bytes, formula {formula:,}")

@@ -1,0 +1,161 @@
+"""What a law examines: one example of a mechanism, with inputs drawn for it and comparisons that explain themselves."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from regard.core.layout import Layout
+from regard.core.mechanism import Example, Mechanism, Signal, Traits, accumulate_dtype, repeat_heads
+
+BATCH, HEAD_DIM, VALUE_DIM = 3, 5, 7
+SHORT, LONG = 13, 563  # LONG crosses the tiles and chunks of the fast paths and divides none of them
+SEED = 20_261
+
+
+class Broken(Exception):
+    """A law does not hold; the message says where and by how much."""
+
+
+class Unclaimed(Exception):
+    """The law is about a trait that the mechanism does not claim."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Arguments of one call: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` and the signals by name."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    signals: dict[str, Tensor]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return {"q": self.q, "k": self.k, "v": self.v, **self.signals}
+
+    def map(self, function) -> Inputs:
+        """``function(name, tensor)`` applied to each tensor."""
+        new = {name: function(name, tensor) for name, tensor in self.tensors.items()}
+        return Inputs(new.pop("q"), new.pop("k"), new.pop("v"), new)
+
+
+class Subject:
+    """One example under examination.
+
+    Args:
+        example: the mechanism and its head counts. device: where to examine it.
+    """
+
+    def __init__(self, example: Example, device: str = "cpu"):
+        self.example, self.device = example, device
+        self.mechanism: Mechanism = copy.deepcopy(example.mechanism).to(device)
+        self.traits: Traits = self.mechanism.traits
+
+    def cast(self, dtype: torch.dtype) -> Mechanism:
+        """The mechanism with its parameters rounded to ``dtype``."""
+        return copy.deepcopy(self.mechanism).to(dtype)
+
+    def side(self, name: str) -> str:
+        """ "query" or "key": along which of the two sequences a tensor runs."""
+        return {"q": "query", "k": "key", "v": "key"}.get(name) or self.mechanism.signals[name].side
+
+    def draw(
+        self, n: int, m: int | None = None, *, seed: int = 0, dtype: torch.dtype = torch.float64, **sizes: int
+    ) -> Inputs:
+        """Random inputs for ``n`` queries and ``m`` keys (None: as many); ``sizes`` overrides batch, d, e, kv_heads."""
+        m = n if m is None else m
+        batch, d, e = sizes.get("batch", BATCH), sizes.get("d", HEAD_DIM), sizes.get("e", VALUE_DIM)
+        heads, groups = self.example.heads, sizes.get("kv_heads", self.example.kv_heads)
+        generator = torch.Generator().manual_seed(SEED + seed)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+        def signal(spec: Signal) -> Tensor:
+            tokens = n if spec.side == "query" else m
+            rows = {"heads": heads, "kv_heads": groups, "shared": 1}[spec.heads]
+            return within(normal(batch, rows, tokens, *(() if spec.dim is None else (spec.dim,))), spec)
+
+        q, k, v = normal(batch, heads, n, d), normal(batch, groups, m, d), normal(batch, groups, m, e)
+        signals = {name: signal(spec) for name, spec in self.mechanism.signals.items()}
+        return Inputs(q, k, v, signals).map(lambda _, tensor: tensor.to(self.device, dtype))
+
+    def layouts(self, n: int, m: int, batch: int = BATCH) -> Iterator[tuple[str, Layout]]:
+        """Every kind of layout that the traits allow for these lengths, with a name for the report."""
+        for causal in self.directions():
+            name = "causal" if causal else "two-sided"
+            if not causal and n != m and not self.traits.cross:
+                continue
+            base = Layout(causal=causal)
+            yield name, base
+            if m > 3:
+                for side in ("left", "right"):
+                    yield f"{name}, {side} padding", replace(base, keys=self.padding(m, batch, side))
+            if self.traits.packed and n <= m and m > 3:
+                yield f"{name}, packed", replace(base, segments=self.documents(m, batch))
+
+    def directions(self) -> list[bool]:
+        """The values of ``Layout.causal`` that the traits claim."""
+        return [causal for causal, claimed in ((True, self.traits.causal), (False, self.traits.two_sided)) if claimed]
+
+    def padding(self, m: int, batch: int, side: str) -> Tensor:
+        """``(batch, m)`` bool with 0, 1/4, 1/2 … of each sequence padded on one side."""
+        lengths = torch.tensor([max(1, m - row * m // 4) for row in range(batch)], device=self.device)[:, None]
+        steps = torch.arange(m, device=self.device)[None]
+        return steps < lengths if side == "right" else steps >= m - lengths
+
+    def documents(self, m: int, batch: int) -> Tensor:
+        """``(batch, m)`` int64 ids of packed documents whose borders differ between sequences."""
+        borders = torch.tensor([[m // (3 + row), m // 2 + row] for row in range(batch)], device=self.device)
+        return (torch.arange(m, device=self.device)[None, None] >= borders[..., None]).sum(1)
+
+    def call(self, inputs: Inputs, layout: Layout, mechanism: Mechanism | None = None) -> Tensor:
+        """``forward`` on the inputs."""
+        return (mechanism or self.mechanism)(inputs.q, inputs.k, inputs.v, layout, **inputs.signals)
+
+    def define(self, inputs: Inputs, layout: Layout, mechanism: Mechanism) -> Tensor:
+        """``weights @ v`` on the inputs: what ``forward`` is held to."""
+        weights = mechanism.weights(inputs.q, inputs.k, layout, **inputs.signals)
+        return weights @ repeat_heads(inputs.v, inputs.q.shape[1])
+
+
+def within(noise: Tensor, spec: Signal) -> Tensor:
+    """Normal noise moved into the signal's range."""
+    low, high = torch.tensor(spec.low), torch.tensor(spec.high)
+    if low.isfinite() and high.isfinite():
+        return low + (high - low) * torch.sigmoid(noise)
+    if low.isfinite():
+        return low + torch.nn.functional.softplus(noise)
+    return high - torch.nn.functional.softplus(noise) if high.isfinite() else noise
+
+
+def real_rows(layout: Layout, n: int, m: int, batch: int) -> Tensor:
+    """``(batch, n)`` bool: queries that are real tokens; the output of the others is unspecified."""
+    if layout.keys is None or n > m:
+        return torch.ones(batch, n, dtype=torch.bool)
+    return layout.keys[:, m - n :].cpu()
+
+
+def same(got: Tensor, want: Tensor, tolerance: float, where: str, rows: Tensor | None = None) -> float:
+    """The relative error ``max|got − want| / max|want|``; Broken if above ``tolerance`` or not finite.
+
+    ``rows (batch, n)`` restricts the comparison to some of the queries.
+    """
+    if got.shape != want.shape:
+        raise Broken(f"{where}: shape {tuple(got.shape)}, want {tuple(want.shape)}")
+    got, want = (tensor.detach().to(accumulate_dtype(torch.float64)).cpu() for tensor in (got, want))
+    if rows is not None:
+        got, want = (tensor.transpose(1, 2)[rows] for tensor in (got, want))
+    if got.numel() == 0:
+        return 0.0
+    if not got.isfinite().all():
+        raise Broken(f"{where}: not finite")
+    error = ((got - want).abs().max() / want.abs().max().clamp(min=1e-6)).item()
+    if not error <= tolerance:
+        raise Broken(f"{where}: relative error {error:.1e}, want at most {tolerance:.0e}")
+    return error

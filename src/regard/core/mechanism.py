@@ -1,0 +1,186 @@
+"""The contract: a mechanism defines A in ``out = A(q, k) v``, computes it fast, and continues it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from regard.core.cost import Cost, Shape
+from regard.core.errors import wrong
+from regard.core.layout import Layout
+from regard.core.state import State
+
+Growth = Literal["constant", "linear", "quadratic"]
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A per-token input beside q, k and v (decay, beta, gate …), which the hosting block projects.
+
+    Args:
+        meaning: one sentence. side: whose tokens it belongs to. heads: whether per query head, per kv head or shared.
+        dim: size of its last axis, None for a scalar. low, high: its range.
+    """
+
+    meaning: str
+    side: Literal["query", "key"] = "key"
+    heads: Literal["heads", "kv_heads", "shared"] = "heads"
+    dim: int | None = None
+    low: float = -torch.inf
+    high: float = torch.inf
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a mechanism claims; the laws hold it to every word.
+
+    Args:
+        causal: accepts ``Layout(causal=True)`` and can be extended.
+        two_sided: accepts ``Layout(causal=False)``.
+        cross: accepts n ≠ m when two-sided.
+        grouped: accepts fewer kv heads than heads.
+        packed: accepts ``Layout.segments``.
+        rows: what the entries of each row of A sum to: "one", "at most one", or None for no claim.
+        sign: the sign of A's entries, or None for no claim.
+        time, state: growth of time and of the decoding state with the length.
+        linear: A does not depend on v.
+        equivariant: two-sided and unpadded, permuting the keys changes nothing and permuting the queries permutes the rows.
+    """
+
+    causal: bool = True
+    two_sided: bool = True
+    cross: bool = True
+    grouped: bool = True
+    packed: bool = True
+    rows: Literal["one", "at most one"] | None = None
+    sign: Literal["nonnegative"] | None = None
+    time: Growth = "quadratic"
+    state: Growth = "linear"
+    linear: bool = True
+    equivariant: bool = False
+
+
+@dataclass(frozen=True)
+class Example:
+    """A small instance for the laws: a mechanism, its head count, and what it is called in the report."""
+
+    label: str
+    mechanism: Mechanism
+    heads: int = 2
+    kv_heads: int = 2
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Mechanism(nn.Module):
+    """The base of every attention mechanism.
+
+    A subclass writes ``weights`` (the definition), ``forward`` (the same, fast), ``start`` and ``extend`` (the same,
+    continued), ``cost`` and ``examples``. Shapes throughout: ``q (batch, heads, n, d)``, ``k (batch, kv_heads, m, d)``,
+    ``v (batch, kv_heads, m, e)``; ``kv_heads`` divides ``heads``.
+    """
+
+    signals: ClassVar[Mapping[str, Signal]] = {}
+    traits: ClassVar[Traits] = Traits()
+
+    def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        """A, dense: ``(batch, heads, n, m)``. The equation of the paper, differentiable, in q's own precision."""
+        raise NotImplementedError
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        """``A v``: ``(batch, heads, n, e)``, fast."""
+        raise NotImplementedError
+
+    def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> State:
+        """The state before any token."""
+        raise NotImplementedError
+
+    def extend(
+        self, q: Tensor, k: Tensor, v: Tensor, state: Any, keys: Tensor | None = None, **signals: Tensor
+    ) -> tuple[Tensor, State]:
+        """``(A v for the new tokens, the state after them)``: causal prefill and decoding are this one call.
+
+        ``keys (batch, new)`` bool marks the real tokens among the new ones; rows of padding are unspecified but finite.
+        """
+        raise NotImplementedError
+
+    def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
+        """What ``forward`` costs for ``shape``, and the bytes of the state after ``shape.keys`` tokens."""
+        raise NotImplementedError
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        """Small instances that the laws examine."""
+        raise NotImplementedError
+
+    def support(self, n: int, m: int, layout: Layout, device: torch.device | str = "cpu") -> Tensor:
+        """``(batch or 1, heads or 1, n, m)`` bool: where A may be non-zero, from positions alone."""
+        return layout.allowed(n, m, device)
+
+    def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
+        """The ``rows`` of A, ``(batch, heads, rows, m)``, from ``weights`` of those queries: what probes read."""
+        n, m = q.shape[2], k.shape[2]
+        start, stop, _ = rows.indices(n)
+        cut, keys = layout.slice(n, m, slice(start, stop))
+        sliced = {
+            name: value[:, :, start:stop] if self.signals[name].side == "query" else value[:, :, :keys]
+            for name, value in signals.items()
+        }
+        part = self.weights(q[:, :, start:stop], k[:, :, :keys], cut, **sliced)
+        return nn.functional.pad(part, (0, m - keys))
+
+    def check(self, q: Tensor, k: Tensor, v: Tensor | None, layout: Layout, signals: Mapping[str, Tensor]) -> None:
+        """Raises an error that names the argument if the inputs do not fit each other or the traits."""
+        check_tensors(q, k, v)
+        layout.check(q, k)
+        name = type(self).__name__
+        if layout.causal and not self.traits.causal:
+            raise wrong("layout.causal", "True", f"False: {name} is two-sided only")
+        if not layout.causal and not self.traits.two_sided:
+            raise wrong("layout.causal", "False", f"True: {name} is causal only")
+        if not layout.causal and q.shape[2] != k.shape[2] and not self.traits.cross:
+            raise wrong("k", f"{k.shape[2]} keys", f"the {q.shape[2]} tokens of q: {name} is self-attention")
+        if q.shape[1] != k.shape[1] and not self.traits.grouped:
+            raise wrong("k", f"{k.shape[1]} heads", f"the {q.shape[1]} heads of q: {name} does not group queries")
+        if layout.segments is not None and not self.traits.packed:
+            raise wrong("layout.segments", "packed documents", f"None: {name} does not pack")
+        for missing in self.signals.keys() - signals.keys():
+            raise wrong(missing, "nothing", f"the signal of {name}: {self.signals[missing].meaning}", TypeError)
+        for unknown in signals.keys() - self.signals.keys():
+            known = ", ".join(self.signals) or "no signals"
+            raise wrong(unknown, "an unknown signal", f"one of {name}'s: {known}", TypeError)
+
+
+def check_tensors(q: Tensor, k: Tensor, v: Tensor | None) -> None:
+    """Raises an error naming the tensor among q, k, v whose shape, dtype or device does not fit the contract."""
+    given = {"q": q, "k": k} | ({} if v is None else {"v": v})
+    for name, tensor in given.items():
+        if tensor.dim() != 4:
+            raise wrong(name, f"shape {tuple(tensor.shape)}", "4 axes: (batch, heads, tokens, dim)")
+        if not tensor.is_floating_point():
+            raise wrong(name, f"dtype {tensor.dtype}", "a floating-point dtype", TypeError)
+        if tensor.dtype != q.dtype:
+            raise wrong(name, f"dtype {tensor.dtype}", f"the dtype of q, {q.dtype}", TypeError)
+        if tensor.device != q.device:
+            raise wrong(name, f"device {tensor.device}", f"the device of q, {q.device}")
+        if tensor.shape[0] != q.shape[0]:
+            raise wrong(name, f"batch {tensor.shape[0]}", f"the batch of q, {q.shape[0]}")
+    if k.shape[3] != q.shape[3]:
+        raise wrong("k", f"head_dim {k.shape[3]}", f"the head_dim of q, {q.shape[3]}")
+    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
+        raise wrong("k", f"{k.shape[1]} heads", f"a divisor of the {q.shape[1]} heads of q")
+    if v is not None and v.shape[1:3] != k.shape[1:3]:
+        raise wrong("v", f"(heads, tokens) {tuple(v.shape[1:3])}", f"those of k, {tuple(k.shape[1:3])}")
+
+
+def repeat_heads(tensor: Tensor, heads: int) -> Tensor:
+    """``(batch, kv_heads, …)`` repeated to ``(batch, heads, …)``: kv head g serves queries g·r … g·r + r − 1."""
+    return tensor if tensor.shape[1] == heads else tensor.repeat_interleave(heads // tensor.shape[1], dim=1)
+
+
+def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float32 for half precision, otherwise the dtype itself: what sums are kept in."""
+    return torch.promote_types(dtype, torch.float32)

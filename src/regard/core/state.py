@@ -1,0 +1,51 @@
+"""What is left of the past once only the next rows of A are needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from regard.core.errors import wrong
+
+
+@dataclass(frozen=True)
+class State:
+    """The base of every decoding state: immutable, one row per sequence of the batch.
+
+    Subclasses add their tensors as fields, each with the batch as its first axis.
+
+    Args:
+        seen: ``(batch,)`` int64, how many real tokens each sequence has seen: the position of its next token.
+    """
+
+    seen: Tensor
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the state by its name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of what grows or stays per sequence; the counter ``seen`` is bookkeeping and left out."""
+        return sum(t.numel() * t.element_size() for name, t in self.tensors.items() if name not in ("seen", "keys"))
+
+    def select(self, index: Tensor) -> State:
+        """The state of the sequences ``index``: what beam search and batch changes need."""
+        picked = {name: tensor.index_select(0, index) for name, tensor in self.tensors.items()}
+        return type(self)(**{**self.__dict__, **picked})
+
+
+def count_new(state: State, keys: Tensor | None, new: int, batch: int) -> tuple[Tensor, Tensor]:
+    """``(positions (batch, new), seen (batch,))``: where new tokens stand after the old ones, padding not counted."""
+    if state.seen.shape[0] != batch:
+        raise wrong("state", f"a batch of {state.seen.shape[0]}", f"the batch of q, {batch}")
+    if keys is None:
+        steps = torch.arange(new, device=state.seen.device).expand(batch, new)
+        return state.seen[:, None] + steps, state.seen + new
+    if keys.dtype != torch.bool or tuple(keys.shape) != (batch, new):
+        raise wrong("keys", f"{keys.dtype} of shape {tuple(keys.shape)}", f"bool of shape {(batch, new)}")
+    positions = state.seen[:, None] + (keys.cumsum(1) - 1).clamp(min=0)
+    return positions, state.seen + keys.sum(1)
