@@ -8,3 +8,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser):
+    """Where `make claims` has the measured claims written."""
+    parser.addoption("--write-claims", metavar="PAGE", default=None, help="write what the claim tests measured")

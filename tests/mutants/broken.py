@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -281,7 +282,7 @@ class Unchecked(Textbook):
 class UndemandedSignal(Textbook):
     """Declares a signal and gets along without it."""
 
-    signals = {"gate": Signal("scales the row", side="query")}
+    signals: ClassVar = {"gate": Signal("scales the row", side="query")}
 
     def check(self, q, k, v, layout, signals):
         super().check(q, k, v, layout, {"gate": q[..., 0], **signals})

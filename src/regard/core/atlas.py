@@ -161,7 +161,7 @@ def stem(word: str) -> str:
 
 
 def search(query: str, among: Iterable[Entry] | None = None) -> list[Entry]:
-    """The entries that share words with ``query``, best first; a hit in the name counts most, then title, then summary."""
+    """The entries that share words with ``query``, best first: a hit in the name counts most, then the title."""
     wanted = words(query)
     scored = [(relevance(entry, wanted), entry) for entry in (entries() if among is None else among)]
     return [entry for score, entry in sorted(scored, key=lambda pair: (-pair[0], pair[1].name)) if score > 0]

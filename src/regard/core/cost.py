@@ -44,7 +44,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs of the definition's matrix products (two per multiply-add), bytes that must move, bytes of decoding state."""
+    """FLOPs of the matrix products (two per multiply-add), bytes that must move, bytes of decoding state."""
 
     flops: int
     bytes: int

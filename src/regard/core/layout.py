@@ -20,13 +20,13 @@ class Layout:
     * ``keys[b, j]``: the key is a token, not padding;
     * ``segments[b, i + (m - n)] == segments[b, j]``: both belong to the same packed document.
 
-    A token's *position* counts the real tokens before it in its sequence, so padding on any side, or in the
-    middle of a cache, shifts nothing.
+    A token's *position* counts the real tokens before it in its sequence, or in its packed document, so padding on
+    any side, or in the middle of a cache, shifts nothing. Padding must hold finite numbers; which ones is no matter.
 
     Args:
         causal: queries see no later keys.
         keys: ``(batch, m)`` bool, False = padding. None: no padding.
-        segments: ``(batch, m)`` int, ids of packed documents. None: one document. Needs ``n <= m``.
+        segments: ``(batch, m)`` int, ids of packed documents, each one run of tokens. None: one document. Needs ``n <= m``.
         grid: the sizes of a 1-, 2- or 3-D grid whose flattened cells the ``m`` tokens are.
     """
 
@@ -63,13 +63,30 @@ class Layout:
                 raise wrong("layout.grid", f"{self.grid}", f"1 to 3 sizes whose product is the {m} keys")
 
     def positions(self, m: int, device: torch.device | str = "cpu") -> Tensor:
-        """``(batch or 1, m)`` int64: how many real tokens of the row stand before each key."""
+        """``(batch or 1, m)`` int64: how many real tokens of its sequence or document stand before each key."""
         if self.keys is None:
-            return torch.arange(m, device=device)[None]
-        return (self.keys.cumsum(1) - 1).clamp(min=0)
+            before = torch.arange(m, device=device)[None]
+        else:
+            before = (self.keys.cumsum(1) - 1).clamp(min=0)
+        if self.segments is None or m == 0:
+            return before
+        opens = torch.nn.functional.pad(self.segments[:, 1:] != self.segments[:, :-1], (1, 0), value=True)
+        first = before if self.keys is None else before + (~self.keys & (self.keys.cumsum(1) > 0))
+        return (before - torch.where(opens, first, 0).cummax(1).values).clamp(min=0)
+
+    def counts(self, n: int, m: int, device: torch.device | str = "cpu") -> Tensor:
+        """``(batch or 1, n)`` int64: how many keys each query may see; those of padding queries are unspecified."""
+        if self.causal:
+            return (self.query_positions(n, m, device) + 1).clamp(min=0)
+        real = torch.ones(1, m, dtype=torch.int64, device=device) if self.keys is None else self.keys.long()
+        if self.segments is None:
+            return real.sum(1, keepdim=True).expand(-1, n)
+        runs = torch.nn.functional.pad((self.segments[:, 1:] != self.segments[:, :-1]).cumsum(1), (1, 0))
+        sizes = torch.zeros_like(runs).scatter_add_(1, runs, real.expand_as(runs))
+        return sizes.gather(1, runs)[:, m - n :]
 
     def query_positions(self, n: int, m: int, device: torch.device | str = "cpu") -> Tensor:
-        """``(batch or 1, n)`` int64: the positions of the queries, the last ``n`` tokens; negative before the first key."""
+        """``(batch or 1, n)`` int64: positions of the queries, the last ``n`` tokens; negative before the first key."""
         positions = self.positions(m, device)
         if n <= m:
             return positions[:, m - n :]

@@ -48,7 +48,7 @@ class Traits:
         sign: the sign of A's entries, or None for no claim.
         time, state: growth of time and of the decoding state with the length.
         linear: A does not depend on v.
-        equivariant: two-sided and unpadded, permuting the keys changes nothing and permuting the queries permutes the rows.
+        equivariant: two-sided and unpadded, permuting keys changes nothing, permuting queries permutes the rows.
     """
 
     causal: bool = True

@@ -72,7 +72,7 @@ def grouped(subject: Subject) -> str:
     for groups in [g for g in range(1, heads) if heads % g == 0]:
         for name, layout in subject.layouts(SHORT, SHORT):
             inputs = subject.draw(SHORT, kv_heads=groups)
-            repeated = inputs.map(lambda name, tensor: tensor if name == "q" else spread(subject, name, tensor, heads))
+            repeated = inputs.map(lambda name, tensor: spread(subject, name, tensor, heads))
             got, want = subject.call(inputs, layout, mechanism), subject.call(repeated, layout, mechanism)
             rows = None if layout.keys is None else layout.keys.cpu()
             worst = max(worst, same(got, want, 1e-9, f"{groups} of {heads} heads, {name}", rows))
@@ -82,10 +82,9 @@ def grouped(subject: Subject) -> str:
 
 
 def spread(subject: Subject, name: str, tensor: Tensor, heads: int) -> Tensor:
-    """A per-kv-head tensor repeated to all heads; signals of other kinds as they are."""
-    if name in ("k", "v") or subject.mechanism.signals[name].heads == "kv_heads":
-        return repeat_heads(tensor, heads)
-    return tensor
+    """A per-kv-head tensor repeated to all heads; q and signals of other kinds as they are."""
+    own = {"q": "heads", "k": "kv_heads", "v": "kv_heads"}.get(name) or subject.mechanism.signals[name].heads
+    return repeat_heads(tensor, heads) if own == "kv_heads" else tensor
 
 
 def edges(subject: Subject) -> str:
@@ -103,7 +102,7 @@ def edges(subject: Subject) -> str:
 
 
 def blind(subject: Subject, mechanism: Mechanism, n: int, m: int, layout: Layout, where: str) -> None:
-    """Broken unless rows that see nothing are zeros, all rows and gradients finite, and forward follows the definition."""
+    """Broken unless unseeing rows are zeros, all rows and gradients finite, and forward follows the definition."""
     inputs = subject.draw(n, m).map(lambda _, tensor: tensor.requires_grad_())
     out = subject.call(inputs, layout, mechanism)
     same(out, subject.define(inputs, layout, mechanism), 1e-9, where)

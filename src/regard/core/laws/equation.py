@@ -112,7 +112,7 @@ def gradients(subject: Subject) -> str:
 
 
 def gradients_of(function, subject: Subject, inputs: Inputs, layout: Layout, mechanism: Mechanism, rows) -> dict:
-    """The gradients of a fixed weighting of the real rows of ``function``'s output, by the name of what they belong to."""
+    """Gradients of a fixed weighting of the real rows of ``function``'s output, by what they belong to."""
     leaves = inputs.map(lambda _, tensor: tensor.detach().clone().requires_grad_())
     named = {**leaves.tensors, **dict(mechanism.named_parameters())}
     out = function(leaves, layout, mechanism)

@@ -17,11 +17,11 @@ SHORT, LONG = 13, 563  # LONG crosses the tiles and chunks of the fast paths and
 SEED = 20_261
 
 
-class Broken(Exception):
+class Broken(Exception):  # noqa: N818 - a finding, not a fault of the program
     """A law does not hold; the message says where and by how much."""
 
 
-class Unclaimed(Exception):
+class Unclaimed(Exception):  # noqa: N818 - likewise
     """The law is about a trait that the mechanism does not claim."""
 
 

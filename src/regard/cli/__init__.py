@@ -1,0 +1,31 @@
+"""The command line: one verb a file."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from regard.cli import atlas, laws, look, serve, train
+
+app = typer.Typer(
+    name="regard",
+    help="Attention: build any published mechanism, run it fast, look at what it attends to.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("look")(look.look)
+app.command("serve")(serve.serve)
+app.command("atlas")(atlas.atlas)
+app.command("laws")(laws.laws)
+app.add_typer(train.app, name="train")
+
+
+def main() -> None:
+    """The entry point: bad input is one line on standard error and exit status 2."""
+    try:
+        app()
+    except (ValueError, TypeError, LookupError, OSError) as error:
+        print(f"regard: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)

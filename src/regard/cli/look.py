@@ -1,0 +1,167 @@
+"""`regard look`: what does the model attend to?"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from regard.core.errors import wrong
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from regard.probes.record import Record
+
+SHOWN = 3  # heads a role, and tokens, in the terminal summary
+ROLES = {
+    "induction": "induction",
+    "previous_token": "previous token",
+    "duplicate_token": "duplicate token",
+    "sink": "sink",
+    "retrieval": "retrieval-like",
+}
+
+
+def look(
+    model: Annotated[str, typer.Option(help="tiny, minilm, a folder, or an id of a model hub")] = "tiny",
+    text: Annotated[str | None, typer.Option(help="the text to look at")] = None,
+    file: Annotated[str | None, typer.Option(help="a file with the text; - reads standard input")] = None,
+    generate: Annotated[int, typer.Option(min=0, help="tokens to generate after the text, watched too")] = 0,
+    layers: Annotated[str | None, typer.Option(help="layers to watch, such as 0,2-3; all if left out")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="query rows to sample; all if left out")] = None,
+    keep: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep/--no-keep", help="keep q, k and log-sum-exp for `regard serve`; up to 256 MiB if left out"
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="the folder to write")] = Path("regard-look"),
+    browse: Annotated[bool, typer.Option("--open", help="open the page in the browser")] = False,
+) -> None:
+    """Look at what a model attends to: writes a record with a self-contained page, and prints a summary."""
+    from rich.console import Console
+    from transformers.utils import logging
+
+    from regard.probes.record import record
+    from regard.web.page import page_html
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    console = Console(highlight=False)
+    check_target(output)
+    content, origin = read_text(text, file)
+    network, tokenizer = load(model)
+    with console.status(f"looking at {origin} with {model} …") as status:
+        seen = record(
+            network,
+            tokenizer,
+            content,
+            layers=None if layers is None else parse_layers(layers),
+            rows=rows,
+            generate=generate,
+            keep=keep,
+            name=model,
+            command=shlex.join(["regard", *sys.argv[1:]]),
+            progress=lambda message: status.update(message),
+        )
+        status.update("writing the page …")
+        seen.save(output, extra={"page.html": page_html})
+    summarise(console, seen)
+    page = (output / "page.html").resolve()
+    console.print(f"\n[bold]page[/]    {page.as_uri()}", soft_wrap=True)
+    console.print(f"[bold]live[/]    regard serve {shlex.quote(str(output))}", soft_wrap=True)
+    if browse:
+        typer.launch(page.as_uri())
+
+
+def check_target(folder: Path) -> None:
+    """Raises unless a record can be written to ``folder``: before any work is done."""
+    from regard.probes.record import check_folder
+
+    check_folder(folder)
+
+
+def read_text(text: str | None, file: str | None) -> tuple[str, str]:
+    """The text and what to call it.
+
+    Raises:
+        ValueError: both or an empty text given, or a file that is not text. OSError: a file that cannot be read.
+    """
+    if text is not None and file is not None:
+        raise wrong("--text", "a text and a --file", "one of them")
+    if text is not None:
+        content, origin = text, "the text"
+    elif file is None:
+        from regard.hosts.small import SAMPLE
+
+        content, origin = SAMPLE.read_text(), "the sample text"
+    elif file == "-":
+        content, origin = decode(sys.stdin.buffer.read(), "standard input"), "standard input"
+    else:
+        content, origin = decode(Path(file).read_bytes(), file), file
+    if not content.strip():
+        raise wrong("--text" if text is not None else "--file", "an empty text", "at least one word")
+    return content, origin
+
+
+def decode(content: bytes, origin: str) -> str:
+    """The bytes as UTF-8 text, refused where they are something else."""
+    try:
+        decoded = content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise wrong("--file", f"{origin}, which is not UTF-8 text", "a text file") from None
+    if "\0" in decoded:
+        raise wrong("--file", f"{origin}, a binary file", "a text file")
+    return decoded
+
+
+def load(name: str):
+    """``(model, tokenizer)`` by the name of a shipped model, a folder or a hub id."""
+    from regard.hosts.load import load as load_model
+
+    return load_model(name)
+
+
+def parse_layers(spec: str) -> list[int]:
+    """The layers that ``0,2-4`` names.
+
+    Raises:
+        ValueError: the text is no such list.
+    """
+    layers: list[int] = []
+    for part in spec.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise wrong("--layers", repr(spec), "numbers and ranges such as 0,2-4")
+        layers.extend(range(int(first), int(last or first) + 1))
+    return sorted(set(layers))
+
+
+def summarise(console: Console, record: Record) -> None:
+    """Prints the strongest heads of each role, the sinks, and the tokens that receive most."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    header, texts = record.header, record.tokens["texts"]
+    model = header["model"]
+    heads = sum(layer["heads"] for layer in header["layers"])
+    console.print(
+        f"[bold]{escape(model['name'])}[/]  {model['architecture']}, {model['parameters'] / 1e6:.1f} M parameters; "
+        f"{header['tokens']:,} tokens, {heads} heads in {len(header['layers'])} layers"
+        + (f"; {header['rows']['count']} query rows sampled" if header["rows"] else "")
+    )
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for role, label in ROLES.items():
+        ranked = header["summary"][role][:SHOWN]
+        named = "   ".join(f"layer {layer} head {head} ({score:.2f})" for layer, head, score in ranked)
+        table.add_row(f"[bold]{label}[/]", named or "[dim]none[/]")
+    for key, label in (("sink_positions", "mass by position"), ("received", "receive most")):
+        named = "   ".join(
+            f"{escape(repr(texts[token]))} at {token} ({share:.3f})" for token, share in header["summary"][key][:SHOWN]
+        )
+        table.add_row(f"[bold]{label}[/]", named)
+    console.print(table)

@@ -1,0 +1,67 @@
+"""The commands about what there is and whether it holds."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from regard import entries
+
+
+def regard(*arguments: str) -> subprocess.CompletedProcess:
+    """The command line in its own process, as a person runs it."""
+    return subprocess.run([sys.executable, "-m", "regard.cli", *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_atlas_as_json_is_the_whole_atlas():
+    listed = json.loads(regard("atlas", "--json").stdout)
+    assert [entry["name"] for entry in listed] == [entry.name for entry in entries()]
+    for entry in listed:
+        assert entry["claim"]["status"] in ("works", "partly", "not reproduced")
+        assert entry["claim"]["figure"]
+        assert entry["claim"]["command"]
+    assert {entry["name"]: entry["row"] for entry in listed}["lightning"] == 53
+
+
+def test_atlas_finds_by_meaning():
+    found = json.loads(regard("atlas", "decay of the past per head", "--json").stdout)
+    assert found[0]["name"] == "lightning"
+
+
+def test_laws_prints_every_law():
+    done = regard("laws", "window")
+    assert done.returncode == 0, done.stdout
+    for law in ("definition", "causal", "extend", "padding", "cost", "edges"):
+        assert law in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("atlas", "zebra"), "query: got 'zebra', want words of some name, title or summary"),
+        (("laws", "sofmax"), "name: got 'sofmax', want one of the atlas"),
+        (("laws",), "name: got '', want the name of a mechanism, or --all alone"),
+        (("laws", "memory_efficient"), "name: got 'memory_efficient', a kernel, want a mechanism"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_status_2(arguments, said):
+    done = regard(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"regard: {said}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_broken_law_is_exit_status_1(tmp_path):
+    script = tmp_path / "broken.py"
+    script.write_text(
+        "import sys; sys.path.insert(0, 'tests'); sys.argv = ['regard', 'laws', 'mask_off_by_one']\n"
+        "from mutants.broken import MaskOffByOne\n"
+        "from regard.core.atlas import Claim, published\n"
+        "claim = Claim('', 'works', '', '')\n"
+        "published('mask_off_by_one', family='f', title='t', year=2026, claim=claim)(MaskOffByOne)\n"
+        "from regard.cli import main; main()\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stderr
+    assert "broken" in done.stdout

@@ -1,0 +1,74 @@
+"""Visibility on hand-checkable cases."""
+
+import pytest
+import torch
+
+from regard import Layout
+
+
+def seen(layout: Layout, n: int, m: int) -> list[list[str]]:
+    """The visible keys as strings of x and . per query, per sequence."""
+    return [["".join("x" if cell else "." for cell in row) for row in page[0]] for page in layout.allowed(n, m)]
+
+
+def test_causal_is_aligned_at_the_end():
+    assert seen(Layout(causal=True), 2, 5) == [["xxxx.", "xxxxx"]]
+    assert seen(Layout(causal=True), 5, 2) == [["..", "..", "..", "x.", "xx"]]
+
+
+def test_padding_and_documents():
+    keys = torch.tensor([[False, True, True], [True, True, False]])
+    assert seen(Layout(causal=True, keys=keys), 3, 3) == [["...", ".x.", ".xx"], ["x..", "xx.", "xx."]]
+    segments = torch.tensor([[0, 0, 1, 1, 1]])
+    assert seen(Layout(segments=segments), 5, 5) == [["xx...", "xx...", "..xxx", "..xxx", "..xxx"]]
+    assert seen(Layout(causal=True, segments=segments), 2, 5) == [["..xx.", "..xxx"]]
+
+
+@pytest.mark.parametrize(("n", "m"), [(7, 7), (3, 11), (11, 3)])
+def test_rows_of_allowed_are_rows(n, m):
+    layout = Layout(causal=True, keys=torch.rand(2, m) < 0.7)
+    assert torch.equal(layout.allowed(n, m, rows=slice(1, 3)), layout.allowed(n, m)[:, :, 1:3])
+
+
+@pytest.mark.parametrize(("n", "m"), [(7, 7), (3, 11), (11, 3)])
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_slice_sees_what_its_rows_saw(n, m, causal):
+    layout = Layout(causal=causal, keys=torch.rand(2, m) < 0.7)
+    cut, kept = layout.slice(n, m, slice(1, 3))
+    whole = layout.allowed(n, m)[:, :, 1:3]
+    assert torch.equal(cut.allowed(2, kept), whole[..., :kept])
+    assert not whole[..., kept:].any()
+
+
+def test_positions_count_real_tokens():
+    keys = torch.tensor([[False, False, True, True, True], [True, True, False, True, False]])
+    layout = Layout(causal=True, keys=keys)
+    assert layout.positions(5)[0, 2:].tolist() == [0, 1, 2]
+    assert layout.positions(5)[1, [0, 1, 3]].tolist() == [0, 1, 2]
+    assert layout.query_positions(2, 5)[:, 0].tolist() == [1, 2]
+    assert Layout().query_positions(5, 3).tolist() == [[-2, -1, 0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("layout", "error", "message"),
+    [
+        (Layout(keys=torch.ones(2, 4)), TypeError, r"layout\.keys: got dtype torch\.float32, want torch\.bool"),
+        (
+            Layout(keys=torch.ones(2, 5).bool()),
+            ValueError,
+            r"layout.keys: got shape \(2, 5\), want \(batch, m\) = \(2, 4\)",
+        ),
+        (Layout(segments=torch.ones(2, 4)), TypeError, "layout.segments: got dtype torch.float32"),
+        (Layout(grid=(2, 3)), ValueError, r"layout.grid: got \(2, 3\), want 1 to 3 sizes whose product is the 4 keys"),
+        (Layout(grid=(1, 1, 2, 2)), ValueError, "layout.grid"),
+    ],
+)
+def test_misfits_are_named(layout, error, message):
+    q, k = torch.randn(2, 1, 3, 5), torch.randn(2, 1, 4, 5)
+    with pytest.raises(error, match=message):
+        layout.check(q, k)
+
+
+def test_packing_needs_a_key_for_each_query():
+    with pytest.raises(ValueError, match="layout.segments: got 3 queries over 2 keys, want no more queries than keys"):
+        Layout(segments=torch.zeros(1, 2).long()).check(torch.randn(1, 1, 3, 5), torch.randn(1, 1, 2, 5))

@@ -1,0 +1,60 @@
+"""Every example of the README runs."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for block in re.findall(r"```\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("regard ")
+]
+TRAINING = [command for command in COMMANDS if command.startswith("regard train")]  # hours; its own tests run it small
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A folder with the files that the README's commands name."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from regard.hosts import small
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "program.py").write_text("def add(first, second):\n    return first + second\n" * 7)
+    (tmp_path / "report.txt").write_text("The river runs to the sea. " * 31)
+    torch.manual_seed(0)
+    _, tokenizer = small.load("tiny")
+    sizes = {"hidden_size": 22, "intermediate_size": 29, "num_hidden_layers": 2, "num_attention_heads": 11}
+    config = LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=11, max_position_embeddings=1024, **sizes)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "path/to/llama")
+    tokenizer.save_pretrained(tmp_path / "path/to/llama")
+    return tmp_path
+
+
+def test_the_readme_has_examples():
+    assert len(PYTHON) >= 2
+    assert {command.split()[1] for command in COMMANDS} >= {"look", "atlas", "laws", "train"}
+
+
+@pytest.mark.parametrize("example", PYTHON, ids=range(len(PYTHON)))
+def test_python_examples_run(example, capsys):
+    exec(compile(example, "README.md", "exec"), {})
+
+
+def test_commands_run(workplace):
+    for command in [c for c in COMMANDS if c not in TRAINING]:
+        words = shlex.split(command.replace("…", "a sentence to look at"))
+        done = subprocess.run(
+            [sys.executable, "-m", "regard.cli", *words[1:]], capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert (workplace / "out" / "page.html").exists()
