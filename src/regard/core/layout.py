@@ -26,7 +26,7 @@ class Layout:
     Args:
         causal: queries see no later keys.
         keys: ``(batch, m)`` bool, False = padding. None: no padding.
-        segments: ``(batch, m)`` int, ids of packed documents, each one run of tokens. None: one document. Needs ``n <= m``.
+        segments: ``(batch, m)`` int, ids of packed documents, each one run of tokens. None: one. Needs ``n <= m``.
         grid: the sizes of a 1-, 2- or 3-D grid whose flattened cells the ``m`` tokens are.
     """
 
@@ -64,15 +64,12 @@ class Layout:
 
     def positions(self, m: int, device: torch.device | str = "cpu") -> Tensor:
         """``(batch or 1, m)`` int64: how many real tokens of its sequence or document stand before each key."""
-        if self.keys is None:
-            before = torch.arange(m, device=device)[None]
-        else:
-            before = (self.keys.cumsum(1) - 1).clamp(min=0)
-        if self.segments is None or m == 0:
-            return before
-        opens = torch.nn.functional.pad(self.segments[:, 1:] != self.segments[:, :-1], (1, 0), value=True)
-        first = before if self.keys is None else before + (~self.keys & (self.keys.cumsum(1) > 0))
-        return (before - torch.where(opens, first, 0).cummax(1).values).clamp(min=0)
+        real = torch.ones(1, m, dtype=torch.int64, device=device) if self.keys is None else self.keys.long()
+        count = real.cumsum(1)
+        if self.segments is not None and m:
+            opens = torch.nn.functional.pad(self.segments[:, 1:] != self.segments[:, :-1], (1, 0), value=True)
+            count = count - torch.where(opens, count - real, 0).cummax(1).values
+        return (count - 1).clamp(min=0)
 
     def counts(self, n: int, m: int, device: torch.device | str = "cpu") -> Tensor:
         """``(batch or 1, n)`` int64: how many keys each query may see; those of padding queries are unspecified."""

@@ -84,7 +84,7 @@ class Mechanism(nn.Module):
     """
 
     signals: ClassVar[Mapping[str, Signal]] = {}
-    traits: ClassVar[Traits] = Traits()
+    traits: Traits = Traits()  # of the class; an instance narrows them where its configuration does
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         """A, dense: ``(batch, heads, n, m)``. The equation of the paper, differentiable, in q's own precision."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ class State:
         """Bytes of what grows or stays per sequence; the counter ``seen`` is bookkeeping and left out."""
         return sum(t.numel() * t.element_size() for name, t in self.tensors.items() if name not in ("seen", "keys"))
 
-    def select(self, index: Tensor) -> State:
+    def select(self, index: Tensor) -> Self:
         """The state of the sequences ``index``: what beam search and batch changes need."""
         picked = {name: tensor.index_select(0, index) for name, tensor in self.tensors.items()}
         return type(self)(**{**self.__dict__, **picked})

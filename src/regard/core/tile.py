@@ -51,11 +51,16 @@ class Tokens:
         return torch.where(self.earlier > 0, before, -1)
 
     def occurrences(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Every earlier occurrence of the tokens at ``slots (s,)``: ``(batch index, index into slots, its slot)``, each ``(pairs,)``."""
+        """Every earlier occurrence of the tokens at ``slots (s,)``, each of the three ``(pairs,)``.
+
+        Returns ``(batch index, index into slots, slot of the occurrence)``.
+        """
         counts = self.earlier[:, slots]
         batch, which = torch.nonzero(counts, as_tuple=True)
         repeats = counts[batch, which]
-        steps = torch.arange(int(repeats.sum()), device=slots.device) - (repeats.cumsum(0) - repeats).repeat_interleave(repeats)
+        steps = torch.arange(int(repeats.sum()), device=slots.device) - (repeats.cumsum(0) - repeats).repeat_interleave(
+            repeats
+        )
         batch, which = batch.repeat_interleave(repeats), which.repeat_interleave(repeats)
         return batch, which, self.order[batch, self.rank[batch, slots[which]] - 1 - steps]
 
@@ -76,7 +81,8 @@ class Tile:
         queries: ``(batch, rows)`` bool, False = a padding query, which no statistic may count.
         keys: ``(batch, m)`` bool, False = padding.
         causal: whether row i sees no key slot after i.
-        visible: ``(batch or 1, heads or 1, rows, w)`` bool, what may be seen; None: all keys, up to the row if ``causal``.
+        visible: ``(batch or 1, heads or 1, rows, w)`` bool, what may be seen; None: all keys, or, if ``causal``, those
+            up to the row.
         log_weights: like ``weights``, their logarithm, zero where they are hidden; None: not at hand.
         tokens: what the keys are, None where unknown.
         sequence: which sequence (or batch of them) of those that passed through the layer this is.
@@ -110,7 +116,11 @@ class Tile:
     @cached_property
     def entropy(self) -> Tensor:
         """``(batch, heads, rows)``: −Σ_j A_ij log A_ij, in nats."""
-        logs = self.weights.abs().clamp(min=torch.finfo(self.weights.dtype).tiny).log() if self.log_weights is None else self.log_weights
+        logs = (
+            self.weights.abs().clamp(min=torch.finfo(self.weights.dtype).tiny).log()
+            if self.log_weights is None
+            else self.log_weights
+        )
         return -torch.einsum("bhiw,bhiw->bhi", self.weights, logs)
 
     @cached_property
@@ -129,7 +139,7 @@ class Tile:
         return (flat @ features[:, self.columns].to(flat.dtype)).reshape(batch, heads, rows, -1)
 
     def at(self, slots: Tensor) -> Tensor:
-        """``(batch, heads, rows)``: the weight of each row on its key ``slots (batch, rows)``; slots outside give zero."""
+        """``(batch, heads, rows)``: the weight of each row on its key ``slots (batch, rows)``, zero outside."""
         width = self.weights.shape[3]
         inside = (slots >= self.start) & (slots < self.start + width)
         index = (slots - self.start).clamp(0, width - 1)[:, None, :, None].expand(-1, self.weights.shape[1], -1, 1)

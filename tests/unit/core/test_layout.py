@@ -70,5 +70,5 @@ def test_misfits_are_named(layout, error, message):
 
 
 def test_packing_needs_a_key_for_each_query():
-    with pytest.raises(ValueError, match="layout.segments: got 3 queries over 2 keys, want no more queries than keys"):
+    with pytest.raises(ValueError, match=r"layout.segments: got 3 queries over 2 keys, want no more queries than keys"):
         Layout(segments=torch.zeros(1, 2).long()).check(torch.randn(1, 1, 3, 5), torch.randn(1, 1, 2, 5))

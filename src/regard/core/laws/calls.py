@@ -7,7 +7,19 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from regard.core.laws.subject import BATCH, HEAD_DIM, LONG, SHORT, VALUE_DIM, Broken, Inputs, Subject, Unclaimed, same
+from regard.core.laws.subject import (
+    BATCH,
+    HEAD_DIM,
+    LONG,
+    SHORT,
+    VALUE_DIM,
+    Broken,
+    Inputs,
+    Subject,
+    Unclaimed,
+    real_rows,
+    same,
+)
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism, repeat_heads
 
@@ -105,7 +117,7 @@ def blind(subject: Subject, mechanism: Mechanism, n: int, m: int, layout: Layout
     """Broken unless unseeing rows are zeros, all rows and gradients finite, and forward follows the definition."""
     inputs = subject.draw(n, m).map(lambda _, tensor: tensor.requires_grad_())
     out = subject.call(inputs, layout, mechanism)
-    same(out, subject.define(inputs, layout, mechanism), 1e-9, where)
+    same(out, subject.define(inputs, layout, mechanism), 1e-9, where, real_rows(layout, n, m, BATCH))
     unseen = ~mechanism.support(n, m, layout, out.device).any(-1)
     if out.masked_fill(~unseen[..., None], 0).abs().sum() > 0:
         raise Broken(f"{where}: a query with nothing to attend to returns other than zeros")

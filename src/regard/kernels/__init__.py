@@ -1,0 +1,1 @@
+"""How ``A v`` is computed without forming A."""

@@ -1,0 +1,41 @@
+"""Padded and packed batches as what they stand for: sequences and documents on their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from regard.core.layout import Layout
+
+Run = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def each(run: Run, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+    """``run(q, k, v)`` on the real tokens of each sequence and document by itself, the outputs put back in place.
+
+    For kernels whose layout is regular: padding costs nothing, and a window never meets it. Queries that are
+    padding, or that stand before the first key, get zeros.
+    """
+    n, m = q.shape[2], k.shape[2]
+    out = q.new_zeros(*q.shape[:3], v.shape[3])
+    for row, tokens in documents(layout, q.shape[0], m, k.device):
+        queries = tokens[tokens >= m - n] - (m - n)
+        if queries.numel():
+            single = slice(row, row + 1)
+            part = run(q[single, :, queries], k[single, :, tokens], v[single, :, tokens])
+            out[row, :, queries] = part[0]
+    return out
+
+
+def documents(layout: Layout, batch: int, m: int, device: torch.device) -> Iterator[tuple[int, Tensor]]:
+    """Each sequence and document: its row in the batch, and the columns of its real tokens."""
+    for row in range(batch):
+        tokens = torch.arange(m, device=device)
+        tokens = tokens if layout.keys is None else tokens[layout.keys[row]]
+        if layout.segments is None:
+            yield row, tokens
+        else:
+            lengths = layout.segments[row][tokens].unique_consecutive(return_counts=True)[1]
+            yield from ((row, part) for part in tokens.split(lengths.tolist()))

@@ -1,0 +1,171 @@
+"""Lightning attention: linear attention with a constant decay for each head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from regard.core.atlas import Claim, published
+from regard.core.cost import Cost, Shape
+from regard.core.errors import wrong
+from regard.core.layout import Layout
+from regard.core.mechanism import Example, Mechanism, Traits, accumulate_dtype, repeat_heads
+from regard.core.state import State, count_new
+from regard.kernels import alone, scan
+
+
+@dataclass(frozen=True)
+class Memory(State):
+    """All that is left of the past.
+
+    Args:
+        kv: ``(batch, heads, d, e)``, ``Σ_j λ^{seen-1-j} k_j v_jᵀ`` in the precision of sums; four axes, the last three
+            of size zero, before the first token.
+    """
+
+    kv: Tensor
+
+
+@published(
+    "lightning",
+    family="linear",
+    row=53,
+    title="Lightning Attention-2: A Free Lunch for Handling Unlimited Sequence Lengths in Large Language Models",
+    arxiv="2401.04658",
+    year=2024,
+    aliases=("lightning_attention", "lightning_attention_2"),
+    claim=Claim(
+        text="equals the quadratic form, output and gradients; time per token the same from 1k to 64k tokens; "
+        "the state's size does not change with the length; decoding equals one call",
+        status="partly",
+        figure="float32 within 1e-4 of the quadratic form in float64, gradients too; "
+        "time per token at 4k, 16k, 64k over 1k: 0.89, 0.95, 0.96 with one head, "
+        "1.20, 1.18, 1.19 with eight, whose inputs leave the cache after 1k",
+        command="pytest tests/claims/test_lightning.py; python benchmarks/kernels.py growth",
+    ),
+)
+class Lightning(Mechanism):
+    """Causal linear attention whose memory of each token fades at a fixed rate for each head.
+
+        A_ij = λ_h^{p_i - p_j} q_i · k_j  for j ≤ i, else 0
+
+    computed block by block of B tokens, with the past in a matrix KV:
+
+        O = [(Q Kᵀ) ⊙ M] V + Λ Q KV,   KV ← λ^B KV + (λ^{B-t} K)ᵀ V,   M_ts = λ^{t-s},   Λ_t = λ^t,   t = 1 … B
+
+    A is ``weights``; λ is ``exp(-slope)``, ``slopes`` being fixed; p counts the real tokens of a sequence or document.
+    Products are unscaled and of any sign: feature maps and the norm after attention belong to the hosting block.
+
+    Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h; causal.
+    Cost: ``m (2 · 64 (d + e) + 4 d e)`` FLOPs a head, memory O(m). A padded or packed batch runs sequence by sequence.
+    State: ``d e`` numbers a head, at least float32.
+
+    Args:
+        slopes: one for each head, all at least 0; None for the geometric series of ALiBi, as in the paper's code.
+
+    Raises:
+        ValueError: a slope below zero, or another number of them than q has heads.
+
+    Paper: Qin et al., arXiv 2401.04658. Their models shrink the slopes layer by layer; give ``slopes`` to do so.
+    """
+
+    traits = Traits(two_sided=False, time="linear", state="constant")
+
+    def __init__(self, slopes: Sequence[float] | None = None):
+        super().__init__()
+        if slopes is not None and min(slopes) < 0:
+            raise wrong("slopes", str(list(slopes)), "numbers of at least 0: decay cannot grow")
+        self.slopes = None if slopes is None else tuple(slopes)
+
+    def log_decay(self, q: Tensor) -> Tensor:
+        """``(h,)``: log λ, in the precision of sums."""
+        slopes = alibi_slopes(q.shape[1]) if self.slopes is None else self.slopes
+        if len(slopes) != q.shape[1]:
+            raise wrong("q", f"{q.shape[1]} heads", f"{len(slopes)}, the number of slopes")
+        return -torch.tensor(slopes, dtype=accumulate_dtype(q.dtype), device=q.device)
+
+    def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(causal=True), **signals: Tensor) -> Tensor:
+        self.check(q, k, None, layout, signals)
+        n, m = q.shape[2], k.shape[2]
+        apart = layout.query_positions(n, m, q.device)[:, :, None] - layout.positions(m, q.device)[:, None, :]
+        decay = scan.powers(self.log_decay(q), apart.clamp(min=0)).transpose(0, 1)
+        products = q @ repeat_heads(k, q.shape[1]).mT * decay.to(q.dtype)
+        return products.masked_fill(~layout.allowed(n, m, q.device), 0)
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(causal=True), **signals: Tensor
+    ) -> Tensor:
+        self.check(q, k, v, layout, signals)
+
+        def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            surplus = q.shape[2] - k.shape[2]
+            if surplus:  # one query a key: blank ones before q, or q without those before the first key
+                q = pad(q, (0, 0, -surplus, 0))
+            out, _ = self.scan(q, k, v, None)
+            return pad(out, (0, 0, surplus, 0)) if surplus else out
+
+        return run(q, k, v) if layout.plain else alone.each(run, q, k, v, layout)
+
+    def scan(self, q: Tensor, k: Tensor, v: Tensor, kv: Tensor | None) -> tuple[Tensor, Tensor]:
+        """``(out, KV)`` of tokens without padding that follow the memory ``kv``, None for an empty one."""
+        wide = accumulate_dtype(q.dtype)
+        queries, keys, values = (x.to(wide) for x in (q, repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])))
+        if kv is None:
+            kv = queries.new_zeros(*q.shape[:2], q.shape[3], v.shape[3])
+        out, kv = scan.decayed(queries, keys, values, self.log_decay(q), kv)
+        return out.to(q.dtype), kv
+
+    def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Memory:
+        """No memory yet."""
+        nothing = torch.empty(batch, 0, 0, 0, device=device, dtype=accumulate_dtype(dtype))
+        return Memory(torch.zeros(batch, dtype=torch.int64, device=device), nothing)
+
+    def extend(
+        self, q: Tensor, k: Tensor, v: Tensor, state: Any, keys: Tensor | None = None, **signals: Tensor
+    ) -> tuple[Tensor, Memory]:
+        """Scans on from the memory; padding neither fades nor adds to it."""
+        self.check(q, k, v, Layout(causal=True), signals)
+        _, seen = count_new(state, keys, k.shape[2], k.shape[0])
+        kv = state.kv if state.kv.shape[1] else state.kv.new_zeros(*q.shape[:2], q.shape[3], v.shape[3])
+        if keys is None:
+            out, kv = self.scan(q, k, v, kv)
+        elif k.shape[2] == 1:
+            out, after = self.scan(q, k, v, kv)
+            kv = torch.where(keys[..., None, None], after, kv)
+        else:
+            out, kv = self.scan_real(q, k, v, kv, keys)
+        return out, Memory(seen, kv)
+
+    def scan_real(self, q: Tensor, k: Tensor, v: Tensor, kv: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """``scan`` of the real tokens, sequence by sequence."""
+        out, after = q.new_zeros(*q.shape[:3], v.shape[3]), []
+        for row, real in enumerate(keys):
+            single = slice(row, row + 1)
+            part, memory = self.scan(q[single, :, real], k[single, :, real], v[single, :, real], kv[single])
+            out[row, :, real] = part[0]
+            after.append(memory)
+        return out, torch.cat(after)
+
+    def cost(self, shape: Shape, layout: Layout = Layout(causal=True)) -> Cost:
+        heads, d, e = shape.batch * shape.heads, shape.head_dim, shape.values
+        return Cost(heads * scan.flops(shape.keys, d, e), shape.io_bytes, heads * d * e * max(shape.itemsize, 4))
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        return [
+            Example("default slopes", cls(), heads=3, kv_heads=3),
+            Example("given slopes, grouped", cls(slopes=(0.0, 0.1, 3.0, 50.0)), heads=4, kv_heads=2),
+        ]
+
+
+def alibi_slopes(heads: int) -> tuple[float, ...]:
+    """``2^{-8 t / h}`` for t = 1 … h, if h is a power of two; else the power below's, then every other one above."""
+    below = 2 ** math.floor(math.log2(heads))
+    slopes = [2 ** (-8 * t / below) for t in range(1, below + 1)]
+    return tuple(slopes + [2 ** (-4 * t / below) for t in range(1, 2 * (heads - below), 2)])

@@ -1,0 +1,100 @@
+"""The growing cache of keys and values, and the base of the mechanisms that decode from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from regard.core.layout import Layout
+from regard.core.mechanism import Mechanism
+from regard.core.state import State, count_new
+
+
+class Room:
+    """Storage with room to grow: appending a token copies nothing until it is full, then it doubles.
+
+    Only the state that wrote last may append in place; an older one, of which another has been continued, gets a copy.
+    """
+
+    def __init__(self, like: Tensor, capacity: int) -> None:
+        self.tensor = like.new_empty(*like.shape[:2], capacity, like.shape[3])
+        self.filled = 0
+
+    def append(self, old: Tensor, new: Tensor) -> tuple[Room, Tensor]:
+        """``old``, a view of this storage, followed by ``new``: where they are now, and a view of them."""
+        before, after = old.shape[2], old.shape[2] + new.shape[2]
+        room = self
+        if self.filled != before or after > self.tensor.shape[2]:
+            room = Room(new, max(2 * before, after))
+            room.tensor[:, :, :before] = old
+        room.tensor[:, :, before:after] = new
+        room.filled = after
+        return room, room.tensor[:, :, :after]
+
+
+@dataclass(frozen=True)
+class KeyValues(State):
+    """Every key and value so far.
+
+    Args:
+        k, v: ``(batch, kv_heads, m, d)`` and ``(…, e)``; four axes of size zero before the first token.
+        keys: ``(batch, m)`` bool, False = padding; None while there has been none.
+        rooms: the storage behind k and v, where they may grow in place; None where autograd records.
+    """
+
+    k: Tensor
+    v: Tensor
+    keys: Tensor | None = None
+    rooms: tuple[Room, Room] | None = None
+
+    @classmethod
+    def empty(cls, batch: int, device: torch.device | str, dtype: torch.dtype) -> KeyValues:
+        """Nothing seen."""
+        nothing = torch.empty(batch, 0, 0, 0, device=device, dtype=dtype)
+        return cls(torch.zeros(batch, dtype=torch.int64, device=device), nothing, nothing)
+
+    def append(self, k: Tensor, v: Tensor, keys: Tensor | None) -> KeyValues:
+        """The cache with the new tokens behind the old ones."""
+        _, seen = count_new(self, keys, k.shape[2], k.shape[0])
+        if self.k.shape[1] == 0:
+            old_k, old_v = k[:, :, :0], v[:, :, :0]
+        else:
+            old_k, old_v = self.k, self.v
+        real = joined(self.keys, old_k.shape[2], keys, k.shape[2], k)
+        if torch.is_grad_enabled() and (k.requires_grad or v.requires_grad or old_k.requires_grad):
+            return KeyValues(seen, torch.cat([old_k, k], 2), torch.cat([old_v, v], 2), real)
+        rooms = self.rooms or (Room(k, 0), Room(v, 0))
+        (room_k, all_k), (room_v, all_v) = rooms[0].append(old_k, k), rooms[1].append(old_v, v)
+        return KeyValues(seen, all_k, all_v, real, (room_k, room_v))
+
+    def select(self, index: Tensor) -> KeyValues:
+        """The cache of the sequences ``index``, in storage of its own."""
+        return replace(cast(KeyValues, State.select(self, index)), rooms=None)
+
+
+def joined(old: Tensor | None, before: int, new: Tensor | None, after: int, like: Tensor) -> Tensor | None:
+    """The padding of old and new tokens in one ``(batch, m)``, or None if there is none."""
+    if old is None and new is None:
+        return None
+    sizes = ((old, before), (new, after))
+    parts = [torch.ones(like.shape[0], n, dtype=torch.bool, device=like.device) if x is None else x for x, n in sizes]
+    return torch.cat(parts, dim=1)
+
+
+class Cached(Mechanism):
+    """The base of mechanisms that continue by calling ``forward`` on all keys and values so far."""
+
+    def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> KeyValues:
+        """An empty cache."""
+        return KeyValues.empty(batch, device, dtype)
+
+    def extend(
+        self, q: Tensor, k: Tensor, v: Tensor, state: Any, keys: Tensor | None = None, **signals: Tensor
+    ) -> tuple[Tensor, KeyValues]:
+        """Appends the new tokens, then attends to all: ``(out, cache)``."""
+        self.check(q, k, v, Layout(causal=True), signals)
+        grown = state.append(k, v, keys)
+        return self(q, grown.k, grown.v, Layout(causal=True, keys=grown.keys), **signals), grown

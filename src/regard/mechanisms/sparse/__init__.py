@@ -1,0 +1,1 @@
+"""Mechanisms that let each query see only some of the keys."""
