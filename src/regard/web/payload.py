@@ -1,0 +1,159 @@
+"""A record's arrays, packed for the page: byte strings that are small and that a browser decodes one head at a time.
+
+Every packed array is deflated (raw, no header). Before that,
+
+* pooled maps (float16) and per-token statistics (float32, rounded to the upper 24 bits: 4.8 digits) are split into
+  *planes*, all most significant bytes first, then the next, because equal bytes side by side compress better;
+* the edges of a head are one stream of *varints* (7 bits a byte, lowest first, the top bit says that more follows): the
+  number of edges of each row, then for each edge its key as the distance from the key before it in the row, then its
+  weight in thousandths.
+
+So a weight on the page is the record's, rounded to three decimals.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+
+from regard.core.errors import wrong
+
+MAX_EDGES = 6_000_000  # about 24 MB of page; a record with more loses its weakest edges, and the page says so
+SCORES = ("entropy", "distance", "sink", "induction", "previous_token", "duplicate_token")
+PER_TOKEN = ("received", "entropy_rows")
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What the page holds: ``header`` as JSON, and ``blobs`` by name (``0/pooled``, ``0/edges/3`` …)."""
+
+    header: dict[str, Any]
+    blobs: Iterator[tuple[str, bytes]]
+
+
+def pack(folder: Path) -> Payload:
+    """The payload of the record in ``folder``.
+
+    Raises:
+        FileNotFoundError: no record there. ValueError: a record of another format or version.
+    """
+    record = read_header(folder)
+    tokens = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
+    with safe_open(folder / "arrays.safetensors", framework="numpy") as arrays:
+        names = set(arrays.keys())
+        scores = [
+            {
+                name: _plain(arrays.get_tensor(f"{layer['index']}/{name}"))
+                for name in SCORES
+                if f"{layer['index']}/{name}" in names
+            }
+            for layer in record["layers"]
+        ]
+        threshold = page_threshold(folder, record)
+    header = {"record": record, "tokens": tokens, "scores": scores, "threshold": threshold / 1000}
+    return Payload(header, _blobs(folder, record, threshold))
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """``record.json`` of the folder, checked to be a record that this version reads."""
+    path = folder / "record.json"
+    if not path.is_file():
+        raise wrong(
+            "folder",
+            f"{str(folder)!r}, which has no record.json",
+            "a folder that `regard look` wrote",
+            FileNotFoundError,
+        )
+    record = json.loads(path.read_text(encoding="utf-8"))
+    found = (record.get("format"), record.get("version"))
+    if found != ("regard-record", 1):
+        raise wrong(
+            "record.json", f"format and version {found}", "('regard-record', 1): look again with this version of regard"
+        )
+    return record
+
+
+def page_threshold(folder: Path, record: dict[str, Any]) -> int:
+    """The smallest weight that the page keeps, in thousandths: the record's own unless those are over `MAX_EDGES`."""
+    counts = np.zeros(1002, dtype=np.int64)
+    with safe_open(folder / "arrays.safetensors", framework="numpy") as arrays:
+        for layer in record["layers"]:
+            counts += np.bincount(_thousandths(arrays.get_tensor(f"{layer['index']}/edge_weights")), minlength=1002)
+    at_least = counts[::-1].cumsum()[::-1]
+    kept = int(np.flatnonzero(at_least <= MAX_EDGES)[0])
+    return max(math.ceil(record["edge_threshold"] * 1000 - 1e-6), kept)
+
+
+def _blobs(folder: Path, record: dict[str, Any], threshold: int) -> Iterator[tuple[str, bytes]]:
+    with safe_open(folder / "arrays.safetensors", framework="numpy") as arrays:
+        for layer in record["layers"]:
+            index = layer["index"]
+            yield f"{index}/pooled", deflate(planes(arrays.get_tensor(f"{index}/pooled").astype("<f2"), keep=2))
+            for name in PER_TOKEN:
+                yield f"{index}/{name}", deflate(planes(arrays.get_tensor(f"{index}/{name}").astype("<f4"), keep=3))
+            starts = arrays.get_tensor(f"{index}/edge_starts")
+            rows = arrays.get_tensor(f"{index}/edge_rows")
+            keys, weights = (arrays.get_tensor(f"{index}/{name}") for name in ("edge_keys", "edge_weights"))
+            for head in range(layer["heads"]):
+                first, last = int(starts[head]), int(starts[head + 1])
+                yield (
+                    f"{index}/edges/{head}",
+                    pack_edges(rows[head], keys[first:last], _thousandths(weights[first:last]), threshold),
+                )
+
+
+def pack_edges(rows: np.ndarray, keys: np.ndarray, weights: np.ndarray, threshold: int) -> bytes:
+    """One head's edges from ``threshold`` up; ``rows`` (n + 1) are offsets into ``keys`` and ``weights``."""
+    row_of = np.repeat(np.arange(len(rows) - 1), np.diff(rows))
+    kept = weights >= threshold
+    row_of, keys, weights = row_of[kept], keys[kept].astype(np.int64), weights[kept]
+    before = np.concatenate([[0], keys[:-1]])
+    before[np.concatenate([[True], row_of[1:] != row_of[:-1]])[: len(keys)]] = 0
+    counts = np.bincount(row_of, minlength=len(rows) - 1)
+    return deflate(varints(np.concatenate([counts, keys - before[: len(keys)], weights])))
+
+
+def varints(values: np.ndarray) -> bytes:
+    """Each value below 2^35 in as few 7-bit groups as it needs."""
+    length = np.ones(len(values), dtype=np.int64)
+    for groups in range(1, 5):
+        length += values >= 1 << (7 * groups)
+    ends = np.cumsum(length)
+    out = np.empty(int(ends[-1]) if len(ends) else 0, dtype=np.uint8)
+    for byte in range(5):
+        has = length > byte
+        group = (values[has] >> (7 * byte)) & 0x7F
+        out[ends[has] - length[has] + byte] = group | ((length[has] > byte + 1).astype(np.int64) << 7)
+    return out.tobytes()
+
+
+def planes(values: np.ndarray, keep: int) -> bytes:
+    """The ``keep`` upper bytes of each little-endian number, rounded: one plane a byte, the most significant first."""
+    size = values.dtype.itemsize
+    bits = values.reshape(-1).view(f"<u{size}")
+    if keep < size:
+        bits = bits + bits.dtype.type(1 << (8 * (size - keep) - 1))
+    return np.ascontiguousarray(bits.view(np.uint8).reshape(-1, size)[:, ::-1][:, :keep].T).tobytes()
+
+
+def deflate(data: bytes) -> bytes:
+    """Raw deflate, as the browser's ``DecompressionStream("deflate-raw")`` reads it."""
+    squeeze = zlib.compressobj(6, zlib.DEFLATED, -15)
+    return squeeze.compress(data) + squeeze.flush()
+
+
+def _thousandths(weights: np.ndarray) -> np.ndarray:
+    return np.rint(weights.astype(np.float64) * 1000).astype(np.int64)
+
+
+def _plain(values: np.ndarray) -> list[Any]:
+    """Nested lists for JSON, where NaN has no name: null."""
+    return np.where(np.isfinite(values), np.round(values.astype(np.float64), 6), None).tolist()  # type: ignore[call-overload]

@@ -1,0 +1,253 @@
+"""The page in a real browser: every view, by mouse and by keyboard, with the record's own numbers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+
+import numpy as np
+import pytest
+import uvicorn
+from playwright.sync_api import expect, sync_playwright
+from safetensors.numpy import load_file
+
+from regard.web.page import write_page
+from regard.web.server import app
+from web.synthetic import write_exact_record, write_record
+
+pytestmark = pytest.mark.browser
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+N, LAYERS, HEADS = 211, 2, 5
+NASTY = [
+    "<s>",
+    "<script>",
+    "alert(1)",
+    "</script>",
+    "<img src=x onerror=alert(2)>",
+    "&amp;",
+    "\u2028",
+    "-->",
+    "]]>",
+    "é",
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """One Chromium for all tests of this module."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    """A record with its page; the texts of the tokens try to break out."""
+    texts = [NASTY[i % len(NASTY)] if i < 3 * len(NASTY) else f" w{i}" for i in range(N)]
+    texts[0] = "<s>"
+    folder = write_record(tmp_path_factory.mktemp("page") / "record", N, LAYERS, HEADS, prompt=N - 3, texts=texts)
+    write_page(folder)
+    return folder
+
+
+@pytest.fixture
+def open_page(browser, request):
+    """Opens an address; fails the test if the page then logs an error or asks the network for anything."""
+    pages, troubles = [], []
+
+    def opened(address: str, **options):
+        page = browser.new_page(**{"viewport": {"width": 1280, "height": 860}} | options)
+        page.on(
+            "console", lambda message: troubles.append(message.text) if message.type in ("error", "warning") else None
+        )
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("dialog", lambda dialog: troubles.append(f"dialog {dialog.message}"))
+        page.goto(address)
+        page.wait_for_selector("main section")
+        pages.append(page)
+        return page
+
+    yield opened
+    for page in pages:
+        page.close()
+    assert troubles == []
+
+
+def address(folder, hash_: str = "") -> str:
+    return (folder / "page.html").resolve().as_uri() + hash_
+
+
+def edges_of(folder, layer: int, head: int, row: int) -> dict[int, float]:
+    """The heavy weights of a row, from the record's own arrays."""
+    arrays = load_file(folder / "arrays.safetensors")
+    start, rows = arrays[f"{layer}/edge_starts"][head], arrays[f"{layer}/edge_rows"][head]
+    span = slice(start + rows[row], start + rows[row + 1])
+    return dict(
+        zip(arrays[f"{layer}/edge_keys"][span].tolist(), arrays[f"{layer}/edge_weights"][span].tolist(), strict=True)
+    )
+
+
+def test_every_view_by_mouse(open_page, record):
+    page = open_page(address(record))
+    assert page.locator(".card").count() == LAYERS * HEADS
+    page.locator('[data-head="1/3"]').click()
+    expect(page.get_by_role("button", name="Map", exact=True)).to_have_attribute("aria-current", "page")
+    expect(page.locator("aside h2").first).to_have_text("Layer 1 · head 3")
+    page.get_by_role("button", name="nearer").click()
+    page.get_by_role("button", name="farther").click()
+    page.get_by_role("button", name="whole").click()
+    page.get_by_role("button", name="to the pin").click()
+    page.get_by_role("button", name="Text", exact=True).click()
+    assert page.locator(".tapestry > span").count() == N
+    for mode in ("attended by", "received", "attends to"):
+        for span in ("its layer", "all heads", "this head"):
+            page.get_by_role("button", name=mode, exact=True).click()
+            page.get_by_role("button", name=span, exact=True).click()
+            expect(page.locator(".readout")).not_to_contain_text("unpacking")
+    page.get_by_role("button", name="Heads", exact=True).click()
+    for order in ("role", "entropy", "layer"):
+        page.locator(".segments").get_by_role("button", name=order, exact=True).click()
+        assert page.locator(".card").count() == LAYERS * HEADS
+
+
+def test_the_whole_page_by_keyboard(open_page, record):
+    page = open_page(address(record))
+    expect(page.locator('[data-head="0/0"]')).to_be_focused()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator('[data-head="0/1"]')).to_be_focused()
+    page.keyboard.press("ArrowDown")
+    expect(page.locator('[data-head="1/1"]')).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("canvas[tabindex='0']")).to_be_focused()
+    expect(page.locator("aside h2").first).to_have_text("Layer 1 · head 1")
+    page.keyboard.press("+")
+    for _ in range(3):
+        page.keyboard.press("ArrowLeft")
+    expect(page.locator("#readout")).to_contain_text("quer")
+    page.keyboard.press("Enter")
+    page.keyboard.press("]")
+    expect(page.locator("aside h2").first).to_have_text("Layer 1 · head 2")
+    page.keyboard.press("3")
+    expect(page.locator(".tapestry")).to_be_focused()
+    page.keyboard.press("Home")
+    expect(page.locator("[data-token]").first).to_have_attribute("data-token", "0")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("[data-token]").first).to_have_attribute("data-token", "1")
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    page.keyboard.press("1")
+    assert page.locator(".card").count() == LAYERS * HEADS
+
+
+def test_values_on_the_page_are_the_records(open_page, record):
+    arrays = load_file(record / "arrays.safetensors")
+    page = open_page(address(record))
+    for layer in range(LAYERS):
+        for head in range(HEADS):
+            shown = page.locator(f'[data-head="{layer}/{head}"] .entropy .value').inner_text()
+            assert shown == f"{arrays[f'{layer}/entropy'][head]:.2f}"
+    for layer, head, row in ((0, 1, 150), (1, 4, 83), (0, 2, N - 1)):
+        page = open_page(address(record, f"#view=text&layer={layer}&head={head}&token={row}"))
+        edges = edges_of(record, layer, head, row)
+        best = sorted(edges.items(), key=lambda edge: -edge[1])
+        expect(page.locator(".token .value").first).to_have_text(f"{best[0][1]:.3f}")
+        received = arrays[f"{layer}/received"][head, row]
+        assert float(page.locator(".token .small").first.inner_text().split()[1]) == pytest.approx(
+            received, rel=0.06, abs=6e-4
+        )
+
+
+def test_a_pinned_pair_is_named_in_words(open_page, record):
+    row = 150
+    key, weight = max(edges_of(record, 0, 1, row).items(), key=lambda edge: edge[1])
+    page = open_page(address(record, f"#view=map&layer=0&head=1&token={row}&key={key}"))
+    expect(page.locator("#readout")).to_contain_text(f"query ‘w{row}’ at {row} → key")
+    expect(page.locator("#readout b")).to_have_text(f"{weight:.3f}")
+
+
+def test_prompts_are_data(open_page, record):
+    page = open_page(address(record, "#view=text"))
+    shown = page.locator(".tapestry").inner_text()
+    for piece in ("<script>", "alert(1)", "</script>", "<img src=x onerror=alert(2)>", "&amp;", "-->"):
+        assert piece in shown
+    assert page.locator("img").count() == 0
+    assert page.locator("main script").count() == 0
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_nothing_is_wider_than_the_window(open_page, record, width, theme):
+    for view in ("heads", "map", "text"):
+        page = open_page(address(record, f"#view={view}"), viewport={"width": width, "height": 860}, color_scheme=theme)
+        page.wait_for_timeout(100)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate("document.documentElement.dataset.theme") == theme
+
+
+def test_light_and_dark_by_hand(open_page, record):
+    page = open_page(address(record), color_scheme="light")
+    before = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    page.keyboard.press("d")
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") != before
+
+
+def test_a_reload_returns_to_the_same_place(open_page, record):
+    page = open_page(address(record))
+    page.locator('[data-head="1/2"]').click()
+    page.get_by_role("button", name="Text", exact=True).click()
+    page.locator(".tapestry > span").nth(77).click()
+    page.reload()
+    page.wait_for_selector(".tapestry")
+    expect(page.locator("aside h2").first).to_have_text("Layer 1 · head 2")
+    expect(page.locator("[data-token]").first).to_have_attribute("data-token", "77")
+
+
+def test_sampled_rows_are_said_to_be(open_page, tmp_path):
+    folder = write_record(tmp_path / "record", 61, 1, 2)
+    header = json.loads((folder / "record.json").read_text())
+    (folder / "record.json").write_text(json.dumps(header | {"rows": {"count": 17, "seed": 5}}))
+    write_page(folder)
+    page = open_page(address(folder))
+    expect(page.get_by_role("note")).to_contain_text("17 of 61 query rows were sampled (seed 5)")
+
+
+@pytest.mark.parametrize(("n", "most"), [(1000, 3), (8000, 30)])
+def test_size_and_time_to_open(open_page, tmp_path, n, most):
+    """At most 3 MB for 1,000 tokens and 30 MB for 8,000, open in under two seconds (the best of three: others run)."""
+    write_page(write_record(tmp_path / "record", n, 4, 8))
+    assert (tmp_path / "record/page.html").stat().st_size <= most * 1e6
+    assert min(seconds_to_open(open_page, address(tmp_path / "record")) for _ in range(3)) < 2
+
+
+def seconds_to_open(open_page, page: str) -> float:
+    """From the address to the first view."""
+    start = time.perf_counter()
+    open_page(page)
+    return time.perf_counter() - start
+
+
+def test_served_weights_are_exact(open_page, tmp_path):
+    weights = write_exact_record(tmp_path / "record", 53)
+    server = uvicorn.Server(uvicorn.Config(app(tmp_path / "record"), port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        faint = int(np.argmin(weights[1, 47, :47]))  # below what the record keeps as an edge
+        page = open_page(f"http://127.0.0.1:{port}/#view=map&layer=0&head=1&token=47&key={faint}")
+        expect(page.locator("#readout b")).not_to_contain_text("below")
+        shown = page.locator("#readout b").inner_text().removeprefix("< ")
+        assert float(shown) == pytest.approx(weights[1, 47, faint], rel=0.06, abs=1e-6)
+    finally:
+        server.should_exit = True
+        thread.join()

@@ -1,0 +1,94 @@
+"""`regard serve`: exact regions, and clear refusals."""
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from regard.web.server import app
+from web.synthetic import write_exact_record, write_record
+
+N = 43
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A client of a served record, and the weights that the record is about."""
+    folder = tmp_path_factory.mktemp("served") / "record"
+    weights = write_exact_record(folder, N)
+    return TestClient(app(folder), base_url="http://127.0.0.1"), weights
+
+
+def numbers(answer, height: int, width: int) -> np.ndarray:
+    assert answer.status_code == 200, answer.text
+    return np.frombuffer(answer.content, "<f4").reshape(height, width)
+
+
+def ask(client, **changed):
+    """A region, the whole first map unless told otherwise."""
+    return client.get(
+        "/api/region", params={"layer": 0, "head": 0, "row0": 0, "row1": N, "key0": 0, "key1": N} | changed
+    )
+
+
+def test_pairs_are_exact_and_hidden_ones_are_not_numbers(served):
+    client, weights = served
+    got = numbers(ask(client, head=2, row0=11, row1=29, key0=5, key1=31), 18, 26)
+    seen = np.tri(N, dtype=bool)[11:29, 5:31]
+    np.testing.assert_allclose(got[seen], weights[2, 11:29, 5:31][seen], atol=1e-6)
+    assert np.isnan(got[~seen]).all()
+
+
+def test_cells_are_means_over_the_pairs_that_may_be_seen(served):
+    client, weights = served
+    got = numbers(ask(client, step=8), 6, 6)
+    for y in range(6):
+        for x in range(6):
+            rows, keys = slice(8 * y, min(8 * y + 8, N)), slice(8 * x, min(8 * x + 8, N))
+            seen = np.tri(N, dtype=bool)[rows, keys]
+            if seen.any():
+                assert got[y, x] == pytest.approx(weights[0, rows, keys][seen].mean(), abs=1e-6)
+            else:
+                assert np.isnan(got[y, x])
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"head": 3}, "head: got 3, want 0 to 2"),
+        ({"layer": 7}, "layer: got 7, want one of [0]"),
+        ({"row1": N + 1}, f"row0, row1: got 0, {N + 1}, want 0 <= row0 < row1 <= {N}"),
+        ({"key0": 9, "key1": 9}, "key0, key1: got 9, 9"),
+        ({"step": 0}, "step: got 0, want at least 1"),
+    ],
+)
+def test_bad_regions_are_refused_in_words(served, changed, said):
+    answer = ask(served[0], **changed)
+    assert answer.status_code == 422
+    assert said in answer.json()["detail"]
+
+
+def test_a_region_without_numbers_is_refused(served):
+    assert served[0].get("/api/region", params={"layer": "x"}).status_code == 422
+
+
+def test_other_host_names_are_refused(served):
+    assert served[0].get("/", headers={"host": "evil.example"}).status_code == 421
+    assert served[0].get("/", headers={"host": "localhost:8080"}).status_code == 200
+
+
+def test_the_page_may_ask_its_server(served):
+    page = served[0].get("/").text
+    assert 'name="regard-served" content="yes"' in page
+    assert "connect-src 'self'" in page
+
+
+def test_a_record_without_tensors_says_so(tmp_path):
+    client = TestClient(app(write_record(tmp_path / "record", 31, layers=1, heads=2)), base_url="http://127.0.0.1")
+    answer = client.get("/api/region", params={"layer": 0, "head": 0, "row0": 0, "row1": 3, "key0": 0, "key1": 3})
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "record: got no kept tensors, want a record made with keep=True"
+
+
+def test_a_folder_that_is_no_record_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"which has no record\.json"):
+        app(tmp_path)

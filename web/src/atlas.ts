@@ -1,0 +1,108 @@
+/** Tiles as pictures: drawn when first looked at, a bounded number kept, sharpened by the server where there is one. */
+import { layers, n, served, threshold } from "./data";
+import { logStep, ramp, type Theme } from "./colour";
+import { Queue, region } from "./exact";
+import { SIDE, tileValues, TOP_LEVEL, type HeadMap, type Options, type Place } from "./tiles";
+
+const KEPT = 160;
+
+interface Picture {
+  canvas: HTMLCanvasElement;
+  exact: boolean;
+}
+
+export class TileAtlas {
+  private readonly pictures = new Map<string, Picture>();
+  private readonly queue = new Queue(2);
+  private readonly asked = new Set<string>();
+  private closed = false;
+
+  constructor(
+    readonly map: HeadMap,
+    readonly options: Options,
+    readonly theme: Theme,
+    private readonly changed: () => void,
+  ) {}
+
+  /** The tile's picture; null where there is none yet and `mayDraw` is false. */
+  get(place: Place, mayDraw: boolean): HTMLCanvasElement | null {
+    const name = `${place.level}/${place.y}/${place.x}`;
+    const found = this.pictures.get(name);
+    if (found) {
+      this.pictures.delete(name);
+      this.pictures.set(name, found);
+      return found.canvas;
+    }
+    if (!mayDraw) return null;
+    const canvas = this.keep(name, tileValues(this.map, place, this.options), false);
+    if (this.refinable(place)) this.refine(name, place);
+    return canvas;
+  }
+
+  /** The nearest coarser picture that covers the tile. */
+  coarser(place: Place): { canvas: HTMLCanvasElement; up: number } | null {
+    for (let up = 1; place.level + up <= TOP_LEVEL; up++) {
+      const canvas = this.get({ level: place.level + up, x: place.x >> up, y: place.y >> up }, place.level + up === TOP_LEVEL);
+      if (canvas) return { canvas, up };
+    }
+    return null;
+  }
+
+  close(): void {
+    this.closed = true;
+    this.queue.clear();
+  }
+
+  /** A pooled pixel cannot leave out weak weights or single keys, so those options keep the page's own tiles. */
+  private refinable({ level }: Place): boolean {
+    return served && !this.options.hideSinks && (level === 0 || this.options.floor <= threshold);
+  }
+
+  private refine(name: string, { level, x, y }: Place): void {
+    if (this.asked.has(name)) return;
+    this.asked.add(name);
+    const [rows, keys] = [y, x].map((at) => [(at * SIDE) << level, Math.min(n, ((at + 1) * SIDE) << level)]) as [[number, number], [number, number]];
+    this.queue.add(async () => {
+      try {
+        const values = await region(layers[this.map.layer]!.index, this.map.head, rows, keys, 1 << level);
+        if (this.closed) return;
+        this.keep(name, this.spread(values, Math.ceil((keys[1] - keys[0]) / (1 << level))), true);
+        this.changed();
+      } catch (error) {
+        console.warn(`the tile ${name} stays as in the static page: ${String(error)}`);
+      }
+    });
+  }
+
+  /** A region's rows, laid into a whole tile, without what is below the floor. */
+  private spread(values: Float32Array, width: number): Float32Array {
+    const out = new Float32Array(SIDE * SIDE).fill(NaN);
+    for (let at = 0; at < values.length; at++)
+      out[Math.floor(at / width) * SIDE + (at % width)] = values[at]! < this.options.floor ? 0 : values[at]!;
+    return out;
+  }
+
+  private keep(name: string, values: Float32Array, exact: boolean): HTMLCanvasElement {
+    const canvas = paint(values, this.theme);
+    this.pictures.delete(name);
+    this.pictures.set(name, { canvas, exact });
+    if (this.pictures.size > KEPT) {
+      const oldest = this.pictures.keys().next().value!;
+      this.pictures.delete(oldest);
+      this.asked.delete(oldest);
+    }
+    return canvas;
+  }
+}
+
+function paint(values: Float32Array, theme: Theme): HTMLCanvasElement {
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = SIDE;
+  const context = canvas.getContext("2d")!;
+  const image = context.createImageData(SIDE, SIDE);
+  const pixels = new Uint32Array(image.data.buffer);
+  const colours = ramp(theme).packed;
+  for (let at = 0; at < values.length; at++) if (!Number.isNaN(values[at]!)) pixels[at] = colours[logStep(values[at]!)]!;
+  context.putImageData(image, 0, 0);
+  return canvas;
+}

@@ -1,0 +1,44 @@
+/** Regions recomputed by `regard serve` from q, k and log-sum-exp. */
+
+/** Mean weights of the region, one number for every `step` × `step` pairs; NaN where none of them may be seen. */
+export async function region(
+  layerIndex: number,
+  head: number,
+  [row0, row1]: [number, number],
+  [key0, key1]: [number, number],
+  step = 1,
+): Promise<Float32Array> {
+  const query = new URLSearchParams(
+    Object.entries({ layer: layerIndex, head, row0, row1, key0, key1, step }).map(([name, value]) => [name, String(value)]),
+  );
+  const answer = await fetch(`api/region?${query}`);
+  if (!answer.ok) throw new Error(((await answer.json()) as { detail: string }).detail);
+  return new Float32Array(await answer.arrayBuffer());
+}
+
+/** Runs at most `limit` jobs at a time, the newest first: what is looked at now comes before what was passed by. */
+export class Queue {
+  private readonly waiting: (() => Promise<void>)[] = [];
+  private running = 0;
+
+  constructor(private readonly limit: number) {}
+
+  add(job: () => Promise<void>): void {
+    this.waiting.push(job);
+    this.next();
+  }
+
+  clear(): void {
+    this.waiting.length = 0;
+  }
+
+  private next(): void {
+    const job = this.running < this.limit ? this.waiting.pop() : undefined;
+    if (!job) return;
+    this.running++;
+    void job().finally(() => {
+      this.running--;
+      this.next();
+    });
+  }
+}

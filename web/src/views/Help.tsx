@@ -1,0 +1,65 @@
+/** What the keys do and what the numbers mean. */
+import { useEffect, useRef } from "preact/hooks";
+import { record, threshold } from "../data";
+import { CUT, ROLES } from "../roles";
+import { help } from "../state";
+
+const KEYS: [keys: string, what: string][] = [
+  ["1 2 3", "heads, map, text"],
+  ["[ ]", "the head before, the head after"],
+  ["← → ↑ ↓", "among heads; among pairs on the map; among tokens in the text"],
+  ["Enter", "open the head; pin the pair"],
+  ["+ − 0", "on the map: nearer, farther, all of it"],
+  ["Shift + arrows", "on the map: move it"],
+  ["d", "dark or light"],
+  ["?", "this help"],
+];
+
+export function Help() {
+  const dialog = useRef<HTMLDialogElement>(null);
+  useEffect(() => {
+    if (help.value && !dialog.current!.open) dialog.current!.showModal();
+    if (!help.value && dialog.current!.open) dialog.current!.close();
+  }, [help.value]);
+  return (
+    <dialog ref={dialog} class="help" aria-labelledby="help-title" onClose={() => (help.value = false)} onClick={(event) => event.target === dialog.current && (help.value = false)}>
+      <div>
+        <button class="quiet close" onClick={() => (help.value = false)} aria-label="close">
+          ×
+        </button>
+        <h2 id="help-title">Keys</h2>
+        <dl class="keys">
+          {KEYS.map(([keys, what]) => (
+            <div key={keys}>
+              <dt>
+                <kbd>{keys}</kbd>
+              </dt>
+              <dd>{what}</dd>
+            </div>
+          ))}
+        </dl>
+        <h2>What the numbers mean</h2>
+        <p>
+          For each token (the <em>query</em>) a head shares one unit of attention among the tokens it may see (the <em>keys</em>). Weights of{" "}
+          {threshold} and more are kept one by one; of weaker ones the page holds the mean over {record.cells} × {record.cells} cells of the map.
+        </p>
+        <p>
+          <strong>Entropy</strong> is how spread a row is, in nats: 0 is all on one key, and e to the entropy is the number of keys it would be spread
+          over evenly. <strong>Received</strong> is the mean weight that a token gets from the queries that may see it.
+        </p>
+        <p>A head is labelled with the roles that it scores {CUT} or more in:</p>
+        <dl>
+          {ROLES.map((role) => (
+            <div key={role.name}>
+              <dt>
+                <span class={`tag ${role.name}`}>{role.label}</span>
+              </dt>
+              <dd>{role.meaning}</dd>
+            </div>
+          ))}
+        </dl>
+        <p>Weights say where a head looked. What it did with what it found, and whether the answer depends on it, they do not say.</p>
+      </div>
+    </dialog>
+  );
+}

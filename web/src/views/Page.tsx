@@ -1,0 +1,81 @@
+/** The frame around the views: what is looked at, the way between views, keys that work everywhere. */
+import { useEffect } from "preact/hooks";
+import { layers, n, record, served, threshold } from "../data";
+import { help, stepHead, theme, view, VIEWS, type View } from "../state";
+import { count } from "../words";
+import { Heads } from "./Heads";
+import { Help } from "./Help";
+import { MapView } from "./MapView";
+import { TextView } from "./TextView";
+
+const NAMES: Record<View, string> = { heads: "Heads", map: "Map", text: "Text" };
+
+export function Page() {
+  useEffect(() => {
+    addEventListener("keydown", press);
+    return () => removeEventListener("keydown", press);
+  }, []);
+  const heads = layers.reduce((sum, layer) => sum + layer.heads, 0);
+  const size = `${(record.model.parameters / 1e6).toFixed(1)} M parameters`;
+  return (
+    <>
+      <header class="top">
+        <h1>
+          <span class="brand">regard</span> {record.model.name}
+        </h1>
+        <p class="facts" title={`${record.model.architecture}; ${record.command}`}>
+          {size} · {layers.length} layers, {heads} heads · {count(n)} tokens
+          {record.prompt_tokens < n && `, ${count(n - record.prompt_tokens)} of them generated`}
+        </p>
+        <nav aria-label="views">
+          {VIEWS.map((name) => (
+            <button key={name} aria-current={view.value === name ? "page" : undefined} onClick={() => (view.value = name)}>
+              {NAMES[name]}
+            </button>
+          ))}
+        </nav>
+        <div class="tools">
+          <button class="quiet" onClick={() => (theme.value = theme.value === "dark" ? "light" : "dark")} aria-label={`${theme.value === "dark" ? "light" : "dark"} colours`} title="dark or light (d)">
+            {theme.value === "dark" ? "☀" : "☾"}
+          </button>
+          <button class="quiet" onClick={() => (help.value = true)} aria-label="help: keys and meanings" title="keys and meanings (?)">
+            ?
+          </button>
+        </div>
+      </header>
+      {record.rows && (
+        <p class="notice" role="note">
+          {count(record.rows.count)} of {count(n)} query rows were sampled (seed {record.rows.seed}). Statistics are estimates from these rows;
+          the other rows have no weights here.
+        </p>
+      )}
+      <main>{view.value === "heads" ? <Heads /> : view.value === "map" ? <MapView /> : <TextView />}</main>
+      <footer>
+        <p>
+          A weight is the share of a query’s attention that a key gets in one head; a row adds up to one. It says where the head looked, not why
+          the model answered as it did: <em>attention is not explanation</em>.{" "}
+          {served ? "Weights under the pointer and map tiles are recomputed exactly." : `Weights from ${threshold} up are the record’s; weaker ones are known by their local mean.`}
+        </p>
+      </footer>
+      <Help />
+    </>
+  );
+}
+
+function press(event: KeyboardEvent): void {
+  const within = event.target as HTMLElement;
+  if (event.ctrlKey || event.metaKey || event.altKey || within.matches("input:not([type=range]):not([type=checkbox]), select")) return;
+  const actions: Record<string, () => void> = {
+    "1": () => (view.value = "heads"),
+    "2": () => (view.value = "map"),
+    "3": () => (view.value = "text"),
+    "[": () => stepHead(-1),
+    "]": () => stepHead(1),
+    d: () => (theme.value = theme.value === "dark" ? "light" : "dark"),
+    "?": () => (help.value = !help.value),
+  };
+  const action = actions[event.key];
+  if (!action) return;
+  action();
+  event.preventDefault();
+}

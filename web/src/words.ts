@@ -1,0 +1,42 @@
+/** Tokens, weights and regions in words. */
+import { header, layers, n } from "./data";
+
+const texts = header.tokens.texts;
+
+/** A weight to three decimals, as far as the record knows it; smaller numbers keep two digits. */
+export function number(value: number): string {
+  if (value === 0) return "0";
+  if (value >= 0.01) return value.toFixed(3);
+  return value >= 1e-6 ? trim(value.toPrecision(2)) : "< 0.000001";
+}
+
+function trim(digits: string): string {
+  return digits.includes("e") ? Number(digits).toFixed(7) : digits;
+}
+
+/** The token as a reader sees it: line ends and tabs have signs. */
+export function glyphs(token: number): string {
+  return texts[token]!.replaceAll("\r", "").replaceAll("\n", "⏎").replaceAll("\t", "⇥");
+}
+
+export function quoted(token: number): string {
+  const seen = glyphs(token);
+  const bare = seen.trim();
+  return `‘${bare ? bare : seen.replaceAll(" ", "␣")}’`;
+}
+
+export function placed(token: number): string {
+  return `${quoted(token)} at ${token}`;
+}
+
+export function headName(layer: number, head: number): string {
+  return `Layer ${layers[layer]!.index} · head ${head}`;
+}
+
+export function count(value: number): string {
+  return value.toLocaleString("en");
+}
+
+export function range(from: number, to: number): string {
+  return to - from === 1 ? placed(from) : `${from}–${Math.min(to, n) - 1}`;
+}

@@ -1,0 +1,40 @@
+/** Builds src/ into ../src/regard/web/bundle: one script, one style sheet, stamped with a hash of what they were built from. */
+import { createHash } from "node:crypto";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { defineConfig, type Plugin } from "vite";
+
+const CONFIGURATION = ["package-lock.json", "package.json", "tsconfig.json", "vite.config.ts"];
+
+/** SHA-256 over name, zero, contents, zero of every source, in order of their names; tests/web/test_bundle.py computes the same. */
+function sourcesHash(): string {
+  const sources = readdirSync("src", { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name).replaceAll("\\", "/"));
+  const hash = createHash("sha256");
+  for (const name of [...sources, ...CONFIGURATION].sort()) hash.update(`${name}\0`).update(readFileSync(name)).update("\0");
+  return hash.digest("hex");
+}
+
+function stamp(): Plugin {
+  return {
+    name: "stamp",
+    enforce: "post",
+    generateBundle(_, bundle) {
+      for (const file of Object.values(bundle))
+        if (file.type === "chunk") file.code = `/* regard, built from sources ${sourcesHash()} */\n${file.code}`;
+    },
+  };
+}
+
+export default defineConfig({
+  plugins: [stamp()],
+  define: { "process.env.NODE_ENV": '"production"' },
+  build: {
+    target: "es2022",
+    outDir: "../src/regard/web/bundle",
+    emptyOutDir: true,
+    copyPublicDir: false,
+    lib: { entry: "src/main.tsx", formats: ["iife"], name: "regard", fileName: () => "regard.js", cssFileName: "regard" },
+  },
+});
