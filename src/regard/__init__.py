@@ -17,7 +17,7 @@ from regard.core.state import State
 
 if TYPE_CHECKING:
     from regard.hosts.watch import watch
-    from regard.probes.record import Record
+    from regard.probes.folder import Record
 
 __version__ = "0.1.0"
 
@@ -40,7 +40,7 @@ __all__ = [
     "watch",
 ]
 
-LATE = {"watch": "regard.hosts.watch", "Record": "regard.probes.record"}
+LATE = {"watch": "regard.hosts.watch", "Record": "regard.probes.folder"}
 
 
 def __getattr__(name: str) -> Any:

@@ -14,9 +14,10 @@ from regard.core.errors import wrong
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from regard.probes.record import Record
+    from regard.probes.folder import Record
 
 SHOWN = 3  # heads a role, and tokens, in the terminal summary
+WEAKEST = 0.05  # score that a head needs there
 ROLES = {
     "induction": "induction",
     "previous_token": "previous token",
@@ -46,6 +47,7 @@ def look(
     from rich.console import Console
     from transformers.utils import logging
 
+    from regard.hosts import small
     from regard.probes.record import record
     from regard.web.page import page_html
 
@@ -64,7 +66,7 @@ def look(
             rows=rows,
             generate=generate,
             keep=keep,
-            name=model,
+            name=small.TITLES.get(model),
             command=shlex.join(["regard", *sys.argv[1:]]),
             progress=lambda message: status.update(message),
         )
@@ -80,7 +82,7 @@ def look(
 
 def check_target(folder: Path) -> None:
     """Raises unless a record can be written to ``folder``: before any work is done."""
-    from regard.probes.record import check_folder
+    from regard.probes.folder import check_folder
 
     check_folder(folder)
 
@@ -144,7 +146,6 @@ def parse_layers(spec: str) -> list[int]:
 def summarise(console: Console, record: Record) -> None:
     """Prints the strongest heads of each role, the sinks, and the tokens that receive most."""
     from rich.markup import escape
-    from rich.table import Table
 
     header, texts = record.header, record.tokens["texts"]
     model = header["model"]
@@ -152,16 +153,19 @@ def summarise(console: Console, record: Record) -> None:
     console.print(
         f"[bold]{escape(model['name'])}[/]  {model['architecture']}, {model['parameters'] / 1e6:.1f} M parameters; "
         f"{header['tokens']:,} tokens, {heads} heads in {len(header['layers'])} layers"
-        + (f"; {header['rows']['count']} query rows sampled" if header["rows"] else "")
+        + (f"; {header['rows']['count']} query rows sampled" if header["rows"] else ""),
+        soft_wrap=True,
     )
-    table = Table(box=None, pad_edge=False, show_header=False)
     for role, label in ROLES.items():
-        ranked = header["summary"][role][:SHOWN]
-        named = "   ".join(f"layer {layer} head {head} ({score:.2f})" for layer, head, score in ranked)
-        table.add_row(f"[bold]{label}[/]", named or "[dim]none[/]")
+        ranked = [entry for entry in header["summary"][role][:SHOWN] if entry[2] >= WEAKEST]
+        line(console, label, [f"L{layer}H{head} {score:.2f}" for layer, head, score in ranked])
     for key, label in (("sink_positions", "mass by position"), ("received", "receive most")):
-        named = "   ".join(
-            f"{escape(repr(texts[token]))} at {token} ({share:.3f})" for token, share in header["summary"][key][:SHOWN]
-        )
-        table.add_row(f"[bold]{label}[/]", named)
-    console.print(table)
+        line(console, label, [f"{texts[at]!r} at {at}: {share:.3f}" for at, share in header["summary"][key][:SHOWN]])
+
+
+def line(console: Console, label: str, parts: list[str]) -> None:
+    """Prints one line of the summary."""
+    from rich.text import Text
+
+    said = Text(f"{label:<18}", style="bold").append("   ".join(parts) or "none", style="not bold")
+    console.print(said, soft_wrap=True)

@@ -27,9 +27,7 @@ def tiny(
         ),
     ] = None,
     minutes: Annotated[float | None, typer.Option(help="minutes to train, all sittings together")] = None,
-    tokens: Annotated[
-        int | None, typer.Option(help="tokens to train on; unlike minutes, repeatable exactly")
-    ] = None,
+    tokens: Annotated[int | None, typer.Option(help="tokens to train on; unlike minutes, repeatable exactly")] = None,
     seed: Annotated[int, typer.Option(help="of the weights, the data and the held-out files")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one")] = "auto",
     evaluate: Annotated[

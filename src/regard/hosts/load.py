@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from regard.core.errors import wrong
 from regard.hosts import small
@@ -22,7 +24,7 @@ def load(name: str) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    local = Path(name).is_dir()
+    local = Path(name).is_dir() or not hub_answers()
     try:
         config = AutoConfig.from_pretrained(name, local_files_only=local)
         causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not is_encoder(config)
@@ -32,6 +34,17 @@ def load(name: str) -> tuple[Any, Any]:
         wanted = f"{', '.join(small.NAMES)}, a folder with a Transformers model, or a hub id that can be reached"
         raise wrong("--model", repr(name), f"{wanted} ({str(error).splitlines()[0]})") from error
     return model.eval(), tokenizer
+
+
+def hub_answers() -> bool:
+    """Whether the model hub's name can be resolved: without a network only what is in the local cache is tried."""
+    from huggingface_hub import constants
+
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
+    except OSError:
+        return False
+    return True
 
 
 def is_encoder(config: Any) -> bool:
