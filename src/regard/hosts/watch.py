@@ -1,0 +1,378 @@
+"""Watching the attention of a Transformers model while it runs as it always does."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from regard.core.errors import wrong
+from regard.core.tile import Probe, Tile
+from regard.hosts.call import Call, Map, attend
+from regard.hosts.passes import Pass, Passes
+
+PREFIX = "regard_watch_"
+REFUSED = {
+    "cache": "a paged cache, whose keys are not in order",
+    "indices": "a selection of keys",
+    "block_indices": "a selection of keys",
+}
+"""Keywords of the interface that change A in ways that are not followed here."""
+
+naming = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One attention call of the watched model, told apart from the others by its module and its turn.
+
+    Args:
+        index: in order of execution. name: of the module, with ``#turn`` if it is called again in one pass.
+        heads, kv_heads, head_dim: sizes. causal: row i sees no later keys. cross: the keys are another sequence.
+        window: how many keys back a row sees, where the model says so. softcap, scaling: of the scores.
+        sinks: whether sink logits take mass.
+    """
+
+    index: int
+    name: str
+    heads: int
+    kv_heads: int
+    head_dim: int
+    causal: bool
+    cross: bool
+    window: int | None
+    softcap: float | None
+    scaling: float
+    sinks: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which heads and rows the probes are shown.
+
+    Args:
+        layers: indices of the layers; a mapping names the heads of each; None for all.
+        rows: how many query rows to sample from each call, None for all. seed: of the sample.
+    """
+
+    layers: Iterable[int] | Mapping[int, Sequence[int]] | None = None
+    rows: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rows is not None and self.rows < 1:
+            raise wrong("rows", str(self.rows), "at least one row, or None for all")
+        if self.layers is not None and not isinstance(self.layers, Mapping):
+            object.__setattr__(self, "layers", frozenset(self.layers))
+
+    def takes(self, layer: int) -> bool:
+        return self.layers is None or layer in self.layers
+
+    def select(self, layer: int, call: Call, lse: Tensor) -> tuple[Call, Tensor]:
+        """The chosen heads of a call."""
+        if not isinstance(self.layers, Mapping):
+            return call, lse
+        heads = torch.tensor(self.layers[layer], device=lse.device)
+        if len(heads) == 0 or not 0 <= int(heads.min()) <= int(heads.max()) < call.q.shape[1]:
+            raise wrong(f"layers[{layer}]", f"heads {self.layers[layer]}", f"some of 0 to {call.q.shape[1] - 1}")
+        return call.select(heads), lse[:, heads]
+
+    def blocks(self, call: Call, layer: int, past: int) -> tuple[list[Tensor], float]:
+        """``(blocks of rows, the share of all rows that they are)``."""
+        if self.rows is None or self.rows >= call.n:
+            return call.blocks(), 1.0
+        generator = torch.Generator().manual_seed(hash((self.seed, layer, past)) % (1 << 63))
+        rows = torch.randperm(call.n, generator=generator)[: self.rows].sort().values.to(call.q.device)
+        return call.blocks(rows), self.rows / call.n
+
+
+class Session:
+    """What a watch has seen so far.
+
+    Args:
+        model: the watched model. probes: what is fed. choice: which heads and rows they are shown.
+        keep: bytes of q, k and log-sum-exp that may be kept of the layers' last calls, so that `maps` gives any rows
+            of A afterwards; where they need more, none are kept.
+        seen: called with the layer's index after each watched call.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        probes: Sequence[Probe],
+        choice: Choice,
+        keep: float = 0,
+        seen: Callable[[int], None] | None = None,
+    ) -> None:
+        self.model, self.probes, self.choice, self.keep, self.seen = model, list(probes), choice, keep, seen
+        self.names = {id(module): name for name, module in model.named_modules()}
+        self.layers: list[Layer] = []
+        self.maps: dict[int, Map] = {}
+        self.passes = Passes(model, self.finished)
+
+    def __getitem__(self, name: str) -> Any:
+        """The result of the probe of this name."""
+        for probe in self.probes:
+            if probe.name == name:
+                return probe.result()
+        raise wrong("name", repr(name), f"one of {[probe.name for probe in self.probes]}", KeyError)
+
+    def results(self) -> dict[str, Any]:
+        """The results of all probes by their names."""
+        return {probe.name: probe.result() for probe in self.probes}
+
+    def finished(self, done: Pass) -> None:
+        """Refuses a model that ran without calling the attention function that its configuration names."""
+        if done.module is not self.model:
+            return
+        if not done.calls:
+            raise wrong(
+                "model",
+                f"{label(self.model)}, which ran a whole forward pass without calling the attention interface",
+                "a model that does: this one computes attention in its own code, or has none",
+                RuntimeError,
+            )
+        known = range(len(self.layers))
+        absent = sorted(set(self.choice.layers or ()) - set(known))
+        if absent:
+            raise wrong(
+                "layers", f"{absent}", f"some of {known[0]} to {known[-1]}, the attention layers of {label(self.model)}"
+            )
+
+    def attend(
+        self,
+        module: nn.Module,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        attention_mask: Tensor | None,
+        dropout: float = 0.0,
+        scaling: float | None = None,
+        is_causal: bool | None = None,
+        softcap: float | None = None,
+        s_aux: Tensor | None = None,
+        position_bias: Tensor | None = None,
+        sliding_window: int | None = None,
+        **others: Any,
+    ) -> tuple[Tensor, None]:
+        """The attention function that Transformers calls: the model's own result, then a look at it."""
+        for name in REFUSED.keys() & others.keys():
+            if others[name] is not None:
+                raise wrong(name, REFUSED[name], f"a model without it: regard.watch cannot follow {label(self.model)}")
+        plain = is_causal if is_causal is not None else getattr(module, "is_causal", True)
+        causal = bool(plain) and attention_mask is None and q.shape[2] > 1
+        if causal and k.shape[2] > q.shape[2]:
+            k, v = k[:, :, : q.shape[2]], v[:, :, : q.shape[2]]
+        mask, bias = split_mask(attention_mask, position_bias, k.shape[2])
+        scale = q.shape[3] ** -0.5 if scaling is None else scaling
+        call = Call(q, k, scale, causal, mask=mask, bias=bias, softcap=softcap, sinks=s_aux)
+        out, lse = attend(call, v, dropout)
+        self.observe(module, call, lse, bool(plain), sliding_window)
+        return out.transpose(1, 2).contiguous(), None
+
+    @torch.no_grad()
+    def observe(self, module: nn.Module, call: Call, lse: Tensor, causal: bool, window: int | None) -> None:
+        """Shows the probes a call that has just been made."""
+        name = self.names[id(module)]
+        place, turn = self.passes.locate(name)
+        layer = self.layer(name if turn == 0 else f"{name}#{turn}", call, causal, window, place)
+        if self.choice.takes(layer.index):
+            call, lse = self.choice.select(layer.index, *detached(call, lse))
+            source = Map(call, lse)
+            for tile in self.tiles(layer, source, place):
+                for probe in self.probes:
+                    probe.update(tile)
+            self.retain(layer.index, source)
+        if self.seen is not None:
+            self.seen(layer.index)
+
+    def retain(self, layer: int, source: Map) -> None:
+        """Keeps the call if all that are kept stay within the budget, and gives up otherwise."""
+        self.maps[layer] = source
+        if sum(kept.bytes for kept in self.maps.values()) > self.keep:
+            self.maps, self.keep = {}, 0
+
+    def layer(self, name: str, call: Call, causal: bool, window: int | None, place: Pass) -> Layer:
+        """The layer of this name, noted at its first call."""
+        for known in self.layers:
+            if known.name == name:
+                return known
+        cross = not causal and place.encoded
+        sizes = (call.q.shape[1], call.k.shape[1], call.q.shape[3])
+        found = Layer(
+            len(self.layers), name, *sizes, causal, cross, window, call.softcap, call.scaling, call.sinks is not None
+        )
+        self.layers.append(found)
+        return found
+
+    def tiles(self, layer: Layer, source: Map, place: Pass) -> Iterator[Tile]:
+        """The rows of one call, in the slots of the whole sequence."""
+        call = source.call
+        slots = place.past + call.n if layer.causal else call.m
+        first = max(slots - call.m, 0)
+        keys, queries = real_tokens(call, place, layer.cross, slots, first)
+        tokens = place.tokens if place.tokens is not None and place.tokens.ids.shape == keys.shape else None
+        blocks, share = self.choice.blocks(call, layer.index, place.past)
+        for rows in blocks:
+            strip = source.strip(rows)
+            width = min(strip.weights.shape[3], slots - first - strip.start)
+            yield Tile(
+                layer=layer.index,
+                weights=strip.weights[..., :width],
+                rows=rows + place.past,
+                start=first + strip.start,
+                m=slots,
+                queries=queries[:, rows],
+                keys=keys,
+                causal=layer.causal,
+                visible=None if strip.visible is None else strip.visible[..., :width],
+                log_weights=strip.log_weights[..., :width],
+                tokens=tokens,
+                sequence=self.passes.sequence,
+                share=share,
+            )
+
+
+@contextmanager
+def watch(
+    model: PreTrainedModel,
+    probes: Sequence[Probe] = (),
+    *,
+    layers: Iterable[int] | Mapping[int, Sequence[int]] | None = None,
+    rows: int | None = None,
+    seed: int = 0,
+    keep: float = 0,
+    seen: Callable[[int], None] | None = None,
+) -> Iterator[Session]:
+    """Feeds ``probes`` from every attention call of a Transformers model until the block is left.
+
+    The model computes what it would without: its output comes from PyTorch's fused attention, and the rows of
+    A are recomputed from the log-sum-exp, block by block, so memory grows with the length and not its square. On
+    leaving, also by an exception, the model is as it was. Prefill, padded batches, chunked prefill and
+    ``generate`` with any cache are followed; beam search is not, as it exchanges sequences between steps.
+
+    Args:
+        model: any Transformers model that calls its attention through the attention interface.
+        probes: see `regard.probes`. layers: indices to watch, or a mapping from index to heads; None for all.
+        rows: sample so many query rows of each call instead of all; results then carry standard errors.
+        seed: of the sample. keep: bytes of q, k and log-sum-exp to keep at most in ``session.maps``: `Session`.
+        seen: called with a layer's index after each of its calls.
+
+    Raises:
+        TypeError: not a Transformers model. RuntimeError: it is being watched already; a second thread runs it; or
+            its first forward pass ends without a call of the attention interface.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise wrong("model", f"a {type(model).__name__}", "a Transformers model (PreTrainedModel)", TypeError)
+    configs = configurations(model)
+    refuse_watched(model, configs)
+    before = [(config, config._attn_implementation) for config in configs]
+    session = Session(model, probes, Choice(layers, rows, seed), keep, seen)
+    name = register(session)
+    try:
+        model.config._attn_implementation = name
+        for config in configs:
+            config._attn_implementation = name
+        yield session
+    finally:
+        session.passes.remove()
+        for config, implementation in before:
+            config._attn_implementation = implementation
+        del ALL_ATTENTION_FUNCTIONS[name]
+
+
+def register(session: Session) -> str:
+    """Makes the session's attention function known to Transformers under a free name, together with stock masks.
+
+    Without a mask function of the same name Transformers would leave all masks out. It cannot be taken back by
+    public means, so the few names that are ever in use at once stay, each for Transformers' own ``sdpa_mask``.
+    """
+    with naming:
+        name = next(name for i in itertools.count() if (name := f"{PREFIX}{i}") not in ALL_ATTENTION_FUNCTIONS)
+        ALL_ATTENTION_FUNCTIONS[name] = session.attend
+    AttentionMaskInterface.register(name, sdpa_mask)
+    return name
+
+
+def configurations(model: nn.Module) -> list[PreTrainedConfig]:
+    """Every configuration that a part of the model reads, a whole before its parts."""
+    found: dict[int, PreTrainedConfig] = {}
+
+    def add(config: PreTrainedConfig) -> None:
+        found.setdefault(id(config), config)
+        for key in config.sub_configs:
+            part = getattr(config, key, None)
+            if isinstance(part, PreTrainedConfig):
+                add(part)
+
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if isinstance(config, PreTrainedConfig):
+            add(config)
+    return list(found.values())
+
+
+def refuse_watched(model: PreTrainedModel, configs: list[PreTrainedConfig]) -> None:
+    """Raises a RuntimeError if a watch is on the model, or on another that shares a configuration with it."""
+    for config in configs:
+        if str(config._attn_implementation).startswith(PREFIX):
+            raise wrong(
+                "model",
+                f"{label(model)}, which is being watched already or shares its configuration with a model that is",
+                "one watch at a time: leave the other first, or give it all probes",
+                RuntimeError,
+            )
+
+
+def label(model: nn.Module) -> str:
+    return type(model).__name__
+
+
+def split_mask(mask: Tensor | None, bias: Tensor | None, m: int) -> tuple[Tensor | None, Tensor | None]:
+    """``(what may be seen, what is added to the scores)``: a float mask of a user is both."""
+    bias = None if bias is None else bias[..., :m]
+    if mask is None:
+        return None, bias
+    mask = mask[..., :m]
+    if mask.dtype == torch.bool:
+        return mask, bias
+    seen = mask > torch.finfo(mask.dtype).min / 2
+    added = mask.masked_fill(~seen, 0)
+    if bias is not None:
+        return seen, bias + added
+    return seen, added if bool(added.any()) else None
+
+
+def detached(call: Call, lse: Tensor) -> tuple[Call, Tensor]:
+    """The same without a gradient."""
+    parts = {name: value.detach() for name, value in vars(call).items() if isinstance(value, Tensor)}
+    return replace(call, **parts), lse.detach()
+
+
+def real_tokens(call: Call, place: Pass, cross: bool, slots: int, first: int) -> tuple[Tensor, Tensor]:
+    """``(keys (batch, slots), queries (batch, n))`` bool: which of them are no padding.
+
+    The pass's own mask says so; keys of another sequence are real if any query may see them.
+    """
+    batch, device, stop = call.q.shape[0], call.q.device, place.past + call.n
+    keys = torch.ones(batch, slots, dtype=torch.bool, device=device)
+    queries = torch.ones(batch, call.n, dtype=torch.bool, device=device)
+    given = place.keys if place.keys is not None and len(place.keys) == batch else None
+    if given is not None and given.shape[1] >= stop:
+        queries = given[:, place.past : stop].to(device)
+    if given is not None and given.shape[1] >= max(slots, stop) and not cross:
+        keys = given[:, :slots].to(device)
+    elif call.mask is not None:
+        keys[:, first : first + call.m] = call.mask.any(1).any(1)[:, : slots - first]
+    if call.mask is not None:
+        queries = queries & call.mask.any(1).any(2)
+    return keys, queries
