@@ -84,4 +84,6 @@ def _evaluate(folder: Path | None, device: str) -> None:
     with Console(stderr=True).status("loading") as status:
         figures = evaluate(folder or small.path("tiny"), device=device, report=status.update)
     card = write_card(folder or small.path("tiny"), figures)
-    typer.echo(f"wrote {card}: {figures.bits:.3f} bits per byte, 5-gram {figures.baseline_bits:.3f}")
+    for name, text in figures.text.items():
+        typer.echo(f"{name}: {text.model:.3f} bits per byte, 5-gram {text.baseline:.3f}")
+    typer.echo(f"wrote {card}")

@@ -1,0 +1,38 @@
+"""What `regard look` says of a model is true of it."""
+
+import sysconfig
+from pathlib import Path
+from statistics import median
+
+from regard.hosts import small
+from regard.probes.record import record
+from regard.tasks import Copy, accuracy
+from regard.train.heads import without_head
+
+LENGTH = 2000
+COPY = Copy(range(1, 2048), block=None, bos=0)
+
+
+def test_the_induction_head_that_look_names_is_one(record_property):
+    """Silencing the head that a look at 2,000 tokens names first costs more copying than another does (median)."""
+    model, tokenizer = small.load("tiny")
+    source = (Path(sysconfig.get_paths()["stdlib"]) / "argparse.py").read_text()
+    ids = tokenizer.encode(source)[:LENGTH]
+    seen = record(model, tokenizer, ids, keep=False)
+    (layer, head, score), *rest = seen.header["summary"]["induction"]
+    others = [(at, of) for at, of, other in rest if other < 0.1][::3]
+
+    def copied() -> float:
+        return accuracy(model, COPY, (128,), samples=32, batch_size=16, seed=11)[128]
+
+    def without(at: int, of: int) -> float:
+        with without_head(model, at, of):
+            return copied()
+
+    whole, left = copied(), without(layer, head)
+    left_without_others = median(without(at, of) for at, of in others)
+    record_property("head", f"layer {layer} head {head}, score {score:.2f}")
+    record_property("copy accuracy", f"{whole:.4f}")
+    record_property("without it", f"{left:.4f}")
+    record_property("without another", f"{left_without_others:.4f} (median of {len(others)})")
+    assert left < left_without_others
