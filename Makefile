@@ -21,8 +21,12 @@ claims: .venv/dev.stamp  ## the longer reproductions; results go to docs/claims.
 	$(BIN)/python -m pytest tests/claims --write-claims docs/claims.md
 
 bench: .venv/dev.stamp  ## speed and memory against PyTorch's own attention
-	$(BIN)/python benchmarks/kernels.py
-	$(BIN)/python benchmarks/watch.py
+	$(BIN)/python benchmarks/kernels.py speed
+	$(BIN)/python benchmarks/kernels.py memory
+	$(BIN)/python benchmarks/kernels.py growth
+	$(BIN)/python benchmarks/watch.py time
+	$(BIN)/python benchmarks/watch.py memory
+	$(BIN)/python benchmarks/look.py
 
 web:  ## rebuild the page's committed bundle (needs Node 20)
 	cd web && npm ci && npm run build

@@ -43,7 +43,16 @@ def base(n: int) -> list:
 
 
 def look(n: int) -> list:
-    return [*base(n), EntropyRows(), Induction(), PreviousToken(), DuplicateToken(), Retrieval(), Pooled(n), Edges()]
+    return [
+        *base(n),
+        EntropyRows(),
+        Induction(),
+        PreviousToken(),
+        DuplicateToken(),
+        Retrieval(),
+        Pooled(n, min(128, n)),
+        Edges(),
+    ]
 
 
 def make_model() -> LlamaModel:
