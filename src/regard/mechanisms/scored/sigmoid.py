@@ -25,8 +25,9 @@ from regard.mechanisms.scored.cache import Cached
     claim=Claim(
         text="with b = -log n the norm of the output is independent of n, with b = 0 it grows with n; "
         "tiled equals dense, forward and backward, storing no row statistics",
-        status="works",
-        figure="norm ~ n^0.003 with the bias and n^0.99 without, 64 to 4,096 tokens; tiled within 1e-5 of dense",
+        status="partly",
+        figure="norm ~ n^0.003 with the bias and n^0.99 without, 64 to 4,096 tokens; tiled within 1e-5 of dense; "
+        "the paper's loss against softmax is not measured yet",
         command="pytest tests/claims/test_sigmoid.py",
     ),
 )
