@@ -146,7 +146,7 @@ class Tile:
         return self.weights.gather(3, index)[..., 0] * inside[:, None]
 
     def fold(self, groups: Tensor) -> Tensor:
-        """``(batch, heads, g, w)``: the sum of the real queries' rows in each of ``groups (g, rows)`` of 0 and 1."""
+        """``(batch, heads, g, w)``: the sum of the real queries' rows in each of ``groups (g, rows)``."""
         counted = (groups[None] * self.queries[:, None, :]).to(self.weights.dtype)
         return counted[:, None] @ self.weights
 
