@@ -11,7 +11,7 @@ from regard.core.build import build
 from regard.core.cost import Cost, Shape
 from regard.core.laws import check
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Mechanism, Signal, Traits
+from regard.core.mechanism import Example, Host, Mechanism, Signal, Traits
 from regard.core.reduction import Partial
 from regard.core.state import State
 
@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Cost",
     "Example",
+    "Host",
     "Layout",
     "Mechanism",
     "Partial",

@@ -23,15 +23,43 @@ class Signal:
 
     Args:
         meaning: one sentence. side: whose tokens it belongs to. heads: whether per query head, per kv head or shared.
-        dim: size of its last axis, None for a scalar. low, high: its range.
+        dim: size of its last axis, "key" for that of k, "value" for that of v, None for a scalar. low, high: its range.
+        start: its value in an untrained block, None for the middle that the block's activation has at zero.
     """
 
     meaning: str
     side: Literal["query", "key"] = "key"
     heads: Literal["heads", "kv_heads", "shared"] = "heads"
-    dim: int | None = None
+    dim: int | Literal["key", "value"] | None = None
     low: float = -torch.inf
     high: float = torch.inf
+    start: float | None = None
+
+    def size(self, head_dim: int, value_dim: int) -> tuple[int, ...]:
+        """The shape that follows its tokens: empty for a scalar."""
+        if self.dim is None:
+            return ()
+        return ({"key": head_dim, "value": value_dim}[self.dim] if isinstance(self.dim, str) else self.dim,)
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the block around a mechanism does to q, k, v and the output, as its paper has it.
+
+    Args:
+        rotary: q and k are turned by their positions (RoPE); False where the mechanism knows order by itself.
+        convolution: taps of the causal depthwise convolution over q, k and v, 0 for none.
+        activation: of q and k (after the convolution). unit: q and k are then scaled to length one.
+        norm: the output of each head is divided by its root mean square. gate: the output is multiplied by this
+            function of a projection of the hidden state.
+    """
+
+    rotary: bool = True
+    convolution: int = 0
+    activation: Literal["silu"] | None = None
+    unit: bool = False
+    norm: bool = False
+    gate: Literal["silu", "sigmoid"] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +113,7 @@ class Mechanism(nn.Module):
 
     signals: ClassVar[Mapping[str, Signal]] = {}
     traits: Traits = Traits()  # of the class; an instance narrows them where its configuration does
+    host: Host = Host()
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         """A, dense: ``(batch, heads, n, m)``. The equation of the paper, differentiable, in q's own precision."""

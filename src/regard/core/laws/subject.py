@@ -79,7 +79,7 @@ class Subject:
         def signal(spec: Signal) -> Tensor:
             tokens = n if spec.side == "query" else m
             rows = {"heads": heads, "kv_heads": groups, "shared": 1}[spec.heads]
-            return within(normal(batch, rows, tokens, *(() if spec.dim is None else (spec.dim,))), spec)
+            return within(normal(batch, rows, tokens, *spec.size(d, e)), spec)
 
         q, k, v = normal(batch, heads, n, d), normal(batch, groups, m, d), normal(batch, groups, m, e)
         signals = {name: signal(spec) for name, spec in self.mechanism.signals.items()}

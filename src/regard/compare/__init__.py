@@ -1,0 +1,1 @@
+"""Cost and quality of mechanisms, side by side."""

@@ -1,0 +1,1 @@
+"""Published architectures, and the plain language model, assembled from blocks."""
