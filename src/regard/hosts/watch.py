@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,24 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers import PreTrainedModel
 
 from regard.core.errors import wrong
 from regard.core.tile import Probe, Tile
 from regard.hosts.call import Call, Map, attend
+from regard.hosts.interface import Installed, check_model, label, refuse_unknown, split_mask
 from regard.hosts.passes import Pass, Passes
-
-PREFIX = "regard_watch_"
-REFUSED = {
-    "cache": "a paged cache, whose keys are not in order",
-    "indices": "a selection of keys",
-    "block_indices": "a selection of keys",
-}
-"""Keywords of the interface that change A in ways that are not followed here."""
-
-naming = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -165,9 +152,7 @@ class Session:
         **others: Any,
     ) -> tuple[Tensor, None]:
         """The attention function that Transformers calls: the model's own result, then a look at it."""
-        for name in REFUSED.keys() & others.keys():
-            if others[name] is not None:
-                raise wrong(name, REFUSED[name], f"a model without it: regard.watch cannot follow {label(self.model)}")
+        refuse_unknown(self.model, others, "regard.watch")
         plain = is_causal if is_causal is not None else getattr(module, "is_causal", True)
         causal = bool(plain) and attention_mask is None and q.shape[2] > 1
         if causal and k.shape[2] > q.shape[2]:
@@ -271,85 +256,16 @@ def watch(
         TypeError: not a Transformers model. RuntimeError: it is being watched already; a second thread runs it; or
             its first forward pass ends without a call of the attention interface.
     """
-    if not isinstance(model, PreTrainedModel):
-        raise wrong("model", f"a {type(model).__name__}", "a Transformers model (PreTrainedModel)", TypeError)
-    configs = configurations(model)
-    refuse_watched(model, configs)
-    before = [(config, config._attn_implementation) for config in configs]
+    check_model(model)
     session = Session(model, probes, Choice(layers, rows, seed), keep, seen)
-    name = register(session)
+    installed = None
     try:
-        model.config._attn_implementation = name
-        for config in configs:
-            config._attn_implementation = name
+        installed = Installed(model, session.attend, "watch")
         yield session
     finally:
         session.passes.remove()
-        for config, implementation in before:
-            config._attn_implementation = implementation
-        del ALL_ATTENTION_FUNCTIONS[name]
-
-
-def register(session: Session) -> str:
-    """Makes the session's attention function known to Transformers under a free name, together with stock masks.
-
-    Without a mask function of the same name Transformers would leave all masks out. It cannot be taken back by
-    public means, so the few names that are ever in use at once stay, each for Transformers' own ``sdpa_mask``.
-    """
-    with naming:
-        name = next(name for i in itertools.count() if (name := f"{PREFIX}{i}") not in ALL_ATTENTION_FUNCTIONS)
-        ALL_ATTENTION_FUNCTIONS[name] = session.attend
-    AttentionMaskInterface.register(name, sdpa_mask)
-    return name
-
-
-def configurations(model: nn.Module) -> list[PreTrainedConfig]:
-    """Every configuration that a part of the model reads, a whole before its parts."""
-    found: dict[int, PreTrainedConfig] = {}
-
-    def add(config: PreTrainedConfig) -> None:
-        found.setdefault(id(config), config)
-        for key in config.sub_configs:
-            part = getattr(config, key, None)
-            if isinstance(part, PreTrainedConfig):
-                add(part)
-
-    for module in model.modules():
-        config = getattr(module, "config", None)
-        if isinstance(config, PreTrainedConfig):
-            add(config)
-    return list(found.values())
-
-
-def refuse_watched(model: PreTrainedModel, configs: list[PreTrainedConfig]) -> None:
-    """Raises a RuntimeError if a watch is on the model, or on another that shares a configuration with it."""
-    for config in configs:
-        if str(config._attn_implementation).startswith(PREFIX):
-            raise wrong(
-                "model",
-                f"{label(model)}, which is being watched already or shares its configuration with a model that is",
-                "one watch at a time: leave the other first, or give it all probes",
-                RuntimeError,
-            )
-
-
-def label(model: nn.Module) -> str:
-    return type(model).__name__
-
-
-def split_mask(mask: Tensor | None, bias: Tensor | None, m: int) -> tuple[Tensor | None, Tensor | None]:
-    """``(what may be seen, what is added to the scores)``: a float mask of a user is both."""
-    bias = None if bias is None else bias[..., :m]
-    if mask is None:
-        return None, bias
-    mask = mask[..., :m]
-    if mask.dtype == torch.bool:
-        return mask, bias
-    seen = mask > torch.finfo(mask.dtype).min / 2
-    added = mask.masked_fill(~seen, 0)
-    if bias is not None:
-        return seen, bias + added
-    return seen, added if bool(added.any()) else None
+        if installed is not None:
+            installed.remove()
 
 
 def detached(call: Call, lse: Tensor) -> tuple[Call, Tensor]:
