@@ -16,6 +16,7 @@ from regard.core.reduction import Partial
 from regard.core.state import State
 
 if TYPE_CHECKING:
+    from regard.hosts.swap import swap
     from regard.hosts.watch import watch
     from regard.probes.folder import Record
 
@@ -38,10 +39,11 @@ __all__ = [
     "entries",
     "find",
     "search",
+    "swap",
     "watch",
 ]
 
-LATE = {"watch": "regard.hosts.watch", "Record": "regard.probes.folder"}
+LATE = {"swap": "regard.hosts.swap", "watch": "regard.hosts.watch", "Record": "regard.probes.folder"}
 
 
 def __getattr__(name: str) -> Any:

@@ -25,7 +25,7 @@ class Pass:
         module: whose pass it is; None for an attention call outside of any.
         past: number of slots that its cache held before. tokens: of all slots so far, where they are known.
         keys: ``(batch, slots)`` bool, False = padding, where the pass was given a mask.
-        encoded: whether it was given another sequence to attend to.
+        encoded: whether it was given another sequence to attend to. cache: that it was given, None for none.
         calls: how often each attention module was called in an outermost pass.
     """
 
@@ -34,6 +34,7 @@ class Pass:
     tokens: Tokens | None = None
     keys: Tensor | None = None
     encoded: bool = False
+    cache: Any = None
     calls: Counter[str] = field(default_factory=Counter)
 
 
@@ -85,7 +86,8 @@ class Passes:
         self.stack.append(opened)
         given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
         given = given | given.get("kwargs", {})
-        opened.past, opened.keys = length(given.get("past_key_values")), padding(given)
+        opened.cache = given.get("past_key_values")
+        opened.past, opened.keys = length(opened.cache), padding(given)
         opened.encoded = given.get("encoder_hidden_states") is not None
         if len(self.stack) == 1 and opened.past == 0:
             self.sequence += 1

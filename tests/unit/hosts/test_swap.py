@@ -1,0 +1,168 @@
+"""A swapped model computes what the mechanism defines, in prefill, padding, chunks and generation, and is put back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import regard
+from regard.hosts.kept import Kept
+from unit.hosts.models import bert, causal, eager, mamba2, tokens
+
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+PLAIN = ["Llama", "Qwen3", "GPT2"]
+
+
+@torch.no_grad()
+def logits(model, ids, **inputs):
+    return model(input_ids=ids, use_cache=False, **inputs).logits
+
+
+def mistral_of(model, size: int):
+    """The same Llama weights under Mistral's own sliding window: Transformers' answer to what a window gives."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    config = {key: getattr(model.config, key) for key in ("hidden_size", "intermediate_size", "num_hidden_layers")}
+    config |= {key: getattr(model.config, key) for key in ("num_attention_heads", "num_key_value_heads", "head_dim")}
+    config |= {"vocab_size": model.config.vocab_size, "max_position_embeddings": 128, "sliding_window": size}
+    other = MistralForCausalLM(MistralConfig(**config, pad_token_id=0, bos_token_id=1, eos_token_id=2))
+    other.load_state_dict(model.state_dict())
+    return other.eval()
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_window_of_everything_is_the_model(name):
+    model, ids = causal(name), tokens(2, 23)
+    expected = logits(model, ids)
+    with regard.swap(model, "window", size=23):
+        torch.testing.assert_close(logits(model, ids), expected, **CLOSE)
+    assert torch.equal(logits(model, ids), expected)
+
+
+def test_a_window_is_what_transformers_makes_of_it():
+    model, ids = causal("Llama"), tokens(3, 29)
+    mask = torch.ones_like(ids)
+    mask[1, :5] = mask[2, :11] = 0
+    other = mistral_of(model, 7)
+    expected = logits(other, ids, attention_mask=mask)
+    with regard.swap(model, "window(size=7)"):
+        got = logits(model, ids, attention_mask=mask)
+    torch.testing.assert_close(got[mask.bool()], expected[mask.bool()], **CLOSE)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("padded", [False, True])
+def test_generation_goes_on_from_the_mechanisms_own_state(beams, padded):
+    model, ids = causal("Llama"), tokens(2, 17)
+    mask = torch.ones_like(ids)
+    mask[1, : 5 * padded] = 0
+    settings = {"max_new_tokens": 13, "do_sample": False, "num_beams": beams, "eos_token_id": None}
+    expected = mistral_of(model, 5).generate(ids, attention_mask=mask, **settings)
+    with regard.swap(model, "window", size=5):
+        got = model.generate(ids, attention_mask=mask, return_dict_in_generate=True, **settings)
+    assert torch.equal(got.sequences, expected)
+    cache = got.past_key_values
+    assert all(isinstance(layer, Kept) for layer in cache.layers)
+    assert {layer.state.k.shape[2] for layer in cache.layers} == {4}
+
+
+def test_chunked_prefill_equals_one_pass():
+    from transformers import DynamicCache
+
+    model, ids = causal("Llama"), tokens(2, 23)
+    with regard.swap(model, "window", size=6, sinks=2), torch.no_grad():
+        expected = logits(model, ids)
+        cache = DynamicCache(config=model.config)
+        parts = [model(input_ids=ids[:, part], past_key_values=cache).logits for part in (slice(11), slice(11, 23))]
+        torch.testing.assert_close(torch.cat(parts, 1), expected, **CLOSE)
+        begun = model(input_ids=ids[:, :11], use_cache=True).past_key_values  # the model's own cache: all keys
+        torch.testing.assert_close(model(input_ids=ids[:, 11:], past_key_values=begun).logits, parts[1], **CLOSE)
+
+
+def test_only_the_layers_that_are_named():
+    model, ids = causal("Llama"), tokens(1, 19)
+    both, neither = mistral_of(model, 3), logits(model, ids)
+    with regard.swap(model, "window", layers=[], size=3):
+        torch.testing.assert_close(logits(model, ids), neither, **CLOSE)
+    with regard.swap(model, "window", layers=[0, 1], size=3):
+        torch.testing.assert_close(logits(model, ids), logits(both, ids), **CLOSE)
+    with regard.swap(model, {1: "window(size=3)"}):
+        one = logits(model, ids)
+    assert not torch.allclose(one, neither, **CLOSE)
+    assert not torch.allclose(one, logits(both, ids), **CLOSE)
+
+
+def test_the_models_own_window_is_kept_to():
+    model, ids = causal("Mistral"), tokens(2, 23)  # its window is 7
+    expected = logits(model, ids)
+    with regard.swap(model, "window", size=11):
+        torch.testing.assert_close(logits(model, ids), expected, **CLOSE)
+    with regard.swap(model, "window", size=3):
+        assert not torch.allclose(logits(model, ids), expected, **CLOSE)
+
+
+def test_two_sided_models_are_swapped_with_their_padding():
+    model, ids = bert(), tokens(2, 17)
+    mask = torch.ones_like(ids)
+    mask[1, 11:] = 0
+    expected = eager(model, input_ids=ids, attention_mask=mask).last_hidden_state
+    with regard.swap(model, "window", size=17), torch.no_grad():
+        got = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    torch.testing.assert_close(got[mask.bool()], expected[mask.bool()], **CLOSE)
+
+
+def test_for_good_and_back():
+    model, ids = causal("Llama"), tokens(1, 19)
+    before = logits(model, ids)
+    held = regard.swap(model, "window", size=3).install()
+    assert not torch.allclose(logits(model, ids), before, **CLOSE)
+    held.remove()
+    assert torch.equal(logits(model, ids), before)
+
+
+def test_the_gradient_flows_through_it():
+    model, ids = causal("Llama"), tokens(1, 13)
+    with regard.swap(model, "window", size=3):
+        model(input_ids=ids, labels=ids).loss.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for n, p in model.named_parameters() if "q_proj" in n)
+
+
+class Trained(regard.Mechanism):
+    """A mechanism that cannot work untrained."""
+
+    signals = {"beta": regard.Signal("strength")}  # noqa: RUF012
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "config", "message"),
+    [
+        (Trained(), {}, "Trained, which needs beta"),
+        ("softmax", {"sink_heads": 6}, "Softmax, which needs sink"),
+        ("nothing_of_the_kind", {}, "nothing_of_the_kind"),
+        ("window", {"width": 3}, "width"),
+        (Trained(), {"size": 3}, "the mechanism is made already"),
+    ],
+)
+def test_what_would_have_to_be_trained_is_refused_by_name(mechanism, config, message):
+    with pytest.raises((ValueError, TypeError, LookupError), match=message):
+        regard.swap(causal("Llama"), mechanism, **config)
+
+
+def test_what_cannot_be_followed_is_refused():
+    ids = tokens(1, 11)
+    with pytest.raises(TypeError, match="a Linear"):
+        regard.swap(torch.nn.Linear(2, 2), "window")
+    with regard.swap(model := causal("Gemma2"), "window", size=3), pytest.raises(ValueError, match="softcap"):
+        logits(model, ids)
+    with regard.swap(model := causal("GptOss"), "window", size=3), pytest.raises(ValueError, match="s_aux"):
+        logits(model, ids)
+    with regard.swap(model := mamba2(), "window", size=3), pytest.raises(RuntimeError, match="without calling"):
+        logits(model, ids)
+    with regard.swap(model := causal("Llama"), "window", layers=[7], size=3), pytest.raises(ValueError, match="0 to 1"):
+        logits(model, ids)
+    with regard.swap(model := causal("Llama"), "window", size=3):
+        own = torch.ones(1, 1, 11, 11, dtype=torch.bool).tril().triu(-1)
+        with pytest.raises(ValueError, match="attention_mask"):
+            logits(model, ids, attention_mask=own)
+        with pytest.raises(RuntimeError, match="swapped already"):
+            regard.swap(model, "window").install()
