@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ class Traits:
     """What a mechanism claims; the laws hold it to every word.
 
     Args:
-        causal: accepts ``Layout(causal=True)`` and can be extended.
+        causal: accepts ``Layout(causal=True)`` and can be extended. resumable: extending by any chunks equals one call.
         two_sided: accepts ``Layout(causal=False)``.
         cross: accepts n ≠ m when two-sided.
         grouped: accepts fewer kv heads than heads.
@@ -80,6 +81,7 @@ class Traits:
     """
 
     causal: bool = True
+    resumable: bool = True
     two_sided: bool = True
     cross: bool = True
     grouped: bool = True
@@ -111,7 +113,7 @@ class Mechanism(nn.Module):
     ``v (batch, kv_heads, m, e)``; ``kv_heads`` divides ``heads``.
     """
 
-    signals: ClassVar[Mapping[str, Signal]] = {}
+    signals: Mapping[str, Signal] = MappingProxyType({})  # of the class; an instance that wraps another takes its own
     traits: Traits = Traits()  # of the class; an instance narrows them where its configuration does
     host: Host = Host()
 

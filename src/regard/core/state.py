@@ -15,7 +15,7 @@ from regard.core.errors import wrong
 class State:
     """The base of every decoding state: immutable, one row per sequence of the batch.
 
-    Subclasses add their tensors as fields, each with the batch as its first axis.
+    Subclasses add their tensors as fields, each with the batch as its first axis; a field may also be a state.
 
     Args:
         seen: ``(batch,)`` int64, how many real tokens each sequence has seen: the position of its next token.
@@ -29,14 +29,21 @@ class State:
         return {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
 
     @property
+    def parts(self) -> dict[str, State]:
+        """Every state inside of this one by its name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), State)}
+
+    @property
     def bytes(self) -> int:
         """Bytes of what grows or stays per sequence; the counter ``seen`` is bookkeeping and left out."""
-        return sum(t.numel() * t.element_size() for name, t in self.tensors.items() if name not in ("seen", "keys"))
+        own = sum(t.numel() * t.element_size() for name, t in self.tensors.items() if name not in ("seen", "keys"))
+        return own + sum(part.bytes for part in self.parts.values())
 
     def select(self, index: Tensor) -> Self:
         """The state of the sequences ``index``: what beam search and batch changes need."""
         picked = {name: tensor.index_select(0, index) for name, tensor in self.tensors.items()}
-        return type(self)(**{**self.__dict__, **picked})
+        parts = {name: part.select(index) for name, part in self.parts.items()}
+        return type(self)(**{**self.__dict__, **picked, **parts})
 
 
 def count_new(state: State, keys: Tensor | None, new: int, batch: int) -> tuple[Tensor, Tensor]:

@@ -43,6 +43,8 @@ def extend(subject: Subject) -> str:
     """Any split into chunks, down to one token at a time, with padding in any of them, equals one call."""
     if not subject.traits.causal:
         raise Unclaimed("two-sided only")
+    if not subject.traits.resumable:
+        raise Unclaimed("each call stands for itself")
     worst, n, mechanism = 0.0, 41, subject.cast(torch.float64)
     inputs = subject.draw(n)
     generator = torch.Generator().manual_seed(7)
