@@ -26,6 +26,7 @@ class Signal:
         meaning: one sentence. side: whose tokens it belongs to. heads: whether per query head, per kv head or shared.
         dim: size of its last axis, "key" for that of k, "value" for that of v, None for a scalar. low, high: its range.
         start: its value in an untrained block, None for the middle that the block's activation has at zero.
+        hard: it acts through a threshold, and its gradient is a straight-through estimate.
     """
 
     meaning: str
@@ -35,6 +36,7 @@ class Signal:
     low: float = -torch.inf
     high: float = torch.inf
     start: float | None = None
+    hard: bool = False
 
     def size(self, head_dim: int, value_dim: int) -> tuple[int, ...]:
         """The shape that follows its tokens: empty for a scalar."""
@@ -75,7 +77,8 @@ class Traits:
         packed: accepts ``Layout.segments``.
         rows: what the entries of each row of A sum to: "one", "at most one", or None for no claim.
         sign: the sign of A's entries, or None for no claim.
-        time, state: growth of time and of the decoding state with the length.
+        time, state: growth of time and of the decoding state with the length. flops: whether `Cost.flops` is what is
+            computed or, where the data decide, the most.
         linear: A does not depend on v.
         equivariant: two-sided and unpadded, permuting keys changes nothing, permuting queries permutes the rows.
     """
@@ -90,6 +93,7 @@ class Traits:
     sign: Literal["nonnegative"] | None = None
     time: Growth = "quadratic"
     state: Growth = "linear"
+    flops: Literal["exact", "at most"] = "exact"
     linear: bool = True
     equivariant: bool = False
 

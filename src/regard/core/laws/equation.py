@@ -100,7 +100,8 @@ def gradients(subject: Subject) -> str:
                 worst = max(worst, same(found[label], want, 1e-8, f"d {label}, {name}, n={n}, m={m}"))
     inputs = subject.draw(5, batch=1)
     layout = Layout(causal=subject.directions()[0])
-    leaves = tuple(tensor.requires_grad_() for tensor in inputs.tensors.values())
+    hard = {name for name, spec in mechanism.signals.items() if spec.hard}
+    leaves = tuple(tensor.requires_grad_(name not in hard) for name, tensor in inputs.tensors.items())
     names = list(inputs.signals)
 
     def function(q, k, v, *signals):
@@ -136,7 +137,8 @@ def cost(subject: Subject) -> str:
                 subject.call(inputs, layout, mechanism)
             counted, formula = counter.get_total_flops(), mechanism.cost(shape(example, n), layout).flops
             ratios.append(formula / max(counted, 1))
-            if not 0.98 <= ratios[-1] <= 1.02:
+            most = 1.02 if mechanism.traits.flops == "exact" else 100
+            if not 0.98 <= ratios[-1] <= most:
                 raise Broken(f"n={n}, causal={causal}: formula {formula:,} FLOPs, counted {counted:,}")
     if subject.traits.causal:
         state_bytes(subject, mechanism)

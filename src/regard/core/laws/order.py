@@ -10,10 +10,13 @@ from regard.core.layout import Layout
 
 
 def causal(subject: Subject) -> str:
-    """Changing the tokens after i leaves rows up to i as they are: exactly, bit by bit."""
+    """Changing the tokens after i leaves rows up to i as they are: exactly, bit by bit.
+
+    Where the data decide what is computed, other rows in a product may round a row differently, by a few bits.
+    """
     if not subject.traits.causal:
         raise Unclaimed("two-sided only")
-    checked = 0
+    checked, bits = 0, 0 if subject.traits.flops == "exact" else 64
     for dtype in (torch.float64, torch.float32):
         mechanism = subject.cast(dtype)
         for n, m in ((SHORT, SHORT), (SHORT, 17), (LONG, LONG)):
@@ -22,11 +25,11 @@ def causal(subject: Subject) -> str:
             for i in sorted({0, 1, n // 2, 256 % n, n - 2}):
                 after = changed_after(subject, before, fresh, i, m - n)
                 second = subject.call(after, Layout(causal=True), mechanism)
-                if not torch.equal(first[:, :, : i + 1], second[:, :, : i + 1]):
-                    error = (first - second)[:, :, : i + 1].abs().max().item()
+                error = (first - second)[:, :, : i + 1].abs().max().item()
+                if not error <= bits * torch.finfo(dtype).eps * first.abs().max().item():
                     raise Broken(f"{dtype}, n={n}, m={m}: tokens after {i} change earlier rows by {error:.1e}")
                 checked += 1
-    return f"exact at {checked} cuts"
+    return f"{'to rounding' if bits else 'exact'} at {checked} cuts"
 
 
 def changed_after(subject: Subject, old: Inputs, new: Inputs, i: int, shift: int) -> Inputs:

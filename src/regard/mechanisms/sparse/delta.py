@@ -94,7 +94,7 @@ class Delta(Mechanism):
         if not of.traits.causal:
             raise wrong("of", type(of).__name__, "a causal mechanism")
         self.sparse, self.dense, self.gamma, self.tail = of, Softmax(), gamma, tail
-        self.signals = of.signals
+        self.signals = dict(of.signals)
         self.traits = replace(
             of.traits,
             two_sided=False,
