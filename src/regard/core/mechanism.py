@@ -52,7 +52,7 @@ class Host:
     Args:
         rotary: q and k are turned by their positions (RoPE); False where the mechanism knows order by itself.
         convolution: taps of the causal depthwise convolution over q, k and v, 0 for none.
-        activation: of q and k (after the convolution). unit: q and k are then scaled to length one.
+        activation: of q, k and v (after the convolution). unit: q and k are then scaled to length one.
         norm: the output of each head is divided by its root mean square. gate: the output is multiplied by this
             function of a projection of the hidden state.
     """

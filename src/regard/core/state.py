@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -15,7 +15,8 @@ from regard.core.errors import wrong
 class State:
     """The base of every decoding state: immutable, one row per sequence of the batch.
 
-    Subclasses add their tensors as fields, each with the batch as its first axis; a field may also be a state.
+    Subclasses add their tensors as fields, each with the batch as its first axis; a field may also be a state, or
+    a tuple of states.
 
     Args:
         seen: ``(batch,)`` int64, how many real tokens each sequence has seen: the position of its next token.
@@ -29,21 +30,30 @@ class State:
         return {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
 
     @property
-    def parts(self) -> dict[str, State]:
-        """Every state inside of this one by its name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), State)}
+    def parts(self) -> list[State]:
+        """Every state inside of this one, whether a field or in a tuple of them."""
+        values = (getattr(self, f.name) for f in fields(self))
+        flat = (part for value in values for part in (value if isinstance(value, tuple) else (value,)))
+        return [part for part in flat if isinstance(part, State)]
 
     @property
     def bytes(self) -> int:
         """Bytes of what grows or stays per sequence; the counter ``seen`` is bookkeeping and left out."""
         own = sum(t.numel() * t.element_size() for name, t in self.tensors.items() if name not in ("seen", "keys"))
-        return own + sum(part.bytes for part in self.parts.values())
+        return own + sum(part.bytes for part in self.parts)
 
     def select(self, index: Tensor) -> Self:
         """The state of the sequences ``index``: what beam search and batch changes need."""
-        picked = {name: tensor.index_select(0, index) for name, tensor in self.tensors.items()}
-        parts = {name: part.select(index) for name, part in self.parts.items()}
-        return type(self)(**{**self.__dict__, **picked, **parts})
+        return type(self)(**{name: picked(value, index) for name, value in self.__dict__.items()})
+
+
+def picked(value: Any, index: Tensor) -> Any:
+    """The rows ``index`` of whatever a state holds; what is no tensor or state is shared."""
+    if isinstance(value, Tensor):
+        return value.index_select(0, index)
+    if isinstance(value, State):
+        return value.select(index)
+    return tuple(picked(part, index) for part in value) if isinstance(value, tuple) else value
 
 
 def count_new(state: State, keys: Tensor | None, new: int, batch: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,143 @@
+"""Attention as a layer: hidden states in and out, any mechanism inside, hosted as its paper has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from regard.blocks.convolution import ShortConvolution
+from regard.blocks.projection import Projection, apart, together
+from regard.blocks.rotary import Rotary
+from regard.blocks.signals import Signals
+from regard.core.cost import Cost, Shape
+from regard.core.errors import wrong
+from regard.core.layout import Layout
+from regard.core.mechanism import Mechanism
+from regard.core.state import State, count_new
+
+EPSILON = 1e-6  # under roots, so that a zero vector stays one
+
+
+@dataclass(frozen=True)
+class AttentionState(State):
+    """What a layer keeps of the past.
+
+    Args:
+        inner: the mechanism's state. tail: ``(b, taps − 1, channels)``, the last tokens that the short convolution
+            still needs; no channels where there is none.
+    """
+
+    inner: State
+    tail: Tensor
+
+
+class Attention(nn.Module):
+    """``y = merge(gate(x) ⊙ norm(A(q, k) v))`` with q, k, v projected from x, as the mechanism's `host` has it.
+
+    In order: projection, short convolution, activation, unit length, rotary positions, the mechanism with its
+    signals, norm of each head, gate, merge. What `host` does not name is left out.
+
+    Args:
+        mechanism: A. projection: from and to hidden states. rotary: how positions turn q and k where the mechanism's
+            host wants it; None for not at all.
+
+    Raises:
+        ValueError: fewer kv heads than heads for a mechanism that does not group.
+    """
+
+    def __init__(self, mechanism: Mechanism, projection: Projection, rotary: Rotary | None = None) -> None:
+        super().__init__()
+        heads, groups = projection.heads, projection.kv_heads
+        d, e, host = projection.head_dim, projection.value_dim, mechanism.host
+        if heads != groups and not mechanism.traits.grouped:
+            raise wrong(
+                "kv_heads", str(groups), f"the {heads} heads: {type(mechanism).__name__} does not group queries"
+            )
+        self.mechanism, self.projection, self.host = mechanism, projection, host
+        self.rotary = rotary if host.rotary else None
+        self.signals = Signals(mechanism.signals, projection.width, heads, groups, d, e)
+        self.channels = heads * d + groups * (d + e) if host.convolution else 0
+        self.convolution = ShortConvolution(self.channels, host.convolution) if host.convolution else None
+        self.scale = nn.Parameter(torch.ones(e)) if host.norm else None
+        self.gate = nn.Linear(projection.width, heads * e, bias=False) if host.gate else None
+
+    def forward(self, x: Tensor, layout: Layout = Layout(), context: Tensor | None = None) -> Tensor:
+        """``(b, n, width)`` of ``x (b, n, width)``, attending to itself or to ``context (b, m, width)``."""
+        if context is not None and self.convolution is not None:
+            raise wrong(
+                "context", "another sequence", f"None: {type(self.mechanism).__name__} convolves q, k and v as one"
+            )
+        q, k, v = self.projection(x, x if context is None else context)
+        if self.convolution is not None:
+            q, k, v = self.cut(self.convolution(self.joined(q, k, v), layout))
+        q, k, v = self.prepare(q, k, v)
+        if self.rotary is not None and context is None:
+            positions = layout.positions(k.shape[2], x.device)
+            q, k = self.rotary(q, positions), self.rotary(k, positions)
+        signals = self.signals(x, x if context is None else context)
+        return self.finish(self.mechanism(q, k, v, layout, **signals), x)
+
+    def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
+        """The state before any token."""
+        inner = self.mechanism.start(batch, device=device, dtype=dtype)
+        taps = max(self.host.convolution, 1)
+        return AttentionState(
+            inner.seen, inner, torch.zeros(batch, taps - 1, self.channels, device=device, dtype=dtype)
+        )
+
+    def extend(self, x: Tensor, state: AttentionState, keys: Tensor | None = None) -> tuple[Tensor, AttentionState]:
+        """``(y of the new tokens, the state after them)``; ``keys (b, n)`` marks the real ones."""
+        positions, seen = count_new(state, keys, x.shape[1], x.shape[0])
+        q, k, v = self.projection(x, x)
+        tail = state.tail
+        if self.convolution is not None:
+            mixed, tail = self.convolution.extend(self.joined(q, k, v), tail, state.seen, keys)
+            q, k, v = self.cut(mixed)
+        q, k, v = self.prepare(q, k, v)
+        if self.rotary is not None:
+            q, k = self.rotary(q, positions), self.rotary(k, positions)
+        out, inner = self.mechanism.extend(q, k, v, state.inner, keys, **self.signals(x, x))
+        return self.finish(out, x), AttentionState(seen, inner, tail)
+
+    def joined(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """``(b, n, channels)``: all heads of all three side by side."""
+        return torch.cat([together(part) for part in (q, k, v)], dim=2)
+
+    def cut(self, x: Tensor) -> list[Tensor]:
+        """`joined` undone."""
+        p = self.projection
+        sizes = (p.heads * p.head_dim, p.kv_heads * p.head_dim, p.kv_heads * p.value_dim)
+        heads = (p.heads, p.kv_heads, p.kv_heads)
+        return [apart(part, count) for part, count in zip(x.split(sizes, dim=2), heads, strict=True)]
+
+    def prepare(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Activation and unit length."""
+        if self.host.activation == "silu":
+            q, k, v = F.silu(q), F.silu(k), F.silu(v)
+        if self.host.unit:
+            q, k = (x * torch.rsqrt(x.square().sum(-1, keepdim=True) + EPSILON) for x in (q, k))
+        return q, k, v
+
+    def finish(self, out: Tensor, x: Tensor) -> Tensor:
+        """Norm, gate and merge of the heads' outputs ``(b, h, n, e)``."""
+        if self.scale is not None:
+            out = F.rms_norm(out, (out.shape[-1],), self.scale, EPSILON)
+        if self.gate is not None:
+            opened = apart(self.gate(x), self.projection.heads)
+            out = out * (F.silu(opened) if self.host.gate == "silu" else torch.sigmoid(opened))
+        return self.projection.merge(out)
+
+    def cost(self, n: int, m: int | None = None, batch: int = 1, causal: bool = True, itemsize: int = 4) -> Cost:
+        """FLOPs of the matrix products of ``forward``; bytes of weights and the mechanism's tensors, of the state."""
+        p, itself = self.projection, Layout(causal=causal)
+        shape = Shape(n, m, batch, p.heads, p.kv_heads, p.head_dim, p.value_dim, itemsize)
+        inner = self.mechanism.cost(shape, itself)
+        affine = sum(weight.numel() for weight in self.signals.parameters() if weight.dim() == 2)
+        affine += 0 if self.gate is None else self.gate.weight.numel()
+        matrices = p.flops + 2 * affine
+        weights = sum(parameter.numel() for parameter in self.parameters()) * itemsize
+        tail = batch * max(self.host.convolution - 1, 0) * self.channels * itemsize
+        return Cost(batch * n * matrices + inner.flops, weights + inner.bytes, inner.state_bytes + tail)

@@ -1,0 +1,96 @@
+"""How queries, keys and values come from hidden states, and how the heads' outputs become one again."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from regard.core.errors import wrong
+
+
+class Projection(nn.Module):
+    """The base of every projection: hidden states in, ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` out.
+
+    Args:
+        width: of the hidden states. heads: of the queries, h. kv_heads: of keys and values, g, a divisor of h.
+        head_dim: d. value_dim: e.
+
+    Raises:
+        ValueError: ``kv_heads`` does not divide ``heads``, or a size is below one.
+    """
+
+    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, value_dim: int) -> None:
+        super().__init__()
+        sizes = {"width": width, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "value_dim": value_dim}
+        for name, size in sizes.items():
+            if size < 1:
+                raise wrong(name, str(size), "at least 1")
+        if heads % kv_heads:
+            raise wrong("kv_heads", str(kv_heads), f"a divisor of the {heads} heads")
+        self.width, self.heads, self.kv_heads = width, heads, kv_heads
+        self.head_dim, self.value_dim = head_dim, value_dim
+
+    def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``(q, k, v)`` of hidden states ``x (b, n, width)`` and of those attended to, ``context (b, m, width)``."""
+        raise NotImplementedError
+
+    def merge(self, out: Tensor) -> Tensor:
+        """Hidden states ``(b, n, width)`` of the heads' outputs ``(b, h, n, e)``."""
+        raise NotImplementedError
+
+    @property
+    def parameter_count(self) -> int:
+        """How many parameters it has, by formula."""
+        raise NotImplementedError
+
+    @property
+    def cached_numbers(self) -> int:
+        """Numbers that a cache of all tokens holds for each of them."""
+        return self.kv_heads * (self.head_dim + self.value_dim)
+
+    @property
+    def flops(self) -> int:
+        """FLOPs for each token: two for each parameter of a matrix."""
+        return 2 * self.parameter_count
+
+
+class Grouped(Projection):
+    """One matrix each for queries, keys, values and the output: MHA, MQA (g = 1) and GQA.
+
+        q_h = x W^Q_h,   k_g = c W^K_g,   v_g = c W^V_g,   y = [o_1 … o_h] W^O
+
+    c is ``context``, x itself in self-attention. Parameters: width (h d + g d + g e + h e).
+
+    Papers: Vaswani et al., arXiv 1706.03762; Shazeer, 1911.02150 (g = 1); Ainslie et al., 2305.13245.
+    """
+
+    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, value_dim: int) -> None:
+        super().__init__(width, heads, kv_heads, head_dim, value_dim)
+        self.q = nn.Linear(width, heads * head_dim, bias=False)
+        self.k = nn.Linear(width, kv_heads * head_dim, bias=False)
+        self.v = nn.Linear(width, kv_heads * value_dim, bias=False)
+        self.out = nn.Linear(heads * value_dim, width, bias=False)
+
+    def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return (
+            apart(self.q(x), self.heads),
+            apart(self.k(context), self.kv_heads),
+            apart(self.v(context), self.kv_heads),
+        )
+
+    def merge(self, out: Tensor) -> Tensor:
+        return self.out(out.transpose(1, 2).flatten(2))
+
+    @property
+    def parameter_count(self) -> int:
+        queries = self.heads * (self.head_dim + self.value_dim)
+        return self.width * (queries + self.kv_heads * (self.head_dim + self.value_dim))
+
+
+def apart(x: Tensor, heads: int) -> Tensor:
+    """``(b, n, heads · d)`` as ``(b, heads, n, d)``."""
+    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+def together(x: Tensor) -> Tensor:
+    """`apart` undone."""
+    return x.transpose(1, 2).flatten(2)

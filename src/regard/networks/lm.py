@@ -1,0 +1,277 @@
+"""A plain causal language model around any mechanisms, a different one in each layer if wanted."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from regard.blocks.attention import Attention, AttentionState
+from regard.blocks.block import Block
+from regard.blocks.projection import Grouped
+from regard.blocks.rotary import Rotary
+from regard.core.build import build, parse_layers
+from regard.core.errors import wrong
+from regard.core.layout import Layout
+from regard.core.state import State, count_new
+from regard.networks.sampling import Sampling
+
+IGNORED = -100
+"""The target of a token that counts for nothing in a loss, as in `cross_entropy`."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """The sizes of a network of blocks.
+
+    Args:
+        vocabulary: number of token ids. width: of the hidden states. layers: the mechanism of each layer in order, as
+            in ``"softmax*2, window(size=64)*2"``.
+        heads, kv_heads, head_dim, value_dim: of the attention; None: heads, width / heads, and head_dim.
+        inner: of the gated networks, None for 8/3 of the width, to the next multiple of 8.
+        rotary_base: of the rotary positions; None for no positions but what the mechanisms know themselves.
+        eps: under the root of the norms.
+
+    Raises:
+        ValueError: a size below one, heads that do not divide the width where head_dim is left out, or layers that are
+            no list of mechanisms.
+    """
+
+    vocabulary: int
+    width: int = 128
+    layers: str = "softmax*2"
+    heads: int = 4
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    value_dim: int | None = None
+    inner: int | None = None
+    rotary_base: float | None = 10_000.0
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        for field in ("vocabulary", "width", "heads", "kv_heads", "head_dim", "value_dim", "inner"):
+            size = getattr(self, field)
+            if size is not None and size < 1:
+                raise wrong(field, str(size), "at least 1")
+        if self.head_dim is None and self.width % self.heads:
+            raise wrong("width", str(self.width), f"a multiple of the {self.heads} heads, or a head_dim")
+        parse_layers(self.layers)
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return len(parse_layers(self.layers))
+
+    @property
+    def inner_width(self) -> int:
+        return -(-self.width * 8 // 24) * 8 if self.inner is None else self.inner
+
+    def attention(self, name: str, arguments: dict[str, Any]) -> Attention:
+        """The attention of one layer."""
+        d = self.width // self.heads if self.head_dim is None else self.head_dim
+        e = d if self.value_dim is None else self.value_dim
+        projection = Grouped(self.width, self.heads, self.kv_heads or self.heads, d, e)
+        rotary = None if self.rotary_base is None else Rotary(d - d % 2, self.rotary_base)
+        return Attention(build(name, **arguments), projection, rotary)
+
+    def fitted(self, parameters: int, count: Any) -> Any:
+        """The same with the inner width that brings ``count(config)`` nearest to ``parameters``."""
+        least, more = count(replace(self, inner=1)), count(replace(self, inner=2))
+        inner = max(1, 1 + round((parameters - least) / (more - least)))
+        found = replace(self, inner=inner)
+        if abs(count(found) - parameters) > 0.01 * parameters:
+            raise wrong("parameters", f"{parameters:,}", f"within 1% of {least:,} or more: all else has these already")
+        return found
+
+
+class LM(nn.Module):
+    """A causal language model: embedding, blocks, norm, and the embedding again as the output matrix.
+
+        h_0 = E[ids],   h_{l+1} = block_l(h_l),   logits = norm(h_L) Eᵀ
+
+    Shapes: ``ids (b, n)`` int64 -> ``(b, n, vocabulary)``. State: that of each layer.
+
+    Args:
+        config: the sizes. seed: of the weights, None for PyTorch's running generator.
+
+    Raises:
+        ValueError: a mechanism that is not causal.
+    """
+
+    def __init__(self, config: Config, seed: int | None = None) -> None:
+        super().__init__()
+        self.config = config
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            self.embedding = nn.Embedding(config.vocabulary, config.width)
+            nn.init.normal_(self.embedding.weight, std=config.width**-0.5)
+            self.blocks = nn.ModuleList(self.block(*layer) for layer in parse_layers(config.layers))
+        self.norm = nn.RMSNorm(config.width, config.eps)
+
+    def block(self, name: str, arguments: dict[str, Any]) -> Block:
+        """One layer, its two output matrices shrunk by the root of their number, so that depth adds no variance."""
+        attention = self.config.attention(name, arguments)
+        if not attention.mechanism.traits.causal:
+            raise wrong("layers", repr(name), "mechanisms that are causal")
+        block = Block(attention, self.config.width, self.config.inner_width, eps=self.config.eps)
+        with torch.no_grad():
+            block.network.down.weight.mul_((2 * self.config.depth) ** -0.5)
+        return block
+
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks, from the first."""
+        return list(cast(Any, self.blocks))
+
+    def forward(self, ids: Tensor, keys: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
+        """Logits of each next token; ``keys (b, n)`` False marks padding, ``segments (b, n)`` packed documents."""
+        layout, x = Layout(causal=True, keys=keys, segments=segments), self.embed(ids)
+        for block in self.layers:
+            x = block(x, layout)
+        return self.read(x)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Hidden states of tokens, refused where an id is out of range."""
+        if ids.dim() != 2 or ids.dtype not in (torch.int32, torch.int64):
+            raise wrong("ids", f"{ids.dtype} of shape {tuple(ids.shape)}", "int64 of shape (batch, tokens)", TypeError)
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.config.vocabulary:
+            raise wrong("ids", f"{int(ids.min())} to {int(ids.max())}", f"0 to {self.config.vocabulary - 1}")
+        return self.embedding(ids)
+
+    def read(self, x: Tensor) -> Tensor:
+        """Logits of the last hidden states."""
+        return F.linear(self.norm(x), self.embedding.weight)
+
+    def loss(self, ids: Tensor, targets: Tensor | None = None, **layout: Tensor) -> Tensor:
+        """Mean cross-entropy in nats of each next token of ``ids``, or of ``targets (b, n)``, `IGNORED` left out."""
+        if targets is None:
+            targets = F.pad(ids[:, 1:], (0, 1), value=IGNORED)
+        return F.cross_entropy(self(ids, **layout).flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+
+    def start(self, batch: int) -> LMState:
+        """The state before any token, on the model's device and in its dtype."""
+        like = self.embedding.weight
+        layers = tuple(block.start(batch, device=like.device, dtype=like.dtype) for block in self.layers)
+        return LMState(torch.zeros(batch, dtype=torch.int64, device=like.device), layers)
+
+    def extend(self, ids: Tensor, state: LMState, keys: Tensor | None = None) -> tuple[Tensor, LMState]:
+        """``(logits of the new tokens, the state after them)``; ``keys (b, n)`` marks the real ones."""
+        _, seen = count_new(state, keys, ids.shape[1], ids.shape[0])
+        x, layers = self.embed(ids), []
+        for block, layer in zip(self.layers, state.layers, strict=True):
+            x, layer = block.extend(x, layer, keys)
+            layers.append(layer)
+        return self.read(x), LMState(seen, tuple(layers))
+
+    @torch.no_grad()
+    def generate(
+        self,
+        ids: Tensor,
+        max_new_tokens: int,
+        sampling: Sampling = Sampling(),
+        keys: Tensor | None = None,
+        stop: Sequence[int] = (),
+    ) -> Tensor:
+        """``(b, ≤ max_new_tokens)`` ids that continue ``ids (b, n)``, whose padding ``keys`` may stand on either side.
+
+        A sequence that has drawn one of ``stop`` repeats it; generation ends when all have.
+        """
+        if ids.shape[1] == 0:
+            raise wrong("ids", "no tokens", "at least one to continue")
+        if max_new_tokens < 0:
+            raise wrong("max_new_tokens", str(max_new_tokens), "0 or more")
+        logits, state = self.extend(ids, self.start(ids.shape[0]), keys)
+        last = torch.full((ids.shape[0],), ids.shape[1] - 1, device=ids.device)
+        if keys is not None:
+            last = (keys * torch.arange(1, ids.shape[1] + 1, device=ids.device)).argmax(1)
+        logits = logits[torch.arange(ids.shape[0], device=ids.device), last]
+        found, ended = [], torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
+        ends = torch.tensor(list(stop), device=ids.device, dtype=ids.dtype)
+        for step in range(max_new_tokens):
+            drawn = sampling(logits)
+            found.append(torch.where(ended, found[-1], drawn) if found else drawn)
+            ended = ended | torch.isin(drawn, ends)
+            if ended.all() or step == max_new_tokens - 1:
+                break
+            logits, state = self.extend(found[-1][:, None], state)
+            logits = logits[:, 0]
+        return torch.stack(found, dim=1) if found else ids[:, :0]
+
+    @property
+    def parameter_count(self) -> int:
+        """How many parameters there are; the embedding counts once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def flops(self, n: int, batch: int = 1) -> int:
+        """FLOPs of the matrix products of ``forward`` over ``n`` tokens, by formula."""
+        c = self.config
+        network = 6 * c.width * c.inner_width * c.depth + 2 * c.width * c.vocabulary
+        return batch * n * network + sum(block.attention.cost(n, batch=batch).flops for block in self.layers)
+
+    def state_bytes(self, n: int, batch: int = 1) -> int:
+        """Bytes of the decoding state after ``n`` tokens, by formula."""
+        size = self.embedding.weight.element_size()
+        return sum(block.attention.cost(n, batch=batch, itemsize=size).state_bytes for block in self.layers)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes ``config.json`` and ``model.safetensors``, each replaced in one step."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(weights, folder / "model.safetensors.new", {"format": "pt"})
+        (folder / "config.json.new").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+        for name in ("model.safetensors", "config.json"):
+            os.replace(folder / f"{name}.new", folder / name)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> LM:
+        """The model that `save_pretrained` wrote, in evaluation mode.
+
+        Raises:
+            FileNotFoundError: no such files. ValueError: a configuration or weights of something else.
+        """
+        folder = Path(folder)
+        for name in ("config.json", "model.safetensors"):
+            if not (folder / name).is_file():
+                raise wrong("folder", f"{folder} without {name}", "one that `save_pretrained` wrote", FileNotFoundError)
+        given, known = json.loads((folder / "config.json").read_text()), {field.name for field in fields(Config)}
+        if not isinstance(given, dict) or set(given) != known:
+            raise wrong(
+                "folder", f"{folder}, whose config.json is of another model", "one that `save_pretrained` wrote"
+            )
+        model = cls(Config(**given), seed=0)
+        weights = load_file(folder / "model.safetensors")
+        if set(weights) != set(model.state_dict()):
+            strange = sorted(set(weights) ^ set(model.state_dict()))[:3]
+            raise wrong("folder", f"{folder}, whose weights differ in {strange}", "weights of the model in config.json")
+        model.load_state_dict(weights)
+        return model.eval()
+
+
+def fitted(config: Config, parameters: int) -> Config:
+    """The configuration with the inner width that makes a model of ``parameters`` parameters, to 1%.
+
+    Raises:
+        ValueError: no inner width does.
+    """
+    return config.fitted(parameters, lambda sizes: LM(sizes, seed=0).parameter_count)
+
+
+@dataclass(frozen=True)
+class LMState(State):
+    """The states of all layers.
+
+    Args:
+        layers: one for each, from the first.
+    """
+
+    layers: tuple[AttentionState, ...]

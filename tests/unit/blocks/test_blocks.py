@@ -1,0 +1,178 @@
+"""The parts around a mechanism: projections, positions, signals, the short convolution, hosting."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import regard
+from regard.blocks.attention import Attention
+from regard.blocks.block import Block
+from regard.blocks.convolution import ShortConvolution
+from regard.blocks.projection import Grouped
+from regard.blocks.rotary import Rotary
+from regard.blocks.signals import Signals
+from regard.core.layout import Layout
+from regard.core.mechanism import Host, Signal
+
+CLOSE = {"atol": 1e-10, "rtol": 1e-10}
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
+
+
+def hosted(host: Host, kv_heads: int = 2) -> Attention:
+    torch.manual_seed(3)
+    mechanism = regard.build("softmax")
+    mechanism.host = host
+    return Attention(mechanism, Grouped(13, 4, kv_heads, 6, 5), Rotary(6)).double()
+
+
+def test_grouped_projection_is_four_matrices_and_counts_them():
+    projection = Grouped(13, 6, 3, 7, 5).double()
+    x, context = normal(2, 11, 13), normal(2, 17, 13)
+    q, k, v = projection(x, context)
+    assert torch.equal(q[:, 4], x @ projection.q.weight[28:35].T)
+    assert torch.equal(k[:, 1], context @ projection.k.weight[7:14].T)
+    assert v.shape == (2, 3, 17, 5)
+    assert projection.parameter_count == sum(p.numel() for p in projection.parameters())
+    assert projection.cached_numbers == k[0, :, 0].numel() + v[0, :, 0].numel()
+    with pytest.raises(ValueError, match="kv_heads: got 4, want a divisor of the 6 heads"):
+        Grouped(13, 6, 4, 7, 5)
+
+
+def test_rotary_products_depend_on_distances_alone():
+    rotary, q, k = Rotary(6, base=100), normal(1, 1, 1, 7), normal(1, 1, 1, 7)
+
+    def product(i: int, j: int) -> torch.Tensor:
+        return (rotary(q, torch.tensor([[i]])) * rotary(k, torch.tensor([[j]]))).sum()
+
+    torch.testing.assert_close(product(5, 3), product(105, 103), **CLOSE)
+    assert not torch.isclose(product(5, 3), product(5, 2))
+    assert torch.equal(rotary(q, torch.tensor([[0]])), q)
+    angle = torch.tensor(2 * 100 ** (-1 / 3), dtype=torch.float64)
+    turned = rotary(q, torch.tensor([[2]]))[0, 0, 0]
+    torch.testing.assert_close(turned[1], q[0, 0, 0, 1] * angle.cos() - q[0, 0, 0, 4] * angle.sin(), **CLOSE)
+    with pytest.raises(ValueError, match="dim: got 5"):
+        Rotary(5)
+
+
+SPECS = {
+    "gate": Signal("", "query", low=0, high=1, start=0.9),
+    "log_decay": Signal("", "key", "kv_heads", dim="key", high=0, start=-0.01),
+    "step": Signal("", "key", "shared", low=0.5, start=0.7),
+    "shift": Signal("", "key", "heads", dim=3, start=-2.0),
+    "free": Signal("", "key"),
+}
+
+
+def test_signals_have_their_shapes_ranges_and_starts():
+    signals = Signals(SPECS, 13, 4, 2, 6, 5).double()
+    found = signals(normal(2, 11, 13) * 5, normal(2, 17, 13) * 5)
+    shapes = {
+        "gate": (2, 4, 11),
+        "log_decay": (2, 2, 17, 6),
+        "step": (2, 1, 17),
+        "shift": (2, 4, 17, 3),
+        "free": (2, 4, 17),
+    }
+    assert {name: tuple(signal.shape) for name, signal in found.items()} == shapes
+    for name, spec in SPECS.items():
+        assert spec.low <= found[name].min() <= found[name].max() <= spec.high
+    at_zero = signals(torch.zeros(1, 1, 13).double(), torch.zeros(1, 1, 13).double())
+    for name, spec in SPECS.items():
+        if spec.start is not None:
+            torch.testing.assert_close(at_zero[name], torch.full_like(at_zero[name], spec.start))
+    with pytest.raises(ValueError, match="start: got 2"):
+        Signals({"bad": Signal("", low=0, high=1, start=2)}, 13, 4, 2, 6, 5)
+
+
+def test_the_short_convolution_sees_the_last_real_tokens():
+    convolution, x = ShortConvolution(5, 3).double(), normal(2, 7, 5)
+    out = convolution(x, Layout())
+    w = convolution.weight
+    torch.testing.assert_close(out[:, 4], x[:, 4] * w[0] + x[:, 3] * w[1] + x[:, 2] * w[2], **CLOSE)
+    torch.testing.assert_close(out[:, 0], x[:, 0] * w[0], **CLOSE)
+    keys = torch.tensor([[True, False, True, True, False, False, True], [False, False, True, True, True, True, True]])
+    padded = convolution(x, Layout(keys=keys))
+    for row in range(2):
+        alone = convolution(x[row, keys[row]][None], Layout())
+        torch.testing.assert_close(padded[row, keys[row]], alone[0], **CLOSE)
+    segments = torch.tensor([[0, 0, 0, 0, 1, 1, 1]]).expand(2, -1)
+    packed = convolution(x, Layout(segments=segments))
+    torch.testing.assert_close(packed[:, 4:], convolution(x[:, 4:], Layout()), **CLOSE)
+
+
+HOSTS = [
+    Host(),
+    Host(rotary=False),
+    Host(convolution=4, activation="silu", unit=True),
+    Host(convolution=2, norm=True, gate="silu"),
+    Host(norm=True, gate="sigmoid", unit=True),
+]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_hosted_mechanism_is_extended_and_padded_like_one_call(host):
+    layer, x = hosted(host), normal(2, 19, 13)
+    generator = torch.Generator().manual_seed(1)
+    keys = torch.rand(2, 19, generator=generator) < 0.7
+    for mask in (None, keys):
+        want, state, parts = layer(x, Layout(causal=True, keys=mask)), layer.start(2, dtype=torch.float64), []
+        for part in torch.arange(19).split([5, 1, 1, 9, 3]):
+            out, state = layer.extend(x[:, part], state, None if mask is None else mask[:, part])
+            parts.append(out)
+        real = torch.ones(2, 19, dtype=torch.bool) if mask is None else mask
+        torch.testing.assert_close(torch.cat(parts, 1)[real], want[real], **CLOSE)
+    for row in range(2):
+        alone = layer(x[row, keys[row]][None], Layout(causal=True))
+        torch.testing.assert_close(want[row, keys[row]], alone[0], **CLOSE)
+    order = torch.tensor([1, 0])
+    swapped, _ = layer.extend(x[order, :1], state.select(order))
+    torch.testing.assert_close(swapped[order], layer.extend(x[:, :1], state)[0], **CLOSE)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_every_word_of_the_host_does_something(host):
+    x = normal(2, 11, 13)
+    plain = hosted(Host(rotary=False))(x, Layout(causal=True))
+    if host != Host(rotary=False):
+        assert not torch.allclose(hosted(host)(x, Layout(causal=True)), plain)
+
+
+def test_gate_norm_and_unit_are_what_they_say():
+    layer, x = hosted(replace(Host(rotary=False), norm=True, gate="sigmoid", unit=True)), normal(1, 7, 13)
+    q, k, v = layer.projection(x, x)
+    q, k = (t / (t.square().sum(-1, keepdim=True) + 1e-6).sqrt() for t in (q, k))
+    out = regard.build("softmax")(q, k, v, Layout(causal=True))
+    out = out / (out.square().mean(-1, keepdim=True) + 1e-6).sqrt() * layer.scale
+    gate = torch.sigmoid(x @ layer.gate.weight.T).unflatten(2, (4, 5)).transpose(1, 2)
+    torch.testing.assert_close(layer(x, Layout(causal=True)), layer.projection.merge(out * gate), **CLOSE)
+
+
+def test_cross_attention_has_no_positions_and_no_convolution():
+    layer, x, context = hosted(Host()), normal(2, 7, 13), normal(2, 11, 13)
+    order = torch.randperm(11, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(layer(x, Layout(), context), layer(x, Layout(), context[:, order]), **CLOSE)
+    with pytest.raises(ValueError, match="context: got another sequence"):
+        hosted(Host(convolution=3))(x, Layout(), context)
+
+
+def test_a_block_adds_what_its_parts_make():
+    torch.manual_seed(0)
+    block = Block(hosted(Host()), 13, 17, cross=hosted(Host(rotary=False))).double()
+    x, context = normal(2, 7, 13), normal(2, 11, 13)
+    h = x + block.attention(block.norms[0](x), Layout(causal=True))
+    h = h + block.cross(block.norms[2](h), Layout(), context)
+    h = h + block.network(block.norms[1](h))
+    torch.testing.assert_close(block(x, Layout(causal=True), context), h, **CLOSE)
+
+
+def test_a_mechanism_that_does_not_group_is_refused_by_name():
+    mechanism = regard.build("softmax")
+    mechanism.traits = replace(mechanism.traits, grouped=False)
+    with pytest.raises(ValueError, match="kv_heads: got 2, want the 4 heads: Softmax does not group"):
+        Attention(mechanism, Grouped(13, 4, 2, 6, 5))
