@@ -27,14 +27,26 @@ function stamp(): Plugin {
   };
 }
 
-export default defineConfig({
+/** `vite build` makes the page of a record, `vite build --mode results` that of a comparison. */
+const ENTRIES: Record<string, { entry: string; name: string }> = {
+  production: { entry: "src/main.tsx", name: "regard" },
+  results: { entry: "src/results.tsx", name: "results" },
+};
+
+export default defineConfig(({ mode }) => ({
   plugins: [stamp()],
   define: { "process.env.NODE_ENV": '"production"' },
   build: {
     target: "es2022",
     outDir: "../src/regard/web/bundle",
-    emptyOutDir: true,
+    emptyOutDir: mode === "production",
     copyPublicDir: false,
-    lib: { entry: "src/main.tsx", formats: ["iife"], name: "regard", fileName: () => "regard.js", cssFileName: "regard" },
+    lib: {
+      entry: ENTRIES[mode].entry,
+      formats: ["iife"],
+      name: "regard",
+      fileName: () => `${ENTRIES[mode].name}.js`,
+      cssFileName: ENTRIES[mode].name,
+    },
   },
-});
+}));

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from regard.cli import atlas, laws, look, serve, swap, train
+from regard.cli import atlas, compare, laws, look, results, serve, swap, train
 
 app = typer.Typer(
     name="regard",
@@ -19,6 +19,8 @@ app.command("look")(look.look)
 app.command("serve")(serve.serve)
 app.command("atlas")(atlas.atlas)
 app.command("laws")(laws.laws)
+app.command("compare")(compare.compare)
+app.command("results")(results.results)
 app.command("swap-report")(swap.swap_report)
 app.add_typer(train.app, name="train")
 

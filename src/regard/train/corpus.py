@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import platform
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,3 +78,16 @@ def _topics(text: str) -> list[str]:
     """The help topics' own text, instead of the dictionary of quoted lines that holds them."""
     assigned = next(node for node in ast.parse(text).body if isinstance(node, ast.Assign))
     return [inspect.cleandoc(topic) for topic in ast.literal_eval(assigned.value).values()]
+
+
+def read_packages(names: Iterable[str], held_out: bool, seed: int = 0, root: Path | None = None) -> tuple[str, ...]:
+    """The sources of some of the standard library's packages or modules, those held out or the others."""
+    root = root or Path(sysconfig.get_paths()["stdlib"])
+    wanted, found = set(names), []
+    for file in sorted(_sources(root), key=str):
+        name = file.relative_to(root).as_posix()
+        if name.split("/")[0].removesuffix(".py") in wanted and is_held_out(name, seed, 0.25) == held_out:
+            found.append(file.read_text(encoding="utf-8", errors="replace"))
+    if not found:
+        raise wrong("names", ", ".join(sorted(wanted)), "packages of the standard library", FileNotFoundError)
+    return tuple(found)

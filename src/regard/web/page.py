@@ -12,6 +12,7 @@ import base64
 import hashlib
 import html
 import json
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,21 @@ def write_page(folder: Path, target: Path | None = None) -> Path:
 def page_html(folder: Path, served: bool = False) -> str:
     """The whole page of the record in ``folder``; ``served`` lets it ask its server for exact weights."""
     payload = pack(folder)
-    script, style = bundle()
+    script, style = assets("regard")
     record = payload.header["record"]
+    title = f"{record['model']['name']} · {record['tokens']:,} tokens · regard"
+    return document(title, script, style, {"header": payload.header}, payload.blobs, served)
+
+
+def document(
+    title: str,
+    script: str,
+    style: str,
+    data: Mapping[str, Any],
+    blobs: Iterable[tuple[str, bytes]] = (),
+    served: bool = False,
+) -> str:
+    """A page around a script and a style sheet, with JSON ``data`` and binary ``blobs`` under their ids."""
     parts = [
         "<!doctype html>",
         '<html lang="en">',
@@ -42,21 +56,21 @@ def page_html(folder: Path, served: bool = False) -> str:
         '<meta name="color-scheme" content="light dark">',
         f'<meta name="regard-served" content="{"yes" if served else "no"}">',
         '<link rel="icon" href="data:,">',
-        f"<title>{html.escape(record['model']['name'])} · {record['tokens']:,} tokens · regard</title>",
+        f"<title>{html.escape(title)}</title>",
         f"<style>{style}</style>",
         '<div id="page"></div>',
-        f'<script type="application/json" id="header">{embed(payload.header)}</script>',
     ]
-    for name, blob in payload.blobs:
+    parts += [f'<script type="application/json" id="{name}">{embed(value)}</script>' for name, value in data.items()]
+    for name, blob in blobs:
         parts.append(f'<script type="text/plain" id="{name}">{base64.b64encode(blob).decode("ascii")}</script>')
     parts.append(f"<script>{script}</script>")
     return "\n".join(parts) + "\n</html>\n"
 
 
 @cache
-def bundle() -> tuple[str, str]:
-    """The committed script and style sheet."""
-    script, style = ((BUNDLE / name).read_text(encoding="utf-8") for name in ("regard.js", "regard.css"))
+def assets(name: str) -> tuple[str, str]:
+    """The committed script and style sheet of this name."""
+    script, style = ((BUNDLE / f"{name}.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
     return script, style
 
 

@@ -1,0 +1,91 @@
+"""Results as tables in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from regard.compare.plots import PHASES
+from regard.compare.summary import SETTING, Curve, Row
+
+COLUMNS = ("tokens", "time", "× fused", "quartiles", "floor", "peak", "state", "GFLOP")
+UNITS = ((1, "s"), (1e-3, "ms"), (1e-6, "µs"))
+
+
+def cost_tables(found: Sequence[Curve], predicted: Sequence[Row] = ()) -> Iterable[RenderableType]:
+    """For each phase and level a heading, then for each mechanism its growth and a line for each length."""
+    for phase, level in dict.fromkeys((curve.rows[0]["phase"], curve.rows[0]["level"]) for curve in found):
+        yield Text(f"{phase} ({PHASES[phase]}), {level}", style="bold")
+        for curve in found:
+            first = curve.rows[0]
+            if (first["phase"], first["level"]) == (phase, level):
+                extra = [row for row in predicted if all(row[name] == first[name] for name in SETTING)]
+                yield curve_table(curve, extra)
+
+
+def curve_table(curve: Curve, predicted: Sequence[Row]) -> Table:
+    """One mechanism in one phase."""
+    title = f"{curve.rows[0]['mechanism']}: {growth(curve)}"
+    table = Table(title=title, title_justify="left", title_style="", header_style="dim", box=None, pad_edge=False)
+    for name in COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in curve.rows:
+        table.add_row(*line(row))
+    for row in predicted:
+        table.add_row(*predicted_line(row), style="italic")
+    return table
+
+
+def line(row: Row) -> list[str]:
+    """The cells of one measured row."""
+    flops = row["flops_counted"] if row["flops_formula"] is None else row["flops_formula"]
+    return [
+        f"{row['length']:,}",
+        duration(row["seconds"]),
+        f"{row['ratio']:.2f}",
+        f"{row['ratio_low']:.2f}–{row['ratio_high']:.2f}",
+        duration(row["floor_seconds"]),
+        size(row.get("peak_bytes")),
+        size(row["state_bytes"]),
+        "" if flops is None else f"{flops / 1e9:.3g}",
+    ]
+
+
+def predicted_line(row: Row) -> list[str]:
+    """The cells of one prediction, said to be one."""
+    flops = "" if row["flops_formula"] is None else f"{row['flops_formula'] / 1e9:.3g}"
+    note = f"predicted ±{row['fit_error']:.0%}"
+    return [f"{row['length']:,}", duration(row["seconds"]), f"{row['ratio']:.2g}", note, "", "",
+            size(row["state_bytes"]), flops]  # fmt: skip
+
+
+def growth(curve: Curve) -> str:
+    """The fitted exponent beside the claimed one."""
+    if curve.fitted is None:
+        return f"claimed n^{curve.claimed:.0f}"
+    error = "" if curve.fitted.error is None else f"±{curve.fitted.error:.2f}"
+    return f"n^{curve.fitted.value:.2f}{error}, claimed n^{curve.claimed:.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Three digits with their unit."""
+    if seconds is None:
+        return ""
+    for unit, name in UNITS:
+        if seconds >= unit:
+            return f"{seconds / unit:.3g} {name}"
+    return f"{seconds * 1e9:.3g} ns"
+
+
+def size(count: Any) -> str:
+    """Bytes with a binary unit."""
+    if count is None:
+        return ""
+    for power, name in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if count >= 1 << power:
+            return f"{count / (1 << power):.3g} {name}"
+    return f"{count} B"

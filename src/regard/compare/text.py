@@ -1,0 +1,43 @@
+"""What people type: lists of lengths, mechanisms with their arguments."""
+
+from __future__ import annotations
+
+from regard.core.build import parse, split_outside
+from regard.core.errors import wrong
+
+UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20}
+
+
+def parse_length(text: str) -> int:
+    """Tokens: ``512``, ``4k`` for 4,096, ``1m`` for 1,048,576."""
+    digits = text.strip().lower().rstrip("km")
+    unit = text.strip().lower()[len(digits) :]
+    if not digits.isdigit() or unit not in UNITS or int(digits) < 1:
+        raise wrong("--lengths", repr(text), "numbers of tokens such as 512, 4k or 1m")
+    return int(digits) * UNITS[unit]
+
+
+def parse_lengths(text: str) -> list[int]:
+    """``1k,4k`` is these two, ``1k..32k`` each power of two times the first up to the last, ascending."""
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dots, last = part.partition("..")
+        length, stop = parse_length(first), parse_length(last if dots else first)
+        if stop < length:
+            raise wrong("--lengths", repr(part), "a range that rises, such as 1k..32k")
+        while length <= stop:
+            found.add(length)
+            length *= 2
+    return sorted(found)
+
+
+def parse_mechanism(text: str) -> str:
+    """``window,size=64`` or ``window(size=64)``, as the latter.
+
+    Raises:
+        ValueError: neither of them.
+    """
+    name, *arguments = split_outside(text, ",")
+    written = f"{name}({', '.join(argument.strip() for argument in arguments)})" if arguments else text.strip()
+    parse(written)
+    return written

@@ -1,0 +1,84 @@
+"""Block covers: which blocks of queries and keys hold visible entries, as compressed rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from regard.core.errors import wrong
+
+
+@dataclass(frozen=True)
+class Cover:
+    """The blocks of an ``n × m`` mask that are not empty, by block of queries.
+
+    Args:
+        n, m: queries and keys. rows, cols: of a block, the last ones being shorter.
+        offsets: ``(heads * query_blocks + 1)`` int64. columns: ``(nnz)`` int64, ascending key blocks of each row.
+        full: ``(nnz)`` bool, whether every entry of the block is visible. heads: 1 where all share one cover.
+
+    Raises:
+        ValueError: a block side below one, or offsets that do not fit.
+    """
+
+    n: int
+    m: int
+    rows: int
+    cols: int
+    offsets: Tensor
+    columns: Tensor
+    full: Tensor
+    heads: int = 1
+
+    def __post_init__(self):
+        if min(self.rows, self.cols) < 1:
+            raise wrong("rows, cols", f"{self.rows}, {self.cols}", "at least 1 each")
+        if len(self.offsets) != self.heads * self.query_blocks + 1:
+            raise wrong("offsets", f"{len(self.offsets)} entries", f"{self.heads * self.query_blocks + 1}")
+
+    @classmethod
+    def from_index(cls, index: Tensor, n: int, m: int, rows: int, cols: int) -> Cover:
+        """All-visible blocks from ``index (heads, query_blocks, k)``; repeats count once, negatives stand for none."""
+        heads, blocks, key_blocks = index.shape[0], -(-n // rows), -(-m // cols)
+        if index.numel() and int(index.max()) >= key_blocks:
+            raise wrong("index", f"key block {int(index.max())}", f"below {key_blocks}")
+        row = torch.arange(heads * blocks, device=index.device).view(heads, blocks, 1)
+        flat = torch.unique((row * key_blocks + index)[index >= 0])
+        counts = torch.bincount(flat // max(key_blocks, 1), minlength=heads * blocks)
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        columns = flat % max(key_blocks, 1)
+        return cls(n, m, rows, cols, offsets, columns, torch.ones_like(columns, dtype=torch.bool), heads)
+
+    @property
+    def query_blocks(self) -> int:
+        return -(-self.n // self.rows)
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks are listed."""
+        return len(self.columns)
+
+    @property
+    def owners(self) -> Tensor:
+        """``(nnz)``: head * query_blocks + query block of each listed block."""
+        return torch.repeat_interleave(self.offsets.diff())
+
+    @property
+    def cells(self) -> int:
+        """Entries inside the listed blocks, those at the borders by their true size."""
+        if not self.blocks:
+            return 0
+        high = (self.n - self.owners % self.query_blocks * self.rows).clamp(max=self.rows)
+        return int((high * (self.m - self.columns * self.cols).clamp(max=self.cols)).sum())
+
+    @property
+    def density(self) -> float:
+        """``cells`` over all entries."""
+        return self.cells / max(self.heads * self.n * self.m, 1)
+
+    def lists(self, head: int, block: int) -> Tensor:
+        """Key blocks of one block of queries, ascending."""
+        row = (head if self.heads > 1 else 0) * self.query_blocks + block
+        return self.columns[int(self.offsets[row]) : int(self.offsets[row + 1])]

@@ -1,0 +1,151 @@
+"""Results are committed one by one, survive kills, and say where they come from."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+
+from regard.compare.cell import Cell
+from regard.compare.query import query_table
+from regard.compare.run import run
+from regard.compare.store import Store
+
+
+@dataclass(frozen=True)
+class Slow(Cell):
+    """A cell that takes its time, or fails."""
+
+    kind: ClassVar[str] = "slow"
+    number: int
+    seconds: float = 0.0
+    fails: bool = False
+
+    def run(self, report=lambda what: None):
+        report(self.label)
+        time.sleep(self.seconds)
+        if self.fails:
+            raise ValueError(f"number: got {self.number}, want another")
+        return {"square": self.number**2, "half": self.number / 2, "name": f"n{self.number}"}
+
+
+def numbers(store: Store) -> list[int]:
+    return sorted(row["number"] for row in store.rows())
+
+
+def test_a_row_holds_fields_figures_and_where_it_comes_from(tmp_path):
+    store = Store(tmp_path / "new")
+    assert [outcome.error for outcome in run([Slow(3), Slow(5)], store, "the command")] == [None, None]
+    row = next(row for row in store.rows() if row["number"] == 5)
+    assert (row["square"], row["half"], row["name"], row["kind"]) == (25, 2.5, "n5", "slow")
+    assert row["command"] == "the command"
+    assert all(row[name] for name in ("regard", "torch", "python", "machine", "date"))
+    assert row["key"] == Slow(5).key != Slow(3).key
+
+
+def test_what_is_there_is_not_measured_again_unless_asked(tmp_path):
+    store = Store(tmp_path)
+    list(run([Slow(2)], store, "first"))
+    second = list(run([Slow(2), Slow(7)], store, "second"))
+    assert [outcome.reused for outcome in second] == [True, False]
+    assert {row["number"]: row["command"] for row in store.rows()} == {2: "first", 7: "second"}
+    list(run([Slow(2)], store, "third", again=True))
+    assert {row["number"]: row["command"] for row in store.rows()} == {2: "third", 7: "second"}
+
+
+def test_a_failure_is_reported_and_the_rest_goes_on(tmp_path):
+    store = Store(tmp_path)
+    outcomes = {outcome.cell.number: outcome for outcome in run([Slow(1, fails=True), Slow(4)], store, "")}
+    assert outcomes[1].error == "number: got 1, want another"
+    assert numbers(store) == [4]
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from unit.compare.test_results import Slow
+from regard.compare.run import run
+from regard.compare.store import Store
+for outcome in run([Slow(n, 0.15) for n in range(8)], Store(sys.argv[1]), "killed"):
+    print(outcome.cell.number, flush=True)
+"""
+
+
+def test_a_killed_run_loses_nothing_that_was_finished_and_goes_on(tmp_path):
+    tests = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path), tests], stdout=subprocess.PIPE, text=True)
+    finished = [int(process.stdout.readline()) for _ in range(3)]
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    store = Store(tmp_path)
+    assert set(finished) <= set(numbers(store)) < set(range(8))
+    before = len(numbers(store))
+    done = list(run([Slow(n, 0.15) for n in range(8)], store, "resumed"))
+    assert sum(outcome.reused for outcome in done) == before
+    assert numbers(store) == list(range(8))
+
+
+def test_sql_sees_the_rows_and_nothing_else(tmp_path):
+    store = Store(tmp_path)
+    list(run([Slow(n) for n in (2, 3, 5)], store, ""))
+    answer = query_table(store.table(), "select sum(square) as total from results where number > 2")
+    assert answer.to_pylist() == [{"total": 34}]
+    with pytest.raises(ValueError, match=r"--sql: got 'select nothing.*a query of the table `results`"):
+        query_table(store.table(), "select nothing from results")
+    with pytest.raises(ValueError, match="--sql"):
+        query_table(store.table(), "select * from read_text('/etc/hostname')")
+
+
+def test_folders_that_are_not_results_are_refused_by_name(tmp_path):
+    with pytest.raises(FileNotFoundError, match="without results"):
+        Store(tmp_path / "none").table()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(NotADirectoryError, match="a file"):
+        Store(tmp_path / "file")
+    with pytest.raises(ValueError, match="other things"):
+        Store(tmp_path)
+    store = Store(tmp_path / "good")
+    list(run([Slow(1)], store, ""))
+    (store.cells / "broken.parquet").write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match=r"broken\.parquet, no Parquet file"):
+        store.table()
+
+
+def test_unknown_workers_are_refused():
+    with pytest.raises(ValueError, match=r"--workers: got 'cloud', want local, ray or ray:ADDRESS"):
+        list(run([Slow(1)], None, "", workers="cloud"))
+
+
+@pytest.mark.slow
+def test_cells_are_spread_over_a_ray_cluster(tmp_path):
+    """A local Ray cluster measures every cell once and reports the one that fails."""
+    pytest.importorskip("ray")
+    tests = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+    script = SCRIPT.replace('"killed"', '"ray", workers="ray"').replace("range(8)", "range(3)")
+    script = script.replace("print(outcome.cell.number", "print(outcome.cell.number, outcome.error")
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path), tests],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        env=os.environ | {"PYTHONPATH": tests},
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split("\n")[:-1]) == ["0 None", "1 None", "2 None"]
+    assert numbers(Store(tmp_path)) == [0, 1, 2]
+
+
+def test_keys_are_the_same_in_every_process():
+    code = "from regard.compare.cost import CostCell; print(CostCell('softmax', 'train', 512).key)"
+    keys = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout for _ in range(2)}
+    from regard.compare.cost import CostCell
+
+    assert keys == {CostCell("softmax", "train", 512).key + "\n"}
+    assert json.dumps(CostCell("softmax", "train", 512).fields)
