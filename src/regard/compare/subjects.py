@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regard.blocks.block import Block
-from regard.core.build import build, parse
+from regard.core.build import build_for, parse
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.laws.subject import within
@@ -54,7 +54,7 @@ class Subject:
 
     def __init__(self, text: str, sizes: Sizes) -> None:
         name, config = parse(text)
-        self.text, self.sizes, self.mechanism = text, sizes, build(name, **config)
+        self.text, self.sizes, self.mechanism = text, sizes, build_for(sizes.heads, name, **config)
         if sizes.kv_heads != sizes.heads and not self.mechanism.traits.grouped:
             raise wrong("--kv-heads", str(sizes.kv_heads), f"{sizes.heads}: {text} does not group queries")
         self.causal = self.mechanism.traits.causal

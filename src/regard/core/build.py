@@ -27,6 +27,13 @@ def build(name: str, **config: Any) -> Mechanism:
     return entry.thing(**config)
 
 
+def build_for(heads: int, name: str, **config: Any) -> Mechanism:
+    """`build`, with ``heads`` filled in where the constructor takes it and ``config`` does not give it."""
+    thing = find(name).thing
+    takes = isinstance(thing, type) and "heads" in inspect.signature(thing).parameters
+    return build(name, **({"heads": heads} if takes else {}) | config)
+
+
 def parse(text: str) -> tuple[str, dict[str, Any]]:
     """``(name, config)`` of ``"window(size=64, sinks=4)"``, or of a bare ``"softmax"``: what `build` takes.
 

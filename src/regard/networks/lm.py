@@ -18,7 +18,7 @@ from regard.blocks.attention import Attention, AttentionState
 from regard.blocks.block import Block
 from regard.blocks.projection import Grouped
 from regard.blocks.rotary import Rotary
-from regard.core.build import build, parse_layers
+from regard.core.build import build_for, parse_layers
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.state import State, count_new
@@ -80,7 +80,7 @@ class Config:
         e = d if self.value_dim is None else self.value_dim
         projection = Grouped(self.width, self.heads, self.kv_heads or self.heads, d, e)
         rotary = None if self.rotary_base is None else Rotary(d - d % 2, self.rotary_base)
-        return Attention(build(name, **arguments), projection, rotary)
+        return Attention(build_for(self.heads, name, **arguments), projection, rotary)
 
     def fitted(self, parameters: int, count: Any) -> Any:
         """The same with the inner width that brings ``count(config)`` nearest to ``parameters``."""

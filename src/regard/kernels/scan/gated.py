@@ -1,0 +1,261 @@
+"""The general scan: decays that depend on the data, for each head or channel, with and without the delta rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+CHUNK = 64  # tokens whose scores are formed; larger costs FLOPs, smaller steps
+INNER = 16  # of a chunk, where channels decay apart: pairs inside are formed channel by channel
+WINDOW = 1024  # tokens in flight, and between the states that the backward pass starts from
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a scan reads of each token, without its queries' past.
+
+    Args:
+        q, k: ``(b, h, n, d)``. v: ``(b, h, n, e)``.
+        log_decay: ``(b, h, n)`` for each head or ``(b, h, n, d)`` for each channel, at most 0; None for no decay.
+        beta: ``(b, h, n)``, how much of what the key recalls is replaced; None for no delta rule.
+        resets: ``(b, n)`` bool, tokens before which everything is forgotten: the first ones of packed documents.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    log_decay: Tensor | None = None
+    beta: Tensor | None = None
+    resets: Tensor | None = None
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Those that are given, in order."""
+        return [x for x in (getattr(self, f.name) for f in fields(self)) if x is not None]
+
+    def like(self, tensors: list[Tensor]) -> Inputs:
+        """The same with other tensors in the place of `tensors`."""
+        given, left = [f.name for f in fields(self) if getattr(self, f.name) is not None], list(tensors)
+        return replace(self, **dict(zip(given, left, strict=True)))
+
+    def each(self, change: Callable[[Tensor, int], Tensor]) -> Inputs:
+        """Every tensor changed by ``change(tensor, axis of its tokens)``."""
+
+        def given(x: Tensor | None, axis: int) -> Tensor | None:
+            return None if x is None else change(x, axis)
+
+        q, k, v = (change(x, 2) for x in (self.q, self.k, self.v))
+        return Inputs(q, k, v, given(self.log_decay, 2), given(self.beta, 2), given(self.resets, 1))
+
+    def part(self, span: slice) -> Inputs:
+        """Some consecutive tokens."""
+        return self.each(lambda x, axis: x.narrow(axis, span.start, span.stop - span.start))
+
+    def fold(self, size: int) -> Inputs:
+        """Tokens as ``(chunks, size)``."""
+        return self.each(lambda x, axis: x.unflatten(axis, (-1, size)))
+
+
+def scan(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Causal linear attention under decay and delta rule, from a state to a state.
+
+        S_t = (I − β_t k_t k_tᵀ) G_t S_{t−1} + β_t k_t v_tᵀ,   o_t = S_tᵀ q_t,   G_t = diag(exp(log_decay_t))
+
+    Without ``beta`` the first factor is the identity and β_t is 1. A reset makes S_{t−1} zero. Chunks of C tokens are
+    matrix products; only exponentials of numbers ≤ 0 are formed, so decays of any strength are safe. The backward pass
+    keeps a state every `WINDOW` tokens and computes the rest again.
+
+    Shapes: as in `Inputs`; ``state (b, h, d, e)`` -> ``(b, h, n, e)``, ``(b, h, d, e)``.
+    Cost: `gated_flops`; memory O(n (d + e)).
+
+    Papers: chunks: Hua et al., arXiv 2202.10447; the delta rule as triangular systems: Yang et al., 2406.06484; with
+    decay: Yang et al., 2412.06464; channels: Yang et al., 2312.06635.
+    """
+    out, state = cast(Any, Scan.apply)(inputs, state, *inputs.tensors)
+    return out, state
+
+
+class Scan(torch.autograd.Function):
+    """The scan window by window; each one's backward pass is autograd over that window alone."""
+
+    @staticmethod
+    def forward(ctx, inputs, state, *tensors):
+        n, states, outs = inputs.q.shape[2], [], []
+        for span in windows(n):
+            states.append(state)
+            out, state = window(inputs.part(span), state)
+            outs.append(out)
+        ctx.save_for_backward(*tensors, *states)
+        ctx.kinds, ctx.count = inputs, len(tensors)
+        ctx.set_materialize_grads(False)
+        return torch.cat(outs, dim=2) if outs else inputs.v.clone(), state.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad, grad_state):
+        saved = ctx.saved_tensors
+        inputs, states = ctx.kinds.like(list(saved[: ctx.count])), saved[ctx.count :]
+        n = inputs.q.shape[2]
+        sums = [torch.zeros_like(x) if x.is_floating_point() else None for x in inputs.tensors]
+        grad = torch.zeros_like(inputs.v) if grad is None else grad
+        carried = grad_state
+        for span, state in reversed(list(zip(windows(n), states, strict=True))):
+            with torch.enable_grad():
+                part = inputs.part(span)
+                leaves = [x.detach().requires_grad_(x.is_floating_point()) for x in part.tensors]
+                begun = state.detach().requires_grad_()
+                out, after = window(part.like(leaves), begun)
+                learned = [x for x in leaves if x.requires_grad]
+                ends, upstream = [out], [grad[:, :, span]]
+                if carried is not None:
+                    ends, upstream = [*ends, after], [*upstream, carried]
+                found = torch.autograd.grad(ends, [*learned, begun], upstream, allow_unused=True)
+            *parts, carried = found
+            for total, part in zip([s for s in sums if s is not None], parts, strict=True):
+                if part is not None:
+                    total[:, :, span] = part
+        return None, carried, *sums
+
+
+def windows(n: int) -> list[slice]:
+    """Whole chunks, `WINDOW` tokens at a time, then what is left over as one short chunk."""
+    whole = n - n % CHUNK
+    spans = [slice(start, min(start + WINDOW, whole)) for start in range(0, whole, WINDOW)]
+    return [*spans, slice(whole, n)] if n > whole else spans
+
+
+def window(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
+    """The chunks of one window: what lies inside chunks at once, the state from chunk to chunk."""
+    n = inputs.q.shape[2]
+    x = inputs.fold(min(n, CHUNK))
+    decay = None if x.log_decay is None else x.log_decay.cumsum(3)  # from the chunk's start, each token's own included
+    since = None if x.resets is None else x.resets.cumsum(2)[:, None]
+    within = pairs(x.q, x.k, decay, since, 0)
+    reading = x.q if decay is None else x.q * spread(decay).exp()
+    writing = x.k if decay is None else x.k * (spread(decay[:, :, :, -1:]) - spread(decay)).exp()
+    kept = None if decay is None else spread(decay[:, :, :, -1:])[..., 0, :, None].exp()
+    if since is not None:
+        reading = reading * (since == 0)[..., None]
+        writing = writing * (since == since[..., -1:])[..., None]
+        fresh = (since[..., -1] == 0)[..., None, None].to(state.dtype)
+        kept = fresh if kept is None else kept * fresh
+    if x.beta is None:
+        written, before = writing.mT @ x.v, []
+        for c in range(written.shape[2]):
+            before.append(state)
+            state = (state if kept is None else state * kept[:, :, c]) + written[:, :, c]
+        out = within @ x.v + reading @ torch.stack(before, dim=2)
+        return out.flatten(2, 3), state
+    return delta(x, decay, since, within, reading, writing, kept, state)
+
+
+def delta(
+    x: Inputs,
+    decay: Tensor | None,
+    since: Tensor | None,
+    within: Tensor,
+    reading: Tensor,
+    writing: Tensor,
+    kept: Tensor | None,
+    state: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The chunks under the delta rule: a unit triangular system gives what each token really writes.
+
+    (I + B) U = β (V − K̃ S),   B_ij = β_i k_i·k_j decay_ij for j < i,   K̃ = k decayed from the chunk's start
+    """
+    beta = cast(Tensor, x.beta)[..., None]
+    erased = x.k if decay is None else x.k * spread(decay).exp()
+    if since is not None:
+        erased = erased * (since == 0)[..., None]
+    system = beta * pairs(x.k, x.k, decay, since, -1)
+    right = torch.cat([beta * x.v, beta * erased], dim=-1)
+    solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
+    values, keys = solved.split([x.v.shape[-1], x.k.shape[-1]], dim=-1)
+    outs = []
+    for c in range(values.shape[2]):
+        new = values[:, :, c] - keys[:, :, c] @ state
+        outs.append(within[:, :, c] @ new + reading[:, :, c] @ state)
+        state = (state if kept is None else state * kept[:, :, c]) + writing[:, :, c].mT @ new
+    return torch.cat(outs, dim=2), state
+
+
+def spread(decay: Tensor) -> Tensor:
+    """Decays of heads or channels ``(b, h, chunks, tokens, 1 or d)``."""
+    return decay if decay.dim() == 5 else decay[..., None]
+
+
+def pairs(q: Tensor, k: Tensor, decay: Tensor | None, since: Tensor | None, diagonal: int) -> Tensor:
+    """``q_i · diag(exp(D_i − D_j)) k_j`` for j ≤ i (or j < i for ``diagonal`` −1) of one document, else 0."""
+    size = q.shape[3]
+    seen = torch.ones(size, size, dtype=torch.bool, device=q.device).tril(diagonal)
+    if since is not None:
+        seen = seen & (since[..., :, None] == since[..., None, :])
+    if decay is None or decay.dim() == 4:
+        products = q @ k.mT
+        if decay is not None:
+            apart = (decay[..., :, None] - decay[..., None, :]).masked_fill(~seen, -torch.inf)
+            products = products * apart.exp()
+        return products.masked_fill(~seen, 0)
+    rows = []
+    for start in range(0, size, INNER):
+        stop = min(start + INNER, size)
+        own, mine = slice(start, stop), decay[..., start:stop, :]
+        fine = (mine[..., :, None, :] - mine[..., None, :, :]).clamp(max=0).exp()
+        near = (q[..., own, None, :] * k[..., None, own, :] * fine).sum(-1)
+        blocks = [near, near.new_zeros(*near.shape[:-1], size - stop)]
+        if start:
+            border = decay[..., start - 1 : start, :]
+            earlier = k[..., :start, :] * (border - decay[..., :start, :]).exp()
+            far = (q[..., own, :] * (mine - border).exp()) @ earlier.mT
+            blocks = [far, *blocks]
+        rows.append(torch.cat(blocks, dim=-1))
+    return torch.cat(rows, dim=-2).masked_fill(~seen, 0)
+
+
+def gated_flops(n: int, d: int, e: int, channels: bool = False, delta: bool = False) -> int:
+    """FLOPs of one head's matrix products: scores and their values inside chunks, reading and writing the state.
+
+    The triangular system of the delta rule and the pairs inside of `INNER` tokens of channel decays, which are no
+    matrix products, are left out: ``C (d + e) n`` and ``16 d n`` multiply-adds.
+    """
+    whole, rest = divmod(n, CHUNK)
+    return whole * chunk_flops(CHUNK, d, e, channels, delta) + chunk_flops(rest, d, e, channels, delta)
+
+
+def chunk_flops(size: int, d: int, e: int, channels: bool, delta: bool) -> int:
+    """FLOPs of one head and chunk of ``size`` tokens."""
+    scored = sum(2 * min(INNER, size - start) * start * d for start in range(0, size, INNER))
+    scored = scored if channels else 2 * size * size * d
+    times, states = (2, 3) if delta else (1, 2)
+    return times * scored + 2 * size * size * e + states * 2 * size * d * e
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What some consecutive tokens do to any state before them: ``S ↦ transition S + state``.
+
+    Segments merge associatively, the earlier one on the left, with ``Segment(I, 0)`` as identity, so that machines can
+    share a sequence.
+
+    Args:
+        transition: ``(b, h, d, d)``. state: ``(b, h, d, e)``, what they leave behind nothing.
+    """
+
+    transition: Tensor
+    state: Tensor
+
+    def __add__(self, later: Segment) -> Segment:
+        return Segment(later.transition @ self.transition, later.transition @ self.state + later.state)
+
+
+def segment(inputs: Inputs) -> Segment:
+    """The `Segment` of some tokens: two scans, one of them of the identity with nothing written."""
+    b, h, _, d = inputs.k.shape
+    nothing = inputs.v.new_zeros(b, h, d, inputs.v.shape[3])
+    identity = torch.eye(d, dtype=inputs.v.dtype, device=inputs.v.device).expand(b, h, d, d)
+    silent = replace(inputs, v=inputs.v.new_zeros(*inputs.v.shape[:3], d))
+    return Segment(scan(silent, identity)[1], scan(inputs, nothing)[1])

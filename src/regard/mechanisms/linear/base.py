@@ -1,0 +1,192 @@
+"""The family whose past is a matrix: feature maps, decays and the delta rule around one scan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from regard.core.cost import Cost, Shape
+from regard.core.errors import wrong
+from regard.core.layout import Layout
+from regard.core.mechanism import Mechanism, Traits, accumulate_dtype, repeat_heads
+from regard.core.state import State, count_new
+from regard.kernels.scan import Inputs, gated_flops, scan
+
+EPSILON = 1e-6
+"""Least sum of weights that a normalised row is divided by."""
+
+
+@dataclass(frozen=True)
+class Matrix(State):
+    """All that is left of the past.
+
+    Args:
+        kv: ``(batch, heads, D, E)`` in the precision of sums: D features of a key, E the values, and one column more
+            where rows are normalised; four axes, the last three of size zero, before the first token.
+    """
+
+    kv: Tensor
+
+
+class Recurrent(Mechanism):
+    """The base of causal mechanisms that are a recurrence over a matrix.
+
+        S_t = (I − β_t k_t k_tᵀ) G_t S_{t−1} + β_t k_t v_tᵀ,   o_t = S_tᵀ q_t,   k = φ(k), q = φ'(q)
+
+    A subclass gives what differs: `features` (φ, φ'), `log_decay` (of G), `strength` (β, with which comes the delta
+    rule), `values`, and whether rows are `normalised` by their sums. Padding neither decays nor writes; each packed
+    document begins with S = 0.
+
+    Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h; causal.
+    State: D E numbers a head, at least float32, whatever the length.
+    """
+
+    traits = Traits(two_sided=False, time="linear", state="constant")
+    normalised: bool = False
+    by_channel: bool = False
+
+    def features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """φ'(q) and φ(k), ``(b, h, tokens, D)``."""
+        return q, k
+
+    def feature_dim(self, head_dim: int) -> int:
+        """D."""
+        return head_dim
+
+    def log_decay(self, k: Tensor, signals: Mapping[str, Tensor]) -> Tensor | None:
+        """``(b or 1, h or 1, m)``, or ``(…, m, D)`` where channels decay apart; at most 0; None for no decay."""
+        return None
+
+    def strength(self, signals: Mapping[str, Tensor]) -> Tensor | None:
+        """β ``(b, h or 1, m)``; None for no delta rule."""
+        return None
+
+    def values(self, v: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
+        """What is written of each token."""
+        return v
+
+    @property
+    def delta(self) -> bool:
+        """Whether the delta rule is on."""
+        return "beta" in self.signals
+
+    def prepared(
+        self, q: Tensor, k: Tensor, v: Tensor, real: Tensor | None, resets: Tensor | None, signals: Mapping[str, Tensor]
+    ) -> Inputs:
+        """What the scan reads, in the precision of sums: one query a key, padding silent."""
+        wide, heads = accumulate_dtype(q.dtype), q.shape[1]
+        signals = {name: x.to(wide) for name, x in signals.items()}
+        written = self.values(repeat_heads(v, heads).to(wide), signals)
+        if self.normalised:
+            written = torch.cat([written, torch.ones_like(written[..., :1])], dim=-1)
+        q, k = self.features(q.to(wide), repeat_heads(k, heads).to(wide))
+        decay, beta = self.log_decay(k, signals), self.strength(signals)
+        decay = None if decay is None else decay.expand(*k.shape[:3], *decay.shape[3:])
+        beta = None if beta is None else beta.expand(k.shape[:3])
+        if real is not None:
+            silent = ~real[:, None, :]
+            k = k.masked_fill(silent[..., None], 0)
+            if decay is not None:
+                decay = decay.masked_fill(silent if decay.dim() == 3 else silent[..., None], 0)
+            beta = None if beta is None else beta.masked_fill(silent, 0)
+        return Inputs(q, k, written, decay, beta, resets)
+
+    def finish(self, out: Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows divided by their sums where they are to be."""
+        if self.normalised:
+            out = out[..., :-1] / out[..., -1:].clamp(min=EPSILON)
+        return out.to(dtype)
+
+    def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(causal=True), **signals: Tensor) -> Tensor:
+        self.check(q, k, None, layout, signals)
+        n, m = q.shape[2], k.shape[2]
+        blank = k.new_zeros(*k.shape[:3], 1)
+        x = self.prepared(aligned(q, m), k, blank, layout.keys, None, signals)
+        allowed = Layout(True, layout.keys, layout.segments).allowed(m, m, q.device)
+        seen = decayed_pairs(x.q, x.k, x.log_decay, allowed)
+        if x.beta is not None:
+            products = decayed_pairs(x.k, x.k, x.log_decay, allowed.tril(-1)) * x.beta[..., None]
+            system = products + torch.eye(m, dtype=products.dtype, device=q.device)
+            seen = torch.linalg.solve_triangular(system.mT, seen.mT, upper=True, unitriangular=True).mT
+            seen = seen * x.beta[..., None, :]
+        if self.normalised:
+            seen = seen / seen.sum(-1, keepdim=True).clamp(min=EPSILON)
+        return unaligned(self.scaled(seen, signals), n).to(q.dtype)
+
+    def scaled(self, weights: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
+        """The weights once `values` has scaled what is written."""
+        return weights
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(causal=True), **signals: Tensor
+    ) -> Tensor:
+        self.check(q, k, v, layout, signals)
+        n, m = q.shape[2], k.shape[2]
+        inputs = self.prepared(aligned(q, m), k, v, layout.keys, starts(layout.segments), signals)
+        out, _ = scan(inputs, self.empty(inputs))
+        return unaligned(self.finish(out, q.dtype), n)
+
+    def empty(self, inputs: Inputs) -> Tensor:
+        """S before the first token."""
+        return inputs.v.new_zeros(*inputs.k.shape[:2], inputs.k.shape[3], inputs.v.shape[3])
+
+    def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Matrix:
+        """No memory yet."""
+        nothing = torch.empty(batch, 0, 0, 0, device=device, dtype=accumulate_dtype(dtype))
+        return Matrix(torch.zeros(batch, dtype=torch.int64, device=device), nothing)
+
+    def extend(
+        self, q: Tensor, k: Tensor, v: Tensor, state: Any, keys: Tensor | None = None, **signals: Tensor
+    ) -> tuple[Tensor, Matrix]:
+        """Scans on from the memory."""
+        self.check(q, k, v, Layout(causal=True), signals)
+        _, seen = count_new(state, keys, k.shape[2], k.shape[0])
+        inputs = self.prepared(q, k, v, keys, None, signals)
+        out, kv = scan(inputs, state.kv if state.kv.shape[1] else self.empty(inputs))
+        return self.finish(out, q.dtype), Matrix(seen, kv)
+
+    def cost(self, shape: Shape, layout: Layout = Layout(causal=True)) -> Cost:
+        heads, d, e = shape.batch * shape.heads, self.feature_dim(shape.head_dim), shape.values + self.normalised
+        flops = gated_flops(shape.keys, d, e, self.by_channel, self.delta)
+        return Cost(heads * flops, shape.io_bytes, heads * d * e * max(shape.itemsize, 4))
+
+    def check(self, q, k, v, layout, signals) -> None:
+        super().check(q, k, v, layout, signals)
+        for name, spec in self.signals.items():
+            shape, size = tuple(signals[name].shape), spec.size(q.shape[3], q.shape[3] if v is None else v.shape[3])
+            heads = {"heads": q.shape[1], "kv_heads": k.shape[1], "shared": 1}[spec.heads]
+            wanted = (q.shape[0], heads, q.shape[2] if spec.side == "query" else k.shape[2], *size)
+            if shape != wanted and not (v is None and spec.dim == "value"):
+                raise wrong(name, f"shape {shape}", f"{wanted}")
+
+
+def aligned(q: Tensor, m: int) -> Tensor:
+    """One query a key: blank ones before ``q``, or q without those before the first key."""
+    return pad(q, (0, 0, m - q.shape[2], 0))
+
+
+def unaligned(x: Tensor, n: int) -> Tensor:
+    """`aligned` undone on the outputs or rows: those of the last ``n`` queries, zeros before the first key."""
+    return pad(x, (0, 0, n - x.shape[2], 0))
+
+
+def starts(segments: Tensor | None) -> Tensor | None:
+    """``(b, m)`` bool: the first tokens of packed documents but the first."""
+    return None if segments is None else pad(segments[:, 1:] != segments[:, :-1], (1, 0))
+
+
+def decayed_pairs(q: Tensor, k: Tensor, log_decay: Tensor | None, allowed: Tensor) -> Tensor:
+    """``q_i · diag(exp(Σ_{j < t ≤ i} log_decay_t)) k_j`` where ``allowed``, else 0: ``(b, h, m, m)``, dense."""
+    if log_decay is None:
+        return (q @ k.mT).masked_fill(~allowed, 0)
+    since = log_decay.cumsum(2)
+    if log_decay.dim() == 3:
+        apart = (since[..., :, None] - since[..., None, :]).masked_fill(~allowed, -torch.inf)
+        return (q @ k.mT * apart.exp()).masked_fill(~allowed, 0)
+    apart = (since[..., :, None, :] - since[..., None, :, :]).masked_fill(~allowed[..., None], -torch.inf)
+    return torch.einsum("bhid,bhijd,bhjd->bhij", q, apart.exp(), k)

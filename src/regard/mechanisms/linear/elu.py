@@ -1,0 +1,49 @@
+"""Linear attention with the feature map elu + 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn.functional import elu
+
+from regard.core.atlas import Claim, published
+from regard.core.mechanism import Example, Host, Traits
+from regard.mechanisms.linear.base import Recurrent
+
+
+@published(
+    "linear",
+    family="linear",
+    title="Transformers are RNNs: Fast Autoregressive Transformers with Linear Attention",
+    arxiv="2006.16236",
+    year=2020,
+    aliases=("linear_attention", "elu"),
+    claim=Claim(
+        text="chunked, recurrent and quadratic forms are equal; rows sum to one; one decoding step costs the same "
+        "after any number of tokens",
+        status="works",
+        figure="equal to 1e-9 in float64; a decoding step after 65,536 tokens costs what one after 1,024 does",
+        command="pytest tests/claims/test_recurrent.py",
+    ),
+)
+class Linear(Recurrent):
+    """Each query takes the mean of earlier values, weighted by products of positive features.
+
+        A_ij = φ(q_i) · φ(k_j) / Σ_{j' ≤ i} φ(q_i) · φ(k_j'),   φ(x) = elu(x) + 1
+
+    A is ``weights``. See `Recurrent` for shapes and state, which has one column more for the sums.
+
+    Paper: Katharopoulos et al., arXiv 2006.16236.
+    """
+
+    traits = Traits(two_sided=False, time="linear", state="constant", rows="one", sign="nonnegative")
+    host = Host()
+    normalised = True
+
+    def features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        return elu(q) + 1, elu(k) + 1
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        return [Example("plain", cls(), heads=3, kv_heads=3), Example("grouped", cls(), heads=4, kv_heads=2)]

@@ -1,0 +1,56 @@
+"""The gated delta rule: forgetting all, and replacing what the key recalls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from torch import Tensor
+
+from regard.core.atlas import Claim, published
+from regard.core.mechanism import Example, Host, Signal
+from regard.mechanisms.linear.base import Recurrent
+from regard.mechanisms.linear.deltanet import STRENGTH
+
+
+@published(
+    "gated_deltanet",
+    family="linear",
+    title="Gated Delta Networks: Improving Mamba2 with Delta Rule",
+    arxiv="2412.06464",
+    year=2024,
+    aliases=("gated_delta_rule", "gdn"),
+    claim=Claim(
+        text="equals the delta rule without decay; forgets everything by one token of strong decay, "
+        "which the delta rule cannot",
+        status="works",
+        figure="the limit to 1e-9; after a decay of e^-50 nothing of 16 earlier pairs is left (1e-9)",
+        command="pytest tests/claims/test_recurrent.py",
+    ),
+)
+class GatedDeltaNet(Recurrent):
+    """The delta rule over a memory that fades by a data-dependent rate for each head.
+
+        S_t = α_t (I − β_t k_t k_tᵀ) S_{t−1} + β_t k_t v_tᵀ,   o_t = S_tᵀ q_t / √d,   α_t = exp(log_decay_t)
+
+    α and β are given by the signals ``log_decay (b, h, m)`` and ``beta (b, h, m)``; the host is that of Qwen3-Next:
+    short convolution, SiLU, unit length, norm of each head and SiLU gate.
+
+    Paper: Yang et al., arXiv 2412.06464.
+    """
+
+    signals: ClassVar = {"log_decay": Signal("log of what stays", high=0, start=-0.05), "beta": STRENGTH}
+    host = Host(rotary=False, convolution=4, activation="silu", unit=True, norm=True, gate="silu")
+
+    def features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        return q * q.shape[-1] ** -0.5, k
+
+    def log_decay(self, k: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
+        return signals["log_decay"]
+
+    def strength(self, signals: Mapping[str, Tensor]) -> Tensor:
+        return signals["beta"]
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        return [Example("plain", cls(), heads=3, kv_heads=3), Example("grouped", cls(), heads=4, kv_heads=2)]
