@@ -1,0 +1,1 @@
+"""Attention through a few tokens between queries and keys."""
