@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 
 
 def compare(
-    mechanisms: Annotated[list[str], typer.Argument(help="such as softmax 'window(size=64)' gla; window,size=64 too")],
+    mechanisms: Annotated[
+        list[str] | None, typer.Argument(help="such as softmax 'window(size=64)' gla; window,size=64 too")
+    ] = None,
     lengths: Annotated[str | None, typer.Option(help="such as 1k..32k or 512,4k; 1k..8k if left out")] = None,
     phase: Annotated[str, typer.Option(help="of prefill, decode, train")] = "prefill,decode,train",
     level: Annotated[str, typer.Option("--as", help="mechanism, block or lm: what is around it")] = "mechanism",
     task: Annotated[str | None, typer.Option(help="tasks to train small models on; `all` lists them")] = None,
+    suite: Annotated[str | None, typer.Option(help="cab: four patterns of attention in two backbones")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="models to train for each task and mechanism")] = 3,
     preset: Annotated[str, typer.Option(help="smoke or small: the size of models and of training")] = "small",
     heads: Annotated[int, typer.Option(min=1)] = 8,
@@ -40,14 +43,21 @@ def compare(
     """Measure cost and quality of mechanisms side by side, each beside PyTorch's fused attention in the same rounds."""
     from rich.console import Console
 
+    from regard.compare import cab
     from regard.compare.quality import plan as plan_quality
     from regard.compare.store import Store
     from regard.compare.text import parse_lengths, parse_mechanism
 
     console = Console(highlight=False)
-    names = [parse_mechanism(mechanism) for mechanism in mechanisms]
+    if suite not in (None, "cab"):
+        raise wrong("--suite", repr(suite), "cab")
+    if not mechanisms and suite is None:
+        raise wrong("mechanisms", "none", "at least one; `regard atlas` lists them")
+    names = [parse_mechanism(mechanism) for mechanism in mechanisms or cab.MECHANISMS]
     cells: list[Cell] = []
-    if lengths is not None or task is None:
+    if suite == "cab":
+        cells += cab.cells(names, seeds, preset, threads, console.print)
+    elif lengths is not None or task is None:
         setting: dict[str, Any] = {
             **{"level": level, "batch": batch, "heads": heads, "kv_heads": kv_heads or heads, "head_dim": head_dim},
             **{"dtype": dtype, "threads": threads, "device": usable(device), "memory": memory},
@@ -57,7 +67,10 @@ def compare(
         cells += plan_quality(names, task, seeds, preset, threads, console.print)
     store = None if output is None else Store(output)
     rows = measure(cells, store, again, workers)
-    report(console, rows, [] if project is None else parse_lengths(project))
+    if suite == "cab":
+        console.print(cab.markdown(cab.standings(rows)), soft_wrap=True)
+    else:
+        report(console, rows, [] if project is None else parse_lengths(project))
     if output is not None:
         console.print(f"kept in {output}; see: regard results {output}")
 
