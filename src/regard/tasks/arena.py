@@ -46,14 +46,14 @@ class Pathfinder:
         return math.isqrt(length - 2)
 
     def sample(self, generator: Generator, length: int) -> Example:
-        """One sequence of ``length`` tokens: border, pixels, border, answer; the picture is the largest that fits."""
+        """One sequence of ``length`` tokens: borders, the largest picture that fits, border, answer."""
         side = self.side(length)
         joined = bool(draw(generator, 2))
         picture = self.picture(generator, side, joined)
         pixels = (picture * (self.grey - 1)).round().long().flatten()
         border = torch.full((length - 1 - side * side,), self.grey)
         answer = torch.tensor([self.grey + 1 + joined])
-        return Example(torch.cat([border, pixels, answer]), torch.arange(length) == length - 1)
+        return Example(torch.cat([border[1:], pixels, border[:1], answer]), torch.arange(length) == length - 1)
 
     def picture(self, generator: Generator, side: int, joined: bool) -> Tensor:
         """``(side, side)`` from 0 to 1."""

@@ -1,0 +1,129 @@
+"""The general loop: it learns, it is stopped and goes on, and it says what it cannot do."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from regard.cli import app
+from regard.networks import LM, Config
+from regard.tasks import Copy
+from regard.train.fit import Recipe, fit
+from regard.train.lm import accuracy_of, train_lm
+
+CONFIG = Config(7, width=16, layers="softmax, lightning", heads=2)
+TASK = Copy(range(7), (2, 4))
+
+
+def trained(folder, steps: int = 12, **changes):
+    return train_lm(CONFIG, TASK, 13, 5, Recipe(steps, **changes), folder)
+
+
+def test_the_rate_rises_and_falls():
+    recipe = Recipe(100, rate=1.0, warm_up=0.1)
+    rates = [recipe.rate_at(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert rates[-1] == pytest.approx(0.1, abs=0.01)
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path):
+    whole = trained(tmp_path / "whole")
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(step: int, loss: float) -> None:
+        if step == 7:
+            raise StoppedError
+
+    model, folder = LM(CONFIG, seed=0), tmp_path / "parts"
+
+    def loss(ready, generator):
+        from regard.train.lm import predicted
+
+        return torch.nn.functional.cross_entropy(*predicted(ready, TASK, 13, 5, generator))
+
+    with pytest.raises(StoppedError):
+        fit(model, loss, Recipe(12), folder, every=0.0, report=stop)
+    again = trained(folder)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+    lines = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert lines == list(range(1, 13))
+    loaded = LM.from_pretrained(folder)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), loaded.parameters(), strict=True))
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from regard.networks import LM, Config
+from regard.tasks import Copy
+from regard.train.fit import Recipe, fit
+from regard.train.lm import predicted
+import torch
+model = LM(Config(7, width=16, layers="softmax, lightning", heads=2), seed=0)
+def loss(ready, generator):
+    return torch.nn.functional.cross_entropy(*predicted(ready, Copy(range(7), (2, 4)), 13, 5, generator))
+fit(model, loss, Recipe(400), Path(sys.argv[1]), every=0.01, report=lambda step, value: print(step, flush=True))
+"""
+
+
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "k")], stdout=subprocess.PIPE, text=True)
+    while int(process.stdout.readline()) < 60:
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = torch.load(tmp_path / "k" / "checkpoint.pt", weights_only=True)["step"]
+    assert 0 < done < 400
+    subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / "k")], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / "w")], check=True, capture_output=True)
+    killed, whole = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["model"] for name in "kw")
+    assert all(torch.equal(killed[name], whole[name]) for name in whole)
+
+
+def test_it_learns(tmp_path):
+    model = train_lm(Config(7, width=32, layers="softmax*2", heads=2), TASK, 17, 32, Recipe(250, 5e-3), tmp_path)
+    right, nats = accuracy_of(model, TASK, 17, 64)
+    assert right > 0.5
+    assert nats < 1.6 < torch.tensor(7.0).log()
+
+
+def test_another_recipe_in_the_same_folder_is_refused(tmp_path):
+    trained(tmp_path)
+    with pytest.raises(ValueError, match="another recipe"):
+        trained(tmp_path, steps=13)
+
+
+@pytest.mark.parametrize(("changes", "message"), [({"steps": 0}, "steps: got 0"), ({"rate": 0.0}, "rate: got 0.0")])
+def test_bad_recipes_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**{"steps": 1} | changes)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run():
+    with pytest.raises(RuntimeError, match="the loss of step 1 is nan"):
+        fit(LM(CONFIG), lambda model, generator: model.norm.weight.sum() * torch.nan, Recipe(3))
+
+
+def test_the_command_trains_and_writes_a_model(tmp_path):
+    done = CliRunner().invoke(
+        app, ["train", "task", "copy", str(tmp_path / "m"), "--layers", "gla, softmax", "--width", "16", "--steps", "3"]
+    )
+    assert done.exit_code == 0, done.output
+    assert "right on held-out examples (chance 6.2%)" in done.output
+    assert LM.from_pretrained(tmp_path / "m").config.layers == "gla, softmax"
+    refused = CliRunner().invoke(app, ["train", "task", "lookup", str(tmp_path / "n"), "--steps", "3"])
+    assert "a task of causal self-attention" in str(refused.exception)
+    assert os.path.exists(tmp_path / "m" / "log.jsonl")
+    assert time.time() - os.path.getmtime(tmp_path / "m" / "config.json") < 600
