@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import time
 
 import numpy as np
 import pytest
 import uvicorn
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 from safetensors.numpy import load_file
 
 from regard.web.page import write_page
@@ -19,8 +18,6 @@ from web.synthetic import write_exact_record, write_record
 
 pytestmark = pytest.mark.browser
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync"]
 N, LAYERS, HEADS = 211, 2, 5
 NASTY = [
     "<s>",
@@ -37,15 +34,6 @@ NASTY = [
 
 
 @pytest.fixture(scope="module")
-def browser():
-    """One Chromium for all tests of this module."""
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(scope="module")
 def record(tmp_path_factory):
     """A record with its page; the texts of the tokens try to break out."""
     texts = [NASTY[i % len(NASTY)] if i < 3 * len(NASTY) else f" w{i}" for i in range(N)]
@@ -53,29 +41,6 @@ def record(tmp_path_factory):
     folder = write_record(tmp_path_factory.mktemp("page") / "record", N, LAYERS, HEADS, prompt=N - 3, texts=texts)
     write_page(folder)
     return folder
-
-
-@pytest.fixture
-def open_page(browser, request):
-    """Opens an address; fails the test if the page then logs an error or asks the network for anything."""
-    pages, troubles = [], []
-
-    def opened(address: str, **options):
-        page = browser.new_page(**{"viewport": {"width": 1280, "height": 860}} | options)
-        page.on(
-            "console", lambda message: troubles.append(message.text) if message.type in ("error", "warning") else None
-        )
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("dialog", lambda dialog: troubles.append(f"dialog {dialog.message}"))
-        page.goto(address)
-        page.wait_for_selector("main section")
-        pages.append(page)
-        return page
-
-    yield opened
-    for page in pages:
-        page.close()
-    assert troubles == []
 
 
 def address(folder, hash_: str = "") -> str:

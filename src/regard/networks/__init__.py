@@ -1,6 +1,7 @@
 """Published architectures, and the plain language model, assembled from blocks."""
 
 from regard.networks.lm import LM, Config, LMState, fitted
+from regard.networks.patterns import PatternNetwork
 from regard.networks.sampling import Sampling
 
-__all__ = ["LM", "Config", "LMState", "Sampling", "fitted"]
+__all__ = ["LM", "Config", "LMState", "PatternNetwork", "Sampling", "fitted"]
