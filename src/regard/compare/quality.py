@@ -17,6 +17,7 @@ from torch import Generator, Tensor, nn
 from regard.compare.cell import Cell, Report, Scalar
 from regard.compare.summary import Row
 from regard.compare.trials import TRIALS, Trial, trial
+from regard.core.build import parse, split_outside
 from regard.core.errors import wrong
 from regard.networks.lm import Config
 from regard.networks.patterns import BACKBONES, Backbone, PatternNetwork
@@ -55,7 +56,7 @@ class QualityCell(Cell):
     """One model with one mechanism, trained on one task.
 
     Args:
-        mechanism: its text, in every layer. task: a name of `TRIALS`. seed: of weights and data. preset: of `PRESETS`.
+        mechanism: its text, in every layer. task: a name of `TRIALS`, with arguments if wanted. seed: of weights and data. preset: of `PRESETS`.
         backbone: of `BACKBONES`. threads: of the CPU.
     """
 
@@ -71,7 +72,7 @@ class QualityCell(Cell):
         for name, allowed in (("preset", tuple(PRESETS)), ("backbone", BACKBONES)):
             if getattr(self, name) not in allowed:
                 raise wrong(name, repr(getattr(self, name)), f"one of {', '.join(allowed)}")
-        if self.task not in TRIALS:
+        if parse(self.task)[0] not in TRIALS:
             raise wrong("task", repr(self.task), f"one of {', '.join(TRIALS)}")
 
     def network(self, given: Trial) -> PatternNetwork:
@@ -146,7 +147,7 @@ def plan(
     names: Sequence[str], tasks: str, seeds: int, preset: str, threads: int, say: Callable[[str], None]
 ) -> list[Cell]:
     """The cells of all mechanisms on ``tasks`` (names with commas, or "all"), without those that cannot attend so."""
-    wanted = list(TRIALS) if tasks == "all" else [task.strip() for task in tasks.split(",")]
+    wanted = list(TRIALS) if tasks == "all" else [task.strip() for task in split_outside(tasks, ",")]
     cells: list[Cell] = []
     for task in wanted:
         given = trial(task)

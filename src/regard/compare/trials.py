@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
 
+from regard.core.build import parse
 from regard.core.errors import wrong
 from regard.networks.patterns import Pattern
 from regard.tasks import Copy, Induction
@@ -94,12 +95,36 @@ TRIALS: dict[str, Callable[[], Trial]] = {
 """Every task by its name. Those that are not causal self-attention say so."""
 
 
-def trial(name: str) -> Trial:
-    """The trial of this name.
+def trial(text: str) -> Trial:
+    """The trial of this name, changed by the arguments behind it, as ``recall(pairs=16, vocabulary=128, length=128)``.
+
+    ``length`` is the trial's; all others are the task's own.
 
     Raises:
-        LookupError: there is none.
+        LookupError: no such name. TypeError: an argument that the task does not take. ValueError: one it refuses.
     """
+    name, arguments = parse(text)
     if name not in TRIALS:
         raise wrong("--task", repr(name), f"some of {', '.join(TRIALS)}", LookupError)
-    return TRIALS[name]()
+    return changed(TRIALS[name](), name, arguments) if arguments else TRIALS[name]()
+
+
+def changed(given: Trial, name: str, arguments: dict[str, Any]) -> Trial:
+    """The trial with other arguments; vocabulary and chance follow the task's."""
+    own = {key: value for key, value in arguments.items() if key != "length"}
+    known = [field.name for field in fields(given.task)]
+    for key in own:
+        if key not in known:
+            raise wrong(key, "an unknown argument", f"one of {name}'s: {', '.join(['length', *known])}", TypeError)
+    task, tested = replace(given.task, **own), replace(given.tested, **own)
+    more = given.vocabulary - getattr(given.task, "vocabulary", given.vocabulary)
+    vocabulary = getattr(task, "vocabulary", given.vocabulary) + more
+    chance = getattr(task, "chance", given.chance)
+    return replace(
+        given,
+        task=task,
+        tested=tested,
+        length=arguments.get("length", given.length),
+        vocabulary=vocabulary,
+        chance=chance,
+    )

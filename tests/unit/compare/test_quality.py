@@ -101,6 +101,17 @@ def test_what_cannot_attend_in_a_pattern_is_left_out_and_said():
     assert "window(size=5) on lookup" in said[0]
 
 
+def test_tasks_take_arguments():
+    given = trial("recall(pairs=4, vocabulary=32, power=0.5, length=40)")
+    assert (given.length, given.vocabulary, given.chance, given.task.power) == (40, 32, 1 / 16, 0.5)
+    assert trial("masked_recall(pairs=4, vocabulary=32)").vocabulary == 33
+    cells = plan(["softmax"], "recall(pairs=2, length=16), copy", 1, "smoke", 1, print)
+    assert [cell.task for cell in cells] == ["recall(pairs=2, length=16)", "copy"]
+    assert cells[0].run()["length"] == 16
+    with pytest.raises(TypeError, match="size: got an unknown argument, want one of recall's: length, pairs"):
+        trial("recall(size=3)")
+
+
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="preset: got 'huge', want one of smoke"):
         QualityCell("softmax", "recall", preset="huge")

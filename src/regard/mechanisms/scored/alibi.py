@@ -1,0 +1,121 @@
+"""Attention with linear biases: the farther a key, the lower its score, at a rate of its own for each head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from regard.core.atlas import Claim, published
+from regard.core.cost import Cost, Shape
+from regard.core.errors import wrong
+from regard.core.layout import Layout
+from regard.core.mechanism import Example, Host, Traits, accumulate_dtype, repeat_heads
+from regard.kernels import tiled
+from regard.kernels.tiled import Span
+from regard.mechanisms.linear.lightning import alibi_slopes
+from regard.mechanisms.scored.cache import Cached
+
+
+@dataclass(frozen=True)
+class Distance:
+    """``s_ij = scale q_i·k_j − slope_h |p_i − p_j|``.
+
+    Args:
+        slopes: ``(h,)``. queries, keys: positions ``(b or 1, n)`` and ``(b or 1, m)``.
+    """
+
+    scale: float
+    slopes: Tensor
+    queries: Tensor
+    keys: Tensor
+    parameters: tuple[Tensor, ...] = ()
+
+    def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
+        apart = self.queries[:, span.rows, None] - self.keys[:, None, span.cols]
+        return q @ k.mT * self.scale - self.slopes[:, None, None] * apart.abs()[:, None].to(q.dtype)
+
+
+@published(
+    "alibi",
+    family="scored",
+    title="Train Short, Test Long: Attention with Linear Biases Enables Input Length Extrapolation",
+    arxiv="2108.12409",
+    year=2021,
+    aliases=("linear_biases",),
+    claim=Claim(
+        text="scores depend on distances alone, so that a text shifted by any number of tokens is attended to alike; "
+        "models trained short read longer texts without loss",
+        status="partly",
+        figure="shifted by 89 tokens: equal to 1e-12; extrapolation of a trained model is not measured",
+        command="pytest tests/claims/test_alibi.py",
+    ),
+)
+class Alibi(Cached):
+    """Softmax attention whose scores fall with distance, so that no positions need be added to the tokens.
+
+        A_ij = softmax_j(q_i · k_j / √d − s_h |p_i − p_j|),   s_h = 2^{−8h/H},   h = 1 … H
+
+    A is ``weights``; s is ``slopes``; p counts the real tokens of a sequence or document.
+
+    Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h.
+    Cost: 2 (d + e) FLOPs for each score of the tiles. State: all keys and values.
+
+    Args:
+        slopes: one for each head, at least 0; None for those above (for H no power of two, those of the powers around).
+
+    Raises:
+        ValueError: a slope below zero, or another number of them than q has heads.
+
+    Paper: Press et al., arXiv 2108.12409; causal there, the two-sided form is that of its follow-ups.
+    """
+
+    traits = Traits(rows="one", sign="nonnegative", cross=False)
+    host = Host(rotary=False)
+
+    def __init__(self, slopes: Sequence[float] | None = None):
+        super().__init__()
+        if slopes is not None and min(slopes) < 0:
+            raise wrong("slopes", str(list(slopes)), "numbers of at least 0: distance cannot raise a score")
+        self.slopes = None if slopes is None else tuple(slopes)
+
+    def score(self, q: Tensor, m: int, layout: Layout) -> Distance:
+        """The score for queries and keys that stand where the layout says."""
+        slopes = alibi_slopes(q.shape[1]) if self.slopes is None else self.slopes
+        if len(slopes) != q.shape[1]:
+            raise wrong("q", f"{q.shape[1]} heads", f"{len(slopes)}, the number of slopes")
+        rates = torch.tensor(slopes, dtype=accumulate_dtype(q.dtype), device=q.device)
+        places = layout.query_positions(q.shape[2], m, q.device), layout.positions(m, q.device)
+        return Distance(q.shape[-1] ** -0.5, rates, *places)
+
+    def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        return self.rows(q, k, layout, slice(0, q.shape[2]))
+
+    def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
+        self.check(q, k, None, layout, signals)
+        n, m = q.shape[2], k.shape[2]
+        start, stop, _ = rows.indices(n)
+        allowed = layout.allowed(n, m, q.device)[:, :, start:stop]
+        span = Span(slice(start, stop), slice(0, m))
+        scores = self.score(q, m, layout)(q[:, :, start:stop], repeat_heads(k, q.shape[1]), span).to(q.dtype)
+        scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+        return torch.softmax(scores, dim=-1).masked_fill(~allowed, 0)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        self.check(q, k, v, layout, signals)
+        return tiled.attend(q, k, v, layout, self.score(q, k.shape[2], layout))
+
+    def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
+        cells = tiled.cells(shape.n, shape.keys, layout.causal)
+        flops = 2 * shape.batch * shape.heads * cells * (shape.head_dim + shape.values)
+        state = shape.batch * shape.groups * shape.keys * (shape.head_dim + shape.values) * shape.itemsize
+        return Cost(flops, shape.io_bytes, state)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        return [
+            Example("default slopes", cls(), heads=3, kv_heads=3),
+            Example("given slopes, grouped", cls((0.0, 0.1, 0.7, 5.0)), heads=4, kv_heads=2),
+        ]
