@@ -1,0 +1,56 @@
+"""Linear attention by the Taylor series of the exponential, to the second order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from regard.core.atlas import Claim, published
+from regard.core.mechanism import Example, Host, Traits
+from regard.mechanisms.linear.base import Recurrent
+from regard.mechanisms.linear.series import series, series_dim
+
+
+@published(
+    "based",
+    family="linear",
+    row=272,
+    title="Simple linear attention language models balance the recall-throughput tradeoff",
+    arxiv="2402.18668",
+    year=2024,
+    aliases=("taylor", "taylor_linear_attention"),
+    claim=Claim(
+        text="recurrent = parallel; φ(q)·φ(k) = 1 + s + s²/2; recall rises with the feature dimension and the window, "
+        "above linear attention of equal state; the state is constant in n",
+        status="partly",
+        figure="products to 1e-12, forms to 1e-9; recall against feature dimension and window is not measured",
+        command="pytest tests/claims/test_taylor.py",
+    ),
+)
+class Based(Recurrent):
+    """Linear attention whose products are the exponential's Taylor series up to the square.
+
+        A_ij = f(s_ij) / Σ_{j' ≤ i} f(s_ij'),   f(s) = 1 + s + s²/2 = φ(q) · φ(k),   s_ij = q_i · k_j / √d,
+        φ(x) = [1, x d^{-1/4}, x ⊗ x / √(2 d)]
+
+    A is ``weights``; f is positive, so rows are means. The paper takes d = 16 and puts layers of it beside windows and
+    short convolutions: ``layers="based, window(size=64)"``. State: (1 + d + d²)(e + 1) numbers a head.
+
+    Paper: Arora et al., arXiv 2402.18668.
+    """
+
+    traits = Traits(two_sided=False, time="linear", state="constant", rows="one", sign="nonnegative")
+    host = Host(rotary=False)
+    normalised = True
+
+    def features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        root = q.shape[-1] ** -0.25
+        return series(q * root, 2), series(k * root, 2)
+
+    def feature_dim(self, head_dim: int) -> int:
+        return series_dim(head_dim, 2)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        return [Example("plain", cls(), heads=3, kv_heads=3), Example("grouped", cls(), heads=4, kv_heads=2)]
