@@ -17,6 +17,7 @@ def atlas(
     from rich.table import Table
 
     import regard
+    import regard.compare.cab  # registers the benchmark
 
     found = regard.search(query) if query else regard.entries()
     if as_json:

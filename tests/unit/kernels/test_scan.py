@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from regard.kernels import scan
+from regard.kernels.scan import constant as scan
 
 
 @pytest.mark.parametrize("n", [1, 63, 64, 65, 131])
