@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from regard.cli import atlas, compare, laws, look, results, serve, swap, train
+from regard.cli import atlas, compare, laws, look, plan, results, serve, swap, train
 
 app = typer.Typer(
     name="regard",
@@ -20,6 +20,7 @@ app.command("serve")(serve.serve)
 app.command("atlas")(atlas.atlas)
 app.command("laws")(laws.laws)
 app.command("compare")(compare.compare)
+app.command("plan")(plan.plan)
 app.command("results")(results.results)
 app.command("swap-report")(swap.swap_report)
 app.add_typer(train.app, name="train")

@@ -18,6 +18,8 @@ def atlas(
 
     import regard
     import regard.compare.cab  # registers the benchmark
+    import regard.plan.cascade
+    import regard.plan.kinetics
 
     found = regard.search(query) if query else regard.entries()
     if as_json:

@@ -7,6 +7,8 @@ import sys
 import pytest
 
 import regard.compare.cab
+import regard.plan.cascade
+import regard.plan.kinetics
 from regard import entries
 
 
