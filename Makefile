@@ -5,7 +5,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 SAMPLE := src/regard/hosts/small/sample.txt
 LOOK := regard-look
 
-.PHONY: look test claims bench web format clean
+.PHONY: look test claims bench peers web format clean
 
 look: .venv/look.stamp  ## look into the shipped model; prints where the page lies
 	$(BIN)/regard look --model tiny --file $(SAMPLE) -o $(LOOK)
@@ -27,6 +27,10 @@ bench: .venv/dev.stamp  ## speed and memory against PyTorch's own attention
 	$(BIN)/python benchmarks/watch.py time
 	$(BIN)/python benchmarks/watch.py memory
 	$(BIN)/python benchmarks/look.py
+
+peers: .venv/dev.stamp  ## speed beside other libraries, which are installed into .peers
+	$(PIP) --no-deps --target .peers --upgrade -r benchmarks/peers.txt
+	$(BIN)/python benchmarks/peers.py --markdown
 
 web:  ## rebuild the page's committed bundle (needs Node 20)
 	cd web && npm ci && npm run build

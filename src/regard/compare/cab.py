@@ -50,8 +50,8 @@ LENGTHS = (256, 512, 1024, 2048, 4096)
     claim=Claim(
         text="gradients of an output to later inputs are exactly zero for every causal mechanism; at least nine "
         "efficient mechanisms ranked on four patterns in two hours on a CPU; efficiency lengths repeat within 10%",
-        status="partly",
-        figure="see docs/cab.md",
+        status="works",
+        figure="ten mechanisms in docs/cab.md; leaks exactly 0; lengths of six repeat within 9.0%, four by definition",
         command="regard compare --suite cab; pytest tests/claims/test_cab.py",
     ),
 )
