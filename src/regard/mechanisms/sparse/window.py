@@ -16,7 +16,7 @@ from regard.core.layout import Layout
 from regard.core.mechanism import Example, Mechanism, Traits, repeat_heads
 from regard.core.state import State, count_new
 from regard.kernels import alone, band, dense
-from regard.patterns import window as patterns
+from regard.patterns import line
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,12 @@ class SlidingWindow(Mechanism):
 
     def __init__(self, size: int = 256, sinks: int = 0, scale: float | None = None):
         super().__init__()
-        self.window, self.sinks, self.scale = patterns.Window(size), patterns.Sinks(sinks), scale
+        self.window, self.sinks, self.scale = line.Window(size), line.Sinks(sinks), scale
 
     def support(self, n: int, m: int, layout: Layout, device: torch.device | str = "cpu") -> Tensor:
         queries, keys = layout.query_positions(n, m, device), layout.positions(m, device)
-        near = self.window.dense(queries, keys) | self.sinks.dense(queries, keys)
+        i, j = queries[..., :, None], keys[..., None, :]
+        near = self.window.visible(i, j, m) | self.sinks.visible(i, j, m)
         return near[:, None] & layout.allowed(n, m, device)
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:

@@ -1,0 +1,272 @@
+"""Attention to listed blocks of keys: a pattern's, or those that a router has chosen for each head and query block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from regard.core.errors import wrong
+from regard.core.mechanism import repeat_heads
+from regard.core.reduction import Partial
+from regard.kernels import dense
+from regard.patterns.base import Pattern, Region
+from regard.patterns.cover import Cover
+from regard.patterns.grid import tiles
+
+ROWS, COLS = 128, 32
+"""Queries in a block, keys in a block, on a line."""
+TILES = {1: ((128,), (32,)), 2: ((8, 8), (2, 2)), 3: ((4, 4, 4), (2, 2, 2))}
+"""The same on a grid, by its number of axes."""
+GATHERED = 1 << 19
+"""Keys that are gathered at a time, of one head."""
+SAMPLED = 1 << 22
+"""Pairs of blocks above which `cells` looks at a sample of the blocks of queries."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A piece, as `dense.over` takes it: blocks of queries, each over keys of its own.
+
+    Args:
+        rows: the blocks' queries, in order. size: queries in a block. index: ``(heads or 1, blocks, width)`` int64, the
+            keys of each block. mask: ``(heads or 1, blocks, size, width)`` bool; None if all are visible.
+    """
+
+    rows: slice
+    size: int
+    index: Tensor
+    mask: Tensor | None
+    causal: bool = field(default=False, init=False)
+
+    def queries(self, x: Tensor) -> Tensor:
+        """``(b, h, n, …)`` -> ``(b h, blocks, size, …)``."""
+        return x[:, :, self.rows].unflatten(2, (-1, self.size)).flatten(0, 1)
+
+    def keys(self, x: Tensor) -> Tensor:
+        """``(b, h, m, d)`` -> ``(b h, blocks, width, d)``, copied."""
+        shape = (*self.index.shape[1:], x.shape[3])
+        if self.index.shape[0] == 1:
+            return x.flatten(0, 1).index_select(1, self.index.flatten()).unflatten(1, shape[:2])
+        return x.flatten(0, 2).index_select(0, self.apart(x)).view(-1, *shape)
+
+    def apart(self, x: Tensor) -> Tensor:
+        """The index of several heads into ``x (b, h, m, d)`` with its first three axes as one."""
+        first = torch.arange(0, x.shape[0] * x.shape[1] * x.shape[2], x.shape[2], device=x.device)
+        return (first.view(x.shape[0], -1, 1) + self.index.flatten(1)).flatten()
+
+    def restore(self, x: Tensor, heads: int) -> Tensor:
+        """``queries`` undone."""
+        return x.flatten(1, 2).unflatten(0, (-1, heads))
+
+    def add_keys(self, total: Tensor, part: Tensor) -> None:
+        """Adds a gradient shaped like ``keys`` to ``total (b, h, m, d)``."""
+        if self.index.shape[0] == 1:
+            total.flatten(0, 1).index_add_(1, self.index.flatten(), part.flatten(1, 2).to(total.dtype))
+        else:
+            total.view(-1, total.shape[3]).index_add_(0, self.apart(total), part.flatten(0, 2).to(total.dtype))
+
+    def repeated(self, batch: int) -> Gathered:
+        """The piece for a batch: masks of several heads stand once for each sequence."""
+        if self.mask is None or self.mask.shape[0] == 1 or batch == 1:
+            return self
+        return Gathered(self.rows, self.size, self.index, self.mask.repeat(batch, 1, 1, 1))
+
+    def bias(self, dtype: torch.dtype) -> Tensor | None:
+        """The mask as the operator adds it to the scores."""
+        if self.mask is None:
+            return None
+        return torch.zeros(self.mask.shape, dtype=dtype, device=self.mask.device).masked_fill_(~self.mask, -torch.inf)
+
+    def sighted(self) -> Tensor | None:
+        """Which rows see any key; None if all do."""
+        return None if self.mask is None else self.mask.any(-1)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a pattern is computed for one length.
+
+    Args:
+        order: ``(padded,)`` int64, which query stands where, block by block; a short block repeats some.
+        back: ``(n,)`` int64, where each query's output is. pieces: over the ordered queries. cells: entries of A that
+            are computed, of one head. heads: of the plan, 1 for all alike.
+    """
+
+    order: Tensor
+    back: Tensor
+    pieces: Sequence[Gathered]
+    cells: int
+    heads: int
+
+    def to(self, device: torch.device) -> Plan:
+        """The plan on another device."""
+        pieces = [
+            Gathered(p.rows, p.size, p.index.to(device), None if p.mask is None else p.mask.to(device))
+            for p in self.pieces
+        ]
+        return Plan(self.order.to(device), self.back.to(device), pieces, self.cells, self.heads)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float | None = None) -> Tensor:
+    """Softmax attention to the keys that ``pattern`` shows.
+
+        o_i = Σ_{j ∈ P(i)} p_ij v_j,   p_i = softmax over P(i) of scale q_i · k_j
+
+    Query i of n stands at position ``i + m − n``; queries before the first key, or that see none, get zeros.
+
+    Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h.
+    Cost: ``4 cells max(d, e)`` FLOPs a head with `cells`; memory O(n + m) and a few blocks' keys.
+
+    Raises:
+        ValueError: the pattern is for another length or number of heads.
+    """
+    return attend_lse(q, k, v, pattern, scale).out
+
+
+def attend_lse(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float | None = None) -> Partial:
+    """``attend`` with the log-sum-exp of each row; both are differentiable."""
+    n, m, heads = q.shape[2], k.shape[2], q.shape[1]
+    if pattern.heads not in (1, heads):
+        raise wrong("pattern", f"{pattern.heads} heads", f"1, or the {heads} of q")
+    blind = max(n - m, 0)
+    return run(q, k, v, planned(pattern, n - blind, m).to(q.device), blind, scale)
+
+
+def attend_blocks(
+    q: Tensor, k: Tensor, v: Tensor, cover: Cover, causal: bool = False, scale: float | None = None
+) -> Partial:
+    """The same over all entries of the blocks that ``cover`` lists, cut at the query if ``causal``: for routers.
+
+    Raises:
+        ValueError: the cover is of other sizes or another number of heads.
+    """
+    n, m, heads = q.shape[2], k.shape[2], q.shape[1]
+    if (cover.n, cover.m) != (n, m) or cover.heads not in (1, heads):
+        raise wrong("cover", f"{cover.n} × {cover.m}, {cover.heads} heads", f"{n} × {m}, 1 or {heads} heads")
+    queries, keys = Region.runs(torch.arange(m - n, m), cover.rows), Region.runs(torch.arange(m), cover.cols)
+
+    def visible(i: Tensor, j: Tensor, head: int) -> Tensor:
+        return (j <= i) if causal else torch.ones(torch.broadcast_shapes(i.shape, j.shape), dtype=torch.bool)
+
+    plan = assembled(cover, queries, keys, visible, m - n)
+    return run(q, k, v, plan.to(q.device), 0, scale)
+
+
+def run(q: Tensor, k: Tensor, v: Tensor, plan: Plan, blind: int, scale: float | None) -> Partial:
+    """Queries put in the plan's order, attended, and put back."""
+    k, v = repeat_heads(k, q.shape[1]).contiguous(), repeat_heads(v, q.shape[1]).contiguous()
+    ordered = q[:, :, blind:].index_select(2, plan.order)
+    part = dense.over(ordered, k, v, [piece.repeated(q.shape[0]) for piece in plan.pieces], scale)  # pyright: ignore
+    out, lse = part.out.index_select(2, plan.back), part.lse.index_select(2, plan.back)
+    if blind:
+        out = torch.nn.functional.pad(out, (0, 0, blind, 0))
+        lse = torch.nn.functional.pad(lse, (blind, 0), value=-torch.inf)
+    return Partial(out, lse)
+
+
+def regions(pattern: Pattern, n: int, m: int) -> tuple[Region, Region]:
+    """Blocks of queries and of keys: boxes where the pattern is on a grid of several axes, else runs."""
+    grid = pattern.grid
+    if grid is None or len(grid) == 1 or n != m:
+        return Region.runs(torch.arange(m - n, m), min(ROWS, max(n, 1))), Region.runs(torch.arange(m), COLS)
+    rows, cols = TILES[len(grid)]
+    return tiles(grid, rows), tiles(grid, cols)
+
+
+def cover_for(pattern: Pattern, n: int, m: int) -> tuple[Cover, Region, Region]:
+    """The cover that the kernel computes, with its blocks."""
+    queries, keys = regions(pattern, n, m)
+    return pattern.cover_of(queries, keys, n, m, exact=False), queries, keys
+
+
+def cells(pattern: Pattern, n: int, m: int) -> int:
+    """Entries of A that `attend` computes, of the mean head: whole blocks, the lists of blocks of queries that run
+    together as long as the longest of them. Of long inputs an estimate from evenly spaced blocks of queries."""
+    n = min(n, m)
+    if not n or not m:
+        return 0
+    queries, keys = regions(pattern, n, m)
+    step = max(1, len(queries.tokens) * len(keys.tokens) // SAMPLED)
+    some = Region(queries.tokens[step // 2 :: step], queries.run, queries.box)
+    counts = pattern.cover_of(some, keys, len(some.tokens) * some.tokens.shape[1], m, exact=False).offsets.diff()
+    counts = counts.view(pattern.heads, -1)
+    listed = sum(len(group) * int(counts[:, group].max()) for group in grouped(counts, keys.tokens.shape[1]))
+    whole = len(queries.tokens) / max(len(some.tokens), 1)
+    return round(listed * whole) * queries.tokens.shape[1] * keys.tokens.shape[1]
+
+
+@lru_cache(maxsize=8)
+def planned(pattern: Pattern, n: int, m: int) -> Plan:
+    """The plan of a pattern, kept for the next call."""
+    cover, queries, keys = cover_for(pattern, n, m)
+    heads = [pattern.head(h) for h in range(pattern.heads)]
+    return assembled(cover, queries, keys, lambda i, j, head: heads[head].visible(i, j, m), m - n)
+
+
+def grouped(counts: Tensor, cols: int) -> list[Tensor]:
+    """Blocks of queries that run together: with lists of about the same length, and not too many keys in all."""
+    longest = counts.amax(0)
+    order = torch.argsort(longest, stable=True)
+    groups, start = [], 0
+    widths = longest[order].tolist()
+    for end in range(1, len(widths) + 1):
+        last = end == len(widths)
+        if last or widths[end] > 1.25 * widths[start] + 1 or (end - start + 1) * widths[end] * cols > GATHERED:
+            if widths[end - 1]:
+                groups.append(order[start:end])
+            start = end
+    return groups
+
+
+def assembled(cover: Cover, queries: Region, keys: Region, visible, shift: int) -> Plan:
+    """A cover as pieces, its blocks of queries sorted by how many keys they see."""
+    size, cols = queries.tokens.shape[1], keys.tokens.shape[1]
+    blocks, heads = len(queries.tokens), cover.heads
+    counts = cover.offsets.diff().view(heads, -1)
+    groups, pieces, start, total = grouped(counts, cols), [], 0, 0
+    for group in groups:
+        width = int(counts[:, group].max())
+        place = torch.arange(width)
+        real = place < counts[:, group][..., None]
+        first = cover.offsets[:-1].view(heads, blocks)[:, group][..., None]
+        block = cover.columns[(first + place).clamp(max=len(cover.columns) - 1)]  # (heads, blocks, width)
+        index = keys.tokens[block].flatten(2)
+        fresh = torch.ones(keys.tokens.shape, dtype=torch.bool)
+        fresh[:, 1:] = ~repeats(keys.tokens)[:, 1:]
+        usable = (real[..., None] & fresh[block]).flatten(2)
+        rows = queries.tokens[group]
+        mask = torch.stack([visible(rows[:, :, None], index[h][:, None, :], h) for h in range(heads)])
+        mask = mask.expand(heads, len(group), size, index.shape[2]) & usable[:, :, None, :]
+        stop = start + len(group) * size
+        pieces.append(Gathered(slice(start, stop), size, index, None if bool(mask.all()) else mask))
+        start, total = stop, total + len(group) * size * index.shape[2]
+    seen = torch.cat(groups) if groups else torch.zeros(0, dtype=torch.int64)
+    rest = torch.ones(blocks, dtype=torch.bool)
+    rest[seen] = False
+    order = queries.tokens[torch.cat([seen, rest.nonzero()[:, 0]])].flatten() - shift
+    count = int(order.max()) + 1 if len(order) else 0
+    places = torch.arange(len(order))
+    back = torch.full((count,), len(order)).scatter_reduce_(0, order, places, "amin")
+    return Plan(order, back, pieces, total, heads)
+
+
+def repeats(tokens: Tensor) -> Tensor:
+    """bool like ``tokens (blocks, size)``: those that stand earlier in their block too."""
+    ranked, places = tokens.sort(dim=1, stable=True)
+    again = torch.zeros_like(ranked, dtype=torch.bool)
+    again[:, 1:] = ranked[:, 1:] == ranked[:, :-1]
+    return torch.zeros_like(again).scatter_(1, places, again)
+
+
+def share(pattern: Pattern, n: int) -> float:
+    """Visible pairs over computed ones: what is left of the pattern's limit."""
+    return pattern.pairs(n) / max(cells(pattern, n, n), 1)
+
+
+def limit(pattern: Pattern, n: int, causal: bool) -> float:
+    """Visible pairs over those of dense attention: the least share of its time that the pattern could take."""
+    return pattern.pairs(n) / (pattern.heads * (n * (n + 1) // 2 if causal else n * n))

@@ -1,0 +1,300 @@
+"""Patterns on a grid of one, two or three axes, whose cells in row-major order are the tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from regard.core.errors import wrong
+from regard.patterns.base import Bounds, Pattern, Region
+from regard.patterns.line import Groups
+
+Sizes = int | Sequence[int]
+
+
+def on_axes(name: str, value: Sizes, axes: int, least: int = 1) -> tuple[int, ...]:
+    """One number for each axis.
+
+    Raises:
+        ValueError: too few or many, or one below ``least``.
+    """
+    found = (value,) * axes if isinstance(value, int) else tuple(value)
+    if len(found) != axes or min(found) < least:
+        raise wrong(name, str(value), f"one number of {least} or more, or one for each of the {axes} axes")
+    return found
+
+
+def as_grid(sizes: Sizes) -> tuple[int, ...]:
+    """The sizes of a grid.
+
+    Raises:
+        ValueError: not one to three of them, each at least one.
+    """
+    found = (sizes,) if isinstance(sizes, int) else tuple(sizes)
+    if not 1 <= len(found) <= 3 or min(found) < 1:
+        raise wrong("grid", str(sizes), "1 to 3 sizes of at least 1")
+    return found
+
+
+def coordinates(tokens: Tensor, grid: Sequence[int]) -> list[Tensor]:
+    """The coordinate of each token on each axis."""
+    found = []
+    for size in reversed(grid):
+        found.append(tokens % size)
+        tokens = tokens // size
+    return found[::-1]
+
+
+def tiles(grid: Sequence[int], tile: Sequence[int]) -> Region:
+    """The cells of a grid in boxes of ``tile`` cells, those at the far borders smaller."""
+    axes = [torch.arange(0, size, side) for size, side in zip(grid, tile, strict=True)]
+    corners = torch.cartesian_prod(*axes).view(-1, len(grid))
+    inside = torch.cartesian_prod(*(torch.arange(side) for side in tile)).view(-1, len(grid))
+    # A cell beyond the border stands for the last one before it: the block repeats some of its own cells.
+    places = (corners[:, None] + inside).minimum(torch.tensor(grid) - 1)
+    flat = torch.zeros(places.shape[:2], dtype=torch.int64)
+    for axis, size in enumerate(grid):
+        flat = flat * size + places[..., axis]
+    return Region(flat, run=len(grid) == 1, box=True)
+
+
+class OnGrid(Pattern):
+    """The base of patterns on a grid.
+
+    Args:
+        grid: its sizes.
+    """
+
+    def __init__(self, grid: Sizes) -> None:
+        self.sizes = as_grid(grid)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        return self.sizes
+
+    def check(self, m: int) -> None:
+        if math.prod(self.sizes) != m:
+            cells = f"{self.sizes}, {math.prod(self.sizes)} cells"
+            raise wrong("grid", cells, f"sizes whose product is the {m} tokens")
+
+
+class Neighborhood(OnGrid):
+    """The window of cells around the query, moved inside at the borders, never padded.
+
+    On each axis of L cells, with dilation δ, the cells of one residue modulo δ form an axis of their own, on which
+
+        leader(i) = min(⌊i / s⌋ s + ⌊s / 2⌋, L − 1),   centre = clamp(leader, ⌊w / 2⌋, L − ⌈w / 2⌉)
+        j is seen if centre − ⌊w / 2⌋ ≤ j < centre + ⌈w / 2⌉
+
+    and on a causal axis the leader is the last of its group of s queries, and j is seen if leader − w < j ≤ i.
+    A window as long as the axis or longer shows all of it.
+
+    Args:
+        grid: sizes of the axes. window: w. stride: s, queries that share a window; at most w. dilation: δ.
+        causal: each for all axes or one for each.
+
+    Sources: Hassani et al., arXiv 2204.07143, 2209.15001 (dilation), 2504.16922 (stride).
+    """
+
+    def __init__(
+        self,
+        grid: Sizes,
+        window: Sizes,
+        stride: Sizes = 1,
+        dilation: Sizes = 1,
+        causal: bool | Sequence[bool] = False,
+    ) -> None:
+        super().__init__(grid)
+        axes = len(self.sizes)
+        self.window, self.stride = on_axes("window", window, axes), on_axes("stride", stride, axes)
+        self.dilation = on_axes("dilation", dilation, axes)
+        self.causal = (causal,) * axes if isinstance(causal, bool) else tuple(causal)
+        if len(self.causal) != axes:
+            raise wrong("causal", str(causal), f"one bool, or one for each of the {axes} axes")
+        for w, s in zip(self.window, self.stride, strict=True):
+            if s > w:
+                raise wrong("stride", str(self.stride), f"at most the window, {self.window}")
+        self.limits = [self.axis_limits(axis) for axis in range(axes)]
+
+    def __repr__(self) -> str:
+        return f"Neighborhood({self.sizes}, {self.window}, {self.stride}, {self.dilation}, {self.causal})"
+
+    def axis_limits(self, axis: int) -> tuple[Tensor, Tensor]:
+        """``(first, last)`` cell that each cell of an axis sees, by its own coordinate."""
+        size, w, s, step = self.sizes[axis], self.window[axis], self.stride[axis], self.dilation[axis]
+        cell = torch.arange(size)
+        residue, place = cell % step, cell // step
+        length = (size - 1 - residue) // step + 1
+        if self.causal[axis]:
+            leader = (place // s * s + s - 1).minimum(length - 1)
+            first, last = (leader - w + 1).clamp(min=0), place
+        else:
+            leader = (place // s * s + s // 2).minimum(length - 1)
+            left, right = w // 2, w - w // 2 - 1
+            centre = leader.maximum(torch.tensor(left)).minimum(length - 1 - right)
+            wide = length <= w
+            first = torch.where(wide, 0, centre - left)
+            last = torch.where(wide, length - 1, centre + right)
+        return first * step + residue, last * step + residue
+
+    def visible(self, i: Tensor, j: Tensor, m: int) -> Tensor:
+        found = torch.ones((), dtype=torch.bool, device=j.device)
+        places = zip(coordinates(i, self.sizes), coordinates(j, self.sizes), strict=True)
+        for axis, (a, b) in enumerate(places):
+            first, last = (x.to(j.device)[a] for x in self.limits[axis])
+            found = found & (first <= b) & (b <= last)
+            if self.dilation[axis] > 1:
+                found = found & ((a - b) % self.dilation[axis] == 0)
+        return found
+
+    def bounds(self, queries: Region, keys: Region, m: int) -> Bounds:
+        shape = (len(queries.tokens), len(keys.tokens))
+        some = torch.ones(shape, dtype=torch.bool, device=keys.tokens.device)
+        every = some.clone()
+        places = zip(coordinates(queries.tokens, self.sizes), coordinates(keys.tokens, self.sizes), strict=True)
+        for axis, (a, b) in enumerate(places):
+            first, last = (x.to(b.device)[a] for x in self.limits[axis])
+            low, high = b.amin(1), b.amax(1)
+            some &= (first.amin(1)[:, None] <= high) & (last.amax(1)[:, None] >= low)
+            within = (first.amax(1)[:, None] <= low) & (last.amin(1)[:, None] >= high)
+            if (step := self.dilation[axis]) > 1:
+                alone = (low == high) & (a.amin(1) == a.amax(1))[:, None]
+                within &= alone & ((a.amin(1)[:, None] - low) % step == 0)
+            every &= within
+        boxes = (queries.box or len(self.sizes) == 1) and (keys.box or len(self.sizes) == 1)
+        undilated = all(step == 1 for step in self.dilation)
+        return Bounds.exactly(some, every) if boxes and undilated else Bounds.at_most(some, every)
+
+    def pairs(self, n: int, m: int | None = None) -> int:
+        """The product over the axes of the pairs on each: a closed form."""
+        m = n if m is None else m
+        self.check(m)
+        if n != m:
+            return Pattern.pairs(self, n, m)
+        counts = (((last - first) // d + 1).sum() for (first, last), d in zip(self.limits, self.dilation, strict=True))
+        return math.prod(int(x) for x in counts)
+
+    def future(self, j: Tensor, i: int) -> Tensor:
+        if len(self.sizes) > 1 or not self.causal[0]:
+            return torch.ones_like(j, dtype=torch.bool)
+        return i - j < self.window[0] * self.dilation[0]
+
+
+class Tiles(OnGrid, Groups):
+    """The query's own box of ``tile`` cells."""
+
+    ordered = False
+
+    def __init__(self, grid: Sizes, tile: Sizes) -> None:
+        super().__init__(grid)
+        self.tile = on_axes("tile", tile, len(self.sizes))
+
+    def __repr__(self) -> str:
+        return f"Tiles({self.sizes}, {self.tile})"
+
+    def group(self, tokens: Tensor, m: int) -> Tensor:
+        found = torch.zeros_like(tokens)
+        for place, size, side in zip(coordinates(tokens, self.sizes), self.sizes, self.tile, strict=True):
+            found = found * -(-size // side) + place // side
+        return found
+
+
+class GridTokens(OnGrid, Groups):
+    """The cells in the query's place of every tile: a grid of tokens ``tile`` cells apart."""
+
+    ordered = False
+
+    def __init__(self, grid: Sizes, tile: Sizes) -> None:
+        super().__init__(grid)
+        self.tile = on_axes("tile", tile, len(self.sizes))
+
+    def __repr__(self) -> str:
+        return f"GridTokens({self.sizes}, {self.tile})"
+
+    def group(self, tokens: Tensor, m: int) -> Tensor:
+        found = torch.zeros_like(tokens)
+        for place, side in zip(coordinates(tokens, self.sizes), self.tile, strict=True):
+            found = found * side + place % side
+        return found
+
+
+class Same(OnGrid, Groups):
+    """The cells that share the query's coordinate on one axis: its frame, its view, its row."""
+
+    ordered = False
+
+    def __init__(self, grid: Sizes, axis: int = 0) -> None:
+        super().__init__(grid)
+        if not 0 <= axis < len(self.sizes):
+            raise wrong("axis", str(axis), f"0 to {len(self.sizes) - 1}")
+        self.axis = axis
+
+    def __repr__(self) -> str:
+        return f"Same({self.sizes}, {self.axis})"
+
+    def group(self, tokens: Tensor, m: int) -> Tensor:
+        return coordinates(tokens, self.sizes)[self.axis]
+
+
+class Plane(OnGrid):
+    """The cells with one of the given coordinates on an axis, as keys of all: the first frame, reference frames."""
+
+    def __init__(self, grid: Sizes, places: Sequence[int] | int = 0, axis: int = 0) -> None:
+        super().__init__(grid)
+        self.places, self.axis = (places,) if isinstance(places, int) else tuple(places), axis
+        if not 0 <= axis < len(self.sizes):
+            raise wrong("axis", str(axis), f"0 to {len(self.sizes) - 1}")
+        if any(not 0 <= place < self.sizes[axis] for place in self.places):
+            raise wrong("places", str(places), f"0 to {self.sizes[axis] - 1}")
+
+    def __repr__(self) -> str:
+        return f"Plane({self.sizes}, {self.places}, {self.axis})"
+
+    def chosen(self, tokens: Tensor) -> Tensor:
+        wanted = torch.tensor(self.places, device=tokens.device)
+        return torch.isin(coordinates(tokens, self.sizes)[self.axis], wanted)
+
+    def visible(self, i: Tensor, j: Tensor, m: int) -> Tensor:
+        return self.chosen(j) & torch.ones_like(i, dtype=torch.bool)
+
+    def bounds(self, queries: Region, keys: Region, m: int) -> Bounds:
+        found, shape = self.chosen(keys.tokens), (len(queries.tokens), len(keys.tokens))
+        return Bounds.exactly(found.any(1).expand(shape), found.all(1).expand(shape))
+
+
+class Radial(OnGrid):
+    """Frames that are further apart see each other through narrower bands, and from some distance on only some do.
+
+        t = |frame_i − frame_j|,   width(t) = tokens / 2^⌊log2 max(t, 1)⌋
+        seen if |place_i − place_j| < width(t) while width(t) ≥ least,
+        beyond that if t is a multiple of ⌈least / width(t)⌉ and |place_i − place_j| < least; and the first frame always
+
+    Args:
+        grid: ``(frames, tokens)`` or ``(frames, height, width)``. least: the narrowest band, a block of the kernel.
+
+    Source: Li et al. (Radial Attention), arXiv 2506.19852.
+    """
+
+    def __init__(self, grid: Sizes, least: int = 1) -> None:
+        super().__init__(grid)
+        if len(self.sizes) < 2:
+            raise wrong("grid", str(grid), "frames, and the sizes of a frame")
+        if least < 1:
+            raise wrong("least", str(least), "1 or more")
+        self.tokens, self.least = math.prod(self.sizes[1:]), least
+        far = torch.arange(self.sizes[0])
+        width = self.tokens // torch.tensor([1 << max(t, 1).bit_length() - 1 for t in far.tolist()])
+        every = -(-self.least // width.clamp(min=1))
+        kept = (width >= self.least) | (far % every == 0)
+        self.width = torch.where(kept, width.clamp(min=self.least), 0)
+
+    def __repr__(self) -> str:
+        return f"Radial({self.sizes}, {self.least})"
+
+    def visible(self, i: Tensor, j: Tensor, m: int) -> Tensor:
+        apart = (i // self.tokens - j // self.tokens).abs()
+        near = (i % self.tokens - j % self.tokens).abs() < self.width.to(j.device)[apart]
+        return near | (j < self.tokens)

@@ -1,0 +1,68 @@
+"""Patterns as text: ``Window(64) | Sinks(4)``."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from typing import Any
+
+from regard.core.errors import wrong
+from regard.patterns import grid, line
+from regard.patterns.base import Pattern, PerHead
+
+NAMES: dict[str, Callable[..., Pattern]] = {
+    thing.__name__: thing
+    for thing in (
+        *(line.Causal, line.Window, line.Dilated, line.Strided, line.Power, line.Sinks, line.GlobalKeys),
+        *(line.GlobalQueries, line.Global, line.Blocks, line.Before, line.Segments, line.Parts, line.Random),
+        *(grid.Neighborhood, grid.Tiles, grid.GridTokens, grid.Same, grid.Plane, grid.Radial, PerHead),
+    )
+}
+"""What may be named in a text."""
+
+
+def parse_pattern(text: str | Pattern) -> Pattern:
+    """The pattern that ``text`` describes: names of `NAMES` with literal arguments, joined by ``&``, ``|``, ``~`` and
+    brackets; a pattern is returned as it is.
+
+    Raises:
+        ValueError: the text is none, or an argument does not fit.
+    """
+    if isinstance(text, Pattern):
+        return text
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise refused(text) from error
+    return built(tree, text)
+
+
+def built(node: ast.expr, text: str) -> Pattern:
+    """The pattern of one part of the text."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd | ast.BitOr):
+        first, second = built(node.left, text), built(node.right, text)
+        return first & second if isinstance(node.op, ast.BitAnd) else first | second
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
+        return ~built(node.operand, text)
+    if isinstance(node, ast.Name) and node.id in NAMES:
+        node = ast.Call(node, [], [])
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.func.id not in NAMES:
+        raise refused(text)
+
+    def value(part: ast.expr) -> Any:
+        try:
+            return ast.literal_eval(part)
+        except ValueError:
+            return built(part, text)
+
+    arguments = [value(part) for part in node.args]
+    named = {keyword.arg or "**": value(keyword.value) for keyword in node.keywords}
+    try:
+        return NAMES[node.func.id](*arguments, **named)
+    except TypeError as error:
+        raise wrong(node.func.id, ast.unparse(node), f"arguments that it takes: {error}") from error
+
+
+def refused(text: str) -> Exception:
+    """The error for a text that is no pattern."""
+    return wrong("pattern", repr(text), f"such as 'Window(64) | Sinks(4)', of {', '.join(NAMES)}")

@@ -1,0 +1,235 @@
+"""Patterns: covers, counts and FlexAttention masks against dense masks; neighbourhoods by brute force."""
+
+import itertools
+import math
+import time
+
+import hypothesis
+import pytest
+import torch
+from hypothesis import strategies as st
+
+from regard import patterns as p
+from regard.patterns.base import Region
+from regard.patterns.grid import tiles
+
+GRID = (6, 7)
+LINE = [
+    *("Causal", "Window(5)", "Dilated(3, 4)", "Strided(5)", "Power", "Power(3)", "Sinks(4)", "Sinks(0)"),
+    *(
+        "GlobalKeys(3, 30)",
+        "GlobalQueries(2)",
+        "Global(0, 17)",
+        "Blocks(8)",
+        "Blocks(8, 4)",
+        "Before(8)",
+        "Segments(10, 1, 31)",
+    ),
+    *("Random(0.3)", "Random(0.5, block=4, seed=3)", "Causal & (Window(6) | Strided(6))", "~Window(9)"),
+    *(
+        "Causal & ~Sinks(2)",
+        "Causal & (Window(4) | Sinks(2) | Power(2))",
+        "PerHead(Window(3), Causal & Strided(4), Sinks(1))",
+    ),
+]
+ON_GRID = [
+    *("Neighborhood({g}, 3)", "Neighborhood({g}, (5, 2), causal=(False, True))", "Neighborhood({g}, 3, dilation=2)"),
+    *("Neighborhood({g}, 4, stride=(2, 4))", "Tiles({g}, (4, 3))", "GridTokens({g}, (2, 3))", "Same({g}, 1)"),
+    *(
+        "Same({g})",
+        "Plane({g})",
+        "Plane({g}, (1, 3), axis=1)",
+        "Radial({g})",
+        "Radial({g}, 2)",
+        "Neighborhood({g}, 3) | Sinks(2)",
+    ),
+    *("Causal & Neighborhood({g}, 5)", "Same({g}) | Same({g}, 1)"),
+]
+TEXTS = [*LINE, *(text.format(g=GRID) for text in ON_GRID)]
+TOTAL = math.prod(GRID)
+
+
+def by_blocks(mask, queries, keys):
+    """``(some, all)`` of the dense mask in blocks of tokens."""
+    blocks = mask[queries.tokens][:, :, keys.tokens].permute(0, 2, 1, 3).flatten(2)
+    return blocks.any(2), blocks.all(2)
+
+
+def listed(cover, head, blocks):
+    some, full = torch.zeros(blocks, dtype=torch.bool), torch.zeros(blocks, dtype=torch.bool)
+    for a in range(blocks[0]):
+        row = head * blocks[0] + a
+        part = slice(int(cover.offsets[row]), int(cover.offsets[row + 1]))
+        some[a, cover.columns[part]] = True
+        full[a, cover.columns[part]] = cover.full[part]
+    return some, full
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize(("rows", "cols"), [(1, 1), (8, 5), (16, 16), (64, 3)])
+def test_covers_equal_the_dense_mask(text, rows, cols):
+    pattern = p.parse_pattern(text)
+    mask, cover = pattern.dense(TOTAL), pattern.cover(TOTAL, rows=rows, cols=cols)
+    queries, keys = (Region.runs(torch.arange(TOTAL), size) for size in (rows, cols))
+    for head in range(pattern.heads):
+        want = by_blocks(mask[head], queries, keys)
+        got = listed(cover, head, want[0].shape)
+        assert torch.equal(got[0], want[0])
+        assert torch.equal(got[1], want[1])
+
+
+@pytest.mark.parametrize("text", [text.format(g=GRID) for text in ON_GRID])
+@pytest.mark.parametrize("tile", [(2, 3), (4, 4), (6, 1)])
+def test_covers_of_tiles_equal_the_dense_mask(text, tile):
+    pattern, boxes = p.parse_pattern(text), tiles(GRID, tile)
+    assert sorted(set(boxes.tokens.flatten().tolist())) == list(range(TOTAL))
+    cover = pattern.cover_of(boxes, boxes, TOTAL, TOTAL)
+    want = by_blocks(pattern.dense(TOTAL)[0], boxes, boxes)
+    got = listed(cover, 0, want[0].shape)
+    assert torch.equal(got[0], want[0])
+    assert torch.equal(got[1], want[1])
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_pairs_and_density_equal_the_dense_mask(text):
+    pattern = p.parse_pattern(text)
+    mask = pattern.dense(TOTAL)
+    assert pattern.pairs(TOTAL) == mask.sum()
+    assert pattern.density(TOTAL) == pytest.approx(mask.double().mean().item())
+
+
+@pytest.mark.parametrize("text", LINE)
+@pytest.mark.parametrize(("n", "m"), [(5, 42), (42, 5), (0, 3), (3, 0), (1, 42)])
+def test_fewer_and_more_queries_than_keys(text, n, m):
+    pattern = p.parse_pattern(text)
+    if "Segments" in text and m != 42:
+        with pytest.raises(ValueError, match="lengths"):
+            pattern.dense(n, m)
+        return
+    mask = pattern.dense(n, m)
+    assert mask.shape == (pattern.heads, n, m)
+    if n <= m:
+        assert pattern.pairs(n, m) == mask.sum()
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_flex_masks(text):
+    pattern = p.parse_pattern(text)
+    mask, head = pattern.flex_mask(TOTAL), torch.arange(pattern.heads)
+    i, j = torch.arange(TOTAL)[:, None], torch.arange(TOTAL)
+    for h in head:
+        assert torch.equal(mask(torch.tensor(0), h, i, j).expand(TOTAL, TOTAL), pattern.dense(TOTAL)[h])
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_round_trip(text):
+    if "Segments" in text or "Parts" in text:
+        return
+    pattern = p.parse_pattern(text)
+    assert torch.equal(p.parse_pattern(str(pattern)).dense(TOTAL), pattern.dense(TOTAL))
+
+
+@pytest.mark.parametrize("text", LINE)
+def test_what_has_no_future_is_never_seen_again(text):
+    pattern = p.parse_pattern(text)
+    mask, j = pattern.dense(TOTAL), torch.arange(TOTAL)
+    for i in (0, 3, 20, 41):
+        later = mask[:, i:].any(1).any(0)
+        assert (pattern.future(j, i) | ~later).all()
+    if text in ("Window(5)", "Sinks(4)", "Blocks(8)", "GlobalKeys(3, 30)"):
+        causal = p.Causal() & pattern
+        assert torch.equal(pattern.future(j, 20)[:20], causal.dense(TOTAL)[:, 20:].any(1).any(0)[:20])
+
+
+def brute(grid, window, stride, dilation, causal):
+    """Neighbourhoods cell by cell, from lists."""
+    cells = list(itertools.product(*(range(size) for size in grid)))
+
+    def sees(a, b, size, w, s, d, one_sided):
+        if a % d != b % d:
+            return False
+        line = list(range(a % d, size, d))
+        at, to = line.index(a), line.index(b)
+        group = [x for x in range(len(line)) if x // s == at // s]
+        if one_sided:
+            leader = min(at // s * s + s - 1, len(line) - 1)
+            return leader - w < to <= at
+        if w >= len(line):
+            return True
+        middle = min(group[0] + s // 2, len(line) - 1)
+        start = min(max(middle - w // 2, 0), len(line) - w)
+        return start <= to < start + w
+
+    return torch.tensor([[all(map(sees, a, b, grid, window, stride, dilation, causal)) for b in cells] for a in cells])
+
+
+@st.composite
+def neighbourhoods(draw):
+    axes = draw(st.integers(1, 3))
+    grid = [draw(st.integers(1, {1: 40, 2: 8, 3: 4}[axes])) for _ in range(axes)]
+    window = [draw(st.integers(1, size + 2)) for size in grid]
+    stride = [draw(st.integers(1, w)) for w in window]
+    dilation = [draw(st.integers(1, 4)) for _ in grid]
+    return grid, window, stride, dilation, [draw(st.booleans()) for _ in grid]
+
+
+@hypothesis.given(neighbourhoods())
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_neighbourhoods_by_brute_force(given):
+    grid, window, stride, dilation, causal = given
+    pattern, total = p.Neighborhood(grid, window, stride, dilation, causal), math.prod(grid)
+    want = brute(*given)
+    assert torch.equal(pattern.dense(total)[0], want)
+    assert pattern.pairs(total) == want.sum()
+    assert want.any(1).all()
+
+
+@pytest.mark.parametrize("text", ["Causal & Window(4096)", "Causal & (Power(1024) | Sinks(1024))", "Blocks(1000)"])
+def test_a_million_tokens(text):
+    """Covers of a million tokens are exact, in seconds."""
+    n, start = 1 << 20, time.perf_counter()
+    pattern = p.parse_pattern(text)
+    cover = pattern.cover(n, rows=1024, cols=1024)
+    assert time.perf_counter() - start < 60
+    for a in (0, 5, 511, 1023):
+        i, found = torch.arange(a * 1024, (a + 1) * 1024), cover.lists(0, a)
+        for b in {0, a, max(a - 1, 0), max(a - 4, 0), max(a - 5, 0), max(a - 8, 0), max(a - 100, 0)}:
+            seen = pattern.visible(i[:, None], torch.arange(b * 1024, (b + 1) * 1024), n)
+            assert bool(seen.any()) == bool((found == b).any())
+
+
+def test_reach():
+    """Layers of a causal window of w see exactly w − 1 further each; powers double their reach."""
+    far = (p.Causal() & p.Window(4)).reach(40, 3)
+    assert int((torch.arange(40)[:, None] - torch.arange(40))[far].max()) == 9
+    assert torch.equal(p.Power().reach(32, 5), torch.ones(32, 32).tril().bool())
+
+
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (lambda: p.Window(0), "size"),
+        (lambda: p.Sinks(-1), "count"),
+        (lambda: p.Dilated(3, 0), "dilation"),
+        (lambda: p.Neighborhood((4, 0), 3), "grid"),
+        (lambda: p.Neighborhood((2, 2, 2, 2), 3), "grid"),
+        (lambda: p.Neighborhood((4, 4), (3, 3, 3)), "window"),
+        (lambda: p.Neighborhood((4, 4), -3), "window"),
+        (lambda: p.Neighborhood((4, 4), 3, stride=4), "stride"),
+        (lambda: p.Neighborhood((4, 4), 3).dense(15), "grid"),
+        (lambda: p.Neighborhood((4, 4), 3) & p.Neighborhood((2, 8), 3), "&"),
+        (lambda: p.PerHead(), "patterns"),
+        (lambda: p.Segments(3, 0), "lengths"),
+        (lambda: p.Radial(5), "grid"),
+        (lambda: p.Random(2.0), "share"),
+        (lambda: p.Causal().cover(5, rows=0), "rows"),
+        (lambda: p.parse_pattern("Window("), "pattern"),
+        (lambda: p.parse_pattern("Windows(3)"), "pattern"),
+        (lambda: p.parse_pattern("Window(3, 4, 5)"), "Window"),
+        (lambda: p.parse_pattern("__import__('os')"), "pattern"),
+    ],
+)
+def test_bad_input_is_named(make, argument):
+    with pytest.raises(ValueError, match=argument) as caught:
+        make()
+    assert "want" in str(caught.value)
