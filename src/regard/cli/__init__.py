@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from regard.cli import atlas, compare, laws, look, plan, results, serve, swap, train
+from regard.cli import atlas, compare, draw, laws, look, plan, results, serve, swap, train
 
 app = typer.Typer(
     name="regard",
@@ -18,6 +18,7 @@ app = typer.Typer(
 app.command("look")(look.look)
 app.command("serve")(serve.serve)
 app.command("atlas")(atlas.atlas)
+app.command("draw")(draw.draw)
 app.command("laws")(laws.laws)
 app.command("compare")(compare.compare)
 app.command("plan")(plan.plan)

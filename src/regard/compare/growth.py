@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from regard.core.errors import wrong
 
-EXPONENTS = {"constant": 0.0, "linear": 1.0, "quadratic": 2.0}
+EXPONENTS = {"constant": 0.0, "linear": 1.0, "loglinear": 1.1, "quadratic": 2.0}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.state import State
 
-Growth = Literal["constant", "linear", "quadratic"]
+Growth = Literal["constant", "linear", "loglinear", "quadratic"]  # loglinear: n log n, here n^1.1
 
 
 @dataclass(frozen=True)

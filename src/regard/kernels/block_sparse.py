@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -25,6 +26,9 @@ GATHERED = 1 << 19
 """Keys that are gathered at a time, of one head."""
 SAMPLED = 1 << 22
 """Pairs of blocks above which `cells` looks at a sample of the blocks of queries."""
+
+
+Bias = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,38 @@ def attend_blocks(
     return run(q, k, v, plan.to(q.device), 0, scale)
 
 
+def attend_unfused(
+    q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float | None = None, bias: Bias | None = None
+) -> Tensor:
+    """`attend` by batched matrix products that form the weights of all blocks: memory O(cells), any bias.
+
+    ``bias(queries, keys)`` gives what is added to the scores of pairs of positions ``(blocks, size, 1)`` and
+    ``(blocks, 1, width)``, as ``(heads or 1, blocks, size, width)``; gradients flow into it.
+    """
+    n, m, heads = q.shape[2], k.shape[2], q.shape[1]
+    blind = max(n - m, 0)
+    plan = planned(pattern, n - blind, m).to(q.device)
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    k, v = repeat_heads(k, heads), repeat_heads(v, heads)
+    ordered, places, parts = q[:, :, blind:].index_select(2, plan.order), plan.order + (m - n + blind), []
+    for piece in plan.pieces:
+        piece = piece.repeated(q.shape[0])
+        scores = piece.queries(ordered) @ piece.keys(k).mT * factor
+        if bias is not None:
+            rows = places[piece.rows].view(-1, piece.size, 1)
+            added = bias(rows, piece.index[0][:, None, :])
+            scores = (scores.unflatten(0, (-1, heads)) + added).flatten(0, 1)
+        if piece.mask is not None:
+            scores = scores.masked_fill(~piece.mask, torch.finfo(scores.dtype).min)
+        weights = torch.softmax(scores, dim=-1)
+        weights = weights if piece.mask is None else weights.masked_fill(~piece.mask, 0)
+        parts.append(piece.restore(weights @ piece.keys(v), heads))
+    rest = len(plan.order) - sum(part.shape[2] for part in parts)
+    blank = sum(x[..., :0].sum() for x in (q, k, v))  # zero, and differentiable
+    out = torch.cat([*parts, v.new_zeros(q.shape[0], heads, rest, v.shape[3]) + blank], dim=2)
+    return torch.nn.functional.pad(out.index_select(2, plan.back), (0, 0, blind, 0))
+
+
 def run(q: Tensor, k: Tensor, v: Tensor, plan: Plan, blind: int, scale: float | None) -> Partial:
     """Queries put in the plan's order, attended, and put back."""
     k, v = repeat_heads(k, q.shape[1]).contiguous(), repeat_heads(v, q.shape[1]).contiguous()
@@ -171,7 +207,7 @@ def run(q: Tensor, k: Tensor, v: Tensor, plan: Plan, blind: int, scale: float | 
 def regions(pattern: Pattern, n: int, m: int) -> tuple[Region, Region]:
     """Blocks of queries and of keys: boxes where the pattern is on a grid of several axes, else runs."""
     grid = pattern.grid
-    if grid is None or len(grid) == 1 or n != m:
+    if grid is None or len(grid) == 1 or n != m or math.prod(grid) != m:
         return Region.runs(torch.arange(m - n, m), min(ROWS, max(n, 1))), Region.runs(torch.arange(m), COLS)
     rows, cols = TILES[len(grid)]
     return tiles(grid, rows), tiles(grid, cols)
@@ -264,7 +300,7 @@ def repeats(tokens: Tensor) -> Tensor:
 
 def share(pattern: Pattern, n: int) -> float:
     """Visible pairs over computed ones: what is left of the pattern's limit."""
-    return pattern.pairs(n) / max(cells(pattern, n, n), 1)
+    return pattern.pairs(n) / max(cells(pattern, n, n) * pattern.heads, 1)
 
 
 def limit(pattern: Pattern, n: int, causal: bool) -> float:

@@ -16,7 +16,19 @@ from regard.patterns.line import (
     Segments,
     Sinks,
     Strided,
+    Trailing,
     Window,
+)
+from regard.patterns.named import (
+    all_to_first,
+    attention_tiles,
+    chunked,
+    fused_view_time,
+    inward_window,
+    isolation,
+    multi_axis,
+    nearby,
+    part_attention,
 )
 from regard.patterns.text import parse_pattern
 
@@ -42,6 +54,16 @@ __all__ = [
     "Sinks",
     "Strided",
     "Tiles",
+    "Trailing",
     "Window",
+    "all_to_first",
+    "attention_tiles",
+    "chunked",
+    "fused_view_time",
+    "inward_window",
+    "isolation",
+    "multi_axis",
+    "nearby",
     "parse_pattern",
+    "part_attention",
 ]

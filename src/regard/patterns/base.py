@@ -130,6 +130,8 @@ class Pattern:
     def dense(self, n: int, m: int | None = None, device: torch.device | str = "cpu") -> Tensor:
         """``(heads, n, m)`` bool."""
         m = n if m is None else m
+        if not m:
+            return torch.zeros(self.heads, n, 0, dtype=torch.bool, device=device)
         self.check(m)
         i, j = torch.arange(m - n, m, device=device)[:, None], torch.arange(m, device=device)
         parts = [self.head(h).visible(i, j, m).expand(n, m) for h in range(self.heads)]

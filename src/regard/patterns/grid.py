@@ -71,6 +71,12 @@ class OnGrid(Pattern):
     def __init__(self, grid: Sizes) -> None:
         self.sizes = as_grid(grid)
 
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and repr(other) == repr(self)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
     @property
     def grid(self) -> tuple[int, ...]:
         return self.sizes
@@ -89,7 +95,8 @@ class Neighborhood(OnGrid):
         leader(i) = min(⌊i / s⌋ s + ⌊s / 2⌋, L − 1),   centre = clamp(leader, ⌊w / 2⌋, L − ⌈w / 2⌉)
         j is seen if centre − ⌊w / 2⌋ ≤ j < centre + ⌈w / 2⌉
 
-    and on a causal axis the leader is the last of its group of s queries, and j is seen if leader − w < j ≤ i.
+    and on a causal axis the leader is the last of its group of s queries, and j is seen if leader − w < j ≤ i; the
+    group at the end counts as whole, so that a row does not depend on what follows it.
     A window as long as the axis or longer shows all of it.
 
     Args:
@@ -129,7 +136,7 @@ class Neighborhood(OnGrid):
         residue, place = cell % step, cell // step
         length = (size - 1 - residue) // step + 1
         if self.causal[axis]:
-            leader = (place // s * s + s - 1).minimum(length - 1)
+            leader = place // s * s + s - 1
             first, last = (leader - w + 1).clamp(min=0), place
         else:
             leader = (place // s * s + s // 2).minimum(length - 1)
@@ -268,14 +275,16 @@ class Plane(OnGrid):
 class Radial(OnGrid):
     """Frames that are further apart see each other through narrower bands, and from some distance on only some do.
 
-        t = |frame_i − frame_j|,   width(t) = tokens / 2^⌊log2 max(t, 1)⌋
-        seen if |place_i − place_j| < width(t) while width(t) ≥ least,
-        beyond that if t is a multiple of ⌈least / width(t)⌉ and |place_i − place_j| < least; and the first frame always
+        t = |frame_i − frame_j|,   decay(t) = 2^(bits(tokens of a frame) − bits(t)),   width(t) = max(decay(t), least)
+        seen if t ≤ 1; or |place_i − place_j| ≤ width(t) and t is a multiple of ⌊least / decay(t)⌋ or decay(t) ≥ least;
+        and the first frame always
+
+    bits(x) = ⌊log2 x⌋ + 1. The last frame may be cut short.
 
     Args:
         grid: ``(frames, tokens)`` or ``(frames, height, width)``. least: the narrowest band, a block of the kernel.
 
-    Source: Li et al. (Radial Attention), arXiv 2506.19852.
+    Source: Li et al. (Radial Attention), arXiv 2506.19852, whose rounding to blocks by their density is left out.
     """
 
     def __init__(self, grid: Sizes, least: int = 1) -> None:
@@ -285,16 +294,44 @@ class Radial(OnGrid):
         if least < 1:
             raise wrong("least", str(least), "1 or more")
         self.tokens, self.least = math.prod(self.sizes[1:]), least
-        far = torch.arange(self.sizes[0])
-        width = self.tokens // torch.tensor([1 << max(t, 1).bit_length() - 1 for t in far.tolist()])
-        every = -(-self.least // width.clamp(min=1))
-        kept = (width >= self.least) | (far % every == 0)
-        self.width = torch.where(kept, width.clamp(min=self.least), 0)
+        self.width = torch.tensor([self.width_at(t) for t in range(self.sizes[0])])
 
     def __repr__(self) -> str:
         return f"Radial({self.sizes}, {self.least})"
 
+    def width_at(self, t: int) -> int:
+        """The largest distance of places that frames ``t`` apart show, −1 for none."""
+        if t <= 1:
+            return self.tokens
+        decay = 2.0 ** (self.tokens.bit_length() - t.bit_length())
+        kept = decay >= self.least or t % int(self.least / decay) == 0
+        return int(max(decay, self.least)) if kept else -1
+
+    def check(self, m: int) -> None:
+        if not math.prod(self.sizes) - self.tokens < m <= math.prod(self.sizes):
+            raise wrong("grid", str(self.sizes), f"frames whose cells are the {m} tokens, the last perhaps cut short")
+
     def visible(self, i: Tensor, j: Tensor, m: int) -> Tensor:
         apart = (i // self.tokens - j // self.tokens).abs()
-        near = (i % self.tokens - j % self.tokens).abs() < self.width.to(j.device)[apart]
+        near = (i % self.tokens - j % self.tokens).abs() <= self.width.to(j.device)[apart]
         return near | (j < self.tokens)
+
+    def bounds(self, queries: Region, keys: Region, m: int) -> Bounds:
+        size = self.tokens
+        a, b = (torch.stack([region.low, region.high]) for region in (queries, keys))
+        first, last = a[0][:, None] // size - b[1] // size, a[1][:, None] // size - b[0] // size  # frames apart
+        nearest = torch.where((first <= 0) & (last >= 0), 0, first.abs().minimum(last.abs()))
+        farthest = first.abs().maximum(last.abs())
+        kept = torch.nn.functional.pad((self.width >= 0).cumsum(0), (1, 0))
+        some = (kept[farthest + 1] > kept[nearest]) | (b[0] < size)
+        # Two blocks that each lie in one frame: only the distance of their places counts.
+        single = ((a[0] // size == a[1] // size)[:, None]) & (b[0] // size == b[1] // size)
+        (p_low, p_high), (k_low, k_high) = a % size, b % size
+        width = torch.where(b[1] < size, size, self.width[nearest])
+        least = (p_low[:, None] - k_high).maximum(k_low - p_high[:, None]).clamp(min=0)
+        most = (p_high[:, None] - k_low).maximum(k_high - p_low[:, None])
+        some = torch.where(single, least <= width, some)
+        every = single & (most <= width)
+        whole = min(queries.tokens.shape[1], keys.tokens.shape[1]) >= 2 * size  # all places of some frame in each
+        sure = torch.where(single | whole, some, False) if queries.run and keys.run else every
+        return Bounds(sure, some, every, torch.where(single & queries.run & keys.run, every, some))

@@ -121,6 +121,46 @@ class Window(Offsets):
 
 
 @dataclass(frozen=True)
+class Trailing(Pattern):
+    """The causal neighbourhood on a line of any length: what `Neighborhood` shows on a causal axis.
+
+        ⌊j / δ⌋ > leader − w,   j ≤ i,   j ≡ i mod δ,   leader = the last of i's group of s in its residue class
+
+    Args:
+        window: w. stride: s, at most w. dilation: δ.
+    """
+
+    window: int
+    stride: int = 1
+    dilation: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("window", "stride", "dilation"):
+            at_least(name, getattr(self, name), 1)
+        if self.stride > self.window:
+            raise wrong("stride", str(self.stride), f"at most the window, {self.window}")
+
+    def first(self, i: Tensor) -> Tensor:
+        """The first key that a query sees, were all of the text there."""
+        place = i // self.dilation
+        return (place // self.stride * self.stride + self.stride - self.window) * self.dilation + i % self.dilation
+
+    def visible(self, i: Tensor, j: Tensor, m: int) -> Tensor:
+        return (self.first(i) <= j) & (j <= i) & ((i - j) % self.dilation == 0)
+
+    def bounds(self, queries: Region, keys: Region, m: int) -> Bounds:
+        first, low, high = self.first(queries.tokens), keys.low, keys.high
+        some = (first.amin(1)[:, None] <= high) & (low <= queries.high[:, None])
+        every = (first.amax(1)[:, None] <= low) & (high <= queries.low[:, None])
+        if self.dilation == 1 and queries.run and keys.run:
+            return Bounds.exactly(some, every)
+        return Bounds.at_most(some, every if self.dilation == 1 else torch.zeros_like(every))
+
+    def future(self, j: Tensor, i: int) -> Tensor:
+        return i - j < self.window * self.dilation
+
+
+@dataclass(frozen=True)
 class Dilated(Offsets):
     """Every ``dilation``-th key, ``size`` of them on each side, the query counted: ``|i − j| < size · dilation``.
 

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 from regard.core.errors import wrong
-from regard.patterns import grid, line
+from regard.patterns import grid, line, named
 from regard.patterns.base import Pattern, PerHead
 
 NAMES: dict[str, Callable[..., Pattern]] = {
     thing.__name__: thing
     for thing in (
-        *(line.Causal, line.Window, line.Dilated, line.Strided, line.Power, line.Sinks, line.GlobalKeys),
+        *(line.Causal, line.Window, line.Trailing, line.Dilated, line.Strided, line.Power, line.Sinks, line.GlobalKeys),
         *(line.GlobalQueries, line.Global, line.Blocks, line.Before, line.Segments, line.Parts, line.Random),
+        *(named.attention_tiles, named.inward_window, named.fused_view_time, named.all_to_first, named.chunked),
+        *(named.part_attention, named.isolation),
         *(grid.Neighborhood, grid.Tiles, grid.GridTokens, grid.Same, grid.Plane, grid.Radial, PerHead),
     )
 }

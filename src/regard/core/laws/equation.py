@@ -24,7 +24,7 @@ from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism
 
 PRECISIONS = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2}
-GROWTHS = {"constant": 0.0, "linear": 1.0, "quadratic": 2.0}
+GROWTHS = {"constant": 0.0, "linear": 1.0, "loglinear": 1.1, "quadratic": 2.0}
 
 
 def definition(subject: Subject) -> str:

@@ -63,6 +63,10 @@ class Patterned(Mechanism):
         """P for ``m`` tokens, the layout's causality left out."""
         raise NotImplementedError
 
+    def bias_for(self, m: int, layout: Layout) -> block_sparse.Bias | None:
+        """What is added to the scores of pairs of positions, ``(heads or 1, …)``; None for nothing."""
+        return None
+
     def seen(self, m: int, layout: Layout) -> Pattern:
         """P, cut at the query if the layout is causal; one object for each, so that its plan is found again."""
         pattern = self.pattern_for(m, layout)
@@ -71,9 +75,15 @@ class Patterned(Mechanism):
         return self.combined.setdefault(pattern, Causal() & pattern)
 
     def support(self, n: int, m: int, layout: Layout, device: torch.device | str = "cpu") -> Tensor:
-        i, j = layout.query_positions(n, m, device)[:, :, None], layout.positions(m, device)[:, None]
-        pattern = self.pattern_for(m, layout)
-        seen = torch.stack([pattern.head(h).visible(i, j, m) for h in range(pattern.heads)], 1)
+        if layout.plain:
+            return self.pattern_for(m, layout).dense(n, m, device)[None] & layout.allowed(n, m, device)
+        batch = next(len(x) for x in (layout.keys, layout.segments) if x is not None)
+        heads = self.pattern_for(0, layout).heads
+        seen = torch.zeros(batch, heads, n, m, dtype=torch.bool, device=device)
+        for row, tokens in alone.documents(layout, batch, m, torch.device(device)):
+            queries = tokens[tokens >= m - n]
+            part = self.pattern_for(len(tokens), layout).dense(len(queries), len(tokens), device)
+            seen[row][:, (queries - (m - n))[:, None], tokens] = part
         return seen & layout.allowed(n, m, device)
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
@@ -83,6 +93,9 @@ class Patterned(Mechanism):
         self.check(q, k, None, layout, signals)
         seen = self.support(q.shape[2], k.shape[2], layout, q.device)[:, :, rows]
         scores = q[:, :, rows] @ repeat_heads(k, q.shape[1]).mT * self.scale_of(q)
+        if (bias := self.bias_for(k.shape[2], layout)) is not None:
+            i, j = layout.query_positions(q.shape[2], k.shape[2], q.device), layout.positions(k.shape[2], q.device)
+            scores = scores + bias(i[:, rows, None].clamp(min=0), j[:, None]).transpose(0, 1)
         scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
         return torch.softmax(scores, dim=-1).masked_fill(~seen, 0)
 
@@ -93,7 +106,10 @@ class Patterned(Mechanism):
         self.check(q, k, v, layout, signals)
 
         def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return block_sparse.attend(q, k, v, self.seen(k.shape[2], layout), self.scale)
+            pattern, bias = self.seen(k.shape[2], layout), self.bias_for(k.shape[2], layout)
+            if bias is None:
+                return block_sparse.attend(q, k, v, pattern, self.scale)
+            return block_sparse.attend_unfused(q, k, v, pattern, self.scale, bias)
 
         return run(q, k, v) if layout.plain else alone.each(run, q, k, v, layout)
 
@@ -129,6 +145,11 @@ class Patterned(Mechanism):
         mask = mask & (j >= 0)[:, None]
         columns = mask.any(2).any(1).any(0).nonzero()[:, 0]
         k, v = (x.index_select(2, columns) for x in (state.cache.k, state.cache.v))
+        if (bias := self.bias_for(m, Layout(causal=True))) is not None:
+            k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
+            scores = q @ k.mT * self.scale_of(q) + bias(i, j[..., columns].clamp(min=0)).transpose(0, 1)
+            scores = scores.masked_fill(~mask[..., columns], torch.finfo(scores.dtype).min)
+            return torch.softmax(scores, dim=-1).masked_fill(~mask[..., columns], 0) @ v
         piece = dense.Piece(slice(0, q.shape[2]), slice(0, len(columns)), mask=mask[..., columns])
         return dense.over(q, k, v, [piece] if len(columns) else [], self.scale).out
 
@@ -147,7 +168,9 @@ class Patterned(Mechanism):
 
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
         pattern = self.seen(shape.keys, layout)
-        flops = 4 * shape.batch * shape.heads * max(shape.head_dim, shape.values)
+        fused = self.bias_for(shape.keys, layout) is None
+        width = 2 * max(shape.head_dim, shape.values) if fused else shape.head_dim + shape.values
+        flops = 2 * shape.batch * shape.heads * width
         kept = self.seen(shape.keys, Layout(causal=True)).future(torch.arange(shape.keys), shape.keys)
         slot = shape.groups * (shape.head_dim + shape.values) * shape.itemsize + 8
         cells = block_sparse.cells(pattern, shape.n, shape.keys)

@@ -1,0 +1,59 @@
+"""Radial attention: the further apart two frames of a video, the less of each other they see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from regard.core.atlas import Claim, published
+from regard.core.errors import wrong
+from regard.core.layout import Layout
+from regard.core.mechanism import Example, Traits
+from regard.mechanisms.sparse.pattern import Patterned
+from regard.patterns import Pattern, Radial
+
+
+@published(
+    "radial",
+    family="sparse",
+    row=140,
+    title="Radial Attention: O(n log n) Sparse Attention with Energy Decay for Long Video Generation",
+    arxiv="2506.19852",
+    year=2025,
+    aliases=("radial_attention",),
+    claim=Claim(
+        text="the density of frames falls as log(n) / n; equals masked dense attention; on scores that decay over "
+        "space and time the output is at most half as wrong as with a window of equal density",
+        status="works",
+        figure="see docs/claims.md; 1e-9 in float64",
+        command="pytest tests/claims/test_patterns.py",
+    ),
+)
+class RadialAttention(Patterned):
+    """Two-sided softmax attention of video tokens through bands that halve as the distance in time doubles.
+
+    `regard.patterns.Radial` has the equation. The last frame may be cut short.
+
+    Args:
+        frame: tokens of a frame; ``layout.grid`` is not needed. least: the narrowest band. scale: None for
+            ``1 / sqrt(d)``.
+
+    Raises:
+        ValueError: a number below one.
+
+    Paper: Li et al., arXiv 2506.19852, whose rounding to blocks by their density is left out: a pair is seen or not.
+    """
+
+    traits = Traits(causal=False, cross=False, rows="one", sign="nonnegative", time="loglinear")
+
+    def __init__(self, frame: int = 64, least: int = 16, scale: float | None = None) -> None:
+        super().__init__(scale)
+        if min(frame, least) < 1:
+            raise wrong("frame, least", f"{frame}, {least}", "at least 1 each")
+        self.frame, self.least = frame, least
+
+    def pattern_for(self, m: int, layout: Layout) -> Pattern:
+        return Radial((max(-(-m // self.frame), 1), self.frame), self.least)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        return [Example("frames of 8", cls(8, 2), 3, 3), Example("frames of 5, grouped", cls(5, 1), 4, 2)]

@@ -1,0 +1,289 @@
+"""Published patterns that are compositions of simple ones, each by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from regard.core.atlas import Claim, published
+from regard.core.errors import wrong
+from regard.patterns.base import Pattern
+from regard.patterns.grid import GridTokens, Neighborhood, Plane, Same, Sizes, Tiles, as_grid
+from regard.patterns.line import Blocks, GlobalKeys, Parts
+
+COMMAND = "pytest tests/claims/test_patterns.py"
+
+
+@published(
+    "attention_tiles",
+    family="generate",
+    kind="pattern",
+    row=254,
+    title="Efficient-vDiT: Efficient Video Diffusion Transformers With Attention Tile",
+    arxiv="2502.06155",
+    year=2025,
+    aliases=("efficient_vdit",),
+    claim=Claim(
+        text="of f frames, k of them references, f + 2 k f − k² − k pairs of f² are kept: linear in f",
+        status="partly",
+        figure="density exact for 1 … 16 frames; the search over layers and the distillation are not built",
+        command=COMMAND,
+    ),
+)
+def attention_tiles(frames: int, tokens: int, references: int | Sequence[int] = 0) -> Pattern:
+    """Frames see themselves and the reference frames, and the reference frames see all.
+
+    Args:
+        frames, tokens: of the video, and of a frame. references: the frames that all see and that see all.
+
+    Paper: Ding et al., arXiv 2502.06155.
+    """
+    grid = (frames, tokens)
+    chosen = Plane(grid, references)
+    return Same(grid, 0) | chosen | Transposed(chosen)
+
+
+class Transposed(Pattern):
+    """A pattern with the parts of queries and keys exchanged."""
+
+    def __init__(self, inner: Pattern) -> None:
+        self.inner = inner
+
+    def __repr__(self) -> str:
+        return f"Transposed({self.inner})"
+
+    @property
+    def grid(self) -> tuple[int, ...] | None:
+        return self.inner.grid
+
+    def check(self, m: int) -> None:
+        self.inner.check(m)
+
+    def visible(self, i: Tensor, j: Tensor, m: int) -> Tensor:
+        return self.inner.visible(j, i, m)
+
+
+@published(
+    "nearby_3d",
+    family="generate",
+    kind="pattern",
+    row=215,
+    title="NÜWA: Visual Synthesis Pre-training for Neural visUal World creAtion",
+    arxiv="2111.12417",
+    year=2021,
+    aliases=("3dna", "nuwa"),
+    claim=Claim(
+        text="equals the equivalent neighbourhood mask for self- and for cross-attention between grids of other sizes; "
+        "pairs grow linearly with the tokens",
+        status="partly",
+        figure="masks equal by brute force; the decoder over VQ tokens is not built",
+        command=COMMAND,
+    ),
+)
+def nearby(queries: Sizes, keys: Sizes, extent: Sizes) -> Tensor:
+    """Which cells of one grid see which of another: those within an extent of the scaled coordinates.
+
+        seen if |⌊x_a · K_a / Q_a⌋ − y_a| ≤ extent_a on every axis a
+
+    Shapes: grids of 1 to 3 sizes Q and K -> ``(∏ Q, ∏ K)`` bool.
+
+    Paper: Wu et al., arXiv 2111.12417.
+    """
+    first, second = as_grid(queries), as_grid(keys)
+    spans = (extent,) * len(first) if isinstance(extent, int) else tuple(extent)
+    if not len(first) == len(second) == len(spans):
+        raise wrong("keys, extent", f"{second}, {spans}", f"as many axes as the queries' {first}")
+    seen = torch.ones(1, 1, dtype=torch.bool)
+    for q, k, span in zip(first, second, spans, strict=True):
+        near = (torch.arange(q)[:, None] * k // q - torch.arange(k)).abs() <= span
+        seen = torch.kron(seen, near)
+    return seen.bool()
+
+
+@published(
+    "freeswim",
+    family="generate",
+    kind="pattern",
+    row=34,
+    title="FreeSwim: Revisiting Sliding-Window Attention Mechanisms for Training-Free Ultra-High-Resolution Video "
+    "Generation",
+    year=2025,
+    aliases=("inward_window",),
+    claim=Claim(
+        text="every query sees exactly (2 d_h + 1)(2 d_w + 1) T keys, at the borders too",
+        status="partly",
+        figure="exact at every cell; the override by cross-attention of a full branch and its cache are not built",
+        command=COMMAND,
+    ),
+)
+def inward_window(frames: int, height: int, width: int, half_height: int, half_width: int) -> Pattern:
+    """Windows in space over all frames, moved inward at the borders, so that each query sees as much as in training.
+
+    Args:
+        frames, height, width: of the video. half_height, half_width: the window reaches so far to each side.
+
+    Source: FreeSwim, 2025.
+    """
+    return Neighborhood((frames, height, width), (frames, 2 * half_height + 1, 2 * half_width + 1))
+
+
+@published(
+    "fused_view_time",
+    family="generate",
+    kind="pattern",
+    row=189,
+    title="4Real-Video-V2: Fused View-Time Attention and Feedforward Reconstruction for 4D Scene Generation",
+    arxiv="2506.18839",
+    year=2025,
+    aliases=("view_time",),
+    claim=Claim(
+        text="the share of kept pairs is (V + T − 1) / (V T) exactly; block-sparse equals masked dense attention",
+        status="partly",
+        figure="exact for all V, T up to 6; 1e-9 in float64; the reconstruction model is not built",
+        command=COMMAND,
+    ),
+)
+def fused_view_time(views: int, times: int, tokens: int) -> Pattern:
+    """Tokens of a view and a time see all of the same view or of the same time, in one layer.
+
+    Args:
+        views, times, tokens: V, T, and tokens of a frame.
+
+    Paper: arXiv 2506.18839.
+    """
+    grid = (views, times, tokens)
+    return Same(grid, 0) | Same(grid, 1)
+
+
+@published(
+    "part_attention",
+    family="generate",
+    kind="pattern",
+    row=75,
+    title="Ultra3D: Efficient and High-Fidelity 3D Generation with Part Attention",
+    arxiv="2507.17745",
+    year=2025,
+    aliases=("ultra3d",),
+    claim=Claim(
+        text="equals dense attention under the block-diagonal mask; pairs are Σ n_p² of n²",
+        status="partly",
+        figure="1e-9 in float64, pairs exact; speed in docs/claims.md; the voxel model is not built",
+        command=COMMAND,
+    ),
+)
+def part_attention(ids: Tensor | Sequence[int]) -> Pattern:
+    """Tokens see those of their own part, wherever they stand.
+
+    Args:
+        ids: the part of each token.
+
+    Paper: Chen et al., arXiv 2507.17745.
+    """
+    return Parts(ids)
+
+
+@published(
+    "all_to_first",
+    family="generate",
+    kind="pattern",
+    row=186,
+    title="Puppet-Master: Scaling Interactive Video Generation as a Motion Prior for Part-Level Dynamics",
+    arxiv="2408.04631",
+    year=2024,
+    aliases=("puppet_master",),
+    claim=Claim(
+        text="every frame reads the first frame alone; the first frame's output is that of ordinary spatial attention",
+        status="partly",
+        figure="1e-12 in float64; the diffusion model and its drag tokens are not built",
+        command=COMMAND,
+    ),
+)
+def all_to_first(frames: int, tokens: int) -> Pattern:
+    """Every frame's queries see the first frame's keys alone.
+
+    Args:
+        frames, tokens: of the video, and of a frame.
+
+    Paper: Li et al., arXiv 2408.04631.
+    """
+    return Plane((frames, tokens), 0)
+
+
+@published(
+    "isolation",
+    family="generate",
+    kind="pattern",
+    row=240,
+    title="Improving Multi-Subject Consistency in Open-Domain Image Generation with Isolation and Reposition Attention",
+    year=2024,
+    aliases=("ir_diffusion",),
+    claim=Claim(
+        text="the attention between different subjects is exactly zero",
+        status="partly",
+        figure="exactly 0; reposition attention and the diffusion model are not built",
+        command=COMMAND,
+    ),
+)
+def isolation(subjects: Tensor | Sequence[int], background: int = 0) -> Pattern:
+    """Tokens see those of their own subject, in reference and target, and the background, which sees all.
+
+    Args:
+        subjects: of each token. background: the number that stands for none.
+
+    Source: IR-Diffusion, 2024.
+    """
+    ids = torch.as_tensor(subjects)
+    free = GlobalKeys((ids == background).nonzero()[:, 0].tolist())
+    return Parts(ids) | free | Transposed(free)
+
+
+@published(
+    "maxvit",
+    family="vit",
+    kind="pattern",
+    row=228,
+    title="MaxViT: Multi-Axis Vision Transformer",
+    arxiv="2204.01697",
+    year=2022,
+    aliases=("multi_axis",),
+    claim=Claim(
+        text="blocks and then grid: after one pair every pixel reaches every pixel",
+        status="partly",
+        figure="reach complete on 12 × 8 cells; the network of MBConv blocks is not built",
+        command=COMMAND,
+    ),
+)
+def multi_axis(grid: Sizes, tile: Sizes) -> tuple[Pattern, Pattern]:
+    """Block attention in boxes of ``tile`` cells, and grid attention among the cells in the same place of every box.
+
+    Paper: Tu et al., arXiv 2204.01697, whose grid attention fixes the number of cells, here the size of the boxes.
+    """
+    return Tiles(grid, tile), GridTokens(grid, tile)
+
+
+@published(
+    "chunked",
+    family="linear",
+    kind="pattern",
+    row=205,
+    title="Recurrent Memory-Augmented Transformers with Chunked Attention for Long-Context Language Modeling",
+    year=2025,
+    aliases=("chunk_local",),
+    claim=Claim(
+        text="local attention inside of chunks has a cost per token that does not grow",
+        status="partly",
+        figure="pairs exactly n · size; the memory of gated vectors is not built",
+        command=COMMAND,
+    ),
+)
+def chunked(size: int) -> Pattern:
+    """Tokens see those of their own chunk.
+
+    Args:
+        size: tokens of a chunk.
+
+    Source: Recurrent Memory-Augmented Transformers with Chunked Attention, 2025.
+    """
+    return Blocks(size)

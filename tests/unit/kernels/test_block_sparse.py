@@ -1,0 +1,149 @@
+"""The block-sparse kernel against masked dense attention: forward, gradients, router lists, half precision, memory."""
+
+import math
+
+import hypothesis
+import pytest
+import torch
+from hypothesis import strategies as st
+
+from regard import patterns as p
+from regard.kernels import block_sparse
+from regard.kernels.dense import attend_lse as dense_lse
+from regard.patterns.cover import Cover
+
+TEXTS = [
+    *("Causal & Window(37)", "Causal & (Window(9) | Sinks(3) | Power(7))", "Blocks(40, 16)", "Random(0.2, block=8)"),
+    *(
+        "PerHead(Window(5), Blocks(16, 8), Sinks(0))",
+        "Sinks(0)",
+        "Causal & Strided(11)",
+        "GlobalQueries(3) | Window(2)",
+    ),
+]
+
+
+def draw(n, m=None, heads=3, groups=3, dtype=torch.float64):
+    torch.manual_seed(0)
+    m = n if m is None else m
+    shapes = ((2, heads, n, 8), (2, groups, m, 8), (2, groups, m, 5))
+    return [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
+
+
+def masked(q, k, v, mask):
+    """Dense attention under a mask; zeros where nothing is seen."""
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    scores = (q @ k.mT * q.shape[-1] ** -0.5).masked_fill(~mask, -torch.inf)
+    return torch.softmax(scores, -1).nan_to_num(0) @ v
+
+
+def agree(q, k, v, got, want):
+    torch.testing.assert_close(got, want, atol=1e-9, rtol=1e-9)
+    weight = torch.randn_like(want)
+    for a, b in zip(*(torch.autograd.grad((x * weight).sum(), (q, k, v)) for x in (got, want)), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-8, rtol=1e-8)
+
+
+@pytest.mark.parametrize("form", [block_sparse.attend, block_sparse.attend_unfused])
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize(("n", "m", "groups"), [(130, 130, 3), (1, 77, 3), (60, 201, 1), (50, 20, 3), (3, 3, 3)])
+def test_equals_masked_dense_attention(form, text, n, m, groups):
+    pattern = p.parse_pattern(text)
+    q, k, v = draw(n, m, groups=groups)
+    agree(q, k, v, form(q, k, v, pattern), masked(q, k, v, pattern.dense(n, m)))
+
+
+@st.composite
+def neighbourhoods(draw):
+    axes = draw(st.integers(1, 3))
+    grid = [draw(st.integers(1, {1: 300, 2: 18, 3: 7}[axes])) for _ in range(axes)]
+    window = [draw(st.integers(1, size + 1)) for size in grid]
+    stride = [draw(st.integers(1, w)) for w in window]
+    dilation = [draw(st.integers(1, 3)) for _ in grid]
+    return p.Neighborhood(grid, window, stride, dilation, [draw(st.booleans()) for _ in grid])
+
+
+@hypothesis.given(neighbourhoods(), st.sampled_from([block_sparse.attend, block_sparse.attend_unfused]))
+@hypothesis.settings(max_examples=30, deadline=None)
+def test_neighbourhoods_equal_masked_dense_attention(pattern, form):
+    n = math.prod(pattern.grid)
+    q, k, v = draw(n)
+    agree(q, k, v, form(q, k, v, pattern), masked(q, k, v, pattern.dense(n)))
+
+
+def test_log_sum_exps_and_their_gradients():
+    pattern = p.parse_pattern("Causal & Window(7)")
+    q, k, v = draw(40)
+    part = block_sparse.attend_lse(q, k, v, pattern)
+    scores = (q @ k.mT * q.shape[-1] ** -0.5).masked_fill(~pattern.dense(40), -torch.inf)
+    torch.testing.assert_close(part.lse, scores.logsumexp(-1), atol=1e-9, rtol=1e-9)
+    for a, b in zip(
+        *(torch.autograd.grad(x.square().sum(), (q, k)) for x in (part.lse, scores.logsumexp(-1))), strict=True
+    ):
+        torch.testing.assert_close(a, b, atol=1e-8, rtol=1e-8)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_lists_of_blocks_as_routers_give_them(causal):
+    """Lists for each head and block of queries, of different lengths, repeats and blanks among them."""
+    n, rows, cols = 70, 16, 8
+    index = torch.tensor([[0, 0, -1], [1, 0, -1], [4, 3, 0], [5, 5, 5], [8, 0, 2]])
+    lists = torch.stack([index, index.flip(1).roll(0, 0), torch.full_like(index, 0)])
+    cover = Cover.from_index(lists, n, n, rows, cols)
+    mask = torch.zeros(3, n, n, dtype=torch.bool)
+    for head in range(3):
+        for block in range(5):
+            for key in set(lists[head, block].tolist()) - {-1}:
+                mask[head, block * rows : (block + 1) * rows, key * cols : (key + 1) * cols] = True
+    mask = mask.tril() if causal else mask
+    q, k, v = draw(n)
+    agree(q, k, v, block_sparse.attend_blocks(q, k, v, cover, causal).out, masked(q, k, v, mask))
+    assert cover.density == pytest.approx(mask.double().mean().item()) or causal
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype):
+    pattern = p.parse_pattern("Causal & (Window(30) | Sinks(2))")
+    q, k, v = draw(200)
+    want = masked(q, k, v, pattern.dense(200))
+    got = block_sparse.attend(q.to(dtype), k.to(dtype), v.to(dtype), pattern)
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.double(), want, atol=2e-2, rtol=2e-2)
+
+
+def test_everything_visible_is_dense_attention():
+    pattern = p.parse_pattern("Window(1000)")
+    q, k, v = draw(150)
+    want = dense_lse(q, k, v)
+    torch.testing.assert_close(block_sparse.attend(q, k, v, pattern), want.out, atol=1e-12, rtol=1e-12)
+    assert all(piece.mask is None for piece in block_sparse.planned(pattern, 128, 128).pieces)
+
+
+@pytest.mark.parametrize(
+    "text", ["Causal & Window(100)", "Causal & (Power(4) | Sinks(9))", "PerHead(Window(9), Blocks(64))"]
+)
+def test_cells_are_what_the_plan_computes(text):
+    pattern = p.parse_pattern(text)
+    for n in (5, 128, 700):
+        assert block_sparse.cells(pattern, n, n) == block_sparse.planned(pattern, n, n).cells
+        assert block_sparse.share(pattern, n) * block_sparse.cells(pattern, n, n) * pattern.heads == pytest.approx(
+            pattern.pairs(n)
+        )
+
+
+def test_cells_of_long_inputs_are_estimated_well():
+    pattern = p.parse_pattern("Causal & (Window(300) | Sinks(8))")
+    whole = block_sparse.cells(pattern, 1 << 13, 1 << 13)
+    exact = pattern.cover(1 << 17, rows=128, cols=32)
+    assert block_sparse.cells(pattern, 1 << 17, 1 << 17) == pytest.approx(exact.blocks * 128 * 32, rel=0.02)
+    assert whole < exact.cells
+
+
+def test_bad_input_is_named():
+    q, k, v = draw(8)
+    with pytest.raises(ValueError, match="pattern"):
+        block_sparse.attend(q, k, v, p.parse_pattern("PerHead(Window(2), Window(3))"))
+    with pytest.raises(ValueError, match="grid"):
+        block_sparse.attend(q, k, v, p.Neighborhood((3, 3), 3))
+    with pytest.raises(ValueError, match="cover"):
+        block_sparse.attend_blocks(q, k, v, p.Window(3).cover(9, rows=4, cols=4))
