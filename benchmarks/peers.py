@@ -47,7 +47,8 @@ class Pair:
 def alone(path: str) -> ModuleType:
     """One file of a peer's package, without the package: its own imports may want a GPU."""
     spec = importlib.util.spec_from_file_location(Path(path).stem + "_of_peer", PEERS / path)
-    assert spec is not None and spec.loader is not None, path
+    assert spec is not None, path
+    assert spec.loader is not None, path
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -90,7 +91,10 @@ def efficient(q: Tensor, k: Tensor, v: Tensor) -> Pair:
 
     mine, scale = regard.build("efficient"), DIM**-0.5  # theirs divides by the root once more
     return Pair(
-        "efficient attention", "linear-attention-transformer", lambda: mine(q, k, v), lambda: linear_attn(q, k, v) / scale
+        "efficient attention",
+        "linear-attention-transformer",
+        lambda: mine(q, k, v),
+        lambda: linear_attn(q, k, v) / scale,
     )
 
 
@@ -170,7 +174,9 @@ def main(
         raise SystemExit("the peers are not installed: run `make peers`")
     sys.path.append(str(PEERS))
     torch.set_num_threads(threads)
-    print("| function | peer | regard ms | peer ms | ratio | quartiles |\n|---|---|---|---|---|---|" if markdown else "")
+    print(
+        "| function | peer | regard ms | peer ms | ratio | quartiles |\n|---|---|---|---|---|---|" if markdown else ""
+    )
     for make in PAIRS:
         pair, found = measure(make, length)
         figures = [f"{found.seconds * 1e3:.1f}", f"{found.yardstick * 1e3:.1f}", f"{found.median:.2f}"]

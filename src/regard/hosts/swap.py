@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,7 +22,12 @@ from regard.hosts.call import Call, attend
 from regard.hosts.interface import Installed, check_model, label, refuse_unknown, split_mask
 from regard.hosts.kept import Kept
 from regard.hosts.passes import Pass, Passes
+from regard.mechanisms.sparse.pattern import PatternAttention
 from regard.mechanisms.sparse.window import SlidingWindow
+from regard.patterns import Pattern, Window, parse_pattern
+
+PATTERN = re.compile(r"^\W*[A-Z]")
+"""How the text of a pattern begins, and that of a mechanism does not."""
 
 
 class Swap(AbstractContextManager["Swap"]):
@@ -172,7 +178,7 @@ class Held:
 
 def swap(
     model: PreTrainedModel,
-    mechanism: str | Mechanism | Mapping[int, str | Mechanism],
+    mechanism: str | Mechanism | Pattern | Mapping[int, str | Mechanism | Pattern],
     layers: Iterable[int] | None = None,
     **config: Any,
 ) -> Swap:
@@ -191,7 +197,8 @@ def swap(
 
     Args:
         model: any Transformers model that calls its attention through the attention interface.
-        mechanism: a name, a text such as ``"window(size=256)"``, a mechanism, a pattern; or one for each layer.
+        mechanism: a name, a text such as ``"window(size=256)"`` or ``"Window(64) | Sinks(4)"``, a mechanism, a pattern;
+            or one for each layer.
         layers: indices of attention layers, in order of execution; None for all. config: the mechanism's arguments.
 
     Raises:
@@ -211,9 +218,13 @@ def swap(
     return Swap(model, chosen)
 
 
-def made(given: str | Mechanism, config: Mapping[str, Any]) -> Mechanism:
+def made(given: str | Mechanism | Pattern, config: Mapping[str, Any]) -> Mechanism:
     """The mechanism that is meant, refused if it would have to be trained."""
-    if isinstance(given, str):
+    if isinstance(given, str) and PATTERN.search(given) and not config:
+        given = parse_pattern(given)
+    if isinstance(given, Pattern):
+        given = PatternAttention(given, **config)
+    elif isinstance(given, str):
         name, arguments = parse(given)
         given = build(name, **arguments | dict(config))
     elif config:
@@ -231,6 +242,10 @@ def within_window(mechanism: Mechanism, size: int) -> Mechanism:
     """The mechanism, seeing only the keys nearer than ``size`` of those that it sees."""
     if isinstance(mechanism, SlidingWindow) and not mechanism.sinks.count:
         return SlidingWindow(min(size, mechanism.window.size), scale=mechanism.scale)
+    if isinstance(mechanism, SlidingWindow):
+        return PatternAttention(Window(size) & (mechanism.window | mechanism.sinks), mechanism.scale)
+    if isinstance(mechanism, PatternAttention):
+        return PatternAttention(Window(size) & mechanism.pattern, mechanism.scale)
     name = type(mechanism).__name__
     raise wrong("layers", f"a layer with a sliding window of {size}", f"layers without: {name} cannot be cut to it")
 

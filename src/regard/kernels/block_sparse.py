@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ ROWS, COLS = 128, 32
 """Queries in a block, keys in a block, on a line."""
 TILES = {1: ((128,), (32,)), 2: ((8, 8), (2, 2)), 3: ((4, 4, 4), (2, 2, 2))}
 """The same on a grid, by its number of axes."""
-GATHERED = 1 << 19
+GATHERED = 1 << 14
 """Keys that are gathered at a time, of one head."""
 SAMPLED = 1 << 22
 """Pairs of blocks above which `cells` looks at a sample of the blocks of queries."""
@@ -45,6 +46,7 @@ class Gathered:
     index: Tensor
     mask: Tensor | None
     causal: bool = field(default=False, init=False)
+    alone: ClassVar[bool] = True
 
     def queries(self, x: Tensor) -> Tensor:
         """``(b, h, n, …)`` -> ``(b h, blocks, size, …)``."""
@@ -52,15 +54,7 @@ class Gathered:
 
     def keys(self, x: Tensor) -> Tensor:
         """``(b, h, m, d)`` -> ``(b h, blocks, width, d)``, copied."""
-        shape = (*self.index.shape[1:], x.shape[3])
-        if self.index.shape[0] == 1:
-            return x.flatten(0, 1).index_select(1, self.index.flatten()).unflatten(1, shape[:2])
-        return x.flatten(0, 2).index_select(0, self.apart(x)).view(-1, *shape)
-
-    def apart(self, x: Tensor) -> Tensor:
-        """The index of several heads into ``x (b, h, m, d)`` with its first three axes as one."""
-        first = torch.arange(0, x.shape[0] * x.shape[1] * x.shape[2], x.shape[2], device=x.device)
-        return (first.view(x.shape[0], -1, 1) + self.index.flatten(1)).flatten()
+        return taken(x, self.index.flatten(1)).view(-1, *self.index.shape[1:], x.shape[3])
 
     def restore(self, x: Tensor, heads: int) -> Tensor:
         """``queries`` undone."""
@@ -68,10 +62,8 @@ class Gathered:
 
     def add_keys(self, total: Tensor, part: Tensor) -> None:
         """Adds a gradient shaped like ``keys`` to ``total (b, h, m, d)``."""
-        if self.index.shape[0] == 1:
-            total.flatten(0, 1).index_add_(1, self.index.flatten(), part.flatten(1, 2).to(total.dtype))
-        else:
-            total.view(-1, total.shape[3]).index_add_(0, self.apart(total), part.flatten(0, 2).to(total.dtype))
+        flat = part.reshape(-1, part.shape[-1]).to(total.dtype)
+        total.view(-1, total.shape[3]).index_add_(0, flat_index(total, self.index.flatten(1)), flat)
 
     def repeated(self, batch: int) -> Gathered:
         """The piece for a batch: masks of several heads stand once for each sequence."""
@@ -87,7 +79,27 @@ class Gathered:
 
     def sighted(self) -> Tensor | None:
         """Which rows see any key; None if all do."""
-        return None if self.mask is None else self.mask.any(-1)
+        return self.seeing
+
+    @cached_property
+    def seeing(self) -> Tensor | None:
+        if self.mask is None:
+            return None
+        found = self.mask.any(-1)
+        return None if bool(found.all()) else found
+
+
+def flat_index(x: Tensor, index: Tensor) -> Tensor:
+    """``index (h or 1, t)`` into the tokens of ``x (b, h, m, …)``, where its first three axes are one."""
+    batch, heads, m = x.shape[:3]
+    first = torch.arange(0, batch * heads * m, m, device=x.device).view(batch, heads, 1) if m else index.new_zeros(1)
+    return (first + index).flatten()
+
+
+def taken(x: Tensor, index: Tensor) -> Tensor:
+    """``(b, h, t, …)``: the tokens ``index (h or 1, t)`` of ``x (b, h, m, …)``, copied row by row on all cores."""
+    rows = x.flatten(0, 2).index_select(0, flat_index(x, index))
+    return rows.view(*x.shape[:2], index.shape[1], *x.shape[3:])
 
 
 @dataclass(frozen=True)
@@ -108,6 +120,8 @@ class Plan:
 
     def to(self, device: torch.device) -> Plan:
         """The plan on another device."""
+        if self.order.device == device:
+            return self
         pieces = [
             Gathered(p.rows, p.size, p.index.to(device), None if p.mask is None else p.mask.to(device))
             for p in self.pieces
@@ -173,7 +187,7 @@ def attend_unfused(
     plan = planned(pattern, n - blind, m).to(q.device)
     factor = q.shape[-1] ** -0.5 if scale is None else scale
     k, v = repeat_heads(k, heads), repeat_heads(v, heads)
-    ordered, places, parts = q[:, :, blind:].index_select(2, plan.order), plan.order + (m - n + blind), []
+    ordered, places, parts = taken(q[:, :, blind:], plan.order[None]), plan.order + (m - n + blind), []
     for piece in plan.pieces:
         piece = piece.repeated(q.shape[0])
         scores = piece.queries(ordered) @ piece.keys(k).mT * factor
@@ -189,15 +203,15 @@ def attend_unfused(
     rest = len(plan.order) - sum(part.shape[2] for part in parts)
     blank = sum(x[..., :0].sum() for x in (q, k, v))  # zero, and differentiable
     out = torch.cat([*parts, v.new_zeros(q.shape[0], heads, rest, v.shape[3]) + blank], dim=2)
-    return torch.nn.functional.pad(out.index_select(2, plan.back), (0, 0, blind, 0))
+    return torch.nn.functional.pad(taken(out, plan.back[None]), (0, 0, blind, 0))
 
 
 def run(q: Tensor, k: Tensor, v: Tensor, plan: Plan, blind: int, scale: float | None) -> Partial:
     """Queries put in the plan's order, attended, and put back."""
     k, v = repeat_heads(k, q.shape[1]).contiguous(), repeat_heads(v, q.shape[1]).contiguous()
-    ordered = q[:, :, blind:].index_select(2, plan.order)
+    ordered = taken(q[:, :, blind:], plan.order[None])
     part = dense.over(ordered, k, v, [piece.repeated(q.shape[0]) for piece in plan.pieces], scale)  # pyright: ignore
-    out, lse = part.out.index_select(2, plan.back), part.lse.index_select(2, plan.back)
+    out, lse = taken(part.out, plan.back[None]), taken(part.lse, plan.back[None])
     if blind:
         out = torch.nn.functional.pad(out, (0, 0, blind, 0))
         lse = torch.nn.functional.pad(lse, (blind, 0), value=-torch.inf)

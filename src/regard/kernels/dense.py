@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,7 @@ class Piece:
     causal: bool = False
     mask: Tensor | None = None
     block: int | None = None
+    alone: ClassVar[bool] = False  # whether no other piece has its rows
 
     def queries(self, x: Tensor) -> Tensor:
         """The piece's part of a per-query tensor ``(b, h, n, …)``, as the operator takes it."""
@@ -211,6 +212,9 @@ def merged(q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Piece], scale: float
     for piece in parts[0 if first is None else 1 :]:
         found, sums = fused(piece.queries(q), piece.keys(k), piece.keys(v), piece, scale)
         found, sums = piece.restore(found, heads).to(wide), piece.restore(sums, heads)
+        if piece.alone:
+            out[:, :, piece.rows], lse[:, :, piece.rows] = found, sums
+            continue
         merge_into(out[:, :, piece.rows], lse[:, :, piece.rows], found, sums)
     return out, lse
 

@@ -166,3 +166,18 @@ def test_what_cannot_be_followed_is_refused():
             logits(model, ids, attention_mask=own)
         with pytest.raises(RuntimeError, match="swapped already"):
             regard.swap(model, "window").install()
+
+
+@pytest.mark.parametrize("text", ["Window(9) | Sinks(2)", "Causal & (Blocks(16) | Power(4))"])
+def test_patterns_are_swapped_in_by_their_text(text):
+    model, ids = causal("Llama"), tokens(1, 57)
+    with regard.swap(model, text):
+        whole = model(ids).logits
+        cache = model(ids[:, :40], use_cache=True).past_key_values
+        rest = model(ids[:, 40:], past_key_values=cache, use_cache=True).logits
+    torch.testing.assert_close(whole[:, 40:], rest, atol=1e-4, rtol=1e-4)
+    with regard.swap(model, regard.patterns.parse_pattern(text)):
+        torch.testing.assert_close(model(ids).logits, whole)
+    with regard.swap(model, "Window(1000)"):
+        swapped = model(ids).logits
+    torch.testing.assert_close(swapped, model(ids).logits, atol=1e-4, rtol=1e-4)
