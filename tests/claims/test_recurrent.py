@@ -48,13 +48,21 @@ def recurrence(kind: str, q, k, v, s, mechanism):
         if kind == "mamba2":
             step = s["step"][:, :, t, None]
             state, value = state * (-mechanism.log_rate.exp()[None, :, None] * step).exp()[..., None], value * step
+        if kind == "mamba":
+            step = s["step"][:, :, t, None]
+            state, value = state * (-mechanism.log_rate.exp() * step).exp()[..., None], value * step
+        if kind == "rwkv6":
+            own = key * mechanism.bonus
+            outs.append((query[..., None] * (state + own[..., None] * value[..., None, :])).sum(-2))
+            state = state * s["channels"][:, :, t].exp()[..., None] + key[..., None] * value[..., None, :]
+            continue
         if "delta" in kind:
             value = s["beta"][:, :, t, None] * (value - (key[..., None] * state).sum(-2))
         state = state + key[..., None] * value[..., None, :]
         out = (query[..., None] * state).sum(-2)
         if kind == "linear":
             out = out / (query * sums).sum(-1, keepdim=True)
-        outs.append(out if kind in ("linear", "mamba2") else out * D**-0.5)
+        outs.append(out if kind in ("linear", "mamba2", "mamba") else out * D**-0.5)
     return torch.stack(outs, 2)
 
 
@@ -65,11 +73,14 @@ SIGNALS = {
     "deltanet": {"beta": "beta"},
     "gated_deltanet": {"log_decay": "log_decay", "beta": "beta"},
     "mamba2": {"step": "step"},
+    "mamba": {"step": "step"},
+    "rwkv6": {"log_decay": "channels"},
 }
+SIZED = {"mamba2": {"heads": 2}, "mamba": {"heads": 2, "head_dim": D}, "rwkv6": {"heads": 2, "head_dim": D}}
 
 
 def made(kind: str, dtype=torch.float64):
-    return (regard.build(kind, heads=2) if kind == "mamba2" else regard.build(kind)).to(dtype)
+    return regard.build(kind, **SIZED.get(kind, {})).to(dtype)
 
 
 @pytest.mark.parametrize("kind", SIGNALS)
@@ -88,6 +99,27 @@ def test_the_chunked_form_the_dense_form_and_the_papers_recurrence_are_one(kind)
     for other in found[1:]:
         for mine, theirs in zip(found[0], other, strict=True):
             torch.testing.assert_close(mine, theirs, atol=1e-9, rtol=1e-7)
+
+
+def test_transformers_mamba_is_this_scan():
+    """The scan inside of Transformers' Mamba mixer, with its own projections around it, is this mechanism."""
+    from transformers import MambaConfig
+    from transformers.models.mamba.modeling_mamba import MambaMixer
+
+    torch.manual_seed(0)
+    config = MambaConfig(hidden_size=12, state_size=5, num_hidden_layers=1, conv_kernel=3, expand=2, time_step_rank=4)
+    mixer, x = MambaMixer(config, 0).double().eval(), torch.randn(2, 33, 12, dtype=torch.float64)
+    with torch.no_grad():
+        hidden, gate = mixer.in_proj(x).mT.chunk(2, dim=1)
+        hidden = torch.nn.functional.silu(mixer.conv1d(hidden)[..., :33])
+        step, b, c = mixer.x_proj(hidden.mT).split([4, 5, 5], dim=-1)
+        step = torch.nn.functional.softplus(mixer.dt_proj(step)).mT
+        scan = regard.build("mamba", heads=24, head_dim=5).double()
+        scan.log_rate.copy_(mixer.A_log)
+        q, k = (part[:, None].expand(-1, 24, -1, -1) for part in (c, b))
+        out = scan(q, k, hidden[..., None], CAUSAL, step=step)[..., 0] + hidden * mixer.D[:, None]
+        got = mixer.out_proj((out * torch.nn.functional.silu(gate)).mT)
+        torch.testing.assert_close(got, mixer(x), atol=1e-9, rtol=1e-7)
 
 
 def test_the_delta_rule_replaces_what_linear_attention_adds_up(record_property):

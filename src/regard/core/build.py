@@ -27,11 +27,12 @@ def build(name: str, **config: Any) -> Mechanism:
     return entry.thing(**config)
 
 
-def build_for(heads: int, name: str, **config: Any) -> Mechanism:
-    """`build`, with ``heads`` filled in where the constructor takes it and ``config`` does not give it."""
+def build_for(heads: int, name: str, head_dim: int | None = None, **config: Any) -> Mechanism:
+    """`build`, with ``heads`` and ``head_dim`` filled in where the constructor takes them and ``config`` does not."""
     thing = find(name).thing
-    takes = isinstance(thing, type) and "heads" in inspect.signature(thing).parameters
-    return build(name, **({"heads": heads} if takes else {}) | config)
+    takes = inspect.signature(thing).parameters if isinstance(thing, type) else ()
+    sizes = {"heads": heads} | ({} if head_dim is None else {"head_dim": head_dim})
+    return build(name, **{size: value for size, value in sizes.items() if size in takes} | config)
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:

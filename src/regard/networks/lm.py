@@ -80,7 +80,7 @@ class Config:
         e = d if self.value_dim is None else self.value_dim
         projection = Grouped(self.width, self.heads, self.kv_heads or self.heads, d, e)
         rotary = None if self.rotary_base is None else Rotary(d - d % 2, self.rotary_base)
-        return Attention(build_for(self.heads, name, **arguments), projection, rotary)
+        return Attention(build_for(self.heads, name, **{"head_dim": d} | arguments), projection, rotary)
 
     def fitted(self, parameters: int, count: Any) -> Any:
         """The same with the inner width that brings ``count(config)`` nearest to ``parameters``."""

@@ -70,6 +70,14 @@ class Recurrent(Mechanism):
         """What is written of each token."""
         return v
 
+    def pairs(self, x: Inputs, allowed: Tensor) -> Tensor:
+        """A without the delta rule, dense: what `run` gives of each value."""
+        return decayed_pairs(x.q, x.k, x.log_decay, allowed)
+
+    def run(self, x: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs and the state after them."""
+        return scan(x, state)
+
     @property
     def delta(self) -> bool:
         """Whether the delta rule is on."""
@@ -108,7 +116,7 @@ class Recurrent(Mechanism):
         blank = k.new_zeros(*k.shape[:3], 1)
         x = self.prepared(aligned(q, m), k, blank, layout.keys, None, signals)
         allowed = Layout(True, layout.keys, layout.segments).allowed(m, m, q.device)
-        seen = decayed_pairs(x.q, x.k, x.log_decay, allowed)
+        seen = self.pairs(x, allowed)
         if x.beta is not None:
             products = decayed_pairs(x.k, x.k, x.log_decay, allowed.tril(-1)) * x.beta[..., None]
             system = products + torch.eye(m, dtype=products.dtype, device=q.device)
@@ -128,7 +136,7 @@ class Recurrent(Mechanism):
         self.check(q, k, v, layout, signals)
         n, m = q.shape[2], k.shape[2]
         inputs = self.prepared(aligned(q, m), k, v, layout.keys, starts(layout.segments), signals)
-        out, _ = scan(inputs, self.empty(inputs))
+        out, _ = self.run(inputs, self.empty(inputs))
         return unaligned(self.finish(out, q.dtype), n)
 
     def empty(self, inputs: Inputs) -> Tensor:
@@ -147,7 +155,7 @@ class Recurrent(Mechanism):
         self.check(q, k, v, Layout(causal=True), signals)
         _, seen = count_new(state, keys, k.shape[2], k.shape[0])
         inputs = self.prepared(q, k, v, keys, None, signals)
-        out, kv = scan(inputs, state.kv if state.kv.shape[1] else self.empty(inputs))
+        out, kv = self.run(inputs, state.kv if state.kv.shape[1] else self.empty(inputs))
         return self.finish(out, q.dtype), Matrix(seen, kv)
 
     def cost(self, shape: Shape, layout: Layout = Layout(causal=True)) -> Cost:

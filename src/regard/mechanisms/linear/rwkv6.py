@@ -1,0 +1,102 @@
+"""RWKV-6: decays by channel, and a bonus for the token itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from regard.core.atlas import Claim, published
+from regard.core.cost import Cost, Shape
+from regard.core.errors import wrong
+from regard.core.laws.subject import HEAD_DIM
+from regard.core.layout import Layout
+from regard.core.mechanism import Example, Host, Signal
+from regard.kernels.scan import Inputs, scan
+from regard.mechanisms.linear.base import Recurrent
+
+
+@published(
+    "rwkv6",
+    family="linear",
+    title="Eagle and Finch: RWKV with Matrix-Valued States and Dynamic Recurrence",
+    arxiv="2404.05892",
+    year=2024,
+    aliases=("finch", "rwkv"),
+    claim=Claim(
+        text="the recurrence that reads the state before the token is added, and the token by its bonus, is attention",
+        status="works",
+        figure="the step-by-step recurrence within 1e-9 of the dense and the chunked form in float64",
+        command="pytest tests/claims/test_recurrent.py",
+    ),
+)
+class RWKV6(Recurrent):
+    """Linear attention that decays by channel and data, and weighs the token itself by a learned bonus.
+
+        S_t = diag(w_t) S_{t−1} + k_t v_tᵀ,   o_t = (S_{t−1} + diag(u) k_t v_tᵀ)ᵀ r_t,   w_t = exp(log_decay_t), r = q
+
+    w is given by the signal ``log_decay (b, h, m, d)``; u is the parameter ``bonus (h, d)``. The token shift that mixes
+    each hidden state with the one before is left to blocks; norm of each head and SiLU gate are its host's.
+
+    Args:
+        heads, head_dim: of q.
+
+    Raises:
+        ValueError: q has other heads or another d.
+
+    Paper: Peng et al., arXiv 2404.05892.
+    """
+
+    signals: ClassVar = {"log_decay": Signal("log of what stays of each channel", dim="key", high=0, start=-0.05)}
+    host = Host(rotary=False, norm=True, gate="silu")
+    by_channel = True
+
+    def __init__(self, heads: int = 4, head_dim: int = 64) -> None:
+        super().__init__()
+        if min(heads, head_dim) < 1:
+            raise wrong("heads, head_dim", f"{heads}, {head_dim}", "at least 1 each")
+        ramp = torch.arange(head_dim) / max(head_dim - 1, 1)
+        self.bonus = nn.Parameter((1 - ramp).repeat(heads, 1))
+
+    def log_decay(self, k: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
+        return signals["log_decay"]
+
+    def own(self, x: Inputs) -> Tensor:
+        """What each token weighs to itself: ``r_t · (u ⊙ k_t)``, ``(b, h, n)``."""
+        return (x.q * x.k * self.bonus.to(x.k.dtype)[None, :, None]).sum(-1)
+
+    def pairs(self, x: Inputs, allowed: Tensor) -> Tensor:
+        assert x.log_decay is not None
+        since = x.log_decay.cumsum(2)
+        before = since - x.log_decay  # the decay of the token that reads has not happened yet
+        earlier = allowed.tril(-1)
+        apart = (before[..., :, None, :] - since[..., None, :, :]).masked_fill(~earlier[..., None], -torch.inf)
+        found = torch.einsum("bhid,bhijd,bhjd->bhij", x.q, apart.exp(), x.k)
+        mine = allowed & torch.eye(allowed.shape[-1], dtype=torch.bool, device=allowed.device)
+        return found + torch.where(mine, self.own(x)[..., None], 0)
+
+    def run(self, x: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The scan read one token early: the query of t + 1 reads the state after t."""
+        early = torch.cat([x.q[:, :, 1:], torch.zeros_like(x.q[:, :, :1])], dim=2)
+        read, after = scan(replace(x, q=early), state)
+        first = x.q[:, :, :1] @ state
+        read = torch.cat([first, read[:, :, :-1]], dim=2) if read.shape[2] else read
+        if x.resets is not None:
+            read = read.masked_fill(x.resets[:, None, :, None], 0)
+        return read + self.own(x)[..., None] * x.v, after
+
+    def check(self, q, k, v, layout, signals) -> None:
+        super().check(q, k, v, layout, signals)
+        if (q.shape[1], q.shape[3]) != tuple(self.bonus.shape):
+            raise wrong("q", f"{q.shape[1]} heads of {q.shape[3]}", "{} heads of {}".format(*self.bonus.shape))
+
+    def cost(self, shape: Shape, layout: Layout = Layout(causal=True)) -> Cost:
+        cost = super().cost(shape, layout)  # and the first token's reading of the state before it
+        return replace(cost, flops=cost.flops + 2 * shape.batch * shape.heads * shape.head_dim * shape.values)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        return [Example("plain", cls(3, HEAD_DIM), heads=3, kv_heads=3), Example("grouped", cls(4, HEAD_DIM), 4, 2)]
