@@ -95,10 +95,11 @@ def table(threads: Annotated[int, typer.Option(min=1)] = 1) -> None:
                 cells += [f"{pattern.density(n):.3f}", f"{pattern.pairs(n) / pairs:.3f}", f"{computed:.3f}"]
             cells.append(ratios(pattern, causal, n))
         cells += recalled(template, lengths) if causal else ["–"] * len(lengths)
-        lines.append([f"`{template.replace('{grid}', 'grid')}`", *cells])
+        shown = template.replace("{grid}", "grid").replace("|", "\\|")
+        lines.append([f"`{shown}`", *cells])
         print(lines[-1], flush=True)
     page = DOCS / "patterns.md"
-    body = "\n".join("| " + " | ".join(line).replace(" | ---", "|---") + " |" for line in lines)
+    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     block = f"{MARKS[0]}\n{body}\n{MARKS[1]}"
     page.write_text(re.sub(f"{MARKS[0]}.*{MARKS[1]}", lambda _: block, page.read_text(), flags=re.DOTALL))
 
