@@ -15,7 +15,7 @@ from regard.patterns.base import Bounds, Pattern, Region
 def at_least(name: str, value: int, least: int, why: str = "") -> None:
     """Raises a ValueError if ``value`` is below ``least``."""
     if value < least:
-        raise wrong(name, str(value), f"{least} or more{why}")
+        raise wrong(name, str(value), f"at least {least}{why}")
 
 
 class Offsets(Pattern):

@@ -68,7 +68,7 @@ def test_gradients_flow_through_the_state(mechanism):
     ("make", "message"),
     [
         (lambda: SlidingWindow(0), "size: got 0, want at least 1"),
-        (lambda: SlidingWindow(3, sinks=-1), "count: got -1, want 0 or more"),
+        (lambda: SlidingWindow(3, sinks=-1), "count: got -1, want at least 0"),
         (lambda: Lightning(slopes=[0.1, -0.1]), "slopes: got .* decay cannot grow"),
         (
             lambda: Lightning(slopes=[0.1])(*draw(5), Layout(causal=True)),

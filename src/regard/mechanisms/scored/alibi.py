@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
-from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Host, Traits, accumulate_dtype, repeat_heads
-from regard.kernels import tiled
+from regard.core.mechanism import Example, Host, Traits, accumulate_dtype
 from regard.kernels.tiled import Span
 from regard.mechanisms.linear.lightning import alibi_slopes
-from regard.mechanisms.scored.cache import Cached
+from regard.mechanisms.scored.base import Scored
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Distance:
         command="pytest tests/claims/test_alibi.py",
     ),
 )
-class Alibi(Cached):
+class Alibi(Scored):
     """Softmax attention whose scores fall with distance, so that no positions need be added to the tokens.
 
         A_ij = softmax_j(q_i · k_j / √d − s_h |p_i − p_j|),   s_h = 2^{−8h/H},   h = 1 … H
@@ -89,29 +87,6 @@ class Alibi(Cached):
         rates = torch.tensor(slopes, dtype=accumulate_dtype(q.dtype), device=q.device)
         places = layout.query_positions(q.shape[2], m, q.device), layout.positions(m, q.device)
         return Distance(q.shape[-1] ** -0.5, rates, *places)
-
-    def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
-        return self.rows(q, k, layout, slice(0, q.shape[2]))
-
-    def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
-        self.check(q, k, None, layout, signals)
-        n, m = q.shape[2], k.shape[2]
-        start, stop, _ = rows.indices(n)
-        allowed = layout.allowed(n, m, q.device)[:, :, start:stop]
-        span = Span(slice(start, stop), slice(0, m))
-        scores = self.score(q, m, layout)(q[:, :, start:stop], repeat_heads(k, q.shape[1]), span).to(q.dtype)
-        scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
-        return torch.softmax(scores, dim=-1).masked_fill(~allowed, 0)
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
-        self.check(q, k, v, layout, signals)
-        return tiled.attend(q, k, v, layout, self.score(q, k.shape[2], layout))
-
-    def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
-        cells = tiled.cells(shape.n, shape.keys, layout.causal)
-        flops = 2 * shape.batch * shape.heads * cells * (shape.head_dim + shape.values)
-        state = shape.batch * shape.groups * shape.keys * (shape.head_dim + shape.values) * shape.itemsize
-        return Cost(flops, shape.io_bytes, state)
 
     @classmethod
     def examples(cls) -> Sequence[Example]:

@@ -20,8 +20,6 @@ from regard.patterns import Causal, Pattern, parse_pattern
 
 ROWS = 512
 """New tokens whose mask over the cache is formed at a time."""
-SLACK = 8
-"""One part in so many of a cache may be of no more use before it is packed."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Patterned(Mechanism):
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h.
     Cost: ``4 cells max(d, e)`` FLOPs a head, the pattern in whole blocks; memory O(n + m). State: the keys and values
-    that some later query may see, up to an eighth more while single tokens are added.
+    that some later query may see.
 
     Args:
         scale: None for ``1 / sqrt(d)``.
@@ -135,7 +133,7 @@ class Patterned(Mechanism):
             out = torch.cat(
                 [self.continued(q[:, :, part], grown, here[:, part]) for part in dense.split(0, new, ROWS)], dim=2
             )
-        return out, self.packed(grown, new)
+        return out, self.packed(grown)
 
     def continued(self, q: Tensor, state: Kept, here: Tensor) -> Tensor:
         """The rows of queries at positions ``here (batch, new)`` over the keys that they see."""
@@ -153,13 +151,13 @@ class Patterned(Mechanism):
         piece = dense.Piece(slice(0, q.shape[2]), slice(0, len(columns)), mask=mask[..., columns])
         return dense.over(q, k, v, [piece] if len(columns) else [], self.scale).out
 
-    def packed(self, state: Kept, new: int) -> Kept:
-        """The state without the tokens that no later one can see, once they are enough of them."""
+    def packed(self, state: Kept) -> Kept:
+        """The state without the tokens that no later one can see."""
         first = int(state.seen.min())
         pattern = self.seen(first, Layout(causal=True))
         useful = pattern.future(state.positions.clamp(min=0), first) & (state.positions >= 0)
         slots = int(useful.sum(1).max()) if useful.numel() else 0
-        if slots == useful.shape[1] or (new < SLACK and useful.shape[1] < slots + max(slots // SLACK, SLACK)):
+        if slots == useful.shape[1]:
             return state
         order = torch.argsort(~useful, dim=1, stable=True)[:, :slots]
         positions = state.positions.gather(1, order).masked_fill(~useful.gather(1, order), -1)

@@ -1,0 +1,69 @@
+"""The family that scores every pair, turns each row's scores into weights by softmax, and runs in tiles."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from regard.core.cost import Cost, Shape
+from regard.core.layout import Layout
+from regard.core.mechanism import Traits, accumulate_dtype, repeat_heads
+from regard.kernels import tiled
+from regard.kernels.tiled import Score, Span
+from regard.mechanisms.scored.cache import Cached
+
+
+class Scored(Cached):
+    """The base of softmax attention under any score.
+
+        A_ij = exp(s_ij) / Σ_j exp(s_ij)
+
+    A subclass gives `score`, and `prepared` where queries and keys are changed before they are scored.
+
+    Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h.
+    Cost: 2 (d + e) FLOPs for each score of the tiles; memory O(n + m). State: all keys and values.
+    """
+
+    traits = Traits(rows="one", sign="nonnegative")
+
+    def score(self, q: Tensor, m: int, layout: Layout) -> Score:
+        """s for queries like ``q`` over ``m`` keys."""
+        raise NotImplementedError
+
+    def prepared(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys as they are scored, ``(b, h, tokens, D)``."""
+        return q, k
+
+    def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        return self.rows(q, k, layout, slice(0, q.shape[2]), **signals)
+
+    def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
+        self.check(q, k, None, layout, signals)
+        n, m = q.shape[2], k.shape[2]
+        start, stop, _ = rows.indices(n)
+        allowed = layout.allowed(n, m, q.device)[:, :, start:stop]
+        left, right = self.prepared(q[:, :, start:stop], repeat_heads(k, q.shape[1]))
+        scores = self.score(q, m, layout)(left, right, Span(slice(start, stop), slice(0, m))).to(q.dtype)
+        return self.normalised(scores, allowed)
+
+    def normalised(self, scores: Tensor, allowed: Tensor) -> Tensor:
+        """Rows of A from their scores."""
+        scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+        return torch.softmax(scores, dim=-1).masked_fill(~allowed, 0)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        self.check(q, k, v, layout, signals)
+        score = self.score(q, k.shape[2], layout)
+        left, right = self.prepared(q, repeat_heads(k, q.shape[1]))
+        return tiled.attend(left, right, repeat_heads(v, q.shape[1]), layout, score).to(q.dtype)
+
+    def places(self, q: Tensor, m: int, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Positions of queries ``(b or 1, n)`` and keys ``(b or 1, m)`` in the precision of sums."""
+        wide = accumulate_dtype(q.dtype)
+        return layout.query_positions(q.shape[2], m, q.device).to(wide), layout.positions(m, q.device).to(wide)
+
+    def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
+        cells = tiled.cells(shape.n, shape.keys, layout.causal)
+        flops = 2 * shape.batch * shape.heads * cells * (shape.head_dim + shape.values)
+        state = shape.batch * shape.groups * shape.keys * (shape.head_dim + shape.values) * shape.itemsize
+        return Cost(flops, shape.io_bytes, state)

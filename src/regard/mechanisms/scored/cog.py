@@ -1,0 +1,80 @@
+"""Cog attention: weights of either sign, whose absolute values sum to one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from regard.core.atlas import Claim, published
+from regard.core.cost import Cost, Shape
+from regard.core.layout import Layout
+from regard.core.mechanism import Example, Traits, repeat_heads
+from regard.kernels import tiled
+from regard.kernels.tiled import Span
+from regard.mechanisms.scored.base import Scored
+
+
+@dataclass(frozen=True)
+class Half:
+    """``|s|`` of the scores of one sign, −∞ for the others."""
+
+    scale: float
+    sign: int
+    parameters: tuple[Tensor, ...] = ()
+
+    def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
+        scores = q @ k.mT * (self.scale * self.sign)
+        return scores.masked_fill(scores <= 0, -torch.inf)
+
+
+@published(
+    "cog",
+    family="scored",
+    row=230,
+    title="More Expressive Attention with Negative Weights",
+    arxiv="2411.07176",
+    year=2024,
+    aliases=("cog_attention", "signed_softmax"),
+    claim=Claim(
+        text="weights of both signs whose absolute values sum to one; a language model loses nothing by them",
+        status="partly",
+        figure="sums of absolute values 1 to 1e-12 in float64; the language model's loss is not measured",
+        command="pytest tests/claims/test_scored.py",
+    ),
+)
+class Cog(Scored):
+    """Each query weighs keys by the softmax of their scores' absolute values, and gives each its score's sign.
+
+        A_ij = sign(s_ij) exp(|s_ij|) / Σ_j exp(|s_ij|),   s = q_i · k_j / √d
+
+    Computed as two passes over the tiles, one for each sign, merged by their log-sum-exps.
+
+    Paper: Lv et al., arXiv 2411.07176, which keeps softmax in the first and the last layer.
+    """
+
+    traits = Traits(equivariant=True)
+
+    def score(self, q: Tensor, m: int, layout: Layout) -> tiled.Dot:
+        return tiled.Dot(q.shape[-1] ** -0.5)
+
+    def normalised(self, scores: Tensor, allowed: Tensor) -> Tensor:
+        large = scores.abs().masked_fill(~allowed, torch.finfo(scores.dtype).min)
+        return (torch.softmax(large, dim=-1) * scores.sign()).masked_fill(~allowed, 0)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        self.check(q, k, v, layout, signals)
+        k, v, scale = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1]), q.shape[-1] ** -0.5
+        up, down = (tiled.attend_lse(q, k, v, layout, Half(scale, sign)) for sign in (1, -1))
+        share = torch.sigmoid(up.lse - down.lse).nan_to_num(0)[..., None]
+        return (share * up.out - (1 - share) * down.out).to(q.dtype)
+
+    def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
+        base = super().cost(shape, layout)
+        return Cost(2 * base.flops, base.bytes, base.state_bytes)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        return [Example("plain", cls(), heads=3, kv_heads=3), Example("grouped", cls(), heads=4, kv_heads=2)]

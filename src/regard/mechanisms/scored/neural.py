@@ -1,0 +1,102 @@
+"""Neural attention: a small network scores each pair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from regard.core.atlas import Claim, published
+from regard.core.cost import Cost, Shape
+from regard.core.errors import wrong
+from regard.core.laws.subject import HEAD_DIM
+from regard.core.layout import Layout
+from regard.core.mechanism import Example
+from regard.kernels import tiled
+from regard.kernels.tiled import Span
+from regard.mechanisms.scored.base import Scored
+
+
+@dataclass(frozen=True)
+class Network:
+    """``s_ij = w_h · relu(x_i + y_j)`` of projected queries x and keys y; ``out (h, D)`` is w."""
+
+    out: Tensor
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return (self.out,)
+
+    def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
+        hidden = torch.relu(q[..., :, None, :] + k[..., None, :, :])
+        return (hidden @ self.out.to(q.dtype)[:, None, :, None])[..., 0]
+
+
+@published(
+    "neural",
+    family="scored",
+    row=182,
+    title="Neural Attention: A Novel Mechanism for Enhanced Expressive Power in Transformer Models",
+    arxiv="2502.17206",
+    year=2025,
+    aliases=("neural_attention",),
+    claim=Claim(
+        text="the tiled, factored form equals a network on the concatenated pair; memory follows the tile; selects "
+        "keys by a relation (xor) that a dot-product head of the same inputs cannot",
+        status="works",
+        figure="equal to 1e-12; see docs/claims.md for the accuracies on the xor task",
+        command="pytest tests/claims/test_scored.py",
+    ),
+)
+class NeuralAttention(Scored):
+    """Softmax attention whose scores come from a network of one hidden layer on each pair of query and key.
+
+        A = softmax_j(w_h · relu(W_h [q_i; k_j] + b_h)),   computed as relu((Q_h q_i) + (K_h k_j + b_h))
+
+    Memory is that of a tile times the hidden size, whatever the length.
+
+    Args:
+        heads, head_dim: of q. hidden: units of each head's network, D.
+
+    Raises:
+        ValueError: a size below one, or q of other sizes.
+
+    Paper: Di Giugno and Mahmood, arXiv 2502.17206.
+    """
+
+    def __init__(self, heads: int = 4, head_dim: int = 64, hidden: int = 8) -> None:
+        super().__init__()
+        if min(heads, head_dim, hidden) < 1:
+            raise wrong("heads, head_dim, hidden", f"{heads}, {head_dim}, {hidden}", "at least 1 each")
+        self.query = nn.Parameter(torch.randn(heads, head_dim, hidden) * head_dim**-0.5)
+        self.key = nn.Parameter(torch.randn(heads, head_dim, hidden) * head_dim**-0.5)
+        self.bias = nn.Parameter(torch.zeros(heads, hidden))
+        self.out = nn.Parameter(torch.randn(heads, hidden) * hidden**-0.5)
+
+    def score(self, q: Tensor, m: int, layout: Layout) -> Network:
+        return Network(self.out)
+
+    def prepared(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = q.dtype
+        return q @ self.query.to(dtype), k @ self.key.to(dtype) + self.bias.to(dtype)[:, None]
+
+    def check(self, q, k, v, layout, signals) -> None:
+        super().check(q, k, v, layout, signals)
+        if (q.shape[1], q.shape[3]) != tuple(self.query.shape[:2]):
+            raise wrong("q", f"{q.shape[1]} heads of {q.shape[3]}", "{} heads of {}".format(*self.query.shape[:2]))
+
+    def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
+        hidden, cells = self.out.shape[1], tiled.cells(shape.n, shape.keys, layout.causal)
+        each = cells * (hidden + shape.values) + (shape.n + shape.keys) * shape.head_dim * hidden
+        base = super().cost(shape, layout)
+        return Cost(2 * shape.batch * shape.heads * each, base.bytes, base.state_bytes)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        torch.manual_seed(0)
+        return [
+            Example("3 units", cls(3, HEAD_DIM, 3), heads=3, kv_heads=3),
+            Example("4 units, grouped", cls(4, HEAD_DIM, 4), heads=4, kv_heads=2),
+        ]

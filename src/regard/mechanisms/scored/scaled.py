@@ -1,0 +1,118 @@
+"""Softmax attention whose rows are scaled, shifted or gated by what the query's token says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from regard.core.atlas import Claim, published
+from regard.core.layout import Layout
+from regard.core.mechanism import Example, Signal, Traits, accumulate_dtype, repeat_heads
+from regard.kernels import alone, dense
+from regard.mechanisms.scored.softmax import Softmax
+
+
+@published(
+    "gated",
+    family="scored",
+    row=279,
+    title="Gated Attention for Large Language Models: Non-linearity, Sparsity, and Attention-Sink-Free",
+    arxiv="2505.06708",
+    year=2025,
+    aliases=("gated_attention", "headwise_gate"),
+    claim=Claim(
+        text="a sigmoid gate after attention: at one it is softmax attention, at zero a head is silent; trained, sinks "
+        "and loss spikes fall",
+        status="partly",
+        figure="the limits to 1e-12; the gate of every element is `Host(gate='sigmoid')`; sinks and loss of trained "
+        "models are not measured",
+        command="pytest tests/claims/test_scored.py",
+    ),
+)
+class GatedSoftmax(Softmax):
+    """Softmax attention whose heads are each opened and closed by the query's token.
+
+        A_ij = γ_i softmax_j(q_i · k_j / √d)
+
+    γ in (0, 1) is the signal ``gate (b, h, n)``, projected from the hidden state: the paper's gate after attention, one
+    for each head. Its gate for each element is what a host does with ``Host(gate="sigmoid")``.
+
+    Paper: Qiu et al., arXiv 2505.06708.
+    """
+
+    traits = replace(Softmax.traits, rows="at most one")
+    signals: ClassVar = {"gate": Signal("how far the head is open", side="query", low=0, high=1)}
+
+    def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        plain = super().weights(q, k, layout, **signals)
+        return plain * signals["gate"][..., None].to(plain.dtype)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        return super().forward(q, k, v, layout, **signals) * signals["gate"][..., None].to(v.dtype)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        return [Example("plain", cls(), heads=3, kv_heads=3), Example("grouped", cls(), heads=4, kv_heads=2)]
+
+
+@published(
+    "affine_scaled",
+    family="scored",
+    row=139,
+    title="Affine-Scaled Attention: Towards Flexible and Stable Transformer Attention",
+    year=2026,
+    aliases=("asa",),
+    claim=Claim(
+        text="α = 1, β = 0 is softmax attention; rows sum to α + β times the visible keys; trained, loss is no higher",
+        status="partly",
+        figure="the limit and the sums to 1e-12; trained models are not measured",
+        command="pytest tests/claims/test_scored.py",
+    ),
+)
+class AffineScaled(Softmax):
+    """Softmax attention whose weights each row scales and shifts.
+
+        A_ij = α_i softmax_j(q_i · k_j / √d) + β_i   for the keys j that i sees
+
+    α and β are the signals ``alpha (b, h, n)`` and ``beta (b, h, n)``, projected from the query's hidden state, 1 and 0
+    at the start.
+
+    Source: the abstract of Affine-Scaled Attention.
+    """
+
+    traits = Traits(equivariant=True)
+    signals: ClassVar = {
+        "alpha": Signal("what the softmax is multiplied with", side="query", start=1.0),
+        "beta": Signal("what is added to every weight", side="query", start=0.0),
+    }
+
+    def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        plain = super().weights(q, k, layout, **signals)
+        alpha, beta = (signals[name][..., None].to(plain.dtype) for name in ("alpha", "beta"))
+        return (alpha * plain + beta).masked_fill(~layout.allowed(q.shape[2], k.shape[2], q.device), 0)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        self.check(q, k, v, layout, signals)
+        alpha, beta = (signals[name][..., None].to(v.dtype) for name in ("alpha", "beta"))
+        return alpha * dense.attend(q, k, v, layout, self.scale) + beta * self.sums(q, k, v, layout)
+
+    def sums(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        """Σ of the values that each query sees, ``(b, h, n, e)``, in one pass over them."""
+
+        def run(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None) -> Tensor:
+            n, m, wide = q.shape[2], k.shape[2], repeat_heads(v, q.shape[1]).to(accumulate_dtype(v.dtype))
+            wide = wide if keys is None else wide.masked_fill(~keys[:, None, :, None], 0)
+            if not layout.causal:
+                return wide.sum(2, keepdim=True).expand(-1, -1, n, -1).to(v.dtype)
+            running = wide.cumsum(2)[:, :, max(m - n, 0) :]
+            return torch.nn.functional.pad(running, (0, 0, max(n - m, 0), 0)).to(v.dtype)
+
+        return run(q, k, v, layout.keys) if layout.segments is None else alone.each(run, q, k, v, layout)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        return [Example("plain", cls(), heads=3, kv_heads=3), Example("grouped", cls(), heads=4, kv_heads=2)]
