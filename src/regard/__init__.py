@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from regard import mechanisms as mechanisms  # registers every mechanism in the atlas
+from regard.blocks import projections as projections  # and every projection
 from regard.core.atlas import entries, find, search
 from regard.core.build import build
 from regard.core.cost import Cost, Shape

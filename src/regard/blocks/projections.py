@@ -1,0 +1,267 @@
+"""Projections other than one matrix a head: shared, merged, mixed between heads, or left out."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from regard.blocks.projection import Grouped, Projection, apart
+from regard.core.atlas import Claim, published
+from regard.core.errors import wrong
+
+COMMAND = "pytest tests/claims/test_projections.py"
+
+
+@published(
+    "multi_query",
+    family="scored",
+    kind="projection",
+    row=181,
+    title="Fast Transformer Decoding: One Write-Head is All You Need",
+    arxiv="1911.02150",
+    year=2019,
+    aliases=("mqa",),
+    claim=Claim(
+        text="one key and one value head for all queries: the cache is 1 / h of multi-head attention's; heads that are "
+        "equal convert without a change",
+        status="partly",
+        figure="cache bytes exactly 1 / h; conversion of equal heads to 1e-12; tokens a second and losses of trained "
+        "models are not measured",
+        command=COMMAND,
+    ),
+)
+def to_groups(projection: Grouped, kv_heads: int = 1) -> Grouped:
+    """A projection with fewer key and value heads, each the mean of those that it stands for; 1 is multi-query.
+
+    Papers: Shazeer, arXiv 1911.02150; the mean: Ainslie et al., 2305.13245.
+
+    Raises:
+        ValueError: ``kv_heads`` does not divide the projection's.
+    """
+    p = projection
+    if kv_heads < 1 or p.kv_heads % kv_heads:
+        raise wrong("kv_heads", str(kv_heads), f"a divisor of the {p.kv_heads} key and value heads")
+    found = Grouped(p.width, p.heads, kv_heads, p.head_dim, p.value_dim).to(p.q.weight)
+    with torch.no_grad():
+        found.q.weight.copy_(p.q.weight)
+        found.out.weight.copy_(p.out.weight)
+        for name, size in (("k", p.head_dim), ("v", p.value_dim)):
+            whole = getattr(p, name).weight.view(kv_heads, p.kv_heads // kv_heads, size, p.width)
+            getattr(found, name).weight.copy_(whole.mean(1).flatten(0, 1))
+    return found
+
+
+@published(
+    "head_embeddings",
+    family="scored",
+    kind="projection",
+    row=184,
+    title="Pit One Against Many: Leveraging Attention-head Embeddings for Parameter-efficient Multi-head Attention",
+    arxiv="2310.07911",
+    year=2023,
+    aliases=("mhe",),
+    claim=Claim(
+        text="one projection for all heads and 3 h d more parameters; equal embeddings make equal heads",
+        status="partly",
+        figure="parameters exact; equal heads to rounding; scores on tasks are not measured",
+        command=COMMAND,
+    ),
+)
+class HeadEmbeddings(Projection):
+    """One query, key and value projection that all heads share, told apart by an embedding of each head.
+
+        add: q_h = x W^Q + e^Q_h,   multiply: q_h = x W^Q ⊙ (1 + e^Q_h);   k and v alike
+
+    Parameters: width (2 d + e) + h (2 d + e) + h e width.
+
+    Paper: Xue and Aletras, arXiv 2310.07911.
+    """
+
+    def __init__(
+        self, width: int, heads: int, head_dim: int, value_dim: int, form: Literal["add", "multiply"] = "multiply"
+    ) -> None:
+        super().__init__(width, heads, heads, head_dim, value_dim)
+        if form not in ("add", "multiply"):
+            raise wrong("form", repr(form), "add or multiply")
+        self.form = form
+        self.maps = nn.ModuleList(nn.Linear(width, size, bias=False) for size in (head_dim, head_dim, value_dim))
+        sizes = (head_dim, head_dim, value_dim)
+        self.embeddings = nn.ParameterList(nn.Parameter(0.1 * torch.randn(heads, size)) for size in sizes)
+        self.out = nn.Linear(heads * value_dim, width, bias=False)
+
+    def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = (self.told_apart(i, source) for i, source in enumerate((x, context, context)))
+        return q, k, v
+
+    def told_apart(self, which: int, source: Tensor) -> Tensor:
+        """The shared projection as each head sees it."""
+        shared, own = self.maps[which](source)[:, None], self.embeddings[which][:, None]
+        return shared + own if self.form == "add" else shared * (1 + own)
+
+    def merge(self, out: Tensor) -> Tensor:
+        return self.out(out.transpose(1, 2).flatten(2))
+
+    @property
+    def parameter_count(self) -> int:
+        return (self.width + self.heads) * (2 * self.head_dim + self.value_dim) + (
+            self.heads * self.value_dim * self.width
+        )
+
+    @property
+    def flops(self) -> int:
+        return 2 * (self.parameter_count - self.heads * (2 * self.head_dim + self.value_dim))
+
+
+@published(
+    "knocking_heads",
+    family="scored",
+    kind="projection",
+    row=209,
+    title="Knocking-Heads Attention",
+    arxiv="2510.23052",
+    year=2025,
+    aliases=("kha",),
+    claim=Claim(
+        text="maps shared by all heads, that begin as the identity: then multi-head attention exactly; they fold into "
+        "its matrices",
+        status="partly",
+        figure="both to 1e-12; the gated network for values and trained losses are not there",
+        command=COMMAND,
+    ),
+)
+class KnockingHeads(Grouped):
+    """Grouped projections whose heads' queries, keys and values then pass one small matrix each, shared by all heads.
+
+        q_h = x W^Q_h T_Q,   k_g = c W^K_g T_K,   v_g = c W^V_g T_V
+
+    The T are the identity at the start. Parameters: those of `Grouped`, and 2 d² + e².
+
+    Paper: arXiv 2510.23052; linear form.
+    """
+
+    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, value_dim: int) -> None:
+        super().__init__(width, heads, kv_heads, head_dim, value_dim)
+        self.mixes = nn.ParameterList(nn.Parameter(torch.eye(size)) for size in (head_dim, head_dim, value_dim))
+
+    def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = (part @ mix for part, mix in zip(super().forward(x, context), self.mixes, strict=True))
+        return q, k, v
+
+    def folded(self) -> Grouped:
+        """The grouped projection that computes the same."""
+        found = Grouped(self.width, self.heads, self.kv_heads, self.head_dim, self.value_dim).to(self.q.weight)
+        with torch.no_grad():
+            found.out.weight.copy_(self.out.weight)
+            for name, mix in zip(("q", "k", "v"), self.mixes, strict=True):
+                whole = getattr(self, name).weight.view(-1, mix.shape[0], self.width)
+                getattr(found, name).weight.copy_((mix.mT @ whole).flatten(0, 1))
+        return found
+
+    @property
+    def parameter_count(self) -> int:
+        return super().parameter_count + 2 * self.head_dim**2 + self.value_dim**2
+
+    @property
+    def flops(self) -> int:
+        d, e, groups = self.head_dim, self.value_dim, self.kv_heads
+        return 2 * (super().parameter_count + (self.heads + groups) * d * d + groups * e * e)
+
+
+@published(
+    "super_attention",
+    family="scored",
+    kind="projection",
+    row=160,
+    title="You Need to Pay Better Attention: Rethinking the Mathematics of Attention Mechanism",
+    arxiv="2403.01643",
+    year=2024,
+    aliases=("optimised_attention", "efficient_projection"),
+    claim=Claim(
+        text="optimised attention has 3/4, efficient attention 1/2 of multi-head attention's parameters",
+        status="partly",
+        figure="exactly 0.75 and 0.5; equal to multi-head attention with those matrices the identity; super "
+        "attention's matrix over positions and accuracies are not there",
+        command=COMMAND,
+    ),
+)
+class FewerMatrices(Projection):
+    """Attention without a value matrix (optimised), or with one head and neither key nor value matrix (efficient).
+
+        optimised: q_h = x W^Q_h,  k_h = c W^K_h,  v_h = the h-th slice of c,  y = [o_1 … o_h] W^O
+        efficient: q = x W^Q,      k = c,          v = c,                       y = o W^O
+
+    Parameters: 3 width² and 2 width².
+
+    Paper: Hosseini et al., arXiv 2403.01643.
+
+    Raises:
+        ValueError: heads that do not divide the width, or several in the efficient form.
+    """
+
+    def __init__(self, width: int, heads: int, form: Literal["optimised", "efficient"] = "optimised") -> None:
+        if form not in ("optimised", "efficient"):
+            raise wrong("form", repr(form), "optimised or efficient")
+        if width % heads or (form == "efficient" and heads > 1):
+            raise wrong("heads", str(heads), f"a divisor of the width {width}, and 1 in the efficient form")
+        super().__init__(width, heads, heads, width // heads, width // heads)
+        self.q = nn.Linear(width, width, bias=False)
+        self.k = nn.Linear(width, width, bias=False) if form == "optimised" else nn.Identity()
+        self.out = nn.Linear(width, width, bias=False)
+
+    def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return apart(self.q(x), self.heads), apart(self.k(context), self.heads), apart(context, self.heads)
+
+    def merge(self, out: Tensor) -> Tensor:
+        return self.out(out.transpose(1, 2).flatten(2))
+
+    @property
+    def parameter_count(self) -> int:
+        return (3 if isinstance(self.k, nn.Linear) else 2) * self.width**2
+
+
+@published(
+    "merged_query_key",
+    family="scored",
+    kind="projection",
+    row=125,
+    title="Reducing the Transformer Architecture to a Minimum",
+    arxiv="2410.13732",
+    year=2024,
+    aliases=("minimal_transformer", "symmetric_attention"),
+    claim=Claim(
+        text="one matrix in the place of query and key matrices scores the same pairs; a symmetric one gives symmetric "
+        "scores; value and output matrices may go",
+        status="partly",
+        figure="scores to 1e-12, symmetry exact, parameters exact; the accuracy of a minimal model is not measured",
+        command=COMMAND,
+    ),
+)
+class Merged(Projection):
+    """One matrix for each head between query and key, and none, or one, behind the values.
+
+        q_h = x W_h,  k = c,  v = c:   s_ij = x_i W_h c_jᵀ;   symmetric: W_h = (M_h + M_hᵀ) / 2
+
+    Keys and values are the hidden states themselves, d = e = width, one for all heads. With ``out`` the heads' outputs
+    pass one matrix, without it their mean is the output. Parameters: h width² and, with ``out``, h width².
+
+    Paper: Bermeitinger et al., arXiv 2410.13732.
+    """
+
+    def __init__(self, width: int, heads: int, symmetric: bool = False, out: bool = True) -> None:
+        super().__init__(width, heads, 1, width, width)
+        self.symmetric = symmetric
+        self.between = nn.Parameter(torch.randn(heads, width, width) * width**-0.5)
+        self.out = nn.Linear(heads * width, width, bias=False) if out else None
+
+    def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        matrix = (self.between + self.between.mT) / 2 if self.symmetric else self.between
+        return x[:, None] @ matrix, context[:, None], context[:, None]
+
+    def merge(self, out: Tensor) -> Tensor:
+        return out.mean(1) if self.out is None else self.out(out.transpose(1, 2).flatten(2))
+
+    @property
+    def parameter_count(self) -> int:
+        return self.heads * self.width**2 * (1 if self.out is None else 2)

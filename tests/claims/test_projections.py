@@ -1,0 +1,129 @@
+"""Projections: parameters by formula, limits that are multi-head attention, conversions."""
+
+import pytest
+import torch
+
+import regard
+from regard.blocks.attention import Attention
+from regard.blocks.projection import Grouped
+from regard.blocks.projections import FewerMatrices, HeadEmbeddings, KnockingHeads, Merged, to_groups
+from regard.core.layout import Layout
+
+CAUSAL, EXACT, WIDTH = Layout(causal=True), {"atol": 1e-12, "rtol": 0}, 24
+MAKE = {
+    "add": lambda: HeadEmbeddings(WIDTH, 4, 5, 7, "add"),
+    "multiply": lambda: HeadEmbeddings(WIDTH, 4, 5, 7),
+    "knocking": lambda: KnockingHeads(WIDTH, 4, 2, 5, 7),
+    "optimised": lambda: FewerMatrices(WIDTH, 4),
+    "efficient": lambda: FewerMatrices(WIDTH, 1, "efficient"),
+    "merged": lambda: Merged(WIDTH, 3),
+    "symmetric": lambda: Merged(WIDTH, 2, symmetric=True, out=False),
+    "multi-query": lambda: to_groups(Grouped(WIDTH, 4, 4, 5, 7)),
+}
+
+
+def attention(projection, mechanism="softmax"):
+    return Attention(regard.build(mechanism), projection).double()
+
+
+def hidden(n=17, seed=0):
+    return torch.randn(2, n, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_parameters_shapes_and_decoding(name):
+    """Every projection has the parameters of its formula, and a layer with it decodes as it computes."""
+    torch.manual_seed(0)
+    projection = MAKE[name]()
+    assert projection.parameter_count == sum(p.numel() for p in projection.parameters())
+    layer, x = attention(projection), hidden()
+    q, k, v = projection.double()(x, x)
+    assert q.shape == (2, projection.heads, 17, projection.head_dim)
+    assert k.shape == (2, projection.kv_heads, 17, projection.head_dim)
+    assert v.shape == (2, projection.kv_heads, 17, projection.value_dim)
+    want, state, parts = layer(x, CAUSAL), layer.start(2, dtype=torch.float64), []
+    for part in x.split([9, 1, 7], dim=1):
+        out, state = layer.extend(part, state)
+        parts.append(out)
+    torch.testing.assert_close(torch.cat(parts, 1), want, atol=1e-9, rtol=1e-9)
+    assert state.bytes == 2 * 17 * 8 * projection.cached_numbers
+
+
+def test_multi_query_caches_one_head():
+    """MQA: the cache is 1 / h of multi-head attention's, and equal heads convert without a change."""
+    whole = Grouped(WIDTH, 4, 4, 5, 7).double()
+    assert to_groups(whole).cached_numbers * 4 == whole.cached_numbers
+    with torch.no_grad():
+        for name, size in (("k", 5), ("v", 7)):
+            weight = getattr(whole, name).weight
+            weight.copy_(weight[:size].repeat(4, 1))
+    torch.testing.assert_close(
+        attention(to_groups(whole))(hidden(), CAUSAL), attention(whole)(hidden(), CAUSAL), **EXACT
+    )
+    with pytest.raises(ValueError, match="kv_heads"):
+        to_groups(whole, 3)
+
+
+def test_equal_embeddings_make_equal_heads():
+    """MHE: 3 h d more parameters than one shared projection, and heads of equal embeddings are equal."""
+    projection = HeadEmbeddings(WIDTH, 4, 6, 6).double()
+    shared = 3 * WIDTH * 6 + 4 * 6 * WIDTH
+    assert projection.parameter_count - shared == 3 * 4 * 6
+    with torch.no_grad():
+        for embedding in projection.embeddings:
+            embedding.copy_(embedding[:1].expand_as(embedding))
+    for part in projection(hidden(), hidden()):
+        assert torch.equal(part, part[:, :1].expand_as(part))
+
+
+def test_knocking_heads_begin_as_multi_head_attention_and_fold_into_it():
+    """KHA: identity maps are multi-head attention exactly; any maps fold into its matrices."""
+    torch.manual_seed(0)
+    knocking = KnockingHeads(WIDTH, 4, 2, 5, 7).double()
+    plain = Grouped(WIDTH, 4, 2, 5, 7).double()
+    plain.load_state_dict({name: x for name, x in knocking.state_dict().items() if "mixes" not in name})
+    assert torch.equal(attention(knocking)(hidden(), CAUSAL), attention(plain)(hidden(), CAUSAL))
+    with torch.no_grad():
+        for mix in knocking.mixes:
+            mix.add_(0.3 * torch.randn_like(mix))
+    want = attention(knocking)(hidden(), CAUSAL)
+    torch.testing.assert_close(attention(knocking.folded())(hidden(), CAUSAL), want, **EXACT)
+
+
+def test_fewer_matrices_are_multi_head_attention_with_the_identity():
+    """Optimised and efficient attention: 3/4 and 1/2 of the parameters, the matrices left out being the identity."""
+    whole = Grouped(WIDTH, 4, 4, 6, 6).double()
+    for form, heads, share in (("optimised", 4, 0.75), ("efficient", 1, 0.5)):
+        fewer = FewerMatrices(WIDTH, heads, form).double()
+        assert fewer.parameter_count == share * whole.parameter_count
+        plain = Grouped(WIDTH, heads, heads, WIDTH // heads, WIDTH // heads).double()
+        with torch.no_grad():
+            for name in ("q", "k", "v", "out"):
+                source = getattr(fewer, name, None)
+                linear = isinstance(source, torch.nn.Linear)
+                getattr(plain, name).weight.copy_(source.weight if linear else torch.eye(WIDTH))
+        torch.testing.assert_close(attention(fewer)(hidden(), CAUSAL), attention(plain)(hidden(), CAUSAL), **EXACT)
+
+
+def test_merged_matrices_score_the_same_pairs():
+    """Minimal Transformer: one matrix in the place of two scores the same pairs; a symmetric one symmetrically."""
+    x, plain = hidden(), Grouped(WIDTH, 3, 3, 5, 5).double()
+    merged = Merged(WIDTH, 3).double()
+    queries, keys = (w.weight.view(3, 5, WIDTH) for w in (plain.q, plain.k))
+    with torch.no_grad():
+        merged.between.copy_(queries.mT @ keys)
+    scores = [q @ k.mT for q, k, _ in (plain(x, x), merged(x, x))]
+    torch.testing.assert_close(scores[1], scores[0], atol=1e-11, rtol=0)
+    q, k, _ = Merged(WIDTH, 2, symmetric=True).double()(x, x)
+    torch.testing.assert_close(q @ k.mT, (q @ k.mT).mT, **EXACT)
+
+
+def test_bad_sizes_are_named():
+    for make, argument in (
+        (lambda: FewerMatrices(WIDTH, 5), "heads"),
+        (lambda: FewerMatrices(WIDTH, 2, "efficient"), "heads"),
+        (lambda: FewerMatrices(WIDTH, 2, "super"), "form"),  # pyright: ignore
+        (lambda: HeadEmbeddings(WIDTH, 2, 3, 3, "mix"), "form"),  # pyright: ignore
+    ):
+        with pytest.raises(ValueError, match=argument):
+            make()
