@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from regard import mechanisms as mechanisms  # registers every mechanism in the atlas
-from regard.blocks import projections as projections  # and every projection
+from regard import blocks as blocks  # registers every projection in the atlas
+from regard import mechanisms as mechanisms  # and every mechanism
 from regard.core.atlas import entries, find, search
 from regard.core.build import build
 from regard.core.cost import Cost, Shape

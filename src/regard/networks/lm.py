@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Sequence
@@ -16,9 +17,11 @@ from torch import Tensor, nn
 
 from regard.blocks.attention import Attention, AttentionState
 from regard.blocks.block import Block
-from regard.blocks.projection import Grouped
+from regard.blocks.latent import Latent
+from regard.blocks.projection import Grouped, Projection
 from regard.blocks.rotary import Rotary
-from regard.core.build import build_for, parse_layers
+from regard.core.atlas import find
+from regard.core.build import build_for, parse, parse_layers
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.state import State, count_new
@@ -38,7 +41,8 @@ class Config:
         heads, kv_heads, head_dim, value_dim: of the attention; None: heads, width / heads, and head_dim.
         inner: of the gated networks, None for 8/3 of the width, to the next multiple of 8.
         rotary_base: of the rotary positions; None for no positions but what the mechanisms know themselves.
-        eps: under the root of the norms.
+        eps: under the root of the norms. projection: how queries, keys and values come from hidden states, in all
+            layers: ``"grouped"``, or one of the atlas such as ``"latent(rank=64, plain=32, rotary=16, value=32)"``.
 
     Raises:
         ValueError: a size below one, heads that do not divide the width where head_dim is left out, or layers that are
@@ -55,6 +59,7 @@ class Config:
     inner: int | None = None
     rotary_base: float | None = 10_000.0
     eps: float = 1e-6
+    projection: str = "grouped"
 
     def __post_init__(self) -> None:
         for field in ("vocabulary", "width", "heads", "kv_heads", "head_dim", "value_dim", "inner"):
@@ -64,6 +69,7 @@ class Config:
         if self.head_dim is None and self.width % self.heads:
             raise wrong("width", str(self.width), f"a multiple of the {self.heads} heads, or a head_dim")
         parse_layers(self.layers)
+        parse(self.projection)
 
     @property
     def depth(self) -> int:
@@ -76,11 +82,24 @@ class Config:
 
     def attention(self, name: str, arguments: dict[str, Any]) -> Attention:
         """The attention of one layer."""
+        projection = self.projected()
+        d = projection.head_dim
+        turned = projection.rotary if isinstance(projection, Latent) else d - d % 2
+        rotary = None if self.rotary_base is None else Rotary(turned, self.rotary_base)
+        return Attention(build_for(self.heads, name, **{"head_dim": d} | arguments), projection, rotary)
+
+    def projected(self) -> Projection:
+        """One layer's projection, its sizes those of the configuration where its text does not give them."""
+        name, arguments = parse(self.projection)
+        thing = Grouped if name == "grouped" else find(name).thing
+        if not (isinstance(thing, type) and issubclass(thing, Projection)):
+            raise wrong("projection", repr(self.projection), "grouped, or a projection of the atlas")
         d = self.width // self.heads if self.head_dim is None else self.head_dim
         e = d if self.value_dim is None else self.value_dim
-        projection = Grouped(self.width, self.heads, self.kv_heads or self.heads, d, e)
-        rotary = None if self.rotary_base is None else Rotary(d - d % 2, self.rotary_base)
-        return Attention(build_for(self.heads, name, **{"head_dim": d} | arguments), projection, rotary)
+        sizes = {"width": self.width, "heads": self.heads, "kv_heads": self.kv_heads or self.heads}
+        sizes |= {"head_dim": d, "value_dim": e}
+        takes = inspect.signature(thing).parameters
+        return thing(**{size: value for size, value in sizes.items() if size in takes} | arguments)
 
     def fitted(self, parameters: int, count: Any) -> Any:
         """The same with the inner width that brings ``count(config)`` nearest to ``parameters``."""

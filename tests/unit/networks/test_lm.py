@@ -169,3 +169,29 @@ def test_bad_ids_are_named():
         lm(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="at least one to continue"):
         lm.generate(tokens(2, 0), 3)
+
+
+PROJECTIONS = [
+    *("latent(rank=10, plain=6, rotary=4, value=5)", "latent(rank=10, plain=6, rotary=4, value=5, form=absorbed)"),
+    *("knocking_heads", "head_embeddings(form=add)", "super_attention", "merged_query_key"),
+]
+
+
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_any_projection_can_be_a_layers(projection, tmp_path):
+    lm, ids = model("softmax, window(size=5)", projection=projection), tokens(2, 19)
+    with torch.no_grad():
+        want, state = lm(ids), lm.start(2)
+        parts = []
+        for part in ids.split([7, 1, 11], dim=1):
+            logits, state = lm.extend(part, state)
+            parts.append(logits)
+    torch.testing.assert_close(torch.cat(parts, 1), want, **CLOSE)
+    assert state.bytes == lm.state_bytes(19, 2)
+    lm.save_pretrained(tmp_path)
+    assert torch.equal(LM.from_pretrained(tmp_path).double()(ids), want)
+
+
+def test_what_is_no_projection_is_named():
+    with pytest.raises(ValueError, match="projection"):
+        model(projection="window")
