@@ -140,7 +140,7 @@ def run(q: Tensor, k: Tensor, v: Tensor, layout: Layout, score: Score | None, no
     score = Dot(q.shape[-1] ** -0.5) if score is None else score
     wide = accumulate_dtype(q.dtype)
     q_wide, k_wide, v_wide = (
-        x.to(wide).contiguous() for x in (q, repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1]))
+        by_rows(x.to(wide)) for x in (q, repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1]))
     )
     if isinstance(score, Dot):  # scale the queries once, not each tile
         q_wide, score = q_wide * score.scale, Dot(1, score.softcap)
@@ -148,6 +148,11 @@ def run(q: Tensor, k: Tensor, v: Tensor, layout: Layout, score: Score | None, no
     learned = [parameter for parameter in score.parameters if parameter.requires_grad]
     out, lse = cast(Any, Tiled.apply)(q_wide, k_wide, v_wide, sink, layout, score, normaliser, *learned)
     return out.to(q.dtype), lse
+
+
+def by_rows(x: Tensor) -> Tensor:
+    """``x``, copied only if a head's rows do not follow each other: a cache with room behind them stays as it is."""
+    return x if x.stride(3) == 1 and x.stride(2) == x.shape[3] else x.contiguous()
 
 
 class Tiled(torch.autograd.Function):
