@@ -18,6 +18,7 @@ def atlas(
 
     import regard
     import regard.compare.cab  # registers the benchmark
+    import regard.hosts.lait
     import regard.plan.cascade
     import regard.plan.kinetics
 

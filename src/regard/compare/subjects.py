@@ -54,11 +54,8 @@ class Subject:
 
     def __init__(self, text: str, sizes: Sizes) -> None:
         name, config = parse(text)
-        self.text, self.sizes, self.mechanism = (
-            text,
-            sizes,
-            build_for(sizes.heads, name, **{"head_dim": sizes.head_dim} | config),
-        )
+        of = {"heads": sizes.heads, "head_dim": sizes.head_dim}
+        self.text, self.sizes, self.mechanism = text, sizes, build_for(of, name, **config)
         if sizes.kv_heads != sizes.heads and not self.mechanism.traits.grouped:
             raise wrong("--kv-heads", str(sizes.kv_heads), f"{sizes.heads}: {text} does not group queries")
         self.causal = self.mechanism.traits.causal

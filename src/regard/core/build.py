@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from regard.core.atlas import find
@@ -27,11 +28,10 @@ def build(name: str, **config: Any) -> Mechanism:
     return entry.thing(**config)
 
 
-def build_for(heads: int, name: str, head_dim: int | None = None, **config: Any) -> Mechanism:
-    """`build`, with ``heads`` and ``head_dim`` filled in where the constructor takes them and ``config`` does not."""
+def build_for(sizes: Mapping[str, int], name: str, /, **config: Any) -> Mechanism:
+    """`build`, with those of ``sizes`` (heads, head_dim) filled in that the constructor takes and ``config`` lacks."""
     thing = find(name).thing
     takes = inspect.signature(thing).parameters if isinstance(thing, type) else ()
-    sizes = {"heads": heads} | ({} if head_dim is None else {"head_dim": head_dim})
     return build(name, **{size: value for size, value in sizes.items() if size in takes} | config)
 
 

@@ -86,7 +86,7 @@ class Config:
         d = projection.head_dim
         turned = projection.rotary if isinstance(projection, Latent) else d - d % 2
         rotary = None if self.rotary_base is None else Rotary(turned, self.rotary_base)
-        return Attention(build_for(self.heads, name, **{"head_dim": d} | arguments), projection, rotary)
+        return Attention(build_for({"heads": self.heads, "head_dim": d}, name, **arguments), projection, rotary)
 
     def projected(self) -> Projection:
         """One layer's projection, its sizes those of the configuration where its text does not give them."""

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import regard.compare.cab
+import regard.hosts.lait
 import regard.plan.cascade
 import regard.plan.kinetics
 from regard import entries
@@ -29,7 +30,7 @@ def test_atlas_as_json_is_the_whole_atlas():
 
 
 def test_atlas_finds_by_meaning():
-    found = json.loads(regard("atlas", "key channel decays by a rate", "--json").stdout)
+    found = json.loads(regard("atlas", "hardware-efficient gated linear attention", "--json").stdout)
     assert found[0]["name"] == "gla"
 
 

@@ -1,0 +1,134 @@
+"""The whole of a layer as one attention matrix: mechanism, convolution, activation, norm and gate."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from regard.blocks.attention import EPSILON, Attention
+from regard.blocks.projection import apart
+from regard.core.atlas import Claim, published
+from regard.core.errors import wrong
+from regard.core.layout import Layout
+from regard.core.mechanism import repeat_heads
+
+
+@published(
+    "implicit_attention",
+    family="observe",
+    kind="analysis",
+    row=175,
+    title="A Unified Implicit Attention Formulation for Gated-Linear Recurrent Sequence Models",
+    arxiv="2405.16504",
+    year=2024,
+    aliases=("unified_implicit_attention",),
+    claim=Claim(
+        text="the matrix of a whole layer, times its values, is the layer, for state-space and gated linear ones; "
+        "nothing stands above the diagonal",
+        status="partly",
+        figure="1e-9 in float64 for eight mechanisms with their hosts; the deletion test of a trained classifier is "
+        "not measured",
+        command="pytest tests/claims/test_implicit.py",
+    ),
+)
+def implicit_attention(layer: Attention, x: Tensor) -> Tensor:
+    """What each channel of a layer's output takes of the same channel's projected values, at every token.
+
+        Â_{h,c} = diag(gate_{h,c}) diag(scale_h) A_h diag(act(u_{h,c}) / u_{h,c}) T_{h,c},   u = T v
+
+    T is the short convolution as a matrix, scale the norm's factor of a row, A the mechanism's weights; what the layer
+    does not have is the identity. ``(Â v)_{h,c}`` is what `Attention.merge` takes.
+
+    Shapes: ``x (b, n, width)`` -> ``(b, h, e, n, n)``, causal. Memory is h e n²: for looking at short texts.
+
+    Paper: Zimerman, Ali and Wolf, arXiv 2405.16504.
+
+    Raises:
+        ValueError: a mechanism that is not causal.
+    """
+    mechanism, layout, n = layer.mechanism, Layout(causal=True), x.shape[1]
+    if not mechanism.traits.causal:
+        raise wrong("layer", type(mechanism).__name__, "a causal mechanism")
+    q, k, v = layer.projection(x, x)
+    taps = torch.eye(n, dtype=x.dtype, device=x.device).expand(v.shape[1], v.shape[3], n, n)
+    if layer.convolution is not None:
+        q, k, v = layer.cut(layer.convolution(layer.joined(q, k, v), layout))
+        taps = toeplitz(layer, n)
+    before = v
+    q, k, v = layer.prepare(q, k, v)
+    if layer.rotary is not None:
+        places = layout.positions(n, x.device)
+        q, k = layer.rotary(q, places), layer.rotary(k, places)
+    signals = layer.signals(x, x)
+    weights = mechanism.weights(q, k, layout, **signals)
+    active = torch.where(before == 0, 0.5, v / torch.where(before == 0, 1, before))  # SiLU(u) / u at 0 is 1/2
+    active = active if layer.host.activation else torch.ones_like(v)
+    inner = repeat_heads(active.mT[..., None] * taps[None], q.shape[1])  # (b, h, e, n, n)
+    found = weights[:, :, None] @ inner
+    if layer.scale is not None:
+        out = weights @ repeat_heads(v, q.shape[1])
+        rows = (out.square().mean(-1) + EPSILON).rsqrt()
+        found = found * rows[:, :, None, :, None] * layer.scale[:, None, None]
+    if layer.gate is not None:
+        opened = apart(layer.gate(x), layer.projection.heads)
+        opened = F.silu(opened) if layer.host.gate == "silu" else torch.sigmoid(opened)
+        found = found * opened.mT[..., None]
+    return found
+
+
+def toeplitz(layer: Attention, n: int) -> Tensor:
+    """The short convolution of the values as matrices ``(g, e, n, n)``."""
+    assert layer.convolution is not None
+    p = layer.projection
+    impulse = torch.eye(n, dtype=layer.convolution.weight.dtype, device=layer.convolution.weight.device)
+    channels = [p.heads * p.head_dim, p.kv_heads * p.head_dim, p.kv_heads * p.value_dim]
+    blank = [impulse.new_zeros(n, n, size) for size in channels[:2]]
+    shown = layer.convolution(torch.cat([*blank, impulse[..., None].expand(-1, -1, channels[2])], 2), Layout(True))
+    silent = layer.convolution(torch.zeros_like(shown[:1]), Layout(True))
+    return (shown - silent)[..., -channels[2] :].permute(2, 1, 0).unflatten(0, (p.kv_heads, p.value_dim))
+
+
+def reproduced(layer: Attention, x: Tensor) -> Tensor:
+    """The layer's output from its implicit matrix: what `Attention` gives, by other means."""
+    values = repeat_heads(layer.projection(x, x)[2], layer.projection.heads)
+    return layer.projection.merge((implicit_attention(layer, x) @ values.mT[..., None])[..., 0].mT)
+
+
+@published(
+    "implied_rank",
+    family="observe",
+    kind="analysis",
+    row=50,
+    title="RNN as Linear Transformer: A Closer Investigation into Representational Potentials of Visual Mamba Models",
+    year=2025,
+    aliases=("mamba_as_attention", "effective_rank"),
+    claim=Claim(
+        text="the unrolled matrix reproduces the scan; every block of it below the diagonal has at most the rank of "
+        "the state, which softmax attention's has not",
+        status="partly",
+        figure="ranks at most the state size for five mechanisms, above it for softmax; the maps of trained vision "
+        "models are not built",
+        command="pytest tests/claims/test_implicit.py",
+    ),
+)
+def block_rank(weights: Tensor, cut: int, tolerance: float = 1e-9) -> Tensor:
+    """Rank of what the tokens from ``cut`` on take from those before: of ``A[cut:, :cut]``, ``(…)`` int64.
+
+    What passes from the past to the future goes through the state, so the rank is at most the number of its rows.
+
+    Args:
+        weights: ``(…, n, n)``. tolerance: singular values below so much of the largest count as zero.
+    """
+    values = torch.linalg.svdvals(weights[..., cut:, :cut].double())
+    return (values > tolerance * values[..., :1]).sum(-1)
+
+
+def effective_rank(weights: Tensor) -> Tensor:
+    """``exp(entropy of the singular values over their sum)`` of matrices ``(…, n, m)``.
+
+    Source: Roy and Vetterli, EUSIPCO 2007.
+    """
+    values = torch.linalg.svdvals(weights.double())
+    shares = values / values.sum(-1, keepdim=True)
+    return torch.exp(-(shares * shares.clamp(min=1e-300).log()).sum(-1))

@@ -1,0 +1,52 @@
+"""A whole layer as one matrix, and the ranks of such matrices."""
+
+import pytest
+import torch
+
+import regard
+from regard.blocks.implicit import block_rank, effective_rank, implicit_attention, reproduced
+from regard.core.layout import Layout
+from regard.networks import Config
+
+CAUSAL = Layout(causal=True)
+KINDS = ["gla", "retnet", "mamba2", "mamba", "rwkv6", "gated_deltanet", "deltanet", "softmax"]
+
+
+def layer(kind, kv_heads=None):
+    torch.manual_seed(0)
+    config = Config(vocabulary=8, width=24, heads=4, kv_heads=kv_heads, layers=kind)
+    return config.attention(kind, {}).double()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kv_heads", [None, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_matrix_of_a_layer_is_the_layer(kind, kv_heads):
+    """Mechanism, convolution, activation, norm and gate as one matrix reproduce the layer; nothing is above it."""
+    found, x = layer(kind, kv_heads), torch.randn(2, 19, 24, dtype=torch.float64)
+    torch.testing.assert_close(reproduced(found, x), found(x, CAUSAL), atol=1e-9, rtol=1e-7)
+    matrix = implicit_attention(found, x)
+    assert matrix.shape == (2, 4, 6, 19, 19)
+    assert matrix.triu(1).abs().max() == 0
+
+
+@pytest.mark.parametrize("kind", ["gla", "retnet", "mamba2", "deltanet", "gated_deltanet", "softmax"])
+def test_ranks_are_those_of_the_state(kind, record_property):
+    """What passes from past to future has at most the rank of the state; that of softmax attention has more."""
+    torch.manual_seed(0)
+    heads, n, d = 2, 48, 6
+    q, k = (torch.randn(1, heads, n, d, dtype=torch.float64) for _ in range(2))
+    mechanism = regard.build(kind, **({"heads": heads} if kind == "mamba2" else {})).double()
+    signals = {}
+    for name, spec in mechanism.signals.items():
+        noise = torch.randn(1, heads, n, *spec.size(d, d), dtype=torch.float64)
+        signals[name] = -noise.abs() / 20 if spec.high == 0 else noise.sigmoid()
+    weights = mechanism.weights(q, torch.nn.functional.normalize(k, dim=-1), CAUSAL, **signals)
+    ranks = torch.stack([block_rank(weights, cut) for cut in (12, 24, 36)])
+    record_property("rank", f"{int(ranks.max())}, effective {effective_rank(weights).mean():.1f}")
+    assert (ranks <= d).all() == (kind != "softmax")
+
+
+def test_two_sided_layers_are_refused():
+    with pytest.raises(ValueError, match="layer"):
+        implicit_attention(layer("efficient"), torch.randn(1, 4, 24, dtype=torch.float64))
