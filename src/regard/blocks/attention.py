@@ -66,6 +66,13 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout = Layout(), context: Tensor | None = None) -> Tensor:
         """``(b, n, width)`` of ``x (b, n, width)``, attending to itself or to ``context (b, m, width)``."""
+        q, k, v, signals = self.inputs(x, layout, context)
+        return self.finish(self.mechanism(q, k, v, layout, **signals), x)
+
+    def inputs(
+        self, x: Tensor, layout: Layout = Layout(), context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """``(q, k, v, signals)`` as the mechanism is given them."""
         if context is not None and self.convolution is not None:
             raise wrong(
                 "context", "another sequence", f"None: {type(self.mechanism).__name__} convolves q, k and v as one"
@@ -77,8 +84,7 @@ class Attention(nn.Module):
         if self.rotary is not None and context is None:
             positions = layout.positions(k.shape[2], x.device)
             q, k = self.rotary(q, positions), self.rotary(k, positions)
-        signals = self.signals(x, x if context is None else context)
-        return self.finish(self.mechanism(q, k, v, layout, **signals), x)
+        return q, k, v, self.signals(x, x if context is None else context)
 
     def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
         """The state before any token."""

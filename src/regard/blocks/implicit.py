@@ -50,18 +50,12 @@ def implicit_attention(layer: Attention, x: Tensor) -> Tensor:
     mechanism, layout, n = layer.mechanism, Layout(causal=True), x.shape[1]
     if not mechanism.traits.causal:
         raise wrong("layer", type(mechanism).__name__, "a causal mechanism")
-    q, k, v = layer.projection(x, x)
+    q, k, v, signals = layer.inputs(x, layout)
+    weights, before = mechanism.weights(q, k, layout, **signals), layer.projection(x, x)[2]
     taps = torch.eye(n, dtype=x.dtype, device=x.device).expand(v.shape[1], v.shape[3], n, n)
     if layer.convolution is not None:
-        q, k, v = layer.cut(layer.convolution(layer.joined(q, k, v), layout))
         taps = toeplitz(layer, n)
-    before = v
-    q, k, v = layer.prepare(q, k, v)
-    if layer.rotary is not None:
-        places = layout.positions(n, x.device)
-        q, k = layer.rotary(q, places), layer.rotary(k, places)
-    signals = layer.signals(x, x)
-    weights = mechanism.weights(q, k, layout, **signals)
+        before = (taps @ before.mT[..., None])[..., 0].mT
     active = torch.where(before == 0, 0.5, v / torch.where(before == 0, 1, before))  # SiLU(u) / u at 0 is 1/2
     active = active if layer.host.activation else torch.ones_like(v)
     inner = repeat_heads(active.mT[..., None] * taps[None], q.shape[1])  # (b, h, e, n, n)

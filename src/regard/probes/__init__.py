@@ -27,7 +27,7 @@ from regard.probes.means import (
     Sink,
     Spans,
 )
-from regard.probes.observe import observe
+from regard.probes.observe import observe, observe_model
 from regard.probes.tokens import Edges, EntropyRows, Links, Pooled, Received
 
 __all__ = [
@@ -47,4 +47,5 @@ __all__ = [
     "Sink",
     "Spans",
     "observe",
+    "observe_model",
 ]

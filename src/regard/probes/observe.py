@@ -12,6 +12,7 @@ from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism
 from regard.core.tile import Probe, Tile, Tokens
 from regard.hosts.call import BLOCK, LEAST_ROWS
+from regard.networks import LM
 
 
 @torch.no_grad()
@@ -65,3 +66,34 @@ def observe(
         for probe in probes:
             probe.update(tile)
     return {probe.name: probe.result() for probe in probes}
+
+
+@torch.no_grad()
+def observe_model(
+    model: LM, ids: Tensor, probes: Sequence[Probe], keys: Tensor | None = None
+) -> tuple[Tensor, dict[str, object]]:
+    """Runs a language model of ours and feeds ``probes`` the rows of A of every layer, whatever its mechanism.
+
+    Args:
+        model: of any mechanisms. ids: ``(b, n)``. probes: what is fed; each keeps its layers apart.
+        keys: ``(b, n)`` bool, False = padding.
+
+    Returns:
+        The logits ``(b, n, vocabulary)`` and the probes' results by name.
+    """
+
+    def look(index: int):
+        def before(layer, arguments) -> None:
+            x, layout = arguments
+            q, k, _, signals = layer.inputs(x, layout)
+            observe(layer.mechanism, q, k, layout, probes, ids=ids, layer=index, **signals)
+
+        return before
+
+    handles = [block.attention.register_forward_pre_hook(look(index)) for index, block in enumerate(model.layers)]
+    try:
+        logits = model(ids, keys)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return logits, {probe.name: probe.result() for probe in probes}

@@ -7,7 +7,8 @@ import torch
 
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism, Traits
-from regard.probes import Distance, Entropy, Induction, Received, Sink, observe
+from regard.networks import LM, Config
+from regard.probes import Distance, Entropy, Induction, Received, Sink, observe, observe_model
 
 
 class Plain(Mechanism):
@@ -75,3 +76,32 @@ def test_token_scores_need_ids():
         observe(Plain(), q, k, Layout(causal=True), [Induction()], ids=ids[:, :5])
     with pytest.raises(TypeError, match="decay: got an unknown signal"):
         observe(Plain(), q, k, Layout(causal=True), [], decay=q)
+
+
+@pytest.mark.parametrize(
+    "layers", ["gla, softmax", "gated_deltanet, window(size=5)", "mamba2, pattern(of='Blocks(8)')"]
+)
+def test_a_language_model_of_any_layers_is_observed(layers):
+    """Every layer's rows reach the probes, and the logits are those of an unobserved pass."""
+    model = LM(Config(vocabulary=31, width=24, heads=4, layers=layers), seed=0)
+    ids = torch.randint(31, (1, 17), generator=torch.Generator().manual_seed(1))
+    logits, found = observe_model(model, ids, [Received(), Sink(3)])
+    assert torch.equal(logits, model(ids))
+    x, layout = model.embed(ids), Layout(causal=True)
+    for index, block in enumerate(model.layers):
+        q, k, _, signals = block.attention.inputs(block.norms[0](x), layout)
+        weights = block.attention.mechanism.weights(q, k, layout, **signals)[0]
+        torch.testing.assert_close(found["sink"][index].value.float(), weights[:, :, :3].mean(1))
+        x = block(x, layout)
+    assert set(found["received"]) == {0, 1}
+    assert not any(block.attention._forward_pre_hooks for block in model.layers)
+
+
+def test_padding_is_left_out_of_what_is_observed():
+    """A padded batch gives the mean of its sequences."""
+    model = LM(Config(vocabulary=31, width=24, heads=4, layers="gla"), seed=0)
+    ids = torch.randint(31, (1, 17), generator=torch.Generator().manual_seed(1))
+    keys = torch.arange(17)[None] >= 4
+    _, padded = observe_model(model, ids, [Sink(2)], keys)
+    _, alone = observe_model(model, ids[:, 4:], [Sink(2)])
+    torch.testing.assert_close(padded["sink"][0].value, alone["sink"][0].value, atol=1e-6, rtol=1e-5)
