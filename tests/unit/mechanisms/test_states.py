@@ -80,3 +80,26 @@ def test_gradients_flow_through_the_state(mechanism):
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", ["gla", "linear", "gated_deltanet", "rwkv6"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_spans_of_a_recurrence_are_one_call(name, packed, monkeypatch):
+    """Long inputs are taken span by span: outputs and gradients are those of one span."""
+    from regard.mechanisms.linear import base
+
+    torch.manual_seed(0)
+    mechanism = build(name, **({"heads": 2, "head_dim": 4} if name == "rwkv6" else {})).double()
+    q, k, v = (torch.randn(2, 2, 90, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    k = torch.nn.functional.normalize(k, dim=-1)
+    noise = {name: torch.randn(2, 2, 90, *spec.size(4, 4)).double() for name, spec in mechanism.signals.items()}
+    signals = {name: x.sigmoid() if name == "beta" else -x.abs() / 9 for name, x in noise.items()}
+    keys = torch.rand(2, 90) < 0.8
+    segments = (torch.arange(90)[None] >= torch.tensor([[31], [64]])).long() if packed else None
+    layout, found = Layout(causal=True, keys=keys, segments=segments), []
+    for span in (1000, 32):
+        monkeypatch.setattr(base, "SPAN", span)
+        out = mechanism(q, k, v, layout, **signals) * keys[:, None, :, None]
+        found.append([out, *torch.autograd.grad(out.sin().sum(), (q, k, v), retain_graph=True)])
+    for one, many in zip(*found, strict=True):
+        torch.testing.assert_close(many, one, atol=1e-10, rtol=1e-8)

@@ -17,6 +17,8 @@ from regard.core.mechanism import Mechanism, Traits, accumulate_dtype, repeat_he
 from regard.core.state import State, count_new
 from regard.kernels.scan import Inputs, gated_flops, scan
 
+SPAN = 8192
+"""Tokens whose features are made at a time."""
 EPSILON = 1e-6
 """Least sum of weights that a normalised row is divided by."""
 
@@ -135,9 +137,15 @@ class Recurrent(Mechanism):
     ) -> Tensor:
         self.check(q, k, v, layout, signals)
         n, m = q.shape[2], k.shape[2]
-        inputs = self.prepared(aligned(q, m), k, v, layout.keys, starts(layout.segments), signals)
-        out, _ = self.run(inputs, self.empty(inputs))
-        return unaligned(self.finish(out, q.dtype), n)
+        q, resets, outs, state = aligned(q, m), starts(layout.segments), [], None
+        for first in range(0, max(m, 1), SPAN):  # tensors of a span are used again while they are at hand
+            part = slice(first, first + SPAN)
+            own = {name: x[:, :, part] for name, x in signals.items()}
+            real, new = (None if x is None else x[:, part] for x in (layout.keys, resets))
+            inputs = self.prepared(q[:, :, part], k[:, :, part], v[:, :, part], real, new, own)
+            out, state = self.run(inputs, self.empty(inputs) if state is None else state)
+            outs.append(self.finish(out, q.dtype))
+        return unaligned(torch.cat(outs, dim=2) if len(outs) > 1 else outs[0], n)
 
     def empty(self, inputs: Inputs) -> Tensor:
         """S before the first token."""
