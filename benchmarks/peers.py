@@ -9,6 +9,7 @@ Times are of one interleaved run on one sequence of 8 heads of 64 dimensions, fo
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -145,7 +146,23 @@ def gla(q: Tensor, k: Tensor, v: Tensor) -> Pair:
     )
 
 
-PAIRS = (softmax, local, flex, efficient, delta_fla, delta_gym, gla)
+def neighborhood(q: Tensor, k: Tensor, v: Tensor) -> Pair:
+    from natten import na2d
+
+    side = math.isqrt(q.shape[2])
+    if side * side != q.shape[2]:
+        raise SystemExit(f"--length: got {q.shape[2]}, want a square for the neighbourhoods")
+    mine, layout = regard.build("neighborhood", window=7), regard.Layout(grid=(side, side))
+    cells = [x.view(1, HEADS, side, side, DIM).permute(0, 2, 3, 1, 4).contiguous() for x in (q, k, v)]
+    return Pair(
+        "neighbourhood of 7 × 7",
+        "natten",
+        lambda: mine(q, k, v, layout),
+        lambda: na2d(*cells, kernel_size=7).permute(0, 3, 1, 2, 4).flatten(2, 3),
+    )
+
+
+PAIRS = (softmax, local, flex, neighborhood, efficient, delta_fla, delta_gym, gla)
 
 
 @torch.no_grad()
