@@ -95,6 +95,7 @@ def reproduced(layer: Attention, x: Tensor) -> Tensor:
     kind="analysis",
     row=50,
     title="RNN as Linear Transformer: A Closer Investigation into Representational Potentials of Visual Mamba Models",
+    arxiv="2511.18380",
     year=2025,
     aliases=("mamba_as_attention", "effective_rank"),
     claim=Claim(
@@ -110,6 +111,8 @@ def block_rank(weights: Tensor, cut: int, tolerance: float = 1e-9) -> Tensor:
     """Rank of what the tokens from ``cut`` on take from those before: of ``A[cut:, :cut]``, ``(…)`` int64.
 
     What passes from the past to the future goes through the state, so the rank is at most the number of its rows.
+
+    Paper: Yang et al., arXiv 2511.18380.
 
     Args:
         weights: ``(…, n, n)``. tolerance: singular values below so much of the largest count as zero.

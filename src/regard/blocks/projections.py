@@ -138,7 +138,7 @@ class KnockingHeads(Grouped):
 
     The T are the identity at the start. Parameters: those of `Grouped`, and 2 d² + e².
 
-    Paper: arXiv 2510.23052; linear form.
+    Paper: Zhou et al., arXiv 2510.23052; linear form.
     """
 
     def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, value_dim: int) -> None:

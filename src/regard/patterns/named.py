@@ -109,6 +109,7 @@ def nearby(queries: Sizes, keys: Sizes, extent: Sizes) -> Tensor:
     row=34,
     title="FreeSwim: Revisiting Sliding-Window Attention Mechanisms for Training-Free Ultra-High-Resolution Video "
     "Generation",
+    arxiv="2511.14712",
     year=2025,
     aliases=("inward_window",),
     claim=Claim(
@@ -124,7 +125,7 @@ def inward_window(frames: int, height: int, width: int, half_height: int, half_w
     Args:
         frames, height, width: of the video. half_height, half_width: the window reaches so far to each side.
 
-    Source: FreeSwim, 2025.
+    Paper: Wu et al., arXiv 2511.14712.
     """
     return Neighborhood((frames, height, width), (frames, 2 * half_height + 1, 2 * half_width + 1))
 
@@ -151,7 +152,7 @@ def fused_view_time(views: int, times: int, tokens: int) -> Pattern:
     Args:
         views, times, tokens: V, T, and tokens of a frame.
 
-    Paper: arXiv 2506.18839.
+    Paper: Wang et al., arXiv 2506.18839.
     """
     grid = (views, times, tokens)
     return Same(grid, 0) | Same(grid, 1)
@@ -217,6 +218,7 @@ def all_to_first(frames: int, tokens: int) -> Pattern:
     kind="pattern",
     row=240,
     title="Improving Multi-Subject Consistency in Open-Domain Image Generation with Isolation and Reposition Attention",
+    arxiv="2411.19261",
     year=2024,
     aliases=("ir_diffusion",),
     claim=Claim(
@@ -232,7 +234,7 @@ def isolation(subjects: Tensor | Sequence[int], background: int = 0) -> Pattern:
     Args:
         subjects: of each token. background: the number that stands for none.
 
-    Source: IR-Diffusion, 2024.
+    Paper: He et al., arXiv 2411.19261.
     """
     ids = torch.as_tensor(subjects)
     free = GlobalKeys((ids == background).nonzero()[:, 0].tolist())
@@ -269,6 +271,7 @@ def multi_axis(grid: Sizes, tile: Sizes) -> tuple[Pattern, Pattern]:
     kind="pattern",
     row=205,
     title="Recurrent Memory-Augmented Transformers with Chunked Attention for Long-Context Language Modeling",
+    arxiv="2507.00453",
     year=2025,
     aliases=("chunk_local",),
     claim=Claim(
@@ -284,6 +287,6 @@ def chunked(size: int) -> Pattern:
     Args:
         size: tokens of a chunk.
 
-    Source: Recurrent Memory-Augmented Transformers with Chunked Attention, 2025.
+    Paper: Kashyap, arXiv 2507.00453.
     """
     return Blocks(size)

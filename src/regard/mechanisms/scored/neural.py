@@ -64,7 +64,7 @@ class NeuralAttention(Scored):
     Raises:
         ValueError: a size below one, or q of other sizes.
 
-    Paper: Di Giugno and Mahmood, arXiv 2502.17206.
+    Paper: DiGiugno and Mahmood, arXiv 2502.17206.
     """
 
     def __init__(self, heads: int = 4, head_dim: int = 64, hidden: int = 8) -> None:

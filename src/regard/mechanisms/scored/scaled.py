@@ -64,6 +64,7 @@ class GatedSoftmax(Softmax):
     family="scored",
     row=139,
     title="Affine-Scaled Attention: Towards Flexible and Stable Transformer Attention",
+    arxiv="2602.23057",
     year=2026,
     aliases=("asa",),
     claim=Claim(
@@ -81,7 +82,7 @@ class AffineScaled(Softmax):
     α and β are the signals ``alpha (b, h, n)`` and ``beta (b, h, n)``, projected from the query's hidden state, 1 and 0
     at the start.
 
-    Source: the abstract of Affine-Scaled Attention.
+    Paper: Bae et al., arXiv 2602.23057; from its abstract.
     """
 
     traits = Traits(equivariant=True)

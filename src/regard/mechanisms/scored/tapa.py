@@ -66,7 +66,7 @@ class Tapa(Scored):
     Raises:
         ValueError: a share that leaves one of the parts empty, or a power that is not above zero.
 
-    Paper: arXiv 2509.12635.
+    Paper: Wang et al., arXiv 2509.12635.
     """
 
     traits = Traits(rows="one", sign="nonnegative", cross=False)
