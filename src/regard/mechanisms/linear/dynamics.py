@@ -117,7 +117,8 @@ def recall_errors(pairs: int, dim: int, sweeps: int = 0, trials: int = 16, seed:
 
     Keys are random directions of length one in ``dim`` dimensions.
 
-    Paper: Qiao, arXiv 2508.08289 (capacity linear in d on average, √d without error), where keys are conditioned stimuli, values unconditioned ones and queries tests.
+    Paper: Qiao, arXiv 2508.08289 (capacity linear in d on average, √d without error), where keys are conditioned
+    stimuli, values unconditioned ones and queries tests.
     """
     generator = torch.Generator().manual_seed(seed)
     k, v = (torch.randn(trials, pairs, dim, generator=generator, dtype=torch.float64) for _ in range(2))
