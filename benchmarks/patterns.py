@@ -92,7 +92,11 @@ def table(threads: Annotated[int, typer.Option(min=1)] = 1) -> None:
             if n == 4096:
                 pairs = n * (n + 1) / 2 if causal else n * n
                 computed = block_sparse.cells(pattern, n, n) / pairs
-                cells += [f"{pattern.density(n):.3f}", f"{pattern.pairs(n) / pairs:.3f}", f"{computed:.3f}"]
+                cells += [
+                    f"{pattern.density(n):.3f}",
+                    f"{block_sparse.limit(pattern, n, causal):.3f}",
+                    f"{computed:.3f}",
+                ]
             cells.append(ratios(pattern, causal, n))
         cells += recalled(template, lengths) if causal else ["–"] * len(lengths)
         shown = template.replace("{grid}", "grid").replace("|", "\\|")

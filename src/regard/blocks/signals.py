@@ -32,7 +32,7 @@ class Signals(nn.Module):
         super().__init__()
         self.specs = dict(specs)
         self.sizes = {name: spec.size(head_dim, value_dim) for name, spec in specs.items()}
-        self.rows = {name: {"heads": heads, "kv_heads": kv_heads, "shared": 1}[s.heads] for name, s in specs.items()}
+        self.rows = {name: spec.rows(heads, kv_heads) for name, spec in specs.items()}
         self.maps = nn.ModuleDict()
         for name, spec in specs.items():
             affine = nn.Linear(width, self.rows[name] * math.prod(self.sizes[name]))

@@ -195,9 +195,8 @@ def leak(mechanism: Mechanism, n: int = 37, heads: int = 2, dim: int = 5) -> flo
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     inputs = {name: normal(1, heads, n, dim) for name in ("q", "k", "v")}
-    counts = {"heads": heads, "kv_heads": heads, "shared": 1}
     for name, spec in mechanism.signals.items():
-        inputs[name] = within(normal(1, counts[spec.heads], n, *spec.size(dim, dim)), spec)
+        inputs[name] = within(normal(1, spec.rows(heads, heads), n, *spec.size(dim, dim)), spec)
     leaves = {name: tensor.requires_grad_() for name, tensor in inputs.items()}
     out, worst = mechanism.double()(**leaves, layout=Layout(causal=True)), 0.0
     for t in range(n - 1):

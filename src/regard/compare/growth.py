@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from regard.core.errors import wrong
-
-EXPONENTS = {"constant": 0.0, "linear": 1.0, "loglinear": 1.1, "quadratic": 2.0}
+from regard.core.mechanism import GROWTHS
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def exponent(lengths: Sequence[int], values: Sequence[float]) -> Exponent | None
 
 def claimed(growth: str, phase: str, state_growth: str | None) -> float:
     """The exponent of time that the traits claim: decoding reads the state, the other phases do all of the work."""
-    return EXPONENTS[state_growth or "linear"] if phase == "decode" else EXPONENTS[growth]
+    return GROWTHS[state_growth or "linear"] if phase == "decode" else GROWTHS[growth]
 
 
 def projected(

@@ -97,9 +97,10 @@ class Alone(Subject):
 
         found = {"q": normal(s.batch, s.heads, n, s.head_dim)}
         found |= {name: normal(s.batch, s.kv_heads, n, s.head_dim) for name in ("k", "v")}
-        rows = {"heads": s.heads, "kv_heads": s.kv_heads, "shared": 1}
         for name, spec in self.mechanism.signals.items():
-            found[name] = within(normal(s.batch, rows[spec.heads], n, *spec.size(s.head_dim, s.head_dim)), spec)
+            found[name] = within(
+                normal(s.batch, spec.rows(s.heads, s.kv_heads), n, *spec.size(s.head_dim, s.head_dim)), spec
+            )
         return {name: x.to(s.device, s.dtype).requires_grad_(grad) for name, x in found.items()}
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:

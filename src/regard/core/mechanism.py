@@ -15,7 +15,9 @@ from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.state import State
 
-Growth = Literal["constant", "linear", "loglinear", "quadratic"]  # loglinear: n log n, here n^1.1
+Growth = Literal["constant", "linear", "loglinear", "quadratic"]
+GROWTHS: Mapping[str, float] = {"constant": 0.0, "linear": 1.0, "loglinear": 1.1, "quadratic": 2.0}
+"""The exponent of n that each stands for; n log n is near n^1.1 at the lengths in use."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,10 @@ class Signal:
     high: float = torch.inf
     start: float | None = None
     hard: bool = False
+
+    def rows(self, heads: int, kv_heads: int) -> int:
+        """How many heads it has in a call of so many."""
+        return {"heads": heads, "kv_heads": kv_heads, "shared": 1}[self.heads]
 
     def size(self, head_dim: int, value_dim: int) -> tuple[int, ...]:
         """The shape that follows its tokens: empty for a scalar."""
@@ -209,6 +215,18 @@ def check_tensors(q: Tensor, k: Tensor, v: Tensor | None) -> None:
         raise wrong("k", f"{k.shape[1]} heads", f"a divisor of the {q.shape[1]} heads of q")
     if v is not None and v.shape[1:3] != k.shape[1:3]:
         raise wrong("v", f"(heads, tokens) {tuple(v.shape[1:3])}", f"those of k, {tuple(k.shape[1:3])}")
+
+
+def check_sizes(q: Tensor, heads: int, head_dim: int) -> None:
+    """Raises an error naming q if it has other heads than the parameters of a mechanism, or others of their size."""
+    if (q.shape[1], q.shape[3]) != (heads, head_dim):
+        raise wrong("q", f"{q.shape[1]} heads of {q.shape[3]}", f"{heads} heads of {head_dim}")
+
+
+def masked_softmax(scores: Tensor, seen: Tensor) -> Tensor:
+    """Softmax over the last axis where ``seen``, zero elsewhere and in rows that see nothing."""
+    scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
+    return torch.softmax(scores, dim=-1).masked_fill(~seen, 0)
 
 
 def repeat_heads(tensor: Tensor, heads: int) -> Tensor:

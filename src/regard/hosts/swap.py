@@ -220,7 +220,7 @@ def swap(
 
 def made(given: str | Mechanism | Pattern, config: Mapping[str, Any]) -> Mechanism:
     """The mechanism that is meant, refused if it would have to be trained."""
-    if isinstance(given, str) and PATTERN.search(given) and not config:
+    if isinstance(given, str) and PATTERN.search(given):
         given = parse_pattern(given)
     if isinstance(given, Pattern):
         given = PatternAttention(given, **config)

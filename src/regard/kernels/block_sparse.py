@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from regard.core.errors import wrong
-from regard.core.mechanism import repeat_heads
+from regard.core.mechanism import masked_softmax, repeat_heads
 from regard.core.reduction import Partial
 from regard.kernels import dense
 from regard.patterns.base import Pattern, Region
@@ -21,8 +21,8 @@ from regard.patterns.grid import tiles
 
 ROWS, COLS = 128, 32
 """Queries in a block, keys in a block, on a line."""
-TILES = {1: ((128,), (32,)), 2: ((8, 8), (2, 2)), 3: ((4, 4, 4), (2, 2, 2))}
-"""The same on a grid, by its number of axes."""
+TILES = {2: ((8, 8), (2, 2)), 3: ((4, 4, 4), (2, 2, 2))}
+"""The same on a grid of several axes, by their number."""
 GATHERED = 1 << 14
 """Keys that are gathered at a time, of one head."""
 SAMPLED = 1 << 22
@@ -73,9 +73,7 @@ class Gathered:
 
     def bias(self, dtype: torch.dtype) -> Tensor | None:
         """The mask as the operator adds it to the scores."""
-        if self.mask is None:
-            return None
-        return torch.zeros(self.mask.shape, dtype=dtype, device=self.mask.device).masked_fill_(~self.mask, -torch.inf)
+        return dense.additive(self.mask, dtype)
 
     def sighted(self) -> Tensor | None:
         """Which rows see any key; None if all do."""
@@ -109,14 +107,13 @@ class Plan:
     Args:
         order: ``(padded,)`` int64, which query stands where, block by block; a short block repeats some.
         back: ``(n,)`` int64, where each query's output is. pieces: over the ordered queries. cells: entries of A that
-            are computed, of one head. heads: of the plan, 1 for all alike.
+            are computed, of one head.
     """
 
     order: Tensor
     back: Tensor
     pieces: Sequence[Gathered]
     cells: int
-    heads: int
 
     def to(self, device: torch.device) -> Plan:
         """The plan on another device."""
@@ -126,7 +123,7 @@ class Plan:
             Gathered(p.rows, p.size, p.index.to(device), None if p.mask is None else p.mask.to(device))
             for p in self.pieces
         ]
-        return Plan(self.order.to(device), self.back.to(device), pieces, self.cells, self.heads)
+        return Plan(self.order.to(device), self.back.to(device), pieces, self.cells)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float | None = None) -> Tensor:
@@ -147,11 +144,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float | Non
 
 def attend_lse(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float | None = None) -> Partial:
     """``attend`` with the log-sum-exp of each row; both are differentiable."""
+    plan, blind = fitting(pattern, q, k)
+    return run(q, k, v, plan, blind, scale)
+
+
+def fitting(pattern: Pattern, q: Tensor, k: Tensor) -> tuple[Plan, int]:
+    """The plan for a call, and how many queries stand before the first key."""
     n, m, heads = q.shape[2], k.shape[2], q.shape[1]
     if pattern.heads not in (1, heads):
         raise wrong("pattern", f"{pattern.heads} heads", f"1, or the {heads} of q")
     blind = max(n - m, 0)
-    return run(q, k, v, planned(pattern, n - blind, m).to(q.device), blind, scale)
+    return planned(pattern, n - blind, m).to(q.device), blind
 
 
 def attend_blocks(
@@ -181,10 +184,16 @@ def attend_unfused(
 
     ``bias(queries, keys)`` gives what is added to the scores of pairs of positions ``(blocks, size, 1)`` and
     ``(blocks, 1, width)``, as ``(heads or 1, blocks, size, width)``; gradients flow into it.
+
+    Raises:
+        ValueError: the pattern is for another length or number of heads, or differs between heads under a bias.
     """
+    if bias is not None and pattern.heads > 1:
+        raise wrong(
+            "pattern", f"{pattern.heads} heads with a bias", "one pattern for all heads: a bias reads positions"
+        )
     n, m, heads = q.shape[2], k.shape[2], q.shape[1]
-    blind = max(n - m, 0)
-    plan = planned(pattern, n - blind, m).to(q.device)
+    plan, blind = fitting(pattern, q, k)
     factor = q.shape[-1] ** -0.5 if scale is None else scale
     k, v = repeat_heads(k, heads), repeat_heads(v, heads)
     ordered, places, parts = taken(q[:, :, blind:], plan.order[None]), plan.order + (m - n + blind), []
@@ -195,10 +204,7 @@ def attend_unfused(
             rows = places[piece.rows].view(-1, piece.size, 1)
             added = bias(rows, piece.index[0][:, None, :])
             scores = (scores.unflatten(0, (-1, heads)) + added).flatten(0, 1)
-        if piece.mask is not None:
-            scores = scores.masked_fill(~piece.mask, torch.finfo(scores.dtype).min)
-        weights = torch.softmax(scores, dim=-1)
-        weights = weights if piece.mask is None else weights.masked_fill(~piece.mask, 0)
+        weights = torch.softmax(scores, dim=-1) if piece.mask is None else masked_softmax(scores, piece.mask)
         parts.append(piece.restore(weights @ piece.keys(v), heads))
     rest = len(plan.order) - sum(part.shape[2] for part in parts)
     blank = sum(x[..., :0].sum() for x in (q, k, v))  # zero, and differentiable
@@ -227,12 +233,6 @@ def regions(pattern: Pattern, n: int, m: int) -> tuple[Region, Region]:
     return tiles(grid, rows), tiles(grid, cols)
 
 
-def cover_for(pattern: Pattern, n: int, m: int) -> tuple[Cover, Region, Region]:
-    """The cover that the kernel computes, with its blocks."""
-    queries, keys = regions(pattern, n, m)
-    return pattern.cover_of(queries, keys, n, m, exact=False), queries, keys
-
-
 def cells(pattern: Pattern, n: int, m: int) -> int:
     """Entries of A that `attend` computes, of the mean head: whole blocks, the lists of blocks of queries that run
     together as long as the longest of them. Of long inputs an estimate from evenly spaced blocks of queries."""
@@ -252,7 +252,8 @@ def cells(pattern: Pattern, n: int, m: int) -> int:
 @lru_cache(maxsize=8)
 def planned(pattern: Pattern, n: int, m: int) -> Plan:
     """The plan of a pattern, kept for the next call."""
-    cover, queries, keys = cover_for(pattern, n, m)
+    queries, keys = regions(pattern, n, m)
+    cover = pattern.cover_of(queries, keys, n, m, exact=False)
     heads = [pattern.head(h) for h in range(pattern.heads)]
     return assembled(cover, queries, keys, lambda i, j, head: heads[head].visible(i, j, m), m - n)
 
@@ -278,6 +279,7 @@ def assembled(cover: Cover, queries: Region, keys: Region, visible, shift: int) 
     blocks, heads = len(queries.tokens), cover.heads
     counts = cover.offsets.diff().view(heads, -1)
     groups, pieces, start, total = grouped(counts, cols), [], 0, 0
+    fresh = ~repeats(keys.tokens)
     for group in groups:
         width = int(counts[:, group].max())
         place = torch.arange(width)
@@ -285,8 +287,6 @@ def assembled(cover: Cover, queries: Region, keys: Region, visible, shift: int) 
         first = cover.offsets[:-1].view(heads, blocks)[:, group][..., None]
         block = cover.columns[(first + place).clamp(max=len(cover.columns) - 1)]  # (heads, blocks, width)
         index = keys.tokens[block].flatten(2)
-        fresh = torch.ones(keys.tokens.shape, dtype=torch.bool)
-        fresh[:, 1:] = ~repeats(keys.tokens)[:, 1:]
         usable = (real[..., None] & fresh[block]).flatten(2)
         rows = queries.tokens[group]
         mask = torch.stack([visible(rows[:, :, None], index[h][:, None, :], h) for h in range(heads)])
@@ -301,7 +301,7 @@ def assembled(cover: Cover, queries: Region, keys: Region, visible, shift: int) 
     count = int(order.max()) + 1 if len(order) else 0
     places = torch.arange(len(order))
     back = torch.full((count,), len(order)).scatter_reduce_(0, order, places, "amin")
-    return Plan(order, back, pieces, total, heads)
+    return Plan(order, back, pieces, total)
 
 
 def repeats(tokens: Tensor) -> Tensor:

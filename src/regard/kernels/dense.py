@@ -81,9 +81,7 @@ class Piece:
 
     def bias(self, dtype: torch.dtype) -> Tensor | None:
         """The mask as the operator adds it to the scores."""
-        if self.mask is None:
-            return None
-        return torch.zeros(self.mask.shape, dtype=dtype, device=self.mask.device).masked_fill_(~self.mask, -torch.inf)
+        return additive(self.mask, dtype)
 
     def sighted(self) -> Tensor | None:
         """Which rows see any key, broadcastable to the log-sum-exp; None if all do."""
@@ -93,6 +91,13 @@ class Piece:
             return self.mask.any(-1)
         rows = torch.arange(self.rows.stop - self.rows.start, device=self.mask.device)
         return (self.mask.cumsum(-1) > 0)[:, :, 0].index_select(-1, rows.clamp(max=self.mask.shape[-1] - 1))
+
+
+def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Zero where the mask is True, −∞ elsewhere."""
+    if mask is None:
+        return None
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
 
 
 def attend(

@@ -178,6 +178,8 @@ def test_patterns_are_swapped_in_by_their_text(text):
     torch.testing.assert_close(whole[:, 40:], rest, atol=1e-4, rtol=1e-4)
     with regard.swap(model, regard.patterns.parse_pattern(text)):
         torch.testing.assert_close(model(ids).logits, whole)
+    with regard.swap(model, text, scale=0.3):
+        assert not torch.allclose(model(ids).logits, whole)
     with regard.swap(model, "Window(1000)"):
         swapped = model(ids).logits
     torch.testing.assert_close(swapped, model(ids).logits, atol=1e-4, rtol=1e-4)

@@ -143,6 +143,11 @@ def test_bad_input_is_named():
     q, k, v = draw(8)
     with pytest.raises(ValueError, match="pattern"):
         block_sparse.attend(q, k, v, p.parse_pattern("PerHead(Window(2), Window(3))"))
+    with pytest.raises(ValueError, match="pattern"):
+        block_sparse.attend_unfused(q, k, v, p.parse_pattern("PerHead(Window(2), Window(3))"))
+    by_head = p.parse_pattern("PerHead(Window(2), Window(3), Sinks(1))")
+    with pytest.raises(ValueError, match="pattern"):
+        block_sparse.attend_unfused(q, k, v, by_head, bias=lambda i, j: (i - j)[None].double())
     with pytest.raises(ValueError, match="grid"):
         block_sparse.attend(q, k, v, p.Neighborhood((3, 3), 3))
     with pytest.raises(ValueError, match="cover"):

@@ -21,10 +21,9 @@ from regard.core.laws.subject import (
     same,
 )
 from regard.core.layout import Layout
-from regard.core.mechanism import Mechanism
+from regard.core.mechanism import GROWTHS, Mechanism
 
 PRECISIONS = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2}
-GROWTHS = {"constant": 0.0, "linear": 1.0, "loglinear": 1.1, "quadratic": 2.0}
 
 
 def definition(subject: Subject) -> str:

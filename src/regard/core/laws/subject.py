@@ -78,7 +78,7 @@ class Subject:
 
         def signal(spec: Signal) -> Tensor:
             tokens = n if spec.side == "query" else m
-            rows = {"heads": heads, "kv_heads": groups, "shared": 1}[spec.heads]
+            rows = spec.rows(heads, groups)
             return within(normal(batch, rows, tokens, *spec.size(d, e)), spec)
 
         q, k, v = normal(batch, heads, n, d), normal(batch, groups, m, d), normal(batch, groups, m, e)

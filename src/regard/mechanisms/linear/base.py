@@ -175,8 +175,12 @@ class Recurrent(Mechanism):
         super().check(q, k, v, layout, signals)
         for name, spec in self.signals.items():
             shape, size = tuple(signals[name].shape), spec.size(q.shape[3], q.shape[3] if v is None else v.shape[3])
-            heads = {"heads": q.shape[1], "kv_heads": k.shape[1], "shared": 1}[spec.heads]
-            wanted = (q.shape[0], heads, q.shape[2] if spec.side == "query" else k.shape[2], *size)
+            wanted = (
+                q.shape[0],
+                spec.rows(q.shape[1], k.shape[1]),
+                q.shape[2] if spec.side == "query" else k.shape[2],
+                *size,
+            )
             if shape != wanted and not (v is None and spec.dim == "value"):
                 raise wrong(name, f"shape {shape}", f"{wanted}")
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.laws.subject import HEAD_DIM
-from regard.core.mechanism import Example, Host, Signal
+from regard.core.mechanism import Example, Host, Signal, check_sizes
 from regard.mechanisms.linear.base import Recurrent
 
 
@@ -68,8 +68,7 @@ class SelectiveScan(Recurrent):
 
     def check(self, q, k, v, layout, signals) -> None:
         super().check(q, k, v, layout, signals)
-        if (q.shape[1], q.shape[3]) != tuple(self.log_rate.shape):
-            raise wrong("q", f"{q.shape[1]} heads of {q.shape[3]}", "{} heads of {}".format(*self.log_rate.shape))
+        check_sizes(q, *self.log_rate.shape)
 
     @classmethod
     def examples(cls) -> Sequence[Example]:

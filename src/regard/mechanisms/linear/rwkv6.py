@@ -14,7 +14,7 @@ from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.laws.subject import HEAD_DIM
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Host, Signal
+from regard.core.mechanism import Example, Host, Signal, check_sizes
 from regard.kernels.scan import Inputs, scan
 from regard.mechanisms.linear.base import Recurrent
 
@@ -90,8 +90,7 @@ class RWKV6(Recurrent):
 
     def check(self, q, k, v, layout, signals) -> None:
         super().check(q, k, v, layout, signals)
-        if (q.shape[1], q.shape[3]) != tuple(self.bonus.shape):
-            raise wrong("q", f"{q.shape[1]} heads of {q.shape[3]}", "{} heads of {}".format(*self.bonus.shape))
+        check_sizes(q, *self.bonus.shape)
 
     def cost(self, shape: Shape, layout: Layout = Layout(causal=True)) -> Cost:
         cost = super().cost(shape, layout)  # and the first token's reading of the state before it

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from regard.core.cost import Cost, Shape
 from regard.core.layout import Layout
-from regard.core.mechanism import Traits, accumulate_dtype, repeat_heads
+from regard.core.mechanism import Traits, accumulate_dtype, masked_softmax, repeat_heads
 from regard.kernels import tiled
 from regard.kernels.tiled import Score, Span
 from regard.mechanisms.scored.cache import Cached
@@ -48,8 +47,7 @@ class Scored(Cached):
 
     def normalised(self, scores: Tensor, allowed: Tensor) -> Tensor:
         """Rows of A from their scores."""
-        scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
-        return torch.softmax(scores, dim=-1).masked_fill(~allowed, 0)
+        return masked_softmax(scores, allowed)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, v, layout, signals)

@@ -11,7 +11,7 @@ from torch import Tensor
 from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Traits, repeat_heads
+from regard.core.mechanism import Example, Traits, masked_softmax, repeat_heads
 from regard.kernels import tiled
 from regard.kernels.tiled import Span
 from regard.mechanisms.scored.base import Scored
@@ -61,8 +61,7 @@ class Cog(Scored):
         return tiled.Dot(q.shape[-1] ** -0.5)
 
     def normalised(self, scores: Tensor, allowed: Tensor) -> Tensor:
-        large = scores.abs().masked_fill(~allowed, torch.finfo(scores.dtype).min)
-        return (torch.softmax(large, dim=-1) * scores.sign()).masked_fill(~allowed, 0)
+        return masked_softmax(scores.abs(), allowed) * scores.sign()
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, v, layout, signals)

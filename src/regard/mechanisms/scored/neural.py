@@ -13,7 +13,7 @@ from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.laws.subject import HEAD_DIM
 from regard.core.layout import Layout
-from regard.core.mechanism import Example
+from regard.core.mechanism import Example, check_sizes
 from regard.kernels import tiled
 from regard.kernels.tiled import Span
 from regard.mechanisms.scored.base import Scored
@@ -85,8 +85,7 @@ class NeuralAttention(Scored):
 
     def check(self, q, k, v, layout, signals) -> None:
         super().check(q, k, v, layout, signals)
-        if (q.shape[1], q.shape[3]) != tuple(self.query.shape[:2]):
-            raise wrong("q", f"{q.shape[1]} heads of {q.shape[3]}", "{} heads of {}".format(*self.query.shape[:2]))
+        check_sizes(q, *self.query.shape[:2])
 
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
         hidden, cells = self.out.shape[1], tiled.cells(shape.n, shape.keys, layout.causal)

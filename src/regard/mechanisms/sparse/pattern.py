@@ -12,7 +12,7 @@ from torch import Tensor
 from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Mechanism, Traits, repeat_heads
+from regard.core.mechanism import Example, Mechanism, Traits, masked_softmax, repeat_heads
 from regard.core.state import State, count_new
 from regard.kernels import alone, block_sparse, dense
 from regard.mechanisms.scored.cache import KeyValues
@@ -94,8 +94,7 @@ class Patterned(Mechanism):
         if (bias := self.bias_for(k.shape[2], layout)) is not None:
             i, j = layout.query_positions(q.shape[2], k.shape[2], q.device), layout.positions(k.shape[2], q.device)
             scores = scores + bias(i[:, rows, None].clamp(min=0), j[:, None]).transpose(0, 1)
-        scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
-        return torch.softmax(scores, dim=-1).masked_fill(~seen, 0)
+        return masked_softmax(scores, seen)
 
     def scale_of(self, q: Tensor) -> float:
         return q.shape[-1] ** -0.5 if self.scale is None else self.scale
@@ -137,7 +136,8 @@ class Patterned(Mechanism):
 
     def continued(self, q: Tensor, state: Kept, here: Tensor) -> Tensor:
         """The rows of queries at positions ``here (batch, new)`` over the keys that they see."""
-        pattern, m = self.seen(int(state.seen.max()), Layout(causal=True)), int(state.seen.max())
+        m = int(state.seen.max())
+        pattern = self.seen(m, Layout(causal=True))
         i, j = here[:, :, None], state.positions[:, None]
         mask = torch.stack([pattern.head(h).visible(i, j.clamp(min=0), m) for h in range(pattern.heads)], 1)
         mask = mask & (j >= 0)[:, None]
@@ -146,8 +146,7 @@ class Patterned(Mechanism):
         if (bias := self.bias_for(m, Layout(causal=True))) is not None:
             k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
             scores = q @ k.mT * self.scale_of(q) + bias(i, j[..., columns].clamp(min=0)).transpose(0, 1)
-            scores = scores.masked_fill(~mask[..., columns], torch.finfo(scores.dtype).min)
-            return torch.softmax(scores, dim=-1).masked_fill(~mask[..., columns], 0) @ v
+            return masked_softmax(scores, mask[..., columns]) @ v
         piece = dense.Piece(slice(0, q.shape[2]), slice(0, len(columns)), mask=mask[..., columns])
         return dense.over(q, k, v, [piece] if len(columns) else [], self.scale).out
 

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Mechanism, Traits, repeat_heads
+from regard.core.mechanism import Example, Mechanism, Traits, masked_softmax, repeat_heads
 from regard.core.state import State, count_new
 from regard.kernels import alone, band, dense
 from regard.patterns import line
@@ -91,8 +91,7 @@ class SlidingWindow(Mechanism):
         seen = self.support(q.shape[2], k.shape[2], layout, q.device)[:, :, rows]
         scale = q.shape[-1] ** -0.5 if self.scale is None else self.scale
         scores = q[:, :, rows] @ repeat_heads(k, q.shape[1]).mT * scale
-        scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
-        return torch.softmax(scores, dim=-1).masked_fill(~seen, 0)
+        return masked_softmax(scores, seen)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, v, layout, signals)
