@@ -243,3 +243,35 @@ def test_bad_input_is_named(make, argument):
     with pytest.raises(ValueError, match=argument) as caught:
         make()
     assert "want" in str(caught.value)
+
+
+RULES = {
+    "Causal": lambda i, j: j <= i,
+    "Window(5)": lambda i, j: -5 < i - j < 5,
+    "Dilated(3, 4)": lambda i, j: i - j in (-8, -4, 0, 4, 8),
+    "Strided(5)": lambda i, j: (i - j) % 5 == 0,
+    "Power": lambda i, j: i - j in (0, 1, 2, 4, 8, 16, 32),
+    "Power(3)": lambda i, j: i // 3 - j // 3 in (0, 1, 2, 4, 8),
+    "Trailing(4, 3, 2)": lambda i, j: j <= i and (i - j) % 2 == 0 and i // 2 // 3 * 3 + 2 - j // 2 < 4,
+    "Sinks(4)": lambda i, j: j in (0, 1, 2, 3),
+    "GlobalKeys(3, 30)": lambda i, j: j in (3, 30),
+    "GlobalQueries(2)": lambda i, j: i == 2,
+    "Global(0, 17)": lambda i, j: i in (0, 17) or j in (0, 17),
+    "Blocks(8)": lambda i, j: i // 8 == j // 8,
+    "Blocks(8, 4)": lambda i, j: (i + 4) // 8 == (j + 4) // 8,
+    "Before(8)": lambda i, j: j // 8 < i // 8,
+    "Segments(10, 1, 31)": lambda i, j: (i < 10) == (j < 10) and (i == 10) == (j == 10),
+    "~Window(9)": lambda i, j: abs(i - j) >= 9,
+    "Causal & (Window(6) | Strided(6))": lambda i, j: j <= i and (i - j < 6 or (i - j) % 6 == 0),
+    f"Tiles({GRID}, (4, 3))": lambda i, j: (i // 7 // 4, i % 7 // 3) == (j // 7 // 4, j % 7 // 3),
+    f"GridTokens({GRID}, (2, 3))": lambda i, j: (i // 7 % 2, i % 7 % 3) == (j // 7 % 2, j % 7 % 3),
+    f"Same({GRID}, 1)": lambda i, j: i % 7 == j % 7,
+    f"Plane({GRID}, (1, 3), axis=1)": lambda i, j: j % 7 in (1, 3),
+}
+
+
+@pytest.mark.parametrize("text", RULES)
+def test_patterns_are_what_their_names_say(text):
+    """Every entry of the dense mask, by a rule written without the pattern."""
+    want = torch.tensor([[RULES[text](i, j) for j in range(TOTAL)] for i in range(TOTAL)])
+    assert torch.equal(p.parse_pattern(text).dense(TOTAL)[0], want)
