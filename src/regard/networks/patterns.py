@@ -44,6 +44,19 @@ class Layer(nn.Module):
         return h + self.network(self.norms[1](h) if self.backbone == "sequential" else normed)
 
 
+def layer_of(config: Config, name: str, arguments: dict[str, Any], pattern: Pattern, backbone: Backbone) -> Layer:
+    """One layer of a network of such sizes; its mechanism is refused where it cannot attend in the pattern."""
+    attention, cross = config.attention(name, arguments), pattern.endswith("cross")
+    traits = attention.mechanism.traits
+    able = traits.causal if pattern.startswith("causal") else traits.two_sided and (traits.cross or not cross)
+    if not able or (cross and attention.convolution is not None):
+        raise wrong("pattern", repr(pattern), f"one that {name} has")
+    found = Layer(attention, config.width, config.inner_width, backbone)
+    with torch.no_grad():
+        found.network.down.weight.mul_((2 * config.depth) ** -0.5)
+    return found
+
+
 class PatternNetwork(nn.Module):
     """Embedding, layers, norm, and the embedding again as the output matrix, in one of the four attention patterns.
 
@@ -71,20 +84,9 @@ class PatternNetwork(nn.Module):
             self.embedding = nn.Embedding(config.vocabulary, config.width)
             nn.init.normal_(self.embedding.weight, std=config.width**-0.5)
             self.convolution = ShortConvolution(config.width, TAPS)
-            self.layers = nn.ModuleList(self.layer(*entry, pattern, backbone) for entry in parse_layers(config.layers))
+            parsed = parse_layers(config.layers)
+            self.layers = nn.ModuleList(layer_of(config, *entry, pattern, backbone) for entry in parsed)
         self.norm = nn.RMSNorm(config.width)
-
-    def layer(self, name: str, arguments: dict[str, Any], pattern: Pattern, backbone: Backbone) -> Layer:
-        """One layer, its mechanism refused where it cannot attend so."""
-        attention = self.config.attention(name, arguments)
-        traits = attention.mechanism.traits
-        able = traits.causal if self.causal else traits.two_sided and (traits.cross or not self.cross)
-        if not able or (self.cross and attention.convolution is not None):
-            raise wrong("pattern", repr(pattern), f"one that {name} has")
-        found = Layer(attention, self.config.width, self.config.inner_width, backbone)
-        with torch.no_grad():
-            found.network.down.weight.mul_((2 * self.config.depth) ** -0.5)
-        return found
 
     def forward(self, ids: Tensor, context: Tensor | None = None) -> Tensor:
         if (context is None) == self.cross:
