@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import ClassVar
 
@@ -14,12 +13,13 @@ from torch import Tensor
 from regard.core.errors import wrong
 from regard.core.mechanism import masked_softmax, repeat_heads
 from regard.core.reduction import Partial
-from regard.kernels import dense
+from regard.kernels import dense, gpu
+from regard.kernels.gpu import lists
 from regard.patterns.base import Pattern, Region
 from regard.patterns.cover import Cover
-from regard.patterns.grid import tiles
+from regard.patterns.grid import regions
 
-ROWS, COLS = 128, 32
+LINE = 128, 32
 """Queries in a block, keys in a block, on a line."""
 TILES = {2: ((8, 8), (2, 2)), 3: ((4, 4, 4), (2, 2, 2))}
 """The same on a grid of several axes, by their number."""
@@ -144,17 +144,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float | Non
 
 def attend_lse(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float | None = None) -> Partial:
     """``attend`` with the log-sum-exp of each row; both are differentiable."""
-    plan, blind = fitting(pattern, q, k)
-    return run(q, k, v, plan, blind, scale)
+    n, m, blind = fitting(pattern, q, k)
+    if gpu.usable(q):
+        return run_on_gpu(q, k, v, lists.planned(pattern, n, m, q.device), blind, scale)
+    return run(q, k, v, planned(pattern, n, m).to(q.device), blind, scale)
 
 
-def fitting(pattern: Pattern, q: Tensor, k: Tensor) -> tuple[Plan, int]:
-    """The plan for a call, and how many queries stand before the first key."""
+def fitting(pattern: Pattern, q: Tensor, k: Tensor) -> tuple[int, int, int]:
+    """Queries that stand at a key or behind it, keys, and how many queries stand before the first key."""
     n, m, heads = q.shape[2], k.shape[2], q.shape[1]
     if pattern.heads not in (1, heads):
         raise wrong("pattern", f"{pattern.heads} heads", f"1, or the {heads} of q")
-    blind = max(n - m, 0)
-    return planned(pattern, n - blind, m).to(q.device), blind
+    return min(n, m), m, max(n - m, 0)
 
 
 def attend_blocks(
@@ -173,6 +174,9 @@ def attend_blocks(
     def visible(i: Tensor, j: Tensor, head: int) -> Tensor:
         return (j <= i) if causal else torch.ones(torch.broadcast_shapes(i.shape, j.shape), dtype=torch.bool)
 
+    if gpu.usable(q):
+        shown = replace(cover, full=cover.full & (not causal))
+        return run_on_gpu(q, k, v, lists.listed(shown, queries, keys, visible, m - n).to(q.device), 0, scale)
     plan = assembled(cover, queries, keys, visible, m - n)
     return run(q, k, v, plan.to(q.device), 0, scale)
 
@@ -192,11 +196,11 @@ def attend_unfused(
         raise wrong(
             "pattern", f"{pattern.heads} heads with a bias", "one pattern for all heads: a bias reads positions"
         )
-    n, m, heads = q.shape[2], k.shape[2], q.shape[1]
-    plan, blind = fitting(pattern, q, k)
+    (n, m, blind), heads = fitting(pattern, q, k), q.shape[1]
+    plan = planned(pattern, n, m).to(q.device)
     factor = q.shape[-1] ** -0.5 if scale is None else scale
     k, v = repeat_heads(k, heads), repeat_heads(v, heads)
-    ordered, places, parts = taken(q[:, :, blind:], plan.order[None]), plan.order + (m - n + blind), []
+    ordered, places, parts = taken(q[:, :, blind:], plan.order[None]), plan.order + (m - n), []
     for piece in plan.pieces:
         piece = piece.repeated(q.shape[0])
         scores = piece.queries(ordered) @ piece.keys(k).mT * factor
@@ -217,20 +221,22 @@ def run(q: Tensor, k: Tensor, v: Tensor, plan: Plan, blind: int, scale: float | 
     k, v = repeat_heads(k, q.shape[1]).contiguous(), repeat_heads(v, q.shape[1]).contiguous()
     ordered = taken(q[:, :, blind:], plan.order[None])
     part = dense.over(ordered, k, v, [piece.repeated(q.shape[0]) for piece in plan.pieces], scale)  # pyright: ignore
-    out, lse = taken(part.out, plan.back[None]), taken(part.lse, plan.back[None])
-    if blind:
-        out = torch.nn.functional.pad(out, (0, 0, blind, 0))
-        lse = torch.nn.functional.pad(lse, (blind, 0), value=-torch.inf)
-    return Partial(out, lse)
+    return behind(Partial(taken(part.out, plan.back[None]), taken(part.lse, plan.back[None])), blind)
 
 
-def regions(pattern: Pattern, n: int, m: int) -> tuple[Region, Region]:
-    """Blocks of queries and of keys: boxes where the pattern is on a grid of several axes, else runs."""
-    grid = pattern.grid
-    if grid is None or len(grid) == 1 or n != m or math.prod(grid) != m:
-        return Region.runs(torch.arange(m - n, m), min(ROWS, max(n, 1))), Region.runs(torch.arange(m), COLS)
-    rows, cols = TILES[len(grid)]
-    return tiles(grid, rows), tiles(grid, cols)
+def run_on_gpu(q: Tensor, k: Tensor, v: Tensor, blocks: lists.Lists, blind: int, scale: float | None) -> Partial:
+    """The same in Triton, the queries where they are."""
+    from regard.kernels.gpu.block_sparse import over
+
+    return behind(over(q[:, :, blind:], k, v, blocks, scale), blind)
+
+
+def behind(part: Partial, blind: int) -> Partial:
+    """The rows behind as many that see nothing."""
+    if not blind:
+        return part
+    pad = torch.nn.functional.pad
+    return Partial(pad(part.out, (0, 0, blind, 0)), pad(part.lse, (blind, 0), value=-torch.inf))
 
 
 def cells(pattern: Pattern, n: int, m: int) -> int:
@@ -239,7 +245,7 @@ def cells(pattern: Pattern, n: int, m: int) -> int:
     n = min(n, m)
     if not n or not m:
         return 0
-    queries, keys = regions(pattern, n, m)
+    queries, keys = regions(pattern, n, m, line_of(n), TILES)
     step = max(1, len(queries.tokens) * len(keys.tokens) // SAMPLED)
     some = Region(queries.tokens[step // 2 :: step], queries.run, queries.box)
     counts = pattern.cover_of(some, keys, len(some.tokens) * some.tokens.shape[1], m, exact=False).offsets.diff()
@@ -249,10 +255,15 @@ def cells(pattern: Pattern, n: int, m: int) -> int:
     return round(listed * whole) * queries.tokens.shape[1] * keys.tokens.shape[1]
 
 
+def line_of(n: int) -> tuple[int, int]:
+    """`LINE` for so many queries: a decoding step is a block of one."""
+    return min(LINE[0], max(n, 1)), LINE[1]
+
+
 @lru_cache(maxsize=8)
 def planned(pattern: Pattern, n: int, m: int) -> Plan:
     """The plan of a pattern, kept for the next call."""
-    queries, keys = regions(pattern, n, m)
+    queries, keys = regions(pattern, n, m, line_of(n), TILES)
     cover = pattern.cover_of(queries, keys, n, m, exact=False)
     heads = [pattern.head(h) for h in range(pattern.heads)]
     return assembled(cover, queries, keys, lambda i, j, head: heads[head].visible(i, j, m), m - n)
@@ -279,7 +290,7 @@ def assembled(cover: Cover, queries: Region, keys: Region, visible, shift: int) 
     blocks, heads = len(queries.tokens), cover.heads
     counts = cover.offsets.diff().view(heads, -1)
     groups, pieces, start, total = grouped(counts, cols), [], 0, 0
-    fresh = ~repeats(keys.tokens)
+    fresh = keys.fresh
     for group in groups:
         width = int(counts[:, group].max())
         place = torch.arange(width)
@@ -302,14 +313,6 @@ def assembled(cover: Cover, queries: Region, keys: Region, visible, shift: int) 
     places = torch.arange(len(order))
     back = torch.full((count,), len(order)).scatter_reduce_(0, order, places, "amin")
     return Plan(order, back, pieces, total)
-
-
-def repeats(tokens: Tensor) -> Tensor:
-    """bool like ``tokens (blocks, size)``: those that stand earlier in their block too."""
-    ranked, places = tokens.sort(dim=1, stable=True)
-    again = torch.zeros_like(ranked, dtype=torch.bool)
-    again[:, 1:] = ranked[:, 1:] == ranked[:, :-1]
-    return torch.zeros_like(again).scatter_(1, places, again)
 
 
 def share(pattern: Pattern, n: int) -> float:

@@ -44,6 +44,14 @@ class Region:
     def high(self) -> Tensor:
         return self.tokens.amax(1)
 
+    @cached_property
+    def fresh(self) -> Tensor:
+        """bool like ``tokens``: those that do not stand earlier in their block too."""
+        ranked, places = self.tokens.sort(dim=1, stable=True)
+        again = torch.zeros_like(ranked, dtype=torch.bool)
+        again[:, 1:] = ranked[:, 1:] == ranked[:, :-1]
+        return ~torch.zeros_like(again).scatter_(1, places, again)
+
     def __getitem__(self, part: slice) -> Region:
         return Region(self.tokens[part], self.run, self.box)
 

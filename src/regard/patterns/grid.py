@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -59,6 +59,22 @@ def tiles(grid: Sequence[int], tile: Sequence[int]) -> Region:
     for axis, size in enumerate(grid):
         flat = flat * size + places[..., axis]
     return Region(flat, run=len(grid) == 1, box=True)
+
+
+def regions(
+    pattern: Pattern,
+    n: int,
+    m: int,
+    line: tuple[int, int],
+    boxes: Mapping[int, tuple[tuple[int, ...], tuple[int, ...]]],
+) -> tuple[Region, Region]:
+    """Blocks of queries and of keys of the sizes ``line``; boxes, by the number of axes, where the pattern is drawn on
+    a grid of several."""
+    grid = pattern.grid
+    if grid is None or len(grid) == 1 or n != m or math.prod(grid) != m:
+        return Region.runs(torch.arange(m - n, m), line[0]), Region.runs(torch.arange(m), line[1])
+    rows, cols = boxes[len(grid)]
+    return tiles(grid, rows), tiles(grid, cols)
 
 
 class OnGrid(Pattern):
