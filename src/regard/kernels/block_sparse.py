@@ -25,6 +25,8 @@ TILES = {2: ((8, 8), (2, 2)), 3: ((4, 4, 4), (2, 2, 2))}
 """The same on a grid of several axes, by their number."""
 GATHERED = 1 << 14
 """Keys that are gathered at a time, of one head."""
+WHOLE = 1 << 16
+"""Pairs up to which one call under a dense mask is faster than blocks."""
 SAMPLED = 1 << 22
 """Pairs of blocks above which `cells` looks at a sample of the blocks of queries."""
 
@@ -147,7 +149,16 @@ def attend_lse(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float |
     n, m, blind = fitting(pattern, q, k)
     if gpu.usable(q):
         return run_on_gpu(q, k, v, lists.planned(pattern, n, m, q.device), blind, scale)
+    if n * m <= WHOLE:
+        mask = dense_mask(pattern, n, m).to(q.device)
+        return dense.over(q, k, v, [dense.Piece(slice(blind, q.shape[2]), slice(0, m), mask=mask)], scale)
     return run(q, k, v, planned(pattern, n, m).to(q.device), blind, scale)
+
+
+@lru_cache(maxsize=8)
+def dense_mask(pattern: Pattern, n: int, m: int) -> Tensor:
+    """``(1, heads or 1, n, m)`` bool, kept for the next call."""
+    return pattern.dense(n, m)[None]
 
 
 def fitting(pattern: Pattern, q: Tensor, k: Tensor) -> tuple[int, int, int]:

@@ -23,6 +23,12 @@ TEXTS = [
 ]
 
 
+@pytest.fixture(autouse=True, params=[0, 1 << 16], ids=["in blocks", "whole"])
+def whole(request, monkeypatch):
+    """Small inputs run in one call; every test looks at both ways."""
+    monkeypatch.setattr(block_sparse, "WHOLE", request.param)
+
+
 def draw(n, m=None, heads=3, groups=3, dtype=torch.float64):
     torch.manual_seed(0)
     m = n if m is None else m
