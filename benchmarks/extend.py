@@ -3,7 +3,8 @@
     python benchmarks/extend.py FOLDER        # goes on where it was stopped; prints the table for docs/patterns.md
 
 Every arm is tuned alike, on windows of 8,192 tokens of the training files, and measured with full attention on 65,536
-tokens of the held-out files. The share is that of full attention's gain over the model as it ships.
+tokens of the held-out files. The share is that of full attention's gain over the model as it ships. Positions are not
+interpolated: this model reads on beyond what it was trained on (2,048) better than with its positions divided by four.
 """
 
 from __future__ import annotations
@@ -47,16 +48,16 @@ def main(folder: Path, steps: int = 60, seeds: int = 1, threads: Annotated[int, 
         return json.loads(file.read_text())
 
     shipped = measured("shipped", lambda: model)
-    measured("interpolated", lambda: interpolated(model, 4))
+    measured("with positions divided by 4", lambda: interpolated(model, 4))
     print("| tuned with | seed | nats a token at 8,192 | share of full attention's gain |\n| --- | --- | --- | --- |")
     for seed in range(seeds):
         losses = {}
         for name, mechanism in ARMS.items():
 
             def tuned(name=name, mechanism=mechanism, seed=seed):
-                extension, recipe = Extension(4, LENGTH, mechanism), Recipe(steps, 2e-3, decay=0.0, seed=seed)
+                extension, recipe = Extension(1, LENGTH, mechanism), Recipe(steps, 1e-3, decay=0.0, seed=seed)
                 work = folder / f"{name} {seed}"
-                return extend(model, stream, extension, recipe, work, report=lambda step, loss: print(step, loss))
+                return extend(model, stream, extension, recipe, work, report=print)
 
             losses[name] = measured(f"{name} {seed}", tuned)
         for name, loss in losses.items():

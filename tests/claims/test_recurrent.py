@@ -24,9 +24,11 @@ def draw(n: int = N, dtype=torch.float64, heads: int = 2):
     q, k, v = normal(1, heads, n, D), normalize(normal(1, heads, n, D), dim=-1), normal(1, heads, n, E)
     signals = {
         "log_decay": -normal(1, heads, n).abs() / 5,
-        "channels": -normal(1, heads, n, D).abs() / 5,
+        "channels": -(normal(1, heads, n, D).abs() / 5).clamp(max=0.6),
         "beta": normal(1, heads, n).sigmoid(),
         "step": normal(1, heads, n).abs() / 3,
+        "removed": normal(1, heads, n, D),
+        "rate": normal(1, heads, n, D).sigmoid(),
     }
     return q, k, v, signals
 
@@ -56,13 +58,19 @@ def recurrence(kind: str, q, k, v, s, mechanism):
             outs.append((query[..., None] * (state + own[..., None] * value[..., None, :])).sum(-2))
             state = state * s["channels"][:, :, t].exp()[..., None] + key[..., None] * value[..., None, :]
             continue
+        if kind == "rwkv7":  # the state as the paper has it: read by the removed key, then decayed
+            removed, rate = normalize(s["removed"][:, :, t], dim=-1), s["rate"][:, :, t]
+            recalled = (removed[..., None] * state).sum(-2)
+            state = state * s["channels"][:, :, t].exp()[..., None]
+            state = state - (rate * removed)[..., None] * recalled[..., None, :]
+            key = key * (1 + (rate - 1) * mechanism.gain)
         if "delta" in kind:
             value = s["beta"][:, :, t, None] * (value - (key[..., None] * state).sum(-2))
         state = state + key[..., None] * value[..., None, :]
         out = (query[..., None] * state).sum(-2)
         if kind == "linear":
             out = out / (query * sums).sum(-1, keepdim=True)
-        outs.append(out if kind in ("linear", "mamba2", "mamba") else out * D**-0.5)
+        outs.append(out if kind in ("linear", "mamba2", "mamba", "rwkv7") else out * D**-0.5)
     return torch.stack(outs, 2)
 
 
@@ -75,8 +83,11 @@ SIGNALS = {
     "mamba2": {"step": "step"},
     "mamba": {"step": "step"},
     "rwkv6": {"log_decay": "channels"},
+    "rwkv7": {"log_decay": "channels", "removed": "removed", "rate": "rate"},
 }
-SIZED = {"mamba2": {"heads": 2}, "mamba": {"heads": 2, "head_dim": D}, "rwkv6": {"heads": 2, "head_dim": D}}
+SIZED = {"mamba2": {"heads": 2}, "mamba": {"heads": 2, "head_dim": D}, "rwkv6": {"heads": 2, "head_dim": D}} | {
+    "rwkv7": {"heads": 2, "head_dim": D}
+}
 
 
 def made(kind: str, dtype=torch.float64):
@@ -209,3 +220,14 @@ def test_a_step_costs_the_same_after_any_number_of_tokens(kind, record_property)
         assert state.bytes == mechanism.cost(regard.Shape(n, heads=2, head_dim=D, value_dim=E), CAUSAL).state_bytes
     record_property("figure", f"{times[65_536] / times[1024]:.2f} times")
     assert 0.75 < times[65_536] / times[1024] < 1.25
+
+
+def test_rwkv7_with_the_write_key_removed_is_the_gated_delta_rule():
+    """RWKV-7: with κ = k, one decay α for all channels and rates α β, it is the gated delta rule of values v / α."""
+    q, k, v, s = draw()
+    kept = s["log_decay"].clamp(min=-0.6)
+    rate = (kept.exp() * s["beta"])[..., None].expand_as(k)
+    signals = {"log_decay": kept[..., None].expand_as(k), "removed": 3 * k, "rate": rate}
+    got = made("rwkv7")(q * D**-0.5, k, v / kept.exp()[..., None], CAUSAL, **signals)
+    want = made("gated_deltanet")(q, k, v, CAUSAL, log_decay=kept, beta=s["beta"])
+    torch.testing.assert_close(got, want, atol=1e-9, rtol=0)

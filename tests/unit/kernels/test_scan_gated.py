@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 
 from regard.kernels.scan import Inputs, Segment, scan, segment
 
-KINDS = list(itertools.product(("none", "head", "channel"), (False, True), (False, True)))
+KINDS = list(itertools.product(("none", "head", "channel"), ("plain", "delta", "removal"), (False, True)))
 
 
-def draw(n: int, decay: str, delta: bool, packed: bool, seed: int = 0, b: int = 2, h: int = 3, d: int = 7, e: int = 5):
+def draw(n: int, decay: str, kind: str, packed: bool, seed: int = 0, b: int = 2, h: int = 3, d: int = 7, e: int = 5):
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -21,9 +22,11 @@ def draw(n: int, decay: str, delta: bool, packed: bool, seed: int = 0, b: int = 
     shapes = {"none": None, "head": (b, h, n), "channel": (b, h, n, d)}
     log_decay = None if decay == "none" else -torch.nn.functional.softplus(normal(*shapes[decay]))
     key = torch.nn.functional.normalize(normal(b, h, n, d), dim=-1)
-    beta = torch.rand(b, h, n, generator=generator, dtype=torch.float64) if delta else None
+    beta = torch.rand(b, h, n, generator=generator, dtype=torch.float64) if kind == "delta" else None
     resets = torch.rand(b, n, generator=generator) < 0.07 if packed else None
-    return Inputs(normal(b, h, n, d), key, normal(b, h, n, e), log_decay, beta, resets), normal(b, h, d, e)
+    read = torch.nn.functional.normalize(normal(b, h, n, d), dim=-1)
+    taken = (read, read * torch.rand(b, h, n, d, generator=generator)) if kind == "removal" else (None, None)
+    return Inputs(normal(b, h, n, d), key, normal(b, h, n, e), log_decay, beta, *taken, resets), normal(b, h, d, e)
 
 
 def step_by_step(x: Inputs, state: torch.Tensor):
@@ -38,15 +41,18 @@ def step_by_step(x: Inputs, state: torch.Tensor):
             state = state * (kept[..., None] if kept.dim() == 3 else kept[..., None, None])
         if x.beta is not None:
             v = x.beta[:, :, t, None] * (v - torch.einsum("bhd,bhde->bhe", k, state))
+        if x.erased is not None and x.erasing is not None:
+            recalled = torch.einsum("bhd,bhde->bhe", x.erased[:, :, t], state)
+            state = state - x.erasing[:, :, t, :, None] * recalled[..., None, :]
         state = state + k[..., :, None] * v[..., None, :]
         outs.append(torch.einsum("bhd,bhde->bhe", q, state))
     return torch.stack(outs, 2), state
 
 
-@pytest.mark.parametrize(("decay", "delta", "packed"), KINDS)
+@pytest.mark.parametrize(("decay", "kind", "packed"), KINDS)
 @pytest.mark.parametrize("n", [1, 5, 64, 131])
-def test_chunked_is_the_recurrence_with_all_gradients(n, decay, delta, packed):
-    x, state = draw(n, decay, delta, packed)
+def test_chunked_is_the_recurrence_with_all_gradients(n, decay, kind, packed):
+    x, state = draw(n, decay, kind, packed)
     leaves = [tensor.requires_grad_() for tensor in x.tensors if tensor.is_floating_point()] + [state.requires_grad_()]
     found = []
     for run in (scan, step_by_step):
@@ -57,16 +63,16 @@ def test_chunked_is_the_recurrence_with_all_gradients(n, decay, delta, packed):
         torch.testing.assert_close(mine, wanted, atol=1e-10, rtol=1e-8)
 
 
-@pytest.mark.parametrize(("decay", "delta", "packed"), KINDS)
-def test_windows_hand_the_state_on(decay, delta, packed):
-    x, state = draw(1100, decay, delta, packed, b=1, h=1)
+@pytest.mark.parametrize(("decay", "kind", "packed"), KINDS)
+def test_windows_hand_the_state_on(decay, kind, packed):
+    x, state = draw(1100, decay, kind, packed, b=1, h=1)
     for mine, wanted in zip(scan(x, state), step_by_step(x, state), strict=True):
         torch.testing.assert_close(mine, wanted, atol=1e-9, rtol=1e-8)
 
 
-@pytest.mark.parametrize(("decay", "delta"), [(decay, delta) for decay, delta, packed in KINDS if not packed])
-def test_segments_merge_into_one_in_any_grouping(decay, delta):
-    x, state = draw(97, decay, delta, False)
+@pytest.mark.parametrize(("decay", "kind"), [(decay, kind) for decay, kind, packed in KINDS if not packed])
+def test_segments_merge_into_one_in_any_grouping(decay, kind):
+    x, state = draw(97, decay, kind, False)
     parts = [segment(x.part(span)) for span in (slice(0, 31), slice(31, 32), slice(32, 97))]
     whole = segment(x)
     for merged in ((parts[0] + parts[1]) + parts[2], parts[0] + (parts[1] + parts[2])):
@@ -79,12 +85,12 @@ def test_segments_merge_into_one_in_any_grouping(decay, delta):
 
 @pytest.mark.parametrize("strength", [1e-6, 0.01, 1.0, 30.0, 1e4])
 @pytest.mark.parametrize("decay", ["head", "channel"])
-@pytest.mark.parametrize("delta", [False, True])
-def test_no_decay_overflows_in_single_precision(strength, decay, delta):
-    x, state = draw(331, decay, delta, False)
-    x = Inputs(x.q, x.k, x.v, x.log_decay * strength, x.beta)
+@pytest.mark.parametrize("kind", ["plain", "delta", "removal"])
+def test_no_decay_overflows_in_single_precision(strength, decay, kind):
+    x, state = draw(331, decay, kind, False)
+    x = replace(x, log_decay=x.log_decay * strength)
     wanted, kept = scan(x, state)
-    single = Inputs(*(None if t is None else t.float() for t in (x.q, x.k, x.v, x.log_decay, x.beta)))
+    single = x.like([tensor.float() for tensor in x.tensors])
     out, after = scan(single, state.float())
     assert (out - wanted).abs().max() <= 1e-4 * wanted.abs().max()
     assert (after - kept).abs().max() <= 1e-4 * kept.abs().max().clamp(min=1)
@@ -92,7 +98,7 @@ def test_no_decay_overflows_in_single_precision(strength, decay, delta):
 
 def test_memory_does_not_grow_with_the_square_of_the_length():
     """Between forward and backward there are the inputs and a state every 1,024 tokens."""
-    x, state = draw(4099, "head", True, False, b=1, h=1)
+    x, state = draw(4099, "head", "delta", False, b=1, h=1)
     held = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t) or t, lambda t: t):
         leaves = [tensor.requires_grad_() for tensor in x.tensors]

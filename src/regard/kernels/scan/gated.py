@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 CHUNK = 64  # tokens whose scores are formed; larger costs FLOPs, smaller steps
 INNER = 16  # of a chunk, where channels decay apart: pairs inside are formed channel by channel
+Kind = Literal["plain", "delta", "removal"]
 WINDOW = 1024  # tokens in flight, and between the states that the backward pass starts from
 
 
@@ -22,6 +23,8 @@ class Inputs:
         q, k: ``(b, h, n, d)``. v: ``(b, h, n, e)``.
         log_decay: ``(b, h, n)`` for each head or ``(b, h, n, d)`` for each channel, at most 0; None for no decay.
         beta: ``(b, h, n)``, how much of what the key recalls is replaced; None for no delta rule.
+        erased, erasing: ``(b, h, n, d)``, p and b of a removal of its own: what p recalls is taken away along b; None
+            for none. Not together with beta.
         resets: ``(b, n)`` bool, tokens before which everything is forgotten: the first ones of packed documents.
     """
 
@@ -30,6 +33,8 @@ class Inputs:
     v: Tensor
     log_decay: Tensor | None = None
     beta: Tensor | None = None
+    erased: Tensor | None = None
+    erasing: Tensor | None = None
     resets: Tensor | None = None
 
     @property
@@ -49,7 +54,8 @@ class Inputs:
             return None if x is None else change(x, axis)
 
         q, k, v = (change(x, 2) for x in (self.q, self.k, self.v))
-        return Inputs(q, k, v, given(self.log_decay, 2), given(self.beta, 2), given(self.resets, 1))
+        others = (given(x, 2) for x in (self.log_decay, self.beta, self.erased, self.erasing))
+        return Inputs(q, k, v, *others, resets=given(self.resets, 1))
 
     def part(self, span: slice) -> Inputs:
         """Some consecutive tokens."""
@@ -63,9 +69,10 @@ class Inputs:
 def scan(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
     """Causal linear attention under decay and delta rule, from a state to a state.
 
-        S_t = (I − β_t k_t k_tᵀ) G_t S_{t−1} + β_t k_t v_tᵀ,   o_t = S_tᵀ q_t,   G_t = diag(exp(log_decay_t))
+        S_t = (I − b_t p_tᵀ) G_t S_{t−1} + β_t k_t v_tᵀ,   o_t = S_tᵀ q_t,   G_t = diag(exp(log_decay_t))
 
-    Without ``beta`` the first factor is the identity and β_t is 1. A reset makes S_{t−1} zero. Chunks of C tokens are
+    With ``beta``, the delta rule, p_t = k_t and b_t = β_t k_t; else β_t is 1, p_t ``erased`` and b_t ``erasing``, or
+    the first factor is the identity. A reset makes S_{t−1} zero. Chunks of C tokens are
     matrix products; only exponentials of numbers ≤ 0 are formed, so decays of any strength are safe. The backward pass
     keeps a state every `WINDOW` tokens and computes the rest again.
 
@@ -143,6 +150,8 @@ def window(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
         writing = writing * (since == since[..., -1:])[..., None]
         fresh = (since[..., -1] == 0)[..., None, None].to(state.dtype)
         kept = fresh if kept is None else kept * fresh
+    if x.erased is not None and x.erasing is not None:
+        return removal(x, x.erased, x.erasing, decay, since, within, reading, writing, kept, state)
     if x.beta is None:
         written, before = writing.mT @ x.v, []
         for c in range(written.shape[2]):
@@ -183,6 +192,42 @@ def delta(
     return torch.cat(outs, dim=2), state
 
 
+def removal(
+    x: Inputs,
+    erased: Tensor,
+    erasing: Tensor,
+    decay: Tensor | None,
+    since: Tensor | None,
+    within: Tensor,
+    reading: Tensor,
+    writing: Tensor,
+    kept: Tensor | None,
+    state: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The chunks under a removal apart from the writing: a unit triangular system gives what each token takes away.
+
+    (I + B) U = P̃ S + C V,   B_ij = p_i·b_j decay_ij,  C_ij = p_i·k_j decay_ij for j < i,   P̃ = p decayed from the start
+    """
+    recalling, ending = erased, erasing
+    if decay is not None:
+        recalling = erased * spread(decay).exp()
+        ending = erasing * (spread(decay[:, :, :, -1:]) - spread(decay)).exp()
+    if since is not None:
+        recalling = recalling * (since == 0)[..., None]
+        ending = ending * (since == since[..., -1:])[..., None]
+    system = pairs(erased, erasing, decay, since, -1)
+    right = torch.cat([pairs(erased, x.k, decay, since, -1) @ x.v, recalling], dim=-1)
+    solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
+    taken, recalled = solved.split([x.v.shape[-1], x.k.shape[-1]], dim=-1)
+    back, written, outs = pairs(x.q, erasing, decay, since, 0), writing.mT @ x.v, within @ x.v
+    found = []
+    for c in range(taken.shape[2]):
+        gone = taken[:, :, c] + recalled[:, :, c] @ state
+        found.append(outs[:, :, c] - back[:, :, c] @ gone + reading[:, :, c] @ state)
+        state = (state if kept is None else state * kept[:, :, c]) + written[:, :, c] - ending[:, :, c].mT @ gone
+    return torch.cat(found, dim=2), state
+
+
 def spread(decay: Tensor) -> Tensor:
     """Decays of heads or channels ``(b, h, chunks, tokens, 1 or d)``."""
     return decay if decay.dim() == 5 else decay[..., None]
@@ -216,22 +261,22 @@ def pairs(q: Tensor, k: Tensor, decay: Tensor | None, since: Tensor | None, diag
     return torch.cat(rows, dim=-2).masked_fill(~seen, 0)
 
 
-def gated_flops(n: int, d: int, e: int, channels: bool = False, delta: bool = False) -> int:
+def gated_flops(n: int, d: int, e: int, channels: bool = False, kind: Kind = "plain") -> int:
     """FLOPs of one head's matrix products: scores and their values inside chunks, reading and writing the state.
 
-    The triangular system of the delta rule and the pairs inside of `INNER` tokens of channel decays, which are no
-    matrix products, are left out: ``C (d + e) n`` and ``16 d n`` multiply-adds.
+    The triangular systems of the delta rule and of a removal, and the pairs inside of `INNER` tokens of channel
+    decays, which are no matrix products, are left out: ``C (d + e) n`` and ``16 d n`` multiply-adds.
     """
     whole, rest = divmod(n, CHUNK)
-    return whole * chunk_flops(CHUNK, d, e, channels, delta) + chunk_flops(rest, d, e, channels, delta)
+    return whole * chunk_flops(CHUNK, d, e, channels, kind) + chunk_flops(rest, d, e, channels, kind)
 
 
-def chunk_flops(size: int, d: int, e: int, channels: bool, delta: bool) -> int:
+def chunk_flops(size: int, d: int, e: int, channels: bool, kind: Kind) -> int:
     """FLOPs of one head and chunk of ``size`` tokens."""
     scored = sum(2 * min(INNER, size - start) * start * d for start in range(0, size, INNER))
     scored = scored if channels else 2 * size * size * d
-    times, states = (2, 3) if delta else (1, 2)
-    return times * scored + 2 * size * size * e + states * 2 * size * d * e
+    times, values, states = {"plain": (1, 1, 2), "delta": (2, 1, 3), "removal": (4, 3, 4)}[kind]
+    return times * scored + values * 2 * size * size * e + states * 2 * size * d * e
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism, Traits, accumulate_dtype, repeat_heads
 from regard.core.state import State, count_new
 from regard.kernels.scan import Inputs, gated_flops, scan
+from regard.kernels.scan.gated import Kind
 
 SPAN = 8192
 """Tokens whose features are made at a time."""
@@ -38,11 +39,11 @@ class Matrix(State):
 class Recurrent(Mechanism):
     """The base of causal mechanisms that are a recurrence over a matrix.
 
-        S_t = (I − β_t k_t k_tᵀ) G_t S_{t−1} + β_t k_t v_tᵀ,   o_t = S_tᵀ q_t,   k = φ(k), q = φ'(q)
+        S_t = (I − b_t p_tᵀ) G_t S_{t−1} + β_t k_t v_tᵀ,   o_t = S_tᵀ q_t,   k = φ(k), q = φ'(q)
 
     A subclass gives what differs: `features` (φ, φ'), `log_decay` (of G), `strength` (β, with which comes the delta
-    rule), `values`, and whether rows are `normalised` by their sums. Padding neither decays nor writes; each packed
-    document begins with S = 0.
+    rule: p = k, b = β k) or `removal` (p and b of its own), `values`, and whether rows are `normalised` by their sums.
+    Padding neither decays nor writes; each packed document begins with S = 0.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h; causal.
     State: D E numbers a head, at least float32, whatever the length.
@@ -68,6 +69,10 @@ class Recurrent(Mechanism):
         """β ``(b, h or 1, m)``; None for no delta rule."""
         return None
 
+    def removal(self, k: Tensor, signals: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """p and b ``(b, h, m, D)``: what p recalls is taken away along b; None for no removal."""
+        return None, None
+
     def values(self, v: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
         """What is written of each token."""
         return v
@@ -81,9 +86,9 @@ class Recurrent(Mechanism):
         return scan(x, state)
 
     @property
-    def delta(self) -> bool:
-        """Whether the delta rule is on."""
-        return "beta" in self.signals
+    def kind(self) -> Kind:
+        """Which form of the scan it is."""
+        return "delta" if "beta" in self.signals else "plain"
 
     def prepared(
         self, q: Tensor, k: Tensor, v: Tensor, real: Tensor | None, resets: Tensor | None, signals: Mapping[str, Tensor]
@@ -96,6 +101,7 @@ class Recurrent(Mechanism):
             written = torch.cat([written, torch.ones_like(written[..., :1])], dim=-1)
         q, k = self.features(q.to(wide), repeat_heads(k, heads).to(wide))
         decay, beta = self.log_decay(k, signals), self.strength(signals)
+        erased, erasing = self.removal(k, signals)
         decay = None if decay is None else decay.expand(*k.shape[:3], *decay.shape[3:])
         beta = None if beta is None else beta.expand(k.shape[:3])
         if real is not None:
@@ -104,7 +110,8 @@ class Recurrent(Mechanism):
             if decay is not None:
                 decay = decay.masked_fill(silent if decay.dim() == 3 else silent[..., None], 0)
             beta = None if beta is None else beta.masked_fill(silent, 0)
-        return Inputs(q, k, written, decay, beta, resets)
+            erasing = None if erasing is None else erasing.masked_fill(silent[..., None], 0)
+        return Inputs(q, k, written, decay, beta, erased, erasing, resets)
 
     def finish(self, out: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows divided by their sums where they are to be."""
@@ -124,6 +131,12 @@ class Recurrent(Mechanism):
             system = products + torch.eye(m, dtype=products.dtype, device=q.device)
             seen = torch.linalg.solve_triangular(system.mT, seen.mT, upper=True, unitriangular=True).mT
             seen = seen * x.beta[..., None, :]
+        if x.erased is not None and x.erasing is not None:
+            earlier, eye = allowed.tril(-1), torch.eye(m, dtype=seen.dtype, device=q.device)
+            recalled = decayed_pairs(x.erased, x.k, x.log_decay, earlier)
+            system = decayed_pairs(x.erased, x.erasing, x.log_decay, earlier) + eye
+            taken = torch.linalg.solve_triangular(system, recalled, upper=False, unitriangular=True)
+            seen = seen - decayed_pairs(x.q, x.erasing, x.log_decay, allowed) @ taken
         if self.normalised:
             seen = seen / seen.sum(-1, keepdim=True).clamp(min=EPSILON)
         return unaligned(self.scaled(seen, signals), n).to(q.dtype)
@@ -168,7 +181,7 @@ class Recurrent(Mechanism):
 
     def cost(self, shape: Shape, layout: Layout = Layout(causal=True)) -> Cost:
         heads, d, e = shape.batch * shape.heads, self.feature_dim(shape.head_dim), shape.values + self.normalised
-        flops = gated_flops(shape.keys, d, e, self.by_channel, self.delta)
+        flops = gated_flops(shape.keys, d, e, self.by_channel, self.kind)
         return Cost(heads * flops, shape.io_bytes, heads * d * e * max(shape.itemsize, 4))
 
     def check(self, q, k, v, layout, signals) -> None:

@@ -141,7 +141,7 @@ class Flow(Mechanism):
 
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
         heads, d, e, n, m = shape.batch * shape.heads, shape.head_dim, shape.values, shape.n, shape.keys
-        flops = gated_flops(m, d, e, False, False) if layout.causal else 2 * (n + m) * d * (e + 1) + 2 * (n + m) * d
+        flops = gated_flops(m, d, e) if layout.causal else 2 * (n + m) * d * (e + 1) + 2 * (n + m) * d
         return Cost(heads * flops, shape.io_bytes, heads * (d * (e + 4) + 1) * max(shape.itemsize, 4))
 
     @classmethod

@@ -1,0 +1,91 @@
+"""RWKV-7: decays by channel, and a removal whose key and rate are apart from what is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from regard.core.atlas import Claim, published
+from regard.core.errors import wrong
+from regard.core.laws.subject import HEAD_DIM
+from regard.core.mechanism import Example, Host, Signal, check_sizes
+from regard.kernels.scan import Inputs
+from regard.mechanisms.linear.base import Recurrent
+
+SLOWEST = -0.6065306597  # −exp(−1/2): no channel keeps less than exp of this of a token's past
+
+
+@published(
+    "rwkv7",
+    family="linear",
+    title='RWKV-7 "Goose" with Expressive Dynamic State Evolution',
+    arxiv="2503.14456",
+    year=2025,
+    aliases=("goose", "generalized_delta_rule"),
+    claim=Claim(
+        text="a removal key of its own: with the write key for it and equal rates it is the gated delta rule; a memory "
+        "takes away what another key recalls while it writes",
+        status="works",
+        figure="the step-by-step recurrence and the gated delta rule within 1e-9 in float64",
+        command="pytest tests/claims/test_recurrent.py",
+    ),
+)
+class RWKV7(Recurrent):
+    """Linear attention that decays by channel, and takes away what a key of its own recalls, by channel too.
+
+        S_t = (diag(w_t) − (a_t ⊙ κ̂_t) κ̂_tᵀ) S_{t−1} + k̃_t v_tᵀ,   o_t = S_tᵀ r_t,   w_t = exp(log_decay_t), r = q
+        κ̂ = κ / |κ|,   k̃ = k ⊙ (1 + (a − 1) ⊙ α)
+
+    w, κ and a are given by the signals ``log_decay``, ``removed`` and ``rate``, each ``(b, h, m, d)``; α is the
+    parameter ``gain (h, d)``. The token shift, and the bonus of the token itself, which follows the norm, are left to
+    blocks; norm of each head and gate are its host's.
+
+    Args:
+        heads, head_dim: of q.
+
+    Raises:
+        ValueError: q has other heads or another d.
+
+    Paper: Peng et al., arXiv 2503.14456.
+    """
+
+    signals: ClassVar = {
+        "log_decay": Signal("log of what stays of each channel", dim="key", low=SLOWEST, high=0, start=-0.05),
+        "removed": Signal("the key whose value is taken away", dim="key"),
+        "rate": Signal("how much of it, by channel", dim="key", low=0, high=1),
+    }
+    host = Host(rotary=False, norm=True, gate="sigmoid")
+    by_channel = True
+    kind = "removal"
+
+    def __init__(self, heads: int = 4, head_dim: int = 64) -> None:
+        super().__init__()
+        if min(heads, head_dim) < 1:
+            raise wrong("heads, head_dim", f"{heads}, {head_dim}", "at least 1 each")
+        self.gain = nn.Parameter(torch.ones(heads, head_dim))
+
+    def log_decay(self, k: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
+        return signals["log_decay"]
+
+    def removal(self, k: Tensor, signals: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        key = F.normalize(signals["removed"], dim=-1)
+        # The removal reads the state before it decays, the scan after: at most e^0.61 apart.
+        return key * (-signals["log_decay"]).exp(), key * signals["rate"]
+
+    def prepared(self, q, k, v, real, resets, signals) -> Inputs:
+        x = super().prepared(q, k, v, real, resets, signals)
+        rate = signals["rate"].to(x.k.dtype)
+        return replace(x, k=x.k * (1 + (rate - 1) * self.gain.to(x.k.dtype)[:, None]))
+
+    def check(self, q, k, v, layout, signals) -> None:
+        super().check(q, k, v, layout, signals)
+        check_sizes(q, *self.gain.shape)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        return [Example("plain", cls(3, HEAD_DIM), heads=3, kv_heads=3), Example("grouped", cls(4, HEAD_DIM), 4, 2)]
