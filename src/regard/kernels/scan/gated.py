@@ -9,9 +9,12 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
+from regard.kernels import gpu
+
 CHUNK = 64  # tokens whose scores are formed; larger costs FLOPs, smaller steps
 INNER = 16  # of a chunk, where channels decay apart: pairs inside are formed channel by channel
 Kind = Literal["plain", "delta", "removal"]
+WIDEST = 512  # rows of a state that a GPU's program carries
 WINDOW = 1024  # tokens in flight, and between the states that the backward pass starts from
 
 
@@ -151,15 +154,51 @@ def window(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
         fresh = (since[..., -1] == 0)[..., None, None].to(state.dtype)
         kept = fresh if kept is None else kept * fresh
     if x.erased is not None and x.erasing is not None:
-        return removal(x, x.erased, x.erasing, decay, since, within, reading, writing, kept, state)
-    if x.beta is None:
-        written, before = writing.mT @ x.v, []
-        for c in range(written.shape[2]):
+        outs, state = removal(x, x.erased, x.erasing, decay, since, within, reading, writing, kept, state)
+    elif x.beta is not None:
+        outs, state = delta(x, decay, since, within, reading, writing, kept, state)
+    else:
+        outs, state = march(within, reading, writing, x.v, None, kept, state)
+    return outs.flatten(2, 3), state
+
+
+def march(
+    within: Tensor,
+    reading: Tensor,
+    writing: Tensor,
+    values: Tensor,
+    keys: Tensor | None,
+    kept: Tensor | None,
+    state: Tensor,
+    base: Tensor | None = None,
+    added: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The state from chunk to chunk.
+
+        new_c = values_c + keys_c S_c,   out_c = base_c + within_c new_c + reading_c S_c
+        S_{c+1} = kept_c S_c + added_c + writing_cᵀ new_c
+
+    Shapes: ``within (b, h, chunks, C, C)``, ``reading, writing, keys (…, C, d)``, ``values, base (…, C, e)``,
+    ``kept (…, d or 1, 1)``, ``added (…, d, e)``, ``state (b, h, d, e)`` -> ``(b, h, chunks, C, e)`` and the last state.
+    """
+    if gpu.usable(state) and state.shape[2] <= WIDEST:
+        from regard.kernels.gpu.scan import march as in_triton
+
+        return in_triton(within, reading, writing, values, keys, kept, state, base, added)
+    before, outs = [], []
+    if keys is None:  # what is written does not depend on the state, so that all but its sum is done at once
+        written = writing.mT @ values
+        for c in range(values.shape[2]):
             before.append(state)
             state = (state if kept is None else state * kept[:, :, c]) + written[:, :, c]
-        out = within @ x.v + reading @ torch.stack(before, dim=2)
-        return out.flatten(2, 3), state
-    return delta(x, decay, since, within, reading, writing, kept, state)
+        return within @ values + reading @ torch.stack(before, dim=2), state
+    for c in range(values.shape[2]):
+        new = values[:, :, c] + keys[:, :, c] @ state
+        out = within[:, :, c] @ new + reading[:, :, c] @ state
+        outs.append(out if base is None else base[:, :, c] + out)
+        state = (state if kept is None else state * kept[:, :, c]) + writing[:, :, c].mT @ new
+        state = state if added is None else state + added[:, :, c]
+    return torch.stack(outs, dim=2), state
 
 
 def delta(
@@ -181,15 +220,10 @@ def delta(
     if since is not None:
         erased = erased * (since == 0)[..., None]
     system = beta * pairs(x.k, x.k, decay, since, -1)
-    right = torch.cat([beta * x.v, beta * erased], dim=-1)
+    right = torch.cat([beta * x.v, -beta * erased], dim=-1)
     solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
     values, keys = solved.split([x.v.shape[-1], x.k.shape[-1]], dim=-1)
-    outs = []
-    for c in range(values.shape[2]):
-        new = values[:, :, c] - keys[:, :, c] @ state
-        outs.append(within[:, :, c] @ new + reading[:, :, c] @ state)
-        state = (state if kept is None else state * kept[:, :, c]) + writing[:, :, c].mT @ new
-    return torch.cat(outs, dim=2), state
+    return march(within, reading, writing, values, keys, kept, state)
 
 
 def removal(
@@ -219,13 +253,8 @@ def removal(
     right = torch.cat([pairs(erased, x.k, decay, since, -1) @ x.v, recalling], dim=-1)
     solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
     taken, recalled = solved.split([x.v.shape[-1], x.k.shape[-1]], dim=-1)
-    back, written, outs = pairs(x.q, erasing, decay, since, 0), writing.mT @ x.v, within @ x.v
-    found = []
-    for c in range(taken.shape[2]):
-        gone = taken[:, :, c] + recalled[:, :, c] @ state
-        found.append(outs[:, :, c] - back[:, :, c] @ gone + reading[:, :, c] @ state)
-        state = (state if kept is None else state * kept[:, :, c]) + written[:, :, c] - ending[:, :, c].mT @ gone
-    return torch.cat(found, dim=2), state
+    back = -pairs(x.q, erasing, decay, since, 0)
+    return march(back, reading, -ending, taken, recalled, kept, state, within @ x.v, writing.mT @ x.v)
 
 
 def spread(decay: Tensor) -> Tensor:
