@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from regard import blocks as blocks  # registers every projection in the atlas
 from regard import mechanisms as mechanisms  # and every mechanism
+from regard import networks as networks  # and every network
 from regard.core.atlas import entries, find, search
 from regard.core.build import build
 from regard.core.cost import Cost, Shape

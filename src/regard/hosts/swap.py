@@ -22,7 +22,8 @@ from regard.hosts.call import Call, attend
 from regard.hosts.interface import Installed, check_model, label, refuse_unknown, split_mask
 from regard.hosts.kept import Kept
 from regard.hosts.passes import Pass, Passes
-from regard.mechanisms.sparse.pattern import PatternAttention
+from regard.kernels.block_sparse import Bias
+from regard.mechanisms.sparse.pattern import PatternAttention, Patterned
 from regard.mechanisms.sparse.window import SlidingWindow
 from regard.patterns import Pattern, Window, parse_pattern
 
@@ -238,14 +239,28 @@ def made(given: str | Mechanism | Pattern, config: Mapping[str, Any]) -> Mechani
     return mechanism
 
 
+class Within(Patterned):
+    """A mechanism by position, seeing only the keys nearer than ``size`` of those that it sees."""
+
+    def __init__(self, inner: Patterned, size: int) -> None:
+        super().__init__(inner.scale)
+        self.inner, self.window, self.traits = inner, Window(size), inner.traits
+
+    def pattern_for(self, m: int, layout: Layout) -> Pattern:
+        return self.window & self.inner.pattern_for(m, layout)
+
+    def bias_for(self, m: int, layout: Layout) -> Bias | None:
+        return self.inner.bias_for(m, layout)
+
+
 def within_window(mechanism: Mechanism, size: int) -> Mechanism:
     """The mechanism, seeing only the keys nearer than ``size`` of those that it sees."""
     if isinstance(mechanism, SlidingWindow) and not mechanism.sinks.count:
         return SlidingWindow(min(size, mechanism.window.size), scale=mechanism.scale)
     if isinstance(mechanism, SlidingWindow):
         return PatternAttention(Window(size) & (mechanism.window | mechanism.sinks), mechanism.scale)
-    if isinstance(mechanism, PatternAttention):
-        return PatternAttention(Window(size) & mechanism.pattern, mechanism.scale)
+    if isinstance(mechanism, Patterned):
+        return Within(mechanism, size)
     name = type(mechanism).__name__
     raise wrong("layers", f"a layer with a sliding window of {size}", f"layers without: {name} cannot be cut to it")
 

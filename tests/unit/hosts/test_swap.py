@@ -50,6 +50,15 @@ def test_a_window_is_what_transformers_makes_of_it():
     torch.testing.assert_close(got[mask.bool()], expected[mask.bool()], **CLOSE)
 
 
+def test_a_layers_own_window_cuts_what_a_mechanism_by_position_sees():
+    model, ids = causal("Llama"), tokens(3, 29)
+    with regard.swap(model, "Window(7) & (Window(3) | Sinks(2) | Power(4))"):
+        expected = logits(model, ids)
+    other = mistral_of(model, 7)
+    with regard.swap(other, "power(window=3, sinks=2, block=4)"):
+        torch.testing.assert_close(logits(other, ids), expected, **CLOSE)
+
+
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("padded", [False, True])
 def test_generation_goes_on_from_the_mechanisms_own_state(beams, padded):

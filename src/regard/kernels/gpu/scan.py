@@ -107,15 +107,14 @@ class March(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, within, reading, writing, values, keys, kept, state, base, added):
-        *heads, chunks, tokens, e = values.shape
-        states = state.new_empty(*heads, chunks + 1, *state.shape[2:])
+        chunks = values.shape[2]
+        states = state.new_empty(*state.shape[:2], chunks + 1, *state.shape[2:])
         states[:, :, 0] = state
         out, blank = torch.empty_like(values), values
         forward_kernel[grid_of(values)](
             *(within, reading, writing, values, blank if keys is None else keys, blank if kept is None else kept),
             *(blank if base is None else base, blank if added is None else added, states, out, chunks),
-            **sizes(values, state),
-            **{"KEYS": keys is not None, "KEPT": kept is not None, "MORE": base is not None},
+            **sizes(values, state, KEYS=keys is not None, KEPT=kept is not None, MORE=base is not None),
         )
         ctx.save_for_backward(within, reading, writing, values, keys, kept, states)
         ctx.more = base is not None
@@ -131,8 +130,7 @@ class March(torch.autograd.Function):
         backward_kernel[grid_of(values)](
             *(within, reading, writing, blank if keys is None else keys, blank if kept is None else kept),
             *(grad, slopes, news, chunks),
-            **sizes(values, states[:, :, 0]),
-            **{"KEYS": keys is not None, "KEPT": kept is not None},
+            **sizes(values, states[:, :, 0], KEYS=keys is not None, KEPT=kept is not None),
         )
         before, after = states[:, :, :-1], slopes[:, :, 1:]
         written = values if keys is None else values + keys @ before
@@ -148,11 +146,11 @@ def grid_of(values: Tensor) -> tuple[int, int]:
     return values.shape[0] * values.shape[1], triton.cdiv(values.shape[4], COLUMNS)
 
 
-def sizes(values: Tensor, state: Tensor) -> dict[str, Any]:
-    """What the kernels are compiled for."""
+def sizes(values: Tensor, state: Tensor, **given: bool) -> dict[str, Any]:
+    """What the kernels are compiled for, among it which tensors are given."""
     tokens, d, e = values.shape[3], state.shape[2], state.shape[3]
     return {
         **{"T": tokens, "D": d, "E": e, "TP": power(tokens), "DP": power(d), "EP": COLUMNS},
         **{"ACC": tl.float64 if state.dtype == torch.float64 else tl.float32, "PRECISION": precision()},
-        "num_warps": 4 if d <= 128 else 8,
+        **{"num_warps": 4 if d <= 128 else 8, **given},
     }

@@ -52,6 +52,7 @@ class Recurrent(Mechanism):
     traits = Traits(two_sided=False, time="linear", state="constant")
     normalised: bool = False
     by_channel: bool = False
+    kind: Kind = "plain"  # of the scan
 
     def features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """φ'(q) and φ(k), ``(b, h, tokens, D)``."""
@@ -84,11 +85,6 @@ class Recurrent(Mechanism):
     def run(self, x: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs and the state after them."""
         return scan(x, state)
-
-    @property
-    def kind(self) -> Kind:
-        """Which form of the scan it is."""
-        return "delta" if "beta" in self.signals else "plain"
 
     def prepared(
         self, q: Tensor, k: Tensor, v: Tensor, real: Tensor | None, resets: Tensor | None, signals: Mapping[str, Tensor]

@@ -41,6 +41,7 @@ class DeltaNet(Recurrent):
 
     signals: ClassVar = {"beta": STRENGTH}
     host = Host(rotary=False, convolution=4, activation="silu", unit=True, norm=True)
+    kind = "delta"
 
     def features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         return q * q.shape[-1] ** -0.5, k

@@ -41,6 +41,7 @@ class GatedDeltaNet(Recurrent):
 
     signals: ClassVar = {"log_decay": Signal("log of what stays", high=0, start=-0.05), "beta": STRENGTH}
     host = Host(rotary=False, convolution=4, activation="silu", unit=True, norm=True, gate="silu")
+    kind = "delta"
 
     def features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         return q * q.shape[-1] ** -0.5, k
