@@ -135,14 +135,17 @@ class Pattern:
     def __invert__(self) -> Pattern:
         return Not(self)
 
-    def dense(self, n: int, m: int | None = None, device: torch.device | str = "cpu") -> Tensor:
-        """``(heads, n, m)`` bool."""
+    def dense(
+        self, n: int, m: int | None = None, device: torch.device | str = "cpu", rows: slice | None = None
+    ) -> Tensor:
+        """``(heads, n, m)`` bool, or some ``rows`` of it."""
         m = n if m is None else m
+        first, last, _ = (rows or slice(0, n)).indices(n)
         if not m:
-            return torch.zeros(self.heads, n, 0, dtype=torch.bool, device=device)
+            return torch.zeros(self.heads, last - first, 0, dtype=torch.bool, device=device)
         self.check(m)
-        i, j = torch.arange(m - n, m, device=device)[:, None], torch.arange(m, device=device)
-        parts = [self.head(h).visible(i, j, m).expand(n, m) for h in range(self.heads)]
+        i, j = torch.arange(m - n + first, m - n + last, device=device)[:, None], torch.arange(m, device=device)
+        parts = [self.head(h).visible(i, j, m).expand(last - first, m) for h in range(self.heads)]
         return torch.stack(parts) & (i >= 0)
 
     def flex_mask(self, m: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:

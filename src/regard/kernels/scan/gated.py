@@ -110,13 +110,14 @@ class Scan(torch.autograd.Function):
         saved = ctx.saved_tensors
         inputs, states = ctx.kinds.like(list(saved[: ctx.count])), saved[ctx.count :]
         n = inputs.q.shape[2]
-        sums = [torch.zeros_like(x) if x.is_floating_point() else None for x in inputs.tensors]
+        needed = ctx.needs_input_grad[2:]
+        sums = [torch.zeros_like(x) if need else None for x, need in zip(inputs.tensors, needed, strict=True)]
         grad = torch.zeros_like(inputs.v) if grad is None else grad
         carried = grad_state
         for span, state in reversed(list(zip(windows(n), states, strict=True))):
             with torch.enable_grad():
                 part = inputs.part(span)
-                leaves = [x.detach().requires_grad_(x.is_floating_point()) for x in part.tensors]
+                leaves = [x.detach().requires_grad_(need) for x, need in zip(part.tensors, needed, strict=True)]
                 begun = state.detach().requires_grad_()
                 out, after = window(part.like(leaves), begun)
                 learned = [x for x in leaves if x.requires_grad]

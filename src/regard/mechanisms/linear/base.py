@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -137,6 +137,25 @@ class Recurrent(Mechanism):
             seen = seen / seen.sum(-1, keepdim=True).clamp(min=EPSILON)
         return unaligned(self.scaled(seen, signals), n).to(q.dtype)
 
+    def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
+        if not layout.causal:
+            return super().rows(q, k, layout, rows, **signals)
+        self.check(q, k, None, layout, signals)
+        n, m = q.shape[2], k.shape[2]
+        start, stop, _ = rows.indices(n)
+        cut, last = layout.slice(n, m, slice(start, stop))
+        own = range(max(start + m - n, 0), last)
+        queries = pad(q[:, :, stop - len(own) : stop], (0, 0, own.start, 0))
+        signals = {name: x[:, :, :last] for name, x in signals.items()}
+
+        def run(v: Tensor) -> Tensor:
+            x = self.prepared(queries, k[:, :, :last], v, cut.keys, starts(cut.segments), signals)
+            x = replace(x.each(lambda part, axis: part.detach()), v=x.v)
+            return self.finish(self.run(x, self.empty(x))[0], v.dtype)
+
+        found = adjoint(run, q, last, own).to(q.dtype)
+        return pad(found, (0, m - last, stop - start - len(own), 0))
+
     def scaled(self, weights: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
         """The weights once `values` has scaled what is written."""
         return weights
@@ -192,6 +211,19 @@ class Recurrent(Mechanism):
             )
             if shape != wanted and not (v is None and spec.dim == "value"):
                 raise wrong(name, f"shape {shape}", f"{wanted}")
+
+
+def adjoint(attend: Callable[[Tensor], Tensor], q: Tensor, m: int, rows: range) -> Tensor:
+    """``rows`` of A over ``m`` keys, ``(b, h, rows, m)``, from ``attend(v) = A v`` alone: its gradients by v.
+
+    A itself is never formed; the result is detached.
+    """
+    with torch.enable_grad():
+        v = q.new_zeros(*q.shape[:2], m, len(rows), dtype=accumulate_dtype(q.dtype)).requires_grad_()
+        out = attend(v)
+        picked = torch.zeros_like(out)
+        picked[:, :, torch.tensor(rows, dtype=torch.int64), torch.arange(len(rows))] = 1
+        return torch.autograd.grad(out, v, picked)[0].mT
 
 
 def aligned(q: Tensor, m: int) -> Tensor:

@@ -17,6 +17,7 @@ from regard.core.mechanism import Example, Host, Mechanism, Traits, accumulate_d
 from regard.core.state import State, count_new
 from regard.kernels import alone
 from regard.kernels.scan import Inputs, gated_flops, scan
+from regard.mechanisms.linear.base import adjoint
 
 EPSILON = 1e-6
 
@@ -97,7 +98,14 @@ class Flow(Mechanism):
         return pad(full[:, :, max(m - n, 0) :], (0, 0, max(n - m, 0), 0)).to(q.dtype)
 
     def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
-        return self.weights(q, k, layout)[:, :, rows]  # every row depends on all queries
+        if not layout.causal:
+            return self.weights(q, k, layout)[:, :, rows]  # every row depends on all queries
+        self.check(q, k, None, layout, signals)
+        start, stop, _ = rows.indices(q.shape[2])
+        wide, keys = accumulate_dtype(q.dtype), repeat_heads(k, q.shape[1])
+        return adjoint(
+            lambda v: self(q.detach().to(wide), keys.detach().to(wide), v, layout), q, k.shape[2], range(start, stop)
+        ).to(q.dtype)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, v, layout, signals)

@@ -40,7 +40,7 @@ class Scored(Cached):
         self.check(q, k, None, layout, signals)
         n, m = q.shape[2], k.shape[2]
         start, stop, _ = rows.indices(n)
-        allowed = layout.allowed(n, m, q.device)[:, :, start:stop]
+        allowed = layout.allowed(n, m, q.device, rows)
         left, right = self.prepared(q[:, :, start:stop], repeat_heads(k, q.shape[1]))
         scores = self.score(q, m, layout)(left, right, Span(slice(start, stop), slice(0, m))).to(q.dtype)
         return self.normalised(scores, allowed)

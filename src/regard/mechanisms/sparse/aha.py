@@ -96,7 +96,9 @@ class AllOrHere(Mechanism):
         self.traits = replace(self.traits, **same)
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(causal=True), **signals: Tensor) -> Tensor:
-        return self.rows(q, k, layout, slice(0, q.shape[2]), **signals)
+        self.check(q, k, None, layout, signals)
+        chosen = straight_through(signals["route"])[..., None]
+        return chosen * self.full.weights(q, k, layout) + (1 - chosen) * self.local.weights(q, k, layout)
 
     def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
         self.check(q, k, None, layout, signals)

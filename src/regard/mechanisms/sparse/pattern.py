@@ -72,24 +72,28 @@ class Patterned(Mechanism):
             return pattern
         return self.combined.setdefault(pattern, Causal() & pattern)
 
-    def support(self, n: int, m: int, layout: Layout, device: torch.device | str = "cpu") -> Tensor:
+    def support(
+        self, n: int, m: int, layout: Layout, device: torch.device | str = "cpu", rows: slice | None = None
+    ) -> Tensor:
+        first, last, _ = (rows or slice(0, n)).indices(n)
         if layout.plain:
-            return self.pattern_for(m, layout).dense(n, m, device)[None] & layout.allowed(n, m, device)
+            return self.pattern_for(m, layout).dense(n, m, device, rows)[None] & layout.allowed(n, m, device, rows)
         batch = next(len(x) for x in (layout.keys, layout.segments) if x is not None)
         heads = self.pattern_for(0, layout).heads
-        seen = torch.zeros(batch, heads, n, m, dtype=torch.bool, device=device)
+        seen = torch.zeros(batch, heads, last - first, m, dtype=torch.bool, device=device)
         for row, tokens in alone.documents(layout, batch, m, torch.device(device)):
-            queries = tokens[tokens >= m - n]
-            part = self.pattern_for(len(tokens), layout).dense(len(queries), len(tokens), device)
-            seen[row][:, (queries - (m - n))[:, None], tokens] = part
-        return seen & layout.allowed(n, m, device)
+            queries = tokens[tokens >= m - n] - (m - n)
+            mine = slice(int((queries < first).sum()), int((queries < last).sum()))
+            part = self.pattern_for(len(tokens), layout).dense(len(queries), len(tokens), device, mine)
+            seen[row][:, (queries[mine] - first)[:, None], tokens] = part
+        return seen & layout.allowed(n, m, device, rows)
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         return self.rows(q, k, layout, slice(0, q.shape[2]), **signals)
 
     def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
         self.check(q, k, None, layout, signals)
-        seen = self.support(q.shape[2], k.shape[2], layout, q.device)[:, :, rows]
+        seen = self.support(q.shape[2], k.shape[2], layout, q.device, rows)
         scores = q[:, :, rows] @ repeat_heads(k, q.shape[1]).mT * self.scale_of(q)
         if (bias := self.bias_for(k.shape[2], layout)) is not None:
             i, j = layout.query_positions(q.shape[2], k.shape[2], q.device), layout.positions(k.shape[2], q.device)

@@ -77,18 +77,20 @@ class SlidingWindow(Mechanism):
         super().__init__()
         self.window, self.sinks, self.scale = line.Window(size), line.Sinks(sinks), scale
 
-    def support(self, n: int, m: int, layout: Layout, device: torch.device | str = "cpu") -> Tensor:
-        queries, keys = layout.query_positions(n, m, device), layout.positions(m, device)
+    def support(
+        self, n: int, m: int, layout: Layout, device: torch.device | str = "cpu", rows: slice | None = None
+    ) -> Tensor:
+        queries, keys = layout.query_positions(n, m, device)[:, rows or slice(0, n)], layout.positions(m, device)
         i, j = queries[..., :, None], keys[..., None, :]
         near = self.window.visible(i, j, m) | self.sinks.visible(i, j, m)
-        return near[:, None] & layout.allowed(n, m, device)
+        return near[:, None] & layout.allowed(n, m, device, rows)
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         return self.rows(q, k, layout, slice(0, q.shape[2]), **signals)
 
     def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
         self.check(q, k, None, layout, signals)
-        seen = self.support(q.shape[2], k.shape[2], layout, q.device)[:, :, rows]
+        seen = self.support(q.shape[2], k.shape[2], layout, q.device, rows)
         scale = q.shape[-1] ** -0.5 if self.scale is None else self.scale
         scores = q[:, :, rows] @ repeat_heads(k, q.shape[1]).mT * scale
         return masked_softmax(scores, seen)
