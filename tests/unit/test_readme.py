@@ -30,6 +30,7 @@ def workplace(tmp_path, monkeypatch):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from regard.hosts import small
+    from regard.networks import LM, Config
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "program.py").write_text("def add(first, second):\n    return first + second\n" * 7)
@@ -40,6 +41,7 @@ def workplace(tmp_path, monkeypatch):
     config = LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=11, max_position_embeddings=1024, **sizes)
     LlamaForCausalLM(config).save_pretrained(tmp_path / "path/to/llama")
     tokenizer.save_pretrained(tmp_path / "path/to/llama")
+    LM(Config(vocabulary=23, width=16, heads=2, layers="mamba2, softmax")).save_pretrained(tmp_path / "path/to/lm")
     return tmp_path
 
 

@@ -8,11 +8,14 @@ import time
 
 import numpy as np
 import pytest
+import torch
 import uvicorn
 from playwright.sync_api import expect
 from safetensors.numpy import load_file
 
-from regard.web.page import write_page
+from regard.networks import LM, Config
+from regard.probes.record import record as look
+from regard.web.page import page_html, write_page
 from regard.web.server import app
 from web.synthetic import write_exact_record, write_record
 
@@ -216,3 +219,28 @@ def test_served_weights_are_exact(open_page, tmp_path):
     finally:
         server.should_exit = True
         thread.join()
+
+
+def test_a_model_of_ours_is_shown_with_its_mechanisms(open_page, tmp_path):
+    """Layers of A with either sign are said to show shares, and these add up to one."""
+    lm = LM(Config(vocabulary=31, width=16, heads=2, layers="softmax, window(size=9), mamba2"), seed=0)
+    ids = torch.randint(31, (61,), generator=torch.Generator().manual_seed(0))
+    seen = look(lm, None, ids)
+    folder = seen.save(tmp_path / "record", extra={"page.html": page_html})
+    page = open_page(address(folder, "#view=map&layer=2&head=1&token=40"))
+    expect(page.locator(".mechanism")).to_have_text("mamba2: shares |A| / Σ|A| of each row")
+    expect(page.locator("footer")).to_contain_text(
+        "In layers 2 A has no such rows: a weight is |A| over the sum of |A|"
+    )
+    best = seen.region(2, 1, slice(40, 41), slice(None)).max()
+    expect(page.locator(".token .value").first).to_have_text(f"{best:.3f}")
+    page = open_page(address(folder, "#view=map&layer=1&head=0"))
+    expect(page.locator(".mechanism")).to_have_text("window(size=9)")
+    page.locator('[aria-label="map"]').wait_for()
+
+
+def test_a_record_of_softmax_alone_names_no_mechanism(open_page, record):
+    page = open_page(address(record, "#view=map"))
+    expect(page.locator("aside h2").first).to_be_visible()
+    assert page.locator(".mechanism").count() == 0
+    expect(page.locator("footer")).not_to_contain_text("no such rows")

@@ -2,9 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from fastapi.testclient import TestClient
 
+import regard
+from regard.networks import LM, Config
+from regard.probes.record import record as look
 from regard.web.server import app
+from unit.hosts.test_watch import Dense
 from web.synthetic import write_exact_record, write_record
 
 N = 43
@@ -92,3 +97,17 @@ def test_a_record_without_tensors_says_so(tmp_path):
 def test_a_folder_that_is_no_record_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"which has no record\.json"):
         app(tmp_path)
+
+
+def test_regions_of_a_model_of_ours_are_exact(tmp_path):
+    lm = LM(Config(vocabulary=31, width=16, heads=2, layers="window(size=9), gated_deltanet"), seed=0)
+    ids = torch.randint(31, (N,), generator=torch.Generator().manual_seed(0))
+    folder = look(lm, None, ids).save(tmp_path / "record")
+    client = TestClient(app(folder), base_url="http://127.0.0.1")
+    with regard.watch(lm, [dense := Dense(N)], shares=True):
+        lm(ids[None])
+    seen, near = np.tri(N, dtype=bool), np.tri(N, k=-9, dtype=bool)
+    for layer, hidden in ((0, ~seen | near), (1, ~seen)):
+        got = numbers(ask(client, layer=layer, head=1), N, N)
+        np.testing.assert_allclose(got[~hidden], dense.maps[layer][0, 1].numpy()[~hidden], atol=1e-6)
+        assert np.isnan(got[hidden]).all()

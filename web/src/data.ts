@@ -9,6 +9,9 @@ export interface Layer {
   head_dim: number;
   causal: boolean;
   window: number | null;
+  /** What computes A, softmax where nothing is said; whether weights are |A| over the row's sum of it. */
+  mechanism?: string;
+  shares?: boolean;
 }
 
 type Ranked = [layer: number, head: number, score: number][];

@@ -33,6 +33,12 @@ export function headName(layer: number, head: number): string {
   return `Layer ${layers[layer]!.index} · head ${head}`;
 }
 
+/** What computes the weights of a layer, and in which form they are shown. */
+export function mechanismOf(layer: number): string {
+  const { mechanism = "softmax", shares } = layers[layer]!;
+  return shares ? `${mechanism}: shares |A| / Σ|A| of each row` : mechanism;
+}
+
 export function count(value: number): string {
   return value.toLocaleString("en");
 }

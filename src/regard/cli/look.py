@@ -29,7 +29,10 @@ ROLES = {
 
 def look(
     model: Annotated[str, typer.Option(help="tiny, minilm, a folder, or an id of a model hub")] = "tiny",
-    text: Annotated[str | None, typer.Option(help="the text to look at")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="the folder of a tokenizer, for a model without or instead of its own")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="the text to look at; token ids where there is no tokenizer")] = None,
     file: Annotated[str | None, typer.Option(help="a file with the text; - reads standard input")] = None,
     generate: Annotated[int, typer.Option(min=0, help="tokens to generate after the text, watched too")] = 0,
     layers: Annotated[str | None, typer.Option(help="layers to watch, such as 0,2-3; all if left out")] = None,
@@ -48,6 +51,7 @@ def look(
     from transformers.utils import logging
 
     from regard.hosts import small
+    from regard.networks import LM
     from regard.probes.record import record
     from regard.web.page import page_html
 
@@ -56,17 +60,20 @@ def look(
     console = Console(highlight=False)
     check_target(output)
     content, origin = read_text(text, file)
-    network, tokenizer = load(model)
+    network, words = load(model, tokenizer)
+    if words is None and text is None and file is None:
+        raise wrong("--text", "nothing", f"token ids such as '3 17 5', or a --tokenizer: {model} has none")
+    what = content if words is not None else numbers("--text" if file is None else "--file", content)
     with console.status(f"looking at {origin} with {model} …") as status:
         seen = record(
             network,
-            tokenizer,
-            content,
+            words,
+            what,
             layers=None if layers is None else parse_layers(layers),
             rows=rows,
             generate=generate,
             keep=keep,
-            name=small.TITLES.get(model),
+            name=small.TITLES.get(model) or (model if isinstance(network, LM) else None),
             command=shlex.join(["regard", *sys.argv[1:]]),
             progress=lambda message: status.update(message),
         )
@@ -121,11 +128,24 @@ def decode(content: bytes, origin: str) -> str:
     return decoded
 
 
-def load(name: str):
+def load(name: str, tokenizer: str | None = None):
     """``(model, tokenizer)`` by the name of a shipped model, a folder or a hub id."""
     from regard.hosts.load import load as load_model
 
-    return load_model(name)
+    return load_model(name, tokenizer)
+
+
+def numbers(option: str, content: str) -> list[int]:
+    """The token ids in a text, apart by spaces or commas.
+
+    Raises:
+        ValueError: something else is in it.
+    """
+    words = content.replace(",", " ").split()
+    for word in words:
+        if not word.isdecimal():
+            raise wrong(option, repr(word), "token ids such as '3 17 5', or a --tokenizer: the model has none")
+    return [int(word) for word in words]
 
 
 def parse_layers(spec: str) -> list[int]:
@@ -156,6 +176,9 @@ def summarise(console: Console, record: Record) -> None:
         + (f"; {header['rows']['count']} query rows sampled" if header["rows"] else ""),
         soft_wrap=True,
     )
+    divided = ", ".join(str(layer["index"]) for layer in header["layers"] if layer["shares"])
+    if divided:
+        console.print(f"layers {divided}: shares |A| / Σ|A| of each row, whose own sum is not one", soft_wrap=True)
     for role, label in ROLES.items():
         ranked = [entry for entry in header["summary"][role][:SHOWN] if entry[2] >= WEAKEST]
         line(console, label, [f"L{layer}H{head} {score:.2f}" for layer, head, score in ranked])

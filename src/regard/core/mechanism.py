@@ -157,9 +157,11 @@ class Mechanism(nn.Module):
         """Small instances that the laws examine."""
         raise NotImplementedError
 
-    def support(self, n: int, m: int, layout: Layout, device: torch.device | str = "cpu") -> Tensor:
-        """``(batch or 1, heads or 1, n, m)`` bool: where A may be non-zero, from positions alone."""
-        return layout.allowed(n, m, device)
+    def support(
+        self, n: int, m: int, layout: Layout, device: torch.device | str = "cpu", rows: slice | None = None
+    ) -> Tensor:
+        """``(batch or 1, heads or 1, n, m)`` bool, or some ``rows``: where A may be non-zero, from positions alone."""
+        return layout.allowed(n, m, device, rows)
 
     def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
         """The ``rows`` of A, ``(batch, heads, rows, m)``, from ``weights`` of those queries: what probes read."""

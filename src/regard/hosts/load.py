@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,38 @@ from urllib.parse import urlsplit
 
 from regard.core.errors import wrong
 from regard.hosts import small
+from regard.networks import LM
 
 
-def load(name: str) -> tuple[Any, Any]:
+def load(name: str, tokenizer: str | None = None) -> tuple[Any, Any]:
     """``(model, tokenizer)``, the model in evaluation mode.
 
-    Causal language models come with their head, all others as the bare encoder.
+    Causal language models come with their head, all others as the bare encoder. A folder that `LM.save_pretrained`
+    wrote gives that model, which has no tokenizer: None. ``tokenizer`` names another one to use.
 
     Raises:
-        ValueError: no model of that name can be loaded; the message says which names there are.
+        ValueError, FileNotFoundError: no model or tokenizer of that name can be loaded; the message says what can.
     """
-    if name in small.NAMES:
-        return small.load(name)
+    if is_own(Path(name)):
+        model, words = LM.from_pretrained(name), None
+    elif name in small.NAMES:
+        model, words = small.load(name)
+    else:
+        model, words = load_host(name, tokenizer is None)
+    return model, words if tokenizer is None else load_tokenizer(tokenizer)
+
+
+def is_own(folder: Path) -> bool:
+    """Whether a configuration of ours lies in the folder."""
+    try:
+        given = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(given, dict) and "model_type" not in given and {"vocabulary", "layers"} <= set(given)
+
+
+def load_host(name: str, speaks: bool) -> tuple[Any, Any]:
+    """A Transformers model with its tokenizer, which is left out unless it ``speaks``."""
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -29,11 +50,26 @@ def load(name: str) -> tuple[Any, Any]:
         config = AutoConfig.from_pretrained(name, local_files_only=local)
         causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not is_encoder(config)
         model = (AutoModelForCausalLM if causal else AutoModel).from_pretrained(name, local_files_only=local)
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
+        words = AutoTokenizer.from_pretrained(name, local_files_only=local) if speaks else None
     except (OSError, ValueError, KeyError) as error:
-        wanted = f"{', '.join(small.NAMES)}, a folder with a Transformers model, or a hub id that can be reached"
+        names = ", ".join(small.NAMES)
+        wanted = f"{names}, a folder with a Transformers model or an LM, or a hub id that can be reached"
         raise wrong("--model", repr(name), f"{wanted} ({str(error).splitlines()[0]})") from error
-    return model.eval(), tokenizer
+    return model.eval(), words
+
+
+def load_tokenizer(name: str) -> Any:
+    """A Transformers tokenizer by the name of its folder, or of a model's, or by its id."""
+    from transformers import AutoTokenizer
+
+    if name in small.NAMES:
+        name = str(small.path(name))
+    local = Path(name).is_dir() or not hub_answers()
+    try:
+        return AutoTokenizer.from_pretrained(name, local_files_only=local)
+    except Exception as error:  # the parsers of tokenizer.json raise bare Exceptions
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise wrong("--tokenizer", repr(name), f"a folder with a Transformers tokenizer ({why})") from error
 
 
 def hub_answers() -> bool:

@@ -1,10 +1,10 @@
-"""Watching the attention of a Transformers model while it runs as it always does."""
+"""Watching the attention of a model while it runs as it always does."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,107 +15,39 @@ from regard.core.errors import wrong
 from regard.core.tile import Probe, Tile
 from regard.hosts.call import Call, Map, attend
 from regard.hosts.interface import Installed, check_model, label, refuse_unknown, split_mask
+from regard.hosts.own import Own
 from regard.hosts.passes import Pass, Passes
+from regard.hosts.session import Choice, Layer, Session
+from regard.networks import LM
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One attention call of the watched model, told apart from the others by its module and its turn.
-
-    Args:
-        index: in order of execution. name: of the module, with ``#turn`` if it is called again in one pass.
-        heads, kv_heads, head_dim: sizes. causal: row i sees no later keys. cross: the keys are another sequence.
-        window: how many keys back a row sees, where the model says so. softcap, scaling: of the scores.
-        sinks: whether sink logits take mass.
-    """
-
-    index: int
-    name: str
-    heads: int
-    kv_heads: int
-    head_dim: int
-    causal: bool
-    cross: bool
-    window: int | None
-    softcap: float | None
-    scaling: float
-    sinks: bool
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which heads and rows the probes are shown.
+class Watched(Session):
+    """The session of a Transformers model.
 
     Args:
-        layers: indices of the layers; a mapping names the heads of each; None for all.
-        rows: how many query rows to sample from each call, None for all. seed: of the sample.
+        model: the watched model; the rest as for `Session`.
     """
 
-    layers: Iterable[int] | Mapping[int, Sequence[int]] | None = None
-    rows: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.rows is not None and self.rows < 1:
-            raise wrong("rows", str(self.rows), "at least one row, or None for all")
-        if self.layers is not None and not isinstance(self.layers, Mapping):
-            object.__setattr__(self, "layers", frozenset(self.layers))
-
-    def takes(self, layer: int) -> bool:
-        return self.layers is None or layer in self.layers
-
-    def select(self, layer: int, call: Call, lse: Tensor) -> tuple[Call, Tensor]:
-        """The chosen heads of a call."""
-        if not isinstance(self.layers, Mapping):
-            return call, lse
-        heads = torch.tensor(self.layers[layer], device=lse.device)
-        if len(heads) == 0 or not 0 <= int(heads.min()) <= int(heads.max()) < call.q.shape[1]:
-            raise wrong(f"layers[{layer}]", f"heads {self.layers[layer]}", f"some of 0 to {call.q.shape[1] - 1}")
-        return call.select(heads), lse[:, heads]
-
-    def blocks(self, call: Call, layer: int, past: int) -> tuple[list[Tensor], float]:
-        """``(blocks of rows, the share of all rows that they are)``."""
-        if self.rows is None or self.rows >= call.n:
-            return call.blocks(), 1.0
-        generator = torch.Generator().manual_seed(hash((self.seed, layer, past)) % (1 << 63))
-        rows = torch.randperm(call.n, generator=generator)[: self.rows].sort().values.to(call.q.device)
-        return call.blocks(rows), self.rows / call.n
-
-
-class Session:
-    """What a watch has seen so far.
-
-    Args:
-        model: the watched model. probes: what is fed. choice: which heads and rows they are shown.
-        keep: bytes of q, k and log-sum-exp that may be kept of the layers' last calls, so that `maps` gives any rows
-            of A afterwards; where they need more, none are kept.
-        seen: called with the layer's index after each watched call.
-    """
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        probes: Sequence[Probe],
-        choice: Choice,
-        keep: float = 0,
-        seen: Callable[[int], None] | None = None,
-    ) -> None:
-        self.model, self.probes, self.choice, self.keep, self.seen = model, list(probes), choice, keep, seen
+    def __init__(self, model: PreTrainedModel, *about: Any) -> None:
+        super().__init__(*about)
+        self.model = model
         self.names = {id(module): name for name, module in model.named_modules()}
-        self.layers: list[Layer] = []
-        self.maps: dict[int, Map] = {}
         self.passes = Passes(model, self.finished)
+        self.installed: Installed | None = None
 
-    def __getitem__(self, name: str) -> Any:
-        """The result of the probe of this name."""
-        for probe in self.probes:
-            if probe.name == name:
-                return probe.result()
-        raise wrong("name", repr(name), f"one of {[probe.name for probe in self.probes]}", KeyError)
+    def install(self) -> None:
+        """Puts our attention function in.
 
-    def results(self) -> dict[str, Any]:
-        """The results of all probes by their names."""
-        return {probe.name: probe.result() for probe in self.probes}
+        Raises:
+            RuntimeError: one of ours is in it already.
+        """
+        self.installed = Installed(self.model, self.attend, "watch")
+
+    def remove(self) -> None:
+        """Takes it and the hooks out."""
+        self.passes.remove()
+        if self.installed is not None:
+            self.installed.remove()
 
     def finished(self, done: Pass) -> None:
         """Refuses a model that ran without calling the attention function that its configuration names."""
@@ -128,12 +60,7 @@ class Session:
                 "a model that does: this one computes attention in its own code, or has none",
                 RuntimeError,
             )
-        known = range(len(self.layers))
-        absent = sorted(set(self.choice.layers or ()) - set(known))
-        if absent:
-            raise wrong(
-                "layers", f"{absent}", f"some of {known[0]} to {known[-1]}, the attention layers of {label(self.model)}"
-            )
+        self.refuse_absent(label(self.model))
 
     def attend(
         self,
@@ -171,7 +98,10 @@ class Session:
         place, turn = self.passes.locate(name)
         layer = self.layer(name if turn == 0 else f"{name}#{turn}", call, causal, window, place)
         if self.choice.takes(layer.index):
-            call, lse = self.choice.select(layer.index, *detached(call, lse))
+            call, lse = detached(call, lse)
+            if (heads := self.choice.heads(layer.index, layer.heads)) is not None:
+                chosen = torch.tensor(heads, device=lse.device)
+                call, lse = call.select(chosen), lse[:, chosen]
             source = Map(call, lse)
             for tile in self.tiles(layer, source, place):
                 for probe in self.probes:
@@ -180,24 +110,12 @@ class Session:
         if self.seen is not None:
             self.seen(layer.index)
 
-    def retain(self, layer: int, source: Map) -> None:
-        """Keeps the call if all that are kept stay within the budget, and gives up otherwise."""
-        self.maps[layer] = source
-        if sum(kept.bytes for kept in self.maps.values()) > self.keep:
-            self.maps, self.keep = {}, 0
-
     def layer(self, name: str, call: Call, causal: bool, window: int | None, place: Pass) -> Layer:
         """The layer of this name, noted at its first call."""
-        for known in self.layers:
-            if known.name == name:
-                return known
         cross = not causal and place.encoded
         sizes = (call.q.shape[1], call.k.shape[1], call.q.shape[3])
-        found = Layer(
-            len(self.layers), name, *sizes, causal, cross, window, call.softcap, call.scaling, call.sinks is not None
-        )
-        self.layers.append(found)
-        return found
+        scores = (window, call.softcap, call.scaling, call.sinks is not None)
+        return self.noted(name, lambda index: Layer(index, name, *sizes, causal, cross, *scores))
 
     def tiles(self, layer: Layer, source: Map, place: Pass) -> Iterator[Tile]:
         """The rows of one call, in the slots of the whole sequence."""
@@ -229,7 +147,7 @@ class Session:
 
 @contextmanager
 def watch(
-    model: PreTrainedModel,
+    model: PreTrainedModel | LM,
     probes: Sequence[Probe] = (),
     *,
     layers: Iterable[int] | Mapping[int, Sequence[int]] | None = None,
@@ -237,8 +155,9 @@ def watch(
     seed: int = 0,
     keep: float = 0,
     seen: Callable[[int], None] | None = None,
+    shares: bool = False,
 ) -> Iterator[Session]:
-    """Feeds ``probes`` from every attention call of a Transformers model until the block is left.
+    """Feeds ``probes`` from every attention call of a Transformers model, or of an `LM`, until the block is left.
 
     The model computes what it would without: its output comes from PyTorch's fused attention, and the rows of
     A are recomputed from the log-sum-exp, block by block, so memory grows with the length and not its square. On
@@ -246,26 +165,29 @@ def watch(
     ``generate`` with any cache are followed; beam search is not, as it exchanges sequences between steps.
 
     Args:
-        model: any Transformers model that calls its attention through the attention interface.
+        model: any Transformers model that calls its attention through the attention interface; or a model of ours,
+            whose layers may be of any mechanism, and which is to be run whole, not extended.
         probes: see `regard.probes`. layers: indices to watch, or a mapping from index to heads; None for all.
         rows: sample so many query rows of each call instead of all; results then carry standard errors.
         seed: of the sample. keep: bytes of q, k and log-sum-exp to keep at most in ``session.maps``: `Session`.
-        seen: called with a layer's index after each of its calls.
+        seen: called with a layer's index after each of its calls. shares: show the probes ``|A_ij| / Σ_j |A_ij|`` of
+            layers where A is of either sign or has rows above one, so that all statistics are of shares.
 
     Raises:
         TypeError: not a Transformers model. RuntimeError: it is being watched already; a second thread runs it; or
             its first forward pass ends without a call of the attention interface.
     """
-    check_model(model)
-    session = Session(model, probes, Choice(layers, rows, seed), keep, seen)
-    installed = None
+    about = (probes, Choice(layers, rows, seed), keep, seen, shares)
+    if isinstance(model, LM):
+        session = Own(model, *about)
+    else:
+        check_model(model)
+        session = Watched(model, *about)
     try:
-        installed = Installed(model, session.attend, "watch")
+        session.install()
         yield session
     finally:
-        session.passes.remove()
-        if installed is not None:
-            installed.remove()
+        session.remove()
 
 
 def detached(call: Call, lse: Tensor) -> tuple[Call, Tensor]:

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -268,9 +269,14 @@ class LM(nn.Module):
                 "folder", f"{folder}, whose config.json is of another model", "one that `save_pretrained` wrote"
             )
         model = cls(Config(**given), seed=0)
-        weights = load_file(folder / "model.safetensors")
-        if set(weights) != set(model.state_dict()):
-            strange = sorted(set(weights) ^ set(model.state_dict()))[:3]
+        try:
+            weights = load_file(folder / "model.safetensors")
+        except SafetensorError as error:
+            raise wrong("folder", f"{folder}, whose model.safetensors is broken ({error})", "a whole file") from error
+        wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+        if found != wanted:
+            strange = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))[:3]
             raise wrong("folder", f"{folder}, whose weights differ in {strange}", "weights of the model in config.json")
         model.load_state_dict(weights)
         return model.eval()

@@ -14,8 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from regard.core.build import build_for, parse
 from regard.core.errors import wrong
+from regard.core.layout import Layout
 from regard.hosts.call import Call
+from regard.hosts.implied import Implied, shares
 
 FORMAT, VERSION = "regard-record", 1
 
@@ -26,7 +29,7 @@ class Record:
 
     Args:
         header: record.json. tokens: tokens.json. arrays: the probes' results by ``LAYER/name``.
-        tensors: q, k and lse of the layers by ``LAYER/name``; None where they were not kept.
+        tensors: what A of the layers follows from, by ``LAYER/name``; None where it was not kept.
     """
 
     header: dict[str, Any]
@@ -53,7 +56,7 @@ class Record:
 
     @torch.no_grad()
     def region(self, layer: int, head: int, rows: slice, keys: slice) -> Tensor:
-        """Any part of a map, ``(rows, keys)`` float32, recomputed exactly from q, k and the log-sum-exp.
+        """Any part of a map, ``(rows, keys)`` float32, recomputed exactly from what was kept.
 
         Raises:
             ValueError: the tensors were not kept; no such layer or head; an empty or strided slice.
@@ -65,6 +68,8 @@ class Record:
             raise wrong("head", str(head), f"0 to {about['heads'] - 1}")
         first, last = bounds("rows", rows, self.n)
         start, stop = bounds("keys", keys, self.n)
+        if f"{layer}/lse" not in self.tensors:
+            return self.implied_region(about, head, slice(first, last), slice(start, stop))
         q, k, lse = (self.tensors[f"{layer}/{name}"] for name in ("q", "k", "lse"))
         group = head // (about["heads"] // about["kv_heads"])
         call = Call(
@@ -79,6 +84,25 @@ class Record:
         weights = torch.exp(call.scores(index, start, stop)[0, 0] - lse[head, first:last, None])
         visible = call.visible(index, start, stop)
         return weights if visible is None else weights.masked_fill(~visible[0, 0], 0)
+
+    def implied_region(self, about: Mapping[str, Any], head: int, rows: slice, keys: slice) -> Tensor:
+        """`region` of a layer whose mechanism is rebuilt from its text and parameters."""
+        source, parts = self.implied(about), []
+        for block in source.blocks(torch.arange(rows.start, rows.stop)):
+            weights = source.weights(block)[:, head]
+            parts.append((shares(weights) if about["shares"] else weights)[0, :, keys])
+        return torch.cat(parts).float()
+
+    def implied(self, about: Mapping[str, Any]) -> Implied:
+        """The call of such a layer."""
+        prefix = f"{about['index']}/"
+        own = {name.removeprefix(prefix): x for name, x in (self.tensors or {}).items() if name.startswith(prefix)}
+        name, arguments = parse(about["mechanism"])
+        mechanism = build_for({"heads": about["heads"], "head_dim": about["head_dim"]}, name, **arguments)
+        mechanism.load_state_dict({name: own.pop(f"mechanism.{name}") for name in mechanism.state_dict()})
+        q, k = (own.pop(name)[None] for name in ("q", "k"))
+        signals = {name.removeprefix("signal."): signal[None] for name, signal in own.items()}
+        return Implied(mechanism, q, k, Layout(causal=about["causal"]), signals)
 
     def save(self, folder: str | Path, extra: Mapping[str, Callable[[Path], str]] | None = None) -> Path:
         """Writes the folder, whole or not at all; a record that stands there is replaced.

@@ -10,8 +10,10 @@ from torch import Tensor
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism
-from regard.core.tile import Probe, Tile, Tokens
-from regard.hosts.call import BLOCK, LEAST_ROWS
+from regard.core.tile import Probe, Tokens
+from regard.hosts.implied import Implied
+from regard.hosts.own import Own
+from regard.hosts.session import Choice
 from regard.networks import LM
 
 
@@ -38,31 +40,12 @@ def observe(
         ValueError, TypeError: inputs that do not fit the mechanism, named.
     """
     mechanism.check(q, k, None, layout, signals)
-    batch, heads, n, _ = q.shape
-    m = k.shape[2]
-    if ids is not None and tuple(ids.shape) != (batch, m):
-        raise wrong("ids", f"shape {tuple(ids.shape)}", f"(batch, m) = {(batch, m)}")
-    keys = torch.ones(batch, m, dtype=torch.bool, device=k.device) if layout.keys is None else layout.keys
-    aligned = layout.causal or n <= m
-    shift = m - n if aligned else 0
-    tokens = None if ids is None else Tokens(ids)
-    step = max(LEAST_ROWS, BLOCK // max(batch * heads * m, 1))
-    for first in range(max(-shift, 0), n, step):
-        part = slice(first, min(first + step, n))
-        weights = mechanism.rows(q, k, layout, part, **signals)
-        rows = torch.arange(part.start, part.stop, device=q.device) + shift
-        tile = Tile(
-            layer=layer,
-            weights=weights.to(torch.promote_types(weights.dtype, torch.float32)),
-            rows=rows,
-            start=0,
-            m=m,
-            queries=keys[:, rows] if aligned else torch.ones(batch, len(rows), dtype=torch.bool, device=q.device),
-            keys=keys,
-            causal=layout.causal,
-            visible=None if layout.plain else layout.allowed(n, m, q.device, part),
-            tokens=tokens,
-        )
+    wanted = (q.shape[0], k.shape[2])
+    if ids is not None and tuple(ids.shape) != wanted:
+        raise wrong("ids", f"shape {tuple(ids.shape)}", f"(batch, m) = {wanted}")
+    source, tokens = Implied(mechanism, q, k, layout, signals), None if ids is None else Tokens(ids)
+    for rows in source.blocks():
+        tile = source.tile(layer, rows, source.weights(rows), tokens)
         for probe in probes:
             probe.update(tile)
     return {probe.name: probe.result() for probe in probes}
@@ -82,18 +65,10 @@ def observe_model(
         The logits ``(b, n, vocabulary)`` and the probes' results by name.
     """
 
-    def look(index: int):
-        def before(layer, arguments) -> None:
-            x, layout = arguments
-            q, k, _, signals = layer.inputs(x, layout)
-            observe(layer.mechanism, q, k, layout, probes, ids=ids, layer=index, **signals)
-
-        return before
-
-    handles = [block.attention.register_forward_pre_hook(look(index)) for index, block in enumerate(model.layers)]
+    session = Own(model, probes, Choice())
     try:
+        session.install()
         logits = model(ids, keys)
     finally:
-        for handle in handles:
-            handle.remove()
-    return logits, {probe.name: probe.result() for probe in probes}
+        session.remove()
+    return logits, session.results()

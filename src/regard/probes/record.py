@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,9 +14,13 @@ from torch import Tensor, nn
 
 from regard.core.errors import wrong
 from regard.hosts.call import Call, Map
-from regard.hosts.watch import Layer, Session, watch
+from regard.hosts.implied import Implied
+from regard.hosts.session import Layer, Session
+from regard.hosts.watch import watch
+from regard.networks import LM
 from regard.probes.folder import FORMAT, VERSION, Record, check_folder
 from regard.probes.means import Distance, DuplicateToken, Entropy, Estimate, Induction, PreviousToken, Retrieval, Sink
+from regard.probes.subject import Ours, Theirs
 from regard.probes.texts import decode, encode
 from regard.probes.tokens import Edges, EntropyRows, Pooled, Received
 
@@ -47,27 +51,30 @@ def record(
 ) -> Record:
     """Lets the model read ``text``, and go on for ``generate`` tokens, and records what it attends to.
 
-    The tokens that it generates are recorded by a second pass over the whole text, which has the same A.
+    Of layers where A is of either sign, or has rows above one, everything is that of ``|A_ij| / Σ_j |A_ij|``, and the
+    header says so (``shares``). The tokens that it generates are recorded by a second pass over the whole text, which
+    has the same A.
 
     Args:
-        model: any Transformers model of text that calls the attention interface; not an encoder-decoder.
-        tokenizer: its tokenizer; None where ``text`` is token ids.
+        model: any Transformers model of text that `hosts.watch.watch` can watch, not an encoder-decoder; or a model of
+            ours, whose layers may be of any mechanism. tokenizer: its tokenizer; None where ``text`` is token ids.
         text: the document, or its token ids. layers, rows, seed: as for `hosts.watch.watch`.
-        keep: keep q, k and the log-sum-exp, so that every region can be recomputed; None: up to `KEPT_BYTES`.
+        keep: keep what A follows from, so that every region can be recomputed; None: up to `KEPT_BYTES`.
         progress: called with a line on what is being done. command, name: noted in the record.
 
     Raises:
         ValueError: no tokens, more than the model has positions for, or an encoder-decoder model.
     """
-    if model.config.is_encoder_decoder:
-        raise wrong("model", f"{type(model).__name__}, an encoder-decoder", "a decoder or an encoder; use regard.watch")
+    subject = Ours(model) if isinstance(model, LM) else Theirs(model)
     ids, texts, special = read(tokenizer, text)
-    refuse_length(model, len(ids) + generate)
+    if subject.longest is not None and len(ids) + generate > subject.longest:
+        most = f"at most {subject.longest:,}, the positions of {subject.architecture}"
+        raise wrong("text", f"{len(ids) + generate:,} tokens", most)
     prompt = len(ids)
     if generate:
         if progress is not None:
             progress(f"generating {generate} tokens …")
-        ids = continued(model, ids, generate)
+        ids = subject.continued(ids, generate)
         more = decode(tokenizer, ids, prompt) if tokenizer is not None else unnamed(ids[prompt:])
         texts, special = texts + more[0], special + more[1]
     n = len(ids)
@@ -77,10 +84,10 @@ def record(
     ]  # fmt: skip
     budget = {True: math.inf, False: 0, None: KEPT_BYTES}[keep]
     with watch(
-        model, probes, layers=layers, rows=rows, seed=seed, keep=budget, seen=reporter(model, progress)
+        model, probes, layers=layers, rows=rows, seed=seed, keep=budget, seen=reporter(subject, progress), shares=True
     ) as session:
-        run(model, ids)
-    return gather(session, ids, texts, special, prompt, rows, seed, command, name)
+        subject.run(ids)
+    return gather(session, subject, ids, texts, special, prompt, rows, seed, command, name)
 
 
 def read(tokenizer: Any, text: str | Sequence[int] | Tensor) -> tuple[list[int], list[str], list[bool]]:
@@ -102,42 +109,16 @@ def unnamed(ids: Sequence[int]) -> tuple[list[str], list[bool]]:
     return [f"⟨{i}⟩" for i in ids], [False] * len(ids)
 
 
-def refuse_length(model: Any, n: int) -> None:
-    """Raises a ValueError where the text is longer than the model can place."""
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if most is not None and n > most:
-        raise wrong("text", f"{n:,} tokens", f"at most {most:,}, the positions of {type(model).__name__}")
-
-
-def reporter(model: Any, progress: Callable[[str], None] | None) -> Callable[[int], None] | None:
+def reporter(subject: Ours | Theirs, progress: Callable[[str], None] | None) -> Callable[[int], None] | None:
     """What to call after each layer."""
     if progress is None:
         return None
-    total = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    return lambda layer: progress(f"layer {layer + 1}" + (f" of {total}" if total else ""))
-
-
-def continued(model: Any, ids: Sequence[int], more: int) -> list[int]:
-    """The ids with up to ``more`` greedily generated ones."""
-    if not model.can_generate():
-        raise wrong("generate", str(more), f"0: {type(model).__name__} does not generate")
-    prompt = torch.tensor([list(ids)], device=model.device)
-    out = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=more, do_sample=False)
-    return out[0].tolist()
-
-
-@torch.no_grad()
-def run(model: Any, ids: Sequence[int]) -> None:
-    """One pass that computes no more than it must."""
-    wanted = {"use_cache": False, "logits_to_keep": 1}
-    accepted = inspect.signature(model.forward).parameters
-    model(
-        input_ids=torch.tensor([list(ids)], device=model.device), **{k: v for k, v in wanted.items() if k in accepted}
-    )
+    return lambda layer: progress(f"layer {layer + 1}" + (f" of {subject.depth}" if subject.depth else ""))
 
 
 def gather(
     session: Session,
+    subject: Ours | Theirs,
     ids: list[int],
     texts: list[str],
     special: list[bool],
@@ -161,7 +142,7 @@ def gather(
     header = {
         "format": FORMAT,
         "version": VERSION,
-        "model": about_model(session.model, name),
+        "model": about_model(subject, name),
         "versions": versions(),
         "command": command,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -199,12 +180,9 @@ def layer_arrays(session: Session, results: Mapping[str, Any], layer: int, n: in
     return found
 
 
-def about_model(model: Any, name: str | None) -> dict[str, Any]:
-    return {
-        "name": name or model.config.name_or_path or type(model).__name__,
-        "architecture": type(model).__name__,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-    }
+def about_model(subject: Ours | Theirs, name: str | None) -> dict[str, Any]:
+    parameters = sum(parameter.numel() for parameter in subject.model.parameters())
+    return {"name": name or subject.name, "architecture": subject.architecture, "parameters": parameters}
 
 
 def versions() -> dict[str, str]:
@@ -214,22 +192,29 @@ def versions() -> dict[str, str]:
 
 
 def about_layer(layer: Layer) -> dict[str, Any]:
-    names = ("index", "name", "heads", "kv_heads", "head_dim", "causal", "window", "softcap", "scaling", "sinks")
-    return {name: getattr(layer, name) for name in names}
+    return {name: value for name, value in asdict(layer).items() if name != "cross"}
 
 
 def kept_tensors(session: Session, layers: Sequence[Layer]) -> dict[str, Tensor] | None:
-    """q, k and lse of every layer; None if they are not all kept, or do not say all of what A is."""
+    """What A follows from in every layer; None if it is not all kept, or does not say all of what A is."""
     if any(layer.index not in session.maps for layer in layers):
-        return None
-    if not all(describes(layer, session.maps[layer.index]) for layer in layers):
         return None
     found = {}
     for layer in layers:
         source = session.maps[layer.index]
-        for name, tensor in {"q": source.call.q, "k": source.call.k, "lse": source.lse}.items():
-            found[f"{layer.index}/{name}"] = tensor[0].float().cpu()
+        if isinstance(source, Map) and not describes(layer, source):
+            return None
+        found |= {f"{layer.index}/{name}": tensor.float().cpu() for name, tensor in basis(source).items()}
     return found
+
+
+def basis(source: Map | Implied) -> dict[str, Tensor]:
+    """What A follows from, of the one sequence: q, k and the log-sum-exp, or signals and the mechanism's parameters."""
+    if isinstance(source, Map):
+        return {"q": source.call.q[0], "k": source.call.k[0], "lse": source.lse[0]}
+    found = {"q": source.q[0], "k": source.k[0]}
+    found |= {f"signal.{name}": signal[0] for name, signal in source.signals.items()}
+    return found | {f"mechanism.{name}": tensor for name, tensor in source.mechanism.state_dict().items()}
 
 
 def describes(layer: Layer, source: Map) -> bool:

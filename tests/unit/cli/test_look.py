@@ -1,10 +1,16 @@
 """`regard look` end to end, and what it says of bad input."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from regard.cli import main
+from regard.networks import LM, Config
+from regard.probes.folder import Record
 
 
 def regard(*arguments: str, text: bytes | None = None) -> subprocess.CompletedProcess:
@@ -57,3 +63,60 @@ def test_bad_input_is_one_clear_line_and_nothing_half_written(arguments, said, t
     assert len(lines) == 1
     assert said in lines[0]
     assert [path.name for path in tmp_path.iterdir()] == ["BINARY"]
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """The folder of a model of ours, of four mechanisms."""
+    folder = tmp_path_factory.mktemp("own") / "lm"
+    layers = "softmax, window(size=9), mamba2, gated_deltanet"
+    LM(Config(vocabulary=2048, width=16, heads=2, layers=layers), seed=0).save_pretrained(folder)
+    return folder
+
+
+def test_a_model_of_ours_is_looked_at_by_ids_or_by_words(own, tmp_path):
+    done = regard("look", "--model", str(own), "--text", "3 4 5, 3 4 5", "--generate", "2", "-o", str(tmp_path / "ids"))
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.decode()
+    for word in ("LM of softmax, window(size=9)", "layers 2, 3: shares", "induction", "⟨3⟩", "page.html"):
+        assert word in said
+    record = Record.load(tmp_path / "ids")
+    assert (record.tokens["ids"][:6], record.n, record.header["model"]["name"]) == ([3, 4, 5, 3, 4, 5], 8, str(own))
+    words = ("--tokenizer", "tiny", "--text", "one two one two")
+    done = regard("look", "--model", str(own), *words, "-o", str(tmp_path / "words"))
+    assert done.returncode == 0, done.stderr
+    assert "".join(Record.load(tmp_path / "words").tokens["texts"]).endswith("one two one two")
+
+
+def changed(folder: Path, name: str, change) -> None:
+    """One file of the folder, its bytes changed."""
+    (folder / name).write_bytes(change((folder / name).read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "harm", "said"),
+    [
+        ((), None, "--text: got nothing, want token ids such as '3 17 5', or a --tokenizer"),
+        (("--text", "3 four"), None, "--text: got 'four', want token ids such as '3 17 5', or a --tokenizer"),
+        (("--text", "3 -4"), None, "--text: got '-4', want token ids"),
+        (("--text", "3 2048"), None, "ids: got 3 to 2048, want 0 to 2047"),
+        (("--text", "a", "--tokenizer", "nowhere"), None, "--tokenizer: got 'nowhere', want a folder with"),
+        (("--text", "3"), ("config.json", lambda x: x.replace(b'"eps"', b'"epsilon"')), "json is of another model"),
+        (("--text", "3"), ("config.json", lambda x: x[:20]), "--model: got 'lm', want tiny, minilm, a folder with a"),
+        (("--text", "3"), ("config.json", lambda x: x.replace(b"mamba2", b"mamba7")), "name: got 'mamba7'"),
+        (("--text", "3"), ("config.json", lambda x: x.replace(b'"width": 16', b'"width": 18')), "weights differ in"),
+        (("--text", "3"), ("model.safetensors", lambda x: x[:99]), "lm, whose model.safetensors is broken"),
+    ],
+)  # fmt: skip
+def test_bad_input_to_a_model_of_ours_is_one_clear_line(arguments, harm, said, own, tmp_path, monkeypatch, capsys):
+    shutil.copytree(own, tmp_path / "lm")
+    if harm is not None:
+        changed(tmp_path / "lm", *harm)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["regard", "look", "--model", "lm", *arguments, "-o", "seen"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert (ended.value.code, len(lines)) == (2, 1)
+    assert said in lines[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["lm"]

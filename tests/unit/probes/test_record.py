@@ -97,7 +97,7 @@ def test_the_header_says_what_was_done():
     assert header["layers"] == [
         {
             "index": 1, "name": "model.layers.1.self_attn", "heads": 6, "kv_heads": 3, "head_dim": 4, "causal": True,
-            "window": None, "softcap": None, "scaling": 0.5, "sinks": False,
+            "window": None, "softcap": None, "scaling": 0.5, "sinks": False, "mechanism": "softmax", "shares": False,
         }
     ]  # fmt: skip
     assert (header["command"], header["model"]["name"], header["rows"], header["kept"]) == (

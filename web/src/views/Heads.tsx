@@ -3,7 +3,7 @@ import { useEffect, useRef } from "preact/hooks";
 import { layers, n } from "../data";
 import { CUT, ROLES, rolesOf, score, statistic } from "../roles";
 import { chooseHead, head, layer, order, ORDERS, role, view } from "../state";
-import { headName } from "../words";
+import { headName, mechanismOf } from "../words";
 import { Legend } from "./Legend";
 import { Thumbnail } from "./Thumbnail";
 
@@ -52,7 +52,7 @@ export function Heads() {
         {rowsOf(places, byLayer).map((row, at) => (
           <div class="row" role="row" key={at}>
             {byLayer && (
-              <span class="layer" role="rowheader">
+              <span class="layer" role="rowheader" title={mechanismOf(row[0]![0])}>
                 <span>layer </span>
                 {layers[row[0]![0]]!.index}
               </span>

@@ -8,6 +8,8 @@ import { Help } from "./Help";
 import { MapView } from "./MapView";
 import { TextView } from "./TextView";
 
+const divided = layers.flatMap(({ index, shares }) => (shares ? [index] : [])).join(", ");
+
 const NAMES: Record<View, string> = { heads: "Heads", map: "Map", text: "Text" };
 
 export function Page() {
@@ -52,7 +54,8 @@ export function Page() {
       <main>{view.value === "heads" ? <Heads /> : view.value === "map" ? <MapView /> : <TextView />}</main>
       <footer>
         <p>
-          A weight is the share of a query’s attention that a key gets in one head; a row adds up to one. It says where the head looked, not why
+          A weight is the share of a query’s attention that a key gets in one head; a row adds up to one.{" "}
+          {divided && `In layers ${divided} A has no such rows: a weight is |A| over the sum of |A| in its row. `}It says where the head looked, not why
           the model answered as it did: <em>attention is not explanation</em>.{" "}
           {served ? "Weights under the pointer and map tiles are recomputed exactly." : `Weights from ${threshold} up are the record’s; weaker ones are known by their local mean.`}
         </p>

@@ -4,10 +4,11 @@ import { edges, entropyRows, layers, received, record, sinks, threshold } from "
 import type { Edge } from "../edges";
 import { CUT, ROLES, rolesOf, score, statistic } from "../roles";
 import { chooseHead, chooseToken, floor, head, hideSinks, key, layer, mode, shown, token, view } from "../state";
-import { glyphs, headName, number, placed } from "../words";
+import { glyphs, headName, mechanismOf, number, placed } from "../words";
 import { useLoaded } from "./useLoaded";
 
 const LISTED = 8;
+const named = layers.some(({ mechanism = "softmax" }) => mechanism !== "softmax");
 
 export function Side({ children }: { children?: ComponentChildren }) {
   return (
@@ -26,6 +27,11 @@ function Picker() {
   return (
     <section>
       <h2>{headName(inLayer, of)}</h2>
+      {named && (
+        <p class="small mechanism" title="what computes the weights of this layer">
+          {mechanismOf(inLayer)}
+        </p>
+      )}
       <div class="picker" role="group" aria-label="choose a head">
         {layers.map((each, place) => (
           <div key={each.index}>

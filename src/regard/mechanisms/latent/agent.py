@@ -66,9 +66,11 @@ class Agent(Mechanism):
         flat = q.flatten(0, 1).mT
         return adaptive_avg_pool1d(flat, min(self.agents, q.shape[2])).mT.unflatten(0, q.shape[:2])
 
-    def support(self, n: int, m: int, layout: Layout, device: torch.device | str = "cpu") -> Tensor:
-        seen = layout.allowed(n, m, device)
-        return seen if layout.keys is None else seen & layout.keys[:, None, m - n :, None]
+    def support(
+        self, n: int, m: int, layout: Layout, device: torch.device | str = "cpu", rows: slice | None = None
+    ) -> Tensor:
+        seen = layout.allowed(n, m, device, rows)
+        return seen if layout.keys is None else seen & layout.keys[:, None, m - n :, None][:, :, rows or slice(0, n)]
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, None, layout, signals)
