@@ -15,6 +15,7 @@ from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism, Traits, accumulate_dtype, repeat_heads
 from regard.core.state import State, count_new
+from regard.kernels import alone
 from regard.kernels.scan import Inputs, gated_flops, scan
 from regard.kernels.scan.gated import Kind
 
@@ -42,8 +43,8 @@ class Recurrent(Mechanism):
         S_t = (I − b_t p_tᵀ) G_t S_{t−1} + β_t k_t v_tᵀ,   o_t = S_tᵀ q_t,   k = φ(k), q = φ'(q)
 
     A subclass gives what differs: `features` (φ, φ'), `log_decay` (of G), `strength` (β, with which comes the delta
-    rule: p = k, b = β k) or `removal` (p and b of its own), `values`, and whether rows are `normalised` by their sums.
-    Padding neither decays nor writes; each packed document begins with S = 0.
+    rule: p = k, b = β k) or `removal` (p and b of its own), `values`, and whether rows are `normalised` by their sums,
+    of which none counts below `least`. Padding neither decays nor writes; each packed document begins with S = 0.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h; causal.
     State: D E numbers a head, at least float32, whatever the length.
@@ -51,6 +52,7 @@ class Recurrent(Mechanism):
 
     traits = Traits(two_sided=False, time="linear", state="constant")
     normalised: bool = False
+    least: float = EPSILON
     by_channel: bool = False
     kind: Kind = "plain"  # of the scan
 
@@ -112,7 +114,7 @@ class Recurrent(Mechanism):
     def finish(self, out: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows divided by their sums where they are to be."""
         if self.normalised:
-            out = out[..., :-1] / out[..., -1:].clamp(min=EPSILON)
+            out = out[..., :-1] / out[..., -1:].clamp(min=self.least)
         return out.to(dtype)
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(causal=True), **signals: Tensor) -> Tensor:
@@ -134,7 +136,7 @@ class Recurrent(Mechanism):
             taken = torch.linalg.solve_triangular(system, recalled, upper=False, unitriangular=True)
             seen = seen - decayed_pairs(x.q, x.erasing, x.log_decay, allowed) @ taken
         if self.normalised:
-            seen = seen / seen.sum(-1, keepdim=True).clamp(min=EPSILON)
+            seen = seen / seen.sum(-1, keepdim=True).clamp(min=self.least)
         return unaligned(self.scaled(seen, signals), n).to(q.dtype)
 
     def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
@@ -211,6 +213,55 @@ class Recurrent(Mechanism):
             )
             if shape != wanted and not (v is None and spec.dim == "value"):
                 raise wrong(name, f"shape {shape}", f"{wanted}")
+
+
+class Averaged(Recurrent):
+    """The base of linear attention whose rows are divided by their sums, causal or two-sided.
+
+        A_ij = φ'(q_i) · φ(k_j) / max(Σ_j φ'(q_i) · φ(k_j), least)
+
+    A subclass gives `features`, and `feature_dim` where they are more than the channels. Two-sided, the sum runs over
+    all keys, and a packed batch runs document by document.
+    """
+
+    traits = Traits(time="linear", state="constant", rows="one", sign="nonnegative")
+    normalised = True
+
+    def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(causal=True), **signals: Tensor) -> Tensor:
+        if layout.causal:
+            return super().weights(q, k, layout, **signals)
+        self.check(q, k, None, layout, signals)
+        x = self.prepared(q, k, k[..., :1], None, None, signals)
+        products = (x.q @ x.k.mT).masked_fill(~layout.allowed(q.shape[2], k.shape[2], q.device), 0)
+        return (products / products.sum(-1, keepdim=True).clamp(min=self.least)).to(q.dtype)
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(causal=True), **signals: Tensor
+    ) -> Tensor:
+        if layout.causal:
+            return super().forward(q, k, v, layout, **signals)
+        self.check(q, k, v, layout, signals)
+
+        def run(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None) -> Tensor:
+            kv: Tensor | None = None
+            for first in range(0, max(k.shape[2], 1), SPAN):
+                part = slice(first, first + SPAN)
+                real = None if keys is None else keys[:, part]
+                x = self.prepared(q[:, :, :0], k[:, :, part], v[:, :, part], real, None, signals)
+                kv = x.k.mT @ x.v if kv is None else kv + x.k.mT @ x.v
+            outs = []
+            for first in range(0, max(q.shape[2], 1), SPAN):
+                x = self.prepared(q[:, :, first : first + SPAN], k[:, :, :0], v[:, :, :0], None, None, signals)
+                outs.append(self.finish(x.q @ kv, q.dtype))
+            return torch.cat(outs, dim=2) if len(outs) > 1 else outs[0]
+
+        return run(q, k, v, layout.keys) if layout.segments is None else alone.each(run, q, k, v, layout)
+
+    def cost(self, shape: Shape, layout: Layout = Layout(causal=True)) -> Cost:
+        if layout.causal:
+            return super().cost(shape, layout)
+        heads, d, e = shape.batch * shape.heads, self.feature_dim(shape.head_dim), shape.values + 1
+        return Cost(2 * heads * (shape.n + shape.keys) * d * e, shape.io_bytes, heads * d * e * max(shape.itemsize, 4))
 
 
 def adjoint(attend: Callable[[Tensor], Tensor], q: Tensor, m: int, rows: range) -> Tensor:

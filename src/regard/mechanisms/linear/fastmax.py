@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
-from torch import Tensor
+from torch import Tensor, rsqrt
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.core.mechanism import Example, Host, Traits
-from regard.mechanisms.linear.base import Recurrent
+from regard.core.mechanism import Example, Host
+from regard.mechanisms.linear.base import Averaged
 from regard.mechanisms.linear.series import series, series_dim
 
 
@@ -27,19 +26,22 @@ from regard.mechanisms.linear.series import series, series_dim
         text="equals the explicit polynomial attention, gradients too; twice the tokens up to 8k cost at most 2.3 "
         "times; a small language model within 5% of softmax's loss at p = 2",
         status="partly",
-        figure="equal to 1e-9 with gradients, FLOPs double; p = 2 causal only; the language model is not measured",
-        command="pytest tests/claims/test_taylor.py",
+        figure="FIGURE",
+        command="pytest tests/claims/test_taylor.py -k 'polynomial or twice or fastmax'",
     ),
 )
-class Fastmax(Recurrent):
-    """Softmax with a polynomial of order two in the place of the exponential, so that it factors.
+class Fastmax(Averaged):
+    """Softmax with a polynomial of order one or two in the place of the exponential, so that it factors.
 
-        A_ij = f(q̂_i · k̂_j) / Σ_{j' ≤ i} f(q̂_i · k̂_j'),   f(s) = 1 + s + s²/2,   x̂ = (x − mean x) / std x over channels
+        A_ij = f(s_ij) / Σ_j f(s_ij),   f(s) = Σ_{l ≤ p} s^l / l!,   s_ij = q̂_i · k̂_j / τ,
+        x̂ = (x − mean x) / std x over the d channels,   τ = 1 for p = 2 and d for p = 1
 
-    A is ``weights``; f is positive. Products are not divided by √d, as standardising bounds them.
+    A is ``weights``; p is ``order``. f of order two is positive everywhere; 1 + s is not below zero as |s| ≤ 1, for
+    which the authors' code divides by the largest norms of a sequence where we divide by their bound √d: theirs would
+    look ahead. State: ``(1 + d)(e + 1)`` numbers a head for p = 1, ``(1 + d + d²)(e + 1)`` for p = 2.
 
     Args:
-        order: p = 2. The paper's p = 1 has weights of any sign whose sums may vanish; it is refused.
+        order: p, 1 or 2.
 
     Raises:
         ValueError: another order.
@@ -47,28 +49,30 @@ class Fastmax(Recurrent):
     Paper: Gerami et al., arXiv 2402.07901; standard deviations are of the population, as in its code.
     """
 
-    traits = Traits(two_sided=False, time="linear", state="constant", rows="one", sign="nonnegative")
     host = Host()
-    normalised = True
 
-    def __init__(self, order: Literal[2] = 2):
+    def __init__(self, order: Literal[1, 2] = 2):
         super().__init__()
-        if order != 2:
-            raise wrong("order", str(order), "2: of order 1 the weights' sums may vanish")
+        if order not in (1, 2):
+            raise wrong("order", str(order), "1 or 2")
         self.order = order
 
     def features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        return series(standardised(q), self.order), series(standardised(k), self.order)
+        temperature = q.shape[-1] if self.order == 1 else 1
+        return series(standardised(q) / temperature, self.order), series(standardised(k), self.order)
 
     def feature_dim(self, head_dim: int) -> int:
         return series_dim(head_dim, self.order)
 
     @classmethod
     def examples(cls) -> Sequence[Example]:
-        return [Example("plain", cls(), heads=3, kv_heads=3), Example("grouped", cls(), heads=4, kv_heads=2)]
+        return [
+            Example("p = 2", cls(), heads=3, kv_heads=3),
+            Example("p = 1, grouped", cls(1), heads=4, kv_heads=2),
+        ]
 
 
 def standardised(x: Tensor) -> Tensor:
     """Mean 0 and standard deviation 1 over the channels."""
     centred = x - x.mean(-1, keepdim=True)
-    return centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + 1e-6)
+    return centred * rsqrt(centred.square().mean(-1, keepdim=True) + 1e-6)
