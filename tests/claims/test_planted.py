@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -42,10 +44,12 @@ def test_a_stronger_key_closes_the_gap(record_property):
     turn, gaps = turned(5, 0)[0], []
     for strength in (1.25, 2.0, 4.0, 8.0, 16.0):
         x, label = planted_keys(4000, 192, 5, strength, turn, torch.Generator().manual_seed(1))
-        right = {w: accuracy(PlantedClassifier(5, w).construct(turn, strength), x, label) for w in ("softmax", "linear")}
+        right = {
+            w: accuracy(PlantedClassifier(5, w).construct(turn, strength), x, label) for w in ("softmax", "linear")
+        }
         gaps.append(right["softmax"] - right["linear"])
     record_property("gaps", ", ".join(f"{gap:.1%}" for gap in gaps))
-    assert all(later < earlier for earlier, later in zip(gaps, gaps[1:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(gaps))
     assert gaps[-1] < 0.01
 
 

@@ -111,7 +111,7 @@ def planted_keys(
 def best_offset(strength: float) -> float:
     """The offset o for which scores a − o tell the planted sign from n coin tosses best.
 
-        argmax_o (strength − o)² / E (a − o)²,   a ~ U(0, 1)
+    argmax_o (strength − o)² / E (a − o)²,   a ~ U(0, 1)
     """
     mean, variance = 1 / 2, 1 / 12
     return mean - variance / (strength - mean)
@@ -120,7 +120,7 @@ def best_offset(strength: float) -> float:
 def linear_limit(n: int, strength: float) -> float:
     """The accuracy of the best linear scores among n tokens, by the central limit theorem.
 
-        Φ(√(((strength − 1/2)² + 1/12) · 12 / (n − 1)))
+    Φ(√(((strength − 1/2)² + 1/12) · 12 / (n − 1)))
     """
     odds = ((strength - 0.5) ** 2 + 1 / 12) * 12 / (n - 1)
     return 0.5 * (1 + math.erf(math.sqrt(odds / 2)))

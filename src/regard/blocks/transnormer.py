@@ -107,8 +107,8 @@ class GatedLightning(nn.Module):
     year=2024,
     aliases=("tnl", "transnormer_llm"),
     claim=Claim(
-        text="equals the recurrent and the quadratic form to 1e-5, gradients too; tokens a second within 15% from 1k to "
-        "16k tokens at a fixed number of tokens a batch",
+        text="equals the recurrent and the quadratic form to 1e-5, gradients too; tokens a second within 15% from 1k "
+        "to 16k tokens at a fixed number of tokens a batch",
         status="partly",
         figure="FIGURE",
         command="pytest tests/claims/test_transnormer.py",
@@ -120,8 +120,8 @@ class TransnormerBlock(nn.Module):
         h = x + attention(norm(x)),   y = h + network(norm(h)),   norm(x) = x √d / ‖x‖
         λ_h = exp(−slope_h (1 − l / L))
 
-    l of L is ``layer`` of ``depth``, from 0: lower layers forget faster. The rotation is in the first layer alone, as in
-    the authors' models. See `GatedLightning` and `PlainGated`.
+    l of L is ``layer`` of ``depth``, from 0: lower layers forget faster. The rotation is in the first layer alone, as
+    in the authors' models. See `GatedLightning` and `PlainGated`.
 
     Shapes: ``x (b, n, width)`` -> ``(b, n, width)``, causal.
 

@@ -243,13 +243,13 @@ class Averaged(Recurrent):
         self.check(q, k, v, layout, signals)
 
         def run(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None) -> Tensor:
-            kv: Tensor | None = None
+            products, outs = [], []
             for first in range(0, max(k.shape[2], 1), SPAN):
                 part = slice(first, first + SPAN)
                 real = None if keys is None else keys[:, part]
                 x = self.prepared(q[:, :, :0], k[:, :, part], v[:, :, part], real, None, signals)
-                kv = x.k.mT @ x.v if kv is None else kv + x.k.mT @ x.v
-            outs = []
+                products.append(x.k.mT @ x.v)
+            kv = torch.stack(products).sum(0)
             for first in range(0, max(q.shape[2], 1), SPAN):
                 x = self.prepared(q[:, :, first : first + SPAN], k[:, :, :0], v[:, :, :0], None, None, signals)
                 outs.append(self.finish(x.q @ kv, q.dtype))

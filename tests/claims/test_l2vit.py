@@ -1,0 +1,115 @@
+"""L²ViT: linear attention with a clamped sum, and the convolutions that concentrate it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+import regard
+from regard.core.layout import Layout
+from regard.networks import Config
+from regard.networks.l2vit import L2ViT
+
+
+@pytest.mark.parametrize("scale", [0.3, 3.0])
+@pytest.mark.parametrize("causal", [False, True])
+def test_keys_and_values_first_is_queries_and_keys_first(causal, scale):
+    """φ(q)(φ(k)ᵀ v) equals (φ(q) φ(k)ᵀ) v, gradients too, where the clamp of 100 holds and where it does not."""
+    torch.manual_seed(0)
+    q, k, v = (scale * torch.randn(2, 3, 101, 7, dtype=torch.float64) for _ in range(3))
+    mechanism = regard.build("l2vit", heads=3, head_dim=7).double()
+    with torch.no_grad():
+        mechanism.temperature.copy_(torch.tensor([0.5, 1.0, 2.0]))
+    leaves = [x.requires_grad_() for x in (q, k, v)] + [mechanism.temperature]
+    products = q.relu() @ k.relu().mT
+    products = products.tril() if causal else products
+    sums = products.sum(-1, keepdim=True)
+    assert (sums < 100).any() if scale < 1 else (sums > 100).any()
+    want = mechanism.temperature[:, None, None] * (products @ v) / sums.clamp(min=100)
+    found = [
+        [out, *torch.autograd.grad(out.square().sum(), leaves)]
+        for out in (mechanism(q, k, v, Layout(causal=causal)), want)
+    ]
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-9, rtol=1e-7)
+
+
+def test_four_times_the_pixels_cost_four_times(record_property):
+    """Counted FLOPs of the attention, and of a whole network of windows and linear layers: 4.0 ± 0.2."""
+    shapes = [regard.Shape(n, head_dim=16, heads=4) for n in (196, 784)]
+    small, large = (regard.build("l2vit").cost(shape, Layout()).flops for shape in shapes)
+    counts = []
+    for side in (32, 64):
+        config = Config(10, width=32, layers="neighborhood(window=3), l2vit", heads=2)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            L2ViT(config, (side, side), 2)(torch.zeros(1, 1, side, side))
+        counts.append(counter.get_total_flops())
+    record_property("network", f"{counts[1] / counts[0]:.2f}")
+    assert large / small == 4
+    assert abs(counts[1] / counts[0] - 4) < 0.2
+
+
+def test_bad_sizes_are_refused():
+    """Other heads than the temperature's, and a clamp at nothing, have clear errors."""
+    q = torch.zeros(1, 2, 3, 16)
+    with pytest.raises(ValueError, match="q: got 2 heads of 16, want 4 heads of 16"):
+        regard.build("l2vit")(q, q, q, Layout())
+    with pytest.raises(ValueError, match="least: got 0"):
+        regard.build("l2vit", least=0)
+
+
+def trained(layers: str, seed: int, concentrated: bool, data) -> L2ViT:
+    """A small network after 300 steps on digits."""
+    model = L2ViT(Config(10, width=32, layers=layers, heads=2), (8, 8), 1, seed=seed, concentrated=concentrated)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    generator = torch.Generator().manual_seed(seed)
+    for step in range(300):
+        for group in optimiser.param_groups:
+            group["lr"] = 3e-3 * min(1, (step + 1) / 30) * (1 - step / 300)
+        rows = torch.randint(len(data[0]), (32,), generator=generator)
+        optimiser.zero_grad()
+        F.cross_entropy(model(data[0][rows]), data[1][rows]).backward()
+        optimiser.step()
+    return model.eval()
+
+
+def concentration(model: L2ViT, images: torch.Tensor) -> float:
+    """Mean share of each row of the last layer's attention that its ten largest weights hold."""
+    x = model.embed(images)
+    for layer in model.layers[:-1]:
+        x = layer(x, Layout(), None)
+    layer = model.layers[-1]
+    x = x + layer.positions(x, layer.grid)
+    attention = layer.layer.attention
+    q, k, _, _ = attention.inputs(layer.layer.norms[0](x))
+    weights = attention.mechanism.weights(q, k, Layout())
+    return (weights.topk(10, dim=-1).values.sum(-1) / weights.sum(-1).clamp(min=1e-9)).mean().item()
+
+
+@pytest.mark.slow
+def test_concentration_on_digits(record_property):
+    """Digits, two seeds: with the module no worse than without; top-10 mass of linear attention below softmax's."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = torch.tensor(digits.images / 8 - 1, dtype=torch.float32)[:, None]
+    labels = torch.tensor(digits.target)
+    data, held_out = (images[:1400], labels[:1400]), (images[1400:], labels[1400:])
+    right, mass = {True: [], False: []}, {"l2vit": [], "softmax": []}
+    for seed in range(2):
+        for concentrated in (True, False):
+            model = trained("neighborhood(window=3), l2vit", seed, concentrated, data)
+            with torch.no_grad():
+                right[concentrated].append((model(held_out[0]).argmax(-1) == held_out[1]).double().mean().item())
+                if concentrated:
+                    mass["l2vit"].append(concentration(model, held_out[0][:100]))
+        model = trained("neighborhood(window=3), softmax", seed, False, data)
+        with torch.no_grad():
+            mass["softmax"].append(concentration(model, held_out[0][:100]))
+    means = {name: sum(values) / 2 for name, values in right.items()}
+    record_property("accuracy", f"with {means[True]:.1%}, without {means[False]:.1%}")
+    record_property("top-10 mass", ", ".join(f"{name} {sum(values) / 2:.0%}" for name, values in mass.items()))
+    assert means[True] >= means[False]
+    assert all(linear < soft for linear, soft in zip(mass["l2vit"], mass["softmax"], strict=True))
