@@ -26,7 +26,8 @@ from regard.core.errors import wrong
         "attention of as many parameters at most 60%, by construction and trained; a stronger key closes the gap",
         status="partly",
         figure="(n, d) = (160, 8), (176, 6), (192, 5), five seeds: trained softmax at least 99.9%, linear at most "
-        "58.2%; constructed softmax 100%, linear at most 60.4%, on average under 60%; gap 43.6% at a mark of 1.25, 0.0% at 16",
+        "58.2%; constructed softmax 100%, "
+        "linear at most 60.4%, on average under 60%; gap 43.6% at a mark of 1.25, 0.0% at 16",
         command="pytest tests/claims/test_planted.py",
     ),
 )
