@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from regard.core.mechanism import Mechanism
 from regard.core.state import State, count_new
 
 EPSILON = 1e-6  # under roots, so that a zero vector stays one
+Nested = Callable[[int, Tensor, Tensor, Tensor], Tensor]  # attention number, q, k, v -> output
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,12 @@ class AttentionState(State):
 
     Args:
         inner: the mechanism's state. tail: ``(b, taps − 1, channels)``, the last tokens that the short convolution
-            still needs; no channels where there is none.
+            still needs; no channels where there is none. nested: of the attentions that make queries and keys.
     """
 
     inner: State
     tail: Tensor
+    nested: tuple[State, ...] = ()
 
 
 class Attention(nn.Module):
@@ -67,12 +70,15 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, layout: Layout = Layout(), context: Tensor | None = None) -> Tensor:
         """``(b, n, width)`` of ``x (b, n, width)``, attending to itself or to ``context (b, m, width)``."""
         q, k, v, signals = self.inputs(x, layout, context)
-        return self.finish(self.mechanism(q, k, v, layout, **signals), x)
+        positions = None if context is not None else layout.positions(x.shape[1], x.device)
+        return self.finish(self.mechanism(q, k, v, layout, **signals), x, positions)
 
     def inputs(
         self, x: Tensor, layout: Layout = Layout(), context: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """``(q, k, v, signals)`` as the mechanism is given them."""
+        if context is not None and self.projection.order > 1:
+            raise wrong("context", "another sequence", "None: queries and keys come from attention to the same tokens")
         if context is not None and self.convolution is not None:
             raise wrong(
                 "context", "another sequence", f"None: {type(self.mechanism).__name__} convolves q, k and v as one"
@@ -80,19 +86,18 @@ class Attention(nn.Module):
         q, k, v = self.projection(x, x if context is None else context)
         if self.convolution is not None:
             q, k, v = self.cut(self.convolution(self.joined(q, k, v), layout))
-        q, k, v = self.prepare(q, k, v)
-        if self.rotary is not None and context is None:
-            positions = layout.positions(k.shape[2], x.device)
-            q, k = self.rotary(q, positions), self.rotary(k, positions)
-        return q, k, v, self.signals(x, x if context is None else context)
+        q, k, v = self.activated(q, k, v)
+        signals = self.signals(x, x if context is None else context)
+        positions = None if context is not None else layout.positions(k.shape[2], x.device)
+        q, k = self.scored(q, k, positions, lambda _, q, k, v: self.mechanism(q, k, v, layout, **signals))
+        return q, k, self.projection.placed(v, positions), signals
 
     def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
         """The state before any token."""
         inner = self.mechanism.start(batch, device=device, dtype=dtype)
         taps = max(self.host.convolution, 1)
-        return AttentionState(
-            inner.seen, inner, torch.zeros(batch, taps - 1, self.channels, device=device, dtype=dtype)
-        )
+        tail = torch.zeros(batch, taps - 1, self.channels, device=device, dtype=dtype)
+        return AttentionState(inner.seen, inner, tail, (inner,) * (self.projection.order - 1))
 
     def extend(self, x: Tensor, state: AttentionState, keys: Tensor | None = None) -> tuple[Tensor, AttentionState]:
         """``(y of the new tokens, the state after them)``; ``keys (b, n)`` marks the real ones."""
@@ -102,11 +107,17 @@ class Attention(nn.Module):
         if self.convolution is not None:
             mixed, tail = self.convolution.extend(self.joined(q, k, v), tail, state.seen, keys)
             q, k, v = self.cut(mixed)
-        q, k, v = self.prepare(q, k, v)
-        if self.rotary is not None:
-            q, k = self.rotary(q, positions), self.rotary(k, positions)
-        out, inner = self.mechanism.extend(q, k, v, state.inner, keys, **self.signals(x, x))
-        return self.finish(out, x), AttentionState(seen, inner, tail)
+        q, k, v = self.activated(q, k, v)
+        signals, nested = self.signals(x, x), list(state.nested)
+
+        def attend(level: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            out, nested[level] = self.mechanism.extend(q, k, v, nested[level], keys, **signals)
+            return out
+
+        q, k = self.scored(q, k, positions, attend)
+        v = self.projection.placed(v, positions)
+        out, inner = self.mechanism.extend(q, k, v, state.inner, keys, **signals)
+        return self.finish(out, x, positions), AttentionState(seen, inner, tail, tuple(nested))
 
     def joined(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """``(b, n, channels)``: all heads of all three side by side."""
@@ -119,28 +130,43 @@ class Attention(nn.Module):
         heads = (p.heads, p.kv_heads, p.kv_heads)
         return [apart(part, count) for part, count in zip(x.split(sizes, dim=2), heads, strict=True)]
 
-    def prepare(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Activation and unit length."""
-        if self.host.activation == "silu":
-            q, k, v = F.silu(q), F.silu(k), F.silu(v)
-        if self.host.unit:
-            q, k = (x * torch.rsqrt(x.square().sum(-1, keepdim=True) + EPSILON) for x in (q, k))
-        return q, k, v
+    def activated(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `host` names as activation."""
+        return (F.silu(q), F.silu(k), F.silu(v)) if self.host.activation == "silu" else (q, k, v)
 
-    def finish(self, out: Tensor, x: Tensor) -> Tensor:
-        """Norm, gate and merge of the heads' outputs ``(b, h, n, e)``."""
+    def scored(self, q: Tensor, k: Tensor, positions: Tensor | None, attend: Nested) -> tuple[Tensor, Tensor]:
+        """Queries and keys as the mechanism scores them, after the nested attentions of `Projection.order`."""
+
+        def prepared(x: Tensor) -> Tensor:
+            if self.host.unit:
+                x = x * torch.rsqrt(x.square().sum(-1, keepdim=True) + EPSILON)
+            return x if self.rotary is None or positions is None else self.rotary(x, positions)
+
+        first = (q, k)
+        q, k = prepared(q), prepared(k)
+        for level in range(self.projection.order - 1):
+            both = attend(level, q, k, torch.cat(first, -1))
+            q, k = (prepared(x) for x in both.split(q.shape[-1], -1))
+        return q, k
+
+    def finish(self, out: Tensor, x: Tensor, positions: Tensor | None) -> Tensor:
+        """Norm, gate and merge of the heads' outputs ``(b, h, n, e)`` of queries at ``positions``."""
         if self.scale is not None:
             out = F.rms_norm(out, (out.shape[-1],), self.scale, EPSILON)
         if self.gate is not None:
             opened = apart(self.gate(x), self.projection.heads)
             out = out * (F.silu(opened) if self.host.gate == "silu" else torch.sigmoid(opened))
-        return self.projection.merge(out)
+        return self.projection.merge(self.projection.opened(out, x, positions))
 
     def cost(self, n: int, m: int | None = None, batch: int = 1, causal: bool = True, itemsize: int = 4) -> Cost:
         """FLOPs of the matrix products of ``forward``; bytes of weights and the mechanism's tensors, of the state."""
         p, itself = self.projection, Layout(causal=causal)
         shape = Shape(n, m, batch, p.heads, p.kv_heads, p.head_dim, p.value_dim, itemsize)
         inner = self.mechanism.cost(shape, itself)
+        if p.order > 1:
+            nested = self.mechanism.cost(replace(shape, value_dim=2 * p.head_dim), itself)
+            sums = (last + (p.order - 1) * each for last, each in zip(astuple(inner), astuple(nested), strict=True))
+            inner = Cost(*sums)
         affine = sum(weight.numel() for weight in self.signals.parameters() if weight.dim() == 2)
         affine += 0 if self.gate is None else self.gate.weight.numel()
         matrices = p.flops + 2 * affine

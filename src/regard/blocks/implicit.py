@@ -38,7 +38,7 @@ def implicit_attention(layer: Attention, x: Tensor) -> Tensor:
         Â_{h,c} = diag(gate_{h,c}) diag(scale_h) A_h diag(act(u_{h,c}) / u_{h,c}) T_{h,c},   u = T v
 
     T is the short convolution as a matrix, scale the norm's factor of a row, A the mechanism's weights; what the layer
-    does not have is the identity. ``(Â v)_{h,c}`` is what `Attention.merge` takes.
+    does not have is the identity. ``(Â v)_{h,c}`` is what `Projection.opened` and `Projection.merge` take.
 
     Shapes: ``x (b, n, width)`` -> ``(b, h, e, n, n)``, causal. Memory is h e n²: for looking at short texts.
 
@@ -86,7 +86,9 @@ def toeplitz(layer: Attention, n: int) -> Tensor:
 def reproduced(layer: Attention, x: Tensor) -> Tensor:
     """The layer's output from its implicit matrix: what `Attention` gives, by other means."""
     values = repeat_heads(layer.projection(x, x)[2], layer.projection.heads)
-    return layer.projection.merge((implicit_attention(layer, x) @ values.mT[..., None])[..., 0].mT)
+    out = (implicit_attention(layer, x) @ values.mT[..., None])[..., 0].mT
+    positions = Layout(causal=True).positions(x.shape[1], x.device)
+    return layer.projection.merge(layer.projection.opened(out, x, positions))
 
 
 @published(

@@ -18,6 +18,9 @@ class Projection(nn.Module):
         ValueError: ``kv_heads`` does not divide ``heads``, or a size is below one.
     """
 
+    order: int = 1
+    """Of attention: above 1, so many attentions less one make queries and keys first (`Nexus`)."""
+
     def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, value_dim: int) -> None:
         super().__init__()
         sizes = {"width": width, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "value_dim": value_dim}
@@ -33,8 +36,19 @@ class Projection(nn.Module):
         """``(q, k, v)`` of hidden states ``x (b, n, width)`` and of those attended to, ``context (b, m, width)``."""
         raise NotImplementedError
 
+    def placed(self, v: Tensor, positions: Tensor | None) -> Tensor:
+        """Values ``(b, g, m, e)`` with what their tokens' ``positions (b or 1, m)`` add, None in another sequence."""
+        return v
+
+    def opened(self, out: Tensor, x: Tensor, positions: Tensor | None) -> Tensor:
+        """The heads' outputs ``(b, h, n, e)`` after what the queries' own ``x (b, n, width)`` does to them.
+
+        ``positions (b or 1, n)`` are those of x, None in attention to another sequence.
+        """
+        return out
+
     def merge(self, out: Tensor) -> Tensor:
-        """Hidden states ``(b, n, width)`` of the heads' outputs ``(b, h, n, e)``."""
+        """Hidden states ``(b, n, width)`` of the heads' outputs."""
         raise NotImplementedError
 
     @property

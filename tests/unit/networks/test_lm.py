@@ -173,6 +173,9 @@ def test_bad_ids_are_named():
 
 PROJECTIONS = [
     *("latent(rank=10, plain=6, rotary=4, value=5)", "latent(rank=10, plain=6, rotary=4, value=5, form=absorbed)"),
+    *("moh(shared=1, routed=1)", "moh(router=relu)", "moh(routed=2, router=norm)", "nexus", "nexus(order=3)"),
+    *("dual", "dual(relational=2, relations=4, symmetric=True, symbols=relative)", "dual(symbols=position)"),
+    "dual(relational=3)",
     *("knocking_heads", "head_embeddings(form=add)", "super_attention", "merged_query_key"),
 ]
 
