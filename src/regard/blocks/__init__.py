@@ -2,10 +2,12 @@
 
 from regard.blocks import implicit as implicit
 from regard.blocks import latent as latent
+from regard.blocks import layer_norm as layer_norm
 from regard.blocks import mimetic as mimetic
 from regard.blocks import mixture as mixture
 from regard.blocks import nexus as nexus
 from regard.blocks import planted as planted
 from regard.blocks import projections as projections
+from regard.blocks import rank as rank
 from regard.blocks import relational as relational
 from regard.blocks import transnormer as transnormer
