@@ -36,7 +36,8 @@ class Signals(nn.Module):
         self.maps = nn.ModuleDict()
         for name, spec in specs.items():
             affine = nn.Linear(width, self.rows[name] * math.prod(self.sizes[name]))
-            nn.init.constant_(affine.bias, 0.0 if spec.start is None else before_activation(spec.start, spec))
+            with torch.no_grad():
+                affine.bias.copy_(begun(spec, self.rows[name], math.prod(self.sizes[name])))
             self.maps[name] = affine
 
     def forward(self, x: Tensor, context: Tensor) -> dict[str, Tensor]:
@@ -46,6 +47,16 @@ class Signals(nn.Module):
             flat = apart(self.maps[name](x if spec.side == "query" else context), self.rows[name])
             found[name] = activate(flat if self.sizes[name] else flat[..., 0], spec)
         return found
+
+
+def begun(spec: Signal, heads: int, size: int) -> Tensor:
+    """``(heads · size)``: what the activation takes to the signal's start, everywhere or over its range."""
+    if not isinstance(spec.start, tuple):
+        return torch.full((heads * size,), 0.0 if spec.start is None else before_activation(spec.start, spec))
+    (first, last), count = spec.start, size if size > 1 else heads
+    shares = torch.linspace(0, 1, count) if count > 1 else torch.tensor([0.5])
+    values = [before_activation(first * (last / first) ** share, spec) for share in shares.tolist()]
+    return torch.tensor(values).repeat(heads if size > 1 else 1)
 
 
 def activate(x: Tensor, spec: Signal) -> Tensor:

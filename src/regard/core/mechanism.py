@@ -27,7 +27,8 @@ class Signal:
     Args:
         meaning: one sentence. side: whose tokens it belongs to. heads: whether per query head, per kv head or shared.
         dim: size of its last axis, "key" for that of k, "value" for that of v, None for a scalar. low, high: its range.
-        start: its value in an untrained block, None for the middle that the block's activation has at zero.
+        start: its value in an untrained block, two for a geometric range over its heads, or over the channels of each;
+            None for the middle that the block's activation has at zero.
         hard: it acts through a threshold, and its gradient is a straight-through estimate.
     """
 
@@ -37,7 +38,7 @@ class Signal:
     dim: int | Literal["key", "value"] | None = None
     low: float = -torch.inf
     high: float = torch.inf
-    start: float | None = None
+    start: float | tuple[float, float] | None = None
     hard: bool = False
 
     def rows(self, heads: int, kv_heads: int) -> int:

@@ -1,5 +1,9 @@
 """Published architectures, and the plain language model, assembled from blocks."""
 
+from regard.networks import algorithm as algorithm
+from regard.networks import l2vit as l2vit
+from regard.networks import transnormer as transnormer
+from regard.networks import waves as waves
 from regard.networks.lm import LM, Config, LMState, fitted
 from regard.networks.patterns import PatternNetwork
 from regard.networks.sampling import Sampling

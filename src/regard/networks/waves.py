@@ -188,7 +188,7 @@ class WaveFunction(nn.Module):
             normed = self.norms[2 * layer](h)
             q, k, v, signals = attention.inputs(normed)
             found.append(attention.mechanism.weights(q, k, Layout(), **signals))
-            h = h + attention.finish(found[-1] @ v, normed)
+            h = h + attention.finish(found[-1] @ v, normed, None)
             h = h + network(self.norms[2 * layer + 1](h))
         return h, torch.stack(found)
 

@@ -39,7 +39,7 @@ class GatedDeltaNet(Recurrent):
     Paper: Yang et al., arXiv 2412.06464.
     """
 
-    signals: ClassVar = {"log_decay": Signal("log of what stays", high=0, start=-0.05), "beta": STRENGTH}
+    signals: ClassVar = {"log_decay": Signal("log of what stays", high=0, start=(-0.001, -0.5)), "beta": STRENGTH}
     host = Host(rotary=False, convolution=4, activation="silu", unit=True, norm=True, gate="silu")
     kind = "delta"
 
