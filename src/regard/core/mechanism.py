@@ -86,7 +86,7 @@ class Traits:
         sign: the sign of A's entries, or None for no claim.
         time, state: growth of time and of the decoding state with the length. flops: whether `Cost.flops` is what is
             computed or, where the data decide, the most.
-        linear: A does not depend on v.
+        linear: A does not depend on v. content: it depends on q and k, and not on positions alone.
         equivariant: two-sided and unpadded, permuting keys changes nothing, permuting queries permutes the rows.
     """
 
@@ -102,6 +102,7 @@ class Traits:
     state: Growth = "linear"
     flops: Literal["exact", "at most"] = "exact"
     linear: bool = True
+    content: bool = True
     equivariant: bool = False
 
 

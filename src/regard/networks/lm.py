@@ -21,6 +21,7 @@ from regard.blocks.block import Block
 from regard.blocks.latent import Latent
 from regard.blocks.projection import Grouped, Projection
 from regard.blocks.rotary import Rotary
+from regard.blocks.values import ValuesOnly
 from regard.core.atlas import find
 from regard.core.build import build_for, parse, parse_layers
 from regard.core.errors import wrong
@@ -43,7 +44,7 @@ class Config:
         inner: of the gated networks, None for 8/3 of the width, to the next multiple of 8.
         rotary_base: of the rotary positions; None for no positions but what the mechanisms know themselves.
         eps: under the root of the norms. projection: how queries, keys and values come from hidden states, in all
-            layers: ``"grouped"``, or one of the atlas such as ``"latent(rank=64, plain=32, rotary=16, value=32)"``.
+            layers: ``"grouped"`` (values alone where a mechanism does not read queries and keys), or one of the atlas such as ``"latent(rank=64, plain=32, rotary=16, value=32)"``.
 
     Raises:
         ValueError: a size below one, heads that do not divide the width where head_dim is left out, or layers that are
@@ -85,9 +86,12 @@ class Config:
         """The attention of one layer."""
         projection = self.projected()
         d = projection.head_dim
+        mechanism = build_for({"heads": self.heads, "head_dim": d}, name, **arguments)
+        if not mechanism.traits.content and isinstance(projection, Grouped):
+            return Attention(mechanism, ValuesOnly(self.width, self.heads, projection.value_dim))
         turned = projection.rotary if isinstance(projection, Latent) else d - d % 2
         rotary = None if self.rotary_base is None else Rotary(turned, self.rotary_base)
-        return Attention(build_for({"heads": self.heads, "head_dim": d}, name, **arguments), projection, rotary)
+        return Attention(mechanism, projection, rotary)
 
     def projected(self) -> Projection:
         """One layer's projection, its sizes those of the configuration where its text does not give them."""

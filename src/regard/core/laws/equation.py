@@ -61,8 +61,14 @@ def linear(subject: Subject) -> str:
 
 
 def rows(subject: Subject) -> str:
-    """Row sums and signs as declared; A vanishes outside its support; ``Mechanism.rows`` are rows of ``weights``."""
+    """Row sums and signs as declared; A reads q and k, or does not; it vanishes outside its support; ``Mechanism.rows``
+    are rows of ``weights``."""
     claims, mechanism = subject.traits, subject.cast(torch.float64)
+    layout = next(layout for _, layout in subject.layouts(SHORT, SHORT))
+    drawn = [subject.draw(SHORT, SHORT, seed=seed) for seed in (0, 1)]
+    same_a = torch.equal(*(mechanism.weights(x.q, x.k, layout, **drawn[0].signals) for x in drawn))
+    if same_a == claims.content:
+        raise Broken("A is the same for other q and k, declared content" if same_a else "A reads q or k")
     for n, m in ((SHORT, SHORT), (SHORT, 17), (17, SHORT)):
         for name, layout in subject.layouts(n, m):
             inputs = subject.draw(n, m)
