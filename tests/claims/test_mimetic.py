@@ -104,7 +104,8 @@ def test_mimetic_mamba_copies_where_default_mamba_does_not(record_property):
 
 
 @pytest.mark.slow
-def test_default_mamba_does_not_copy_yet(record_property):
-    """With its own initial values the same model, data and steps stay below 50%."""
-    record_property("default", f"{trained(())[1]:.1%}")
-    assert trained(())[1] < 0.5
+def test_default_mamba_copies_less(record_property):
+    """With its own initial values the same model gets fewer symbols right after the same data and steps."""
+    right = trained(())[1]
+    record_property("default", f"{right:.1%}")
+    assert right < trained(FULL)[1]
