@@ -37,11 +37,11 @@ def test_keys_and_values_first_is_queries_and_keys_first(causal, scale):
 
 
 def test_four_times_the_pixels_cost_four_times(record_property):
-    """Counted FLOPs of the attention, and of a whole network of windows and linear layers: 4.0 ± 0.2."""
+    """FLOPs of the attention, and counted of a network from 1,024 to 4,096 tokens, windows included: 4.0 ± 0.2."""
     shapes = [regard.Shape(n, head_dim=16, heads=4) for n in (196, 784)]
     small, large = (regard.build("l2vit").cost(shape, Layout()).flops for shape in shapes)
     counts = []
-    for side in (32, 64):
+    for side in (64, 128):
         config = Config(10, width=32, layers="neighborhood(window=3), l2vit", heads=2)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             L2ViT(config, (side, side), 2)(torch.zeros(1, 1, side, side))
