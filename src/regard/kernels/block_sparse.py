@@ -149,7 +149,7 @@ def attend_lse(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float |
     n, m, blind = fitting(pattern, q, k)
     if gpu.usable(q):
         return run_on_gpu(q, k, v, lists.planned(pattern, n, m, q.device), blind, scale)
-    if n * m <= WHOLE:
+    if 0 < n * m <= WHOLE:
         mask = dense_mask(pattern, n, m).to(q.device)
         return dense.over(q, k, v, [dense.Piece(slice(blind, q.shape[2]), slice(0, m), mask=mask)], scale)
     return run(q, k, v, planned(pattern, n, m).to(q.device), blind, scale)
@@ -250,12 +250,17 @@ def behind(part: Partial, blind: int) -> Partial:
     return Partial(pad(part.out, (0, 0, blind, 0)), pad(part.lse, (blind, 0), value=-torch.inf))
 
 
-def cells(pattern: Pattern, n: int, m: int) -> int:
-    """Entries of A that `attend` computes, of the mean head: whole blocks, the lists of blocks of queries that run
-    together as long as the longest of them. Of long inputs an estimate from evenly spaced blocks of queries."""
+def cells(pattern: Pattern, n: int, m: int, biased: bool = False) -> int:
+    """Entries of A that `attend` computes, or `attend_unfused` for ``biased`` scores, of the mean head.
+
+    All of small inputs; else whole blocks, the lists of blocks of queries that run together as long as the longest of
+    them; of long inputs an estimate from evenly spaced blocks of queries.
+    """
     n = min(n, m)
     if not n or not m:
         return 0
+    if n * m <= WHOLE and not biased:
+        return n * m
     queries, keys = regions(pattern, n, m, line_of(n), TILES)
     step = max(1, len(queries.tokens) * len(keys.tokens) // SAMPLED)
     some = Region(queries.tokens[step // 2 :: step], queries.run, queries.box)

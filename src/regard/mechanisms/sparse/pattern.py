@@ -174,7 +174,7 @@ class Patterned(Mechanism):
         flops = 2 * shape.batch * shape.heads * width
         kept = self.seen(shape.keys, Layout(causal=True)).future(torch.arange(shape.keys), shape.keys)
         slot = shape.groups * (shape.head_dim + shape.values) * shape.itemsize + 8
-        cells = block_sparse.cells(pattern, shape.n, shape.keys)
+        cells = block_sparse.cells(pattern, shape.n, shape.keys, self.bias_for(shape.keys, layout) is not None)
         return Cost(flops * cells, shape.io_bytes, shape.batch * int(kept.sum()) * slot)
 
 
