@@ -44,7 +44,7 @@ class Config:
         inner: of the gated networks, None for 8/3 of the width, to the next multiple of 8.
         rotary_base: of the rotary positions; None for no positions but what the mechanisms know themselves.
         eps: under the root of the norms. projection: how queries, keys and values come from hidden states, in all
-            layers: ``"grouped"`` (values alone where a mechanism reads no queries and keys), or one of the atlas such as
+            layers: ``"grouped"`` (values alone where a mechanism reads no queries and keys), or one of the atlas, as
             ``"latent(rank=64, plain=32, rotary=16, value=32)"``.
 
     Raises:
