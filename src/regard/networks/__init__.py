@@ -1,7 +1,10 @@
 """Published architectures, and the plain language model, assembled from blocks."""
 
 from regard.networks import algorithm as algorithm
+from regard.networks import deconstructed as deconstructed
 from regard.networks import l2vit as l2vit
+from regard.networks import ode as ode
+from regard.networks import shortcuts as shortcuts
 from regard.networks import transnormer as transnormer
 from regard.networks import waves as waves
 from regard.networks.lm import LM, Config, LMState, fitted
