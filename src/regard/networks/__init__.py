@@ -1,6 +1,7 @@
 """Published architectures, and the plain language model, assembled from blocks."""
 
 from regard.networks import algorithm as algorithm
+from regard.networks import broadcast as broadcast
 from regard.networks import deconstructed as deconstructed
 from regard.networks import l2vit as l2vit
 from regard.networks import ode as ode
