@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
@@ -28,7 +29,11 @@ class Span:
 
 
 class Score(Protocol):
-    """How well a query and a key match. ``parameters`` lists the tensors beside q and k that it needs gradients for."""
+    """How well a query and a key match. ``parameters`` lists the tensors beside q and k that it needs gradients for.
+
+    A score of neighbours has ``halo = (above, left, right)`` too: so many rows before the tile's and columns before and
+    behind them come with q and k, zeros beyond the ends.
+    """
 
     @property
     def parameters(self) -> tuple[Tensor, ...]: ...
@@ -142,6 +147,9 @@ def run(q: Tensor, k: Tensor, v: Tensor, layout: Layout, score: Score | None, no
     q_wide, k_wide, v_wide = (
         by_rows(x.to(wide)) for x in (q, repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1]))
     )
+    above, left, right = halo(score)
+    if above or left or right:
+        q_wide, k_wide = F.pad(q_wide, (0, 0, above, 0)), F.pad(k_wide, (0, 0, left, right))
     if isinstance(score, Dot):  # scale the queries once, not each tile
         q_wide, score = q_wide * score.scale, Dot(1, score.softcap)
     sink = normaliser.sink.to(wide) if isinstance(normaliser, Softmax) and normaliser.sink is not None else None
@@ -160,14 +168,15 @@ class Tiled(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, v, sink, layout, score, normaliser, *parameters):
-        online, n, m = isinstance(normaliser, Softmax), q.shape[2], k.shape[2]
-        out = q.new_zeros(*q.shape[:3], v.shape[3])
-        lse = q.new_full(q.shape[:3], -torch.inf) if online else q.new_empty(0)
+        online, n, m = isinstance(normaliser, Softmax), q.shape[2] - halo(score)[0], v.shape[2]
+        out = q.new_zeros(*q.shape[:2], n, v.shape[3])
+        lse = q.new_full(out.shape[:3], -torch.inf) if online else q.new_empty(0)
         for rows in split(0, n, ROWS):
             total = Online() if online else Sum()
-            for span in spans(rows, n, m, layout.causal, width(q)):
-                mask = hidden(layout, n, m, span, q.device)
-                total.add(score(q[:, :, rows], k[:, :, span.cols], span), mask, v[:, :, span.cols], normaliser, span)
+            for span in spans(rows, n, m, layout.causal, width(q.shape[0] * q.shape[1])):
+                mask, near = hidden(layout, n, m, span, q.device), around(span, score)
+                scores = score(q[:, :, near.rows], k[:, :, near.cols], span)
+                total.add(scores, mask, v[:, :, span.cols], normaliser, span)
             total.write(out[:, :, rows], lse[:, :, rows] if online else lse)
         if sink is not None:
             out, lse = drain(out, lse, sink)
@@ -180,17 +189,17 @@ class Tiled(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad, grad_lse):
         q, k, v, sink, out, lse = ctx.saved_tensors
-        online, n, m = isinstance(ctx.normaliser, Softmax), q.shape[2], k.shape[2]
+        online, n, m = isinstance(ctx.normaliser, Softmax), out.shape[2], v.shape[2]
         grad = torch.zeros_like(out) if grad is None else grad
         delta = row_delta(grad, out, grad_lse) if online else None
         finite = lse.masked_fill(lse == -torch.inf, 0)
         sums = Gradients(q, k, v, ctx.learned)
         for rows in split(0, n, ROWS):
             for span in spans(rows, n, m, ctx.layout.causal, LEAST):
-                mask = hidden(ctx.layout, n, m, span, q.device)
+                mask, near = hidden(ctx.layout, n, m, span, q.device), around(span, ctx.score)
                 with torch.enable_grad():
-                    q_tile = q[:, :, rows].detach().requires_grad_()
-                    k_tile = k[:, :, span.cols].detach().requires_grad_()
+                    q_tile = q[:, :, near.rows].detach().requires_grad_()
+                    k_tile = k[:, :, near.cols].detach().requires_grad_()
                     scores = ctx.score(q_tile, k_tile, span)
                     weights = weigh(scores, mask, finite[:, :, rows] if online else None, ctx.normaliser, span)
                 part = grad[:, :, rows]
@@ -199,7 +208,7 @@ class Tiled(torch.autograd.Function):
                 if delta is not None:
                     upstream -= delta[:, :, rows, None]
                 leaves = (q_tile, k_tile, *ctx.learned)
-                sums.add(span, torch.autograd.grad(weights, leaves, upstream, allow_unused=True))
+                sums.add(near, torch.autograd.grad(weights, leaves, upstream, allow_unused=True))
         grad_sink = None if sink is None or delta is None else sink_gradient(sink, lse, delta)
         return sums.q, sums.k, sums.v, grad_sink, None, None, None, *sums.parameters
 
@@ -305,9 +314,21 @@ def visible(rows: slice, n: int, m: int, causal: bool) -> int:
     return min(max(rows.stop + m - n, 0), m) if causal else m
 
 
-def width(q: Tensor) -> int:
-    """Columns of a tile in the forward pass, given the queries ``(b, h, n, d)``: the fewer heads, the more."""
-    return min(max(ENTRIES // (q.shape[0] * q.shape[1] * ROWS), LEAST), MOST)
+def width(maps: int) -> int:
+    """Columns of a tile in the forward pass of so many matrices, heads times batch: the fewer, the more."""
+    return min(max(ENTRIES // (maps * ROWS), LEAST), MOST)
+
+
+def halo(score: Score) -> tuple[int, int, int]:
+    """Rows above a tile and columns left and right of it that the score needs."""
+    return getattr(score, "halo", (0, 0, 0))
+
+
+def around(span: Span, score: Score) -> Span:
+    """The tile with its halo, where it lies in queries and keys that are padded by one."""
+    above, left, right = halo(score)
+    last = span.rows.stop + above, span.cols.stop + left + right
+    return Span(slice(span.rows.start, last[0]), slice(span.cols.start, last[1]))
 
 
 def spans(rows: slice, n: int, m: int, causal: bool, columns: int) -> Iterator[Span]:
