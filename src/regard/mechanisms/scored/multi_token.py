@@ -20,7 +20,6 @@ from regard.kernels import alone, tiled
 from regard.kernels.tiled import Span
 from regard.mechanisms.scored.cache import KeyValues
 
-
 CAUSAL = Layout(causal=True)
 
 
