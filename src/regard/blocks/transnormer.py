@@ -12,7 +12,8 @@ from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.state import count_new
-from regard.mechanisms.linear.lightning import Lightning, Memory, alibi_slopes
+from regard.mechanisms.linear.base import Matrix
+from regard.mechanisms.linear.lightning import Lightning, alibi_slopes
 
 
 class RootNorm(nn.Module):
@@ -80,7 +81,7 @@ class GatedLightning(nn.Module):
         q, k, v, u = self.inputs(x, layout.positions(x.shape[1], x.device))
         return self.out(self.norm(together(self.mechanism(q, k, v, layout))) * u)
 
-    def extend(self, x: Tensor, state: Memory, keys: Tensor | None = None) -> tuple[Tensor, Memory]:
+    def extend(self, x: Tensor, state: Matrix, keys: Tensor | None = None) -> tuple[Tensor, Matrix]:
         """``(y of the new tokens, the state after them)``."""
         positions, _ = count_new(state, keys, x.shape[1], x.shape[0])
         q, k, v, u = self.inputs(x, positions)
@@ -147,11 +148,11 @@ class TransnormerBlock(nn.Module):
         x = x + self.attention(self.norm(x), layout)
         return x + self.network(self.norm(x))
 
-    def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Memory:
+    def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Matrix:
         """The state before any token."""
         return self.attention.mechanism.start(batch, device=device, dtype=dtype)
 
-    def extend(self, x: Tensor, state: Memory, keys: Tensor | None = None) -> tuple[Tensor, Memory]:
+    def extend(self, x: Tensor, state: Matrix, keys: Tensor | None = None) -> tuple[Tensor, Matrix]:
         """``(the new tokens' hidden states, the state after them)``."""
         out, state = self.attention.extend(self.norm(x), state, keys)
         x = x + out

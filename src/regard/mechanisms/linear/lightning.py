@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Mechanism, Traits, accumulate_dtype, repeat_heads
-from regard.core.state import State, count_new
-from regard.kernels import alone, scan
-
-
-@dataclass(frozen=True)
-class Memory(State):
-    """All that is left of the past.
-
-    Args:
-        kv: ``(batch, heads, d, e)``, ``Σ_j λ^{seen-1-j} k_j v_jᵀ`` in the precision of sums; four axes, the last three
-            of size zero, before the first token.
-    """
-
-    kv: Tensor
+from regard.core.mechanism import Example, accumulate_dtype, repeat_heads
+from regard.core.state import count_new
+from regard.kernels import scan
+from regard.mechanisms.linear.base import Matrix, Recurrent, aligned, unaligned
 
 
 @published(
@@ -50,7 +37,7 @@ class Memory(State):
         command="pytest tests/claims/test_lightning.py; python benchmarks/kernels.py growth",
     ),
 )
-class Lightning(Mechanism):
+class Lightning(Recurrent):
     """Causal linear attention whose memory of each token fades at a fixed rate for each head.
 
         A_ij = λ_h^{p_i - p_j} q_i · k_j  for j ≤ i, else 0
@@ -63,7 +50,7 @@ class Lightning(Mechanism):
     Products are unscaled and of any sign: feature maps and the norm after attention belong to the hosting block.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h; causal.
-    Cost: ``m (2 · 64 (d + e) + 4 d e)`` FLOPs a head, memory O(m). A padded or packed batch runs sequence by sequence.
+    Cost: ``m (2 · 64 (d + e) + 4 d e)`` FLOPs a head, memory O(m); a padded or packed batch runs in the general scan.
     State: ``d e`` numbers a head, at least float32.
 
     Args:
@@ -75,82 +62,57 @@ class Lightning(Mechanism):
     Paper: Qin et al., arXiv 2401.04658. Their models shrink the slopes layer by layer; give ``slopes`` to do so.
     """
 
-    traits = Traits(two_sided=False, time="linear", state="constant")
-
     def __init__(self, slopes: Sequence[float] | None = None):
         super().__init__()
         if slopes is not None and min(slopes) < 0:
             raise wrong("slopes", str(list(slopes)), "numbers of at least 0: decay cannot grow")
         self.slopes = None if slopes is None else tuple(slopes)
 
-    def log_decay(self, q: Tensor) -> Tensor:
-        """``(h,)``: log λ, in the precision of sums."""
-        slopes = alibi_slopes(q.shape[1]) if self.slopes is None else self.slopes
-        if len(slopes) != q.shape[1]:
-            raise wrong("q", f"{q.shape[1]} heads", f"{len(slopes)}, the number of slopes")
-        return -torch.tensor(slopes, dtype=accumulate_dtype(q.dtype), device=q.device)
+    def log_decay(self, k: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
+        return -self.rates(k)[None, :, None].expand(1, k.shape[1], k.shape[2])
+
+    def rates(self, k: Tensor) -> Tensor:
+        """``(h,)``: the slopes, in the precision of sums."""
+        slopes = alibi_slopes(k.shape[1]) if self.slopes is None else self.slopes
+        if len(slopes) != k.shape[1]:
+            raise wrong("q", f"{k.shape[1]} heads", f"{len(slopes)}, the number of slopes")
+        return torch.tensor(slopes, dtype=accumulate_dtype(k.dtype), device=k.device)
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(causal=True), **signals: Tensor) -> Tensor:
         self.check(q, k, None, layout, signals)
         n, m = q.shape[2], k.shape[2]
         apart = layout.query_positions(n, m, q.device)[:, :, None] - layout.positions(m, q.device)[:, None, :]
-        decay = scan.powers(self.log_decay(q), apart.clamp(min=0)).transpose(0, 1)
+        decay = scan.powers(-self.rates(q), apart.clamp(min=0)).transpose(0, 1)
         products = q @ repeat_heads(k, q.shape[1]).mT * decay.to(q.dtype)
         return products.masked_fill(~layout.allowed(n, m, q.device), 0)
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(causal=True), **signals: Tensor
     ) -> Tensor:
+        if not layout.plain:
+            return super().forward(q, k, v, layout, **signals)
         self.check(q, k, v, layout, signals)
+        return unaligned(self.steady(aligned(q, k.shape[2]), k, v, None)[0], q.shape[2])
 
-        def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            surplus = q.shape[2] - k.shape[2]
-            if surplus:  # one query a key: blank ones before q, or q without those before the first key
-                q = pad(q, (0, 0, -surplus, 0))
-            out, _ = self.scan(q, k, v, None)
-            return pad(out, (0, 0, surplus, 0)) if surplus else out
-
-        return run(q, k, v) if layout.plain else alone.each(run, q, k, v, layout)
-
-    def scan(self, q: Tensor, k: Tensor, v: Tensor, kv: Tensor | None) -> tuple[Tensor, Tensor]:
+    def steady(self, q: Tensor, k: Tensor, v: Tensor, kv: Tensor | None) -> tuple[Tensor, Tensor]:
         """``(out, KV)`` of tokens without padding that follow the memory ``kv``, None for an empty one."""
         wide = accumulate_dtype(q.dtype)
         queries, keys, values = (x.to(wide) for x in (q, repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])))
         if kv is None:
             kv = queries.new_zeros(*q.shape[:2], q.shape[3], v.shape[3])
-        out, kv = scan.decayed(queries, keys, values, self.log_decay(q), kv)
+        out, kv = scan.decayed(queries, keys, values, -self.rates(q), kv)
         return out.to(q.dtype), kv
-
-    def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Memory:
-        """No memory yet."""
-        nothing = torch.empty(batch, 0, 0, 0, device=device, dtype=accumulate_dtype(dtype))
-        return Memory(torch.zeros(batch, dtype=torch.int64, device=device), nothing)
 
     def extend(
         self, q: Tensor, k: Tensor, v: Tensor, state: Any, keys: Tensor | None = None, **signals: Tensor
-    ) -> tuple[Tensor, Memory]:
+    ) -> tuple[Tensor, Matrix]:
         """Scans on from the memory; padding neither fades nor adds to it."""
+        if keys is not None:
+            return super().extend(q, k, v, state, keys, **signals)
         self.check(q, k, v, Layout(causal=True), signals)
         _, seen = count_new(state, keys, k.shape[2], k.shape[0])
-        kv = state.kv if state.kv.shape[1] else state.kv.new_zeros(*q.shape[:2], q.shape[3], v.shape[3])
-        if keys is None:
-            out, kv = self.scan(q, k, v, kv)
-        elif k.shape[2] == 1:
-            out, after = self.scan(q, k, v, kv)
-            kv = torch.where(keys[..., None, None], after, kv)
-        else:
-            out, kv = self.scan_real(q, k, v, kv, keys)
-        return out, Memory(seen, kv)
-
-    def scan_real(self, q: Tensor, k: Tensor, v: Tensor, kv: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """``scan`` of the real tokens, sequence by sequence."""
-        out, after = q.new_zeros(*q.shape[:3], v.shape[3]), []
-        for row, real in enumerate(keys):
-            single = slice(row, row + 1)
-            part, memory = self.scan(q[single, :, real], k[single, :, real], v[single, :, real], kv[single])
-            out[row, :, real] = part[0]
-            after.append(memory)
-        return out, torch.cat(after)
+        out, kv = self.steady(q, k, v, state.kv if state.kv.shape[1] else None)
+        return out, Matrix(seen, kv)
 
     def cost(self, shape: Shape, layout: Layout = Layout(causal=True)) -> Cost:
         heads, d, e = shape.batch * shape.heads, shape.head_dim, shape.values
