@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 
 from regard.compare.cell import Cell, Report, Scalar
 from regard.compare.summary import Row
+from regard.compare.text import parted
 from regard.compare.trials import TRIALS, Trial, trial
 from regard.core.build import parse, split_outside
 from regard.core.errors import wrong
@@ -56,7 +57,7 @@ class QualityCell(Cell):
     """One model with one mechanism, trained on one task.
 
     Args:
-        mechanism: its text, in every layer. task: a name of `TRIALS`, with arguments if wanted. seed: of weights and
+        mechanism: its text, in every layer, or ``"softmax with nexus(order=2)"`` to name a projection. task: a name of `TRIALS`, with arguments if wanted. seed: of weights and
             data. preset: of `PRESETS`. backbone: of `BACKBONES`. threads: of the CPU.
     """
 
@@ -90,7 +91,9 @@ class QualityCell(Cell):
             return made(config).parameter_count
 
         plain = Config(given.vocabulary, sizes.width, f"softmax*{sizes.depth}", sizes.heads)
-        mine = Config(given.vocabulary, sizes.width, f"{self.mechanism}*{sizes.depth}", sizes.heads)
+        mechanism, projection = parted(self.mechanism)
+        layers = f"{mechanism}*{sizes.depth}"
+        mine = Config(given.vocabulary, sizes.width, layers, sizes.heads, projection=projection)
         return made(mine.fitted(count(plain), count))
 
     def run(self, report: Report = lambda what: None) -> Mapping[str, Scalar]:

@@ -32,12 +32,22 @@ def parse_lengths(text: str) -> list[int]:
 
 
 def parse_mechanism(text: str) -> str:
-    """``window,size=64`` or ``window(size=64)``, as the latter.
+    """``window,size=64`` or ``window(size=64)``, as the latter; ``softmax with nexus(order=2)`` as it is.
 
     Raises:
         ValueError: neither of them.
     """
+    text, projection = parted(text)
+    if projection != "grouped":
+        parse(projection)
+        return f"{parse_mechanism(text)} with {projection}"
     name, *arguments = split_outside(text, ",")
     written = f"{name}({', '.join(argument.strip() for argument in arguments)})" if arguments else text.strip()
     parse(written)
     return written
+
+
+def parted(text: str) -> tuple[str, str]:
+    """``(mechanism, projection)`` of ``softmax with nexus(order=2)``; without any the projection is ``grouped``."""
+    mechanism, _, projection = text.partition(" with ")
+    return mechanism.strip(), projection.strip() or "grouped"
