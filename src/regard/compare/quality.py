@@ -57,8 +57,9 @@ class QualityCell(Cell):
     """One model with one mechanism, trained on one task.
 
     Args:
-        mechanism: its text, in every layer, or ``"softmax with nexus(order=2)"`` to name a projection. task: a name of `TRIALS`, with arguments if wanted. seed: of weights and
-            data. preset: of `PRESETS`. backbone: of `BACKBONES`. threads: of the CPU.
+        mechanism: its text, in every layer, or ``"softmax with nexus(order=2)"`` to name a projection. task: a name of
+            `TRIALS`, with arguments if wanted. seed: of weights and data. preset: of `PRESETS`. backbone: of
+            `BACKBONES`. threads: of the CPU.
     """
 
     kind: ClassVar[str] = "quality"

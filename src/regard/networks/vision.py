@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -47,8 +49,8 @@ class ViT(nn.Module):
             torch.manual_seed(seed)
             self.patches = nn.Conv2d(channels, config.width, patch, patch)
             self.positions = nn.Parameter(0.02 * torch.randn(self.grid[0] * self.grid[1], config.width))
-            parsed = parse_layers(config.layers)
-            self.layers = nn.ModuleList(layer_of(config, *entry, "noncausal self", backbone) for entry in parsed)
+            plain, parsed = replace(config, rotary_base=None), parse_layers(config.layers)
+            self.layers = nn.ModuleList(layer_of(plain, *entry, "noncausal self", backbone) for entry in parsed)
             self.classes = nn.Linear(config.width, config.vocabulary)
         self.norm = nn.RMSNorm(config.width, config.eps)
 
