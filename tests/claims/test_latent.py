@@ -51,7 +51,7 @@ def test_latent_formulas(record_property):
         assert p.parameter_count == sum(x.numel() for x in p.parameters())
         absorbed = p.as_form("absorbed")
         assert absorbed.parameter_count == p.parameter_count
-        assert absorbed.cached_numbers == 4 + 6 + 6
+        assert absorbed.cached_numbers == 4 + 6
         layer = Attention(regard.build("softmax"), absorbed).double()
         _, state = extended(layer, hidden())
         assert state.bytes == 2 * 19 * 8 * absorbed.cached_numbers
@@ -71,5 +71,5 @@ def test_expanded_queries_are_multi_head_attention(kv_heads):
     torch.testing.assert_close(got, want, atol=1e-12, rtol=0)
     out, state = extended(layers[1], hidden())
     torch.testing.assert_close(out, want, atol=1e-10, rtol=0)
-    assert state.bytes == 2 * 19 * 8 * 2 * WIDTH
+    assert state.bytes == 2 * 19 * 8 * WIDTH
     assert ExpandedQueries(plain).parameter_count == plain.parameter_count

@@ -90,7 +90,7 @@ class Attention(nn.Module):
         signals = self.signals(x, x if context is None else context)
         positions = None if context is not None else layout.positions(k.shape[2], x.device)
         q, k = self.scored(q, k, positions, lambda _, q, k, v: self.mechanism(q, k, v, layout, **signals))
-        return q, k, self.projection.placed(v, positions), signals
+        return q, k, self.valued(k, v, positions), signals
 
     def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
         """The state before any token."""
@@ -115,9 +115,19 @@ class Attention(nn.Module):
             return out
 
         q, k = self.scored(q, k, positions, attend)
-        v = self.projection.placed(v, positions)
+        v = self.valued(k, v, positions)
         out, inner = self.mechanism.extend(q, k, v, state.inner, keys, **signals)
         return self.finish(out, x, positions), AttentionState(seen, inner, tail, tuple(nested))
+
+    @property
+    def inside(self) -> slice | None:
+        """Where values stand in the keys, if what the host does leaves them equal."""
+        return None if self.host.convolution or self.host.activation or self.host.unit else self.projection.inside
+
+    def valued(self, k: Tensor, v: Tensor, positions: Tensor | None) -> Tensor:
+        """The values as the mechanism is given them: a view of the keys where they are part of these."""
+        inside = self.inside
+        return self.projection.placed(v, positions) if inside is None else k[..., inside]
 
     def joined(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """``(b, n, channels)``: all heads of all three side by side."""
@@ -161,7 +171,7 @@ class Attention(nn.Module):
     def cost(self, n: int, m: int | None = None, batch: int = 1, causal: bool = True, itemsize: int = 4) -> Cost:
         """FLOPs of the matrix products of ``forward``; bytes of weights and the mechanism's tensors, of the state."""
         p, itself = self.projection, Layout(causal=causal)
-        shape = Shape(n, m, batch, p.heads, p.kv_heads, p.head_dim, p.value_dim, itemsize)
+        shape = Shape(n, m, batch, p.heads, p.kv_heads, p.head_dim, p.value_dim, itemsize, self.inside is not None)
         inner = self.mechanism.cost(shape, itself)
         if p.order > 1:
             nested = self.mechanism.cost(replace(shape, value_dim=2 * p.head_dim), itself)

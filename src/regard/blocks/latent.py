@@ -38,8 +38,8 @@ class Latent(Projection):
         absorbed: q_h = [q^R_h, q^C_h W^{UK}_hᵀ],  k = [k^R, c],  v = c,  and W^{UV} stands behind the heads
 
     The turned coordinates come first: give `blocks.Rotary` their number. Both forms have one set of parameters and
-    compute the same; expanded is for training, absorbed for decoding, where a token's cache is its latent and k^R.
-    (The latent is kept twice by mechanisms that cache keys and values apart.)
+    compute the same; expanded is for training, absorbed for decoding, where a token's cache is its latent and k^R:
+    once in mechanisms that cache all tokens, twice in those that choose what they keep of keys and of values.
 
     Args:
         width, heads: as usual. rank: of c. plain, rotary: coordinates of a head without and with position. value: of a
@@ -108,6 +108,10 @@ class Latent(Projection):
         return self.out(out.transpose(1, 2).flatten(2))
 
     @property
+    def inside(self) -> slice | None:
+        return None if self.form == "expanded" else slice(self.rotary, self.rotary + self.rank)
+
+    @property
     def parameter_count(self) -> int:
         return self.flops // 2 + self.rank + self.query_rank
 
@@ -133,8 +137,8 @@ class Latent(Projection):
         text="queries that are expanded by the key matrix attend to hidden states themselves: equal to multi-head "
         "attention, with a cache of one vector a token for all heads",
         status="works",
-        figure="1e-12 in float64, in one call and token by token; the cache is the hidden states, kept once as keys "
-        "and once as values",
+        figure="1e-12 in float64, in one call and token by token; the cache is the hidden states, kept once: "
+        "the values are a view of them",
         command="pytest tests/claims/test_latent.py",
     ),
 )
@@ -165,6 +169,10 @@ class ExpandedQueries(Projection):
         p = self.of
         values = p.v.weight.view(p.kv_heads, p.value_dim, p.width).repeat_interleave(p.heads // p.kv_heads, 0)
         return p.merge(out @ values.mT)
+
+    @property
+    def inside(self) -> slice | None:
+        return slice(0, self.width)
 
     @property
     def parameter_count(self) -> int:

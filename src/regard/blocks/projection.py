@@ -57,9 +57,14 @@ class Projection(nn.Module):
         raise NotImplementedError
 
     @property
+    def inside(self) -> slice | None:
+        """The coordinates of each key that its value is, so that a cache can hold both once; None if it is not."""
+        return None
+
+    @property
     def cached_numbers(self) -> int:
         """Numbers that a cache of all tokens holds for each of them."""
-        return self.kv_heads * (self.head_dim + self.value_dim)
+        return self.kv_heads * (self.head_dim + (self.value_dim if self.inside is None else 0))
 
     @property
     def flops(self) -> int:

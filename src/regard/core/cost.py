@@ -11,7 +11,8 @@ class Shape:
 
     Args:
         n: queries. m: keys, None for ``n``. batch, heads, kv_heads (None for ``heads``), head_dim: d.
-        value_dim: e, None for d. bytes: of one number, 4 for float32.
+        value_dim: e, None for d. itemsize: bytes of one number, 4 for float32. inside: whether values are part of the
+            keys, as those of latent attention, so that a cache of all tokens holds them once.
     """
 
     n: int
@@ -22,6 +23,7 @@ class Shape:
     head_dim: int = 64
     value_dim: int | None = None
     itemsize: int = 4
+    inside: bool = False
 
     @property
     def keys(self) -> int:
@@ -34,6 +36,12 @@ class Shape:
     @property
     def values(self) -> int:
         return self.head_dim if self.value_dim is None else self.value_dim
+
+    @property
+    def cache_bytes(self) -> int:
+        """Keys and values of all tokens."""
+        numbers = self.head_dim + (0 if self.inside else self.values)
+        return self.batch * self.groups * self.keys * numbers * self.itemsize
 
     @property
     def io_bytes(self) -> int:

@@ -131,7 +131,9 @@ def test_everything_visible_is_dense_attention():
 def test_cells_are_what_the_plan_computes(text):
     pattern = p.parse_pattern(text)
     for n in (5, 128, 700):
-        assert block_sparse.cells(pattern, n, n) == block_sparse.planned(pattern, n, n).cells
+        planned = block_sparse.planned(pattern, n, n).cells
+        assert block_sparse.cells(pattern, n, n, biased=True) == planned
+        assert block_sparse.cells(pattern, n, n) == (n * n if n * n <= block_sparse.WHOLE else planned)
         assert block_sparse.share(pattern, n) * block_sparse.cells(pattern, n, n) * pattern.heads == pytest.approx(
             pattern.pairs(n)
         )

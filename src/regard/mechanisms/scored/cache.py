@@ -40,15 +40,22 @@ class KeyValues(State):
     """Every key and value so far.
 
     Args:
-        k, v: ``(batch, kv_heads, m, d)`` and ``(…, e)``; four axes of size zero before the first token.
+        k, values: ``(batch, kv_heads, m, d)`` and ``(…, e)``; four axes of size zero before the first token. Values are
+            None where all are views of coordinates of their keys, ``inside`` from the first to the last.
         keys: ``(batch, m)`` bool, False = padding; None while there has been none.
-        rooms: the storage behind k and v, where they may grow in place; None where autograd records.
+        rooms: the storage behind k and values, where they may grow in place; None where autograd records.
     """
 
     k: Tensor
-    v: Tensor
+    values: Tensor | None
     keys: Tensor | None = None
-    rooms: tuple[Room, Room] | None = None
+    rooms: tuple[Room, ...] | None = None
+    inside: tuple[int, int] | None = None
+
+    @property
+    def v(self) -> Tensor:
+        """All values."""
+        return self.k[..., slice(*(self.inside or (0, 0)))] if self.values is None else self.values
 
     @classmethod
     def empty(cls, batch: int, device: torch.device | str, dtype: torch.dtype) -> KeyValues:
@@ -59,20 +66,33 @@ class KeyValues(State):
     def append(self, k: Tensor, v: Tensor, keys: Tensor | None) -> KeyValues:
         """The cache with the new tokens behind the old ones."""
         _, seen = count_new(self, keys, k.shape[2], k.shape[0])
-        if self.k.shape[1] == 0:
-            old_k, old_v = k[:, :, :0], v[:, :, :0]
+        first, inside = self.k.shape[1] == 0, place_in(k, v)
+        if not first and inside != self.inside:
+            inside = None
+        pairs = [(k[:, :, :0] if first else self.k, k)]
+        pairs += [] if inside else [(v[:, :, :0] if first else self.v, v)]
+        real = joined(self.keys, pairs[0][0].shape[2], keys, k.shape[2], k)
+        if torch.is_grad_enabled() and any(x.requires_grad for pair in pairs for x in pair):
+            rooms, whole = None, [torch.cat(pair, 2) for pair in pairs]
         else:
-            old_k, old_v = self.k, self.v
-        real = joined(self.keys, old_k.shape[2], keys, k.shape[2], k)
-        if torch.is_grad_enabled() and (k.requires_grad or v.requires_grad or old_k.requires_grad):
-            return KeyValues(seen, torch.cat([old_k, k], 2), torch.cat([old_v, v], 2), real)
-        rooms = self.rooms or (Room(k, 0), Room(v, 0))
-        (room_k, all_k), (room_v, all_v) = rooms[0].append(old_k, k), rooms[1].append(old_v, v)
-        return KeyValues(seen, all_k, all_v, real, (room_k, room_v))
+            held = self.rooms if self.rooms is not None and len(self.rooms) == len(pairs) else None
+            held = held or tuple(Room(new, 0) for _, new in pairs)
+            grown = [room.append(old, new) for room, (old, new) in zip(held, pairs, strict=True)]
+            rooms, whole = tuple(room for room, _ in grown), [tensor for _, tensor in grown]
+        return KeyValues(seen, whole[0], None if inside else whole[1], real, rooms, inside)
 
     def select(self, index: Tensor) -> KeyValues:
         """The cache of the sequences ``index``, in storage of its own."""
         return replace(cast(KeyValues, State.select(self, index)), rooms=None)
+
+
+def place_in(k: Tensor, v: Tensor) -> tuple[int, int] | None:
+    """Which coordinates of ``k`` the values are a view of; None if they are tensors of their own."""
+    if v.untyped_storage().data_ptr() != k.untyped_storage().data_ptr() or v.stride() != k.stride():
+        return None
+    first = int(v.storage_offset() - k.storage_offset())
+    inside = v.shape[:3] == k.shape[:3] and 0 <= first <= k.shape[3] - v.shape[3]
+    return (first, first + v.shape[3]) if inside and v.shape[3] and v.shape[2] else None
 
 
 def joined(old: Tensor | None, before: int, new: Tensor | None, after: int, like: Tensor) -> Tensor | None:

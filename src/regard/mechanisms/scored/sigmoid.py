@@ -76,7 +76,7 @@ class Sigmoid(Cached):
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
         cells = tiled.cells(shape.n, shape.keys, layout.causal)
         flops = 2 * shape.batch * shape.heads * cells * (shape.head_dim + shape.values)
-        state = shape.batch * shape.groups * shape.keys * (shape.head_dim + shape.values) * shape.itemsize
+        state = shape.cache_bytes
         return Cost(flops, shape.io_bytes, state)
 
     @classmethod

@@ -94,7 +94,7 @@ class Softmax(Cached):
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
         heads, n, m, d, e = shape.batch * shape.heads, shape.n, shape.keys, shape.head_dim, shape.values
         flops = 4 * n * m * max(d, e) if self.softcap is None else 2 * tiled.cells(n, m, layout.causal) * (d + e)
-        state = shape.batch * shape.groups * m * (d + e) * shape.itemsize
+        state = shape.cache_bytes
         return Cost(heads * flops, shape.io_bytes, state)
 
     @classmethod

@@ -215,7 +215,7 @@ class Delta(Mechanism):
         )
         rows = self.dense_slots(shape.n, shape.keys)
         cells = sum((p.rows.stop - p.rows.start) * (p.cols.stop - p.cols.start) for p in dense_pieces(rows, shape.keys))
-        cache = shape.batch * shape.groups * shape.keys * (shape.head_dim + shape.values) * shape.itemsize
+        cache = shape.cache_bytes
         state = inner.state_bytes + cache + heads * shape.values * shape.itemsize
         return Cost(inner.flops + 4 * heads * cells * wide, inner.bytes + shape.io_bytes, state)
 
