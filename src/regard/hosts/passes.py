@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from transformers import PreTrainedModel
 
 from regard.core.errors import wrong
 from regard.core.tile import Tokens
+
+CACHES = ("past_key_values", "cache_params")
+"""Arguments under which a model is given its cache."""
 
 
 @dataclass
@@ -26,7 +30,8 @@ class Pass:
         past: number of slots that its cache held before. tokens: of all slots so far, where they are known.
         keys: ``(batch, slots)`` bool, False = padding, where the pass was given a mask.
         encoded: whether it was given another sequence to attend to. cache: that it was given, None for none.
-        calls: how often each attention module was called in an outermost pass.
+        calls: how often each attention module was called in an outermost pass. ran: other modules that are given the
+            past, and ran in it.
     """
 
     module: nn.Module | None = None
@@ -36,6 +41,7 @@ class Pass:
     encoded: bool = False
     cache: Any = None
     calls: Counter[str] = field(default_factory=Counter)
+    ran: set[str] = field(default_factory=set)
 
 
 class Passes:
@@ -56,6 +62,7 @@ class Passes:
         self.running = threading.Lock()
         self.owner: int | None = None
         self.handles: list[Any] = []
+        self.counted: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # tokens in caches that do not know it
         for module in model.modules():
             if isinstance(module, PreTrainedModel):
                 self.handles.append(module.register_forward_pre_hook(self.enter, with_kwargs=True))
@@ -86,8 +93,8 @@ class Passes:
         self.stack.append(opened)
         given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
         given = given | given.get("kwargs", {})
-        opened.cache = given.get("past_key_values")
-        opened.past, opened.keys = length(opened.cache), padding(given)
+        opened.cache = next((given[name] for name in CACHES if given.get(name) is not None), None)
+        opened.past, opened.keys = self.length(opened.cache), padding(given)
         opened.encoded = given.get("encoder_hidden_states") is not None
         if len(self.stack) == 1 and opened.past == 0:
             self.sequence += 1
@@ -104,6 +111,15 @@ class Passes:
         self.running.release()
         if output is not None:
             self.finished(done)
+
+    def length(self, cache: Any) -> int:
+        """Slots that a Transformers cache holds; 0 for none. One of recurrent states alone does not know."""
+        if cache is None:
+            return 0
+        try:
+            return int(cache.get_seq_length())
+        except ValueError:
+            return self.counted.get(cache, 0)
 
     def tokens(self, module: nn.Module, past: int, given: Mapping[str, Any]) -> Tokens | None:
         """The ids of the slots so far: those of earlier passes with the same cache, then the new ones."""
@@ -124,11 +140,6 @@ class Passes:
 BUSY = str(
     wrong("model", "a forward pass from a second thread", "one at a time under a watch: give each thread its own model")
 )
-
-
-def length(cache: Any) -> int:
-    """Slots that a Transformers cache holds; 0 for none."""
-    return 0 if cache is None else int(cache.get_seq_length())
 
 
 def padding(given: Mapping[str, Any]) -> Tensor | None:

@@ -149,7 +149,7 @@ class Session:
     ) -> None:
         """Shows the probes a mechanism's call, which ``mechanism`` names.
 
-        ``check`` is given each block of rows with its weights.
+        ``check`` is given each block of rows with its weights, before the probes get these in float32.
         """
 
         def describe(index: int) -> Layer:
@@ -165,6 +165,7 @@ class Session:
                 weights = source.weights(rows)
                 if check is not None:
                     check(rows, weights)
+                    weights = weights.float()
                 weights = weights if heads is None else weights[:, heads]
                 weights = shares(weights) if layer.shares else weights
                 tile = source.tile(layer.index, rows, weights, tokens, sequence, share)

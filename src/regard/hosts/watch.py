@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from regard.core.errors import wrong
 from regard.core.tile import Probe, Tile
 from regard.hosts.call import Call, Map, attend
+from regard.hosts.follow import Follower
 from regard.hosts.interface import Installed, check_model, label, refuse_unknown, split_mask
 from regard.hosts.own import Own
 from regard.hosts.passes import Pass, Passes
@@ -33,6 +34,7 @@ class Watched(Session):
         self.model = model
         self.names = {id(module): name for name, module in model.named_modules()}
         self.passes = Passes(model, self.finished)
+        self.follower = Follower(model, self, self.passes)
         self.installed: Installed | None = None
 
     def install(self) -> None:
@@ -45,22 +47,30 @@ class Watched(Session):
 
     def remove(self) -> None:
         """Takes it and the hooks out."""
+        self.follower.remove()
         self.passes.remove()
         if self.installed is not None:
             self.installed.remove()
 
     def finished(self, done: Pass) -> None:
-        """Refuses a model that ran without calling the attention function that its configuration names."""
+        """Refuses a model, or one of its layers, that ran without being seen."""
         if done.module is not self.model:
             return
+        name, unread = label(self.model), self.follower.unread(done)
+        own = f"{unread[0]}, a {self.follower.classes[unread[0]]}, mixes tokens in its own code" if unread else ""
         if not done.calls:
             raise wrong(
                 "model",
-                f"{label(self.model)}, which ran a whole forward pass without calling the attention interface",
-                "a model that does: this one computes attention in its own code, or has none",
+                f"{name}, which ran a whole forward pass without calling the attention interface"
+                + (f": {own}" if own else ""),
+                "a model that does, or whose recurrences are read, as those of Mamba, Mamba-2 and Qwen3-Next are",
                 RuntimeError,
             )
-        self.refuse_absent(label(self.model))
+        if own and self.choice.layers is None:
+            more = f", and {len(unread) - 1} more do" if len(unread) > 1 else ""
+            wanted = f"layers=range({len(self.layers)}), those that can be read, or a model of such layers alone"
+            raise wrong("model", f"{name}, of which {own}{more}", wanted, RuntimeError)
+        self.refuse_absent(name)
 
     def attend(
         self,
