@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import triton
@@ -10,6 +10,9 @@ import triton.language as tl
 from torch import Tensor
 
 from regard.kernels.gpu import power, precision
+
+if TYPE_CHECKING:
+    from regard.kernels.scan.gated import Chunks
 
 COLUMNS = 32
 """Columns of the state that one program carries; they do not know of each other."""
@@ -81,25 +84,14 @@ def backward_kernel(
         put(slopes, which * (chunks + 1) + c, slope, D, E, start, DP, EP)
 
 
-def march(
-    within: Tensor,
-    reading: Tensor,
-    writing: Tensor,
-    values: Tensor,
-    keys: Tensor | None,
-    kept: Tensor | None,
-    state: Tensor,
-    base: Tensor | None = None,
-    added: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+def march(x: Chunks, state: Tensor) -> tuple[Tensor, Tensor]:
     """`scan.gated.march` as one program for each head and some columns of its state.
 
     Cost: the sequential products; the gradients of all but the state and what is written are batched products after it.
     """
-    if kept is not None:
-        kept = kept.expand(*values.shape[:3], state.shape[2], 1)[..., 0]
-    given = [within, reading, writing, values, keys, kept, state, base, added]
-    return cast(Any, March.apply)(*(None if x is None else x.contiguous() for x in given))
+    kept = None if x.kept is None else x.kept.expand(*x.values.shape[:3], state.shape[2], 1)[..., 0]
+    given = [x.within, x.reading, x.writing, x.values, x.keys, kept, state, x.base, x.added]
+    return cast(Any, March.apply)(*(None if part is None else part.contiguous() for part in given))
 
 
 class March(torch.autograd.Function):

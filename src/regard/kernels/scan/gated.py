@@ -159,46 +159,54 @@ def window(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
     elif x.beta is not None:
         outs, state = delta(x, decay, since, within, reading, writing, kept, state)
     else:
-        outs, state = march(within, reading, writing, x.v, None, kept, state)
+        outs, state = march(Chunks(within, reading, writing, x.v, None, kept), state)
     return outs.flatten(2, 3), state
 
 
-def march(
-    within: Tensor,
-    reading: Tensor,
-    writing: Tensor,
-    values: Tensor,
-    keys: Tensor | None,
-    kept: Tensor | None,
-    state: Tensor,
-    base: Tensor | None = None,
-    added: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Chunks:
+    """What the state meets on its way; what is None is left out.
+
+    Args:
+        within: ``(b, h, chunks, C, C)``. reading, writing, keys: ``(…, C, d)``. values, base: ``(…, C, e)``.
+        kept: ``(…, d or 1, 1)``. added: ``(…, d, e)``, together with base.
+    """
+
+    within: Tensor
+    reading: Tensor
+    writing: Tensor
+    values: Tensor
+    keys: Tensor | None
+    kept: Tensor | None
+    base: Tensor | None = None
+    added: Tensor | None = None
+
+
+def march(x: Chunks, state: Tensor) -> tuple[Tensor, Tensor]:
     """The state from chunk to chunk.
 
         new_c = values_c + keys_c S_c,   out_c = base_c + within_c new_c + reading_c S_c
         S_{c+1} = kept_c S_c + added_c + writing_cᵀ new_c
 
-    Shapes: ``within (b, h, chunks, C, C)``, ``reading, writing, keys (…, C, d)``, ``values, base (…, C, e)``,
-    ``kept (…, d or 1, 1)``, ``added (…, d, e)``, ``state (b, h, d, e)`` -> ``(b, h, chunks, C, e)`` and the last state.
+    Shapes: ``state (b, h, d, e)`` -> ``(b, h, chunks, C, e)`` and the last state.
     """
     if gpu.usable(state) and state.shape[2] <= WIDEST:
         from regard.kernels.gpu.scan import march as in_triton
 
-        return in_triton(within, reading, writing, values, keys, kept, state, base, added)
+        return in_triton(x, state)
     before, outs = [], []
-    if keys is None:  # what is written does not depend on the state, so that all but its sum is done at once
-        written = writing.mT @ values
-        for c in range(values.shape[2]):
+    if x.keys is None:  # what is written does not depend on the state, so that all but its sum is done at once
+        written = x.writing.mT @ x.values
+        for c in range(x.values.shape[2]):
             before.append(state)
-            state = (state if kept is None else state * kept[:, :, c]) + written[:, :, c]
-        return within @ values + reading @ torch.stack(before, dim=2), state
-    for c in range(values.shape[2]):
-        new = values[:, :, c] + keys[:, :, c] @ state
-        out = within[:, :, c] @ new + reading[:, :, c] @ state
-        outs.append(out if base is None else base[:, :, c] + out)
-        state = (state if kept is None else state * kept[:, :, c]) + writing[:, :, c].mT @ new
-        state = state if added is None else state + added[:, :, c]
+            state = (state if x.kept is None else state * x.kept[:, :, c]) + written[:, :, c]
+        return x.within @ x.values + x.reading @ torch.stack(before, dim=2), state
+    for c in range(x.values.shape[2]):
+        new = x.values[:, :, c] + x.keys[:, :, c] @ state
+        out = x.within[:, :, c] @ new + x.reading[:, :, c] @ state
+        outs.append(out if x.base is None else x.base[:, :, c] + out)
+        state = (state if x.kept is None else state * x.kept[:, :, c]) + x.writing[:, :, c].mT @ new
+        state = state if x.added is None else state + x.added[:, :, c]
     return torch.stack(outs, dim=2), state
 
 
@@ -224,7 +232,7 @@ def delta(
     right = torch.cat([beta * x.v, -beta * erased], dim=-1)
     solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
     values, keys = solved.split([x.v.shape[-1], x.k.shape[-1]], dim=-1)
-    return march(within, reading, writing, values, keys, kept, state)
+    return march(Chunks(within, reading, writing, values, keys, kept), state)
 
 
 def removal(
@@ -255,7 +263,8 @@ def removal(
     solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
     taken, recalled = solved.split([x.v.shape[-1], x.k.shape[-1]], dim=-1)
     back = -pairs(x.q, erasing, decay, since, 0)
-    return march(back, reading, -ending, taken, recalled, kept, state, within @ x.v, writing.mT @ x.v)
+    chunks = Chunks(back, reading, -ending, taken, recalled, kept, within @ x.v, writing.mT @ x.v)
+    return march(chunks, state)
 
 
 def spread(decay: Tensor) -> Tensor:
