@@ -76,8 +76,8 @@ class Recent(State):
     year=2025,
     aliases=("mta", "multi_token_attention"),
     claim=Claim(
-        text="untrained it is softmax attention; nothing leaks from later tokens; finds the block that holds the letters "
-        "of a question where softmax attention of the same size does not",
+        text="untrained it is softmax attention; nothing leaks from later tokens; finds the block that holds the "
+        "letters of a question where softmax attention of the same size does not",
         status="works",
         figure="TODO",
         command="pytest tests/claims/test_multi_token.py",
@@ -89,8 +89,8 @@ class MultiToken(Mechanism):
         P_h = softmax_j(Σ_ab θ_hab s_h,i−a,j+b),   s_ij = q_i · k_j / √d where i sees j, else 0
         A_h = Σ_g w_hg P_g                          over the heads g of h's group
 
-    θ is ``kernel``, over the last ``query_taps`` queries and ``key_taps`` keys around j; w is ``mix``. Both start as the
-    identity. Neighbours are counted in real tokens of one document.
+    θ is ``kernel``, over the last ``query_taps`` queries and ``key_taps`` keys around j; w is ``mix``. Both start as
+    the identity. Neighbours are counted in real tokens of one document.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; causal.
     Cost: for each score of the tiles 2 (d + query_taps key_taps + e group) FLOPs; memory O(n + m). State: all keys and
