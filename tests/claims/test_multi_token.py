@@ -10,8 +10,9 @@ from regard.networks.lm import LM, Config
 from regard.train.fit import Recipe, fit
 
 CAUSAL = Layout(causal=True)
-LETTERS, LENGTH, BLOCKS = 26, 4, 5
-STOP, QUESTION = LETTERS, LETTERS + 1
+LETTERS, LENGTH, BLOCKS, QUESTIONS = 26, 5, 5, 6
+STOP, ASK = LETTERS, LETTERS + 1
+ANSWERS = BLOCKS * (LENGTH + 1) + 4 * torch.arange(1, QUESTIONS + 1) - 1
 
 
 def draw(n, heads=4, dim=8):
@@ -34,7 +35,7 @@ def test_untrained_it_is_softmax_attention():
 
 
 def test_its_scores_are_the_double_sum():
-    """Each score is the sum over earlier queries and near keys that the query of the term sees; then heads are mixed."""
+    """Each score is the sum over earlier queries and near keys, where the one sees the other; then heads are mixed."""
     n, taps, width = 11, 3, 5
     q, k, v = draw(n)
     mechanism = drawn_kernels(query_taps=taps, key_taps=width, group=2)
@@ -51,7 +52,9 @@ def test_its_scores_are_the_double_sum():
             for j in range(i + 1)
         ]
         maps[b, h, i, : i + 1] = torch.softmax(torch.tensor(row, dtype=torch.float64), 0)
-    mixed = torch.cat([torch.einsum("hg,bgij->bhij", w, part) for w, part in zip(mechanism.mix, maps.split(2, 1))], 1)
+    mixed = torch.cat(
+        [torch.einsum("hg,bgij->bhij", w, part) for w, part in zip(mechanism.mix, maps.split(2, 1), strict=True)], 1
+    )
     torch.testing.assert_close(mechanism.weights(q, k, CAUSAL), mixed, atol=1e-12, rtol=0)
     torch.testing.assert_close(mechanism(q, k, v, CAUSAL), mixed @ v, atol=1e-12, rtol=0)
 
@@ -69,32 +72,50 @@ def test_later_tokens_change_nothing_earlier():
 
 
 def blocks(count, generator):
-    """``(count, n)``: blocks of letters, two letters that one of the blocks alone holds both of, and that block."""
-    letters = torch.rand(3 * count, BLOCKS, LETTERS, generator=generator).argsort(-1)[..., :LENGTH]
-    rows, which = torch.arange(3 * count), torch.randint(BLOCKS, (3 * count,), generator=generator)
-    target = letters[rows, which]
-    asked = target.gather(1, torch.rand(3 * count, LENGTH, generator=generator).argsort(-1)[:, :2])
-    holds = (letters[..., None] == asked[:, None, None]).any(2).all(-1).sum(1)
-    chosen = (holds == 1).nonzero()[:count, 0]
-    text = F.pad(letters, (0, 1), value=STOP).flatten(1)
-    return torch.cat([text, torch.full((3 * count, 1), QUESTION), asked, target], 1)[chosen]
+    """``(count, n)``: blocks of letters, then questions: two letters of one block only, and its first letter."""
+    letters = torch.rand(count, BLOCKS, LETTERS, generator=generator).argsort(-1)[..., :LENGTH]
+    text = [F.pad(letters, (0, 1), value=STOP).flatten(1)]
+    for _ in range(QUESTIONS):
+        block = letters[torch.arange(count), torch.randint(BLOCKS, (count,), generator=generator)]
+        held = (letters[:, :, None] == block[:, None, :, None]).any(-1)  # (count, BLOCKS, LENGTH)
+        both = (held[:, :, :, None] & held[:, :, None]).sum(1) > 1
+        pairs = torch.rand(count, LENGTH, LENGTH, generator=generator).masked_fill(both, -1)
+        best = pairs.masked_fill(torch.eye(LENGTH, dtype=torch.bool), -1).flatten(1).argmax(1, keepdim=True)
+        asked = block.gather(1, torch.cat([best // LENGTH, best % LENGTH], 1))
+        text += [torch.full((count, 1), ASK), asked, block[:, :1]]
+    return torch.cat(text, 1)
 
 
 @pytest.mark.slow
 def test_it_finds_the_block_that_holds_the_letters(record_property):
     """Asked for the block that holds two letters, multi-token attention errs below 5%, softmax attention above 30%."""
     held_out, errors = blocks(1000, torch.Generator().manual_seed(99)), {}
-    for layers in ("multi_token(query_taps=2, key_taps=7, group=1)*2", "softmax*2"):
+    for layers in ("multi_token(query_taps=2, key_taps=9, group=1)*2", "softmax*2"):
         model = LM(Config(LETTERS + 2, 64, layers, heads=2), seed=0)
 
         def loss(model, generator):
             text = blocks(32, generator)
-            return F.cross_entropy(model(text[:, :-1])[:, -LENGTH:].flatten(0, 1), text[:, -LENGTH:].flatten())
+            return F.cross_entropy(model(text)[:, ANSWERS - 1].flatten(0, 1), text[:, ANSWERS].flatten())
 
-        fit(model, loss, Recipe(steps=700, rate=6e-3, decay=0))
+        fit(model, loss, Recipe(steps=500, rate=4e-3, decay=0))
         with torch.no_grad():
-            found = model(held_out[:, :-1])[:, -LENGTH:].argmax(-1)
-        errors[layers.split("(")[0].split("*")[0]] = (found != held_out[:, -LENGTH:]).any(1).float().mean().item()
+            found = model(held_out)[:, ANSWERS - 1].argmax(-1)
+        errors[layers.split("(")[0].split("*")[0]] = (found != held_out[:, ANSWERS]).float().mean().item()
     record_property("error", ", ".join(f"{kind} {value:.1%}" for kind, value in errors.items()))
     assert errors["multi_token"] < 0.05
     assert errors["softmax"] > 0.3
+
+
+@pytest.mark.parametrize(
+    ("argument", "sizes"),
+    [("heads", {"heads": 0}), ("key_taps", {"key_taps": 4}), ("group", {"heads": 4, "group": 3})],
+)
+def test_bad_sizes_are_named(argument, sizes):
+    with pytest.raises(ValueError, match=argument):
+        regard.build("multi_token", **sizes)
+
+
+def test_other_heads_are_refused():
+    q, k, v = draw(5)
+    with pytest.raises(ValueError, match="q: got 4 heads, want the 2 heads"):
+        regard.build("multi_token", heads=2)(q, k, v, CAUSAL)
