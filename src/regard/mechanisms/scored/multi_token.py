@@ -97,7 +97,8 @@ class MultiToken(Mechanism):
     values, and query_taps − 1 queries.
 
     Args:
-        heads: of q. query_taps, key_taps: of the kernel, key_taps odd. group: how many heads are mixed, 1 for none.
+        heads: of q. query_taps, key_taps: of the kernel, key_taps odd. group: how many heads are mixed, 1 for none;
+            None for 2 if the heads are even, else 1.
 
     Raises:
         ValueError: a size below one, an even key_taps, a group that does not divide the heads, or q of other heads.
@@ -109,8 +110,9 @@ class MultiToken(Mechanism):
     traits = Traits(two_sided=False, cross=False)
     host = Host(norm=True, gate="sigmoid")
 
-    def __init__(self, heads: int = 4, query_taps: int = 6, key_taps: int = 11, group: int = 2) -> None:
+    def __init__(self, heads: int = 4, query_taps: int = 6, key_taps: int = 11, group: int | None = None) -> None:
         super().__init__()
+        group = 1 + (heads % 2 == 0) if group is None else group
         if min(heads, query_taps, key_taps) < 1 or key_taps % 2 == 0:
             given = f"{heads}, {query_taps}, {key_taps}"
             raise wrong("heads, query_taps, key_taps", given, "at least 1 each, key_taps odd")

@@ -159,7 +159,8 @@ class Probabilistic(Mechanism):
             raise wrong("precision, alpha", f"{precision}, {alpha}", "above 0 each")
         if prior not in get_args(Prior):
             raise wrong("prior", repr(prior), " or ".join(get_args(Prior)))
-        self.steps, self.precision, self.alpha, self.prior = steps, precision, alpha, prior
+        self.steps, self.precision, self.alpha = steps, precision, alpha
+        self.prior: Prior = prior
 
     def mixture(self, q: Tensor, k: Tensor, v: Tensor) -> Mixture:
         """The mixture before any step."""
