@@ -105,6 +105,28 @@ def test_fewer_matrices_are_multi_head_attention_with_the_identity():
         torch.testing.assert_close(attention(fewer)(hidden(), CAUSAL), attention(plain)(hidden(), CAUSAL), **EXACT)
 
 
+def test_super_attention_mixes_values_by_place():
+    """Super attention: efficient attention of values mixed by a matrix over places; two-sided, whole texts only."""
+    torch.manual_seed(0)
+    found = FewerMatrices(WIDTH, 1, "super", length=WIDTH).double()
+    assert found.parameter_count == sum(p.numel() for p in found.parameters()) == 3 * WIDTH**2
+    efficient = FewerMatrices(WIDTH, 1, "efficient").double()
+    efficient.load_state_dict(found.state_dict(), strict=False)
+    x = hidden()
+    torch.testing.assert_close(attention(found)(x), attention(efficient)(x), **EXACT)
+    with torch.no_grad():
+        found.align.add_(torch.randn_like(found.align))
+        found.out.weight.copy_(torch.eye(WIDTH))
+    n = x.shape[1]
+    weights = torch.softmax(found.q(x) @ x.mT * WIDTH**-0.5, -1)
+    torch.testing.assert_close(attention(found)(x), weights @ (found.align[:n, :n] @ x), **EXACT)
+    for layout in (CAUSAL, Layout(keys=torch.ones(x.shape[:2], dtype=torch.bool))):
+        with pytest.raises(ValueError, match="layout"):
+            attention(found)(x, layout)
+    with pytest.raises(ValueError, match="projection"):
+        attention(found).start(1)
+
+
 def test_merged_matrices_score_the_same_pairs():
     """Minimal Transformer: one matrix in the place of two scores the same pairs; a symmetric one symmetrically."""
     x, plain = hidden(), Grouped(WIDTH, 3, 3, 5, 5).double()
@@ -122,7 +144,9 @@ def test_bad_sizes_are_named():
     for make, argument in (
         (lambda: FewerMatrices(WIDTH, 5), "heads"),
         (lambda: FewerMatrices(WIDTH, 2, "efficient"), "heads"),
-        (lambda: FewerMatrices(WIDTH, 2, "super"), "form"),  # pyright: ignore
+        (lambda: FewerMatrices(WIDTH, 1, "super"), "length"),
+        (lambda: FewerMatrices(WIDTH, 2, "super", 8), "heads"),
+        (lambda: FewerMatrices(WIDTH, 1, "best"), "form"),  # pyright: ignore
         (lambda: HeadEmbeddings(WIDTH, 2, 3, 3, "mix"), "form"),  # pyright: ignore
     ):
         with pytest.raises(ValueError, match=argument):

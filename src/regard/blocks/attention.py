@@ -67,6 +67,11 @@ class Attention(nn.Module):
         self.scale = nn.Parameter(torch.ones(e)) if host.norm else None
         self.gate = nn.Linear(projection.width, heads * e, bias=False) if host.gate else None
 
+    @property
+    def causal(self) -> bool:
+        """Whether it can attend causally, and be continued."""
+        return self.mechanism.traits.causal and self.projection.causal
+
     def forward(self, x: Tensor, layout: Layout = Layout(), context: Tensor | None = None) -> Tensor:
         """``(b, n, width)`` of ``x (b, n, width)``, attending to itself or to ``context (b, m, width)``."""
         q, k, v, signals = self.inputs(x, layout, context)
@@ -77,6 +82,8 @@ class Attention(nn.Module):
         self, x: Tensor, layout: Layout = Layout(), context: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """``(q, k, v, signals)`` as the mechanism is given them."""
+        if not self.projection.causal and (layout.causal or not layout.plain):
+            raise wrong("layout", str(layout), f"whole texts, two-sided: {type(self.projection).__name__} mixes them")
         if context is not None and self.projection.order > 1:
             raise wrong("context", "another sequence", "None: queries and keys come from attention to the same tokens")
         if context is not None and self.convolution is not None:
@@ -94,6 +101,9 @@ class Attention(nn.Module):
 
     def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
         """The state before any token."""
+        if not self.projection.causal:
+            name = type(self.projection).__name__
+            raise wrong("projection", name, "one whose tokens do not know of later ones: it cannot be continued")
         inner = self.mechanism.start(batch, device=device, dtype=dtype)
         taps = max(self.host.convolution, 1)
         tail = torch.zeros(batch, taps - 1, self.channels, device=device, dtype=dtype)
@@ -121,8 +131,10 @@ class Attention(nn.Module):
 
     @property
     def inside(self) -> slice | None:
-        """Where values stand in the keys, if what the host does leaves them equal."""
-        return None if self.host.convolution or self.host.activation or self.host.unit else self.projection.inside
+        """Where values stand in the keys, if neither positions nor what the host does set them apart."""
+        inside, turned = self.projection.inside, 0 if self.rotary is None else self.rotary.dim
+        apart = self.host.convolution or self.host.activation or self.host.unit
+        return None if apart or inside is None or inside.start < turned else inside
 
     def valued(self, k: Tensor, v: Tensor, positions: Tensor | None) -> Tensor:
         """The values as the mechanism is given them: a view of the keys where they are part of these."""

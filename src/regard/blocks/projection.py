@@ -57,6 +57,11 @@ class Projection(nn.Module):
         raise NotImplementedError
 
     @property
+    def causal(self) -> bool:
+        """Whether what it makes of a token depends on that token alone, so that texts can be continued and padded."""
+        return True
+
+    @property
     def inside(self) -> slice | None:
         """The coordinates of each key that its value is, so that a cache can hold both once; None if it is not."""
         return None

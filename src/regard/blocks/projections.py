@@ -179,46 +179,82 @@ class KnockingHeads(Grouped):
     year=2024,
     aliases=("optimised_attention", "efficient_projection"),
     claim=Claim(
-        text="optimised attention has 3/4, efficient attention 1/2 of multi-head attention's parameters",
+        text="optimised attention has 3/4, efficient attention 1/2 of multi-head attention's parameters, super "
+        "attention one matrix over positions more",
         status="partly",
-        figure="exactly 0.75 and 0.5; equal to multi-head attention with those matrices the identity; super "
-        "attention's matrix over positions and accuracies are not there",
+        figure="exactly 0.75, 0.5 and, where the length is the width, 0.75; equal to multi-head attention with those "
+        "matrices the identity; accuracies are not measured",
         command=COMMAND,
     ),
 )
 class FewerMatrices(Projection):
-    """Attention without a value matrix (optimised), or with one head and neither key nor value matrix (efficient).
+    """Attention without a value matrix (optimised), with one head and neither key nor value matrix (efficient), or with
+    a matrix over positions besides (super).
 
         optimised: q_h = x W^Q_h,  k_h = c W^K_h,  v_h = the h-th slice of c,  y = [o_1 … o_h] W^O
         efficient: q = x W^Q,      k = c,          v = c,                       y = o W^O
+        super:     q = x W^Q,      k = c,          v = W^A c,                   y = o W^O
 
-    Parameters: 3 width² and 2 width².
+    W^A has a row and a column for each place of a text of at most ``length`` tokens, so that values know of all tokens:
+    the super form is two-sided and takes whole texts, neither padded nor packed. W^A begins as the identity.
+
+    Parameters: 3 width², 2 width², and 2 width² + length².
 
     Paper: Hosseini et al., arXiv 2403.01643.
 
     Raises:
-        ValueError: heads that do not divide the width, or several in the efficient form.
+        ValueError: heads that do not divide the width, several of them in forms other than the optimised, a length that
+            is missing in the super form, given in another, or shorter than a text.
     """
 
-    def __init__(self, width: int, heads: int, form: Literal["optimised", "efficient"] = "optimised") -> None:
-        if form not in ("optimised", "efficient"):
-            raise wrong("form", repr(form), "optimised or efficient")
-        if width % heads or (form == "efficient" and heads > 1):
-            raise wrong("heads", str(heads), f"a divisor of the width {width}, and 1 in the efficient form")
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        form: Literal["optimised", "efficient", "super"] = "optimised",
+        length: int | None = None,
+    ) -> None:
+        if form not in ("optimised", "efficient", "super"):
+            raise wrong("form", repr(form), "optimised, efficient or super")
+        if width % heads or (form != "optimised" and heads > 1):
+            raise wrong("heads", str(heads), f"a divisor of the width {width}, and 1 in all but the optimised form")
+        if (length is None) == (form == "super"):
+            raise wrong("length", str(length), "a number of tokens in the super form alone")
         super().__init__(width, heads, heads, width // heads, width // heads)
         self.q = nn.Linear(width, width, bias=False)
         self.k = nn.Linear(width, width, bias=False) if form == "optimised" else nn.Identity()
         self.out = nn.Linear(width, width, bias=False)
+        self.align = None if length is None else nn.Parameter(torch.eye(length))
+
+    @property
+    def causal(self) -> bool:
+        return self.align is None
+
+    @property
+    def inside(self) -> slice | None:
+        return slice(0, self.head_dim) if self.align is None and not isinstance(self.k, nn.Linear) else None
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return apart(self.q(x), self.heads), apart(self.k(context), self.heads), apart(context, self.heads)
+        values, m = context, context.shape[1]
+        if self.align is not None:
+            if m > len(self.align):
+                raise wrong("context", f"{m} tokens", f"at most {len(self.align)}, the length of the matrix")
+            values = self.align[:m, :m] @ values
+        return apart(self.q(x), self.heads), apart(self.k(context), self.heads), apart(values, self.heads)
 
     def merge(self, out: Tensor) -> Tensor:
         return self.out(out.transpose(1, 2).flatten(2))
 
     @property
     def parameter_count(self) -> int:
-        return (3 if isinstance(self.k, nn.Linear) else 2) * self.width**2
+        aligned = 0 if self.align is None else len(self.align) ** 2
+        return (3 if isinstance(self.k, nn.Linear) else 2) * self.width**2 + aligned
+
+    @property
+    def flops(self) -> int:
+        """FLOPs for each token of a text of the full length."""
+        aligned = 0 if self.align is None else len(self.align)
+        return 2 * ((3 if isinstance(self.k, nn.Linear) else 2) * self.width + aligned) * self.width
 
 
 @published(
@@ -258,6 +294,10 @@ class Merged(Projection):
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         matrix = (self.between + self.between.mT) / 2 if self.symmetric else self.between
         return x[:, None] @ matrix, context[:, None], context[:, None]
+
+    @property
+    def inside(self) -> slice | None:
+        return slice(0, self.width)
 
     def merge(self, out: Tensor) -> Tensor:
         return out.mean(1) if self.out is None else self.out(out.transpose(1, 2).flatten(2))

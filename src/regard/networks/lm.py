@@ -145,8 +145,8 @@ class LM(nn.Module):
     def block(self, name: str, arguments: dict[str, Any]) -> Block:
         """One layer, its two output matrices shrunk by the root of their number, so that depth adds no variance."""
         attention = self.config.attention(name, arguments)
-        if not attention.mechanism.traits.causal:
-            raise wrong("layers", repr(name), "mechanisms that are causal")
+        if not attention.causal:
+            raise wrong("layers", repr(name), "mechanisms and projections that are causal")
         block = Block(attention, self.config.width, self.config.inner_width, eps=self.config.eps)
         with torch.no_grad():
             block.network.down.weight.mul_((2 * self.config.depth) ** -0.5)
