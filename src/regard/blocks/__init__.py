@@ -10,4 +10,5 @@ from regard.blocks import planted as planted
 from regard.blocks import projections as projections
 from regard.blocks import rank as rank
 from regard.blocks import relational as relational
+from regard.blocks import short_long as short_long
 from regard.blocks import transnormer as transnormer

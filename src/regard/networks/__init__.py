@@ -2,6 +2,7 @@
 
 from regard.networks import algorithm as algorithm
 from regard.networks import broadcast as broadcast
+from regard.networks import chela as chela
 from regard.networks import deconstructed as deconstructed
 from regard.networks import l2vit as l2vit
 from regard.networks import ode as ode
