@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import Any, cast
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from regard.blocks.rotary import Rotary
-from regard.blocks.short_long import ChelaBlock, FedAttention, ShortLong
+from regard.blocks.attention import Attention
+from regard.blocks.short_long import ChelaBlock, ShortLong
 from regard.core.layout import Layout
 from regard.networks import Config
 from regard.networks.chela import ChelaLM
@@ -32,7 +33,7 @@ def norm(x, scale):
 
 def quadratic(block: ChelaBlock, x: torch.Tensor) -> torch.Tensor:
     """The equations of the block with both convolutions tap by tap and all of q kᵀ."""
-    attention, network = block.attention, block.network
+    attention, network = cast(Any, block.attention), block.network
     p, feed = attention.projection, attention.feed
     y = norm(x, block.norms[0].weight)
     z = weighted_sum(y, feed.short.weight) + weighted_sum(y, feed.weight)
@@ -51,7 +52,8 @@ def test_the_merged_kernel_equals_the_two_convolutions(n, length, taps, record_p
     x = torch.randn(3, n, 7)
     exact = weighted_sum(x.double(), both.short.weight.double()) + weighted_sum(x.double(), both.weight.double())
     merged = both.merged()
-    assert type(merged) is not ShortLong and sum(p.numel() for p in merged.parameters()) == length * 7
+    assert type(merged) is not ShortLong
+    assert sum(p.numel() for p in merged.parameters()) == length * 7
     apart = (merged(x) - both(x)).abs().max().item()
     record_property("largest difference", f"{apart:.0e}")
     assert apart < 1e-5
@@ -134,12 +136,12 @@ def test_bad_sizes_and_layouts_are_refused():
     with pytest.raises(ValueError, match="layers: got 'softmax\\*2'"):
         ChelaLM(Config(31, width=24, layers="softmax*2", heads=3), 16)
     block, x = ChelaBlock(24, 3, 20, 16), torch.randn(1, 5, 24)
-    with pytest.raises(ValueError, match="layout.causal: got False"):
+    with pytest.raises(ValueError, match=r"layout\.causal: got False"):
         block(x, Layout())
     with pytest.raises(ValueError, match="context: got another sequence"):
         block.attention(x, CAUSAL, x)
     with pytest.raises(TypeError, match="state: got AttentionState"):
-        block.attention.extend(x, super(FedAttention, block.attention).start(1))
+        block.attention.extend(x, Attention.start(block.attention, 1))
 
 
 @pytest.mark.slow
@@ -156,3 +158,33 @@ def test_time_a_token_does_not_grow_with_the_length(record_property):
     ratios = {n: seconds / best[1024] for n, seconds in best.items()}
     record_property("time a token over that at 1k", ", ".join(f"{n}: {ratio:.2f}" for n, ratio in ratios.items()))
     assert all(abs(ratio - 1) < 0.15 for ratio in ratios.values())
+
+
+def without_convolutions(model: ChelaLM) -> ChelaLM:
+    """The model whose linear attention reads the hidden states themselves."""
+    for block in model.layers:
+        block.attention = Attention(block.attention.mechanism, block.attention.projection)
+    return model
+
+
+@pytest.mark.slow
+def test_nested_lists_with_and_without_convolutions(record_property):
+    """TODO"""
+    n, steps = 24, 400
+    ids, _ = batch(ListOps(2, 4), torch.Generator().manual_seed(7), 26_000, n)
+    ids, held = ids[:-1000], ids[-1000:]
+
+    def loss(model, generator):
+        x = ids[torch.randint(len(ids), (64,), generator=generator)]
+        return F.cross_entropy(model(x[:, :-1])[:, -1], x[:, -1])
+
+    right = {"with": [], "without": []}
+    for seed in range(2):
+        for name, found in right.items():
+            model = ChelaLM(Config(ListOps.vocabulary, width=32, layers="lightning*2", heads=2), n, seed=seed)
+            model = model if name == "with" else without_convolutions(model)
+            fit(model, loss, Recipe(steps, rate=5e-3, seed=seed))
+            with torch.no_grad():
+                found.append((model(held[:, :-1])[:, -1].argmax(-1) == held[:, -1]).float().mean().item())
+    for name, found in right.items():
+        record_property(name, ", ".join(f"{value:.1%}" for value in found))

@@ -59,7 +59,7 @@ class LongConvolution(nn.Module):
         return out
 
     def extend(self, x: Tensor, tail: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``(y of the new tokens, the new tail)``; ``tail (b, L − 1 at most, c)``, newest last, zeros before the first."""
+        """``(y of the new tokens, the new tail)``; ``tail (b, L − 1 at most, c)`` ends with the newest real token."""
         held, new, kernel = tail.shape[1], x.shape[1], self.kernel
         both = torch.cat([tail, x if keys is None else x * keys[..., None]], 1)
         if keys is not None:
@@ -80,8 +80,8 @@ class ShortLong(LongConvolution):
 
         y_i = Σ_{t < T} s_t ⊙ x_{i−t} + Σ_{t < L} l_t ⊙ x_{i−t} = Σ_{t < L} (s + l)_t ⊙ x_{i−t},   s_t = 0 from T on
 
-    l is ``weight (L, channels)``, s is ``short.weight (T, channels)``. Training sums the two branches, of which the short
-    one begins as the identity; decoding uses their one kernel.
+    l is ``weight (L, channels)``, s is ``short.weight (T, channels)``. Training sums the two branches, of which the
+    short one begins as the identity; decoding uses their one kernel.
 
     Args:
         channels: of the hidden states. length: L. taps: T, at most L.
@@ -224,8 +224,8 @@ def with_past(state: AttentionState, past: Tensor) -> FedState:
     year=2024,
     aliases=("short_long_convolution",),
     claim=Claim(
-        text="the merged kernel equals the two convolutions to 1e-5; tiles equal quadratic linear attention to 1e-4; time "
-        "a token within 15% from 1k to 16k tokens; nested lists 3 points above linear attention alone",
+        text="the merged kernel equals the two convolutions to 1e-5; tiles equal quadratic linear attention to 1e-4; "
+        "time a token within 15% from 1k to 16k tokens; nested lists 3 points above linear attention alone",
         status="partly",
         figure="TODO",
         command="pytest tests/claims/test_chela.py",
@@ -237,9 +237,9 @@ class ChelaBlock(Block):
         z = short(norm(x)) + long(norm(x)),   q = silu(z W_q),   k = silu(z W_k),   v = silu(z W_v)
         o_i = Σ_{j ≤ i} (q_i · k_j) v_j,   h = x + (silu(z W_g) ⊙ norm(o)) W_o,   y = h + network(norm(h))
 
-    The sum over j runs in tiles, with the past in Σ k_j v_jᵀ (`Lightning` without decay). The norm of o is of each head.
-    `merge` makes one kernel of both convolutions, for good. The paper feeds all of attention from the convolutions; that
-    they stand side by side with nothing between is what its merging needs.
+    The sum over j runs in tiles, with the past in Σ k_j v_jᵀ (`Lightning` without decay); o is normed head by head.
+    `merge` makes one kernel of both convolutions, for good: they stand side by side, as an activation between them
+    would leave no one kernel to merge into.
 
     Shapes: ``x (b, n, width)`` -> ``(b, n, width)``, causal. State: d² numbers a head, and the last L − 1 inputs.
 
