@@ -169,13 +169,13 @@ def without_convolutions(model: ChelaLM) -> ChelaLM:
 
 @pytest.mark.slow
 def test_nested_lists_with_and_without_convolutions(record_property):
-    """TODO"""
-    n, steps = 24, 400
-    ids, _ = batch(ListOps(2, 4), torch.Generator().manual_seed(7), 26_000, n)
+    """Nested lists, 2 seeds: accuracies with and without the convolutions; 3 points between them are not seen here."""
+    n = 24
+    ids, _ = batch(ListOps(2, 4), torch.Generator().manual_seed(7), 6000, n)
     ids, held = ids[:-1000], ids[-1000:]
 
     def loss(model, generator):
-        x = ids[torch.randint(len(ids), (64,), generator=generator)]
+        x = ids[torch.randint(len(ids), (48,), generator=generator)]
         return F.cross_entropy(model(x[:, :-1])[:, -1], x[:, -1])
 
     right = {"with": [], "without": []}
@@ -183,8 +183,9 @@ def test_nested_lists_with_and_without_convolutions(record_property):
         for name, found in right.items():
             model = ChelaLM(Config(ListOps.vocabulary, width=32, layers="lightning*2", heads=2), n, seed=seed)
             model = model if name == "with" else without_convolutions(model)
-            fit(model, loss, Recipe(steps, rate=5e-3, seed=seed))
+            fit(model, loss, Recipe(400, rate=5e-3, seed=seed))
             with torch.no_grad():
                 found.append((model(held[:, :-1])[:, -1].argmax(-1) == held[:, -1]).float().mean().item())
     for name, found in right.items():
         record_property(name, ", ".join(f"{value:.1%}" for value in found))
+        assert min(found) > 0.3
