@@ -7,6 +7,7 @@ from regard.networks import deconstructed as deconstructed
 from regard.networks import l2vit as l2vit
 from regard.networks import ode as ode
 from regard.networks import shortcuts as shortcuts
+from regard.networks import skim as skim
 from regard.networks import transnormer as transnormer
 from regard.networks import waves as waves
 from regard.networks.lm import LM, Config, LMState, fitted
