@@ -253,7 +253,8 @@ class ChelaBlock(Block):
     Raises:
         ValueError: heads that do not divide the width, more taps than the length, or a size below one.
 
-    Paper: Liu et al., arXiv 2406.08128.
+    Paper: Liu et al., arXiv 2406.08128; from its abstract and accounts of others. One of them puts the two convolutions
+    one behind the other with a SiLU between, which no single kernel equals; side by side they merge, as it claims.
     """
 
     def __init__(self, width: int, heads: int, inner: int, length: int, taps: int = 3) -> None:
