@@ -154,12 +154,12 @@ def window(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
         writing = writing * (since == since[..., -1:])[..., None]
         fresh = (since[..., -1] == 0)[..., None, None].to(state.dtype)
         kept = fresh if kept is None else kept * fresh
+    chunks = Chunks(within, reading, writing, x.v, None, kept)
     if x.erased is not None and x.erasing is not None:
-        outs, state = removal(x, x.erased, x.erasing, decay, since, within, reading, writing, kept, state)
+        chunks = removal(x, x.erased, x.erasing, decay, since, chunks)
     elif x.beta is not None:
-        outs, state = delta(x, decay, since, within, reading, writing, kept, state)
-    else:
-        outs, state = march(Chunks(within, reading, writing, x.v, None, kept), state)
+        chunks = delta(x, x.beta[..., None], decay, since, chunks)
+    outs, state = march(chunks, state)
     return outs.flatten(2, 3), state
 
 
@@ -210,21 +210,11 @@ def march(x: Chunks, state: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(outs, dim=2), state
 
 
-def delta(
-    x: Inputs,
-    decay: Tensor | None,
-    since: Tensor | None,
-    within: Tensor,
-    reading: Tensor,
-    writing: Tensor,
-    kept: Tensor | None,
-    state: Tensor,
-) -> tuple[Tensor, Tensor]:
+def delta(x: Inputs, beta: Tensor, decay: Tensor | None, since: Tensor | None, plain: Chunks) -> Chunks:
     """The chunks under the delta rule: a unit triangular system gives what each token really writes.
 
     (I + B) U = β (V − K̃ S),   B_ij = β_i k_i·k_j decay_ij for j < i,   K̃ = k decayed from the chunk's start
     """
-    beta = cast(Tensor, x.beta)[..., None]
     erased = x.k if decay is None else x.k * spread(decay).exp()
     if since is not None:
         erased = erased * (since == 0)[..., None]
@@ -232,21 +222,12 @@ def delta(
     right = torch.cat([beta * x.v, -beta * erased], dim=-1)
     solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
     values, keys = solved.split([x.v.shape[-1], x.k.shape[-1]], dim=-1)
-    return march(Chunks(within, reading, writing, values, keys, kept), state)
+    return replace(plain, values=values, keys=keys)
 
 
 def removal(
-    x: Inputs,
-    erased: Tensor,
-    erasing: Tensor,
-    decay: Tensor | None,
-    since: Tensor | None,
-    within: Tensor,
-    reading: Tensor,
-    writing: Tensor,
-    kept: Tensor | None,
-    state: Tensor,
-) -> tuple[Tensor, Tensor]:
+    x: Inputs, erased: Tensor, erasing: Tensor, decay: Tensor | None, since: Tensor | None, plain: Chunks
+) -> Chunks:
     """The chunks under a removal apart from the writing: a unit triangular system gives what each token takes away.
 
     (I + B) U = P̃ S + C V,   B_ij = p_i·b_j decay_ij,  C_ij = p_i·k_j decay_ij for j < i,   P̃ = p decayed from the start
@@ -262,9 +243,9 @@ def removal(
     right = torch.cat([pairs(erased, x.k, decay, since, -1) @ x.v, recalling], dim=-1)
     solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
     taken, recalled = solved.split([x.v.shape[-1], x.k.shape[-1]], dim=-1)
+    base, added = plain.within @ x.v, plain.writing.mT @ x.v
     back = -pairs(x.q, erasing, decay, since, 0)
-    chunks = Chunks(back, reading, -ending, taken, recalled, kept, within @ x.v, writing.mT @ x.v)
-    return march(chunks, state)
+    return Chunks(back, plain.reading, -ending, taken, recalled, plain.kept, base, added)
 
 
 def spread(decay: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,8 +19,8 @@ from regard.kernels import alone
 from regard.kernels.scan import Inputs, gated_flops, scan
 from regard.kernels.scan.gated import Kind
 
-SPAN = 8192
-"""Tokens whose features are made at a time."""
+SPAN = 1024
+"""Tokens whose features are made at a time on a CPU, so that they are still in its cache when they are read."""
 EPSILON = 1e-6
 """Least sum of weights that a normalised row is divided by."""
 
@@ -167,12 +167,17 @@ class Recurrent(Mechanism):
     ) -> Tensor:
         self.check(q, k, v, layout, signals)
         n, m = q.shape[2], k.shape[2]
-        q, resets, outs, state = aligned(q, m), starts(layout.segments), [], None
-        for first in range(0, max(m, 1), SPAN):  # tensors of a span are used again while they are at hand
-            part = slice(first, first + SPAN)
-            own = {name: x[:, :, part] for name, x in signals.items()}
-            real, new = (None if x is None else x[:, part] for x in (layout.keys, resets))
-            inputs = self.prepared(q[:, :, part], k[:, :, part], v[:, :, part], real, new, own)
+        q, outs, state = aligned(q, m), [], None
+        size = SPAN if q.device.type == "cpu" else max(m, 1)
+
+        def spans(x: Tensor | None, axis: int) -> Sequence[Any]:
+            """At once, as the gradient of one slice would be as long as all of them."""
+            return [None] * max(-(-m // size), 1) if x is None else x.split(size, axis)
+
+        own = zip(*(spans(x, 2) for x in (q, k, v, *signals.values())), strict=True)
+        shared = zip(spans(layout.keys, 1), spans(starts(layout.segments), 1), strict=True)
+        for (queries, keys, values, *given), (real, new) in zip(own, shared, strict=True):
+            inputs = self.prepared(queries, keys, values, real, new, dict(zip(signals, given, strict=True)))
             out, state = self.run(inputs, self.empty(inputs) if state is None else state)
             outs.append(self.finish(out, q.dtype))
         return unaligned(torch.cat(outs, dim=2) if len(outs) > 1 else outs[0], n)
