@@ -1,7 +1,8 @@
 """The kernels for GPUs, in Triton: what `kernels` computes by matrix products of PyTorch, as one program a block.
 
 Modules here import Triton, which PyTorch's builds for GPUs bring with them; nothing else does, so that regard runs
-without it. ``TRITON_INTERPRET=1`` runs them on a CPU, slowly, which is how they are tested there.
+without it. `fla` hands scans to flash-linear-attention where that is installed. ``TRITON_INTERPRET=1`` runs all of them
+on a CPU, slowly, which is how they are tested there.
 """
 
 from __future__ import annotations

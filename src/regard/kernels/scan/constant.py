@@ -7,6 +7,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from regard.kernels.gpu import fla
+from regard.kernels.scan.gated import Inputs
 from regard.kernels.tiled import split
 
 BLOCK = 64  # tokens whose scores are formed; larger costs FLOPs, smaller steps
@@ -24,6 +26,8 @@ def decayed(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor) -
     Shapes: ``q, k (b, h, n, d)``, ``v (b, h, n, e)``, ``log_decay (h,)``, ``state (b, h, d, e)`` ->
     ``(b, h, n, e)``, ``(b, h, d, e)``. Cost: `flops`; memory O(n (d + e)).
     """
+    if v.numel() and fla.usable(state):
+        return fla.scan(Inputs(q, k, v, log_decay.detach()[None, :, None].expand(q.shape[:3])), state)
     return cast(Any, Decayed.apply)(q, k, v, log_decay, state)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from regard.kernels import gpu
+from regard.kernels.gpu import fla
 
 CHUNK = 64  # tokens whose scores are formed; larger costs FLOPs, smaller steps
 INNER = 16  # of a chunk, where channels decay apart: pairs inside are formed channel by channel
@@ -77,7 +78,7 @@ def scan(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
     With ``beta``, the delta rule, p_t = k_t and b_t = β_t k_t; else β_t is 1, p_t ``erased`` and b_t ``erasing``, or
     the first factor is the identity. A reset makes S_{t−1} zero. Chunks of C tokens are
     matrix products; only exponentials of numbers ≤ 0 are formed, so decays of any strength are safe. The backward pass
-    keeps a state every `WINDOW` tokens and computes the rest again.
+    keeps a state every `WINDOW` tokens and computes the rest again. On CUDA, other kernels may do all of it: `gpu.fla`.
 
     Shapes: as in `Inputs`; ``state (b, h, d, e)`` -> ``(b, h, n, e)``, ``(b, h, d, e)``.
     Cost: `gated_flops`; memory O(n (d + e)).
@@ -85,6 +86,8 @@ def scan(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
     Papers: chunks: Hua et al., arXiv 2202.10447; the delta rule as triangular systems: Yang et al., 2406.06484; with
     decay: Yang et al., 2412.06464; channels: Yang et al., 2312.06635.
     """
+    if inputs.v.numel() and inputs.erased is None and fla.usable(state):
+        return fla.scan(inputs, state)
     out, state = cast(Any, Scan.apply)(inputs, state, *inputs.tensors)
     return out, state
 
