@@ -14,6 +14,7 @@ MAKE = {
     "add": lambda: HeadEmbeddings(WIDTH, 4, 5, 7, "add"),
     "multiply": lambda: HeadEmbeddings(WIDTH, 4, 5, 7),
     "knocking": lambda: KnockingHeads(WIDTH, 4, 2, 5, 7),
+    "knocking, gated": lambda: KnockingHeads(WIDTH, 4, 2, 5, 7, "gated"),
     "optimised": lambda: FewerMatrices(WIDTH, 4),
     "efficient": lambda: FewerMatrices(WIDTH, 1, "efficient"),
     "merged": lambda: Merged(WIDTH, 3),
@@ -88,6 +89,26 @@ def test_knocking_heads_begin_as_multi_head_attention_and_fold_into_it():
             mix.add_(0.3 * torch.randn_like(mix))
     want = attention(knocking)(hidden(), CAUSAL)
     torch.testing.assert_close(attention(knocking.folded())(hidden(), CAUSAL), want, **EXACT)
+
+
+def test_gated_knocking_heads_begin_as_multi_head_attention():
+    """KHA with a gated network for the values: with T_G zero and T_D the identity they are the values, exactly; else
+    the equation."""
+    torch.manual_seed(0)
+    gated = KnockingHeads(WIDTH, 4, 2, 5, 7, "gated").double()
+    plain = Grouped(WIDTH, 4, 2, 5, 7).double()
+    plain.load_state_dict({name: w for name, w in gated.state_dict().items() if "." in name and "weight" in name})
+    assert torch.equal(attention(gated)(hidden(), CAUSAL), attention(plain)(hidden(), CAUSAL))
+    with torch.no_grad():
+        for mix in (*gated.mixes, *gated.gated):
+            mix.add_(0.3 * torch.randn_like(mix))
+    v = plain(hidden(), hidden())[2]
+    want = 2 * ((v @ gated.mixes[2]) * torch.sigmoid(v @ gated.gated[0])) @ gated.gated[1]
+    torch.testing.assert_close(gated(hidden(), hidden())[2], want, **EXACT)
+    with pytest.raises(ValueError, match="values: got gated"):
+        gated.folded()
+    with pytest.raises(ValueError, match="values: got 'mlp'"):
+        KnockingHeads(WIDTH, 4, 2, 5, 7, "mlp")  # pyright: ignore
 
 
 def test_fewer_matrices_are_multi_head_attention_with_the_identity():

@@ -1,5 +1,6 @@
 """What stands around a mechanism in a network: projections, positions, the block itself."""
 
+from regard.blocks import gates as gates
 from regard.blocks import implicit as implicit
 from regard.blocks import latent as latent
 from regard.blocks import layer_norm as layer_norm

@@ -178,7 +178,7 @@ class Attention(nn.Module):
         if self.gate is not None:
             opened = apart(self.gate(x), self.projection.heads)
             out = out * (F.silu(opened) if self.host.gate == "silu" else torch.sigmoid(opened))
-        return self.projection.merge(self.projection.opened(out, x, positions))
+        return self.projection.finish(out, x, positions)
 
     def cost(self, n: int, m: int | None = None, batch: int = 1, causal: bool = True, itemsize: int = 4) -> Cost:
         """FLOPs of the matrix products of ``forward``; bytes of weights and the mechanism's tensors, of the state."""

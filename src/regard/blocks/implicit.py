@@ -88,7 +88,7 @@ def reproduced(layer: Attention, x: Tensor) -> Tensor:
     values = repeat_heads(layer.projection(x, x)[2], layer.projection.heads)
     out = (implicit_attention(layer, x) @ values.mT[..., None])[..., 0].mT
     positions = Layout(causal=True).positions(x.shape[1], x.device)
-    return layer.projection.merge(layer.projection.opened(out, x, positions))
+    return layer.projection.finish(out, x, positions)
 
 
 @published(

@@ -51,6 +51,10 @@ class Projection(nn.Module):
         """Hidden states ``(b, n, width)`` of the heads' outputs."""
         raise NotImplementedError
 
+    def finish(self, out: Tensor, x: Tensor, positions: Tensor | None) -> Tensor:
+        """All that follows attention: `opened`, then `merge`, then what x does to the whole."""
+        return self.merge(self.opened(out, x, positions))
+
     @property
     def parameter_count(self) -> int:
         """How many parameters it has, by formula."""

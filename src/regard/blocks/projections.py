@@ -127,30 +127,59 @@ class HeadEmbeddings(Projection):
         text="maps shared by all heads, that begin as the identity: then multi-head attention exactly; they fold into "
         "its matrices",
         status="partly",
-        figure="both to 1e-12; the gated network for values and trained losses are not there",
+        figure="both to 1e-12, and the gated network for values; trained losses: see the claim tests",
         command=COMMAND,
     ),
 )
 class KnockingHeads(Grouped):
     """Grouped projections whose heads' queries, keys and values then pass one small matrix each, shared by all heads.
 
-        q_h = x W^Q_h T_Q,   k_g = c W^K_g T_K,   v_g = c W^V_g T_V
+        linear:  q_h = x W^Q_h T_Q,   k_g = c W^K_g T_K,   v_g = c W^V_g T_V
+        gated:   v_g = 2 (c W^V_g T_V ⊙ σ(c W^V_g T_G)) T_D, q and k as before
 
-    The T are the identity at the start. Parameters: those of `Grouped`, and 2 d² + e².
+    The T are the identity at the start, but for T_G, which is zero, so that both forms begin as `Grouped`.
+    Parameters: those of `Grouped`, and 2 d² + e² (gated: 3 e²).
 
-    Paper: Zhou et al., arXiv 2510.23052; linear form.
+    Args:
+        values: the form.
+
+    Raises:
+        ValueError: another form.
+
+    Paper: Zhou et al., arXiv 2510.23052.
     """
 
-    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, value_dim: int) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        value_dim: int,
+        values: Literal["linear", "gated"] = "linear",
+    ) -> None:
         super().__init__(width, heads, kv_heads, head_dim, value_dim)
+        if values not in ("linear", "gated"):
+            raise wrong("values", repr(values), "linear or gated")
         self.mixes = nn.ParameterList(nn.Parameter(torch.eye(size)) for size in (head_dim, head_dim, value_dim))
+        last = [torch.zeros(value_dim, value_dim), torch.eye(value_dim)] if values == "gated" else []
+        self.gated = nn.ParameterList(nn.Parameter(matrix) for matrix in last)
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = (part @ mix for part, mix in zip(super().forward(x, context), self.mixes, strict=True))
-        return q, k, v
+        q, k, v = super().forward(x, context)
+        mixed = v @ self.mixes[2]
+        if self.gated:
+            mixed = 2 * (mixed * torch.sigmoid(v @ self.gated[0])) @ self.gated[1]
+        return q @ self.mixes[0], k @ self.mixes[1], mixed
 
     def folded(self) -> Grouped:
-        """The grouped projection that computes the same."""
+        """The grouped projection that computes the same.
+
+        Raises:
+            ValueError: the gated form, which is not linear.
+        """
+        if self.gated:
+            raise wrong("values", "gated", "linear: a gate does not fold into matrices")
         found = Grouped(self.width, self.heads, self.kv_heads, self.head_dim, self.value_dim).to(self.q.weight)
         with torch.no_grad():
             found.out.weight.copy_(self.out.weight)
@@ -161,12 +190,12 @@ class KnockingHeads(Grouped):
 
     @property
     def parameter_count(self) -> int:
-        return super().parameter_count + 2 * self.head_dim**2 + self.value_dim**2
+        return super().parameter_count + 2 * self.head_dim**2 + (1 + len(self.gated)) * self.value_dim**2
 
     @property
     def flops(self) -> int:
         d, e, groups = self.head_dim, self.value_dim, self.kv_heads
-        return 2 * (super().parameter_count + (self.heads + groups) * d * d + groups * e * e)
+        return 2 * (super().parameter_count + (self.heads + groups) * d * d + (1 + len(self.gated)) * groups * e * e)
 
 
 @published(
