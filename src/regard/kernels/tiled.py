@@ -47,7 +47,7 @@ class Pointwise(Protocol):
     """A normaliser that turns each score into a weight by itself, so that rows need no statistics."""
 
     def __call__(self, scores: Tensor, span: Span) -> Tensor:
-        """Weights of the same shape; differentiable."""
+        """Weights of the same shape; differentiable. Scores without gradient are the normaliser's to overwrite."""
         ...
 
 
@@ -60,8 +60,10 @@ class Dot:
     parameters: tuple[Tensor, ...] = ()
 
     def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
-        products = (q if self.scale == 1 else q * self.scale) @ k.mT
-        return products if self.softcap is None else self.softcap * torch.tanh(products / self.softcap)
+        if self.softcap is None:
+            return (q if self.scale == 1 else q * self.scale) @ k.mT
+        products = (q * (self.scale / self.softcap)) @ k.mT
+        return self.softcap * torch.tanh(products) if products.requires_grad else products.tanh_().mul_(self.softcap)
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Sigmoid:
 
     def __call__(self, scores: Tensor, span: Span) -> Tensor:
         bias = self.bias[:, None, span.rows, None] if isinstance(self.bias, Tensor) else self.bias
-        return torch.sigmoid(scores + bias)
+        return torch.sigmoid(scores + bias) if scores.requires_grad else scores.add_(bias).sigmoid_()
 
 
 @published(

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
+from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Host, Traits, accumulate_dtype
+from regard.kernels import toeplitz
 from regard.kernels.tiled import Span
 from regard.mechanisms.linear.lightning import alibi_slopes
 from regard.mechanisms.scored.base import Scored
@@ -32,8 +34,8 @@ class Distance:
     parameters: tuple[Tensor, ...] = ()
 
     def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
-        apart = self.queries[:, span.rows, None] - self.keys[:, None, span.cols]
-        return q @ k.mT * self.scale - self.slopes[:, None, None] * apart.abs()[:, None].to(q.dtype)
+        apart = (self.queries[:, span.rows, None] - self.keys[:, None, span.cols]).abs_()[:, None]
+        return torch.addcmul((q * self.scale) @ k.mT, apart, -self.slopes[:, None, None])
 
 
 @published(
@@ -59,7 +61,8 @@ class Alibi(Scored):
     A is ``weights``; s is ``slopes``; p counts the real tokens of a sequence or document.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h.
-    Cost: 2 (d + e) FLOPs for each score of the tiles. State: all keys and values.
+    Cost: the fused operator's, 4 max(d, e) FLOPs for each score of the tiles; with padding or packed documents, where
+    places are no longer distances in memory, 2 (d + e). State: all keys and values.
 
     Args:
         slopes: one for each head, at least 0; None for those above (for H no power of two, those of the powers around).
@@ -81,12 +84,28 @@ class Alibi(Scored):
 
     def score(self, q: Tensor, m: int, layout: Layout) -> Distance:
         """The score for queries and keys that stand where the layout says."""
+        return Distance(q.shape[-1] ** -0.5, self.rates(q), *self.places(q, m, layout))
+
+    def rates(self, q: Tensor) -> Tensor:
+        """The slopes ``(h,)`` in the precision of sums."""
         slopes = alibi_slopes(q.shape[1]) if self.slopes is None else self.slopes
         if len(slopes) != q.shape[1]:
             raise wrong("q", f"{q.shape[1]} heads", f"{len(slopes)}, the number of slopes")
-        rates = torch.tensor(slopes, dtype=accumulate_dtype(q.dtype), device=q.device)
-        places = layout.query_positions(q.shape[2], m, q.device), layout.positions(m, q.device)
-        return Distance(q.shape[-1] ** -0.5, rates, *places)
+        return torch.tensor(slopes, dtype=accumulate_dtype(q.dtype), device=q.device)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        if not layout.plain:
+            return super().forward(q, k, v, layout, **signals)
+        self.check(q, k, v, layout, signals)
+        n, m = q.shape[2], k.shape[2]
+        apart = (torch.arange(n + m - 1, device=q.device) - (m - 1)).abs()
+        return toeplitz.attend(q, k, v, -self.rates(q)[:, None] * apart, layout.causal)
+
+    def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
+        base = super().cost(shape, layout)
+        least, most = sorted((shape.head_dim, shape.values))
+        flops = base.flops * 2 * most // (least + most) if layout.plain else base.flops
+        return Cost(flops, base.bytes, base.state_bytes)
 
     @classmethod
     def examples(cls) -> Sequence[Example]:
