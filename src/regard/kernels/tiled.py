@@ -83,6 +83,11 @@ class Sigmoid:
         bias = self.bias[:, None, span.rows, None] if isinstance(self.bias, Tensor) else self.bias
         return torch.sigmoid(scores + bias) if scores.requires_grad else scores.add_(bias).sigmoid_()
 
+    @staticmethod
+    def slopes(weights: Tensor, upstream: Tensor) -> Tensor:
+        """``upstream p (1 − p)``, in place."""
+        return torch.ops.aten.sigmoid_backward.grad_input(upstream, weights, grad_input=upstream)
+
 
 @published(
     "memory_efficient",
@@ -199,6 +204,11 @@ class Tiled(torch.autograd.Function):
         for rows in split(0, n, ROWS):
             for span in spans(rows, n, m, ctx.layout.causal, LEAST):
                 mask, near = hidden(ctx.layout, n, m, span, q.device), around(span, ctx.score)
+                if isinstance(ctx.score, Dot) and (online or isinstance(ctx.normaliser, Sigmoid)):
+                    own = finite[:, :, rows] if online else None
+                    row = None if delta is None else delta[:, :, rows, None]
+                    by_hand(sums, q, k, v, grad, own, row, mask, ctx.score, ctx.normaliser, span)
+                    continue
                 with torch.enable_grad():
                     q_tile = q[:, :, near.rows].detach().requires_grad_()
                     k_tile = k[:, :, near.cols].detach().requires_grad_()
@@ -213,6 +223,32 @@ class Tiled(torch.autograd.Function):
                 sums.add(near, torch.autograd.grad(weights, leaves, upstream, allow_unused=True))
         grad_sink = None if sink is None or delta is None else sink_gradient(sink, lse, delta)
         return sums.q, sums.k, sums.v, grad_sink, None, None, None, *sums.parameters
+
+
+def by_hand(
+    sums: Gradients,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    grad: Tensor,
+    lse: Tensor | None,
+    delta: Tensor | None,
+    mask: Tensor | None,
+    score: Dot,
+    normaliser: Any,
+    span: Span,
+) -> None:
+    """A tile of products without autograd: ``ds = dp/ds (do vᵀ − δ)``, ``dq = ds k``, ``dk = dsᵀ q``."""
+    queries, keys, upstream = q[:, :, span.rows], k[:, :, span.cols], grad[:, :, span.rows]
+    scores = score(queries, keys, span)
+    capped = None if score.softcap is None else 1 - (scores / score.softcap).square_()
+    weights = weigh(scores, mask, lse, normaliser, span)
+    sums.v[:, :, span.cols] += weights.mT @ upstream
+    slopes = upstream @ v[:, :, span.cols].mT
+    slopes = normaliser.slopes(weights, slopes) if delta is None else slopes.sub_(delta).mul_(weights)
+    slopes = slopes if capped is None else slopes.mul_(capped)
+    sums.q[:, :, span.rows] += slopes @ keys
+    sums.k[:, :, span.cols] += slopes.mT @ queries
 
 
 class Online:
@@ -284,8 +320,13 @@ class Gradients:
 
 def weigh(scores: Tensor, mask: Tensor | None, lse: Tensor | None, normaliser: Any, span: Span) -> Tensor:
     """A tile of A from its scores: ``exp(s - lse)`` under softmax, else the normaliser's; zero where ``mask``."""
-    weights = normaliser(scores, span) if lse is None else torch.exp(scores - lse[..., None])
-    return weights if mask is None else torch.where(mask, 0, weights)
+    if lse is None:
+        weights = normaliser(scores, span)
+    else:
+        weights = torch.exp(scores - lse[..., None]) if scores.requires_grad else scores.sub_(lse[..., None]).exp_()
+    if mask is None:
+        return weights
+    return torch.where(mask, 0, weights) if weights.requires_grad else weights.masked_fill_(mask, 0)
 
 
 def row_delta(grad: Tensor, out: Tensor, grad_lse: Tensor | None) -> Tensor:
