@@ -20,7 +20,7 @@ class Signals(nn.Module):
         s = act(x W + b),   act: low + (high − low) σ(·) between two bounds, low + softplus(·) above one,
         high − softplus(·) below one, the identity without any
 
-    b is set so that ``x W = 0`` gives the signal's `start`.
+    b is set so that ``x W = 0`` gives the signal's `start`; W is zero at first where that is to be `steady`.
 
     Args:
         specs: the mechanism's signals. width: of the hidden states. heads, kv_heads, head_dim, value_dim: of its call.
@@ -38,6 +38,8 @@ class Signals(nn.Module):
             affine = nn.Linear(width, self.rows[name] * math.prod(self.sizes[name]))
             with torch.no_grad():
                 affine.bias.copy_(begun(spec, self.rows[name], math.prod(self.sizes[name])))
+                if spec.steady:
+                    affine.weight.zero_()
             self.maps[name] = affine
 
     def forward(self, x: Tensor, context: Tensor) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ class Signal:
         meaning: one sentence. side: whose tokens it belongs to. heads: whether per query head, per kv head or shared.
         dim: size of its last axis, "key" for that of k, "value" for that of v, None for a scalar. low, high: its range.
         start: its value in an untrained block, two for a geometric range over its heads, or over the channels of each;
-            None for the middle that the block's activation has at zero.
+            None for the middle that the block's activation has at zero. steady: then for every token alike.
         hard: it acts through a threshold, and its gradient is a straight-through estimate.
     """
 
@@ -39,6 +39,7 @@ class Signal:
     low: float = -torch.inf
     high: float = torch.inf
     start: float | tuple[float, float] | None = None
+    steady: bool = False
     hard: bool = False
 
     def rows(self, heads: int, kv_heads: int) -> int:

@@ -66,6 +66,7 @@ SPECS = {
     "step": Signal("", "key", "shared", low=0.5, start=0.7),
     "shift": Signal("", "key", "heads", dim=3, start=-2.0),
     "free": Signal("", "key"),
+    "steady": Signal("", "query", start=0.3, steady=True),
 }
 
 
@@ -78,10 +79,12 @@ def test_signals_have_their_shapes_ranges_and_starts():
         "step": (2, 1, 17),
         "shift": (2, 4, 17, 3),
         "free": (2, 4, 17),
+        "steady": (2, 4, 11),
     }
     assert {name: tuple(signal.shape) for name, signal in found.items()} == shapes
     for name, spec in SPECS.items():
         assert spec.low <= found[name].min() <= found[name].max() <= spec.high
+    torch.testing.assert_close(found["steady"], torch.full_like(found["steady"], 0.3))
     at_zero = signals(torch.zeros(1, 1, 13).double(), torch.zeros(1, 1, 13).double())
     for name, spec in SPECS.items():
         if spec.start is not None:

@@ -80,15 +80,15 @@ class AffineScaled(Softmax):
         A_ij = α_i softmax_j(q_i · k_j / √d) + β_i   for the keys j that i sees
 
     α and β are the signals ``alpha (b, h, n)`` and ``beta (b, h, n)``, projected from the query's hidden state, 1 and 0
-    at the start.
+    at the start: β counts once for each key, so that a β of random tokens would drown the rest.
 
     Paper: Bae et al., arXiv 2602.23057; from its abstract.
     """
 
     traits = Traits(equivariant=True)
     signals: ClassVar = {
-        "alpha": Signal("what the softmax is multiplied with", side="query", start=1.0),
-        "beta": Signal("what is added to every weight", side="query", start=0.0),
+        "alpha": Signal("what the softmax is multiplied with", side="query", start=1.0, steady=True),
+        "beta": Signal("what is added to every weight", side="query", start=0.0, steady=True),
     }
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
