@@ -4,10 +4,14 @@ import pytest
 import torch
 
 import regard
+from claims.on_digits import accuracy
+from claims.on_source import VOCABULARY, package_accuracy
 from regard.blocks.attention import Attention
 from regard.blocks.projection import Grouped
 from regard.blocks.projections import FewerMatrices, HeadEmbeddings, KnockingHeads, Merged, to_groups
 from regard.core.layout import Layout
+from regard.networks import Config
+from regard.networks.vision import ViT
 
 CAUSAL, EXACT, WIDTH = Layout(causal=True), {"atol": 1e-12, "rtol": 0}, 24
 MAKE = {
@@ -159,6 +163,20 @@ def test_merged_matrices_score_the_same_pairs():
     torch.testing.assert_close(scores[1], scores[0], atol=1e-11, rtol=0)
     q, k, _ = Merged(WIDTH, 2, symmetric=True).double()(x, x)
     torch.testing.assert_close(q @ k.mT, (q @ k.mT).mT, **EXACT)
+    drawn, triangle = Merged(WIDTH, 2), Merged(WIDTH, 2, symmetric=True)
+    assert triangle.between.numel() == 2 * WIDTH * (WIDTH + 1) / 2
+    assert triangle.flops == drawn.flops == 2 * drawn.parameter_count
+
+
+def test_the_smallest_transformer_averages_its_tokens():
+    """Minimal Transformer: no network, value or output matrix: a layer is x + softmax(y W yᵀ / √d) y, y = norm(x)."""
+    config = Config(10, WIDTH, "softmax", heads=1, inner=0, projection="merged_query_key(out=False)")
+    (layer,) = ViT(config, (8, 8), 2).double().layers
+    assert sum(parameter.numel() for parameter in layer.parameters()) == WIDTH**2 + WIDTH
+    x = hidden()
+    y = layer.norms[0](x)
+    want = x + torch.softmax(y @ layer.attention.projection.between[0] @ y.mT * WIDTH**-0.5, -1) @ y
+    torch.testing.assert_close(layer(x, Layout(), None), want, **EXACT)
 
 
 def test_bad_sizes_are_named():
@@ -172,3 +190,61 @@ def test_bad_sizes_are_named():
     ):
         with pytest.raises(ValueError, match=argument):
             make()
+
+
+def told(record_property, name, values):
+    record_property(name, ", ".join(f"{value:.1%}" for value in values))
+    return sum(values) / len(values)
+
+
+@pytest.mark.slow
+def test_a_minimal_transformer_on_digits(record_property):
+    """Digits, six layers, three seeds: one head, no networks, merged matrices against the full transformer."""
+    arms = {
+        "full": {"heads": 4},
+        "values and output merged": {"heads": 1, "inner": 0, "projection": "merged_query_key"},
+        "values and output left out": {"heads": 1, "inner": 0, "projection": "merged_query_key(out=False)"},
+    }
+    means, sizes = {}, {}
+    for name, change in arms.items():
+        models = [ViT(Config(10, 32, "softmax*6", **change), (8, 8), 2, seed=seed) for seed in range(3)]
+        sizes[name] = models[0].parameter_count
+        values = [accuracy(model, seed, steps=2000) for seed, model in enumerate(models)]
+        means[name] = told(record_property, f"{name} ({sizes[name] / sizes['full']:.1%} of parameters)", values)
+    full, merged, _ = means.values()
+    assert merged > full - 0.01
+    assert max(sizes[name] for name in list(arms)[1:]) <= 0.2 * sizes["full"]
+
+
+FORMS = {
+    "MHA": {"heads": 4},
+    "efficient": {"heads": 1, "projection": "super_attention(form=efficient)"},
+    "super": {"heads": 1, "projection": "super_attention(form=super, length={})"},
+}
+
+
+def networks(form, classes, **image):
+    """Three networks of two layers, seeds 0 to 2."""
+    tokens = image["image"][0] * image["image"][1] // image["patch"] ** 2
+    change = {name: value.format(tokens) if name == "projection" else value for name, value in FORMS[form].items()}
+    return [ViT(Config(classes, 32, "softmax*2", **change), **image, seed=seed) for seed in range(3)]
+
+
+@pytest.mark.slow
+def test_fewer_matrices_on_digits(record_property):
+    """Digits, three seeds: efficient and super attention within a point of multi-head attention."""
+    means = {}
+    for form in FORMS:
+        models = networks(form, 10, image=(8, 8), patch=2)
+        means[form] = told(record_property, form, [accuracy(m, seed, steps=2000) for seed, m in enumerate(models)])
+    assert min(means.values()) > means["MHA"] - 0.01
+
+
+@pytest.mark.slow
+def test_fewer_matrices_on_texts(record_property):
+    """The package, one of five, of 64 characters of unseen source, three seeds: both within a point of it."""
+    means = {}
+    for form in FORMS:
+        models = networks(form, 5, image=(1, 64), patch=1, channels=VOCABULARY)
+        means[form] = told(record_property, form, [package_accuracy(m, seed, 300) for seed, m in enumerate(models)])
+    assert min(means.values()) > means["MHA"] - 0.01

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,16 +16,18 @@ class GatedNetwork(nn.Module):
     """``y = (silu(x W_g) ⊙ x W_u) W_d``, the SwiGLU network.
 
     Args:
-        width: of the hidden states. inner: of the two products.
+        width: of the hidden states. inner: of the two products; 0 for a network that has no parameters and gives zeros.
 
     Paper: Shazeer, arXiv 2002.05202.
     """
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        self.gate = nn.Linear(width, inner, bias=False)
-        self.up = nn.Linear(width, inner, bias=False)
-        self.down = nn.Linear(inner, width, bias=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+            self.gate = nn.Linear(width, inner, bias=False)
+            self.up = nn.Linear(width, inner, bias=False)
+            self.down = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))
@@ -34,7 +38,7 @@ class Block(nn.Module):
     ``h + network(norm(h))``.
 
     Args:
-        attention: over the block's own tokens. width: of the hidden states. inner: of the gated network.
+        attention: over the block's own tokens. width: of the hidden states. inner: of the gated network, 0 for none.
         cross: attention to another sequence, None for none. eps: under the root of the norms.
     """
 
@@ -44,6 +48,8 @@ class Block(nn.Module):
         super().__init__()
         self.attention, self.cross, self.network = attention, cross, GatedNetwork(width, inner)
         self.norms = nn.ModuleList(nn.RMSNorm(width, eps) for _ in range(2 if cross is None else 3))
+        if not inner:
+            self.norms[1] = nn.Identity()
 
     def forward(
         self, x: Tensor, layout: Layout = Layout(), context: Tensor | None = None, seen: Layout = Layout()

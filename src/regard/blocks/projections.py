@@ -209,10 +209,13 @@ class KnockingHeads(Grouped):
     aliases=("optimised_attention", "efficient_projection"),
     claim=Claim(
         text="optimised attention has 3/4, efficient attention 1/2 of multi-head attention's parameters, super "
-        "attention one matrix over positions more",
+        "attention one matrix over positions more; efficient attention is within a point of multi-head attention on "
+        "digits and texts, super attention within 0.3",
         status="partly",
         figure="exactly 0.75, 0.5 and, where the length is the width, 0.75; equal to multi-head attention with those "
-        "matrices the identity; accuracies are not measured",
+        "matrices the identity; three seeds: digits 98.0% (MHA), 97.6% (efficient), 97.8% (super), packages of 64 "
+        "characters 36.7%, 36.4%, 36.6%; over six seeds of digits super is 0.3 ± 0.3 points below: not settled; no "
+        "causal form of super attention",
         command=COMMAND,
     ),
 )
@@ -297,31 +300,43 @@ class FewerMatrices(Projection):
     aliases=("minimal_transformer", "symmetric_attention"),
     claim=Claim(
         text="one matrix in the place of query and key matrices scores the same pairs; a symmetric one gives symmetric "
-        "scores; value and output matrices may go",
+        "scores; without networks, value and output matrices digits are told apart as well, within a point",
         status="partly",
-        figure="scores to 1e-12, symmetry exact, parameters exact; the accuracy of a minimal model is not measured",
+        figure="scores to 1e-12, symmetry exact, parameters exact; digits, six layers, three seeds: 96.4% with 18% of "
+        "the parameters where value and output matrices are merged, against 97.2% of the full transformer, but 93.0% "
+        "with 10% where they are left out",
         command=COMMAND,
     ),
 )
 class Merged(Projection):
     """One matrix for each head between query and key, and none, or one, behind the values.
 
-        q_h = x W_h,  k = c,  v = c:   s_ij = x_i W_h c_jᵀ;   symmetric: W_h = (M_h + M_hᵀ) / 2
+        q_h = x W_h,  k = c,  v = c:   s_ij = x_i W_h c_jᵀ;   symmetric: W_h = W_hᵀ
 
     Keys and values are the hidden states themselves, d = e = width, one for all heads. With ``out`` the heads' outputs
-    pass one matrix, without it their mean is the output. Parameters: h width² and, with ``out``, h width².
+    pass one matrix, without it their mean is the output. Parameters: h width², of a symmetric W the triangle
+    h width (width + 1) / 2, and, with ``out``, h width².
+
+    One head, no ``out`` and blocks without networks are the paper's smallest transformer,
+    ``Config(heads=1, inner=0, projection="merged_query_key(out=False)")``.
 
     Paper: Bermeitinger et al., arXiv 2410.13732.
     """
 
+    mirrored: Tensor | None
+
     def __init__(self, width: int, heads: int, symmetric: bool = False, out: bool = True) -> None:
         super().__init__(width, heads, 1, width, width)
-        self.symmetric = symmetric
-        self.between = nn.Parameter(torch.randn(heads, width, width) * width**-0.5)
+        rows, columns = torch.tril_indices(width, width)
+        mirrored = torch.zeros(width, width, dtype=torch.int64)
+        mirrored[rows, columns] = mirrored[columns, rows] = torch.arange(len(rows))
+        self.register_buffer("mirrored", mirrored if symmetric else None, persistent=False)
+        shape = (heads, len(rows)) if symmetric else (heads, width, width)
+        self.between = nn.Parameter(torch.randn(shape) * width**-0.5)
         self.out = nn.Linear(heads * width, width, bias=False) if out else None
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        matrix = (self.between + self.between.mT) / 2 if self.symmetric else self.between
+        matrix = self.between if self.mirrored is None else self.between[:, self.mirrored]
         return x[:, None] @ matrix, context[:, None], context[:, None]
 
     @property
@@ -333,4 +348,8 @@ class Merged(Projection):
 
     @property
     def parameter_count(self) -> int:
-        return self.heads * self.width**2 * (1 if self.out is None else 2)
+        return self.between.numel() + (0 if self.out is None else self.out.weight.numel())
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.heads * self.width**2 * (1 if self.out is None else 2)

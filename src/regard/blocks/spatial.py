@@ -1,11 +1,13 @@
-"""Attention on images with fewer keys: a strided convolution's summaries, and positions from a convolution."""
+"""Attention on images: on feature maps, with fewer keys from a strided convolution, positions from a convolution."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
+from regard.blocks.attention import Attention
 from regard.blocks.projection import Grouped
 from regard.core.errors import wrong
+from regard.core.layout import Layout
 
 Grid = tuple[int, int]
 
@@ -64,6 +66,28 @@ class ConditionalPositions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + flat(self.convolution(image(x, self.grid)))
+
+
+class NonLocal(nn.Module):
+    """``x + attention(x)`` between the cells of a convolutional network's feature map, of any size.
+
+    Around `Grouped` its projections are the 1 × 1 convolutions of the papers, without biases; nothing begins as zero.
+
+    Shapes: ``x (b, width, rows, columns)`` -> the same. Cost: that of the attention over rows · columns tokens.
+
+    Args:
+        attention: two-sided, of any mechanism; one that wants a grid is told the map's.
+
+    Papers: Wang et al., arXiv 1711.07971, around ``softmax``; Shen et al., 1812.01243, around ``efficient``.
+    """
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = (x.shape[2], x.shape[3])
+        return x + image(self.attention(flat(x), Layout(grid=grid)), grid)
 
 
 def image(x: Tensor, grid: Grid) -> Tensor:

@@ -41,7 +41,7 @@ class Config:
         vocabulary: number of token ids. width: of the hidden states. layers: the mechanism of each layer in order, as
             in ``"softmax*2, window(size=64)*2"``.
         heads, kv_heads, head_dim, value_dim: of the attention; None: heads, width / heads, and head_dim.
-        inner: of the gated networks, None for 8/3 of the width, to the next multiple of 8.
+        inner: of the gated networks, None for 8/3 of the width, to the next multiple of 8, 0 for attention alone.
         rotary_base: of the rotary positions; None for no positions but what the mechanisms know themselves.
         eps: under the root of the norms. projection: how queries, keys and values come from hidden states, in all
             layers: ``"grouped"`` (values alone where a mechanism reads no queries and keys), or one of the atlas, as
@@ -67,8 +67,9 @@ class Config:
     def __post_init__(self) -> None:
         for field in ("vocabulary", "width", "heads", "kv_heads", "head_dim", "value_dim", "inner"):
             size = getattr(self, field)
-            if size is not None and size < 1:
-                raise wrong(field, str(size), "at least 1")
+            least = 0 if field == "inner" else 1
+            if size is not None and size < least:
+                raise wrong(field, str(size), f"at least {least}")
         if self.head_dim is None and self.width % self.heads:
             raise wrong("width", str(self.width), f"a multiple of the {self.heads} heads, or a head_dim")
         parse_layers(self.layers)

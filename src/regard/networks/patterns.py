@@ -30,13 +30,17 @@ class Layer(nn.Module):
         sequential: h = x + attention(norm(x)),   y = h + network(norm(h))
         parallel:   y = x + attention(norm(x)) + network(norm(x)),   one norm
 
+    With ``inner`` = 0 both are y = x + attention(norm(x)).
+
     Papers: pre-norm blocks: Xiong et al., arXiv 2002.04745; parallel ones: Chowdhery et al. (PaLM), 2204.02311.
     """
 
     def __init__(self, attention: Attention, width: int, inner: int, backbone: Backbone) -> None:
         super().__init__()
         self.attention, self.network, self.backbone = attention, GatedNetwork(width, inner), backbone
-        self.norms = nn.ModuleList(nn.RMSNorm(width) for _ in range(2 if backbone == "sequential" else 1))
+        self.norms = nn.ModuleList(nn.RMSNorm(width) for _ in range(2 if backbone == "sequential" and inner else 1))
+        if backbone == "sequential" and not inner:
+            self.norms.append(nn.Identity())
 
     def forward(self, x: Tensor, layout: Layout, context: Tensor | None) -> Tensor:
         normed = self.norms[0](x)

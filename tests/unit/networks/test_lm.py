@@ -9,8 +9,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import regard
+from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism
 from regard.networks import LM, Config, Sampling, fitted
+from regard.networks.patterns import PatternNetwork
 
 CLOSE = {"atol": 1e-9, "rtol": 1e-9}
 
@@ -130,12 +132,30 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
         LM.from_pretrained(tmp_path / "lm")
 
 
+@pytest.mark.parametrize("inner", [None, 0])
 @pytest.mark.parametrize("layers", ["softmax, window(size=5)", "lightning*2"])
-def test_flops_are_those_that_are_counted(layers):
-    lm = LM(Config(31, width=24, heads=3, layers=layers), seed=0)
+def test_flops_are_those_that_are_counted(layers, inner):
+    lm = LM(Config(31, width=24, heads=3, layers=layers, inner=inner), seed=0)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         lm(tokens(2, 64))
     assert lm.flops(64, 2) == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+@pytest.mark.filterwarnings("error")
+def test_without_networks_blocks_are_attention_alone(tmp_path):
+    lm, ids = model("softmax*2", inner=0), tokens(2, 13)
+    attention = sum(p.numel() for block in lm.layers for p in block.attention.parameters())
+    assert lm.parameter_count == attention + 31 * 24 + 3 * 24
+    x = lm.embed(ids)
+    for block in lm.layers:
+        x = x + block.attention(block.norms[0](x), Layout(causal=True))
+    torch.testing.assert_close(lm(ids), lm.read(x), **CLOSE)
+    lm.save_pretrained(tmp_path)
+    assert torch.equal(LM.from_pretrained(tmp_path).double()(ids), lm(ids))
+    parallel = PatternNetwork(lm.config, "causal self", "parallel").layers[0]
+    torch.testing.assert_close(
+        parallel(x.float(), Layout(), None), x.float() + parallel.attention(parallel.norms[0](x.float()))
+    )
 
 
 def test_equal_parameters_for_unequal_mechanisms():
@@ -153,7 +173,7 @@ def test_equal_parameters_for_unequal_mechanisms():
         ({"width": 25}, "width: got 25, want a multiple of the 3 heads"),
         ({"layers": "softmax*0"}, "layers"),
         ({"heads": 3, "kv_heads": 2}, "kv_heads: got 2, want a divisor of the 3 heads"),
-        ({"inner": 0}, "inner: got 0, want at least 1"),
+        ({"inner": -1}, "inner: got -1, want at least 0"),
     ],
 )
 def test_bad_sizes_are_named(change, message):

@@ -27,9 +27,10 @@ from regard.kernels import alone
     aliases=("efficient_attention",),
     claim=Claim(
         text="with scaling it is (Q Kᵀ / n) V; with softmax the implied rows sum to one; memory is linear in n; in a "
-        "segmentation network it raises the overlap",
-        status="partly",
-        figure="equal to 1e-12; rows sum to one to 1e-12; the module for feature maps is not built",
+        "segmentation network it raises the overlap (`NonLocal`)",
+        status="works",
+        figure="equal to 1e-12; rows sum to one to 1e-12; as many bytes a token from 1,024 to 4,096; mean IoU on drawn "
+        "scenes that need distant context 1.00 with the module, 0.43 without, three seeds of 1,000 steps",
         command="pytest tests/claims/test_efficient.py",
     ),
 )
@@ -49,6 +50,8 @@ class Efficient(Mechanism):
 
     Raises:
         ValueError: another normaliser.
+
+    In a convolutional network: `blocks.spatial.NonLocal`.
 
     Paper: Shen et al., arXiv 1812.01243.
     """
