@@ -221,12 +221,14 @@ FORMS = {
     "efficient": {"heads": 1, "projection": "super_attention(form=efficient)"},
     "super": {"heads": 1, "projection": "super_attention(form=super, length={})"},
 }
+EMBEDDED = {form: {"heads": 4, "projection": f"head_embeddings(form={form})"} for form in ("add", "multiply")}
 
 
 def networks(form, classes, **image):
     """Three networks of two layers, seeds 0 to 2."""
     tokens = image["image"][0] * image["image"][1] // image["patch"] ** 2
-    change = {name: value.format(tokens) if name == "projection" else value for name, value in FORMS[form].items()}
+    chosen = (FORMS | EMBEDDED)[form]
+    change = {name: value.format(tokens) if name == "projection" else value for name, value in chosen.items()}
     return [ViT(Config(classes, 32, "softmax*2", **change), **image, seed=seed) for seed in range(3)]
 
 
@@ -248,3 +250,13 @@ def test_fewer_matrices_on_texts(record_property):
         models = networks(form, 5, image=(1, 64), patch=1, channels=VOCABULARY)
         means[form] = told(record_property, form, [package_accuracy(m, seed, 300) for seed, m in enumerate(models)])
     assert min(means.values()) > means["MHA"] - 0.01
+
+
+@pytest.mark.slow
+def test_head_embeddings_on_texts(record_property):
+    """MHE: the package of 64 characters, three seeds: at least 95% of multi-head attention's accuracy."""
+    means = {}
+    for form in ("MHA", *EMBEDDED):
+        models = networks(form, 5, image=(1, 64), patch=1, channels=VOCABULARY)
+        means[form] = told(record_property, form, [package_accuracy(m, seed, 300) for seed, m in enumerate(models)])
+    assert min(means.values()) >= 0.95 * means["MHA"]
