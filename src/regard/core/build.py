@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from regard.core.atlas import find
 from regard.core.errors import wrong
 from regard.core.mechanism import Mechanism
+
+T = TypeVar("T")
 
 
 def build(name: str, **config: Any) -> Mechanism:
@@ -18,27 +20,49 @@ def build(name: str, **config: Any) -> Mechanism:
     Raises:
         LookupError: no such name. TypeError: an argument that it does not take; the message lists those it does.
     """
-    entry = find(name)
-    if not (isinstance(entry.thing, type) and issubclass(entry.thing, Mechanism)):
-        raise wrong("name", f"{name!r}, a {entry.kind}", "a mechanism", TypeError)
-    parameters = inspect.signature(entry.thing).parameters
-    for given in config:
-        if given not in parameters:
-            raise wrong(given, "an unknown argument", f"one of {name}'s: {', '.join(parameters) or 'none'}", TypeError)
-    return entry.thing(**config)
+    return made({}, name, mechanism(name), config)
 
 
 def build_for(sizes: Mapping[str, int], name: str, /, **config: Any) -> Mechanism:
     """`build`, with those of ``sizes`` (heads, head_dim) filled in that the constructor takes and ``config`` lacks."""
-    thing = find(name).thing
-    takes = inspect.signature(thing).parameters if isinstance(thing, type) else ()
-    return build(name, **{size: value for size, value in sizes.items() if size in takes} | config)
+    return made(sizes, name, mechanism(name), config)
+
+
+def build_part(sizes: Mapping[str, int], kind: str, text: str, known: Mapping[str, type[T]]) -> T:
+    """The part that ``text``, a name with arguments, says, as `build_for` does: for mechanisms made of parts.
+
+    Raises:
+        ValueError: no such part; the message names its ``kind`` and the ``known``. TypeError: as in `build`.
+    """
+    try:
+        name, config = parse(text)
+        thing = known[name]
+    except (ValueError, LookupError):
+        raise wrong(kind, repr(text), f"one of {', '.join(known)}, or one with arguments, 'name(of=1)'") from None
+    return made(sizes, name, thing, config)
+
+
+def mechanism(name: str) -> type[Mechanism]:
+    """The class of this name in the atlas."""
+    entry = find(name)
+    if not (isinstance(entry.thing, type) and issubclass(entry.thing, Mechanism)):
+        raise wrong("name", f"{name!r}, a {entry.kind}", "a mechanism", TypeError)
+    return entry.thing
+
+
+def made(sizes: Mapping[str, int], name: str, thing: type[T], config: Mapping[str, Any]) -> T:
+    """An instance of ``thing``, an unknown argument refused, with those of ``sizes`` that it takes."""
+    takes = inspect.signature(thing).parameters
+    for given in config:
+        if given not in takes:
+            raise wrong(given, "an unknown argument", f"one of {name}'s: {', '.join(takes) or 'none'}", TypeError)
+    return thing(**{size: value for size, value in sizes.items() if size in takes} | dict(config))
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:
     """``(name, config)`` of ``"window(size=64, sinks=4)"``, or of a bare ``"softmax"``: what `build` takes.
 
-    Values are Python literals; a bare word is a string.
+    Values are Python literals; a bare word is a string, and so is what looks like a call: ``"x(of=window(size=3))"``.
 
     Raises:
         ValueError: the text is not a name with keyword arguments.
@@ -82,5 +106,5 @@ def split_outside(text: str, mark: str) -> list[str]:
 
 
 def literal(node: ast.expr) -> Any:
-    """The value of a literal, or the name itself of a bare word."""
-    return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
+    """The value of a literal, or the text of a bare word or call."""
+    return ast.unparse(node) if isinstance(node, ast.Name | ast.Call) else ast.literal_eval(node)

@@ -228,10 +228,15 @@ def check_sizes(q: Tensor, heads: int, head_dim: int) -> None:
         raise wrong("q", f"{q.shape[1]} heads of {q.shape[3]}", f"{heads} heads of {head_dim}")
 
 
-def masked_softmax(scores: Tensor, seen: Tensor) -> Tensor:
-    """Softmax over the last axis where ``seen``, zero elsewhere and in rows that see nothing."""
+def masked_softmax(scores: Tensor, seen: Tensor, sink: Tensor | None = None) -> Tensor:
+    """Softmax over the last axis where ``seen``, zero elsewhere and in rows that see nothing.
+
+    The logits ``sink (heads,)`` take a share that no column gets.
+    """
     scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
-    return torch.softmax(scores, dim=-1).masked_fill(~seen, 0)
+    if sink is not None:
+        scores = torch.cat([scores, sink[:, None, None].to(scores.dtype).expand(*scores.shape[:3], 1)], dim=-1)
+    return torch.softmax(scores, dim=-1)[..., : seen.shape[-1]].masked_fill(~seen, 0)
 
 
 def repeat_heads(tensor: Tensor, heads: int) -> Tensor:

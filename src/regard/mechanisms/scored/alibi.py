@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
-from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Host, Traits, accumulate_dtype
+from regard.core.mechanism import Example, Host, Traits
 from regard.kernels import toeplitz
-from regard.kernels.tiled import Span
-from regard.mechanisms.linear.lightning import alibi_slopes
+from regard.kernels.tiled import Dot
 from regard.mechanisms.scored.base import Scored
-
-
-@dataclass(frozen=True)
-class Distance:
-    """``s_ij = scale q_i·k_j − slope_h |p_i − p_j|``.
-
-    Args:
-        slopes: ``(h,)``. queries, keys: positions ``(b or 1, n)`` and ``(b or 1, m)``.
-    """
-
-    scale: float
-    slopes: Tensor
-    queries: Tensor
-    keys: Tensor
-    parameters: tuple[Tensor, ...] = ()
-
-    def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
-        apart = (self.queries[:, span.rows, None] - self.keys[:, None, span.cols]).abs_()[:, None]
-        return torch.addcmul((q * self.scale) @ k.mT, apart, -self.slopes[:, None, None])
+from regard.mechanisms.scored.biases import Linear
+from regard.mechanisms.scored.parts import Biased
 
 
 @published(
@@ -78,20 +58,11 @@ class Alibi(Scored):
 
     def __init__(self, slopes: Sequence[float] | None = None):
         super().__init__()
-        if slopes is not None and min(slopes) < 0:
-            raise wrong("slopes", str(list(slopes)), "numbers of at least 0: distance cannot raise a score")
-        self.slopes = None if slopes is None else tuple(slopes)
+        self.bias = Linear(slopes)
 
-    def score(self, q: Tensor, m: int, layout: Layout) -> Distance:
+    def score(self, q: Tensor, m: int, layout: Layout) -> Biased:
         """The score for queries and keys that stand where the layout says."""
-        return Distance(q.shape[-1] ** -0.5, self.rates(q), *self.places(q, m, layout))
-
-    def rates(self, q: Tensor) -> Tensor:
-        """The slopes ``(h,)`` in the precision of sums."""
-        slopes = alibi_slopes(q.shape[1]) if self.slopes is None else self.slopes
-        if len(slopes) != q.shape[1]:
-            raise wrong("q", f"{q.shape[1]} heads", f"{len(slopes)}, the number of slopes")
-        return torch.tensor(slopes, dtype=accumulate_dtype(q.dtype), device=q.device)
+        return Biased(Dot(q.shape[-1] ** -0.5), self.bias.bias(q, m, layout))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         if not layout.plain:
@@ -99,7 +70,7 @@ class Alibi(Scored):
         self.check(q, k, v, layout, signals)
         n, m = q.shape[2], k.shape[2]
         apart = (torch.arange(n + m - 1, device=q.device) - (m - 1)).abs()
-        return toeplitz.attend(q, k, v, -self.rates(q)[:, None] * apart, layout.causal)
+        return toeplitz.attend(q, k, v, -self.bias.rates(q)[:, None] * apart, layout.causal)
 
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
         base = super().cost(shape, layout)

@@ -38,12 +38,14 @@ class Scored(Cached):
 
     def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
         self.check(q, k, None, layout, signals)
-        n, m = q.shape[2], k.shape[2]
-        start, stop, _ = rows.indices(n)
-        allowed = layout.allowed(n, m, q.device, rows)
+        allowed = layout.allowed(q.shape[2], k.shape[2], q.device, rows)
+        return self.normalised(self.scores(q, k, layout, rows), allowed)
+
+    def scores(self, q: Tensor, k: Tensor, layout: Layout, rows: slice) -> Tensor:
+        """Some rows of s, dense."""
+        (start, stop, _), m = rows.indices(q.shape[2]), k.shape[2]
         left, right = self.prepared(q[:, :, start:stop], repeat_heads(k, q.shape[1]))
-        scores = self.score(q, m, layout)(left, right, Span(slice(start, stop), slice(0, m))).to(q.dtype)
-        return self.normalised(scores, allowed)
+        return self.score(q, m, layout)(left, right, Span(slice(start, stop), slice(0, m))).to(q.dtype)
 
     def normalised(self, scores: Tensor, allowed: Tensor) -> Tensor:
         """Rows of A from their scores."""
@@ -60,8 +62,11 @@ class Scored(Cached):
         wide = accumulate_dtype(q.dtype)
         return layout.query_positions(q.shape[2], m, q.device).to(wide), layout.positions(m, q.device).to(wide)
 
+    def products(self, shape: Shape) -> tuple[int, int]:
+        """Multiplications of each score, and of each head before (`prepared`)."""
+        return shape.head_dim, 0
+
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
-        cells = tiled.cells(shape.n, shape.keys, layout.causal)
-        flops = 2 * shape.batch * shape.heads * cells * (shape.head_dim + shape.values)
-        state = shape.cache_bytes
-        return Cost(flops, shape.io_bytes, state)
+        cells, (each, before) = tiled.cells(shape.n, shape.keys, layout.causal), self.products(shape)
+        flops = 2 * shape.batch * shape.heads * (cells * (each + shape.values) + before)
+        return Cost(flops, shape.io_bytes, shape.cache_bytes)

@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Traits, masked_softmax, repeat_heads
+from regard.core.mechanism import Example, Traits
 from regard.kernels import tiled
-from regard.kernels.tiled import Span
 from regard.mechanisms.scored.base import Scored
-
-
-@dataclass(frozen=True)
-class Half:
-    """``|s|`` of the scores of one sign, −∞ for the others."""
-
-    scale: float
-    sign: int
-    parameters: tuple[Tensor, ...] = ()
-
-    def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
-        scores = q @ k.mT * (self.scale * self.sign)
-        return scores.masked_fill(scores <= 0, -torch.inf)
+from regard.mechanisms.scored.normalisers import Signed, signed_softmax
 
 
 @published(
@@ -61,14 +46,11 @@ class Cog(Scored):
         return tiled.Dot(q.shape[-1] ** -0.5)
 
     def normalised(self, scores: Tensor, allowed: Tensor) -> Tensor:
-        return masked_softmax(scores.abs(), allowed) * scores.sign()
+        return signed_softmax(scores, allowed)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, v, layout, signals)
-        k, v, scale = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1]), q.shape[-1] ** -0.5
-        up, down = (tiled.attend_lse(q, k, v, layout, Half(scale, sign)) for sign in (1, -1))
-        share = torch.sigmoid(up.lse - down.lse).nan_to_num(0)[..., None]
-        return (share * up.out - (1 - share) * down.out).to(q.dtype)
+        return Signed().attend(q, k, v, layout, self.score(q, k.shape[2], layout)).to(q.dtype)
 
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
         base = super().cost(shape, layout)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -17,32 +16,8 @@ from regard.core.mechanism import Example, Host, Traits, accumulate_dtype, repea
 from regard.kernels import tiled
 from regard.kernels.tiled import Span
 from regard.mechanisms.scored.base import Scored
-
-
-@dataclass(frozen=True)
-class Offsets:
-    """The weight of the offset between two cells of a torus.
-
-    Args:
-        alpha: ``(h, cells)``. grid: sizes. queries, keys: cells ``(b or 1, n)`` and ``(b or 1, m)``, flattened.
-    """
-
-    alpha: Tensor
-    grid: tuple[int, ...]
-    queries: Tensor
-    keys: Tensor
-
-    @property
-    def parameters(self) -> tuple[Tensor, ...]:
-        return (self.alpha,)
-
-    def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
-        rows, cols = self.queries[:, span.rows, None], self.keys[:, None, span.cols]
-        index, stride = torch.zeros_like(rows + cols), 1
-        for size in reversed(self.grid):
-            index += (rows // stride - cols // stride) % size * stride
-            stride *= size
-        return self.alpha[:, index].transpose(0, 1).expand(q.shape[0], -1, -1, -1)
+from regard.mechanisms.scored.parts import Offsets
+from regard.patterns.grid import coordinates
 
 
 def as_they_are(scores: Tensor, span: Span) -> Tensor:
@@ -98,8 +73,9 @@ class Factored(Scored):
 
     def score(self, q: Tensor, m: int, layout: Layout) -> Offsets:
         """The weights of queries and keys that stand where the layout says."""
-        where = layout.query_positions(q.shape[2], m, q.device), layout.positions(m, q.device)
-        return Offsets(self.alpha.to(accumulate_dtype(q.dtype)), self.grid, *where)
+        places = layout.query_positions(q.shape[2], m, q.device), layout.positions(m, q.device)
+        queries, keys = (coordinates(tokens, self.grid) for tokens in places)
+        return Offsets(self.alpha.to(accumulate_dtype(q.dtype)), self.grid, queries, keys, periodic=True)
 
     def normalised(self, scores: Tensor, allowed: Tensor) -> Tensor:
         return scores.masked_fill(~allowed, 0)

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
-from regard.core.cost import Cost, Shape
+from regard.core.cost import Shape
 from regard.core.errors import wrong
 from regard.core.laws.subject import HEAD_DIM
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, check_sizes
-from regard.kernels import tiled
 from regard.kernels.tiled import Span
 from regard.mechanisms.scored.base import Scored
 
 
 @dataclass(frozen=True)
 class Network:
-    """``s_ij = w_h · relu(x_i + y_j)`` of projected queries x and keys y; ``out (h, D)`` is w."""
+    """``s_ij = w_h · σ(x_i + y_j)`` of queries x and keys y; ``out (h, D)`` is w, ``activation`` σ."""
 
     out: Tensor
+    activation: Callable[[Tensor], Tensor] = torch.relu
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
         return (self.out,)
 
     def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
-        hidden = torch.relu(q[..., :, None, :] + k[..., None, :, :])
+        hidden = self.activation(q[..., :, None, :] + k[..., None, :, :])
         return (hidden @ self.out.to(q.dtype)[:, None, :, None])[..., 0]
 
 
@@ -87,11 +87,9 @@ class NeuralAttention(Scored):
         super().check(q, k, v, layout, signals)
         check_sizes(q, *self.query.shape[:2])
 
-    def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
-        hidden, cells = self.out.shape[1], tiled.cells(shape.n, shape.keys, layout.causal)
-        each = cells * (hidden + shape.values) + (shape.n + shape.keys) * shape.head_dim * hidden
-        base = super().cost(shape, layout)
-        return Cost(2 * shape.batch * shape.heads * each, base.bytes, base.state_bytes)
+    def products(self, shape: Shape) -> tuple[int, int]:
+        hidden = self.out.shape[1]
+        return hidden, (shape.n + shape.keys) * shape.head_dim * hidden
 
     @classmethod
     def examples(cls) -> Sequence[Example]:

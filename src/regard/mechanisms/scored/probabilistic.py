@@ -16,6 +16,7 @@ from regard.core.layout import Layout
 from regard.core.mechanism import Example, Mechanism, Traits, accumulate_dtype, repeat_heads
 from regard.kernels import alone, tiled
 from regard.kernels.tiled import Span
+from regard.mechanisms.scored.parts import squared_distance
 
 Prior = Literal["norm", "uniform"]
 
@@ -220,8 +221,3 @@ def joint(mixture: Mixture) -> Tensor:
     """``[α ζ_j, log π_j − α |ζ_j|² / 2]``: its product with [q_i, 1] is `Mixture.log_joint` but for a constant of i."""
     keys, alpha = mixture.keys, mixture.alpha
     return torch.cat([alpha * keys, (mixture.log_prior - alpha / 2 * keys.square().sum(-1))[..., None]], -1)
-
-
-def squared_distance(x: Tensor, y: Tensor) -> Tensor:
-    """``|x_i − y_j|²``, ``(…, n, m)``."""
-    return x.square().sum(-1)[..., None] - 2 * (x @ y.mT) + y.square().sum(-1)[..., None, :]

@@ -98,10 +98,16 @@ class AffineScaled(Softmax):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, v, layout, signals)
-        alpha, beta = (signals[name][..., None].to(v.dtype) for name in ("alpha", "beta"))
-        return alpha * dense.attend(q, k, v, layout, self.scale) + beta * self.sums(q, k, v, layout)
+        return self.mixed(dense.attend(q, k, v, layout, self.scale), q, k, v, layout, **signals)
 
-    def sums(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+    @classmethod
+    def mixed(cls, out: Tensor, q: Tensor, k: Tensor, v: Tensor, layout: Layout, **signals: Tensor) -> Tensor:
+        """``α_i o_i + β_i Σ_j v_j`` over the keys j that i sees."""
+        alpha, beta = (signals[name][..., None].to(v.dtype) for name in ("alpha", "beta"))
+        return alpha * out + beta * cls.sums(q, k, v, layout)
+
+    @staticmethod
+    def sums(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
         """Σ of the values that each query sees, ``(b, h, n, e)``, in one pass over them."""
 
         def run(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None) -> Tensor:

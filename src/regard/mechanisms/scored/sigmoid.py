@@ -13,6 +13,7 @@ from regard.core.layout import Layout
 from regard.core.mechanism import Example, Traits, repeat_heads
 from regard.kernels import tiled
 from regard.mechanisms.scored.cache import Cached
+from regard.mechanisms.scored.normalisers import counts
 
 
 @published(
@@ -58,7 +59,7 @@ class Sigmoid(Cached):
         """``b_i``: ``(b or 1, n)``, or the one number."""
         if self.bias is not None:
             return self.bias
-        return -layout.counts(n, m, like.device).clamp(min=1).to(torch.promote_types(like.dtype, torch.float32)).log()
+        return -counts(n, m, layout, like).log()
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, None, layout, signals)

@@ -12,7 +12,7 @@ from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Traits, repeat_heads
+from regard.core.mechanism import Example, Traits, masked_softmax, repeat_heads
 from regard.kernels import dense, tiled
 from regard.mechanisms.scored.cache import Cached
 
@@ -70,11 +70,7 @@ class Softmax(Cached):
         scores = q @ repeat_heads(k, q.shape[1]).mT * self.score(q).scale
         if self.softcap is not None:
             scores = self.softcap * torch.tanh(scores / self.softcap)
-        scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
-        if self.sink is not None:
-            column = self.sink[:, None, None].to(scores.dtype).expand(*scores.shape[:3], 1)
-            scores = torch.cat([scores, column], dim=-1)
-        return torch.softmax(scores, dim=-1)[..., : k.shape[2]].masked_fill(~allowed, 0)
+        return masked_softmax(scores, allowed, self.sink)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, v, layout, signals)

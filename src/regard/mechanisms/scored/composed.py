@@ -1,0 +1,190 @@
+"""Dense attention put together from a score, a bias, a normaliser and what follows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from regard.core.atlas import Claim, published
+from regard.core.build import build_part
+from regard.core.cost import Cost, Shape
+from regard.core.errors import wrong
+from regard.core.laws.subject import HEAD_DIM
+from regard.core.layout import Layout
+from regard.core.mechanism import Example, Host, repeat_heads
+from regard.kernels import alone
+from regard.kernels.tiled import Score
+from regard.mechanisms.scored.base import Scored
+from regard.mechanisms.scored.biases import BIASES, Bias
+from regard.mechanisms.scored.normalisers import NORMALISERS, Normaliser, Relu, Signed
+from regard.mechanisms.scored.parts import Biased
+from regard.mechanisms.scored.scaled import GatedSoftmax
+from regard.mechanisms.scored.scores import SCORES, Distance
+
+Gate = Literal["heads", "silu", "sigmoid"]
+
+
+@published(
+    "composed",
+    family="scored",
+    title="Attention from parts: scores, biases and normalisers of many papers",
+    year=2026,
+    aliases=("dense_parts",),
+    claim=Claim(
+        text="each part equals its paper's formula, alone and under the others; buckets and layers with relative bias "
+        "equal those of Transformers' T5, two-sided and causal",
+        status="works",
+        figure="formulas to 1e-12 in float64, T5's buckets for every distance to 1,200, its layers to 1e-12",
+        command="pytest tests/claims/test_composed.py",
+    ),
+)
+class Composed(Scored):
+    """Dense attention whose score, bias, normaliser and after-effects are chosen one by one.
+
+        A = γ ⊙ normaliser(c tanh(score(q, k) / c) + bias),   out = gate ⊙ norm(A v)
+
+    Each part is a name, or a name with arguments: ``composed(score=additive, bias=t5, normaliser=relu(power=2))``.
+
+    | part | name | equation | paper |
+    |---|---|---|---|
+    | score | ``dot(scale)`` | scale q·k | 1706.03762 |
+    | | ``additive`` | w · tanh(q + k) | 1409.0473 |
+    | | ``network(hidden)`` | w · relu(W [q; k] + b) | 2502.17206 |
+    | | ``distance(scale)`` | −scale ‖q − k‖² | 2006.04710 |
+    | | ``phase(share, power)`` | q_A·k_A cos(2π distance^α q_P·k_P) | 2509.12635 |
+    | bias | ``none`` | 0, and rotary positions from the host | |
+    | | ``alibi(slopes)`` | −s distance | 2108.12409 |
+    | | ``t5(buckets, max_distance)`` | table[bucket(p − p')] | 1910.10683 |
+    | | ``table(grid)`` | table[r − r'], r on a grid of 1 to 3 axes | 1803.02155, 2103.14030 |
+    | normaliser | ``softmax(sinks)`` | exp s / (exp sink + Σ_j exp s) | 1706.03762 |
+    | | ``sigmoid(bias)`` | 1 / (1 + exp(−s − b)) | 2409.04431 |
+    | | ``relu(power)`` | max(s, 0)^α / (number of visible keys) | 2309.08586 |
+    | | ``laplace`` | ½ (1 + erf((s − μ) / (σ√2))) | 2209.10655 |
+    | | ``affine`` | α softmax(s) + β | 2602.23057 |
+    | | ``signed`` | sign(s) softmax(abs s) | 2411.07176 |
+    | | ``queries`` | softmax over queries, divided by its sum over keys; two-sided | 2006.15055 |
+    | after | ``norm`` | the host divides each head's output by its root mean square | |
+    | | ``gate`` | ``heads``: γ, one a head; ``silu``, ``sigmoid``: the host's, of each element | 2505.06708 |
+
+    γ ``gate`` and α, β ``alpha``, ``beta`` are signals; c is ``softcap``. Scores convolved over neighbours and mixed
+    heads are `multi_token`; relations and heads that tokens weigh are projections (`dual`, `moh`).
+
+    Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h.
+    Cost: 2 (d + e) FLOPs for each score of the tiles (D for d with D hidden units), twice for ``signed``, 2 (d + 1)
+    more for ``queries``; memory O(n + m) and a tile, times the units in ``additive`` and ``network``. State: all keys
+    and values. The softmax of dot products alone is faster as `softmax`.
+
+    Args:
+        score, bias, normaliser: the parts. heads, head_dim: of q, for the parts that learn. softcap: c, above zero, or
+            None. norm, gate: what follows.
+
+    Raises:
+        ValueError: an unknown part or gate, one that cannot be positive under a normaliser that needs it, a softcap not
+            above zero; q of other sizes; tokens beyond the grid. TypeError: an argument that a part does not take.
+    """
+
+    def __init__(
+        self,
+        score: str = "dot",
+        bias: str = "none",
+        normaliser: str = "softmax",
+        heads: int = 4,
+        head_dim: int = 64,
+        softcap: float | None = None,
+        norm: bool = False,
+        gate: Gate | None = None,
+    ) -> None:
+        super().__init__()
+        if softcap is not None and not softcap > 0:
+            raise wrong("softcap", str(softcap), "a positive number, or None")
+        if gate is not None and gate not in get_args(Gate):
+            raise wrong("gate", repr(gate), f"one of {', '.join(get_args(Gate))}, or None")
+        sizes = {"heads": heads, "head_dim": head_dim}
+        self.scorer: Scored = build_part(sizes, "score", score, SCORES)
+        self.bias: Bias | None = None if bias == "none" else build_part(sizes, "bias", bias, BIASES)
+        self.normaliser: Normaliser = build_part(sizes, "normaliser", normaliser, NORMALISERS)
+        self.softcap, self.gated = softcap, gate == "heads"
+        negative = isinstance(self.scorer, Distance) and (self.bias is None or not self.bias.learned)
+        if negative and isinstance(self.normaliser, Relu | Signed):
+            raise wrong("normaliser", repr(normaliser), "one for scores below zero, or a learned bias with distances")
+        rows, cross = self.normaliser.traits.rows, self.scorer.traits.cross and self.bias is None
+        self.traits = replace(
+            self.normaliser.traits,
+            rows="at most one" if rows and self.gated else rows,
+            cross=cross,
+            equivariant=cross,
+        )
+        self.signals = {**self.normaliser.signals, **(GatedSoftmax.signals if self.gated else {})}
+        rotary = self.scorer.host.rotary and self.bias is None
+        self.host = Host(rotary, norm=norm, gate=None if gate == "heads" else gate)
+
+    def score(self, q: Tensor, m: int, layout: Layout) -> Score:
+        plain = self.scorer.score(q, m, layout)
+        if self.bias is None and self.softcap is None:
+            return plain
+        return Biased(plain, None if self.bias is None else self.bias.bias(q, m, layout), self.softcap)
+
+    def prepared(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        return self.scorer.prepared(q, k)
+
+    def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
+        self.check(q, k, None, layout, signals)
+        n = q.shape[2]
+        start, stop, _ = rows.indices(n)
+        scores = self.scores(q, k, layout, slice(0, n) if self.normaliser.whole else rows)
+        weights = self.normaliser.weigh(scores, n, layout, slice(start, stop), **signals)
+        return weights * signals["gate"][:, :, start:stop, None].to(weights.dtype) if self.gated else weights
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        self.check(q, k, v, layout, signals)
+        if self.normaliser.whole and not layout.plain:
+            out = alone.each(self.attended, q, k, v, layout)
+        else:
+            out = self.attended(q, k, v, layout, **signals)
+        return out * signals["gate"][..., None].to(out.dtype) if self.gated else out
+
+    def attended(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        """A v without the gate."""
+        score = self.score(q, k.shape[2], layout)
+        left, right = self.prepared(q, repeat_heads(k, q.shape[1]))
+        return self.normaliser.attend(left, right, repeat_heads(v, q.shape[1]), layout, score, **signals).to(q.dtype)
+
+    def check(self, q, k, v, layout, signals) -> None:
+        super().check(q, k, v, layout, signals)
+        self.scorer.check(q, k, v, layout, {})
+        self.normaliser.check(q)
+        if self.bias is not None:
+            self.bias.check(q, k, layout)
+
+    def products(self, shape: Shape) -> tuple[int, int]:
+        return self.scorer.products(shape)
+
+    def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
+        each, before = self.products(shape)
+        products = self.normaliser.products(shape.n, shape.keys, layout.causal, each, shape.values) + before
+        return Cost(2 * shape.batch * shape.heads * products, shape.io_bytes, shape.cache_bytes)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        torch.manual_seed(0)
+        made = [
+            (1, "additive", "alibi", "softmax(sinks=True)", {}),
+            (2, "distance", "table(grid=(19, 31))", "laplace", {}),
+            (2, "network(hidden=3)", "t5(buckets=8, max_distance=40)", "relu(power=1.5)", {}),
+            (2, "dot", "table(grid=23)", "signed", {"softcap": 1.5}),
+            (2, "phase", "none", "sigmoid", {"gate": "heads"}),
+            (2, "dot(scale=0.3)", "table(grid=(7, 9, 11))", "queries", {}),
+            (2, "distance", "none", "affine", {}),
+        ]
+        found = []
+        for heads, score, bias, normaliser, after in made:
+            mechanism = cls(score, bias, normaliser, heads, HEAD_DIM, **after)
+            for name, parameter in mechanism.named_parameters():
+                if name.endswith(("table", "sink")):
+                    torch.nn.init.normal_(parameter, std=0.5)
+            found.append(Example(f"{score}, {bias}, {normaliser}", mechanism, heads, 1 + len(found) % heads))
+        return found

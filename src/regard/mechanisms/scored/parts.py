@@ -1,0 +1,159 @@
+"""Scores and normalisers of one tile, to be put together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from regard.kernels.tiled import Score, Span
+
+
+@dataclass(frozen=True)
+class Biased:
+    """``s_ij = c tanh(x_ij / c) + b_ij`` of the scores x and the ``bias`` b, c the ``softcap``; None: without."""
+
+    score: Score
+    bias: Score | None = None
+    softcap: float | None = None
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return self.score.parameters + (() if self.bias is None else self.bias.parameters)
+
+    def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
+        scores = self.score(q, k, span)
+        scores = scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
+        return scores if self.bias is None else scores + self.bias(q, k, span)
+
+
+@dataclass(frozen=True)
+class Apart:
+    """``s_ij = −scale |q_i − k_j|²``."""
+
+    scale: float
+    parameters: tuple[Tensor, ...] = ()
+
+    def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
+        return -self.scale * squared_distance(q, k)
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """``s_ij = −slope_h |p_i − p_j|``.
+
+    Args:
+        slopes: ``(h,)``. queries, keys: positions ``(b or 1, n)`` and ``(b or 1, m)``.
+    """
+
+    slopes: Tensor
+    queries: Tensor
+    keys: Tensor
+    parameters: tuple[Tensor, ...] = ()
+
+    def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
+        apart = self.queries[:, span.rows, None] - self.keys[:, None, span.cols]
+        return self.slopes[:, None, None] * -apart.abs()[:, None].to(q.dtype)
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """``s_ij = table[h, x_i − x_j]``: one number for each head and offset between two places.
+
+    Args:
+        table: ``(h, cells)``, in row-major order of the offsets. sizes: offsets along each axis. queries, keys: the
+            coordinates ``(b or 1, n)`` and ``(b or 1, m)`` along each. periodic: offsets count modulo the size; else
+            zero is the middle, and those beyond an end are that end's.
+    """
+
+    table: Tensor
+    sizes: tuple[int, ...]
+    queries: Sequence[Tensor]
+    keys: Sequence[Tensor]
+    periodic: bool = False
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return (self.table,)
+
+    def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
+        index = torch.zeros(1, 1, 1, dtype=torch.int64, device=q.device)
+        for size, x, y in zip(self.sizes, self.queries, self.keys, strict=True):
+            apart, middle = x[:, span.rows, None] - y[:, None, span.cols], size // 2
+            index = index * size + (apart % size if self.periodic else apart.clamp(-middle, middle) + middle)
+        found = self.table.index_select(1, index.flatten()).unflatten(1, index.shape)
+        return found.transpose(0, 1).expand(q.shape[0], -1, -1, -1)
+
+
+@dataclass(frozen=True)
+class Half:
+    """``|s|`` of the scores of one ``sign``, −∞ for the others."""
+
+    score: Score
+    sign: int
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return self.score.parameters
+
+    def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
+        scores = self.score(q, k, span) * self.sign
+        return scores.masked_fill(scores <= 0, -torch.inf)
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """``s_ji``: the same score with keys in the place of queries and queries in that of keys."""
+
+    score: Score
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return self.score.parameters
+
+    def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
+        return self.score(k, q, Span(span.cols, span.rows)).mT.contiguous()
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """``s_ij − c_j`` with c the last coordinate of k."""
+
+    score: Score
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return self.score.parameters
+
+    def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
+        return self.score(q, k[..., :-1], span) - k[..., None, :, -1]
+
+
+@dataclass(frozen=True)
+class Power:
+    """``p_ij = max(s_ij, 0)^α / c_i`` with ``power`` α and ``counts`` c ``(b or 1, n)``."""
+
+    power: float
+    counts: Tensor
+
+    def __call__(self, scores: Tensor, span: Span) -> Tensor:
+        return torch.relu(scores) ** self.power / self.counts[:, None, span.rows, None].to(scores.dtype)
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """``p_ij = ½ (1 + erf((s_ij − μ) / (σ √2)))``: the share of a normal distribution below the score."""
+
+    mean: float
+    deviation: float
+
+    def __call__(self, scores: Tensor, span: Span) -> Tensor:
+        return (1 + torch.erf((scores - self.mean) / (self.deviation * math.sqrt(2)))) / 2
+
+
+def squared_distance(x: Tensor, y: Tensor) -> Tensor:
+    """``|x_i − y_j|²``, ``(…, n, m)``."""
+    return x.square().sum(-1)[..., None] - 2 * (x @ y.mT) + y.square().sum(-1)[..., None, :]
