@@ -12,7 +12,7 @@ from regard.networks import LM, Config
 LAYERS = [
     "softmax", "alibi", "sigmoid", "tapa", "window(size=37)", "pattern(of='Blocks(8)')", "power(window=31)",
     "delta(of='window(size=29)')", "linear", "based", "retnet", "gla", "mamba", "mamba2", "deltanet", "gated_deltanet",
-    "rwkv6", "softmax_rnn", "lightning", "flow",
+    "rwkv6", "softmax_rnn", "lightning", "flow", "composed(score=distance, bias=t5, normaliser=laplace)",
 ]  # fmt: skip
 
 

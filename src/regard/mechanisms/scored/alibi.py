@@ -62,7 +62,7 @@ class Alibi(Scored):
 
     def score(self, q: Tensor, m: int, layout: Layout) -> Biased:
         """The score for queries and keys that stand where the layout says."""
-        return Biased(Dot(q.shape[-1] ** -0.5), self.bias.bias(q, m, layout))
+        return Biased(Dot(q.shape[-1] ** -0.5), self.bias.at(q, m, layout))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         if not layout.plain:

@@ -18,13 +18,16 @@ from regard.patterns.grid import Sizes, as_grid, coordinates
 
 
 class Bias(nn.Module):
-    """``b_ij`` of the places of queries and keys, which count the real tokens of a sequence or document."""
+    """``b_ij`` of the places of queries and keys, which count the real tokens of a sequence or document; here none.
 
-    learned = True
+    ``placed`` says that it knows order, ``learned`` that it may be of either sign.
+    """
 
-    def bias(self, q: Tensor, m: int, layout: Layout) -> Score:
+    placed, learned = False, False
+
+    def at(self, q: Tensor, m: int, layout: Layout) -> Score | None:
         """b for queries like ``q`` over ``m`` keys."""
-        raise NotImplementedError
+        return None
 
     def check(self, q: Tensor, k: Tensor, layout: Layout) -> None:
         """Raises an error that names what does not fit."""
@@ -40,7 +43,7 @@ class Linear(Bias):
     Paper: Press et al., arXiv 2108.12409.
     """
 
-    learned = False
+    placed = True
 
     def __init__(self, slopes: Sequence[float] | None = None) -> None:
         super().__init__()
@@ -48,7 +51,7 @@ class Linear(Bias):
             raise wrong("slopes", str(list(slopes)), "numbers of at least 0: distance cannot raise a score")
         self.slopes = None if slopes is None else tuple(slopes)
 
-    def bias(self, q: Tensor, m: int, layout: Layout) -> Slopes:
+    def at(self, q: Tensor, m: int, layout: Layout) -> Slopes:
         return Slopes(self.rates(q), layout.query_positions(q.shape[2], m, q.device), layout.positions(m, q.device))
 
     def rates(self, q: Tensor) -> Tensor:
@@ -61,6 +64,8 @@ class Linear(Bias):
 
 class Tabled(Bias):
     """A bias read from a table ``(heads, entries)``, normal at first with deviation 0.02."""
+
+    placed, learned = True, True
 
     def __init__(self, heads: int, entries: int) -> None:
         super().__init__()
@@ -94,7 +99,7 @@ class Buckets(Tabled):
         super().__init__(heads, buckets)
         self.max_distance = max_distance
 
-    def bias(self, q: Tensor, m: int, layout: Layout) -> Offsets:
+    def at(self, q: Tensor, m: int, layout: Layout) -> Offsets:
         far = self.max_distance
         index = bucket(torch.arange(-far, far + 1, device=q.device), self.table.shape[1], far, layout.causal)
         table = self.table.to(accumulate_dtype(q.dtype)).index_select(1, index)
@@ -128,7 +133,7 @@ class Table(Tabled):
         super().__init__(heads, math.prod(sizes))
         self.grid, self.sizes = as_grid(grid), sizes
 
-    def bias(self, q: Tensor, m: int, layout: Layout) -> Offsets:
+    def at(self, q: Tensor, m: int, layout: Layout) -> Offsets:
         places = layout.query_positions(q.shape[2], m, q.device).clamp(min=0), layout.positions(m, q.device)
         queries, keys = ([p] if len(self.grid) == 1 else coordinates(p, self.grid) for p in places)
         return Offsets(self.table.to(accumulate_dtype(q.dtype)), self.sizes, queries, keys)
@@ -142,4 +147,4 @@ class Table(Tabled):
             raise wrong("k", f"{int(last.max()) + 1} tokens", f"at most {cells}, the cells of the grid {self.grid}")
 
 
-BIASES = {"alibi": Linear, "t5": Buckets, "table": Table}
+BIASES = {"none": Bias, "alibi": Linear, "t5": Buckets, "table": Table}

@@ -15,12 +15,11 @@ from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.laws.subject import HEAD_DIM
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Host, repeat_heads
-from regard.kernels import alone
+from regard.core.mechanism import Example, Host, masked_softmax, repeat_heads
 from regard.kernels.tiled import Score
 from regard.mechanisms.scored.base import Scored
 from regard.mechanisms.scored.biases import BIASES, Bias
-from regard.mechanisms.scored.normalisers import NORMALISERS, Normaliser, Relu, Signed
+from regard.mechanisms.scored.normalisers import NORMALISERS, Normaliser, Queries, Relu, Signed
 from regard.mechanisms.scored.parts import Biased
 from regard.mechanisms.scored.scaled import GatedSoftmax
 from regard.mechanisms.scored.scores import SCORES, Distance
@@ -105,13 +104,13 @@ class Composed(Scored):
             raise wrong("gate", repr(gate), f"one of {', '.join(get_args(Gate))}, or None")
         sizes = {"heads": heads, "head_dim": head_dim}
         self.scorer: Scored = build_part(sizes, "score", score, SCORES)
-        self.bias: Bias | None = None if bias == "none" else build_part(sizes, "bias", bias, BIASES)
+        self.bias: Bias = build_part(sizes, "bias", bias, BIASES)
         self.normaliser: Normaliser = build_part(sizes, "normaliser", normaliser, NORMALISERS)
         self.softcap, self.gated = softcap, gate == "heads"
-        negative = isinstance(self.scorer, Distance) and (self.bias is None or not self.bias.learned)
+        negative = isinstance(self.scorer, Distance) and not self.bias.learned
         if negative and isinstance(self.normaliser, Relu | Signed):
             raise wrong("normaliser", repr(normaliser), "one for scores below zero, or a learned bias with distances")
-        rows, cross = self.normaliser.traits.rows, self.scorer.traits.cross and self.bias is None
+        rows, cross = self.normaliser.traits.rows, self.scorer.traits.cross and not self.bias.placed
         self.traits = replace(
             self.normaliser.traits,
             rows="at most one" if rows and self.gated else rows,
@@ -119,46 +118,51 @@ class Composed(Scored):
             equivariant=cross,
         )
         self.signals = {**self.normaliser.signals, **(GatedSoftmax.signals if self.gated else {})}
-        rotary = self.scorer.host.rotary and self.bias is None
+        rotary = self.scorer.host.rotary and not self.bias.placed
         self.host = Host(rotary, norm=norm, gate=None if gate == "heads" else gate)
 
     def score(self, q: Tensor, m: int, layout: Layout) -> Score:
-        plain = self.scorer.score(q, m, layout)
-        if self.bias is None and self.softcap is None:
-            return plain
-        return Biased(plain, None if self.bias is None else self.bias.bias(q, m, layout), self.softcap)
+        plain, bias = self.scorer.score(q, m, layout), self.bias.at(q, m, layout)
+        return plain if bias is None and self.softcap is None else Biased(plain, bias, self.softcap)
 
     def prepared(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         return self.scorer.prepared(q, k)
 
+    def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        self.check(q, k, None, layout, signals)
+        every = slice(0, q.shape[2])
+        weights = self.normaliser.weigh(self.scores(q, k, layout, every), q.shape[2], layout, every, **signals)
+        return self.opened(weights, every, signals)
+
     def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
         self.check(q, k, None, layout, signals)
-        n = q.shape[2]
-        start, stop, _ = rows.indices(n)
-        scores = self.scores(q, k, layout, slice(0, n) if self.normaliser.whole else rows)
-        weights = self.normaliser.weigh(scores, n, layout, slice(start, stop), **signals)
-        return weights * signals["gate"][:, :, start:stop, None].to(weights.dtype) if self.gated else weights
+        start, stop, _ = rows.indices(q.shape[2])
+        rows, scores = slice(start, stop), self.scores(q, k, layout, rows)
+        if isinstance(self.normaliser, Queries):  # all queries have a say, in tiles
+            score = self.score(q, k.shape[2], layout)
+            sums = self.normaliser.sums(*self.prepared(q, repeat_heads(k, q.shape[1])), layout, score)
+            seen = layout.allowed(q.shape[2], k.shape[2], q.device, rows)
+            weights = masked_softmax(scores - sums[:, :, None].to(q.dtype), seen)
+        else:
+            weights = self.normaliser.weigh(scores, q.shape[2], layout, rows, **signals)
+        return self.opened(weights, rows, signals)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, v, layout, signals)
-        if self.normaliser.whole and not layout.plain:
-            out = alone.each(self.attended, q, k, v, layout)
-        else:
-            out = self.attended(q, k, v, layout, **signals)
-        return out * signals["gate"][..., None].to(out.dtype) if self.gated else out
-
-    def attended(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
-        """A v without the gate."""
         score = self.score(q, k.shape[2], layout)
         left, right = self.prepared(q, repeat_heads(k, q.shape[1]))
-        return self.normaliser.attend(left, right, repeat_heads(v, q.shape[1]), layout, score, **signals).to(q.dtype)
+        out = self.normaliser.attend(left, right, repeat_heads(v, q.shape[1]), layout, score, **signals)
+        return self.opened(out.to(q.dtype), slice(0, q.shape[2]), signals)
+
+    def opened(self, x: Tensor, rows: slice, signals: dict[str, Tensor]) -> Tensor:
+        """Rows of A, or of A v, times γ."""
+        return x * signals["gate"][:, :, rows, None].to(x.dtype) if self.gated else x
 
     def check(self, q, k, v, layout, signals) -> None:
         super().check(q, k, v, layout, signals)
         self.scorer.check(q, k, v, layout, {})
         self.normaliser.check(q)
-        if self.bias is not None:
-            self.bias.check(q, k, layout)
+        self.bias.check(q, k, layout)
 
     def products(self, shape: Shape) -> tuple[int, int]:
         return self.scorer.products(shape)
@@ -177,8 +181,8 @@ class Composed(Scored):
             (2, "network(hidden=3)", "t5(buckets=8, max_distance=40)", "relu(power=1.5)", {}),
             (2, "dot", "table(grid=23)", "signed", {"softcap": 1.5}),
             (2, "phase", "none", "sigmoid", {"gate": "heads"}),
-            (2, "dot(scale=0.3)", "table(grid=(7, 9, 11))", "queries", {}),
-            (2, "distance", "none", "affine", {}),
+            (2, "dot(scale=0.3)", "none", "queries", {}),
+            (2, "distance", "table(grid=(7, 9, 11))", "affine", {}),
         ]
         found = []
         for heads, score, bias, normaliser, after in made:

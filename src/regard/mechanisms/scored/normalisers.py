@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regard.core.errors import wrong
@@ -14,6 +15,7 @@ from regard.core.layout import Layout
 from regard.core.mechanism import Signal, Traits, accumulate_dtype, masked_softmax, repeat_heads
 from regard.kernels import tiled
 from regard.kernels.tiled import Pointwise, Score, Span
+from regard.mechanisms.scored.multi_token import real_queries
 from regard.mechanisms.scored.parts import Gaussian, Half, Power, Shifted, Swapped
 from regard.mechanisms.scored.scaled import AffineScaled
 
@@ -21,12 +23,11 @@ from regard.mechanisms.scored.scaled import AffineScaled
 class Normaliser(nn.Module):
     """Weights from scores: ``weigh`` by definition, ``attend`` in tiles. The base is for those that look at one score.
 
-    `traits` says what a row sums to, its sign, and whether it may be causal; ``whole``, that it needs all queries.
+    `traits` says what a row sums to, its sign, and whether it may be causal.
     """
 
     traits = Traits(sign="nonnegative")
     signals: Mapping[str, Signal] = MappingProxyType({})
-    whole = False
 
     def kernel(self, n: int, m: int, layout: Layout, like: Tensor) -> tiled.Softmax | Pointwise:
         """The normaliser of `kernels.tiled` for n queries and m keys."""
@@ -124,7 +125,10 @@ class Affine(Softmax):
 
 
 class Signed(Normaliser):
-    """``sign(s_ij) exp(|s_ij|) / Σ_j exp(|s_ij|)``, in two passes, one for each sign (arXiv 2411.07176)."""
+    """``sign(s_ij) exp(|s_ij|) / Σ_j exp(|s_ij|)`` (arXiv 2411.07176).
+
+    Two passes, one for each sign; a score of zero is halved between them, so that it counts in the sum alone.
+    """
 
     traits = Traits()
 
@@ -144,28 +148,38 @@ class Signed(Normaliser):
 class Queries(Normaliser):
     """Queries compete for keys: ``P_ij / Σ_j P_ij`` of ``P_ij = exp(s_ij) / Σ_i exp(s_ij)``; two-sided.
 
-    Two passes: the log-sum-exp c_j of each key over the queries, then ``A_ij = softmax_j(s_ij − c_j)``, which is the
-    same and cannot underflow. Queries that are padding do not compete, and get zeros.
+    Two passes: c_j, the log-sum-exp of a key's scores over the queries, then ``A_ij = softmax_j(s_ij − c_j)``, which is
+    the same and cannot underflow. The sums leave out queries that are padding.
 
     Paper: Locatello et al. (slot attention), arXiv 2006.15055, whose 1e-8 under the sum is left out.
     """
 
-    traits = Traits(causal=False, rows="at most one", sign="nonnegative")
-    whole = True
+    traits = Traits(causal=False, rows="one", sign="nonnegative")
 
     def weigh(self, scores: Tensor, n: int, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
         m = scores.shape[3]
         seen = layout.allowed(n, m, scores.device)
-        if layout.keys is not None and n <= m:
-            seen = seen & layout.keys[:, None, m - n :, None]
-        shares = masked_softmax(scores.mT, seen.mT).mT
-        sums = shares.sum(-1, keepdim=True)
-        return (shares / sums.masked_fill(sums == 0, 1))[:, :, rows]
+        real = seen if layout.keys is None else seen & real_queries(layout.keys, n)[:, None, :, None]
+        sums = torch.logsumexp(scores.masked_fill(~real, -torch.inf), 2, keepdim=True)
+        shares = torch.exp(scores - sums.masked_fill(sums == -torch.inf, 0)).masked_fill(~seen, 0)
+        total = shares.sum(-1, keepdim=True)
+        return (shares / total.masked_fill(total == 0, 1))[:, :, rows]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, score: Score, **signals: Tensor) -> Tensor:
         k = repeat_heads(k, q.shape[1])
-        over = tiled.attend_lse(k, q, torch.ones_like(q[..., :1]), Layout(), Swapped(score)).lse
-        return tiled.attend(q, torch.cat([k.to(over.dtype), over[..., None]], -1), v, layout, Shifted(score))
+        sums = self.sums(q, k, layout, score)
+        return tiled.attend(q, torch.cat([k.to(sums.dtype), sums[..., None]], -1), v, layout, Shifted(score))
+
+    def sums(self, q: Tensor, k: Tensor, layout: Layout, score: Score) -> Tensor:
+        """c ``(b, h, m)``, zero where no query sees the key."""
+        n, m = q.shape[2], k.shape[2]
+        real = None if layout.keys is None else real_queries(layout.keys, n)
+        if layout.segments is not None and n < m:  # packed sequences are of one length: queries before the first
+            there = (torch.arange(m, device=q.device) >= m - n).expand(q.shape[0], m)
+            q, real = F.pad(q, (0, 0, m - n, 0)), there if layout.keys is None else there & layout.keys
+        across = Layout(keys=real, segments=layout.segments)
+        found = tiled.attend_lse(k, q, torch.ones_like(q[..., :1]), across, Swapped(score)).lse
+        return found.masked_fill(found == -torch.inf, 0)
 
     def products(self, n: int, m: int, causal: bool, each: int, values: int) -> int:
         return tiled.cells(m, n, False) * (each + 1) + super().products(n, m, False, each, values)

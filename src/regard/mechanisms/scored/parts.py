@@ -90,7 +90,7 @@ class Offsets:
 
 @dataclass(frozen=True)
 class Half:
-    """``|s|`` of the scores of one ``sign``, −∞ for the others."""
+    """``|s|`` of the scores of one ``sign``, −∞ for the others; one half, as exp(−log 2), for those of zero."""
 
     score: Score
     sign: int
@@ -101,7 +101,7 @@ class Half:
 
     def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
         scores = self.score(q, k, span) * self.sign
-        return scores.masked_fill(scores <= 0, -torch.inf)
+        return scores.masked_fill(scores < 0, -torch.inf).masked_fill(scores == 0, -math.log(2))
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,11 @@ class Distance(DotProduct):
     Paper: Kim, Papamakarios and Mnih, arXiv 2006.04710, where queries and keys share their matrix.
     """
 
+    def __init__(self, scale: float | None = None) -> None:
+        super().__init__(scale)
+        if scale is not None and not scale > 0:
+            raise wrong("scale", str(scale), "above zero: near keys score high")
+
     def score(self, q: Tensor, m: int, layout: Layout) -> Apart:
         return Apart(super().score(q, m, layout).scale)
 
