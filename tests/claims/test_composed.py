@@ -111,7 +111,7 @@ def t5_bucket(ahead, causal, buckets, max_distance):
 
 @pytest.mark.parametrize(("score", "bias", "normaliser"), OFFERED)
 def test_every_composition_is_its_papers_formulas(score, bias, normaliser):
-    """All 133 compositions, fast and by definition, equal the papers' formulas; gradients and decoding agree."""
+    """All 136 compositions, fast and by definition, equal the papers' formulas; gradients and decoding agree."""
     mechanism = composed(score, bias, normaliser)
     (q, k, v), signals = draw(mechanism)
     for causal in [False, True][: 1 + mechanism.traits.causal]:
