@@ -22,7 +22,7 @@ from regard.patterns.grid import coordinates
 
 def as_they_are(scores: Tensor, span: Span) -> Tensor:
     """The normaliser that leaves weights alone."""
-    return scores
+    return scores.contiguous()
 
 
 @published(
