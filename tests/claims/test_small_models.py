@@ -137,3 +137,13 @@ def test_multi_query_decodes_faster(record_property):
         ratios.append(times[8] / times[1])
     record_property("tokens a second over multi-head's", f"{sorted(ratios)[4]:.2f}")
     assert sorted(ratios)[4] >= 1.5
+
+
+def test_more_terms_of_the_series_come_nearer_to_softmax(record_property):
+    """The recurrence of one and two Taylor terms with a norm for each head: more are better, two near softmax."""
+    found = {name: all_seeds(name) for name in (PLAIN, *(f"softmax_rnn(order={n}, normaliser=none)*2" for n in (1, 2)))}
+    for name, models in found.items():
+        record_property(name, told(losses(models)))
+    plain, one, two = (mean(losses(models)) for models in found.values())
+    assert two < one
+    assert two <= 1.01 * plain

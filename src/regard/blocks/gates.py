@@ -27,7 +27,9 @@ At = Literal["query", "key", "value", "heads", "output"]
         text="a sigmoid gate at any of five places; a trained language model with one behind attention loses nothing, "
         "opens it by less than half and looks less at the first token",
         status="partly",
-        figure="all five places equal their equation to 1e-12; trained models: see the claim tests",
+        figure="all five places equal their equation to 1e-12; small language model, three seeds, gates behind "
+        "attention: loss 0.8% below softmax's, 7.9% below at ten times the rate, opened by 0.45; on the first token "
+        "0.9%, without 0.8%: models so small have no sink",
         command="pytest tests/claims/test_gates.py tests/claims/test_small_models.py",
     ),
 )

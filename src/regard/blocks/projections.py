@@ -26,10 +26,10 @@ COMMAND = "pytest tests/claims/test_projections.py"
     claim=Claim(
         text="one key and one value head for all queries: the cache is 1 / h of multi-head attention's; heads that are "
         "equal convert without a change",
-        status="partly",
-        figure="cache bytes exactly 1 / h; conversion of equal heads to 1e-12; tokens a second and losses of trained "
-        "models are not measured",
-        command=COMMAND,
+        status="works",
+        figure="cache bytes exactly 1 / h; conversion of equal heads to 1e-12; at 4,096 tokens and a batch of eight "
+        "6.4 times the tokens a second; small language model of equal parameters, three seeds: loss 0.2% above",
+        command=f"{COMMAND} tests/claims/test_small_models.py",
     ),
 )
 def to_groups(projection: Grouped, kv_heads: int = 1) -> Grouped:
@@ -65,8 +65,10 @@ def to_groups(projection: Grouped, kv_heads: int = 1) -> Grouped:
     claim=Claim(
         text="one projection for all heads and 3 h d more parameters; equal embeddings make equal heads",
         status="partly",
-        figure="parameters exact; equal heads to rounding; scores on tasks are not measured",
-        command=COMMAND,
+        figure="parameters exact; equal heads to rounding; three seeds: a small language model tells 99% as many next "
+        "characters, but packages of 64 characters are told 35.1% and 34.7% of the time against 36.7%, one of five by "
+        "chance: not 95%",
+        command=f"{COMMAND} tests/claims/test_small_models.py",
     ),
 )
 class HeadEmbeddings(Projection):
@@ -126,9 +128,10 @@ class HeadEmbeddings(Projection):
     claim=Claim(
         text="maps shared by all heads, that begin as the identity: then multi-head attention exactly; they fold into "
         "its matrices",
-        status="partly",
-        figure="both to 1e-12, and the gated network for values; trained losses: see the claim tests",
-        command=COMMAND,
+        status="works",
+        figure="both to 1e-12; small language model, three seeds: loss 1.0% below multi-head attention's, 1.1% with "
+        "the gated network for values; the gradient's largest norm 1.7 times its median, 1.6 without, inside their spread",
+        command=f"{COMMAND} tests/claims/test_small_models.py",
     ),
 )
 class KnockingHeads(Grouped):

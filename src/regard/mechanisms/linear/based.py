@@ -24,8 +24,9 @@ from regard.mechanisms.linear.series import series, series_dim
         text="recurrent = parallel; φ(q)·φ(k) = 1 + s + s²/2; recall rises with the feature dimension and the window, "
         "above linear attention of equal state; the state is constant in n",
         status="partly",
-        figure="products to 1e-12, forms to 1e-9; recall against feature dimension and window is not measured",
-        command="pytest tests/claims/test_taylor.py",
+        figure="products to 1e-12, forms to 1e-9; recall of 8 pairs rises from 67% to 98% with 2 and 8 features, "
+        "three seeds, above linear attention's 33% with four times the state; with windows of 16 instead of 2 it falls to 15%",
+        command="pytest tests/claims/test_taylor.py; python benchmarks/recall.py FOLDER",
     ),
 )
 class Based(Recurrent):

@@ -28,9 +28,10 @@ from regard.mechanisms.scored.parts import Biased
     claim=Claim(
         text="scores depend on distances alone, so that a text shifted by any number of tokens is attended to alike; "
         "models trained short read longer texts without loss",
-        status="partly",
-        figure="shifted by 89 tokens: equal to 1e-12; extrapolation of a trained model is not measured",
-        command="pytest tests/claims/test_alibi.py",
+        status="works",
+        figure="shifted by 89 tokens: equal to 1e-12; trained on 64 characters, the loss on 256 is 0.005 lower (three "
+        "seeds), with rotary positions 0.73 higher; on 64 it is 1.871 against 1.740",
+        command="pytest tests/claims/test_alibi.py tests/claims/test_small_models.py",
     ),
 )
 class Alibi(Scored):

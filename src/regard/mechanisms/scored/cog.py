@@ -26,8 +26,9 @@ from regard.mechanisms.scored.normalisers import Signed, signed_softmax
     claim=Claim(
         text="weights of both signs whose absolute values sum to one; a language model loses nothing by them",
         status="partly",
-        figure="sums of absolute values 1 to 1e-12 in float64; the language model's loss is not measured",
-        command="pytest tests/claims/test_scored.py",
+        figure="sums of absolute values 1 to 1e-12 in float64; not reproduced in a small language model of four "
+        "layers, three seeds: loss 2.9% above softmax's, and texts whose last token is repeated lie closer, 0.49 against 0.57",
+        command="pytest tests/claims/test_scored.py tests/claims/test_small_models.py",
     ),
 )
 class Cog(Scored):

@@ -50,9 +50,9 @@ class Placed:
         text="weights are the same for every input; trained on [−2, 2], sums, minima, medians and sorted lists of "
         "numbers 5 to 10 times as large keep a third of a standard network's error or less; looking up "
         "content fails",
-        status="partly",
+        status="works",
         figure="weights equal bit by bit; a third or less at 5 and 10 times for sums, minima, medians and "
-        "sorted lists; looking up content is not measured",
+        "sorted lists (one seed); what content alone tells is beyond it: recall of pairs 34%, softmax 100%",
         command="pytest tests/claims/test_positional.py",
     ),
 )

@@ -50,9 +50,10 @@ class Phase:
     claim=Claim(
         text="for independent q and k the mean score shows no trend with distance, while that of rotary positions of "
         "like vectors does; perplexity grows less beyond the training length",
-        status="partly",
-        figure="slope of the mean score within its sampling error over 512 distances; extrapolation is not measured",
-        command="pytest tests/claims/test_scored.py",
+        status="works",
+        figure="slope of the mean score within its sampling error over 512 distances; trained on 64 characters, the "
+        "loss on 256 grows by 0.13 (three seeds), with rotary positions by 0.73; on 64 it is 2.199 against 1.740",
+        command="pytest tests/claims/test_scored.py tests/claims/test_small_models.py",
     ),
 )
 class Tapa(Scored):
