@@ -33,9 +33,21 @@ MECHANISMS = (
     *("multi_token(query_taps=2, key_taps=5, group=2)", "positional", "softmax with head_embeddings"),
     *("softmax with knocking_heads", "softmax with super_attention(form=optimised)", "softmax with merged_query_key"),
     *("softmax with latent(rank=16, plain=16, rotary=16, value=32)", "softmax with moh(shared=1, routed=1)"),
-    *("softmax with nexus(order=2)", "softmax with dual(relational=1)"),
+    *("softmax with nexus(order=2)", "softmax with dual(relational=1)", "softmax with gates(at=heads)"),
+    *("adaptive_filter", "composed(bias=t5)", "composed(normaliser=relu(power=2))", "composed(score=distance)"),
 )
-TIMED = ("softmax", "alibi", "gated", "affine_scaled", "sigmoid", "cog", "tapa", "multi_token", "neural(hidden=16)")
+TIMED = (
+    "softmax",
+    "softmax(sink_heads=8)",
+    "alibi",
+    "gated",
+    "affine_scaled",
+    "sigmoid",
+    "cog",
+    "tapa",
+    "multi_token",
+    "neural(hidden=16)",
+)
 
 app = typer.Typer(add_completion=False, help=__doc__)
 

@@ -27,7 +27,8 @@ from regard.mechanisms.scored.normalisers import Signed, signed_softmax
         text="weights of both signs whose absolute values sum to one; a language model loses nothing by them",
         status="partly",
         figure="sums of absolute values 1 to 1e-12 in float64; not reproduced in a small language model of four "
-        "layers, three seeds: loss 2.9% above softmax's, and texts with the last token twice lie closer, 0.49 against 0.57",
+        "layers, three seeds: loss 2.9% above softmax's, and repeating a text's last token changes what follows less, "
+        "by 0.49 against 0.57",
         command="pytest tests/claims/test_scored.py tests/claims/test_small_models.py",
     ),
 )
