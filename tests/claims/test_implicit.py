@@ -1,12 +1,14 @@
-"""A whole layer as one matrix, and the ranks of such matrices."""
+"""A whole layer as one matrix, what is attributed through it, and the ranks of such matrices."""
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import regard
-from regard.blocks.implicit import block_rank, effective_rank, implicit_attention, reproduced
+from regard.blocks.implicit import attribution, block_rank, effective_rank, implicit_attention, reproduced
 from regard.core.layout import Layout
-from regard.networks import Config
+from regard.networks import LM, Config
+from regard.train.fit import Recipe, fit
 
 CAUSAL = Layout(causal=True)
 KINDS = ["gla", "retnet", "mamba2", "mamba", "rwkv6", "gated_deltanet", "deltanet", "softmax"]
@@ -41,7 +43,7 @@ def test_ranks_are_those_of_the_state(kind, record_property):
     for name, spec in mechanism.signals.items():
         noise = torch.randn(1, heads, n, *spec.size(d, d), dtype=torch.float64)
         signals[name] = -noise.abs() / 20 if spec.high == 0 else noise.sigmoid()
-    weights = mechanism.weights(q, torch.nn.functional.normalize(k, dim=-1), CAUSAL, **signals)
+    weights = mechanism.weights(q, F.normalize(k, dim=-1), CAUSAL, **signals)
     ranks = torch.stack([block_rank(weights, cut) for cut in (12, 24, 36)])
     record_property("rank", f"{int(ranks.max())}, effective {effective_rank(weights).mean():.1f}")
     assert (ranks <= d).all() == (kind != "softmax")
@@ -50,3 +52,69 @@ def test_ranks_are_those_of_the_state(kind, record_property):
 def test_two_sided_layers_are_refused():
     with pytest.raises(ValueError, match="layer"):
         implicit_attention(layer("efficient"), torch.randn(1, 4, 24, dtype=torch.float64))
+
+
+def test_attribution_of_a_linear_layer_is_its_matrix():
+    """One layer, a score that is one channel of one token before the output matrix: R − I is Â ⊙ v, where positive."""
+    torch.manual_seed(0)
+    found, x = layer("gla"), torch.randn(1, 9, 24, dtype=torch.float64)
+    with torch.no_grad():
+        found.projection.out.weight.copy_(torch.eye(24))
+    relevance = attribution(found, lambda: found(x, CAUSAL)[0, 7, 3])
+    matrix, values = implicit_attention(found, x)[0, 0, 3, 7], found.projection(x, x)[2][0, 0, :, 3]
+    want = torch.eye(9, dtype=torch.float64)
+    want[7] += (matrix * values).clamp(min=0) / 24
+    torch.testing.assert_close(relevance[0], want, atol=1e-12, rtol=0)
+    assert "forward" not in vars(found)
+
+
+WORDS, LETTERS, LENGTH = ((0, 1), (1, 2), (2, 3), (3, 0)), 8, 24
+
+
+def texts(count, generator):
+    """``(ids (count, 24), which word each holds)``: one of four words of two letters among letters; no other word."""
+    ids = torch.randint(LETTERS, (count, LENGTH + 2), generator=generator)
+    for first, second in WORDS:
+        ids[:, 1:][(ids[:, :-1] == first) & (ids[:, 1:] == second)] = LETTERS - 1
+    kinds = torch.randint(len(WORDS), (count,), generator=generator)
+    places = torch.randint(LENGTH - 1, (count, 1), generator=generator) + torch.arange(4)
+    return ids.scatter(1, places, F.pad(torch.tensor(WORDS), (1, 1), value=LETTERS - 1)[kinds])[:, 1:-1], kinds
+
+
+def deletion(model, ids, kinds, order, generator):
+    """The mean probability of the right word while tokens are replaced by letters of no word, in this order."""
+    changed, found = ids.clone(), []
+    for step in range(LENGTH + 1):
+        with torch.no_grad():
+            found.append(model(changed)[:, -1, : len(WORDS)].softmax(-1).gather(1, kinds[:, None]).mean().item())
+        if step < LENGTH:
+            other = torch.randint(len(WORDS), LETTERS, (len(ids), 1), generator=generator)
+            changed.scatter_(1, order[:, step : step + 1], other)
+    return sum(found) / len(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_the_whole_layer_tells_better_what_matters(seed, record_property):
+    """A trained Mamba finds a word of two letters: deleting what its whole matrices point at loses it sooner."""
+    model = LM(Config(LETTERS, 48, "mamba*2", heads=4), seed=seed)
+
+    def loss(model, generator):
+        ids, kinds = texts(64, generator)
+        return F.cross_entropy(model(ids)[:, -1, : len(WORDS)], kinds)
+
+    fit(model, loss, Recipe(500, seed=seed))
+    ids, kinds = texts(256, torch.Generator().manual_seed(99))
+    areas = {}
+    for name in ("whole", "mechanism alone", "random"):
+        if name == "random":
+            relevance = torch.rand(ids.shape, generator=torch.Generator().manual_seed(5))
+        else:
+            score = lambda: model(ids)[:, -1].gather(1, kinds[:, None]).sum()  # noqa: E731
+            relevance = attribution(model, score, name == "whole")[:, -1]
+        order = relevance.argsort(1, descending=True)
+        areas[name] = deletion(model, ids, kinds, order, torch.Generator().manual_seed(6))
+    right = (model(ids)[:, -1, : len(WORDS)].argmax(-1) == kinds).float().mean()
+    record_property("accuracy", f"{right:.1%}")
+    record_property("area under deletion", ", ".join(f"{name} {area:.3f}" for name, area in areas.items()))
+    assert areas["whole"] < areas["mechanism alone"] < areas["random"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from regard.blocks.attention import EPSILON, Attention
 from regard.blocks.projection import apart
@@ -85,10 +88,58 @@ def toeplitz(layer: Attention, n: int) -> Tensor:
 
 def reproduced(layer: Attention, x: Tensor) -> Tensor:
     """The layer's output from its implicit matrix: what `Attention` gives, by other means."""
-    values = repeat_heads(layer.projection(x, x)[2], layer.projection.heads)
-    out = (implicit_attention(layer, x) @ values.mT[..., None])[..., 0].mT
-    positions = Layout(causal=True).positions(x.shape[1], x.device)
-    return layer.projection.finish(out, x, positions)
+    return through(layer, x)[0]
+
+
+def through(layer: Attention, x: Tensor, whole: bool = True) -> tuple[Tensor, Tensor]:
+    """``(the layer's output, the matrix that it went through)``: Â, or without ``whole`` the mechanism's A alone."""
+    layout, n, heads = Layout(causal=True), x.shape[1], layer.projection.heads
+    positions = layout.positions(n, x.device)
+    if whole:
+        matrix = implicit_attention(layer, x)
+        values = repeat_heads(layer.projection(x, x)[2], heads)
+        return layer.projection.finish((matrix @ values.mT[..., None])[..., 0].mT, x, positions), matrix
+    q, k, v, signals = layer.inputs(x, layout)
+    matrix = layer.mechanism.weights(q, k, layout, **signals)
+    return layer.finish(matrix @ repeat_heads(v, heads), x, positions), matrix
+
+
+def attribution(model: nn.Module, score: Callable[[], Tensor], whole: bool = True) -> Tensor:
+    """How much each token's last hidden state owes to each token of the text, for what ``score`` says of the output.
+
+        R ← R + mean_c (∂score/∂Â_c ⊙ Â_c)⁺ R   over the layers from the first, R = I at the start
+
+    Shapes: ``(b, n, n)``, row i what token i took of all. Cost: one forward and backward pass through dense matrices.
+
+    Args:
+        model: whose layers attend causally to themselves (`blocks.attention.Attention`), in order. score: runs the
+            model on texts without padding and gives a scalar. whole: with convolution, activation, norm and gate; else
+            by the mechanisms' A alone, c being the heads.
+
+    Raises:
+        ValueError: a mechanism that is not causal.
+
+    Paper: Zimerman, Ali and Wolf, arXiv 2405.16504, after Chefer et al., 2103.15679.
+    """
+    layers, matrices = [m for m in model.modules() if isinstance(m, Attention)], []
+
+    def shown(layer: Attention, x: Tensor) -> Tensor:
+        out, matrix = through(layer, x, whole)
+        matrices.append(matrix)
+        return out
+
+    try:
+        for layer in layers:
+            cast(Any, layer).forward = lambda x, *rest, layer=layer: shown(layer, x)
+        with torch.enable_grad():
+            slopes = torch.autograd.grad(score(), matrices)
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("forward", None)
+    found = torch.eye(matrices[0].shape[-1], dtype=matrices[0].dtype, device=matrices[0].device)
+    for matrix, slope in zip(matrices, slopes, strict=True):
+        found = found + (matrix * slope).clamp(min=0).detach().flatten(1, -3).mean(1) @ found
+    return found
 
 
 @published(
