@@ -123,7 +123,9 @@ class DeconstructedState(LMState):
         "static ones not the layers below; alone such layers do worse, alternated they come within 0.05 nats",
         status="partly",
         figure="fixed maps bit-equal for all texts; on its own text a fixed map equals standard attention to 1e-12; "
-        "self-gating equals its recurrence to 1e-12; the losses of trained models are not measured",
+        "self-gating equals its recurrence to 1e-12; four layers, two seeds: standard 1.92, alone 2.46 without mixing "
+        "(pairs of characters 2.43), 2.27 based and self-gated, 2.02 static, but 1.90 with random and fixed maps, no "
+        "worse; alternated all within 0.05 but based, 0.055",
         command="pytest tests/claims/test_deconstructed.py",
     ),
 )

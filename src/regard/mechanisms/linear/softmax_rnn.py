@@ -31,8 +31,9 @@ MOST = 1 << 16
         "a small model's loss falls with N; a norm of the output does as well as the denominator",
         status="partly",
         figure="largest error of the series at |q·k| ≤ 2: 6.1e-5 for N = 10, 1.5e-6 for N = 12; the recurrence equals "
-        "the series to 1e-9; losses are not measured",
-        command="pytest tests/claims/test_taylor.py",
+        "the series to 1e-9; small language model, three seeds, a norm for each head: loss 2.17 with one term, 2.05 "
+        "with two, softmax 1.74: more are better, two are not within 1%",
+        command="pytest tests/claims/test_taylor.py tests/claims/test_small_models.py",
     ),
 )
 class SoftmaxRecurrence(Recurrent):
