@@ -34,7 +34,7 @@ MECHANISMS = (
     *("softmax with knocking_heads", "softmax with super_attention(form=optimised)", "softmax with merged_query_key"),
     *("softmax with latent(rank=16, plain=16, rotary=16, value=32)", "softmax with moh(shared=1, routed=1)"),
     *("softmax with nexus(order=2)", "softmax with dual(relational=1)", "softmax with gates(at=heads)"),
-    *("adaptive_filter", "composed(bias=t5)", "composed(normaliser=relu(power=2))", "composed(score=distance)"),
+    "composed(bias=t5)",
 )
 TIMED = (
     "softmax",

@@ -53,8 +53,8 @@ class Flows(State):
         text="each query's incoming and each key's outgoing flow is one after conservation; causal and two-sided forms "
         "equal their definitions at linear cost",
         status="partly",
-        figure="conservation to 1e-5 (the paper's ε); forms to 1e-9; lists of operations, three seeds: 30.7% right, linear "
-        "attention 32.1%: not above it",
+        figure="conservation to 1e-5 (the paper's ε); forms to 1e-9; lists of operations, three seeds: 30.7% right, "
+        "linear attention 32.1%: not above it",
         command="pytest tests/claims/test_flow.py; regard compare flow linear --task listops",
     ),
 )
