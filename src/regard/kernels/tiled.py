@@ -68,9 +68,13 @@ class Dot:
 
 @dataclass(frozen=True)
 class Softmax:
-    """``p_ij = exp(s_ij) / (exp(sink) + Σ_j exp(s_ij))``; ``sink (heads,)`` is a logit without value, None for none."""
+    """``p_ij = exp(s_ij) / (exp(sink) + Σ_j exp(s_ij))``; ``sink (heads,)`` is a logit without value, None for none.
+
+    ``signed``: ``p_ij = sign(s_ij) exp(|s_ij|) / (… Σ_j exp(|s_ij|))``; the log-sum-exp is that of the |s|.
+    """
 
     sink: Tensor | None = None
+    signed: bool = False
 
 
 @dataclass(frozen=True)
@@ -218,7 +222,7 @@ class Tiled(torch.autograd.Function):
                 sums.v[:, :, span.cols] += weights.detach().mT @ part
                 upstream = part @ v[:, :, span.cols].mT
                 if delta is not None:
-                    upstream -= delta[:, :, rows, None]
+                    upstream -= along(delta[:, :, rows, None], weights.detach(), ctx.normaliser)
                 leaves = (q_tile, k_tile, *ctx.learned)
                 sums.add(near, torch.autograd.grad(weights, leaves, upstream, allow_unused=True))
         grad_sink = None if sink is None or delta is None else sink_gradient(sink, lse, delta)
@@ -245,7 +249,10 @@ def by_hand(
     weights = weigh(scores, mask, lse, normaliser, span)
     sums.v[:, :, span.cols] += weights.mT @ upstream
     slopes = upstream @ v[:, :, span.cols].mT
-    slopes = normaliser.slopes(weights, slopes) if delta is None else slopes.sub_(delta).mul_(weights)
+    if delta is None:
+        slopes = normaliser.slopes(weights, slopes)
+    else:
+        slopes = slopes.sub_(along(delta, weights, normaliser)).mul_(weights.abs_() if normaliser.signed else weights)
     slopes = slopes if capped is None else slopes.mul_(capped)
     sums.q[:, :, span.rows] += slopes @ keys
     sums.k[:, :, span.cols] += slopes.mT @ queries
@@ -259,16 +266,20 @@ class Online:
 
     def add(self, scores: Tensor, mask: Tensor | None, v: Tensor, normaliser: Softmax, span: Span) -> None:
         """Takes in one tile."""
+        signs = scores.sign() if normaliser.signed else None
+        scores = scores if signs is None else scores.abs_()
         scores = scores if mask is None else scores.masked_fill_(mask, -torch.inf)
         peak = scores.amax(-1)
         peak = peak if self.peak is None else torch.maximum(peak, self.peak)
         anchor = peak.masked_fill(peak == -torch.inf, 0)
         weights = scores.sub_(anchor[..., None]).exp_()
+        mass = weights.sum(-1)
+        weights = weights if signs is None else weights.mul_(signs)
         if self.peak is None:
-            self.mass, self.out = weights.sum(-1), weights @ v
+            self.mass, self.out = mass, weights @ v
         else:
             shrink = torch.exp(self.peak - anchor)
-            self.mass = self.mass.mul_(shrink).add_(weights.sum(-1))
+            self.mass = self.mass.mul_(shrink).add_(mass)
             self.out = add_product(self.out.mul_(shrink[..., None]), weights, v)
         self.peak = peak
 
@@ -322,11 +333,18 @@ def weigh(scores: Tensor, mask: Tensor | None, lse: Tensor | None, normaliser: A
     """A tile of A from its scores: ``exp(s - lse)`` under softmax, else the normaliser's; zero where ``mask``."""
     if lse is None:
         weights = normaliser(scores, span)
+    elif normaliser.signed:
+        weights = torch.exp(scores.abs() - lse[..., None]) * scores.sign()
     else:
         weights = torch.exp(scores - lse[..., None]) if scores.requires_grad else scores.sub_(lse[..., None]).exp_()
     if mask is None:
         return weights
     return torch.where(mask, 0, weights) if weights.requires_grad else weights.masked_fill_(mask, 0)
+
+
+def along(delta: Tensor, weights: Tensor, normaliser: Any) -> Tensor:
+    """δ as the upstream gradient of a tile has it: with the sign of each weight where they have signs."""
+    return delta * weights.sign() if normaliser.signed else delta
 
 
 def row_delta(grad: Tensor, out: Tensor, grad_lse: Tensor | None) -> Tensor:

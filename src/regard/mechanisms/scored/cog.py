@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
-from regard.core.cost import Cost, Shape
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Traits
 from regard.kernels import tiled
 from regard.mechanisms.scored.base import Scored
-from regard.mechanisms.scored.normalisers import Signed, signed_softmax
+from regard.mechanisms.scored.normalisers import signed_softmax
 
 
 @published(
@@ -37,8 +36,6 @@ class Cog(Scored):
 
         A_ij = sign(s_ij) exp(|s_ij|) / Σ_j exp(|s_ij|),   s = q_i · k_j / √d
 
-    Computed as two passes over the tiles, one for each sign, merged by their log-sum-exps.
-
     Paper: Lv et al., arXiv 2411.07176, which keeps softmax in the first and the last layer.
     """
 
@@ -52,11 +49,7 @@ class Cog(Scored):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, v, layout, signals)
-        return Signed().attend(q, k, v, layout, self.score(q, k.shape[2], layout)).to(q.dtype)
-
-    def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
-        base = super().cost(shape, layout)
-        return Cost(2 * base.flops, base.bytes, base.state_bytes)
+        return tiled.attend(q, k, v, layout, self.score(q, k.shape[2], layout), tiled.Softmax(signed=True))
 
     @classmethod
     def examples(cls) -> Sequence[Example]:

@@ -74,7 +74,7 @@ class Composed(Scored):
     heads are `multi_token`; relations and heads that tokens weigh are projections (`dual`, `moh`).
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h.
-    Cost: 2 (d + e) FLOPs for each score of the tiles (D for d with D hidden units), twice for ``signed``, 2 (d + 1)
+    Cost: 2 (d + e) FLOPs for each score of the tiles (D for d with D hidden units), 2 (d + 1)
     more for ``queries``; memory O(n + m) and a tile, times the units in ``additive`` and ``network``. State: all keys
     and values. The softmax of dot products alone is faster as `softmax`.
 

@@ -16,7 +16,7 @@ from regard.core.mechanism import Signal, Traits, accumulate_dtype, masked_softm
 from regard.kernels import tiled
 from regard.kernels.tiled import Pointwise, Score, Span
 from regard.mechanisms.scored.multi_token import real_queries
-from regard.mechanisms.scored.parts import Gaussian, Half, Power, Shifted, Swapped
+from regard.mechanisms.scored.parts import Gaussian, Power, Shifted, Swapped
 from regard.mechanisms.scored.scaled import AffineScaled
 
 
@@ -125,24 +125,15 @@ class Affine(Softmax):
 
 
 class Signed(Normaliser):
-    """``sign(s_ij) exp(|s_ij|) / Σ_j exp(|s_ij|)`` (arXiv 2411.07176).
-
-    Two passes, one for each sign; a score of zero is halved between them, so that it counts in the sum alone.
-    """
+    """``sign(s_ij) exp(|s_ij|) / Σ_j exp(|s_ij|)`` (arXiv 2411.07176)."""
 
     traits = Traits()
 
+    def kernel(self, n: int, m: int, layout: Layout, like: Tensor) -> tiled.Softmax:
+        return tiled.Softmax(signed=True)
+
     def weigh(self, scores: Tensor, n: int, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
         return signed_softmax(scores, layout.allowed(n, scores.shape[3], scores.device, rows))
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, score: Score, **signals: Tensor) -> Tensor:
-        k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
-        up, down = (tiled.attend_lse(q, k, v, layout, Half(score, sign)) for sign in (1, -1))
-        share = torch.sigmoid(up.lse - down.lse).nan_to_num(0)[..., None]
-        return share * up.out - (1 - share) * down.out
-
-    def products(self, n: int, m: int, causal: bool, each: int, values: int) -> int:
-        return 2 * super().products(n, m, causal, each, values)
 
 
 class Queries(Normaliser):

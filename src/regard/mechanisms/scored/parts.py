@@ -89,22 +89,6 @@ class Offsets:
 
 
 @dataclass(frozen=True)
-class Half:
-    """``|s|`` of the scores of one ``sign``, −∞ for the others; one half, as exp(−log 2), for those of zero."""
-
-    score: Score
-    sign: int
-
-    @property
-    def parameters(self) -> tuple[Tensor, ...]:
-        return self.score.parameters
-
-    def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
-        scores = self.score(q, k, span) * self.sign
-        return scores.masked_fill(scores < 0, -torch.inf).masked_fill(scores == 0, -math.log(2))
-
-
-@dataclass(frozen=True)
 class Swapped:
     """``s_ji``: the same score with keys in the place of queries and queries in that of keys."""
 
