@@ -26,7 +26,7 @@ from regard.mechanisms.linear.series import series, series_dim
         text="equals the explicit polynomial attention, gradients too; twice the tokens up to 8k cost at most 2.3 "
         "times; a small language model within 5% of softmax's loss at p = 2",
         status="partly",
-        figure="equal to 1e-9 with gradients for p = 1 and 2, causal and two-sided; 1.99 to 2.20 times the time from "
+        figure="equal to 1e-9 with gradients for p = 1 and 2, causal and two-sided; 1.98 to 2.11 times the time from "
         "4k to 8k; a byte-level model at p = 2 after 200 steps: loss 2.041 against softmax's 1.900, 7.4% above it",
         command="pytest tests/claims/test_taylor.py -k 'polynomial or twice or fastmax'",
     ),
