@@ -122,8 +122,8 @@ class Exponential:
         text="without adaptation it is softmax attention; each step of EM raises the posterior; adapted keys segment "
         "better from few clicks",
         status="works",
-        figure="equal to 1e-12; raised by every step in 32 draws; drawn scenes: mean IoU from 0.68 to 0.91 at one, two and "
-        "three clicks, and at none; known values of a tenth of the pixels bring 0.65 to 0.99",
+        figure="equal to 1e-12; raised by every step in 32 draws; drawn scenes: mean IoU from 0.68 to 0.91 at one, two "
+        "and three clicks, and at none; known values of a tenth of the pixels bring 0.65 to 0.99",
         command="pytest tests/claims/test_probabilistic.py",
     ),
 )
