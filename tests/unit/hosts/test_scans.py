@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 import transformers
 from transformers.models.mamba2 import modeling_mamba2
+from transformers.models.qwen3_next import modeling_qwen3_next
 
 import regard
 from regard.hosts import scans
@@ -15,6 +18,13 @@ from unit.hosts.models import RECURRENT, VOCABULARY, eager, recurrent, tokens
 from unit.hosts.test_watch import CLOSE, Dense
 
 CLASSES = {"Mamba": "mamba", "Mamba2": "mamba2", "Qwen3Next": "gated_deltanet"}
+
+
+@pytest.fixture(autouse=True)
+def without_triton(monkeypatch):
+    """Transformers takes flash-linear-attention's kernels where that is installed, without a GPU too: not here."""
+    for name in ("torch_chunk_gated_delta_rule", "torch_recurrent_gated_delta_rule"):
+        monkeypatch.setattr(modeling_qwen3_next, name, inspect.unwrap(getattr(modeling_qwen3_next, name)))
 
 
 def seen(model, n: int, **inputs):
