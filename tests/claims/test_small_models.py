@@ -27,6 +27,7 @@ def losses(models):
     ("layers", "projection", "kv_heads", "bound"),
     [
         ("sigmoid*2", "grouped", None, 1.01),
+        ("composed(normaliser=sigmoid, norm=True)*2", "grouped", None, 1.01),
         ("affine_scaled*2", "grouped", None, 1.0),
         (PLAIN, "gates(at=heads)", None, 1.0),
         (PLAIN, "knocking_heads", None, 1.0),
