@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
-
 from regard.blocks.short_long import ChelaBlock
-from regard.core.build import parse_layers
-from regard.core.errors import wrong
-from regard.networks.lm import LM, Config
+from regard.networks.lightning import LightningLM
+from regard.networks.lm import Config
 
 
-class ChelaLM(LM):
+class ChelaLM(LightningLM):
     """`LM` with `ChelaBlock` for every layer.
 
     Args:
@@ -25,14 +21,8 @@ class ChelaLM(LM):
     """
 
     def __init__(self, config: Config, length: int, taps: int = 3, seed: int | None = None) -> None:
-        if any(layer != ("lightning", {}) for layer in parse_layers(config.layers)):
-            raise wrong("layers", repr(config.layers), "lightning in each layer, such as 'lightning*2'")
-        super().__init__(config, seed)
         sizes = config.width, config.heads, config.inner_width
-        with torch.random.fork_rng(devices=[], enabled=seed is not None):
-            if seed is not None:
-                torch.manual_seed(seed)
-            self.blocks = nn.ModuleList(ChelaBlock(*sizes, length, taps) for _ in range(config.depth))
+        super().__init__(config, seed, lambda _: ChelaBlock(*sizes, length, taps))
 
     def merge(self) -> ChelaLM:
         """The model itself, from now on with one kernel a layer."""

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
-
 from regard.blocks.transnormer import RootNorm, TransnormerBlock
-from regard.core.build import parse_layers
-from regard.core.errors import wrong
-from regard.networks.lm import LM, Config
+from regard.networks.lightning import LightningLM
+from regard.networks.lm import Config
 
 
-class TransnormerLM(LM):
+class TransnormerLM(LightningLM):
     """`LM` with `TransnormerBlock` for every layer, and their norm before the logits.
 
     Args:
@@ -25,13 +21,6 @@ class TransnormerLM(LM):
     """
 
     def __init__(self, config: Config, seed: int | None = None) -> None:
-        if any(layer != ("lightning", {}) for layer in parse_layers(config.layers)):
-            raise wrong("layers", repr(config.layers), "lightning in each layer, such as 'lightning*2'")
-        super().__init__(config, seed)
-        sizes = config.width, config.heads, config.inner_width
-        with torch.random.fork_rng(devices=[], enabled=seed is not None):
-            if seed is not None:
-                torch.manual_seed(seed)
-            blocks = (TransnormerBlock(*sizes, layer, config.depth) for layer in range(config.depth))
-            self.blocks = nn.ModuleList(blocks)
+        sizes, depth = (config.width, config.heads, config.inner_width), config.depth
+        super().__init__(config, seed, lambda layer: TransnormerBlock(*sizes, layer, depth))
         self.norm = RootNorm()
