@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -117,20 +118,26 @@ def attribution(model: nn.Module, score: Callable[[], Tensor], whole: bool = Tru
             by the mechanisms' A alone, c being the heads.
 
     Raises:
-        ValueError: a mechanism that is not causal.
+        ValueError: a model without such layers, a mechanism that is not causal, or a call that is two-sided, padded,
+            packed or across sequences.
 
     Paper: Zimerman, Ali and Wolf, arXiv 2405.16504, after Chefer et al., 2103.15679.
     """
     layers, matrices = [m for m in model.modules() if isinstance(m, Attention)], []
 
-    def shown(layer: Attention, x: Tensor) -> Tensor:
+    if not layers:
+        raise wrong("model", type(model).__name__, "one with layers of `blocks.attention.Attention`")
+
+    def shown(layer: Attention, x: Tensor, layout: Layout = Layout(), context: Tensor | None = None) -> Tensor:
+        if context is not None or not layout.causal or not layout.plain:
+            raise wrong("score", f"a call under {layout}", "one of causal self-attention to whole texts")
         out, matrix = through(layer, x, whole)
         matrices.append(matrix)
         return out
 
     try:
         for layer in layers:
-            cast(Any, layer).forward = lambda x, *rest, layer=layer: shown(layer, x)
+            cast(Any, layer).forward = partial(shown, layer)
         with torch.enable_grad():
             slopes = torch.autograd.grad(score(), matrices)
     finally:

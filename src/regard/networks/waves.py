@@ -117,7 +117,7 @@ class Heisenberg:
         status="partly",
         figure="exact energies of 4 × 4 lattices to 1e-6 of a site; both within 1e-3 on the 2 × 2 lattice; on 4 × 4, "
         "factored, 0.9% after 260 steps of 1,024 samples, not 1e-3; maps of trained queries and keys are not measured",
-        command="pytest tests/claims/test_waves.py",
+        command="pytest tests/claims/test_waves.py; python benchmarks/waves.py",
     ),
 )
 class WaveFunction(nn.Module):
