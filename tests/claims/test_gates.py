@@ -9,6 +9,7 @@ import regard
 from regard.blocks.attention import Attention
 from regard.blocks.gates import Gates
 from regard.blocks.implicit import reproduced
+from regard.blocks.projection import Grouped
 from regard.core.layout import Layout
 
 CAUSAL, EXACT, WIDTH = Layout(causal=True), {"atol": 1e-12, "rtol": 0}, 24
@@ -42,6 +43,24 @@ def test_a_gate_is_its_equation(at, each):
     out = p.out(out * gate if at == "heads" else out)
     torch.testing.assert_close(layer(x, CAUSAL), out * gate if at == "output" else out, **EXACT)
     torch.testing.assert_close(reproduced(layer, x), layer(x, CAUSAL), **EXACT)
+
+
+@pytest.mark.parametrize("at", PLACES)
+def test_the_gate_of_a_token_is_its_own(at):
+    """Across sequences keys and values are gated by the tokens attended to, all else by those that ask."""
+    layer, x, context = made(at), hidden(5), hidden(11) + 1
+    p = layer.projection
+    gates = dict.fromkeys(("query", "heads", "output"), x) | dict.fromkeys(("key", "value"), context)
+    opened, plain = p.opening(gates[at]), Grouped(WIDTH, 4, 2, 5, 7).double()
+    plain.load_state_dict({name: w for name, w in p.state_dict().items() if not name.startswith("gate")})
+    q, k, v = (
+        part * opened if at == name else part
+        for part, name in zip(plain(x, context), ("query", "key", "value"), strict=True)
+    )
+    out = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+    want = plain.merge(out * opened if at == "heads" else out)
+    want = want * opened[:, 0] if at == "output" else want
+    torch.testing.assert_close(layer(x, Layout(), context), want, **EXACT)
 
 
 @pytest.mark.parametrize("each", [True, False])

@@ -43,6 +43,18 @@ def test_what_is_lost_in_rounding_is_left_out():
     torch.testing.assert_close(toeplitz.attend(q, k, v, biases, True).double(), dense(*wide, True), atol=2e-6, rtol=0)
 
 
+@pytest.mark.parametrize(("far", "kept"), [(-10.0, True), (-20.0, True), (-30.0, False)])
+def test_what_a_sum_can_tell_is_kept(far, kept):
+    """With equal scores only the biases decide: what all far keys weigh together is kept above the rounding."""
+    q, v = torch.zeros(1, 2, 500, 8), torch.zeros(1, 2, 500, 1)
+    v[:, :, 0] = 1.0
+    biases = torch.full((2, 999), far)
+    biases[:, 499] = 0.0
+    last = toeplitz.attend(q, q, v, biases, True)[0, :, -1, 0]
+    want = torch.exp(torch.tensor(far)) if kept else torch.zeros(())
+    torch.testing.assert_close(last, want.expand(2), atol=0, rtol=0.03)
+
+
 @pytest.mark.parametrize(("n", "m"), [(0, 3), (1, 0), (0, 0)])
 def test_nothing_to_see_or_to_ask(n, m):
     q, k = torch.randn(1, 2, n, 4), torch.randn(1, 2, m, 4)
