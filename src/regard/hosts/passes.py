@@ -73,6 +73,11 @@ class Passes:
         for handle in self.handles:
             handle.remove()
 
+    @property
+    def here(self) -> bool:
+        """Whether this thread is in a forward pass."""
+        return bool(self.stack) and self.owner == threading.get_ident()
+
     def locate(self, name: str) -> tuple[Pass, int]:
         """``(the innermost running pass, how often the attention module was called before in the outermost)``."""
         if self.owner not in (None, threading.get_ident()):

@@ -14,11 +14,13 @@ from transformers import PreTrainedModel
 from regard.core.errors import wrong
 from regard.core.tile import Probe, Tile
 from regard.hosts.call import Call, Map, attend
+from regard.hosts.caught import Reading
 from regard.hosts.follow import Follower
 from regard.hosts.interface import Installed, check_model, label, refuse_unknown, split_mask
 from regard.hosts.own import Own
 from regard.hosts.passes import Pass, Passes
 from regard.hosts.session import Choice, Layer, Session
+from regard.hosts.softmaxes import Softmaxes
 from regard.networks import LM
 
 
@@ -35,6 +37,7 @@ class Watched(Session):
         self.names = {id(module): name for name, module in model.named_modules()}
         self.passes = Passes(model, self.finished)
         self.follower = Follower(model, self, self.passes)
+        self.softmaxes = Softmaxes(model, self.passes, Reading(self))
         self.installed: Installed | None = None
 
     def install(self) -> None:
@@ -43,10 +46,11 @@ class Watched(Session):
         Raises:
             RuntimeError: one of ours is in it already.
         """
-        self.installed = Installed(self.model, self.attend, "watch")
+        self.installed = Installed(self.model, self.softmaxes.aside(self.attend), "watch")
 
     def remove(self) -> None:
         """Takes it and the hooks out."""
+        self.softmaxes.remove()
         self.follower.remove()
         self.passes.remove()
         if self.installed is not None:
@@ -56,8 +60,9 @@ class Watched(Session):
         """Refuses a model, or one of its layers, that ran without being seen."""
         if done.module is not self.model:
             return
-        name, unread = label(self.model), self.follower.unread(done)
-        own = f"{unread[0]}, a {self.follower.classes[unread[0]]}, mixes tokens in its own code" if unread else ""
+        name, unread = label(self.model), [*self.follower.unread(done), *self.softmaxes.unread(self.names)]
+        kind = type(self.model.get_submodule(unread[0])).__name__ if unread else ""
+        own = f"{unread[0]}, a {kind}, mixes tokens in its own code" if unread else ""
         if not done.calls:
             raise wrong(
                 "model",
