@@ -288,6 +288,37 @@ class UndemandedSignal(Textbook):
         super().check(q, k, v, layout, {"gate": q[..., 0], **signals})
 
 
+@breaks("edges")
+class ContiguityAssumed(Textbook):
+    """Reads the values as they lie in memory."""
+
+    def forward(self, q, k, v, layout=Layout(), **signals):
+        flat = v.as_strided(v.shape, torch.empty(v.shape, device="meta").stride()) if 0 not in v.stride() else v
+        return super().forward(q, k, flat, layout, **signals)
+
+
+@breaks("edges")
+class GradientByMemory(Textbook):
+    """Reads the gradient that comes in as it lies in memory."""
+
+    def forward(self, q, k, v, layout=Layout(), **signals):
+        return ByMemory.apply(super().forward(q, k, v, layout, **signals))
+
+
+class ByMemory(torch.autograd.Function):
+    """Itself; backward, too, if the gradient is contiguous."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return (
+            grad if 0 in grad.stride() else grad.as_strided(grad.shape, torch.empty(grad.shape, device="meta").stride())
+        )
+
+
 def layout_without_causal(layout: Layout) -> Layout:
     """The same layout, two-sided."""
     return dataclasses.replace(layout, causal=False)
