@@ -83,6 +83,7 @@ class Traits:
         cross: accepts n ≠ m when two-sided.
         grouped: accepts fewer kv heads than heads.
         packed: accepts ``Layout.segments``.
+        masked: accepts ``Layout.mask``.
         rows: what the entries of each row of A sum to: "one", "at most one", or None for no claim.
         sign: the sign of A's entries, or None for no claim.
         time, state: growth of time and of the decoding state with the length. flops: whether `Cost.flops` is what is
@@ -97,6 +98,7 @@ class Traits:
     cross: bool = True
     grouped: bool = True
     packed: bool = True
+    masked: bool = False
     rows: Literal["one", "at most one"] | None = None
     sign: Literal["nonnegative"] | None = None
     time: Growth = "quadratic"
@@ -193,6 +195,9 @@ class Mechanism(nn.Module):
             raise wrong("k", f"{k.shape[1]} heads", f"the {q.shape[1]} heads of q: {name} does not group queries")
         if layout.segments is not None and not self.traits.packed:
             raise wrong("layout.segments", "packed documents", f"None: {name} does not pack")
+        if layout.mask is not None and not self.traits.masked:
+            way = "say it by causal, keys or segments, or take a mechanism that can, such as softmax or pattern"
+            raise wrong("layout.mask", "a mask", f"None: {name} cannot hide single pairs; {way}")
         for missing in self.signals.keys() - signals.keys():
             raise wrong(missing, "nothing", f"the signal of {name}: {self.signals[missing].meaning}", TypeError)
         for unknown in signals.keys() - self.signals.keys():

@@ -40,6 +40,26 @@ def test_a_slice_sees_what_its_rows_saw(n, m, causal):
     assert not whole[..., kept:].any()
 
 
+@pytest.mark.parametrize(("n", "m"), [(7, 7), (3, 11), (11, 3)])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("sizes", [(2, 5), (1, 5), (2, 1), (1, 1)])
+def test_a_mask_hides_pairs_and_moves_nobody(n, m, causal, sizes):
+    plain = Layout(causal=causal, keys=torch.rand(2, m) < 0.7)
+    mask = torch.rand(*sizes, n, m) < 0.6
+    layout = Layout(causal=causal, keys=plain.keys, mask=mask)
+    whole = layout.allowed(n, m)
+    assert torch.equal(whole, plain.allowed(n, m) & mask)
+    assert torch.equal(layout.allowed(n, m, rows=slice(1, 3)), whole[:, :, 1:3])
+    assert torch.equal(layout.counts(n, m).expand(whole.shape[:3]), whole.sum(-1))
+    assert torch.equal(layout.positions(m), plain.positions(m))
+    assert torch.equal(layout.query_positions(n, m), plain.query_positions(n, m))
+    cut, kept = layout.slice(n, m, slice(1, 3))
+    assert torch.equal(cut.allowed(2, kept), whole[:, :, 1:3, :kept])
+    assert not whole[:, :, 1:3, kept:].any()
+    for b, h in ((0, 0), (1, 4)):
+        assert torch.equal(layout.of(b, h).allowed(n, m)[0, 0], whole.expand(2, 5, n, m)[b, h])
+
+
 def test_positions_count_real_tokens():
     keys = torch.tensor([[False, False, True, True, True], [True, True, False, True, False]])
     layout = Layout(causal=True, keys=keys)
@@ -61,6 +81,15 @@ def test_positions_count_real_tokens():
         (Layout(segments=torch.ones(2, 4)), TypeError, "layout.segments: got dtype torch.float32"),
         (Layout(grid=(2, 3)), ValueError, r"layout.grid: got \(2, 3\), want 1 to 3 sizes whose product is the 4 keys"),
         (Layout(grid=(1, 1, 2, 2)), ValueError, "layout.grid"),
+        (Layout(mask=torch.zeros(1, 1, 3, 4)), TypeError, r"layout.mask: got dtype torch.float32, .*`mask == 0`"),
+        (
+            Layout(mask=torch.ones(3, 4).bool()),
+            ValueError,
+            r"layout.mask: got shape \(3, 4\), want .*n, m\) = \(2 or 1, 1 or 1, 3, 4\)",
+        ),
+        (Layout(mask=torch.ones(2, 1, 4, 3).bool()), ValueError, r"layout.mask: got shape \(2, 1, 4, 3\)"),
+        (Layout(mask=torch.ones(3, 1, 3, 4).bool()), ValueError, r"layout.mask: got shape \(3, 1, 3, 4\)"),
+        (Layout(mask=torch.ones(2, 2, 3, 4).bool()), ValueError, r"layout.mask: got shape \(2, 2, 3, 4\)"),
     ],
 )
 def test_misfits_are_named(layout, error, message):

@@ -159,6 +159,10 @@ def refusals(subject: Subject, mechanism: Mechanism) -> None:
         bad.append(("layout.causal", good, replace(layout, causal=not layout.causal)))
     if not subject.traits.packed:
         bad.append(("layout.segments", good, replace(layout, segments=subject.documents(SHORT, BATCH))))
+    mask = torch.ones(1, 1, SHORT, SHORT, dtype=torch.bool, device=subject.device)
+    bad += [("layout.mask", good, replace(layout, mask=given)) for given in (mask[0], mask[..., 1:], mask.double())]
+    if not subject.traits.masked:
+        bad.append(("layout.mask", good, replace(layout, mask=mask)))
     for argument, inputs, given in bad:
         try:
             subject.call(inputs, given, mechanism)
