@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from regard import Layout
+from regard import Layout, build
+from regard.patterns import parse_pattern
 
 
 def seen(layout: Layout, n: int, m: int) -> list[list[str]]:
@@ -101,3 +102,26 @@ def test_misfits_are_named(layout, error, message):
 def test_packing_needs_a_key_for_each_query():
     with pytest.raises(ValueError, match=r"layout.segments: got 3 queries over 2 keys, want no more queries than keys"):
         Layout(segments=torch.zeros(1, 2).long()).check(torch.randn(1, 1, 3, 5), torch.randn(1, 1, 2, 5))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "signals", "message"),
+    [
+        ((torch.ones(6, 6).bool(),), {}, r"layout: got a tensor of torch.bool, want a Layout: Layout\(mask=…\) .*True"),
+        ((), {"attn_mask": torch.ones(6, 6)}, r"attn_mask: got an unknown signal, want Layout\(mask=…\)"),
+        ((), {"attention_mask": torch.ones(1, 6)}, r"attention_mask: .*Layout\(keys=…\) \(batch, m\) for padding"),
+        ((), {"is_causal": True}, r"is_causal: got an unknown signal, want layout=Layout\(causal=True\)"),
+        ((), {"attn_bias": torch.ones(6, 6)}, r"attn_bias: got an unknown signal, want .*composed\(bias=alibi\)"),
+        ((), {"window": 3}, r"window: got an unknown signal, want one of Softmax's: no signals"),
+    ],
+)
+def test_what_other_libraries_take_is_told_in_ours(arguments, signals, message):
+    q = torch.randn(1, 2, 6, 5)
+    with pytest.raises(TypeError, match=message):
+        build("softmax")(q, q, q, *arguments, **signals)
+
+
+@pytest.mark.parametrize("call", [parse_pattern, lambda mask: build("pattern", of=mask)])
+def test_a_mask_is_no_pattern(call):
+    with pytest.raises(TypeError, match=r"pattern: got a Tensor, want a Pattern, .*each call: Layout\(mask=…\)"):
+        call(torch.ones(6, 6).bool())
