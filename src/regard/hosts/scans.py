@@ -37,17 +37,18 @@ class Notes:
 
     Args:
         into, out: what entered and left the parts that are listened to, by their names. given: the layer's arguments.
-        begun: whether its cache held tokens before.
+        cache: among these, None for none. begun: whether it held tokens before.
     """
 
     into: dict[str, Tensor] = field(default_factory=dict)
     out: dict[str, Tensor] = field(default_factory=dict)
     given: dict[str, Any] = field(default_factory=dict)
+    cache: Any = None
     begun: bool = False
 
     def clear(self) -> None:
         """For the next call."""
-        self.into, self.out, self.given, self.begun = {}, {}, {}, False
+        self.into, self.out, self.given, self.cache, self.begun = {}, {}, {}, None, False
 
 
 @dataclass(frozen=True)
