@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,17 +9,16 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from regard.core.errors import wrong
 from regard.core.layout import Layout
+from regard.hosts import caches
 from regard.hosts.implied import Implied
-from regard.hosts.passes import Pass, Passes
+from regard.hosts.passes import Pass, Passes, arguments
 from regard.hosts.scans import Notes, Scan, scan_of
 from regard.hosts.session import Session
 
-CACHES = {"cache", "past_key_values", "past_key_value", "cache_params", "layer_past", "use_cache"}
-"""Arguments by which a module that mixes tokens is known: it is given the past, or keeps it itself."""
 CLOSE = 1e-4
 """Relative error between a layer's scan and the rows read of it, as the law of definition has it in float32."""
 CLOSE_HALF = 2e-2
@@ -47,26 +45,18 @@ class Follower:
     """
 
     def __init__(self, model: PreTrainedModel, session: Session, passes: Passes) -> None:
-        self.session, self.passes = session, passes
-        self.memories: WeakKeyDictionary[Cache, dict[str, Memory]] = WeakKeyDictionary()
-        self.classes: dict[str, str] = {}
+        self.model, self.session, self.passes = model, session, passes
+        self.memories: WeakKeyDictionary[Any, dict[str, Memory]] = WeakKeyDictionary()
         self.handles: list[Any] = []
         for name, module in model.named_modules():
             scan = scan_of(module)
             if scan is not None:
                 self.follow(name, module, scan)
-            elif not isinstance(module, PreTrainedModel) and CACHES & set(inspect.signature(module.forward).parameters):
-                self.classes[name] = type(module).__name__
-                self.handles.append(module.register_forward_pre_hook(self.ran(name)))
 
     def remove(self) -> None:
         """Takes the hooks out."""
         for handle in self.handles:
             handle.remove()
-
-    def ran(self, name: str) -> Callable[..., None]:
-        """The hook before a module that may mix tokens."""
-        return lambda *_: self.passes.stack[0].ran.add(name) if self.passes.stack else None
 
     def unread(self, done: Pass) -> list[str]:
         """Modules that are given the past and ran, but neither hold nor stand in one that was read; the innermost."""
@@ -74,8 +64,12 @@ class Follower:
         holding = {name for name in done.ran if any(call.startswith(f"{name}.") for call in read)}
         left = [name for name in sorted(done.ran - holding) if not any(f"{name}.".startswith(call) for call in read)]
         innermost = [name for name in left if not any(other.startswith(f"{name}.") for other in left)]
-        holders = {self.classes[name] for name in holding}  # a block around attention here and around an MLP there
-        return [name for name in innermost if self.classes[name] not in holders]
+        holders = {self.kind(name) for name in holding}  # a block around attention here and around an MLP there
+        return [name for name in innermost if self.kind(name) not in holders]
+
+    def kind(self, name: str) -> str:
+        """The class of a module."""
+        return type(self.model.get_submodule(name)).__name__
 
     def follow(self, name: str, layer: nn.Module, scan: Scan) -> None:
         """Listens to a layer that can be read."""
@@ -83,8 +77,8 @@ class Follower:
 
         def enter(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             notes.clear()
-            notes.given = inspect.signature(layer.forward).bind(*args, **kwargs).arguments
-            notes.cache = next((value for value in notes.given.values() if isinstance(value, Cache)), None)
+            notes.given = arguments(layer, args, kwargs)
+            notes.cache = next(caches.found(notes.given.values()), None)
             notes.begun = scan.begun(layer, notes.cache)
 
         def listen(part: str) -> Callable[..., None]:

@@ -24,7 +24,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Cache
 from transformers.activations import ACT2FN
 
 from regard.blocks.projection import apart
@@ -51,7 +50,7 @@ class Notes:
     into: dict[str, Tensor] = field(default_factory=dict)
     out: dict[str, Tensor] = field(default_factory=dict)
     given: dict[str, Any] = field(default_factory=dict)
-    cache: Cache | None = None
+    cache: Any = None
     begun: bool = False
 
     def clear(self) -> None:
