@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from regard.core.errors import wrong
 from regard.core.tile import Tile
-from regard.hosts.call import BLOCK, LEAST_ROWS, Call, log_sum_exp
+from regard.hosts.call import BLOCK, LEAST_ROWS
 from regard.hosts.passes import Pass
 from regard.hosts.session import Layer
 
@@ -76,12 +76,6 @@ class Reading:
 
     def __init__(self, watched: Watched) -> None:
         self.watched = watched
-
-    def fused(self, module: nn.Module, call: Call) -> None:
-        """A call of PyTorch's fused attention, read as one of the interface."""
-        place = self.watched.passes.stack[-1]
-        plain = call.causal or self.descending(Caught(call.q[..., :1], call.mask), place)
-        self.watched.observe(module, call, log_sum_exp(call), plain, None)
 
     def descending(self, source: Caught, place: Pass) -> bool:
         """Whether the call is causal: by what it sees, and for a single token by its cache."""

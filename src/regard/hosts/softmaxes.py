@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
-from regard.hosts.call import Call
+from regard.hosts.call import Call, masked_scores
 from regard.hosts.passes import Passes
 from regard.hosts.traces import PRODUCTS, RESHAPING, Source, Trace, contracted, moved, tensors
 
@@ -40,10 +40,6 @@ class Reader(Protocol):
 
     def caught(self, module: nn.Module, weights: Tensor, visible: Tensor | None) -> None:
         """Takes A ``(batch, heads, n, m)`` and what of it may be seen, None for all."""
-        ...
-
-    def fused(self, module: nn.Module, call: Call) -> None:
-        """Takes a call of PyTorch's fused attention."""
         ...
 
 
@@ -128,7 +124,7 @@ class Softmaxes(TorchFunctionMode):
         if func in SOFTMAX:
             self.begin(args, kwargs, result)
         elif func is F.scaled_dot_product_attention:
-            self.reader.fused(self.running[-1], fused_call(*args, **kwargs))
+            self.reader.caught(self.running[-1], *weights_of_call(*args, **kwargs))
         elif func is F.multi_head_attention_forward:
             self.reader.caught(self.running[-1], *weights_of_heads(args, kwargs))
         else:
@@ -236,7 +232,7 @@ def lengths(name: str, result: Tensor) -> set[int]:
     return found | ({shape[-1]} if name in ("conv1d", "avg_pool1d", "cat") else set())
 
 
-def fused_call(
+def weights_of_call(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -245,19 +241,20 @@ def fused_call(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
-) -> Call:
-    """A call of PyTorch's fused attention; what has no axis of heads has one head."""
-    q, k = (
-        one.flatten(0, -4) if one.dim() > 3 else one.unsqueeze(-3).reshape(-1, 1, *one.shape[-2:])
-        for one in (query, key)
-    )
+) -> tuple[Tensor, Tensor | None]:
+    """A ``(batch, heads, n, m)`` of PyTorch's fused attention, one head where there is no axis of heads, and its mask."""
+    q, k = (one.flatten(0, -4) if one.dim() > 3 else one.reshape(-1, 1, *one.shape[-2:]) for one in (query, key))
     mask, bias = None, None
     if attn_mask is not None:
         every = attn_mask.expand(*query.shape[:-1], key.shape[-2]).reshape(*q.shape[:3], -1)
         mask = every if every.dtype == torch.bool else every > every.amax(-1, keepdim=True) - FAR
         bias = None if every.dtype == torch.bool else every.masked_fill(~mask, 0)
     scaling = query.shape[-1] ** -0.5 if scale is None else scale
-    return Call(q, k, scaling, is_causal, mask=mask, bias=bias)
+    call = Call(q, k, scaling, is_causal, mask=mask, bias=bias)
+    rows = torch.arange(call.n, device=q.device)
+    visible = call.visible(rows, 0, call.m)
+    weights = masked_scores(call, rows).softmax(-1).nan_to_num(0)
+    return weights, None if visible is None else visible.expand_as(weights)
 
 
 def weights_of_heads(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
