@@ -35,9 +35,11 @@ def found(arguments: Iterable[Any]) -> Iterator[Any]:
 
 
 def takes(module: nn.Module) -> bool:
-    """Whether a module's parameters say that it is given the past."""
+    """Whether a module's parameters say that it is given the past, or keeps it itself."""
     parameters = inspect.signature(module.forward).parameters.values()
-    return any(p.name in NAMES or TYPE.search(inspect.formatannotation(p.annotation)) for p in parameters)
+    return any(
+        p.name in NAMES | {"use_cache"} or TYPE.search(inspect.formatannotation(p.annotation)) for p in parameters
+    )
 
 
 def may_take(module: nn.Module) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +30,9 @@ class Memory:
     """What a layer's tokens so far were, kept while a cache goes on.
 
     Args:
-        cache: that goes on. parts: each ``(b, tokens, …)``. keys: ``(b, tokens)`` bool, False = padding.
+        parts: each ``(b, tokens, …)``. keys: ``(b, tokens)`` bool, False = padding.
     """
 
-    cache: Any
     parts: list[Tensor]
     keys: Tensor
 
@@ -45,8 +45,8 @@ class Follower:
     """
 
     def __init__(self, model: PreTrainedModel, session: Session, passes: Passes) -> None:
-        self.session, self.passes = session, passes
-        self.memories: dict[str, Memory] = {}
+        self.model, self.session, self.passes = model, session, passes
+        self.memories: WeakKeyDictionary[Any, dict[str, Memory]] = WeakKeyDictionary()
         self.handles: list[Any] = []
         for name, module in model.named_modules():
             scan = scan_of(module)
@@ -61,12 +61,15 @@ class Follower:
     def unread(self, done: Pass) -> list[str]:
         """Modules that are given the past and ran, but neither hold nor stand in one that was read; the innermost."""
         read = [call + "." for call in done.calls]
-        left = [
-            name
-            for name in sorted(done.ran)
-            if not any(f"{name}.".startswith(call) or call.startswith(f"{name}.") for call in read)
-        ]
-        return [name for name in left if not any(other.startswith(f"{name}.") for other in left)]
+        holding = {name for name in done.ran if any(call.startswith(f"{name}.") for call in read)}
+        left = [name for name in sorted(done.ran - holding) if not any(f"{name}.".startswith(call) for call in read)]
+        innermost = [name for name in left if not any(other.startswith(f"{name}.") for other in left)]
+        holders = {self.kind(name) for name in holding}  # a block around attention here and around an MLP there
+        return [name for name in innermost if self.kind(name) not in holders]
+
+    def kind(self, name: str) -> str:
+        """The class of a module."""
+        return type(self.model.get_submodule(name)).__name__
 
     def follow(self, name: str, layer: nn.Module, scan: Scan) -> None:
         """Listens to a layer that can be read."""
@@ -76,7 +79,7 @@ class Follower:
             notes.clear()
             notes.given = arguments(layer, args, kwargs)
             notes.cache = next(caches.found(notes.given.values()), None)
-            notes.begun = notes.cache is not None and notes.cache.has_previous_state(layer.layer_idx)
+            notes.begun = scan.begun(layer, notes.cache)
 
         def listen(part: str) -> Callable[..., None]:
             def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -86,22 +89,23 @@ class Follower:
 
         def leave(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             self.show(name, layer, scan, notes)
+            notes.clear()
 
         self.handles += [
             layer.register_forward_pre_hook(enter, with_kwargs=True),
             layer.register_forward_hook(leave),
-            *(layer.get_submodule(part).register_forward_hook(listen(part)) for part in scan.parts),
+            *(layer.get_submodule(part).register_forward_hook(listen(part)) for part in scan.heard(layer)),
         ]
 
     @torch.no_grad()
     def show(self, name: str, layer: nn.Module, scan: Scan, notes: Notes) -> None:
         """Shows the session what a layer's scan, which has just run, attended to."""
-        if set(notes.into) != set(scan.parts):
+        if not set(notes.into) >= set(scan.parts):
             what = f"{name}, whose {type(layer).__name__} ran as one fused kernel"
             raise wrong("model", what, "it in evaluation mode, where its parts can be listened to", RuntimeError)
         place, turn = self.passes.locate(name)
         name = name if turn == 0 else f"{name}#{turn}"
-        memory = self.remember(name, scan.tokens(layer, notes), notes, notes.given.get("attention_mask"))
+        memory = self.remember(name, scan.tokens(layer, notes), notes)
         keys = None if memory.keys.all() else memory.keys
         reading = scan.read(layer, memory.parts, keys, notes)
         n = reading.given.shape[2]
@@ -119,20 +123,20 @@ class Follower:
 
         self.session.implied(name, reading.name, source, tokens, self.passes.sequence, check)
 
-    def remember(self, name: str, parts: list[Tensor], notes: Notes, mask: Tensor | None) -> Memory:
+    def remember(self, name: str, parts: list[Tensor], notes: Notes) -> Memory:
         """The layer's tokens so far, with the new ``parts``."""
-        new = parts[0].shape[1]
+        cache, mask = notes.cache, notes.given.get("attention_mask")
         keys = torch.ones(parts[0].shape[:2], dtype=torch.bool, device=parts[0].device)
-        keys = keys if mask is None else mask[:, -new:].bool()
-        before = self.memories.pop(name, None)
+        keys = keys if mask is None else mask[:, -parts[0].shape[1] :].bool()
+        held = {} if cache is None else self.memories.setdefault(cache, {})
+        before = held.pop(name, None)
         if notes.begun:
-            if before is None or before.cache is not notes.cache:
+            if before is None:
                 what = f"one that {name} goes on with, begun outside of the watch"
                 raise wrong("past_key_values", what, "a cache that begins inside", RuntimeError)
             parts = [torch.cat(pair, dim=1) for pair in zip(before.parts, parts, strict=True)]
             keys = torch.cat([before.keys, keys], dim=1)
-        memory = Memory(notes.cache, parts, keys)
-        if notes.cache is not None:
-            self.memories[name] = memory
-            self.passes.counted[notes.cache] = keys.shape[1]
-        return memory
+        held[name] = Memory(parts, keys)
+        if cache is not None:
+            self.passes.counted[cache] = keys.shape[1]
+        return held[name]
