@@ -120,11 +120,10 @@ class Swap(AbstractContextManager["Swap"]):
 
     def refuse(self, layer: int, asked: Asked, kept: Kept | None) -> None:
         """Raises a ValueError for a call that no mechanism can stand in for."""
-        if mechanism is None or (
-            kept is not None and kept.held and layer not in kept.held and kept.slots > asked.call.n
-        ):
-            wanted = "all layers that read one cache, or none of them"
-            raise wrong("layers", f"{layer} apart from a swapped one, whose keys it reads", wanted)
+        if kept is not None and kept.swap() is not self:
+            raise wrong("past_key_values", "a cache that another swap filled", "a new cache", RuntimeError)
+        if kept is not None and layer not in kept.held and kept.slots > asked.call.n:
+            raise wrong("layers", f"{layer} apart from a swapped one, whose keys it reads", TOGETHER)
         told = {"softcap": asked.call.softcap, "s_aux": asked.call.sinks, "dropout": asked.dropout or None}
         told |= {"position_bias": asked.call.bias if asked.biased == "position_bias" else None}
         for keyword, given in told.items():
