@@ -19,16 +19,17 @@ DEPTH_OF_A = 4
 
 @dataclass(frozen=True)
 class Weights:
-    """A of one call ``(batch, heads, n, m)`` and where it was computed."""
+    """A of one call ``(batch, heads, n, m)`` and where it was computed; ``sure`` unless it may be no attention."""
 
     place: str
     weights: Tensor
+    sure: bool = True
 
 
 class Softmaxes(TorchFunctionMode):
     """Notes what every softmax gives that may be attention, and the module that computed it.
 
-    Attention has an axis of heads, alone or folded into the batch; a router or a pooling has none.
+    Attention has an axis of heads, alone or folded into the batch; without one it may be a router.
     """
 
     def __init__(self, batch: int) -> None:
@@ -49,11 +50,12 @@ class Softmaxes(TorchFunctionMode):
         return result
 
     def note(self, weights: Tensor) -> None:
-        if weights.dim() == 3 and weights.shape[0] != self.batch and weights.shape[0] % self.batch == 0:
+        sure = weights.dim() > 3 or weights.shape[0] != self.batch
+        if weights.dim() == 3 and weights.shape[0] % self.batch == 0:
             weights = weights.unflatten(0, (self.batch, -1))
         if weights.dim() >= DEPTH_OF_A:
             weights = weights.flatten(0, -DEPTH_OF_A)
-            self.found.append(Weights(self.modules[-1], weights.detach().clone()))
+            self.found.append(Weights(self.modules[-1], weights.detach().clone(), sure))
 
 
 def definition(

@@ -80,7 +80,7 @@ class Tile:
         start: first key slot that ``weights`` cover. m: number of key slots.
         queries: ``(batch, rows)`` bool, False = a padding query, which no statistic may count.
         keys: ``(batch, m)`` bool, False = padding.
-        causal: whether row i sees no key slot after i.
+        causal: whether row i sees no key slot after i. cross: whether the keys are another sequence than the queries.
         visible: ``(batch or 1, heads or 1, rows, w)`` bool, what may be seen; None: all keys, or, if ``causal``, those
             up to the row.
         log_weights: like ``weights``, their logarithm, zero where they are hidden; None: not at hand.
@@ -102,6 +102,7 @@ class Tile:
     tokens: Tokens | None = None
     sequence: int = 0
     share: float = 1.0
+    cross: bool = False
 
     @property
     def columns(self) -> slice:

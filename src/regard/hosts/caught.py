@@ -121,6 +121,7 @@ class Reading:
                 tokens=tokens,
                 sequence=self.watched.passes.sequence,
                 share=share,
+                cross=layer.cross,
             )
 
 

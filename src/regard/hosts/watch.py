@@ -152,6 +152,7 @@ class Watched(Session):
                 tokens=tokens,
                 sequence=self.passes.sequence,
                 share=share,
+                cross=layer.cross,
             )
 
 

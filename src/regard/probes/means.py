@@ -124,7 +124,10 @@ class Sink(RowMean):
 
 
 class Distance(RowMean):
-    """Mean of i − j under A: Σ_j A_ij (i − j), in tokens; earlier keys count positive."""
+    """Mean of i − j under A: Σ_j A_ij (i − j), in tokens; earlier keys count positive.
+
+    Tokens are counted without padding; in cross-attention i counts the queries.
+    """
 
     name = "distance"
 
@@ -132,7 +135,8 @@ class Distance(RowMean):
         positions = tile.positions
         features = torch.stack([torch.ones_like(positions), positions], dim=2)
         mass, place = tile.read(features).double().unbind(3)
-        own = positions[:, tile.rows] if int(tile.rows[-1]) < tile.m else tile.rows[None]
+        aligned = not tile.cross and int(tile.rows[-1]) < tile.m
+        own = positions[:, tile.rows] if aligned else tile.rows[None]
         return mass * own[:, None] - place, tile.queries
 
 

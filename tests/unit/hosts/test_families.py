@@ -25,8 +25,8 @@ def test_families_of_every_kind_are_right(family):
 @pytest.mark.parametrize(
     ("kind", "broken"),
     [
-        ("wrong", lambda self, module, q, *rest, **named: whole(self, module, q * 1.1, *rest, **named)),
-        ("crash", lambda self, module, q, k: None),
+        ("wrong", lambda self, eager, module, q, *rest, **named: whole(self, eager, module, q * 1.1, *rest, **named)),
+        ("crash", lambda self, module: None),
     ],
 )
 def test_a_broken_watch_is_found(monkeypatch, kind, broken):
