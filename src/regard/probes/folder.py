@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from regard.core.build import build_for, parse
-from regard.core.errors import wrong
+from regard.core.errors import reason, wrong
 from regard.core.layout import Layout
 from regard.hosts.call import Call
 from regard.hosts.implied import Implied, shares
@@ -111,16 +112,23 @@ class Record:
             folder: where to. extra: further text files by name, made from the folder that is being written.
 
         Raises:
-            FileExistsError, NotADirectoryError: something else stands there.
+            FileExistsError, NotADirectoryError: something else stands there. OSError: it cannot be written, and why.
         """
         folder = Path(folder).absolute()
         check_folder(folder)
+        try:
+            return self.put(folder, extra or {})
+        except (OSError, SafetensorError) as error:
+            raise wrong("folder", f"{folder}: {reason(error)}", "a folder that can be written", OSError) from error
+
+    def put(self, folder: Path, extra: Mapping[str, Callable[[Path], str]]) -> Path:
+        """`save`, once the folder is known to be free."""
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
             fresh = Path(scratch) / "new"
             fresh.mkdir()
             self.write(fresh)
-            for name, make in (extra or {}).items():
+            for name, make in extra.items():
                 (fresh / name).write_text(make(fresh), encoding="utf-8")
             if folder.exists():
                 folder.rename(Path(scratch) / "old")
@@ -173,6 +181,15 @@ def check_folder(folder: str | Path) -> None:
             raise wrong("folder", f"{folder}, where {parent.name} is a file", "a folder's path", NotADirectoryError)
     if folder.exists() and not replaceable(folder):
         raise wrong("folder", f"{folder}, which is no record", "a new folder or an old record", FileExistsError)
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise wrong("folder", f"{folder}: no permission to write in {there}", "one that can be written", PermissionError)
+
+
+def free_name(folder: Path) -> Path:
+    """``folder``, or ``folder-2``, ``folder-3`` … where a record stands there already."""
+    names = (folder, *(folder.with_name(f"{folder.name}-{count}") for count in range(2, 1_000_000)))
+    return next(name for name in names if not name.exists() or (name.is_dir() and not any(name.iterdir())))
 
 
 def replaceable(folder: Path) -> bool:
