@@ -6,8 +6,8 @@ import sys
 
 import typer
 
-from regard.core.errors import reason
 from regard.cli import atlas, compare, draw, laws, look, plan, results, serve, swap, train
+from regard.core.errors import reason
 
 app = typer.Typer(
     name="regard",

@@ -113,10 +113,9 @@ def measure(cells: list[Cell], store: Store | None, again: bool, workers: str) -
     from regard.cli.progress import Steps
     from regard.compare.run import run
 
-    command, rows, kept, done = shlex.join(["regard", *sys.argv[1:]]), [], 0, 0
+    command, rows, kept = shlex.join(["regard", *sys.argv[1:]]), [], 0
     with Steps() as steps:
-        for outcome in run(cells, store, command, again, workers, lambda what: steps(what, done, len(cells))):
-            done += 1
+        for done, outcome in enumerate(run(cells, store, command, again, workers, steps.show), 1):
             steps(outcome.cell.label, done, len(cells))
             kept += outcome.reused
             if outcome.error is not None:

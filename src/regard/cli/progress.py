@@ -19,6 +19,7 @@ class Steps(AbstractContextManager["Steps"]):
 
     def __init__(self) -> None:
         self.bar: Any = None
+        self.done = self.total = 0
         self.started = self.printed = time.monotonic()
 
     def __enter__(self) -> Steps:
@@ -38,6 +39,7 @@ class Steps(AbstractContextManager["Steps"]):
 
     def __call__(self, what: str, done: int = 0, total: int = 0) -> None:
         """``done`` of ``total`` steps are over, and ``what`` is going on; a total of 0 is one that nobody knows."""
+        self.done, self.total = done, total
         if self.bar is not None:
             self.bar.update(self.shown, description=what, completed=done, total=total or None)
             return
@@ -47,6 +49,10 @@ class Steps(AbstractContextManager["Steps"]):
         if now - self.printed >= QUIET:
             self.printed = now
             self.say(plain_line(what, done, total, now - self.started))
+
+    def show(self, what: str) -> None:
+        """``what`` goes on now; the count stays."""
+        self(what, self.done, self.total)
 
     def say(self, line: str) -> None:
         """Prints a line that stays, above the bar where there is one."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from regard.hosts.implied import Implied, shares
 FORMAT, VERSION = "regard-record", 1
 
 
-@dataclass
+@dataclass(repr=False)
 class Record:
     """What one pass over one text left.
 
@@ -54,6 +56,18 @@ class Record:
             if layer["index"] == index:
                 return layer
         raise wrong("layer", str(index), f"one of {[layer['index'] for layer in self.layers]}")
+
+    def __repr__(self) -> str:
+        model, tokens = self.header["model"]["name"], self.header["tokens"]
+        return f"<Record of {model}: {tokens:,} tokens, {len(self.layers)} layers; save(folder) writes it>"
+
+    def _repr_html_(self) -> str:
+        """The page itself, inline, for notebooks."""
+        page = import_module("regard.web.page")  # a room above this one, wanted by notebooks alone
+        with tempfile.TemporaryDirectory() as scratch:
+            self.write(Path(scratch))
+            content = html.escape(page.page_html(Path(scratch)), quote=True)
+        return f'<iframe srcdoc="{content}" style="width: 100%; height: 720px; border: 0"></iframe>'
 
     @torch.no_grad()
     def region(self, layer: int, head: int, rows: slice, keys: slice) -> Tensor:
@@ -183,7 +197,9 @@ def check_folder(folder: str | Path) -> None:
         raise wrong("folder", f"{folder}, which is no record", "a new folder or an old record", FileExistsError)
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not os.access(there, os.W_OK | os.X_OK):
-        raise wrong("folder", f"{folder}: no permission to write in {there}", "one that can be written", PermissionError)
+        raise wrong(
+            "folder", f"{folder}: no permission to write in {there}", "one that can be written", PermissionError
+        )
 
 
 def free_name(folder: Path) -> Path:
