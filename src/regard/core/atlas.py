@@ -192,5 +192,5 @@ def find(name: str) -> Entry:
             return entry
     meant = did_you_mean(name, [*ENTRIES, *(alias for entry in ENTRIES.values() for alias in entry.aliases)])
     near = [entry.name for entry in search(name)[:3]]
-    such = f", such as {', '.join(near)}" if near and not meant else ""
+    such = f", such as {', '.join(near)}" if near else ""
     raise wrong("name", repr(name), f"one of the atlas{such}; `regard atlas` lists all{meant}", LookupError)
