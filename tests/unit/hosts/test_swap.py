@@ -72,7 +72,7 @@ def test_generation_goes_on_from_the_mechanisms_own_state(beams, padded):
     assert torch.equal(got.sequences, expected)
     cache = got.past_key_values
     assert all(isinstance(layer, Kept) for layer in cache.layers)
-    assert {layer.state.k.shape[2] for layer in cache.layers} == {4}
+    assert {held.state.k.shape[2] for layer in cache.layers for held in layer.held.values()} == {4}
 
 
 def test_chunked_prefill_equals_one_pass():
