@@ -10,6 +10,7 @@ from torch import Tensor
 
 from regard.core.errors import wrong
 from regard.core.mechanism import accumulate_dtype, repeat_heads
+from regard.kernels import flash
 
 BLOCK = 1 << 21
 """Entries of A in a block of rows: 8 MiB of float32."""
@@ -151,8 +152,7 @@ def attend_fused(call: Call, v: Tensor, dropout: float) -> tuple[Tensor, Tensor]
     causal = call.causal and call.window is None and call.mask is None and call.bias is None
     bias = None if causal else additive(call)
     if call.q.device.type == "cpu" and call.q.shape[3] == v.shape[3] and dropout == 0 and bias_is_constant(bias):
-        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        return kernel(call.q, k, v, 0.0, causal, attn_mask=bias, scale=call.scaling)
+        return flash.attend(call.q, k, v, causal, bias, call.scaling)
     out = torch.nn.functional.scaled_dot_product_attention(
         call.q, k, v, attn_mask=bias, dropout_p=dropout, is_causal=causal, scale=call.scaling
     )
