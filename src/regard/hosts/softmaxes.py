@@ -242,7 +242,7 @@ def weights_of_call(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """A ``(batch, heads, n, m)`` of PyTorch's fused attention, one head where there is no axis of heads, and its mask."""
+    """A ``(batch, heads, n, m)`` of PyTorch's fused attention, one head without an axis of heads, and its mask."""
     q, k = (one.flatten(0, -4) if one.dim() > 3 else one.reshape(-1, 1, *one.shape[-2:]) for one in (query, key))
     mask, bias = None, None
     if attn_mask is not None:
