@@ -8,10 +8,10 @@ DEV := --extra dev --no-emit-package regard pyproject.toml
 SAMPLE := src/regard/hosts/small/sample.txt
 LOOK := regard-look
 
-.PHONY: look test claims bench peers web lock format clean
+.PHONY: look test claims families bench peers web lock format clean
 
 look: .venv/look.stamp  ## look into the shipped model; prints where the page lies
-	$(BIN)/regard look --model tiny --file $(SAMPLE) -o $(LOOK)
+	$(BIN)/regard look --model tiny --file $(SAMPLE) -o $(LOOK) --replace
 
 test: .venv/dev.stamp chromium  ## linters, types, import contracts, all tests
 	$(BIN)/ruff check .
@@ -22,6 +22,9 @@ test: .venv/dev.stamp chromium  ## linters, types, import contracts, all tests
 
 claims: .venv/dev.stamp  ## the longer reproductions; results go to docs/claims.md
 	$(BIN)/python -m pytest tests/claims --write-claims docs/claims.md
+
+families: .venv/dev.stamp  ## every model family of Transformers under watch and swap; goes on where it was stopped, AGAIN=--again for anew
+	PYTHONPATH=tests $(BIN)/python -m families $(AGAIN)
 
 bench: .venv/dev.stamp  ## speed and memory against PyTorch's own attention
 	$(BIN)/python benchmarks/kernels.py speed

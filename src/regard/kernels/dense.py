@@ -14,24 +14,14 @@ from typing import Any, ClassVar, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_flop_count
 
 from regard.core.layout import Layout
 from regard.core.mechanism import accumulate_dtype, repeat_heads
 from regard.core.reduction import Partial
-from regard.kernels import tiled
+from regard.kernels import flash, tiled
 from regard.kernels.tiled import drain, row_delta, sink_gradient, split
 
-FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-FUSED_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 PACKED_ROWS = 512  # queries whose mask over all keys is formed at a time
-
-if FUSED not in flop_registry:  # PyTorch counts its fused operators on every device but this one
-
-    @register_flop_formula(FUSED)
-    def count_fused(q_shape, k_shape, v_shape, *args, out_shape=None, **kwargs) -> int:
-        """FLOPs of the two full matrix products, as for PyTorch's other fused operators."""
-        return sdpa_flop_count(q_shape, k_shape, v_shape)
 
 
 @dataclass(frozen=True)
@@ -123,7 +113,7 @@ def attend_lse(
     if q.device.type != "cpu":
         return tiled.attend_lse(q, k, v, layout, dot(q, scale), tiled.Softmax(sink))
     n, m, heads = q.shape[2], k.shape[2], q.shape[1]
-    if n == 1 and heads != k.shape[1] and layout.segments is None and sink is None:
+    if n == 1 and heads != k.shape[1] and layout.segments is None and layout.mask is None and sink is None:
         folded = q.unflatten(1, (k.shape[1], -1)).squeeze(3)  # a decoding step: the group's queries are the rows
         part = over(folded, k, v, pieces(folded.shape[2], m, Layout(keys=layout.keys)), scale)
         return Partial(part.out.flatten(1, 2)[:, :, None], part.lse.flatten(1, 2)[:, :, None])
@@ -137,10 +127,12 @@ def dot(q: Tensor, scale: float | None) -> tiled.Dot:
 
 def pieces(n: int, m: int, layout: Layout) -> list[Piece]:
     """A layout as pieces."""
-    if layout.segments is not None:
+    given = layout.segments if layout.mask is None else layout.mask
+    if given is not None:
         return [
-            Piece(rows, slice(0, m), mask=layout.allowed(n, m, layout.segments.device, rows))
+            Piece(rows, slice(0, m), mask=layout.allowed(n, m, given.device, rows))
             for rows in split(0, n, PACKED_ROWS)
+            if m
         ]
     mask = None if layout.keys is None else layout.keys[:, None, None]
     if layout.causal and n > 1:
@@ -246,32 +238,29 @@ def merge_into(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> No
 
 def fused(q: Tensor, k: Tensor, v: Tensor, piece: Piece, scale: float) -> tuple[Tensor, Tensor]:
     """``(out, lse)`` of one piece; rows that see nothing get zeros and -inf."""
-    out, lse = (FUSED if q.device.type == "cpu" else by_products)(
-        q, k, v, 0.0, piece.causal, attn_mask=piece.bias(q.dtype), scale=scale
-    )
+    run = flash.attend if q.device.type == "cpu" else by_products
+    out, lse = run(q, k, v, piece.causal, piece.bias(q.dtype), scale)
     sighted = piece.sighted()
     return out, lse if sighted is None else lse.masked_fill(~sighted, -torch.inf)
 
 
 def fused_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, piece: Piece, scale: float):
     """Gradients of ``q, k, v`` from one piece, given the whole ``out`` and finite ``lse``."""
-    run = FUSED_BACKWARD if q.device.type == "cpu" else by_products_backward
-    return run(grad, q, k, v, out, lse, 0.0, piece.causal, attn_mask=piece.bias(q.dtype), scale=scale)
+    run = flash.gradients if q.device.type == "cpu" else by_products_backward
+    return run(grad, q, k, v, out, lse, piece.causal, piece.bias(q.dtype), scale)
 
 
-def by_products(q, k, v, dropout: float, causal: bool, *, attn_mask: Tensor | None, scale: float):
+def by_products(q: Tensor, k: Tensor, v: Tensor, causal: bool, bias: Tensor | None, scale: float):
     """What the CPU's fused operator computes, on any device, by plain matrix products over the piece."""
-    scores = scores_of(q, k, causal, attn_mask, scale)
+    scores = scores_of(q, k, causal, bias, scale)
     lse = scores.logsumexp(-1)
     weights = torch.exp(scores - lse.masked_fill(lse == -torch.inf, 0)[..., None])
     return weights.to(v.dtype) @ v, lse
 
 
-def by_products_backward(
-    grad, q, k, v, out, lse, dropout: float, causal: bool, *, attn_mask: Tensor | None, scale: float
-):
+def by_products_backward(grad, q, k, v, out, lse, causal: bool, bias: Tensor | None, scale: float):
     """What the CPU's fused backward operator computes, likewise."""
-    weights = torch.exp(scores_of(q, k, causal, attn_mask, scale) - lse[..., None])
+    weights = torch.exp(scores_of(q, k, causal, bias, scale) - lse[..., None])
     upstream = (grad @ v.mT).to(weights.dtype)
     slopes = (weights * (upstream - row_delta(grad, out, None)[..., None]) * scale).to(q.dtype)
     return slopes @ k, slopes.mT @ q, weights.to(grad.dtype).mT @ grad

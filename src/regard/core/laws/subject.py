@@ -13,7 +13,8 @@ from regard.core.layout import Layout
 from regard.core.mechanism import Example, Mechanism, Signal, Traits, accumulate_dtype, repeat_heads
 
 BATCH, HEAD_DIM, VALUE_DIM = 3, 5, 7
-SHORT, LONG = 13, 563  # LONG crosses the tiles and chunks of the fast paths and divides none of them
+SHORT, MIDDLE, LONG = 13, 257, 563
+"""MIDDLE leaves the paths for few tokens; LONG crosses the tiles and chunks of the fast paths and divides none."""
 SEED = 20_261
 
 
