@@ -2,13 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+UV := $(BIN)/uv pip compile --quiet --extra dev --no-emit-package regard
 SAMPLE := src/regard/hosts/small/sample.txt
 LOOK := regard-look
 
-.PHONY: look test claims bench peers web format clean
+.PHONY: look test claims families bench peers web lock format clean
 
 look: .venv/look.stamp  ## look into the shipped model; prints where the page lies
-	$(BIN)/regard look --model tiny --file $(SAMPLE) -o $(LOOK)
+	$(BIN)/regard look --model tiny --file $(SAMPLE) -o $(LOOK) --replace
 
 test: .venv/dev.stamp chromium  ## linters, types, import contracts, all tests
 	$(BIN)/ruff check .
@@ -19,6 +20,9 @@ test: .venv/dev.stamp chromium  ## linters, types, import contracts, all tests
 
 claims: .venv/dev.stamp  ## the longer reproductions; results go to docs/claims.md
 	$(BIN)/python -m pytest tests/claims --write-claims docs/claims.md
+
+families: .venv/dev.stamp  ## every model family of Transformers under watch and swap; goes on where it was stopped, AGAIN=--again for anew
+	PYTHONPATH=tests $(BIN)/python -m families $(AGAIN)
 
 bench: .venv/dev.stamp  ## speed and memory against PyTorch's own attention
 	$(BIN)/python benchmarks/kernels.py speed
@@ -34,6 +38,16 @@ peers: .venv/dev.stamp  ## speed beside other libraries, which are installed int
 
 web:  ## rebuild the page's committed bundle (needs Node 20)
 	cd web && npm ci && npm run build
+
+lock: | .venv/bin/python  ## renew constraints.txt: the newest releases that constraints.in allows, for every machine
+	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9'
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) --universal --python-version 3.11 --upgrade --annotation-style line \
+		--constraint constraints.in --output-file constraints.txt pyproject.toml
+	for python in 3.11 3.12 3.13 3.14; do \
+	for machine in x86_64-manylinux_2_28 aarch64-manylinux_2_28 aarch64-apple-darwin; do \
+		MACOSX_DEPLOYMENT_TARGET=14.0 $(UV) --python-version $$python --python-platform $$machine --only-binary :all: \
+			--constraint constraints.txt pyproject.toml >/dev/null || exit 1; \
+	done; done
 
 format: .venv/dev.stamp
 	$(BIN)/ruff check --fix .
@@ -52,12 +66,15 @@ chromium:
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
+# Without isolation, since pip would build in a fresh environment that knows no lock.
 .venv/look.stamp: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP) --editable '.[web]'
+	$(PIP) hatchling editables
+	$(PIP) --no-build-isolation --editable '.[web]'
 	touch $@
 
 .venv/dev.stamp: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP) --editable '.[dev]'
+	$(PIP) hatchling editables
+	$(PIP) --no-build-isolation --editable '.[dev]'
 	touch $@
 
 clean:

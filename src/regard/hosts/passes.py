@@ -16,9 +16,8 @@ from transformers import PreTrainedModel
 
 from regard.core.errors import wrong
 from regard.core.tile import Tokens
-
-CACHES = ("past_key_values", "cache_params")
-"""Arguments under which a model is given its cache."""
+from regard.hosts import caches
+from regard.hosts.history import History, Past
 
 
 @dataclass
@@ -27,21 +26,25 @@ class Pass:
 
     Args:
         module: whose pass it is; None for an attention call outside of any.
-        past: number of slots that its cache held before. tokens: of all slots so far, where they are known.
+        cache: that it was given, None for none. past: number of slots that this held before.
+        tokens: of all slots so far, where they are known.
         keys: ``(batch, slots)`` bool, False = padding, where the pass was given a mask.
-        encoded: whether it was given another sequence to attend to. cache: that it was given, None for none.
+        encoded: whether it was given another sequence to attend to.
+        handed: the cache that a module in it was given, and what this held before, by the module's name.
         calls: how often each attention module was called in an outermost pass. ran: other modules that are given the
-            past, and ran in it.
+            past, and ran in it. begun: what its cache held before, in an outermost one.
     """
 
     module: nn.Module | None = None
+    cache: Any = None
     past: int = 0
     tokens: Tokens | None = None
     keys: Tensor | None = None
     encoded: bool = False
-    cache: Any = None
+    handed: dict[str, tuple[Any, int]] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
     ran: set[str] = field(default_factory=set)
+    begun: Past = field(default_factory=lambda: Past(-1))
 
 
 class Passes:
@@ -57,21 +60,28 @@ class Passes:
     def __init__(self, model: PreTrainedModel, finished: Callable[[Pass], None]) -> None:
         self.finished = finished
         self.stack: list[Pass] = []
-        self.sequence = -1
-        self.history: dict[int, Tensor] = {}
+        self.history = History()
         self.running = threading.Lock()
         self.owner: int | None = None
         self.handles: list[Any] = []
         self.counted: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # tokens in caches that do not know it
-        for module in model.modules():
+        for name, module in model.named_modules():
             if isinstance(module, PreTrainedModel):
                 self.handles.append(module.register_forward_pre_hook(self.enter, with_kwargs=True))
                 self.handles.append(module.register_forward_hook(self.leave, always_call=True))
+            elif caches.may_take(module):
+                hook = self.hand(name, caches.takes(module))
+                self.handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 
     def remove(self) -> None:
         """Takes the hooks out of the model."""
         for handle in self.handles:
             handle.remove()
+
+    @property
+    def sequence(self) -> int:
+        """The number of the sequence that is in the running pass."""
+        return self.stack[0].begun.sequence if self.stack else -1
 
     def locate(self, name: str) -> tuple[Pass, int]:
         """``(the innermost running pass, how often the attention module was called before in the outermost)``."""
@@ -91,13 +101,12 @@ class Passes:
             self.owner = threading.get_ident()
         opened = Pass(module)
         self.stack.append(opened)
-        given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
-        given = given | given.get("kwargs", {})
-        opened.cache = next((given[name] for name in CACHES if given.get(name) is not None), None)
+        given = arguments(module, args, kwargs)
+        opened.cache = next(caches.found(given.values()), None)
         opened.past, opened.keys = self.length(opened.cache), padding(given)
         opened.encoded = given.get("encoder_hidden_states") is not None
-        if len(self.stack) == 1 and opened.past == 0:
-            self.sequence += 1
+        if len(self.stack) == 1:
+            opened.begun = self.history.of(opened.cache, opened.past)
         opened.tokens = self.tokens(module, opened.past, given)
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -106,20 +115,38 @@ class Passes:
             return
         done = self.stack.pop()
         if self.stack:
+            self.stack[-1].handed |= done.handed
             return
         self.owner = None
         self.running.release()
+        for cache in {id(cache): cache for cache, _ in [(done.cache, 0), *done.handed.values()]}.values():
+            if cache is not None:
+                self.history.put(cache, done.begun)
         if output is not None:
             self.finished(done)
 
+    def hand(self, name: str, listed: bool) -> Callable[..., None]:
+        """The hook before a module that may be given the past, as its parameters say where they are ``listed``."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if not self.stack or self.owner != threading.get_ident():
+                return
+            cache = next(caches.found([*args, *kwargs.values()]), None)
+            if listed or cache is not None:
+                self.stack[0].ran.add(name)
+            if cache is not None:
+                inner = self.stack[-1]
+                known = [held for held in [(inner.cache, inner.past), *inner.handed.values()] if held[0] is cache]
+                inner.handed[name] = known[0] if known else (cache, self.length(cache))
+
+        return hook
+
     def length(self, cache: Any) -> int:
-        """Slots that a Transformers cache holds; 0 for none. One of recurrent states alone does not know."""
+        """Slots that a cache holds; 0 for none."""
         if cache is None:
             return 0
-        try:
-            return int(cache.get_seq_length())
-        except ValueError:
-            return self.counted.get(cache, 0)
+        slots = caches.length(cache)
+        return self.counted.get(cache, 0) if slots is None else slots
 
     def tokens(self, module: nn.Module, past: int, given: Mapping[str, Any]) -> Tokens | None:
         """The ids of the slots so far: those of earlier passes with the same cache, then the new ones."""
@@ -129,17 +156,23 @@ class Passes:
             return outer.tokens if outer is not None and past == outer.past else None
         if outer is not None and outer.tokens is not None and past == outer.past:
             return outer.tokens
-        earlier = self.history.get(id(module))
+        written = self.stack[0].begun.ids
+        earlier = written.get(id(module))
         if past and (earlier is None or earlier.shape[0] != ids.shape[0] or earlier.shape[1] < past):
             return None
         ids = ids if not past or earlier is None else torch.cat([earlier[:, :past], ids], dim=1)
-        self.history[id(module)] = ids
+        written[id(module)] = ids
         return Tokens(ids)
 
 
 BUSY = str(
     wrong("model", "a forward pass from a second thread", "one at a time under a watch: give each thread its own model")
 )
+
+
+def arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a module is called with, by name."""
+    return dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | dict(kwargs)
 
 
 def padding(given: Mapping[str, Any]) -> Tensor | None:

@@ -57,7 +57,7 @@ class Watched(Session):
         if done.module is not self.model:
             return
         name, unread = label(self.model), self.follower.unread(done)
-        own = f"{unread[0]}, a {self.follower.classes[unread[0]]}, mixes tokens in its own code" if unread else ""
+        own = f"{unread[0]}, a {self.follower.kind(unread[0])}, mixes tokens in its own code" if unread else ""
         if not done.calls:
             raise wrong(
                 "model",

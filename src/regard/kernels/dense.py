@@ -113,7 +113,7 @@ def attend_lse(
     if q.device.type != "cpu":
         return tiled.attend_lse(q, k, v, layout, dot(q, scale), tiled.Softmax(sink))
     n, m, heads = q.shape[2], k.shape[2], q.shape[1]
-    if n == 1 and heads != k.shape[1] and layout.segments is None and sink is None:
+    if n == 1 and heads != k.shape[1] and layout.segments is None and layout.mask is None and sink is None:
         folded = q.unflatten(1, (k.shape[1], -1)).squeeze(3)  # a decoding step: the group's queries are the rows
         part = over(folded, k, v, pieces(folded.shape[2], m, Layout(keys=layout.keys)), scale)
         return Partial(part.out.flatten(1, 2)[:, :, None], part.lse.flatten(1, 2)[:, :, None])
@@ -127,10 +127,12 @@ def dot(q: Tensor, scale: float | None) -> tiled.Dot:
 
 def pieces(n: int, m: int, layout: Layout) -> list[Piece]:
     """A layout as pieces."""
-    if layout.segments is not None:
+    given = layout.segments if layout.mask is None else layout.mask
+    if given is not None:
         return [
-            Piece(rows, slice(0, m), mask=layout.allowed(n, m, layout.segments.device, rows))
+            Piece(rows, slice(0, m), mask=layout.allowed(n, m, given.device, rows))
             for rows in split(0, n, PACKED_ROWS)
+            if m
         ]
     mask = None if layout.keys is None else layout.keys[:, None, None]
     if layout.causal and n > 1:

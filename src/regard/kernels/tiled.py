@@ -79,12 +79,12 @@ class Softmax:
 
 @dataclass(frozen=True)
 class Sigmoid:
-    """``p_ij = 1 / (1 + exp(-s_ij - b_i))`` with ``bias`` b a number or ``(b or 1, n)``, one for each query."""
+    """``p_ij = 1 / (1 + exp(-s_ij - b_i))`` with ``bias`` b a number or ``(b or 1, h or 1, n)``, one for each query."""
 
     bias: float | Tensor
 
     def __call__(self, scores: Tensor, span: Span) -> Tensor:
-        bias = self.bias[:, None, span.rows, None] if isinstance(self.bias, Tensor) else self.bias
+        bias = self.bias[:, :, span.rows, None] if isinstance(self.bias, Tensor) else self.bias
         return torch.sigmoid(scores + bias) if scores.requires_grad else scores.add_(bias).sigmoid_()
 
     @staticmethod
@@ -399,7 +399,7 @@ def spans(rows: slice, n: int, m: int, causal: bool, columns: int) -> Iterator[S
 
 
 def hidden(layout: Layout, n: int, m: int, span: Span, device: torch.device) -> Tensor | None:
-    """``(b or 1, 1, rows, cols)`` bool of what the tile must not see, or None if it may see all."""
+    """``(b or 1, h or 1, rows, cols)`` bool of what the tile must not see, or None if it may see all."""
     rows, cols, shift = span.rows, span.cols, m - n
     mask = None
     if layout.causal and cols.stop - 1 > rows.start + shift:
@@ -412,4 +412,7 @@ def hidden(layout: Layout, n: int, m: int, span: Span, device: torch.device) -> 
         own = layout.segments[:, None, rows.start + shift : rows.stop + shift, None]
         foreign = own != layout.segments[:, None, None, cols]
         mask = foreign if mask is None else mask | foreign
+    if layout.mask is not None:
+        given = ~layout.mask[:, :, rows, cols]
+        mask = given if mask is None else mask | given
     return mask

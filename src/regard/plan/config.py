@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from regard.core.errors import wrong
+from regard.core.errors import did_you_mean, wrong
 from regard.plan.roofline import MODELS, GroupedAttention, LatentAttention, ModelShape, Network
 
 
@@ -21,7 +21,8 @@ def model_shape(name: str) -> ModelShape:
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise wrong("model", repr(name), f"a folder with a config.json, or one of {', '.join(MODELS)}") from error
+        wanted = f"a folder with a config.json, or one of {', '.join(MODELS)}{did_you_mean(name, MODELS)}"
+        raise wrong("model", repr(name), wanted) from error
     return from_config(config)
 
 

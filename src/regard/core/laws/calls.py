@@ -203,9 +203,15 @@ def refusals(subject: Subject, mechanism: Mechanism) -> None:
         bad.append(("layout.causal", good, replace(layout, causal=not layout.causal)))
     if not subject.traits.packed:
         bad.append(("layout.segments", good, replace(layout, segments=subject.documents(SHORT, BATCH))))
-    for argument, inputs, given in bad:
+    mask = torch.ones(1, 1, SHORT, SHORT, dtype=torch.bool, device=subject.device)
+    bad += [("layout.mask", good, replace(layout, mask=given)) for given in (mask[0], mask[..., 1:], mask.double())]
+    if not subject.traits.masked:
+        bad.append(("layout.mask", good, replace(layout, mask=mask)))
+    for name in ("attn_mask", "is_causal"):
+        bad.append((name, replace(good, signals=good.signals | {name: mask}), layout))
+    for argument, inputs, given in [*bad, ("layout", good, mask)]:
         try:
-            subject.call(inputs, given, mechanism)
+            subject.call(inputs, given, mechanism)  # pyright: ignore[reportArgumentType]
         except (ValueError, TypeError) as error:
             if argument not in str(error) or "want" not in str(error):
                 raise Broken(f"bad {argument}: the message does not name it and what is wanted: {error}") from error

@@ -103,6 +103,7 @@ class Delta(Mechanism):
             sign=None,
             time="quadratic",
             state="linear",
+            masked=False,
             equivariant=False,
         )
 
@@ -268,7 +269,7 @@ def dense_pieces(places: Tensor, m: int) -> Iterator[Piece]:
 
 
 def restricted(piece: Piece, places: Tensor, layout: Layout) -> Piece:
-    """The piece without padding, and within its queries' documents."""
+    """The piece without padding, within its queries' documents, and without what a mask hides."""
     mask = piece.mask
     if layout.keys is not None:
         keys = layout.keys[:, None, None, piece.cols]
@@ -277,4 +278,8 @@ def restricted(piece: Piece, places: Tensor, layout: Layout) -> Piece:
         own = layout.segments[:, places[piece.rows].clamp(min=0)]
         same = own[:, None, :, None] == layout.segments[:, None, None, piece.cols]
         mask = same if mask is None else mask & same
+    if layout.mask is not None:
+        n, m = layout.mask.shape[2:]
+        given = layout.mask[..., piece.cols].index_select(2, places[piece.rows] - (m - n))
+        mask = given if mask is None else mask & given
     return replace(piece, mask=mask)
