@@ -268,7 +268,8 @@ def by_products_backward(grad, q, k, v, out, lse, causal: bool, bias: Tensor | N
 
 def scores_of(q: Tensor, k: Tensor, causal: bool, bias: Tensor | None, scale: float) -> Tensor:
     """Masked scores in the precision of sums."""
-    scores = (q @ k.mT).to(accumulate_dtype(q.dtype)) * scale
+    wide = accumulate_dtype(q.dtype)
+    scores = (q.to(wide) * scale) @ k.to(wide).mT
     if causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
         scores = scores.masked_fill(later, -torch.inf)
