@@ -9,7 +9,7 @@ LOOK := regard-look
 .PHONY: look test claims families bench peers web lock format clean
 
 look: .venv/look.stamp  ## look into the shipped model; prints where the page lies
-	$(BIN)/regard look --model tiny --file $(SAMPLE) -o $(LOOK)
+	$(BIN)/regard look --model tiny --file $(SAMPLE) -o $(LOOK) --replace
 
 test: .venv/dev.stamp chromium  ## linters, types, import contracts, all tests
 	$(BIN)/ruff check .

@@ -37,7 +37,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 def buildable(candidates: list[Candidate]) -> tuple[Any, dict[str, torch.Tensor]] | str:
     """The first model that can be built and run, with its inputs, or why none can."""
-    why = "no class of its own"
+    why = ""
     for candidate in candidates[:2]:
         for sizes in VARIANTS:
             try:
@@ -50,7 +50,7 @@ def buildable(candidates: list[Candidate]) -> tuple[Any, dict[str, torch.Tensor]
                 torch.manual_seed(0)
                 model = kind(config).eval()
             except Exception as error:
-                why = f"{candidate.model}: {type(error).__name__}: {str(error)[:200]}"
+                why = why or f"{candidate.model}: {type(error).__name__}: {str(error)[:200]}"
                 continue
             spread(model)
             for inputs in guesses(model):
@@ -58,8 +58,8 @@ def buildable(candidates: list[Candidate]) -> tuple[Any, dict[str, torch.Tensor]
                     run(model, inputs)
                     return model, inputs
                 except Exception as error:
-                    why = f"{candidate.model}: {type(error).__name__}: {str(error)[:200]}"
-    return why
+                    why = why or f"{candidate.model}: {type(error).__name__}: {str(error)[:200]}"
+    return why or "no class of its own"
 
 
 def tried(family: str, candidates: list[Candidate]) -> Row:

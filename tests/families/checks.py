@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 import regard
 from families.inputs import BATCH, LENGTH
 from families.truth import Weights, truth
+from regard.hosts.call import Map
 from regard.hosts.interface import configurations
 from regard.hosts.session import Session
 from regard.probes import Distance, Entropy
@@ -149,7 +150,7 @@ def apart(one: list[Tensor], other: list[Tensor]) -> float:
 def whole(session: Session, layer: int) -> Tensor:
     """A of a layer's last call ``(batch, heads, n, m)``."""
     source, rows = session.maps[layer], None
-    if hasattr(source, "lse"):
+    if isinstance(source, Map):
         rows = torch.arange(source.call.n)
         strip = source.strip(rows)
         weights = strip.weights.new_zeros(*strip.weights.shape[:3], source.call.m)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -140,8 +141,23 @@ class Mechanism(nn.Module):
     """
 
     signals: Mapping[str, Signal] = MappingProxyType({})  # of the class; an instance that wraps another takes its own
+    arguments: Mapping[str, Any]  # of the constructor, as they were given
     traits: Traits = Traits()  # of the class; an instance narrows them where its configuration does
     host: Host = Host()
+
+    def __new__(cls, *positional: Any, **named: Any) -> Self:
+        """Notes what the constructor is given, for `repr`."""
+        self = super().__new__(cls)
+        try:
+            given = inspect.signature(cls.__init__).bind(self, *positional, **named).arguments
+        except TypeError:  # the constructor will say so itself; a copy is made without arguments
+            given = {}
+        object.__setattr__(self, "arguments", {name: value for name, value in given.items() if value is not self})
+        return self
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments as they were given."""
+        return ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         """A, dense: ``(batch, heads, n, m)``. The equation of the paper, differentiable, in q's own precision."""

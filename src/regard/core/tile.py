@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -170,6 +170,7 @@ class Tile:
         return later[..., torch.searchsorted(self.rows, slots)] * real
 
 
+@runtime_checkable
 class Probe(Protocol):
     """A mergeable statistic of A: a monoid fed tile by tile, so corpora are a map-reduce."""
 

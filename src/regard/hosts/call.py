@@ -53,6 +53,10 @@ class Call:
             raise wrong("window", f"{self.window} without causal", "causal too, or a mask instead")
 
     @property
+    def device(self) -> torch.device:
+        return self.q.device
+
+    @property
     def n(self) -> int:
         return self.q.shape[2]
 

@@ -112,13 +112,16 @@ class Follower:
         queries = reading.q[:, :, reading.q.shape[2] - n :]
         source = Implied(reading.mechanism, queries, reading.k, Layout(True, keys), reading.signals)
         tokens = place.tokens if place.tokens is not None and place.tokens.ids.shape == memory.keys.shape else None
-        most = CLOSE if memory.parts[0].dtype in (torch.float32, torch.float64) else CLOSE_HALF
+        dtype = memory.parts[0].dtype
+        rounded = torch.finfo(dtype).bits < 32
+        most = CLOSE_HALF if rounded else CLOSE
 
         def check(rows: Tensor, weights: Tensor) -> None:
-            error = reading.error(rows, weights, memory.keys[:, rows + source.shift])
+            error = reading.error(rows, weights, memory.keys[:, rows + source.shift], rounded)
             if not error <= most:
                 what = f"{name}, whose {type(layer).__name__} gave outputs {error:.0e} off the rows of {reading.name}"
                 wanted = f"at most {most:g}: it does not go on from the tokens that this watch has seen"
+                wanted += f", or loses as much by keeping its state in {dtype}" if rounded else ""
                 raise wrong("model", what, wanted, RuntimeError)
 
         self.session.implied(name, reading.name, source, tokens, self.passes.sequence, check)

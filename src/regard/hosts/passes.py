@@ -94,6 +94,11 @@ class Passes:
             handle.remove()
 
     @property
+    def here(self) -> bool:
+        """Whether this thread is in a forward pass."""
+        return bool(self.stack) and self.owner == threading.get_ident()
+
+    @property
     def sequence(self) -> int:
         """The number of the sequence that is in the running pass."""
         return self.stack[0].begun.sequence if self.stack else -1

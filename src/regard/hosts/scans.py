@@ -18,7 +18,7 @@ lose nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -80,16 +80,28 @@ class Reading:
     skip: Tensor | None = None
     gate: Tensor | None = None
 
-    def error(self, rows: Tensor, weights: Tensor, real: Tensor) -> float:
-        """The largest error of the ``rows`` of A where ``real (b, rows)``, relative to the largest given number."""
+    def output(self, rows: Tensor, weights: Tensor) -> Tensor:
+        """What the scan gives by the ``rows`` of A."""
         v = self.v.to(weights.dtype)
         found = weights @ v
         if self.skip is not None:
             found = found + self.skip[:, None, None] * v[:, :, rows + v.shape[2] - self.given.shape[2]]
-        if self.gate is not None:
-            found = found * self.gate[:, :, rows]
-        apart = (found - self.given[:, :, rows]).abs() * real[:, None, :, None]
-        return float(apart.max() / self.given.abs().max().clamp(min=torch.finfo(v.dtype).tiny))
+        return found if self.gate is None else found * self.gate[:, :, rows]
+
+    def sizes(self, rows: Tensor, weights: Tensor) -> Tensor:
+        """The same of the sizes of all terms, which its rounding errors are in proportion to."""
+        skip, gate = (None if part is None else part.abs() for part in (self.skip, self.gate))
+        return replace(self, v=self.v.abs(), skip=skip, gate=gate).output(rows, weights.abs())
+
+    def error(self, rows: Tensor, weights: Tensor, real: Tensor, rounded: bool) -> float:
+        """The largest error of the ``rows`` of A where ``real (b, rows)``.
+
+        Relative to the largest given number; or, where the layer has ``rounded`` to half precision, to the largest of
+        `sizes`.
+        """
+        apart = (self.output(rows, weights) - self.given[:, :, rows]).abs() * real[:, None, :, None]
+        scale = self.sizes(rows, weights) if rounded else self.given.abs()
+        return float(apart.max() / scale.max().clamp(min=torch.finfo(apart.dtype).tiny))
 
 
 class Scan:

@@ -15,12 +15,14 @@ from regard.core.errors import wrong
 from regard.core.tile import Probe, Tile
 from regard.hosts.asked import Asked, Reader
 from regard.hosts.call import Call, Map, attend, dense
+from regard.hosts.caught import Reading
 from regard.hosts.follow import Follower
 from regard.hosts.interface import Installed, check_model, label
 from regard.hosts.own import Own
 from regard.hosts.passes import Pass, Passes, recomputing
 from regard.hosts.session import Choice, Layer, Session
 from regard.hosts.slots import Slots
+from regard.hosts.softmaxes import Softmaxes
 from regard.networks import LM
 
 
@@ -38,6 +40,7 @@ class Watched(Session):
         self.reader = Reader(model, "regard.watch")
         self.passes = Passes(model, self.finished)
         self.follower = Follower(model, self, self.passes)
+        self.softmaxes = Softmaxes(model, self.passes, Reading(self))
         self.installed: Installed | None = None
 
     def install(self) -> None:
@@ -46,10 +49,11 @@ class Watched(Session):
         Raises:
             RuntimeError: one of ours is in it already.
         """
-        self.installed = Installed(self.model, self.attend, "watch")
+        self.installed = Installed(self.model, self.softmaxes.aside(self.attend), "watch")
 
     def remove(self) -> None:
         """Takes it and the hooks out."""
+        self.softmaxes.remove()
         self.follower.remove()
         self.passes.remove()
         if self.installed is not None:
@@ -60,8 +64,9 @@ class Watched(Session):
         self.reader.forget()
         if done.module is not self.model:
             return
-        name, unread = label(self.model), self.follower.unread(done)
-        own = f"{unread[0]}, a {self.follower.kind(unread[0])}, mixes tokens in its own code" if unread else ""
+        name, unread = label(self.model), [*self.follower.unread(done), *self.softmaxes.unread(self.names)]
+        kind = type(self.model.get_submodule(unread[0])).__name__ if unread else ""
+        own = f"{unread[0]}, a {kind}, mixes tokens in its own code" if unread else ""
         if not done.calls:
             raise wrong(
                 "model",
