@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -114,6 +114,11 @@ class Tile:
         """``(batch, m)``: how many real keys stand before each slot, in the dtype of the weights."""
         return (self.keys.cumsum(1) - 1).clamp(min=0).to(self.weights.dtype)
 
+    @property
+    def own(self) -> Tensor:
+        """``(batch or 1, rows)``: the positions of the queries; in another sequence than the keys', their indices."""
+        return self.rows[None].to(self.weights.dtype) if self.cross else self.positions[:, self.rows]
+
     @cached_property
     def entropy(self) -> Tensor:
         """``(batch, heads, rows)``: −Σ_j A_ij log A_ij, in nats."""
@@ -165,6 +170,7 @@ class Tile:
         return later[..., torch.searchsorted(self.rows, slots)] * real
 
 
+@runtime_checkable
 class Probe(Protocol):
     """A mergeable statistic of A: a monoid fed tile by tile, so corpora are a map-reduce."""
 

@@ -128,7 +128,8 @@ class Reading:
 def described(index: int, name: str, source: Caught, causal: bool, place: Pass) -> Layer:
     """The layer of a call; its code alone knows the size of its heads and how it scores."""
     heads = source.dense.shape[1]
-    return Layer(index, name, heads, heads, 0, causal, not causal and place.encoded, None, None, None, False)
+    cross = not causal and (place.encoded or source.n != source.m)
+    return Layer(index, name, heads, heads, 0, causal, cross, None, None, None, False)
 
 
 def real(source: Caught, layer: Layer, place: Pass, past: int) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from regard.core.errors import wrong
 from regard.core.tile import Probe, Tokens
+from regard.hosts import table
 from regard.hosts.call import Call, Map
 from regard.hosts.implied import Implied, shares
 
@@ -105,6 +106,10 @@ class Session:
         seen: Callable[[int], None] | None = None,
         shares: bool = False,
     ) -> None:
+        for probe in probes:
+            if isinstance(probe, type) or not isinstance(probe, Probe):
+                wanted = "probes as objects, such as regard.probes.Entropy()"
+                raise wrong("probes", f"{probe!r}, a {type(probe).__name__}", wanted, TypeError)
         self.probes, self.choice, self.keep, self.seen, self.shares = list(probes), choice, keep, seen, shares
         self.layers: list[Layer] = []
         self.maps: dict[int, Map | Implied | Caught] = {}
@@ -115,6 +120,12 @@ class Session:
             if probe.name == name:
                 return probe.result()
         raise wrong("name", repr(name), f"one of {[probe.name for probe in self.probes]}", KeyError)
+
+    def __repr__(self) -> str:
+        return table.as_text(self)
+
+    def _repr_html_(self) -> str:
+        return table.as_html(self)
 
     def results(self) -> dict[str, Any]:
         """The results of all probes by their names."""

@@ -135,9 +135,7 @@ class Distance(RowMean):
         positions = tile.positions
         features = torch.stack([torch.ones_like(positions), positions], dim=2)
         mass, place = tile.read(features).double().unbind(3)
-        aligned = not tile.cross and int(tile.rows[-1]) < tile.m
-        own = positions[:, tile.rows] if aligned else tile.rows[None]
-        return mass * own[:, None] - place, tile.queries
+        return mass * tile.own[:, None] - place, tile.queries
 
 
 class Spans(RowMean):

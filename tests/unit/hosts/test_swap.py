@@ -7,7 +7,7 @@ import torch
 
 import regard
 from regard.hosts.kept import Kept
-from unit.hosts.models import bert, causal, eager, falcon_mamba, tokens
+from unit.hosts.models import bert, causal, eager, rwkv, tokens
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 PLAIN = ["Llama", "Qwen3", "GPT2"]
@@ -165,7 +165,7 @@ def test_what_cannot_be_followed_is_refused():
         logits(model, ids)
     with regard.swap(model := causal("GptOss"), "window", size=3), pytest.raises(ValueError, match="s_aux"):
         logits(model, ids)
-    with regard.swap(model := falcon_mamba(), "window", size=3), pytest.raises(RuntimeError, match="without calling"):
+    with regard.swap(model := rwkv(), "window", size=3), pytest.raises(RuntimeError, match="without calling"):
         logits(model, ids)
     with regard.swap(model := causal("Llama"), "window", layers=[7], size=3), pytest.raises(ValueError, match="0 to 1"):
         logits(model, ids)
