@@ -144,4 +144,6 @@ def real(source: Caught, layer: Layer, place: Pass, past: int) -> tuple[Tensor, 
         keys = given.to(device)
     elif source.visible is not None:
         keys = source.visible.any(1).any(1)
+    if source.visible is not None:
+        queries = queries & source.visible.any(1).any(2)
     return keys, queries
