@@ -20,7 +20,7 @@ from regard.hosts.interface import configurations
 from regard.hosts.session import Session
 from regard.probes import Distance, Entropy
 
-CLOSE = 2e-4
+CLOSE = 1e-3
 """Absolute error of a weight, and relative error of an output or a statistic."""
 GROWN = 1e3
 """Numbers this large say that a model without trained norms has grown from layer to layer."""
@@ -30,6 +30,8 @@ SPARE = 2
 """Columns beside the keys that are looked for, by the number of keys: sinks, and the empty slots of a cache."""
 SHORT = 7
 """Tokens of the shorter text of a padded batch."""
+LEFT_OUT = ("past_key", "cache", "attentions")
+"""Parts of an output that are none of its numbers: eager attention gives its weights unasked."""
 MORE = 4
 """Tokens generated."""
 REFUSAL = re.compile(r"^['\"]?[^:]+: got .*, want ", re.DOTALL)
@@ -109,11 +111,11 @@ def run(model: PreTrainedModel, inputs: dict[str, Tensor]) -> list[Tensor]:
 
 
 def flat(output: Any) -> list[Tensor]:
-    """The floating tensors in a model's output."""
+    """The floating tensors in a model's output, without caches and weights."""
     if isinstance(output, Tensor):
         return [output] if output.is_floating_point() else []
     if isinstance(output, dict):
-        output = [value for key, value in output.items() if "past_key" not in key and "cache" not in key]
+        output = [value for key, value in output.items() if not any(part in key for part in LEFT_OUT)]
     return [found for part in output for found in flat(part)] if isinstance(output, (list, tuple)) else []
 
 
@@ -178,7 +180,8 @@ def compare(session: Session, wanted: list[Weights], queries: Tensor | None = No
         if layer.mechanism != "softmax":
             continue
         found = whole(session, layer.index)
-        errors = [difference(found, other.weights, queries) for other in left]
+        share = found.sum(3, keepdim=True) if layer.sinks else None
+        errors = [difference(found, other.weights, queries, share) for other in left]
         best = min(range(len(left)), key=lambda i: errors[i][0], default=None)
         if best is None or not errors[best][0] <= CLOSE:
             nearest = errors[best][0] if best is not None else float("inf")
@@ -199,13 +202,18 @@ def compare(session: Session, wanted: list[Weights], queries: Tensor | None = No
         raise Fault("partial", f"{left[0].place}{more}: {tuple(left[0].weights.shape)} not seen")
 
 
-def difference(found: Tensor, own: Tensor, queries: Tensor | None) -> tuple[float, Tensor]:
-    """The largest error on the real queries, infinite for other shapes, and ``own`` without columns of sinks."""
+def difference(found: Tensor, own: Tensor, queries: Tensor | None, share: Tensor | None = None) -> tuple[float, Tensor]:
+    """The largest error on the real queries, infinite for other shapes, and ``own`` without columns of sinks.
+
+    Where a model takes the sinks' mass from its outputs instead of its weights, ``share`` is what they leave a row.
+    """
     width = found.shape[3]
     if found.shape[:3] != own.shape[:3] or not width <= own.shape[3] <= width + SPARE * width:
         return float("inf"), own
     offs = []
-    for part in (own[..., :width], own[..., own.shape[3] - width :]):
+    parts = [own[..., :width], own[..., own.shape[3] - width :]]
+    parts += [] if share is None or own.shape[3] > width else [own * share]
+    for part in parts:
         off = (found - part).abs().amax(3)
         if queries is not None and queries.shape == (off.shape[0], off.shape[2]):
             off = off.masked_fill(~queries[:, None], 0)
@@ -369,7 +377,7 @@ def spread(model: nn.Module) -> None:
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if not parameter.is_floating_point():
+            if not parameter.is_floating_point() or not parameter.numel():
                 continue
             if parameter.dim() > 1:
                 wanted = 1.2 * (parameter[0].numel()) ** -0.5 if "embed" not in name else 0.7
