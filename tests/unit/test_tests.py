@@ -1,9 +1,15 @@
-"""The tests themselves: what measures time is a slow claim, since `make test` runs on machines that do other work."""
+"""The tests themselves: what measures time is a slow claim, since `make test` runs on machines that do other work, and
+bits are compared only where every CPU gives the same.
+"""
 
 from __future__ import annotations
 
 import ast
 from pathlib import Path
+
+import torch
+
+from other_cpu import OtherCPU
 
 TESTS = Path(__file__).parents[1]
 CLOCKS = {"perf_counter", "process_time", "monotonic", "interleaved", "wait_for_timeout", "time.time"}
@@ -41,3 +47,13 @@ def test_a_clock_is_found_also_behind_a_helper():
     assert timed(helper + test) == ["test_speed"]
     assert timed(helper + "@pytest.mark.slow\n" + test) == []
     assert timed("def test_age():\n    assert time.time() > 0\n") == ["test_age"]
+
+
+def test_another_cpu_rounds_other_shapes_otherwise_and_nothing_else():
+    x, w = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in ((11, 13), (13, 7)))
+    with OtherCPU():
+        assert torch.equal(x @ w, x @ w)
+        assert not torch.equal((x @ w)[:5], x[:5] @ w)
+        assert torch.equal(x @ torch.eye(13), x)
+        torch.testing.assert_close((x @ w)[:5], x[:5] @ w)
+        assert torch.equal(torch.ones(2, 3) @ torch.ones(3, 5), torch.full((2, 5), 3.0))
