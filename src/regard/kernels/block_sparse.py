@@ -50,6 +50,7 @@ class Gathered:
     mask: Tensor | None
     causal: bool = field(default=False, init=False)
     alone: ClassVar[bool] = True
+    batch: ClassVar[slice] = slice(None)
 
     def queries(self, x: Tensor) -> Tensor:
         """``(b, h, n, …)`` -> ``(b h, blocks, size, …)``."""

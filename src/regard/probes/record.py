@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from regard.core.errors import wrong
 from regard.hosts.call import Call, Map
+from regard.hosts.caught import Caught
 from regard.hosts.implied import Implied
 from regard.hosts.session import Layer, Session
 from regard.hosts.watch import watch
@@ -200,6 +201,8 @@ def kept_tensors(session: Session, layers: Sequence[Layer]) -> dict[str, Tensor]
     found = {}
     for layer in layers:
         source = session.maps[layer.index]
+        if isinstance(source, Caught):
+            return None
         if isinstance(source, Map) and not describes(layer, source):
             return None
         found |= {f"{layer.index}/{name}": tensor.float().cpu() for name, tensor in basis(source).items()}
