@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+UV := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --annotation-style line
+ANYWHERE := --universal --fork-strategy fewest --python-version 3.11 --upgrade
+DEV := --extra dev --no-emit-package regard pyproject.toml
 SAMPLE := src/regard/hosts/small/sample.txt
 LOOK := regard-look
 
-.PHONY: look test claims bench peers web format clean
+.PHONY: look test claims families bench peers web lock format clean
 
 look: .venv/look.stamp  ## look into the shipped model; prints where the page lies
-	$(BIN)/regard look --model tiny --file $(SAMPLE) -o $(LOOK)
+	$(BIN)/regard look --model tiny --file $(SAMPLE) -o $(LOOK) --replace
 
 test: .venv/dev.stamp chromium  ## linters, types, import contracts, all tests
 	$(BIN)/ruff check .
@@ -20,6 +23,9 @@ test: .venv/dev.stamp chromium  ## linters, types, import contracts, all tests
 claims: .venv/dev.stamp  ## the longer reproductions; results go to docs/claims.md
 	$(BIN)/python -m pytest tests/claims --write-claims docs/claims.md
 
+families: .venv/dev.stamp  ## every model family of Transformers under watch and swap; goes on where it was stopped, AGAIN=--again for anew
+	PYTHONPATH=tests $(BIN)/python -m families $(AGAIN)
+
 bench: .venv/dev.stamp  ## speed and memory against PyTorch's own attention
 	$(BIN)/python benchmarks/kernels.py speed
 	$(BIN)/python benchmarks/kernels.py memory
@@ -29,11 +35,22 @@ bench: .venv/dev.stamp  ## speed and memory against PyTorch's own attention
 	$(BIN)/python benchmarks/look.py
 
 peers: .venv/dev.stamp  ## speed beside other libraries, which are installed into .peers
-	$(PIP) --no-deps --target .peers --upgrade -r benchmarks/peers.txt
+	$(PIP) --no-deps --no-build-isolation --target .peers --upgrade -r benchmarks/peers.txt
 	$(BIN)/python benchmarks/peers.py --markdown
 
 web:  ## rebuild the page's committed bundle (needs Node 20)
 	cd web && npm ci && npm run build
+
+lock: | .venv/bin/python  ## renew constraints.txt and benchmarks/peers.txt within constraints.in and peers.in
+	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.13'
+	$(UV) $(ANYWHERE) --constraint constraints.in --output-file constraints.txt $(DEV)
+	for python in 3.11 3.12 3.13 3.14; do \
+	for machine in x86_64-manylinux_2_28 aarch64-manylinux_2_28 aarch64-apple-darwin; do \
+		MACOSX_DEPLOYMENT_TARGET=14.0 $(UV) --python-version $$python --python-platform $$machine --only-binary :all: \
+			--constraint constraints.txt $(DEV) >/dev/null || exit 1; \
+	done; done
+	printf '%s\n' torch numpy sympy packaging | $(UV) $(ANYWHERE) --excludes /dev/stdin \
+		--constraint constraints.txt --output-file benchmarks/peers.txt benchmarks/peers.in
 
 format: .venv/dev.stamp
 	$(BIN)/ruff check --fix .
@@ -52,12 +69,15 @@ chromium:
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
+# Without isolation, since pip would build in a fresh environment that knows no lock.
 .venv/look.stamp: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP) --editable '.[web]'
+	$(PIP) hatchling editables
+	$(PIP) --no-build-isolation --editable '.[web]'
 	touch $@
 
 .venv/dev.stamp: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP) --editable '.[dev]'
+	$(PIP) hatchling editables
+	$(PIP) --no-build-isolation --editable '.[dev]'
 	touch $@
 
 clean:

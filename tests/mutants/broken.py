@@ -52,6 +52,22 @@ class HalfPrecisionSum(Textbook):
 
 
 @breaks("definition")
+class ProductsInHalfPrecision(Textbook):
+    """The definition multiplies queries and keys in their own precision, and scales the products."""
+
+
+def narrow(self, q, k, layout=Layout(), **signals):
+    """Scores in the dtype of q."""
+    self.check(q, k, None, layout, signals)
+    scores = (q @ repeat_heads(k, q.shape[1]).mT * self.scale(q)).to(q.dtype)
+    allowed = self.visible(q.shape[2], k.shape[2], layout, q.device)
+    return self.normalise(scores.masked_fill(~allowed, -torch.inf), allowed)
+
+
+ProductsInHalfPrecision.weights = narrow  # past what the base class does to the definitions of subclasses
+
+
+@breaks("definition")
 class TileLost(Textbook):
     """Every key beyond the first tile of 256 is dropped."""
 
@@ -88,6 +104,15 @@ class GlobalMaximum(Textbook):
         a = super().weights(q, k, layout, **signals)
         shift = (q.detach().abs().sum() * 1e-9).to(q.dtype)
         return a * (1 + shift) if layout.causal else a
+
+
+@breaks("causal")
+class EarlierQueries(Textbook):
+    """Adds half of the query before to each, which fewer queries than keys do not have."""
+
+    def weights(self, q, k, layout=Layout(), **signals):
+        before = torch.nn.functional.pad(q, (0, 0, 1, -1)) if q.shape[2] else q
+        return super().weights(q + before / 2, k, layout, **signals)
 
 
 @breaks("rows", "definition")
@@ -183,6 +208,113 @@ class SlotPositions(Textbook):
     def visible(self, n, m, layout, device):
         fresh = torch.arange(m, device=device) % 4 != 3
         return super().visible(n, m, layout, device) & fresh
+
+
+def with_mask(change):
+    """A ``visible`` under the layout's mask as ``change`` leaves it."""
+
+    def visible(self, n, m, layout, device):
+        given = layout if layout.mask is None else dataclasses.replace(layout, mask=change(layout.mask))
+        return Textbook.visible(self, n, m, given, device)
+
+    return visible
+
+
+@breaks("mask")
+class MaskIgnored(Textbook):
+    """Takes a mask and shows what it hides, in both of its forms."""
+
+    visible = with_mask(torch.ones_like)
+
+
+@breaks("mask")
+class MaskIgnoredFast(Textbook):
+    """The fast path alone forgets the mask."""
+
+    def forward(self, q, k, v, layout=Layout(), **signals):
+        return super().forward(q, k, v, dataclasses.replace(layout, mask=None), **signals)
+
+
+@breaks("mask")
+class MaskTransposed(Textbook):
+    """Reads the mask's rows as keys."""
+
+    visible = with_mask(lambda mask: mask.mT if mask.shape[2] == mask.shape[3] else mask)
+
+
+@breaks("mask")
+class MaskInverted(Textbook):
+    """Takes True for hidden."""
+
+    visible = with_mask(torch.logical_not)
+
+
+@breaks("mask")
+class HeadsOfMaskDropped(Textbook):
+    """Uses the first head's mask for all heads, in its fast form."""
+
+    def forward(self, q, k, v, layout=Layout(), **signals):
+        mask = layout.mask if layout.mask is None else layout.mask[:, :1]
+        return super().forward(q, k, v, dataclasses.replace(layout, mask=mask), **signals)
+
+
+@breaks("mask")
+class BatchOfMaskDropped(Textbook):
+    """Uses the first sequence's mask for all, in both of its forms."""
+
+    visible = with_mask(lambda mask: mask[:1])
+
+
+@breaks("mask")
+class MaskInPlaceOfTheRest(Textbook):
+    """Where there is a mask, causality and padding are forgotten."""
+
+    def visible(self, n, m, layout, device):
+        return super().visible(n, m, layout if layout.mask is None else Layout(mask=layout.mask), device)
+
+
+@breaks("mask")
+class MaskAfterSoftmax(Textbook):
+    """Hides weights after they were normalised: those hidden take their share all the same."""
+
+    def weights(self, q, k, layout=Layout(), **signals):
+        a = super().weights(q, k, dataclasses.replace(layout, mask=None), **signals)
+        return a if layout.mask is None else a * layout.mask
+
+
+@breaks("mask")
+class BlindRowsSpread(Textbook):
+    """A query whose keys are all hidden sees all of them, as a softmax of equal scores does."""
+
+    def normalise(self, scores, allowed):
+        return torch.softmax(scores.masked_fill(~allowed, torch.finfo(scores.dtype).min), dim=-1)
+
+
+@breaks("mask")
+class RowsUnmasked(Textbook):
+    """Some rows of A are read without the mask."""
+
+    def rows(self, q, k, layout, rows, **signals):
+        return super().rows(q, k, dataclasses.replace(layout, mask=None), rows, **signals)
+
+
+@breaks("mask")
+class HiddenKeysTrained(Textbook):
+    """Gradients flow to what the mask hides."""
+
+    def forward(self, q, k, v, layout=Layout(), **signals):
+        out = super().forward(q, k, v, layout, **signals)
+        return out if layout.mask is None else out + (v - v.detach()).mean((1, 2), keepdim=True)
+
+
+@breaks("edges")
+class MaskTakenUnclaimed(Textbook):
+    """Does not claim masks and runs under one."""
+
+    traits = dataclasses.replace(Textbook.traits, masked=False)
+
+    def forward(self, q, k, v, layout=Layout(), **signals):
+        return super().forward(q, k, v, dataclasses.replace(layout, mask=None), **signals)
 
 
 @breaks("gradients")
@@ -286,6 +418,37 @@ class UndemandedSignal(Textbook):
 
     def check(self, q, k, v, layout, signals):
         super().check(q, k, v, layout, {"gate": q[..., 0], **signals})
+
+
+@breaks("edges")
+class ContiguityAssumed(Textbook):
+    """Reads the values as they lie in memory."""
+
+    def forward(self, q, k, v, layout=Layout(), **signals):
+        flat = v.as_strided(v.shape, torch.empty(v.shape, device="meta").stride()) if 0 not in v.stride() else v
+        return super().forward(q, k, flat, layout, **signals)
+
+
+@breaks("edges")
+class GradientByMemory(Textbook):
+    """Reads the gradient that comes in as it lies in memory."""
+
+    def forward(self, q, k, v, layout=Layout(), **signals):
+        return ByMemory.apply(super().forward(q, k, v, layout, **signals))
+
+
+class ByMemory(torch.autograd.Function):
+    """Itself; backward, too, if the gradient is contiguous."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return (
+            grad if 0 in grad.stride() else grad.as_strided(grad.shape, torch.empty(grad.shape, device="meta").stride())
+        )
 
 
 def layout_without_causal(layout: Layout) -> Layout:

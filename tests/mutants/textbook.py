@@ -25,7 +25,7 @@ class Seen(State):
 class Textbook(Mechanism):
     """Softmax attention, dense, in a few lines."""
 
-    traits = Traits(rows="one", sign="nonnegative", equivariant=True)
+    traits = Traits(masked=True, rows="one", sign="nonnegative", equivariant=True)
 
     def weights(self, q, k, layout=Layout(), **signals):
         self.check(q, k, None, layout, signals)

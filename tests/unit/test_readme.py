@@ -61,7 +61,7 @@ def test_commands_run(workplace):
             command = command.replace(long, short)
         words = shlex.split(command.replace("…", "a sentence to look at"))
         done = subprocess.run(
-            [sys.executable, "-m", "regard.cli", *words[1:]], capture_output=True, text=True, timeout=300
+            [sys.executable, "-m", "regard.cli", *words[1:]], capture_output=True, text=True, timeout=900
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert (workplace / "out" / "page.html").exists()

@@ -5,17 +5,19 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
+PATIENCE = 120_000  # milliseconds: an end for what hangs, out of reach of what is merely slow
 
 
 @pytest.fixture(scope="module")
 def browser():
     """One Chromium for all tests of this module."""
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS, timeout=PATIENCE)
+        expect.set_options(PATIENCE)
         yield chromium
         chromium.close()
 
@@ -27,6 +29,7 @@ def open_page(browser, request):
 
     def opened(address: str, **options):
         page = browser.new_page(**{"viewport": {"width": 1280, "height": 860}} | options)
+        page.set_default_timeout(PATIENCE)
         page.on(
             "console", lambda message: troubles.append(message.text) if message.type in ("error", "warning") else None
         )

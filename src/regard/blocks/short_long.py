@@ -50,7 +50,7 @@ class LongConvolution(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout = Layout(causal=True)) -> Tensor:
         """``x (b, n, c)`` of all tokens of a layout; zeros at padding."""
-        if layout.plain:
+        if layout.regular:
             return convolved(x, self.weight)
         out = torch.zeros_like(x)
         for row, tokens in documents(layout, x.shape[0], x.shape[1], x.device):
@@ -163,7 +163,7 @@ class FedAttention(Attention):
         feed: the convolution, of as many channels as the hidden states.
 
     Raises:
-        ValueError: attention to another sequence, or a layout that is not causal.
+        ValueError: attention to another sequence, a layout that is not causal, or a mask.
     """
 
     def __init__(self, mechanism: Mechanism, projection: Projection, feed: LongConvolution) -> None:
@@ -187,6 +187,8 @@ class FedAttention(Attention):
             raise wrong("context", "another sequence", "None: the convolution is over the queries' own tokens")
         if not layout.causal:
             raise wrong("layout.causal", "False", "True: the convolution sees the past alone")
+        if layout.mask is not None:
+            raise wrong("layout.mask", "a mask", "None: the convolution sees all of the past")
         return self.feed(x, layout)
 
     def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> FedState:

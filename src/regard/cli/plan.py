@@ -27,6 +27,7 @@ def plan(
     from rich.console import Console
     from rich.table import Table
 
+    from regard.compare.tables import size
     from regard.compare.text import parse_lengths
     from regard.core.errors import wrong
     from regard.plan.config import model_shape
@@ -35,7 +36,7 @@ def plan(
 
     if device not in (*DEVICES, "here"):
         raise wrong("--device", repr(device), f"one of {', '.join(DEVICES)} or here")
-    shape, contexts = model_shape(model), parse_lengths(context)
+    shape, contexts = model_shape(model), parse_lengths(context, "--context")
     if bits not in (16, 8, 4):
         raise wrong("--bits", str(bits), "16, 8 or 4")
     shape = replace(shape, itemsize=bits / 8)
@@ -44,21 +45,25 @@ def plan(
     together, rows = max(batch or samples, samples), []
     for prompt in contexts:
         split = kinetics(shape, where, prompt, answer, samples, together)
-        step = shape.step(together, prompt + answer / 2)
+        attended = shape.answered(together, prompt, answer) * (1 / answer)
+        step = shape.fixed(together) + attended
         rows.append(
             {
                 "context": prompt,
                 "eflops": split.total,
                 **{name: value / split.total for name, value in asdict(split).items()},
                 "step_seconds": step.seconds(where),
-                "intensity": shape.attended(together, prompt + answer / 2).intensity,
+                "intensity": attended.intensity,
+                "cache_bytes": shape.cache_bytes(prompt + answer),
                 "largest_batch": shape.largest_batch(where, prompt + answer),
             }
         )
     about = {
         "model": model,
         "parameters": shape.parameters,
+        "active_parameters": shape.active,
         "cache_bytes_per_token": shape.token_bytes,
+        "cache_bytes_bounded": shape.bounded_bytes,
         "ridge": where.ridge,
         "balanced_batch": shape.balanced_batch(where),
     }
@@ -66,19 +71,28 @@ def plan(
         typer.echo(json.dumps(about | {"rows": rows}, indent=2))
         return
     console = Console(highlight=False)
-    size = "from no number of" if about["balanced_batch"] is None else f"from {about['balanced_batch']:,}"
-    console.print(
-        f"{model}: {shape.parameters / 1e9:.1f} B parameters, {shape.token_bytes / 1024:.1f} KiB of cache a token; "
-        f"{devices} × {device}: {where.ridge:.0f} FLOPs a byte at the ridge; "
-        f"networks are bound by compute {size} tokens a step"
+    balanced = "from no number of" if about["balanced_batch"] is None else f"from {about['balanced_batch']:,}"
+    active = (
+        f", {shape.active / 1e9:.2f} B of them active" if any(part.experts > 1 for _, part in shape.networks) else ""
     )
-    heads = ("context", "eFLOPs", "weights", "attn", "w read", "kv read", "ms ≥", "FLOP/B")
-    title = f"{samples} × {answer} tokens, {together} sequences a step; shares of eFLOPs; FLOP/B of attention"
-    table = Table(*heads, "batch ≤", title=title, box=None, header_style="bold")
+    bounded = f" and {size(round(shape.bounded_bytes))} in windows and states" if shape.bounded_bytes else ""
+    console.print(
+        f"{model}: {shape.parameters / 1e9:.2f} B parameters{active}; "
+        f"{shape.token_bytes / 1024:.1f} KiB of cache a token{bounded}; "
+        f"{devices} × {device}: {where.ridge:.0f} FLOPs a byte at the ridge; "
+        f"networks are bound by compute {balanced} tokens a step"
+    )
+    heads = ("context", "eFLOPs", "weights", "attn", "w read", "kv read", "ms ≥", "FLOP/B", "cache")
+    title = (
+        f"{samples} × {answer} tokens, {together} sequences a step; shares of eFLOPs; "
+        "FLOP/B of attention; cache of one sequence"
+    )
+    table = Table(*heads, "batch ≤", title=title, box=None, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
     for row in rows:
         shares = (f"{row[name]:.1%}" for name in ("weights", "attention", "weights_read", "cache_read"))
         table.add_row(
             *(f"{row['context']:,}", f"{row['eflops']:.2e}", *shares, f"{row['step_seconds'] * 1e3:.3g}"),
-            *(f"{row['intensity']:.0f}", f"{row['largest_batch']:,}" if row["largest_batch"] else "none"),
+            *(f"{row['intensity']:.0f}", size(round(row["cache_bytes"]))),
+            f"{row['largest_batch']:,}" if row["largest_batch"] else "none",
         )
     console.print(table)

@@ -18,27 +18,37 @@ class Layout:
 
     * ``causal``: ``j <= i + (m - n)``: the two sequences are aligned at their END, as decoding needs;
     * ``keys[b, j]``: the key is a token, not padding;
-    * ``segments[b, i + (m - n)] == segments[b, j]``: both belong to the same packed document.
+    * ``segments[b, i + (m - n)] == segments[b, j]``: both belong to the same packed document;
+    * ``mask[b, h, i, j]``: nothing else hides this key from this query.
 
     A token's *position* counts the real tokens before it in its sequence, or in its packed document, so padding on
-    any side, or in the middle of a cache, shifts nothing. Padding must hold finite numbers; which ones is no matter.
+    any side, or in the middle of a cache, shifts nothing. Nor does a mask: a hidden token is still a token. Padding
+    must hold finite numbers; which ones is no matter.
 
     Args:
         causal: queries see no later keys.
         keys: ``(batch, m)`` bool, False = padding. None: no padding.
         segments: ``(batch, m)`` int, ids of packed documents, each one run of tokens. None: one. Needs ``n <= m``.
         grid: the sizes of a 1-, 2- or 3-D grid whose flattened cells the ``m`` tokens are.
+        mask: ``(batch or 1, heads or 1, n, m)`` bool for query heads, False = hidden. None: nothing is. For mechanisms
+            whose `Traits` are ``masked``, in whole calls: ``extend`` takes none.
     """
 
     causal: bool = False
     keys: Tensor | None = None
     segments: Tensor | None = None
     grid: tuple[int, ...] | None = None
+    mask: Tensor | None = None
+
+    @property
+    def regular(self) -> bool:
+        """Whether every key is a token of one document, so that positions are places in memory."""
+        return self.keys is None and self.segments is None
 
     @property
     def plain(self) -> bool:
-        """Whether every key is a token of one document, so that only ``causal`` restricts."""
-        return self.keys is None and self.segments is None
+        """Whether only ``causal`` restricts."""
+        return self.regular and self.mask is None
 
     def check(self, q: Tensor, k: Tensor) -> None:
         """Raises a ValueError or TypeError that names the field that does not fit ``q`` and ``k``."""
@@ -53,6 +63,8 @@ class Layout:
                 raise wrong(f"layout.{name}", f"shape {tuple(given.shape)}", f"(batch, m) = {(batch, m)}")
             if given.device != k.device:
                 raise wrong(f"layout.{name}", f"device {given.device}", f"the device of k, {k.device}")
+        if self.mask is not None:
+            check_mask(self.mask, q, k)
         if self.segments is not None and n > m:
             raise wrong("layout.segments", f"{n} queries over {m} keys", "no more queries than keys")
         if self.grid is not None:
@@ -72,15 +84,17 @@ class Layout:
         return (count - 1).clamp(min=0)
 
     def counts(self, n: int, m: int, device: torch.device | str = "cpu") -> Tensor:
-        """``(batch or 1, n)`` int64: how many keys each query may see; those of padding queries are unspecified."""
+        """``(batch or 1, heads or 1, n)`` int64: how many keys each query may see; of padding queries, any number."""
+        if self.mask is not None:
+            return self.allowed(n, m, device).sum(-1)
         if self.causal:
-            return (self.query_positions(n, m, device) + 1).clamp(min=0)
+            return (self.query_positions(n, m, device) + 1).clamp(min=0)[:, None]
         real = torch.ones(1, m, dtype=torch.int64, device=device) if self.keys is None else self.keys.long()
         if self.segments is None:
-            return real.sum(1, keepdim=True).expand(-1, n)
+            return real.sum(1)[:, None, None].expand(-1, 1, n)
         runs = torch.nn.functional.pad((self.segments[:, 1:] != self.segments[:, :-1]).cumsum(1), (1, 0))
         sizes = torch.zeros_like(runs).scatter_add_(1, runs, real.expand_as(runs))
-        return sizes.gather(1, runs)[:, m - n :]
+        return sizes.gather(1, runs)[:, None, m - n :]
 
     def query_positions(self, n: int, m: int, device: torch.device | str = "cpu") -> Tensor:
         """``(batch or 1, n)`` int64: positions of the queries, the last ``n`` tokens; negative before the first key."""
@@ -90,19 +104,36 @@ class Layout:
         before = torch.arange(m - n, 0, device=device).expand(positions.shape[0], -1)
         return torch.cat([before, positions], dim=1)
 
-    def allowed(self, n: int, m: int, device: torch.device | str = "cpu", rows: slice | None = None) -> Tensor:
-        """``(batch or 1, 1, n, m)`` bool: the dense form of all of it, or of its ``rows``; True = may be seen."""
+    def allowed(
+        self,
+        n: int,
+        m: int,
+        device: torch.device | str = "cpu",
+        rows: slice | None = None,
+        cols: slice | None = None,
+    ) -> Tensor:
+        """``(batch or 1, heads or 1, n, m)`` bool: all of it, or ``rows`` and ``cols``, dense; True = may be seen."""
         start, stop, _ = (rows or slice(0, n)).indices(n)
+        first, last, _ = (cols or slice(0, m)).indices(m)
         queries = torch.arange(start, stop, device=device)[:, None] + (m - n)
-        columns = torch.arange(m, device=device)[None, :]
-        everywhere = torch.ones(stop - start, m, dtype=torch.bool, device=device)
+        columns = torch.arange(first, last, device=device)[None, :]
+        everywhere = torch.ones(stop - start, last - first, dtype=torch.bool, device=device)
         allowed = (columns <= queries if self.causal else everywhere)[None]
         if self.keys is not None:
-            allowed = allowed & self.keys[:, None, :]
+            allowed = allowed & self.keys[:, None, first:last]
         if self.segments is not None:
             own = self.segments[:, m - n + start : m - n + stop, None]
-            allowed = allowed & (own == self.segments[:, None, :])
-        return allowed[:, None]
+            allowed = allowed & (own == self.segments[:, None, first:last])
+        return allowed[:, None] if self.mask is None else allowed[:, None] & self.mask[:, :, start:stop, first:last]
+
+    def of(self, sequence: int, head: int | None = None) -> Layout:
+        """The layout of one sequence of the batch, or of one head of it."""
+        keys, segments = (x if x is None else x[sequence : sequence + 1] for x in (self.keys, self.segments))
+        mask = self.mask
+        if mask is not None:
+            mask = mask[min(sequence, mask.shape[0] - 1)][None]
+            mask = mask if head is None or mask.shape[1] == 1 else mask[:, head : head + 1]
+        return replace(self, keys=keys, segments=segments, mask=mask)
 
     def slice(self, n: int, m: int, rows: slice) -> tuple[Layout, int]:
         """The layout of the queries ``rows`` alone, with the number of leading keys that it is about.
@@ -118,5 +149,20 @@ class Layout:
             keys=None if self.keys is None else self.keys[:, :stop],
             segments=None if self.segments is None else self.segments[:, :stop],
             grid=None,
+            mask=None if self.mask is None else self.mask[:, :, rows, :stop],
         )
         return cut, stop
+
+
+def check_mask(mask: Tensor, q: Tensor, k: Tensor) -> None:
+    """Raises an error that names the layout's mask if it does not fit ``q`` and ``k``."""
+    (batch, heads, n), m = q.shape[:3], k.shape[2]
+    if mask.dtype != torch.bool:
+        hint = "torch.bool, True = may be seen (of a mask that is added to scores: `mask == 0`)"
+        raise wrong("layout.mask", f"dtype {mask.dtype}", hint, TypeError)
+    fits = mask.dim() == 4 and mask.shape[0] in (1, batch) and mask.shape[1] in (1, heads)
+    if not fits or tuple(mask.shape[2:]) != (n, m):
+        sizes = f"({batch} or 1, {heads} or 1, {n}, {m})"
+        raise wrong("layout.mask", f"shape {tuple(mask.shape)}", f"(batch or 1, heads or 1, n, m) = {sizes}")
+    if mask.device != k.device:
+        raise wrong("layout.mask", f"device {mask.device}", f"the device of k, {k.device}")

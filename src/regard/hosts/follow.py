@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,12 @@ from transformers import PreTrainedModel
 
 from regard.core.errors import wrong
 from regard.core.layout import Layout
+from regard.hosts import caches
 from regard.hosts.implied import Implied
-from regard.hosts.passes import Pass, Passes
+from regard.hosts.passes import Pass, Passes, arguments
 from regard.hosts.scans import Notes, Scan, scan_of
 from regard.hosts.session import Session
 
-CACHES = {"past_key_values", "past_key_value", "cache_params", "layer_past"}
-"""Arguments by which a module that mixes tokens is known: it is given the past."""
 CLOSE = 1e-4
 """Relative error between a layer's scan and the rows read of it, as the law of definition has it in float32."""
 CLOSE_HALF = 2e-2
@@ -31,12 +30,27 @@ class Memory:
     """What a layer's tokens so far were, kept while a cache goes on.
 
     Args:
-        cache: that goes on. parts: each ``(b, tokens, …)``. keys: ``(b, tokens)`` bool, False = padding.
+        parts: each ``(b, tokens, …)``. keys: ``(b, tokens)`` bool, False = padding.
+        state: what the cache held of the layer afterwards, where it shows that.
     """
 
-    cache: Any
     parts: list[Tensor]
     keys: Tensor
+    state: Tensor | None = None
+
+    def going_on(self, state: Tensor | None) -> Memory | None:
+        """The memory of the sequences that a cache holds by now, which a search may have exchanged or dropped.
+
+        Args:
+            state: that the cache holds by now. None is given back if one of its sequences is none of those before.
+        """
+        if state is self.state or state is None or self.state is None:
+            return self
+        if state.shape[1:] != self.state.shape[1:]:
+            return None
+        same = torch.stack([(self.state == row).flatten(1).all(1) for row in state])
+        rows = same.int().argmax(1)
+        return Memory([part[rows] for part in self.parts], self.keys[rows]) if bool(same.any(1).all()) else None
 
 
 class Follower:
@@ -47,36 +61,31 @@ class Follower:
     """
 
     def __init__(self, model: PreTrainedModel, session: Session, passes: Passes) -> None:
-        self.session, self.passes = session, passes
-        self.memories: dict[str, Memory] = {}
-        self.classes: dict[str, str] = {}
+        self.model, self.session, self.passes = model, session, passes
+        self.memories: WeakKeyDictionary[Any, dict[str, Memory]] = WeakKeyDictionary()
         self.handles: list[Any] = []
         for name, module in model.named_modules():
             scan = scan_of(module)
             if scan is not None:
                 self.follow(name, module, scan)
-            elif not isinstance(module, PreTrainedModel) and CACHES & set(inspect.signature(module.forward).parameters):
-                self.classes[name] = type(module).__name__
-                self.handles.append(module.register_forward_pre_hook(self.ran(name)))
 
     def remove(self) -> None:
         """Takes the hooks out."""
         for handle in self.handles:
             handle.remove()
 
-    def ran(self, name: str) -> Callable[..., None]:
-        """The hook before a module that may mix tokens."""
-        return lambda *_: self.passes.stack[0].ran.add(name) if self.passes.stack else None
-
     def unread(self, done: Pass) -> list[str]:
         """Modules that are given the past and ran, but neither hold nor stand in one that was read; the innermost."""
         read = [call + "." for call in done.calls]
-        left = [
-            name
-            for name in sorted(done.ran)
-            if not any(f"{name}.".startswith(call) or call.startswith(f"{name}.") for call in read)
-        ]
-        return [name for name in left if not any(other.startswith(f"{name}.") for other in left)]
+        holding = {name for name in done.ran if any(call.startswith(f"{name}.") for call in read)}
+        left = [name for name in sorted(done.ran - holding) if not any(f"{name}.".startswith(call) for call in read)]
+        innermost = [name for name in left if not any(other.startswith(f"{name}.") for other in left)]
+        holders = {self.kind(name) for name in holding}  # a block around attention here and around an MLP there
+        return [name for name in innermost if self.kind(name) not in holders]
+
+    def kind(self, name: str) -> str:
+        """The class of a module."""
+        return type(self.model.get_submodule(name)).__name__
 
     def follow(self, name: str, layer: nn.Module, scan: Scan) -> None:
         """Listens to a layer that can be read."""
@@ -84,9 +93,11 @@ class Follower:
 
         def enter(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             notes.clear()
-            notes.given = inspect.signature(layer.forward).bind(*args, **kwargs).arguments
-            cache = notes.given.get("cache_params")
-            notes.begun = cache is not None and cache.has_previous_state(layer.layer_idx)
+            notes.given = arguments(layer, args, kwargs)
+            notes.cache = next(caches.found(notes.given.values()), None)
+            notes.begun = scan.begun(layer, notes.cache)
+            if notes.begun:
+                self.go_on(name, notes.cache, scan.state(layer, notes.cache))
 
         def listen(part: str) -> Callable[..., None]:
             def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -96,54 +107,70 @@ class Follower:
 
         def leave(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             self.show(name, layer, scan, notes)
+            notes.clear()
 
         self.handles += [
             layer.register_forward_pre_hook(enter, with_kwargs=True),
             layer.register_forward_hook(leave),
-            *(layer.get_submodule(part).register_forward_hook(listen(part)) for part in scan.parts),
+            *(layer.get_submodule(part).register_forward_hook(listen(part)) for part in scan.heard(layer)),
         ]
 
     @torch.no_grad()
     def show(self, name: str, layer: nn.Module, scan: Scan, notes: Notes) -> None:
         """Shows the session what a layer's scan, which has just run, attended to."""
-        if set(notes.into) != set(scan.parts):
+        if not set(notes.into) >= set(scan.parts):
             what = f"{name}, whose {type(layer).__name__} ran as one fused kernel"
             raise wrong("model", what, "it in evaluation mode, where its parts can be listened to", RuntimeError)
         place, turn = self.passes.locate(name)
         name = name if turn == 0 else f"{name}#{turn}"
-        cache, mask = notes.given.get("cache_params"), notes.given.get("attention_mask")
-        memory = self.remember(name, scan.tokens(layer, notes), cache, notes.begun, mask)
+        memory = self.remember(name, scan.tokens(layer, notes), notes)
+        memory.state = None if notes.cache is None else scan.state(layer, notes.cache)
         keys = None if memory.keys.all() else memory.keys
         reading = scan.read(layer, memory.parts, keys, notes)
         n = reading.given.shape[2]
         queries = reading.q[:, :, reading.q.shape[2] - n :]
         source = Implied(reading.mechanism, queries, reading.k, Layout(True, keys), reading.signals)
         tokens = place.tokens if place.tokens is not None and place.tokens.ids.shape == memory.keys.shape else None
-        most = CLOSE if memory.parts[0].dtype in (torch.float32, torch.float64) else CLOSE_HALF
+        dtype = memory.parts[0].dtype
+        rounded = torch.finfo(dtype).bits < 32
+        most = CLOSE_HALF if rounded else CLOSE
 
         def check(rows: Tensor, weights: Tensor) -> None:
-            error = reading.error(rows, weights, memory.keys[:, rows + source.shift])
+            error = reading.error(rows, weights, memory.keys[:, rows + source.shift], rounded)
             if not error <= most:
                 what = f"{name}, whose {type(layer).__name__} gave outputs {error:.0e} off the rows of {reading.name}"
                 wanted = f"at most {most:g}: it does not go on from the tokens that this watch has seen"
+                wanted += f", or loses as much by keeping its state in {dtype}" if rounded else ""
                 raise wrong("model", what, wanted, RuntimeError)
 
         self.session.implied(name, reading.name, source, tokens, self.passes.sequence, check)
 
-    def remember(self, name: str, parts: list[Tensor], cache: Any, begun: bool, mask: Tensor | None) -> Memory:
-        """The layer's tokens so far, with the new ``parts``; ``begun``: the cache held some."""
-        new = parts[0].shape[1]
+    def go_on(self, name: str, cache: Any, state: Tensor | None) -> None:
+        """Puts what is remembered of a layer into the order of the sequences in the cache, which is ``state``."""
+        held = self.memories.get(cache, {})
+        for turn in [turn for turn in held if turn.split("#")[0] == name]:
+            now = held[turn].going_on(state)
+            if now is None:
+                what = f"one whose state of {name} is not what this watch has seen it become"
+                raise wrong(
+                    "past_key_values", what, "a cache that was changed by the model alone, or reordered", RuntimeError
+                )
+            held[turn] = now
+
+    def remember(self, name: str, parts: list[Tensor], notes: Notes) -> Memory:
+        """The layer's tokens so far, with the new ``parts``."""
+        cache, mask = notes.cache, notes.given.get("attention_mask")
         keys = torch.ones(parts[0].shape[:2], dtype=torch.bool, device=parts[0].device)
-        keys = keys if mask is None else mask[:, -new:].bool()
-        before = self.memories.pop(name, None)
-        if begun:
-            if before is None or before.cache is not cache:
+        keys = keys if mask is None else mask[:, -parts[0].shape[1] :].bool()
+        held = {} if cache is None else self.memories.setdefault(cache, {})
+        before = held.pop(name, None)
+        if notes.begun:
+            if before is None:
                 what = f"one that {name} goes on with, begun outside of the watch"
                 raise wrong("past_key_values", what, "a cache that begins inside", RuntimeError)
             parts = [torch.cat(pair, dim=1) for pair in zip(before.parts, parts, strict=True)]
             keys = torch.cat([before.keys, keys], dim=1)
-        memory = Memory(cache, parts, keys)
+        held[name] = Memory(parts, keys)
         if cache is not None:
-            self.memories[name] = memory
             self.passes.counted[cache] = keys.shape[1]
-        return memory
+        return held[name]

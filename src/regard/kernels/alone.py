@@ -9,12 +9,13 @@ from torch import Tensor
 
 from regard.core.layout import Layout
 
-Run = Callable[[Tensor, Tensor, Tensor], Tensor]
+Run = Callable[..., Tensor]
 
 
 def each(run: Run, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
     """``run(q, k, v)`` on the real tokens of each sequence and document by itself, the outputs put back in place.
 
+    Where the layout has a mask, ``run`` gets the part of it that is about these tokens as a fourth argument.
     For kernels whose layout is regular: padding costs nothing, and a window never meets it. Queries that are
     padding, or that stand before the first key, get zeros.
     """
@@ -24,9 +25,16 @@ def each(run: Run, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
         queries = tokens[tokens >= m - n] - (m - n)
         if queries.numel():
             single = slice(row, row + 1)
-            part = run(q[single, :, queries], k[single, :, tokens], v[single, :, tokens])
+            mask = () if layout.mask is None else (mask_of(layout.mask, row, queries, tokens),)
+            part = run(q[single, :, queries], k[single, :, tokens], v[single, :, tokens], *mask)
             out[row, :, queries] = part[0]
     return out
+
+
+def mask_of(mask: Tensor, row: int, queries: Tensor, keys: Tensor) -> Tensor:
+    """``(1, heads or 1, queries, keys)``: what a mask ``(batch or 1, heads or 1, n, m)`` says of some of a sequence."""
+    own = mask[min(row, mask.shape[0] - 1)][None]
+    return own.index_select(2, queries).index_select(3, keys)
 
 
 def documents(layout: Layout, batch: int, m: int, device: torch.device) -> Iterator[tuple[int, Tensor]]:

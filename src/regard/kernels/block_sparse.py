@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from regard.core.errors import wrong
-from regard.core.mechanism import masked_softmax, repeat_heads
+from regard.core.mechanism import accumulate_dtype, masked_softmax, repeat_heads
 from regard.core.reduction import Partial
 from regard.kernels import dense, gpu
 from regard.kernels.gpu import lists
@@ -40,7 +40,8 @@ class Gathered:
 
     Args:
         rows: the blocks' queries, in order. size: queries in a block. index: ``(heads or 1, blocks, width)`` int64, the
-            keys of each block. mask: ``(heads or 1, blocks, size, width)`` bool; None if all are visible.
+            keys of each block. mask: ``(heads or 1, blocks, size, width)`` bool, or with batch times heads for a call;
+            None if all are visible.
     """
 
     rows: slice
@@ -49,6 +50,7 @@ class Gathered:
     mask: Tensor | None
     causal: bool = field(default=False, init=False)
     alone: ClassVar[bool] = True
+    batch: ClassVar[slice] = slice(None)
 
     def queries(self, x: Tensor) -> Tensor:
         """``(b, h, n, …)`` -> ``(b h, blocks, size, …)``."""
@@ -72,6 +74,16 @@ class Gathered:
         if self.mask is None or self.mask.shape[0] == 1 or batch == 1:
             return self
         return Gathered(self.rows, self.size, self.index, self.mask.repeat(batch, 1, 1, 1))
+
+    def within(self, given: Tensor, order: Tensor, batch: int, heads: int) -> Gathered:
+        """The piece for a batch under a mask ``(batch or 1, heads or 1, n, m)``; ``order`` is the plan's."""
+        rows = order[self.rows].view(1, -1, self.size, 1)
+        head = torch.arange(given.shape[1], device=given.device).view(-1, 1, 1, 1)
+        found = given[:, head, rows, self.index[:, :, None, :]]
+        found = found if self.mask is None else found & self.mask
+        if found.shape[:2] != (1, 1):
+            found = found.expand(batch, heads, *found.shape[2:])
+        return Gathered(self.rows, self.size, self.index, found.flatten(0, 1))
 
     def bias(self, dtype: torch.dtype) -> Tensor | None:
         """The mask as the operator adds it to the scores."""
@@ -127,32 +139,45 @@ class Plan:
         ]
         return Plan(self.order.to(device), self.back.to(device), pieces, self.cells)
 
+    def pieces_for(self, batch: int, heads: int, mask: Tensor | None) -> list[Gathered]:
+        """The pieces for so many sequences and heads, cut by a mask ``(batch or 1, heads or 1, n, m)``."""
+        if mask is None:
+            return [piece.repeated(batch) for piece in self.pieces]
+        return [piece.within(mask, self.order, batch, heads) for piece in self.pieces]
 
-def attend(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float | None = None) -> Tensor:
-    """Softmax attention to the keys that ``pattern`` shows.
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """Softmax attention to the keys that ``pattern`` shows and ``mask`` does not hide.
 
         o_i = Σ_{j ∈ P(i)} p_ij v_j,   p_i = softmax over P(i) of scale q_i · k_j
 
     Query i of n stands at position ``i + m − n``; queries before the first key, or that see none, get zeros.
 
-    Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h.
+    Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h;
+    ``mask (b or 1, h or 1, n, m)`` bool, True = may be seen. A masked call runs in PyTorch's operators on every device.
     Cost: ``4 cells max(d, e)`` FLOPs a head with `cells`; memory O(n + m) and a few blocks' keys.
 
     Raises:
         ValueError: the pattern is for another length or number of heads.
     """
-    return attend_lse(q, k, v, pattern, scale).out
+    return attend_lse(q, k, v, pattern, scale, mask).out
 
 
-def attend_lse(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float | None = None) -> Partial:
+def attend_lse(
+    q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float | None = None, mask: Tensor | None = None
+) -> Partial:
     """``attend`` with the log-sum-exp of each row; both are differentiable."""
     n, m, blind = fitting(pattern, q, k)
-    if gpu.usable(q):
+    if mask is None and gpu.usable(q):
         return run_on_gpu(q, k, v, lists.planned(pattern, n, m, q.device), blind, scale)
+    mask = mask if mask is None else mask[:, :, blind:]
     if 0 < n * m <= WHOLE:
-        mask = dense_mask(pattern, n, m).to(q.device)
-        return dense.over(q, k, v, [dense.Piece(slice(blind, q.shape[2]), slice(0, m), mask=mask)], scale)
-    return run(q, k, v, planned(pattern, n, m).to(q.device), blind, scale)
+        whole = dense_mask(pattern, n, m).to(q.device)
+        whole = whole if mask is None else whole & mask
+        return dense.over(q, k, v, [dense.Piece(slice(blind, q.shape[2]), slice(0, m), mask=whole)], scale)
+    return run(q, k, v, planned(pattern, n, m).to(q.device), blind, scale, mask)
 
 
 @lru_cache(maxsize=8)
@@ -193,7 +218,13 @@ def attend_blocks(
 
 
 def attend_unfused(
-    q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, scale: float | None = None, bias: Bias | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pattern: Pattern,
+    scale: float | None = None,
+    bias: Bias | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """`attend` by batched matrix products that form the weights of all blocks: memory O(cells), any bias.
 
@@ -210,11 +241,12 @@ def attend_unfused(
     (n, m, blind), heads = fitting(pattern, q, k), q.shape[1]
     plan = planned(pattern, n, m).to(q.device)
     factor = q.shape[-1] ** -0.5 if scale is None else scale
-    k, v = repeat_heads(k, heads), repeat_heads(v, heads)
+    dtype, wide = q.dtype, accumulate_dtype(q.dtype)
+    q, k, v = q.to(wide), repeat_heads(k, heads).to(wide), repeat_heads(v, heads).to(wide)
     ordered, places, parts = taken(q[:, :, blind:], plan.order[None]), plan.order + (m - n), []
-    for piece in plan.pieces:
-        piece = piece.repeated(q.shape[0])
-        scores = piece.queries(ordered) @ piece.keys(k).mT * factor
+    mask = mask if mask is None else mask[:, :, blind:]
+    for piece in plan.pieces_for(q.shape[0], heads, mask):
+        scores = (piece.queries(ordered) * factor) @ piece.keys(k).mT
         if bias is not None:
             rows = places[piece.rows].view(-1, piece.size, 1)
             added = bias(rows, piece.index[0][:, None, :])
@@ -224,14 +256,16 @@ def attend_unfused(
     rest = len(plan.order) - sum(part.shape[2] for part in parts)
     blank = sum(x[..., :0].sum() for x in (q, k, v))  # zero, and differentiable
     out = torch.cat([*parts, v.new_zeros(q.shape[0], heads, rest, v.shape[3]) + blank], dim=2)
-    return torch.nn.functional.pad(taken(out, plan.back[None]), (0, 0, blind, 0))
+    return torch.nn.functional.pad(taken(out, plan.back[None]), (0, 0, blind, 0)).to(dtype)
 
 
-def run(q: Tensor, k: Tensor, v: Tensor, plan: Plan, blind: int, scale: float | None) -> Partial:
+def run(
+    q: Tensor, k: Tensor, v: Tensor, plan: Plan, blind: int, scale: float | None, mask: Tensor | None = None
+) -> Partial:
     """Queries put in the plan's order, attended, and put back."""
     k, v = repeat_heads(k, q.shape[1]).contiguous(), repeat_heads(v, q.shape[1]).contiguous()
     ordered = taken(q[:, :, blind:], plan.order[None])
-    part = dense.over(ordered, k, v, [piece.repeated(q.shape[0]) for piece in plan.pieces], scale)  # pyright: ignore
+    part = dense.over(ordered, k, v, plan.pieces_for(q.shape[0], q.shape[1], mask), scale)  # pyright: ignore
     return behind(Partial(taken(part.out, plan.back[None]), taken(part.lse, plan.back[None])), blind)
 
 

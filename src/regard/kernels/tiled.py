@@ -14,6 +14,7 @@ from regard.core.atlas import Claim, published
 from regard.core.layout import Layout
 from regard.core.mechanism import accumulate_dtype, repeat_heads
 from regard.core.reduction import Partial
+from regard.kernels import packed
 
 ROWS = 256  # of a tile: causality wastes half of each square on the diagonal
 ENTRIES = 1 << 19  # of the tiles of all heads together: few steps, and a head's tile stays in its core's cache
@@ -79,12 +80,12 @@ class Softmax:
 
 @dataclass(frozen=True)
 class Sigmoid:
-    """``p_ij = 1 / (1 + exp(-s_ij - b_i))`` with ``bias`` b a number or ``(b or 1, n)``, one for each query."""
+    """``p_ij = 1 / (1 + exp(-s_ij - b_i))`` with ``bias`` b a number or ``(b or 1, h or 1, n)``, one for each query."""
 
     bias: float | Tensor
 
     def __call__(self, scores: Tensor, span: Span) -> Tensor:
-        bias = self.bias[:, None, span.rows, None] if isinstance(self.bias, Tensor) else self.bias
+        bias = self.bias[:, :, span.rows, None] if isinstance(self.bias, Tensor) else self.bias
         return torch.sigmoid(scores + bias) if scores.requires_grad else scores.add_(bias).sigmoid_()
 
     @staticmethod
@@ -182,9 +183,10 @@ class Tiled(torch.autograd.Function):
         online, n, m = isinstance(normaliser, Softmax), q.shape[2] - halo(score)[0], v.shape[2]
         out = q.new_zeros(*q.shape[:2], n, v.shape[3])
         lse = q.new_full(out.shape[:3], -torch.inf) if online else q.new_empty(0)
-        for rows in split(0, n, ROWS):
+        blocks = list(split(0, n, ROWS))
+        for rows, seen in zip(blocks, packed.reach(layout, n, m, blocks), strict=True):
             total = Online() if online else Sum()
-            for span in spans(rows, n, m, layout.causal, width(q.shape[0] * q.shape[1])):
+            for span in spans(rows, seen, width(q.shape[0] * q.shape[1])):
                 mask, near = hidden(layout, n, m, span, q.device), around(span, score)
                 scores = score(q[:, :, near.rows], k[:, :, near.cols], span)
                 total.add(scores, mask, v[:, :, span.cols], normaliser, span)
@@ -205,8 +207,9 @@ class Tiled(torch.autograd.Function):
         delta = row_delta(grad, out, grad_lse) if online else None
         finite = lse.masked_fill(lse == -torch.inf, 0)
         sums = Gradients(q, k, v, ctx.learned)
-        for rows in split(0, n, ROWS):
-            for span in spans(rows, n, m, ctx.layout.causal, LEAST):
+        blocks = list(split(0, n, ROWS))
+        for rows, seen in zip(blocks, packed.reach(ctx.layout, n, m, blocks), strict=True):
+            for span in spans(rows, seen, LEAST):
                 mask, near = hidden(ctx.layout, n, m, span, q.device), around(span, ctx.score)
                 if isinstance(ctx.score, Dot) and (online or isinstance(ctx.normaliser, Sigmoid)):
                     own = finite[:, :, rows] if online else None
@@ -392,14 +395,14 @@ def around(span: Span, score: Score) -> Span:
     return Span(slice(span.rows.start, last[0]), slice(span.cols.start, last[1]))
 
 
-def spans(rows: slice, n: int, m: int, causal: bool, columns: int) -> Iterator[Span]:
-    """The tiles of a row block, without those that causality hides."""
-    for cols in split(0, visible(rows, n, m, causal), columns):
+def spans(rows: slice, seen: tuple[int, int], columns: int) -> Iterator[Span]:
+    """The tiles of a row block over the keys that some of its rows may see."""
+    for cols in split(*seen, columns):
         yield Span(rows, cols)
 
 
 def hidden(layout: Layout, n: int, m: int, span: Span, device: torch.device) -> Tensor | None:
-    """``(b or 1, 1, rows, cols)`` bool of what the tile must not see, or None if it may see all."""
+    """``(b or 1, h or 1, rows, cols)`` bool of what the tile must not see, or None if it may see all."""
     rows, cols, shift = span.rows, span.cols, m - n
     mask = None
     if layout.causal and cols.stop - 1 > rows.start + shift:
@@ -412,4 +415,7 @@ def hidden(layout: Layout, n: int, m: int, span: Span, device: torch.device) -> 
         own = layout.segments[:, None, rows.start + shift : rows.stop + shift, None]
         foreign = own != layout.segments[:, None, None, cols]
         mask = foreign if mask is None else mask | foreign
+    if layout.mask is not None:
+        given = ~layout.mask[:, :, rows, cols]
+        mask = given if mask is None else mask | given
     return mask

@@ -48,7 +48,7 @@ class ContextBroadcast(nn.Module):
         width: of the hidden states for CB_S; None for CB, which has no parameters.
 
     Raises:
-        ValueError: a causal layout, or packed documents.
+        ValueError: a causal layout, packed documents, or a mask.
 
     Paper: Hyeon-Woo et al., arXiv 2210.08457.
     """
@@ -62,6 +62,8 @@ class ContextBroadcast(nn.Module):
             raise wrong("layout.causal", "True", "False: a mean over all tokens looks ahead")
         if layout.segments is not None:
             raise wrong("layout.segments", "packed documents", "None: the mean is over all tokens")
+        if layout.mask is not None:
+            raise wrong("layout.mask", "a mask", "None: the mean is over all tokens")
         real = x.new_ones(x.shape[:2]) if layout.keys is None else layout.keys.to(x.dtype)
         share = real / real.sum(1, keepdim=True).clamp(min=1)
         mean = share[:, None] @ x

@@ -28,10 +28,15 @@ def parse_pattern(text: str | Pattern) -> Pattern:
     brackets; a pattern is returned as it is.
 
     Raises:
-        ValueError: the text is none, or an argument does not fit.
+        ValueError: the text is none, or an argument does not fit. TypeError: it is neither text nor a pattern.
     """
     if isinstance(text, Pattern):
         return text
+    if not isinstance(text, str):
+        hint = (
+            "a Pattern, or its text such as 'Window(64) | Sinks(4)'; a mask of pairs is for each call: Layout(mask=…)"
+        )
+        raise wrong("pattern", f"a {type(text).__name__}", hint, TypeError)
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except SyntaxError as error:

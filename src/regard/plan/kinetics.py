@@ -73,21 +73,10 @@ def kinetics(
         if value < 1:
             raise wrong(name, str(value), "at least 1")
     fixed = model.fixed(batch) * (answer * samples / batch)
-    attended = total_attended(model, samples, prompt, answer)
+    attended = model.answered(samples, prompt, answer)
     return Split(
         fixed.flops, attended.flops, device.ridge * fixed.weights, device.ridge * (attended.cache + attended.weights)
     )
-
-
-def total_attended(model: ModelShape, samples: int, prompt: int, answer: int) -> Work:
-    """`ModelShape.attended` summed over contexts ``prompt + 1 … prompt + answer``, which is affine on both sides of
-    the budget."""
-    cut = answer if model.budget is None else min(max(model.budget - prompt, 0), answer)
-    found = Work()
-    for first, last in ((1, cut), (cut + 1, answer)):
-        if last >= first:
-            found += model.attended(samples, prompt + (first + last) / 2) * (last - first + 1)
-    return found
 
 
 @dataclass(frozen=True)

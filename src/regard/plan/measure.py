@@ -8,7 +8,8 @@ import torch
 
 from regard.compare.clock import clock
 from regard.networks import LM, Config
-from regard.plan.roofline import GroupedAttention, ModelShape, Network
+from regard.plan.mixers import GroupedAttention
+from regard.plan.roofline import ModelShape, Network
 
 
 def shape_of(model: LM) -> ModelShape:
@@ -16,7 +17,8 @@ def shape_of(model: LM) -> ModelShape:
     c = model.config
     attention = GroupedAttention(c.width, c.heads, c.kv_heads or c.heads, c.head_dim or c.width // c.heads)
     network = Network(c.width, c.inner_width)
-    return ModelShape(attention, ((c.depth, network),), c.vocabulary, model.embedding.weight.element_size())
+    itemsize = model.embedding.weight.element_size()
+    return ModelShape(((c.depth, attention),), ((c.depth, network),), c.vocabulary, tied=True, itemsize=itemsize)
 
 
 @torch.no_grad()

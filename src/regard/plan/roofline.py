@@ -1,144 +1,24 @@
-"""FLOPs and bytes of one decoding step, part by part: grouped and latent attention, networks and experts."""
+"""FLOPs and bytes of one decoding step of a whole model: its layers, networks and experts, embedding and head."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.plan.device import Device
+from regard.plan.mixers import GroupedAttention, LatentAttention, Mixer, Recurrence, Work
 
-LatentForm = Literal["cached", "expanded", "absorbed"]
-
-
-@dataclass(frozen=True)
-class Work:
-    """FLOPs (two for each multiply-add), bytes of weights read, and bytes of keys and values read."""
-
-    flops: float = 0
-    weights: float = 0
-    cache: float = 0
-
-    def __add__(self, other: Work) -> Work:
-        return Work(self.flops + other.flops, self.weights + other.weights, self.cache + other.cache)
-
-    def __mul__(self, times: float) -> Work:
-        return Work(self.flops * times, self.weights * times, self.cache * times)
-
-    @property
-    def bytes(self) -> float:
-        return self.weights + self.cache
-
-    @property
-    def intensity(self) -> float:
-        """FLOPs for each byte."""
-        return self.flops / self.bytes
-
-    def seconds(self, device: Device) -> float:
-        """The roofline: no less than either ceiling allows, the work spread evenly over the pool."""
-        return max(self.flops / device.flops, self.bytes / device.bandwidth) / device.count
-
-
-@dataclass(frozen=True)
-class GroupedAttention:
-    """Multi-head, grouped and multi-query attention.
-
-    Args:
-        width: of the hidden states. heads, kv_heads, head_dim: of the projections.
-    """
-
-    width: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-
-    @property
-    def parameters(self) -> int:
-        return 2 * self.width * (self.heads + self.kv_heads) * self.head_dim
-
-    @property
-    def token_numbers(self) -> int:
-        """Numbers that the cache keeps of a token."""
-        return 2 * self.kv_heads * self.head_dim
-
-    def projections(self, batch: int, itemsize: float) -> Work:
-        """Those of one token in each of ``batch`` sequences."""
-        return Work(2 * batch * self.parameters, self.parameters * itemsize)
-
-    def core(self, batch: int, context: float, itemsize: float) -> Work:
-        """Scores and the mix of values over ``context`` keys."""
-        flops = 4 * batch * self.heads * self.head_dim * context
-        return Work(flops, cache=batch * context * self.token_numbers * itemsize)
-
-
-@dataclass(frozen=True)
-class LatentAttention:
-    """Multi-head latent attention, as DeepSeek-V2 has it (Liu et al., arXiv 2405.04434).
-
-    Args:
-        width, heads: as usual. query_rank, rank: of the latents of queries (0: none) and of keys and values.
-        plain, rotary, value: dimensions of a head's keys without and with positions, and of its values.
-        form: "cached" keeps every head's keys and values; "expanded" keeps the latent and makes keys and values of all
-            tokens anew in every step; "absorbed" keeps the latent and attends to it directly.
-    """
-
-    width: int
-    heads: int
-    query_rank: int
-    rank: int
-    plain: int
-    rotary: int
-    value: int
-    form: LatentForm = "absorbed"
-
-    def __post_init__(self) -> None:
-        if self.form not in ("cached", "expanded", "absorbed"):
-            raise wrong("form", repr(self.form), "cached, expanded or absorbed")
-
-    @property
-    def expansion(self) -> int:
-        """Parameters of the maps from the latent to keys and values of all heads."""
-        return self.rank * self.heads * (self.plain + self.value)
-
-    @property
-    def parameters(self) -> int:
-        query = self.heads * (self.plain + self.rotary)
-        to_query = self.query_rank * (self.width + query) if self.query_rank else self.width * query
-        return to_query + self.width * (self.rank + self.rotary) + self.expansion + self.heads * self.value * self.width
-
-    @property
-    def token_numbers(self) -> int:
-        if self.form == "cached":
-            return self.heads * (self.plain + self.rotary + self.value)
-        return self.rank + self.rotary
-
-    def projections(self, batch: int, itemsize: float) -> Work:
-        """Those of one token in each of ``batch`` sequences, the maps out of the latent included.
-
-        Absorbed, they are applied to the query and to the mixed latent instead of to the key: as many FLOPs.
-        """
-        own = self.parameters - (self.expansion if self.form == "expanded" else 0)
-        return Work(2 * batch * own, own * itemsize)
-
-    def core(self, batch: int, context: float, itemsize: float) -> Work:
-        if self.form == "absorbed":
-            flops = 2 * batch * self.heads * context * (2 * self.rank + self.rotary)
-        else:
-            flops = 2 * batch * self.heads * context * (self.plain + self.rotary + self.value)
-        read = Work(flops, cache=batch * context * self.token_numbers * itemsize)
-        if self.form == "expanded":
-            read += Work(2 * batch * context * self.expansion, weights=self.expansion * itemsize)
-        return read
+__all__ = ["GroupedAttention", "LatentAttention", "ModelShape", "Network", "Recurrence", "Work"]
 
 
 @dataclass(frozen=True)
 class Network:
-    """A gated network of three matrices, or experts of which each token passes a few.
+    """A network of two or three matrices, or experts of which each token passes a few.
 
     Args:
-        width, inner: of one network or expert. experts, active: 1 and 1 for a plain network. shared: experts of the
-            same size that every token passes too.
+        width, inner: of one network or expert. experts, active: 1 and 1 for a plain network. shared: inner width of a
+            network beside the experts that every token passes. matrices: 3 where it is gated, else 2.
     """
 
     width: int
@@ -146,6 +26,7 @@ class Network:
     experts: int = 1
     active: int = 1
     shared: int = 0
+    matrices: int = 3
 
     def __post_init__(self) -> None:
         if not 1 <= self.active <= self.experts:
@@ -154,21 +35,24 @@ class Network:
     @property
     def size(self) -> int:
         """Parameters of one expert."""
-        return 3 * self.width * self.inner
+        return self.matrices * self.width * self.inner
+
+    @property
+    def common(self) -> int:
+        """Parameters that every token passes: the shared network and the router."""
+        return self.matrices * self.width * self.shared + (self.width * self.experts if self.experts > 1 else 0)
 
     @property
     def parameters(self) -> int:
-        router = self.width * self.experts if self.experts > 1 else 0
-        return self.size * (self.experts + self.shared) + router
+        return self.size * self.experts + self.common
 
     def touched(self, batch: int) -> float:
         """Experts that some of ``batch`` tokens pass, on average if all are equally likely."""
         return self.experts * (1 - (1 - self.active / self.experts) ** batch)
 
     def step(self, batch: int, itemsize: float) -> Work:
-        router = self.width * self.experts if self.experts > 1 else 0
-        flops = 2 * batch * (self.size * (self.active + self.shared) + router)
-        return Work(flops, (self.size * (self.touched(batch) + self.shared) + router) * itemsize)
+        flops = 2 * batch * (self.size * self.active + self.common)
+        return Work(flops, (self.size * self.touched(batch) + self.common) * itemsize)
 
     def expert_step(self, batch: int, itemsize: float) -> Work:
         """One routed expert with its even share of the tokens."""
@@ -196,19 +80,21 @@ class Network:
 class ModelShape:
     """A decoder's sizes, and what one decoding step of it costs.
 
-        time ≥ max(FLOPs / ceiling, (weights + batch · context · cache of a token) / bandwidth)
+        time ≥ max(FLOPs / ceiling, (weights + batch · cache that is read) / bandwidth)
 
     Args:
-        attention: of every layer. networks: ``(layers, network)`` each. vocabulary: of the output matrix.
-        itemsize: bytes of a number. budget: most tokens of the cache that a step reads, None for all: block top-k,
-            which adds a score for each block of ``block`` tokens, its key of one token's size.
+        mixers: ``(layers, attention or recurrence)`` each. networks: ``(layers, network)`` each. vocabulary: of the
+            embedding and the head. tied: both are one matrix. itemsize: bytes of a number. budget: most tokens of a
+            layer's cache that a step reads, None for all: block top-k, which adds a score for each block of ``block``
+            tokens, its key of one token's size.
 
     Paper: Yun et al., arXiv 2507.15465; block top-k: Sadhukhan et al., 2506.05333.
     """
 
-    attention: GroupedAttention | LatentAttention
+    mixers: tuple[tuple[int, Mixer], ...]
     networks: tuple[tuple[int, Network], ...]
     vocabulary: int
+    tied: bool = False
     itemsize: float = 2
     budget: int | None = None
     block: int = 16
@@ -218,34 +104,75 @@ class ModelShape:
             raise wrong("budget, block", f"{self.budget}, {self.block}", "at least 1 each")
 
     @property
-    def layers(self) -> int:
-        return sum(layers for layers, _ in self.networks)
+    def head(self) -> int:
+        """Parameters of the output matrix."""
+        return self.vocabulary * self.mixers[0][1].width
 
     @property
     def parameters(self) -> int:
-        """All of them, norms and biases left out; the embedding counts once, as the output matrix."""
-        networks = sum(layers * network.parameters for layers, network in self.networks)
-        return self.layers * self.attention.parameters + networks + self.vocabulary * self.attention.width
+        """All of them, embedding and head included; norms and biases, some thousandths, are left out."""
+        parts = (layers * part.parameters for layers, part in (*self.mixers, *self.networks))
+        return sum(parts) + self.head * (1 if self.tied else 2)
+
+    @property
+    def active(self) -> float:
+        """Parameters that one token's step reads: the head counts, the embedding does not."""
+        return self.fixed(1).weights / self.itemsize
+
+    def cache_bytes(self, context: int) -> float:
+        """Bytes that the cache holds of a sequence of ``context`` tokens: keys and values, latents, states."""
+        return sum(layers * mixer.kept(context) for layers, mixer in self.mixers) * self.itemsize
 
     @property
     def token_bytes(self) -> float:
-        """Bytes that the cache keeps of a token."""
-        return self.layers * self.attention.token_numbers * self.itemsize
+        """Bytes by which each token makes the cache larger once every window is full."""
+        full = self.widest
+        return self.cache_bytes(full + 1) - self.cache_bytes(full)
+
+    @property
+    def bounded_bytes(self) -> float:
+        """Bytes that full windows and states hold of a sequence, however long it is."""
+        return self.cache_bytes(self.widest) - self.widest * self.token_bytes
+
+    @property
+    def widest(self) -> int:
+        """The largest window; 1 if there is none."""
+        return max((mixer.window or 1 for _, mixer in self.mixers), default=1)
 
     def fixed(self, batch: int) -> Work:
         """What one decoding step does whatever the context: projections, networks, output matrix."""
-        found = self.attention.projections(batch, self.itemsize) * self.layers
+        found = Work(2 * batch * self.head, self.head * self.itemsize)
+        for layers, mixer in self.mixers:
+            found += mixer.projections(batch, self.itemsize) * layers
         for layers, network in self.networks:
             found += network.step(batch, self.itemsize) * layers
-        head = self.vocabulary * self.attention.width
-        return found + Work(2 * batch * head, head * self.itemsize)
+        return found
 
     def attended(self, batch: int, context: float) -> Work:
         """What one decoding step does because of the context."""
-        if self.budget is None or context <= self.budget:
-            return self.attention.core(batch, context, self.itemsize) * self.layers
-        scored = self.attention.core(batch, context / self.block, self.itemsize) * 0.5  # keys alone
-        return (self.attention.core(batch, self.budget, self.itemsize) + scored) * self.layers
+        found = Work()
+        for layers, mixer in self.mixers:
+            found += self.looked(mixer, batch, context) * layers
+        return found
+
+    def looked(self, mixer: Mixer, batch: int, context: float) -> Work:
+        """`attended` of one layer."""
+        seen = mixer.seen(context)
+        if self.budget is None or seen <= self.budget:
+            return mixer.core(batch, context, self.itemsize)
+        scored = mixer.core(batch, seen / self.block, self.itemsize) * 0.5  # keys alone
+        return mixer.core(batch, self.budget, self.itemsize) + scored
+
+    def answered(self, batch: int, prompt: int, answer: int) -> Work:
+        """`attended` summed over the contexts ``prompt + 1 … prompt + answer``, exactly."""
+        first, last = prompt + 1, prompt + answer
+        bends = {bend for _, mixer in self.mixers for bend in mixer.bends(first, last)}
+        bends |= {bend + self.budget for bend in (0, *bends) if self.budget is not None}
+        ends, found = sorted({bend for bend in bends if first <= bend < last} | {last}), Work()
+        for end in ends:  # between two bends the cost is affine: the middle is the mean
+            found += self.attended(batch, (first + end) / 2) * (end - first + 1)
+            first = end + 1
+        return found
 
     def step(self, batch: int, context: float) -> Work:
         """One token for each of ``batch`` sequences of ``context`` tokens."""
@@ -258,33 +185,10 @@ class ModelShape:
     def largest_batch(self, device: Device, context: int) -> int:
         """Most sequences whose caches fit beside the weights; 0 if the weights alone do not."""
         room = device.memory * device.count - self.parameters * self.itemsize
-        return max(0, int(room // (self.token_bytes * max(context, 1))))
+        return max(0, int(room // self.cache_bytes(max(context, 1))))
 
     def balanced_batch(self, device: Device) -> int | None:
         """The smallest batch at which routed experts are bound by compute, if at any up to 2^20."""
-        expert = max((network for _, network in self.networks), key=lambda network: network.experts)
-        per_token = expert.expert_step(1, self.itemsize).intensity
-        needed = -(-device.ridge // per_token)
+        each = (network.expert_step(1, self.itemsize).intensity for _, network in self.networks)
+        needed = -(-device.ridge // min(each, default=2 / self.itemsize))
         return int(needed) if needed <= 1 << 20 else None
-
-
-def qwen3(layers: int, width: int, heads: int, inner: int) -> ModelShape:
-    """One of the dense Qwen3 models: 8 kv heads of 128."""
-    return ModelShape(GroupedAttention(width, heads, 8, 128), ((layers, Network(width, inner)),), 151_936)
-
-
-MODELS = {
-    "qwen3-0.6b": qwen3(28, 1024, 16, 3072),
-    "qwen3-1.7b": qwen3(28, 2048, 16, 6144),
-    "qwen3-4b": qwen3(36, 2560, 32, 9728),
-    "qwen3-8b": qwen3(36, 4096, 32, 12288),
-    "qwen3-14b": qwen3(40, 5120, 40, 17408),
-    "qwen3-32b": qwen3(64, 5120, 64, 25600),
-    "llama3-8b": ModelShape(GroupedAttention(4096, 32, 8, 128), ((32, Network(4096, 14336)),), 128_256),
-    "deepseek-v3": ModelShape(
-        LatentAttention(7168, 128, 1536, 512, 128, 64, 128),
-        ((3, Network(7168, 18432)), (58, Network(7168, 2048, 256, 8, 1))),
-        129_280,
-    ),
-}
-"""Published sizes."""

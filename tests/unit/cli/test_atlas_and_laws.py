@@ -15,7 +15,7 @@ from regard import entries
 
 def regard(*arguments: str) -> subprocess.CompletedProcess:
     """The command line in its own process, as a person runs it."""
-    return subprocess.run([sys.executable, "-m", "regard.cli", *arguments], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-m", "regard.cli", *arguments], capture_output=True, text=True, timeout=900)
 
 
 def test_atlas_as_json_is_the_whole_atlas():
@@ -67,6 +67,6 @@ def test_a_broken_law_is_exit_status_1(tmp_path):
         "published('mask_off_by_one', family='f', title='t', year=2026, claim=claim)(MaskOffByOne)\n"
         "from regard.cli import main; main()\n"
     )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=900)
     assert done.returncode == 1, done.stderr
     assert "broken" in done.stdout

@@ -16,7 +16,7 @@ from regard.probes.folder import Record
 def regard(*arguments: str, text: bytes | None = None) -> subprocess.CompletedProcess:
     """The command line in its own process, as a person runs it."""
     command = [sys.executable, "-m", "regard.cli", *arguments]
-    return subprocess.run(command, input=text, capture_output=True, timeout=300)
+    return subprocess.run(command, input=text, capture_output=True, timeout=900)
 
 
 def test_a_look_leaves_a_whole_record_and_prints_a_summary(tmp_path):

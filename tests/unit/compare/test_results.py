@@ -21,16 +21,17 @@ from regard.compare.store import Store
 
 @dataclass(frozen=True)
 class Slow(Cell):
-    """A cell that takes its time, or fails."""
+    """A cell that ends, fails, or in a process that is to be killed never ends."""
 
     kind: ClassVar[str] = "slow"
+    endless: ClassVar[int | None] = None
     number: int
-    seconds: float = 0.0
     fails: bool = False
 
     def run(self, report=lambda what: None):
         report(self.label)
-        time.sleep(self.seconds)
+        while self.number == self.endless:
+            time.sleep(1)
         if self.fails:
             raise ValueError(f"number: got {self.number}, want another")
         return {"square": self.number**2, "half": self.number / 2, "name": f"n{self.number}"}
@@ -73,7 +74,8 @@ sys.path.insert(0, sys.argv[2])
 from unit.compare.test_results import Slow
 from regard.compare.run import run
 from regard.compare.store import Store
-for outcome in run([Slow(n, 0.15) for n in range(8)], Store(sys.argv[1]), "killed"):
+Slow.endless = 5
+for outcome in run([Slow(n) for n in range(8)], Store(sys.argv[1]), "killed"):
     print(outcome.cell.number, flush=True)
 """
 
@@ -87,7 +89,7 @@ def test_a_killed_run_loses_nothing_that_was_finished_and_goes_on(tmp_path):
     store = Store(tmp_path)
     assert set(finished) <= set(numbers(store)) < set(range(8))
     before = len(numbers(store))
-    done = list(run([Slow(n, 0.15) for n in range(8)], store, "resumed"))
+    done = list(run([Slow(n) for n in range(8)], store, "resumed"))
     assert sum(outcome.reused for outcome in done) == before
     assert numbers(store) == list(range(8))
 
@@ -134,7 +136,7 @@ def test_cells_are_spread_over_a_ray_cluster(tmp_path):
         [sys.executable, "-c", script, str(tmp_path), tests],
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=900,
         env=os.environ | {"PYTHONPATH": tests},
     )
     assert done.returncode == 0, done.stderr

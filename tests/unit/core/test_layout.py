@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from regard import Layout
+from regard import Layout, build
+from regard.patterns import parse_pattern
 
 
 def seen(layout: Layout, n: int, m: int) -> list[list[str]]:
@@ -40,6 +41,26 @@ def test_a_slice_sees_what_its_rows_saw(n, m, causal):
     assert not whole[..., kept:].any()
 
 
+@pytest.mark.parametrize(("n", "m"), [(7, 7), (3, 11), (11, 3)])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("sizes", [(2, 5), (1, 5), (2, 1), (1, 1)])
+def test_a_mask_hides_pairs_and_moves_nobody(n, m, causal, sizes):
+    plain = Layout(causal=causal, keys=torch.rand(2, m) < 0.7)
+    mask = torch.rand(*sizes, n, m) < 0.6
+    layout = Layout(causal=causal, keys=plain.keys, mask=mask)
+    whole = layout.allowed(n, m)
+    assert torch.equal(whole, plain.allowed(n, m) & mask)
+    assert torch.equal(layout.allowed(n, m, rows=slice(1, 3)), whole[:, :, 1:3])
+    assert torch.equal(layout.counts(n, m).expand(whole.shape[:3]), whole.sum(-1))
+    assert torch.equal(layout.positions(m), plain.positions(m))
+    assert torch.equal(layout.query_positions(n, m), plain.query_positions(n, m))
+    cut, kept = layout.slice(n, m, slice(1, 3))
+    assert torch.equal(cut.allowed(2, kept), whole[:, :, 1:3, :kept])
+    assert not whole[:, :, 1:3, kept:].any()
+    for b, h in ((0, 0), (1, 4)):
+        assert torch.equal(layout.of(b, h).allowed(n, m)[0, 0], whole.expand(2, 5, n, m)[b, h])
+
+
 def test_positions_count_real_tokens():
     keys = torch.tensor([[False, False, True, True, True], [True, True, False, True, False]])
     layout = Layout(causal=True, keys=keys)
@@ -61,6 +82,15 @@ def test_positions_count_real_tokens():
         (Layout(segments=torch.ones(2, 4)), TypeError, "layout.segments: got dtype torch.float32"),
         (Layout(grid=(2, 3)), ValueError, r"layout.grid: got \(2, 3\), want 1 to 3 sizes whose product is the 4 keys"),
         (Layout(grid=(1, 1, 2, 2)), ValueError, "layout.grid"),
+        (Layout(mask=torch.zeros(1, 1, 3, 4)), TypeError, r"layout.mask: got dtype torch.float32, .*`mask == 0`"),
+        (
+            Layout(mask=torch.ones(3, 4).bool()),
+            ValueError,
+            r"layout.mask: got shape \(3, 4\), want .*n, m\) = \(2 or 1, 1 or 1, 3, 4\)",
+        ),
+        (Layout(mask=torch.ones(2, 1, 4, 3).bool()), ValueError, r"layout.mask: got shape \(2, 1, 4, 3\)"),
+        (Layout(mask=torch.ones(3, 1, 3, 4).bool()), ValueError, r"layout.mask: got shape \(3, 1, 3, 4\)"),
+        (Layout(mask=torch.ones(2, 2, 3, 4).bool()), ValueError, r"layout.mask: got shape \(2, 2, 3, 4\)"),
     ],
 )
 def test_misfits_are_named(layout, error, message):
@@ -72,3 +102,26 @@ def test_misfits_are_named(layout, error, message):
 def test_packing_needs_a_key_for_each_query():
     with pytest.raises(ValueError, match=r"layout.segments: got 3 queries over 2 keys, want no more queries than keys"):
         Layout(segments=torch.zeros(1, 2).long()).check(torch.randn(1, 1, 3, 5), torch.randn(1, 1, 2, 5))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "signals", "message"),
+    [
+        ((torch.ones(6, 6).bool(),), {}, r"layout: got a tensor of torch.bool, want a Layout: Layout\(mask=…\) .*True"),
+        ((), {"attn_mask": torch.ones(6, 6)}, r"attn_mask: got an unknown signal, want Layout\(mask=…\)"),
+        ((), {"attention_mask": torch.ones(1, 6)}, r"attention_mask: .*Layout\(keys=…\) \(batch, m\) for padding"),
+        ((), {"is_causal": True}, r"is_causal: got an unknown signal, want layout=Layout\(causal=True\)"),
+        ((), {"attn_bias": torch.ones(6, 6)}, r"attn_bias: got an unknown signal, want .*composed\(bias=alibi\)"),
+        ((), {"window": 3}, r"window: got an unknown signal, want one of Softmax's: no signals"),
+    ],
+)
+def test_what_other_libraries_take_is_told_in_ours(arguments, signals, message):
+    q = torch.randn(1, 2, 6, 5)
+    with pytest.raises(TypeError, match=message):
+        build("softmax")(q, q, q, *arguments, **signals)
+
+
+@pytest.mark.parametrize("call", [parse_pattern, lambda mask: build("pattern", of=mask)])
+def test_a_mask_is_no_pattern(call):
+    with pytest.raises(TypeError, match=r"pattern: got a Tensor, want a Pattern, .*each call: Layout\(mask=…\)"):
+        call(torch.ones(6, 6).bool())

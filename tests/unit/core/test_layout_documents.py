@@ -21,4 +21,4 @@ def test_counts_are_the_row_sums_of_what_is_allowed():
                 layout = Layout(causal=causal, keys=keys, segments=segments)
                 for n in (7, 3):
                     real = torch.ones(1, n, dtype=torch.bool) if keys is None else keys[:, 7 - n :]
-                    assert torch.equal(layout.counts(n, 7)[real], layout.allowed(n, 7).sum(-1)[:, 0][real])
+                    assert torch.equal(layout.counts(n, 7)[:, 0][real], layout.allowed(n, 7).sum(-1)[:, 0][real])

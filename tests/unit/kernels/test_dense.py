@@ -5,7 +5,7 @@ import torch
 
 from regard.core.layout import Layout
 from regard.core.reduction import Partial
-from regard.kernels import band, dense, tiled
+from regard.kernels import band, dense, flash, tiled
 
 LAYOUTS = {
     "two-sided": Layout(),
@@ -62,12 +62,12 @@ def test_plain_products_stand_in_for_the_operator(causal, masked):
     q, k, v = (x.detach() for x in draw(groups=6, e=5))
     bias = torch.zeros(2, 1, 1, 19, dtype=q.dtype)
     bias[:, ..., 5:9] = -torch.inf
-    options = {"attn_mask": bias if masked else None, "scale": 0.3}
-    mine = dense.by_products(q, k, v, 0.0, causal, **options)
-    theirs = dense.FUSED(q, k, v, 0.0, causal, **options)
+    options = causal, bias if masked else None, 0.3
+    mine = dense.by_products(q, k, v, *options)
+    theirs = flash.attend(q, k, v, *options)
     torch.testing.assert_close(mine, tuple(theirs))
-    mine = dense.by_products_backward(q, q, k, v, *theirs, 0.0, causal, **options)
-    torch.testing.assert_close(mine, tuple(dense.FUSED_BACKWARD(q, q, k, v, *theirs, 0.0, causal, **options)))
+    mine = dense.by_products_backward(q, q, k, v, *theirs, *options)
+    torch.testing.assert_close(mine, tuple(flash.gradients(q, q, k, v, *theirs, *options)))
 
 
 def test_padding_alone_forms_no_square_mask():

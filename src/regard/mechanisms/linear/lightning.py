@@ -89,9 +89,9 @@ class Lightning(Recurrent):
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(causal=True), **signals: Tensor
     ) -> Tensor:
+        self.check(q, k, v, layout, signals)
         if not layout.plain:
             return super().forward(q, k, v, layout, **signals)
-        self.check(q, k, v, layout, signals)
         return unaligned(self.steady(aligned(q, k.shape[2]), k, v, None)[0], q.shape[2])
 
     def steady(self, q: Tensor, k: Tensor, v: Tensor, kv: Tensor | None) -> tuple[Tensor, Tensor]:

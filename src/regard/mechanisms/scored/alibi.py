@@ -54,7 +54,7 @@ class Alibi(Scored):
     Paper: Press et al., arXiv 2108.12409; causal there, the two-sided form is that of its follow-ups.
     """
 
-    traits = Traits(rows="one", sign="nonnegative", cross=False)
+    traits = Traits(masked=True, rows="one", sign="nonnegative", cross=False)
     host = Host(rotary=False)
 
     def __init__(self, slopes: Sequence[float] | None = None):
@@ -66,9 +66,9 @@ class Alibi(Scored):
         return Biased(Dot(q.shape[-1] ** -0.5), self.bias.at(q, m, layout))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        self.check(q, k, v, layout, signals)
         if not layout.plain:
             return super().forward(q, k, v, layout, **signals)
-        self.check(q, k, v, layout, signals)
         n, m = q.shape[2], k.shape[2]
         apart = (torch.arange(n + m - 1, device=q.device) - (m - 1)).abs()
         return toeplitz.attend(q, k, v, -self.bias.rates(q)[:, None] * apart, layout.causal)

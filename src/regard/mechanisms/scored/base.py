@@ -23,7 +23,7 @@ class Scored(Cached):
     Cost: 2 (d + e) FLOPs for each score of the tiles; memory O(n + m). State: all keys and values.
     """
 
-    traits = Traits(rows="one", sign="nonnegative")
+    traits = Traits(masked=True, rows="one", sign="nonnegative")
 
     def score(self, q: Tensor, m: int, layout: Layout) -> Score:
         """s for queries like ``q`` over ``m`` keys."""

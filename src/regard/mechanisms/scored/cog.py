@@ -39,7 +39,7 @@ class Cog(Scored):
     Paper: Lv et al., arXiv 2411.07176, which keeps softmax in the first and the last layer.
     """
 
-    traits = Traits(equivariant=True)
+    traits = Traits(masked=True, equivariant=True)
 
     def score(self, q: Tensor, m: int, layout: Layout) -> tiled.Dot:
         return tiled.Dot(q.shape[-1] ** -0.5)

@@ -116,6 +116,7 @@ class Composed(Scored):
             self.normaliser.traits,
             rows="at most one" if rows and self.gated else rows,
             cross=cross,
+            masked=True,
             equivariant=cross,
         )
         self.signals = {**self.normaliser.signals, **(GatedSoftmax.signals if self.gated else {})}

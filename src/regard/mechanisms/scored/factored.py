@@ -61,7 +61,7 @@ class Factored(Scored):
     Paper: Rende and Viteritti, arXiv 2405.18874.
     """
 
-    traits = Traits(content=False)
+    traits = Traits(masked=True, content=False)
     host = Host(rotary=False)
 
     def __init__(self, heads: int = 4, grid: Sequence[int] = (32, 32)) -> None:

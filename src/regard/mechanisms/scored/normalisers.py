@@ -168,7 +168,8 @@ class Queries(Normaliser):
         if layout.segments is not None and n < m:  # packed sequences are of one length: queries before the first
             there = (torch.arange(m, device=q.device) >= m - n).expand(q.shape[0], m)
             q, real = F.pad(q, (0, 0, m - n, 0)), there if layout.keys is None else there & layout.keys
-        across = Layout(keys=real, segments=layout.segments)
+        mask = None if layout.mask is None else F.pad(layout.mask.mT, (q.shape[2] - n, 0))
+        across = Layout(keys=real, segments=layout.segments, mask=mask)
         found = tiled.attend_lse(k, q, torch.ones_like(q[..., :1]), across, Swapped(score)).lse
         return found.masked_fill(found == -torch.inf, 0)
 
@@ -182,7 +183,7 @@ def signed_softmax(scores: Tensor, allowed: Tensor) -> Tensor:
 
 
 def counts(n: int, m: int, layout: Layout, like: Tensor) -> Tensor:
-    """``(b or 1, n)``: how many keys each query may see, at least 1, in the precision of sums."""
+    """``(b or 1, h or 1, n)``: how many keys each query may see, at least 1, in the precision of sums."""
     return layout.counts(n, m, like.device).clamp(min=1).to(accumulate_dtype(like.dtype))
 
 

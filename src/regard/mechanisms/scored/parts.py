@@ -118,13 +118,13 @@ class Shifted:
 
 @dataclass(frozen=True)
 class Power:
-    """``p_ij = max(s_ij, 0)^α / c_i`` with ``power`` α and ``counts`` c ``(b or 1, n)``."""
+    """``p_ij = max(s_ij, 0)^α / c_i`` with ``power`` α and ``counts`` c ``(b or 1, h or 1, n)``."""
 
     power: float
     counts: Tensor
 
     def __call__(self, scores: Tensor, span: Span) -> Tensor:
-        return torch.relu(scores) ** self.power / self.counts[:, None, span.rows, None].to(scores.dtype)
+        return torch.relu(scores) ** self.power / self.counts[:, :, span.rows, None].to(scores.dtype)
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class Positional(Scored):
     Paper: Back de Luca et al., arXiv 2410.01686; there one-hot encodings, D = E and the scale of the published code.
     """
 
-    traits = Traits(rows="one", sign="nonnegative", content=False)
+    traits = Traits(masked=True, rows="one", sign="nonnegative", content=False)
     encodings: Tensor
     host = Host(rotary=False)
 

@@ -86,7 +86,7 @@ class AffineScaled(Softmax):
     Paper: Bae et al., arXiv 2602.23057; from its abstract.
     """
 
-    traits = Traits(equivariant=True)
+    traits = Traits(masked=True, equivariant=True)
     signals: ClassVar = {
         "alpha": Signal("what the softmax is multiplied with", side="query", start=1.0, steady=True),
         "beta": Signal("what is added to every weight", side="query", start=0.0, steady=True),
@@ -109,7 +109,10 @@ class AffineScaled(Softmax):
 
     @staticmethod
     def sums(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
-        """Σ of the values that each query sees, ``(b, h, n, e)``, in one pass over them."""
+        """Σ of the values that each query sees, ``(b, h, n, e)``, in one pass over them; under a mask from means."""
+        if layout.mask is not None:
+            means = dense.attend(torch.zeros_like(q), k, v, layout)
+            return means * layout.counts(q.shape[2], k.shape[2], q.device)[..., None].to(v.dtype)
 
         def run(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None) -> Tensor:
             n, m, wide = q.shape[2], k.shape[2], repeat_heads(v, q.shape[1]).to(accumulate_dtype(v.dtype))

@@ -49,14 +49,14 @@ class Sigmoid(Cached):
     b_i is that number in two-sided attention, and in causal attention makes decoding equal to one call at any length.
     """
 
-    traits = Traits(sign="nonnegative", equivariant=True)
+    traits = Traits(masked=True, sign="nonnegative", equivariant=True)
 
     def __init__(self, bias: float | None = None):
         super().__init__()
         self.bias = bias
 
     def biases(self, n: int, m: int, layout: Layout, like: Tensor) -> float | Tensor:
-        """``b_i``: ``(b or 1, n)``, or the one number."""
+        """``b_i``: ``(b or 1, h or 1, n)``, or the one number."""
         if self.bias is not None:
             return self.bias
         return -counts(n, m, layout, like).log()
@@ -66,7 +66,7 @@ class Sigmoid(Cached):
         n, m = q.shape[2], k.shape[2]
         bias = self.biases(n, m, layout, q)
         scores = q @ repeat_heads(k, q.shape[1]).mT * q.shape[-1] ** -0.5
-        scores = scores + (bias[:, None, :, None] if isinstance(bias, Tensor) else bias)
+        scores = scores + (bias[..., None] if isinstance(bias, Tensor) else bias)
         return torch.sigmoid(scores).masked_fill(~layout.allowed(n, m, q.device), 0).to(q.dtype)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class Softmax(Cached):
     Paper: Vaswani et al., arXiv 1706.03762; one or a few kv heads: Shazeer, 1911.02150, and Ainslie et al., 2305.13245.
     """
 
-    traits = Traits(rows="one", sign="nonnegative", equivariant=True)
+    traits = Traits(masked=True, rows="one", sign="nonnegative", equivariant=True)
 
     def __init__(self, scale: float | None = None, softcap: float | None = None, sink_heads: int | None = None):
         super().__init__()

@@ -70,7 +70,7 @@ class Tapa(Scored):
     Paper: Wang et al., arXiv 2509.12635.
     """
 
-    traits = Traits(rows="one", sign="nonnegative", cross=False)
+    traits = Traits(masked=True, rows="one", sign="nonnegative", cross=False)
     host = Host(rotary=False)
 
     def __init__(self, share: float = 0.5, power: float = 0.1) -> None:

@@ -92,6 +92,7 @@ class AllOrHere(Mechanism):
             "sign": of.traits.sign,
             "grouped": of.traits.grouped,
             "packed": of.traits.packed,
+            "masked": of.traits.masked,
         }
         self.traits = replace(self.traits, **same)
 
@@ -120,10 +121,7 @@ class AllOrHere(Mechanism):
         for b, h in (route > 0.5).any(2).nonzero().tolist():
             slots = (route[b, h] > 0.5).nonzero()[:, 0]
             one, own = slice(b, b + 1), slice(h // group, h // group + 1)
-            masks = {
-                name: x if x is None else x[one] for name, x in (("keys", layout.keys), ("segments", layout.segments))
-            }
-            part = dense_rows(q[one, h : h + 1], k[one, own], v[one, own], replace(layout, **masks), slots)
+            part = dense_rows(q[one, h : h + 1], k[one, own], v[one, own], layout.of(b, h), slots)
             out[b, h, slots] = part[0, 0]
         return out
 

@@ -57,7 +57,7 @@ class NeighborhoodAttention(Patterned):
     Papers: Hassani et al., arXiv 2403.04690 (kernels), 2204.07143 (the mechanism).
     """
 
-    traits = Traits(cross=False, rows="one", sign="nonnegative", time="linear", state="constant")
+    traits = Traits(cross=False, masked=True, rows="one", sign="nonnegative", time="linear", state="constant")
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class NeighborhoodAttention(Patterned):
 
     def pattern_for(self, m: int, layout: Layout) -> Pattern:
         grid = layout.grid or (m,)
-        if len(grid) > 1 and not layout.plain:
+        if len(grid) > 1 and not layout.regular:
             raise wrong("layout.grid", f"{grid} in a padded or packed batch", "a line, or a batch without padding")
         if layout.causal and len(grid) == 1:
             sizes = [on_axes("window", x, 1)[0] for x in (self.window, self.stride, self.dilation)]

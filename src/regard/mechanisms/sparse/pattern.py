@@ -12,7 +12,7 @@ from torch import Tensor
 from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Mechanism, Traits, masked_softmax, repeat_heads
+from regard.core.mechanism import Example, Mechanism, Traits, accumulate_dtype, masked_softmax, repeat_heads
 from regard.core.state import State, count_new
 from regard.kernels import alone, block_sparse, dense
 from regard.mechanisms.scored.cache import KeyValues
@@ -39,8 +39,8 @@ class Patterned(Mechanism):
 
         A_ij = exp(s_ij) / Σ_{j' ∈ P(i)} exp(s_ij') for j ∈ P(i), else 0,   s_ij = scale q_i · k_j
 
-    A subclass says what P is in `pattern_for`. Causal, P is cut at i. A padded or packed batch runs sequence by
-    sequence, positions counting the real tokens of a document.
+    A subclass says what P is in `pattern_for`. Causal, P is cut at i; a mask hides more of it. A padded or packed batch
+    runs sequence by sequence, positions counting the real tokens of a document.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h.
     Cost: ``4 cells max(d, e)`` FLOPs a head, the pattern in whole blocks; memory O(n + m). State: the keys and values
@@ -50,7 +50,7 @@ class Patterned(Mechanism):
         scale: None for ``1 / sqrt(d)``.
     """
 
-    traits = Traits(cross=False, rows="one", sign="nonnegative", time="linear")
+    traits = Traits(cross=False, masked=True, rows="one", sign="nonnegative", time="linear")
 
     def __init__(self, scale: float | None = None) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Patterned(Mechanism):
         self, n: int, m: int, layout: Layout, device: torch.device | str = "cpu", rows: slice | None = None
     ) -> Tensor:
         first, last, _ = (rows or slice(0, n)).indices(n)
-        if layout.plain:
+        if layout.regular:
             return self.pattern_for(m, layout).dense(n, m, device, rows)[None] & layout.allowed(n, m, device, rows)
         batch = next(len(x) for x in (layout.keys, layout.segments) if x is not None)
         heads = self.pattern_for(0, layout).heads
@@ -106,13 +106,13 @@ class Patterned(Mechanism):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, v, layout, signals)
 
-        def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def run(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
             pattern, bias = self.seen(k.shape[2], layout), self.bias_for(k.shape[2], layout)
             if bias is None:
-                return block_sparse.attend(q, k, v, pattern, self.scale)
-            return block_sparse.attend_unfused(q, k, v, pattern, self.scale, bias)
+                return block_sparse.attend(q, k, v, pattern, self.scale, mask)
+            return block_sparse.attend_unfused(q, k, v, pattern, self.scale, bias, mask)
 
-        return run(q, k, v) if layout.plain else alone.each(run, q, k, v, layout)
+        return run(q, k, v, layout.mask) if layout.regular else alone.each(run, q, k, v, layout)
 
     def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Kept:
         """Nothing kept."""
@@ -148,9 +148,11 @@ class Patterned(Mechanism):
         columns = mask.any(2).any(1).any(0).nonzero()[:, 0]
         k, v = (x.index_select(2, columns) for x in (state.cache.k, state.cache.v))
         if (bias := self.bias_for(m, Layout(causal=True))) is not None:
-            k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
-            scores = q @ k.mT * self.scale_of(q) + bias(i, j[..., columns].clamp(min=0)).transpose(0, 1)
-            return masked_softmax(scores, mask[..., columns]) @ v
+            wide = accumulate_dtype(q.dtype)
+            k, v = (repeat_heads(x, q.shape[1]).to(wide) for x in (k, v))
+            scores = (q.to(wide) * self.scale_of(q)) @ k.mT
+            scores = scores + bias(i, j[..., columns].clamp(min=0)).transpose(0, 1)
+            return (masked_softmax(scores, mask[..., columns]) @ v).to(q.dtype)
         piece = dense.Piece(slice(0, q.shape[2]), slice(0, len(columns)), mask=mask[..., columns])
         return dense.over(q, k, v, [piece] if len(columns) else [], self.scale).out
 
@@ -211,9 +213,13 @@ class PatternAttention(Patterned):
         self.pattern = parse_pattern(of)
         forgets = not bool(self.seen(0, Layout(causal=True)).future(torch.zeros(1, dtype=torch.int64) + 1000, 1 << 40))
         self.traits = Traits(
-            cross=False, rows="one" if self.sighted() else "at most one", sign="nonnegative", time="linear",
+            cross=False,
+            masked=True,
+            rows="one" if self.sighted() else "at most one",
+            sign="nonnegative",
+            time="linear",
             state="constant" if forgets else "linear",
-        )  # fmt: skip
+        )
 
     def sighted(self) -> bool:
         """Whether every query surely sees a key: itself."""

@@ -43,7 +43,7 @@ class RadialAttention(Patterned):
     Paper: Li et al., arXiv 2506.19852, whose rounding to blocks by their density is left out: a pair is seen or not.
     """
 
-    traits = Traits(causal=False, cross=False, rows="one", sign="nonnegative", time="loglinear")
+    traits = Traits(causal=False, cross=False, masked=True, rows="one", sign="nonnegative", time="loglinear")
 
     def __init__(self, frame: int = 64, least: int = 16, scale: float | None = None) -> None:
         super().__init__(scale)

@@ -47,7 +47,7 @@ class ShiftedGroups(Patterned):
     the first; here the group at each end is a short one instead, so that nothing leaks from the end to the start.
     """
 
-    traits = Traits(cross=False, rows="one", sign="nonnegative", time="linear", state="constant")
+    traits = Traits(cross=False, masked=True, rows="one", sign="nonnegative", time="linear", state="constant")
 
     def __init__(
         self, heads: int = 4, size: int = 256, shifted: float = 0.5, sinks: int = 4, scale: float | None = None

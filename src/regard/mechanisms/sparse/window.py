@@ -15,8 +15,8 @@ from regard.core.cost import Cost, Shape
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Mechanism, Traits, masked_softmax, repeat_heads
 from regard.core.state import State, count_new
-from regard.kernels import alone, band, dense
-from regard.patterns import line
+from regard.kernels import alone, band, block_sparse, dense
+from regard.patterns import Causal, line
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class SlidingWindow(Mechanism):
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h.
     Cost: ``4 n (w + 128) max(d, e)`` FLOPs a head, twice the w two-sided; memory O(n + m). A padded or packed batch
-    runs sequence by sequence. State: sinks + w - 1 keys and values, whatever the length.
+    runs sequence by sequence, a masked one in lists of blocks. State: sinks + w - 1 keys and values, whatever the
+    length.
 
     Args:
         size: w, at least 1. sinks: number of first tokens that every later one sees. scale: None for ``1 / sqrt(d)``.
@@ -71,7 +72,7 @@ class SlidingWindow(Mechanism):
     Positions are those of the text; StreamingLLM's places in the cache are the business of the hosting block.
     """
 
-    traits = Traits(cross=False, rows="one", sign="nonnegative", time="linear", state="constant")
+    traits = Traits(cross=False, masked=True, rows="one", sign="nonnegative", time="linear", state="constant")
 
     def __init__(self, size: int = 256, sinks: int = 0, scale: float | None = None):
         super().__init__()
@@ -98,10 +99,13 @@ class SlidingWindow(Mechanism):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, v, layout, signals)
 
-        def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return band.attend(q, k, v, self.window.size, layout.causal, self.sinks.count, self.scale)
+        def run(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+            if mask is None:
+                return band.attend(q, k, v, self.window.size, layout.causal, self.sinks.count, self.scale)
+            pattern = self.window | self.sinks
+            return block_sparse.attend(q, k, v, Causal() & pattern if layout.causal else pattern, self.scale, mask)
 
-        return run(q, k, v) if layout.plain else alone.each(run, q, k, v, layout)
+        return run(q, k, v, layout.mask) if layout.regular else alone.each(run, q, k, v, layout)
 
     def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Recent:
         """Empty slots."""
