@@ -84,7 +84,7 @@ class Passes:
             if isinstance(module, PreTrainedModel):
                 self.handles.append(module.register_forward_pre_hook(self.enter, with_kwargs=True))
                 self.handles.append(module.register_forward_hook(self.leave, always_call=True))
-            elif caches.may_take(module):
+            elif caches.may_take(module) and not isinstance(module, nn.Embedding):
                 hook = self.hand(name, caches.takes(module))
                 self.handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 

@@ -28,6 +28,7 @@ from transformers.activations import ACT2FN
 
 from regard.blocks.projection import apart
 from regard.core.mechanism import Mechanism, repeat_heads
+from regard.hosts import caches
 from regard.mechanisms.linear.gated_deltanet import GatedDeltaNet
 from regard.mechanisms.linear.kimi_delta import KimiDelta
 from regard.mechanisms.linear.lightning import Lightning
@@ -130,6 +131,11 @@ class Scan:
     def begun(self, layer: Any, cache: Any) -> bool:
         """Whether the cache holds a state of this layer."""
         return cache is not None and bool(cache.has_previous_state(layer.layer_idx))
+
+    def state(self, layer: Any, cache: Any) -> Tensor | None:
+        """What the cache holds of this layer, where it shows that."""
+        states = getattr(caches.layer(cache, layer.layer_idx), "recurrent_states", None)
+        return states.get(0) if isinstance(states, dict) else states
 
     def tokens(self, layer: Any, notes: Notes) -> list[Tensor]:
         """What has to be known of each token that passed."""
@@ -287,8 +293,11 @@ class LightningScan(Scan):
     marks = ("slope_rate", "act_fn")
 
     def begun(self, layer: Any, cache: Any) -> bool:
-        held = [] if cache is None else cache.linear_cache
-        return layer.layer_idx < len(held) and isinstance(held[layer.layer_idx], Tensor)
+        return cache is not None and self.state(layer, cache) is not None
+
+    def state(self, layer: Any, cache: Any) -> Tensor | None:
+        held = cache.linear_cache[layer.layer_idx : layer.layer_idx + 1]
+        return held[0] if held and isinstance(held[0], Tensor) else None
 
     def tokens(self, layer: Any, notes: Notes) -> list[Tensor]:
         return [layer.act_fn(notes.out["qkv_proj"])]

@@ -65,8 +65,7 @@ class Watched(Session):
         if done.module is not self.model:
             return
         name, unread = label(self.model), [*self.follower.unread(done), *self.softmaxes.unread(self.names)]
-        kind = type(self.model.get_submodule(unread[0])).__name__ if unread else ""
-        own = f"{unread[0]}, a {kind}, mixes tokens in its own code" if unread else ""
+        own = f"{unread[0]}, a {self.follower.kind(unread[0])}, mixes tokens in its own code" if unread else ""
         if not done.calls:
             raise wrong(
                 "model",

@@ -267,6 +267,39 @@ def test_two_conversations_in_turn_are_apart(name):
         torch.testing.assert_close(last, dense[:, :, 11:], atol=1e-5 * float(dense.max()), rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["Mamba", "Bamba", "Qwen3Next", "KimiLinear"])
+def test_sequences_that_a_search_exchanges_are_followed(name):
+    model, ids, order = recurrent(name), tokens(3, 13), torch.tensor([2, 0, 0])
+    with regard.watch(model, [Dense(13)]) as session:
+        cache = forth(model, ids, slice(0, 9))
+        cache.reorder_cache(order)
+        session.probes[:] = [Dense(13)]
+        for t in range(9, 13):
+            cache = forth(model, ids[order], slice(t, t + 1), cache)
+    _, whole = seen(model, 13, input_ids=ids[order])
+    for layer, dense in whole["dense"].items():
+        last = session["dense"][layer][:, :, 9:]
+        torch.testing.assert_close(last, dense[:, :, 9:], atol=1e-5 * float(dense.max()), rtol=1e-3)
+    with regard.watch(model):
+        cache = forth(model, ids, slice(0, 9))
+        cache.reorder_cache(order)
+        for layer in cache.layers:
+            for state in getattr(layer, "recurrent_states", {}).values():
+                state.mul_(1.5)
+        with pytest.raises(RuntimeError, match=r"past_key_values: got one whose state of .* is not what this watch"):
+            forth(model, ids, slice(9, 10), cache)
+
+
+@pytest.mark.parametrize("name", ["FalconMamba", "Zamba2", "Qwen3_5Text"])
+def test_beam_search_is_followed(name):
+    model, ids = recurrent(name), tokens(2, 11)
+    given = {"max_new_tokens": 6, "num_beams": 3, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    plain = model.generate(ids, **given)
+    with regard.watch(model, [Entropy()]) as session:
+        assert torch.equal(model.generate(ids, **given), plain)
+    assert session["entropy"].keys() == set(range(len(LAYERS[name])))
+
+
 def test_what_was_remembered_of_a_text_goes_with_its_cache():
     model, ids = recurrent("Qwen3Next"), tokens(1, 11)
     with regard.watch(model) as session:
