@@ -80,4 +80,5 @@ def rows_of(before: Tensor, now: Tensor) -> Tensor | None:
         return None
     before, now = before[:, :, :slots].to(now), now[:, :, :slots]
     same = torch.stack([(before == row).flatten(1).all(1) for row in now])
-    return same.int().argmax(1) if bool(same.any(1).all()) else None
+    best = same.int() + torch.eye(*same.shape, dtype=torch.int, device=same.device) * same  # its own if it can be
+    return best.argmax(1) if bool(same.any(1).all()) else None
