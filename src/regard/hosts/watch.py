@@ -72,7 +72,7 @@ class Watched(Session):
                 "model",
                 f"{name}, which ran a whole forward pass without calling the attention interface"
                 + (f": {own}" if own else ""),
-                "a model that does, or whose recurrences are read, as those of Mamba, Mamba-2 and Qwen3-Next are",
+                "a model that does, or whose recurrences are read, as those of Mamba-like mixers and delta nets are",
                 RuntimeError,
             )
         if own and self.choice.layers is None:
@@ -173,7 +173,7 @@ def watch(
     The model computes what it would without: its output comes from PyTorch's fused attention, and the rows of
     A are recomputed from the log-sum-exp, block by block, so memory grows with the length and not its square. On
     leaving, also by an exception, the model is as it was. Prefill, padded batches, chunked prefill and
-    ``generate`` with any cache are followed; beam search is not, as it exchanges sequences between steps.
+    ``generate`` with any cache are followed, beam search too: what a cache holds shows which sequences go on.
 
     Args:
         model: any Transformers model that calls its attention through the attention interface; or a model of ours,
