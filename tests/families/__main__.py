@@ -22,7 +22,7 @@ import torch
 import transformers
 
 from families.catalogue import Candidate, families
-from families.checks import Row, examine, run, spread
+from families.checks import Row, calm, examine, spread
 from families.inputs import guesses
 from families.shrink import VARIANTS, tiny
 from families.table import page
@@ -55,7 +55,7 @@ def buildable(candidates: list[Candidate]) -> tuple[Any, dict[str, torch.Tensor]
             spread(model)
             for inputs in guesses(model):
                 try:
-                    run(model, inputs)
+                    calm(model, inputs)
                     return model, inputs
                 except Exception as error:
                     why = why or f"{candidate.model}: {type(error).__name__}: {str(error)[:200]}"

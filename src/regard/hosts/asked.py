@@ -62,9 +62,9 @@ class Asked:
 
     def causal(self, before: int) -> bool:
         """Whether no query sees a later key, where ``before`` keys stand before the first query's own."""
+        if self.call.causal or self.call.n == 1:
+            return self.call.causal or self.declared
         mask = self.call.mask
-        if not self.declared or self.call.causal or self.call.n == 1:
-            return self.declared
         return mask is not None and not bool(mask.triu(before + 1).any())
 
 

@@ -62,12 +62,13 @@ class Caught:
         found = self.dense[:, :, rows]
         return found.to(torch.promote_types(found.dtype, torch.float32))
 
-    @property
-    def downwards(self) -> bool:
-        """Whether no query sees a later key, the last of both side by side."""
-        if self.visible is None or self.n > self.m:
+    def causal(self, place: Pass) -> bool:
+        """Whether its queries are the last tokens of the pass, and see no later key; one alone says so by its cache."""
+        if self.m != place.past + self.n or (self.n == 1 and place.cache is None):
+            return False
+        if self.n == 1 or self.visible is None:
             return self.n == 1
-        later = torch.ones(self.n, self.m, dtype=torch.bool, device=self.device).triu(self.m - self.n + 1)
+        later = torch.ones(self.n, self.m, dtype=torch.bool, device=self.device).triu(place.past + 1)
         return not bool((self.visible & later).any())
 
 
@@ -77,10 +78,6 @@ class Reading:
     def __init__(self, watched: Watched) -> None:
         self.watched = watched
 
-    def descending(self, source: Caught, place: Pass) -> bool:
-        """Whether the call is causal: by what it sees, and for a single token by its cache."""
-        return source.downwards and (source.n > 1 or place.cache is not None)
-
     @torch.no_grad()
     def caught(self, module: nn.Module, weights: Tensor, visible: Tensor | None) -> None:
         """A that the module has multiplied with its values."""
@@ -88,10 +85,12 @@ class Reading:
         name = watched.names[id(module)]
         place, turn = watched.passes.locate(name)
         name = name if turn == 0 else f"{name}#{turn}"
-        causal = self.descending(source, place)
+        causal = source.causal(place)
         layer = watched.noted(name, lambda index: described(index, name, source, causal, place))
         if layer.causal and not causal:
-            raise wrong("model", f"{name}, which was causal before and is not now", "one or the other", RuntimeError)
+            what = f"{source.m} keys for {source.n} queries in {name}, after {place.past} tokens"
+            wanted = "a causal call as before, over a cache that holds every token"
+            raise wrong("past_key_values", what, wanted, RuntimeError)
         if watched.choice.takes(layer.index):
             heads = watched.choice.heads(layer.index, layer.heads)
             source = source if heads is None else source.select(heads)
@@ -104,10 +103,7 @@ class Reading:
 
     def tiles(self, layer: Layer, source: Caught, place: Pass) -> Iterator[Tile]:
         """The rows of A, in the slots of the whole sequence."""
-        past = source.m - source.n if layer.causal else 0
-        if layer.causal and place.past not in (0, past):
-            what = f"{source.m} keys for {source.n} queries of {layer.name} after {place.past} tokens"
-            raise wrong("past_key_values", what, "a cache that holds every token", RuntimeError)
+        past = place.past if layer.causal else 0
         keys, queries = real(source, layer, place, past)
         tokens = place.tokens if place.tokens is not None and place.tokens.ids.shape == keys.shape else None
         blocks, share = self.watched.choice.blocks(source, layer.index, past)

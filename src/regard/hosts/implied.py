@@ -124,6 +124,7 @@ class Implied:
             tokens=tokens,
             sequence=sequence,
             share=share,
+            cross=not self.aligned,
         )
 
 

@@ -27,8 +27,8 @@ class Installed:
     would be causal or empty; the others those of their eager attention, which knows no such way.
 
     Args:
-        model: any Transformers model. function: what its attention modules call from now on; told first whether they
-            are given the masks of eager attention.
+        model: any Transformers model. function: what its attention modules call from now on; told as ``eager`` whether
+            they are given the masks of eager attention.
         purpose: a word for what it does there, which errors repeat.
 
     Raises:
@@ -42,7 +42,7 @@ class Installed:
         self.interfaces = interfaces(model)
         self.before = [(config, config._attn_implementation) for config in configs]
         eager = eager_parts(model, configs)
-        self.names = {kind: self.register(partial(function, kind), purpose, kind) for kind in (False, True)}
+        self.names = {kind: self.register(partial(function, eager=kind), purpose, kind) for kind in (False, True)}
         model.config._attn_implementation = self.names[id(model.config) in eager]
         for config in configs:
             config._attn_implementation = self.names[id(config) in eager]

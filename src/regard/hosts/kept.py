@@ -60,6 +60,8 @@ class Held:
 class Kept(CacheLayerMixin):
     """One layer of a Transformers cache that holds a mechanism's state, and hands new keys and values through.
 
+    What stands in its ``keys`` only says that there are some, as models ask.
+
     Args:
         swap: that put it there. slots: number of tokens so far, padding included, by which masks are sized.
         sliding: whether Transformers makes this layer's masks with its sliding window.
@@ -71,7 +73,7 @@ class Kept(CacheLayerMixin):
         super().__init__()
         self.swap, self.slots, self.is_sliding = weakref.ref(swap), slots, sliding
         self.held: dict[int, Held] = {}  # by the index of the attention call: a layer may make several
-        self.latest: Tensor | None = None
+        self.latest: Any = lambda: None
         self.is_initialized = True
 
     @property
@@ -90,7 +92,7 @@ class Kept(CacheLayerMixin):
                 "past_key_values", "a cache that a swap filled, after it", "the swap, or a new cache", RuntimeError
             )
         self.slots += key_states.shape[2]
-        self.latest = key_states
+        self.latest = weakref.ref(key_states)
         return key_states, value_states
 
     def get_mask_sizes(self, query_length: int | Tensor) -> tuple[int, int]:
@@ -151,7 +153,8 @@ class Home:
     def of(cls, cache: Any, k: Tensor, module: nn.Module) -> Home:
         """That of the layer that has just handed out the keys ``k``, or else of the module's own layer."""
         layers = list(getattr(caches.own(cache), "layers", []))
-        gave = [i for i, layer in enumerate(layers) if k is getattr(layer, "latest", getattr(layer, "keys", None))]
+        held = [layer.latest() if isinstance(layer, Kept) else getattr(layer, "keys", None) for layer in layers]
+        gave = [i for i, keys in enumerate(held) if keys is k]
         index = gave[0] if gave else getattr(module, "layer_idx", None)
         return cls(cache, index, caches.layer(cache, index))
 
@@ -163,5 +166,6 @@ class Home:
     def replace(self, swap: Any, slots: int) -> Kept:
         """Puts a layer of the swap's states, after so many tokens, in the layer's place."""
         kept = Kept(swap, slots, self.layer.is_sliding)
+        kept.keys = self.layer.keys.new_zeros(1, 1, 1, 1)
         caches.own(self.cache).layers[self.index] = kept
         return kept

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from regard.core.errors import wrong
 from regard.core.tile import Tokens
 from regard.hosts import caches
+from regard.hosts.asked import Asked
 from regard.hosts.history import History, Past
 from regard.hosts.slots import Handed, Slots, slots_of
 
@@ -32,7 +33,8 @@ class Pass:
         module: whose pass it is; None for an attention call outside of any.
         cache: that it was given, None for none. past: number of slots that this held before.
         tokens: of all slots so far, where they are known.
-        keys: ``(batch, slots)`` bool, False = padding, where the pass was given a mask.
+        keys: ``(batch, slots)`` bool, False = padding, where the pass was given a mask of two axes. masked: whether it,
+            or that which it is part of, was given any.
         new: number of tokens that it was given, None where it was given none.
         encoded: whether it was given another sequence to attend to. weights: whether it is asked for its weights.
         handed: what the modules in it were given, by their names.
@@ -45,6 +47,7 @@ class Pass:
     past: int = 0
     tokens: Tokens | None = None
     keys: Tensor | None = None
+    masked: bool = False
     new: int | None = None
     encoded: bool = False
     weights: bool = False
@@ -81,7 +84,7 @@ class Passes:
             if isinstance(module, PreTrainedModel):
                 self.handles.append(module.register_forward_pre_hook(self.enter, with_kwargs=True))
                 self.handles.append(module.register_forward_hook(self.leave, always_call=True))
-            elif caches.may_take(module):
+            elif caches.may_take(module) and not isinstance(module, nn.Embedding):
                 hook = self.hand(name, caches.takes(module))
                 self.handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 
@@ -120,12 +123,12 @@ class Passes:
         found = slots_of(n, m, handed, index)
         return slots_of(n, m, place.itself, index) if found is None and handed.cache is None else found
 
-    def crosses(self, place: Pass, name: str, slots: Slots | None, declared: bool, m: int) -> bool:
-        """Whether a module attends to another sequence: it is not ``declared`` causal, or was given another one."""
+    def crosses(self, place: Pass, name: str, slots: Slots | None, asked: Asked) -> bool:
+        """Whether a module attends to another sequence: it is not causal in a pass that was given one, say."""
         if slots is not None:
-            return not declared and place.encoded
+            return place.encoded and not asked.declared and not asked.call.causal
         handed = self.handed(place, name)
-        return not declared or place.encoded or m in handed.others or handed.cache is None
+        return not asked.declared or place.encoded or asked.call.m in handed.others or handed.cache is None
 
     @property
     def weights(self) -> bool:
@@ -143,6 +146,8 @@ class Passes:
         given = arguments(module, args, kwargs)
         opened.cache = next(caches.found(given.values()), None)
         opened.past, opened.keys = self.length(opened.cache), padding(given)
+        outer = self.stack[-2] if len(self.stack) > 1 else Pass()
+        opened.masked = outer.masked or given.get("attention_mask") is not None
         opened.encoded = given.get("encoder_hidden_states") is not None
         opened.new = next((given[name].shape[1] for name in TOKENS if isinstance(given.get(name), Tensor)), None)
         opened.weights = self.asks_for_weights(module, given)

@@ -201,13 +201,17 @@ class Softmaxes(TorchFunctionMode):
     def show(self, weights: Tensor, trace: Trace) -> bool:
         """Shows A to the reader, if it is of tokens; returns whether it is."""
         n, m = weights.shape[-2:]
-        if n not in self.lengths or (m not in self.lengths and m != n + self.passes.stack[-1].past):
+        if (
+            weights.dim() > 4
+            or n not in self.lengths
+            or (m not in self.lengths and m != n + self.passes.stack[-1].past)
+        ):
             return False
         if weights.dim() == 3:
             if weights.shape[0] % self.batches[-1]:
                 return False
             weights = weights.unflatten(0, (self.batches[-1], -1))
-        weights, visible = weights.flatten(0, -4), weights != 0
+        visible = weights != 0
         if trace.plain and trace.source.scores.numel() == weights.numel():
             scores = trace.source.scores.float()
             visible = scores > scores.amax(-1, keepdim=True) - FAR
@@ -242,7 +246,7 @@ def weights_of_call(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """A ``(batch, heads, n, m)`` of PyTorch's fused attention, one head where there is no axis of heads, and its mask."""
+    """A ``(batch, heads, n, m)`` of PyTorch's fused attention, of one head where none are apart, and its mask."""
     q, k = (one.flatten(0, -4) if one.dim() > 3 else one.reshape(-1, 1, *one.shape[-2:]) for one in (query, key))
     mask, bias = None, None
     if attn_mask is not None:

@@ -31,6 +31,8 @@ from regard.patterns import Pattern, Window, parse_pattern
 PATTERN = re.compile(r"^\W*[A-Z]")
 """How the text of a pattern begins, and that of a mechanism does not."""
 
+STARTS = "a DynamicCache that starts in the swap"
+"""What is wanted of a cache that has not all keys at hand."""
 TOGETHER = "all layers that read one cache, or none of them"
 """What is wanted of layers of which one would be swapped and another not."""
 
@@ -87,7 +89,7 @@ class Swap(AbstractContextManager["Swap"]):
             last = len(self.order) - 1
             raise wrong("layers", f"{absent}", f"some of 0 to {last}, the attention layers of {label(self.model)}")
 
-    def attend(self, eager: bool, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    def attend(self, module: nn.Module, *args: Any, eager: bool = False, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """The attention function that Transformers calls: the mechanism's in swapped layers, the model's in others."""
         name = self.names[id(module)]
         place, turn = self.passes.locate(name)
@@ -107,15 +109,17 @@ class Swap(AbstractContextManager["Swap"]):
             return attend(call, asked.v, asked.dropout)[0].transpose(1, 2).contiguous(), weights
         self.refuse(layer, asked, kept)
         slots = Slots(handed.past) if kept is not None else self.passes.slots(place, name, module, call.n, call.m)
-        if self.passes.crosses(place, name, slots, asked.declared, call.m):
+        if self.passes.crosses(place, name, slots, asked):
             raise wrong("layers", f"{layer}, which attends to another sequence", "layers of self-attention")
+        if slots is None:
+            raise wrong("past_key_values", f"{call.m} keys of {handed.past + call.n} tokens", STARTS)
         q = call.q * (call.scaling * call.q.shape[3] ** 0.5)
         fitted = self.fit(layer, mechanism, asked.window)
-        if asked.causal(handed.past):
-            fresh = home.replaceable and handed.given and handed.past == 0 and owner == name
-            out = self.run(fitted, q, asked, Turn(layer, home, handed.past, place.keys, fresh))
+        if kept is not None or call.n == 1 or asked.causal(handed.past):
+            fresh = home.replaceable and handed.given and handed.past == 0 and owner == name and call.n == call.m
+            out = self.run(fitted, q, asked, Turn(layer, home, slots.query, place.keys, fresh))
         else:
-            out = fitted(q, call.k, asked.v, Layout(keys=padding_of(call.mask)))
+            out = fitted(q, call.k, asked.v, two_sided(fitted, call.mask))
         return out.transpose(1, 2).contiguous(), None
 
     def refuse(self, layer: int, asked: Asked, kept: Kept | None) -> None:
@@ -148,13 +152,15 @@ class Swap(AbstractContextManager["Swap"]):
         call, kept = asked.call, turn.home.layer if isinstance(turn.home.layer, Kept) else None
         n, total = call.n, turn.past + call.n
         keys = turn.keys(call.mask, total)
-        check_mask(call.mask, Layout(causal=True, keys=keys), n, total, asked.window)
-        if kept is None and not turn.fresh:
+        layout = Layout(causal=True, keys=keys)
+        regular = says(call.mask, layout, n, total, asked.window)
+        if kept is None and not (turn.fresh and regular):
             if call.m != total:
-                raise wrong(
-                    "past_key_values", f"{call.m} keys of {total} tokens", "a DynamicCache that starts in the swap"
-                )
-            return mechanism(q, call.k, asked.v, Layout(causal=True, keys=keys))
+                raise wrong("past_key_values", f"{call.m} keys of {total} tokens", STARTS)
+            return mechanism(q, call.k, asked.v, layout if regular else masked(mechanism, call.mask, True))
+        if not regular:
+            what = "a mask of its own for tokens that a swapped cache goes on with"
+            raise wrong("attention_mask", what, "causality and padding (2 axes)")
         kept = turn.home.replace(self, n) if kept is None else kept
         if turn.layer not in kept.held:
             kept.held[turn.layer] = Held(mechanism, mechanism.start(q.shape[0], device=q.device, dtype=q.dtype))
@@ -277,26 +283,32 @@ def within_window(mechanism: Mechanism, size: int) -> Mechanism:
     raise wrong("layers", f"a layer with a sliding window of {size}", f"layers without: {name} cannot be cut to it")
 
 
-def check_mask(mask: Tensor | None, layout: Layout, n: int, m: int, window: int | None) -> None:
-    """Raises a ValueError if the mask ``(b, 1, n, m)`` of the pass is not the layout's, window included."""
+def says(mask: Tensor | None, layout: Layout, n: int, m: int, window: int | None) -> bool:
+    """Whether a mask ``(b, h, n, m)`` says what the layout does, window included, for tokens that are real."""
     if mask is None:
-        if n != m and n != 1:
-            raise wrong("attention_mask", f"none for {n} queries over {m} keys", "the mask of Transformers' own cache")
-        return
+        return n in (1, m)
     allowed = layout.allowed(n, m, mask.device)
     if window is not None:
         slots = torch.arange(m, device=mask.device)
         allowed = allowed & (slots > slots[m - n :, None] - window)
     real = torch.ones((), dtype=torch.bool) if layout.keys is None else layout.keys[:, None, m - n :, None]
-    if mask.shape[-1] != m or not torch.equal(mask & real, (allowed & real).expand_as(mask)):
-        raise wrong("attention_mask", "a mask of its own", "causality and padding (2 axes): a swap follows no other")
+    return mask.shape[-1] == m and bool((mask & real == allowed & real).all())
 
 
-def padding_of(mask: Tensor | None) -> Tensor | None:
-    """``(batch, m)`` bool of a two-sided mask ``(b, 1, n, m)``; a ValueError if it is more than padding."""
+def two_sided(mechanism: Mechanism, mask: Tensor | None) -> Layout:
+    """What a mask ``(b, h, n, m)`` says that does not hide all later keys: padding, or pairs of its own."""
     if mask is None:
-        return None
+        return Layout()
     keys = mask[:, 0].any(1)
-    if mask.shape[1] != 1 or not torch.equal(mask, keys[:, None, None].expand_as(mask)):
-        raise wrong("attention_mask", "a mask of its own", "padding (2 axes): a swap follows no other")
-    return keys
+    if bool((mask == keys[:, None, None]).all()):
+        return Layout(keys=keys.expand(len(keys), -1))
+    return masked(mechanism, mask, False)
+
+
+def masked(mechanism: Mechanism, mask: Tensor | None, causal: bool) -> Layout:
+    """A layout with a mask of pairs, refused by name for a mechanism that does not weigh pairs."""
+    if mask is None or not mechanism.traits.masked:
+        what = "none for several queries over more keys" if mask is None else "a mask of its own"
+        wanted = f"causality and padding (2 axes): {type(mechanism).__name__} follows no other"
+        raise wrong("attention_mask", what, wanted)
+    return Layout(causal=causal, mask=mask)

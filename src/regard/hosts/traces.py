@@ -117,17 +117,19 @@ def contracted(name: str, args: tuple[Any, ...], factors: list[Tensor], which: i
 
 def contracted_letters(equation: str, weights: Tensor, other: Tensor, which: int, key: int) -> Tensor | None:
     """The same of a sum in Einstein's notation: axes that both and the result have are batch and heads, in order."""
-    equation = equation.replace(" ", "")
-    if "..." in equation or "->" not in equation:
-        return None
-    inputs, out = equation.split("->")
+    inputs, arrow, out = equation.replace(" ", "").partition("->")
     names = inputs.split(",")
-    if len(names) != 2:
+    if not arrow or len(names) != 2:
         return None
-    mine, others = names[which], names[1 - which]
+    mine, others, out = (spelled(part, weights.dim(), names[which]) for part in (names[which], names[1 - which], out))
     shared = [letter for letter in mine if letter in others and letter in out]
     rows = [letter for letter in mine if letter not in others and letter in out]
     keys = [letter for letter in mine if letter in others and letter not in out]
-    if len(rows) != 1 or keys != [mine[key]] or not shared:
+    if len(rows) != 1 or keys != [mine[key]] or not shared or len(others) != other.dim():
         return None
     return weights.permute([mine.index(letter) for letter in [*shared, *rows, *keys]])
+
+
+def spelled(letters: str, dim: int, of: str) -> str:
+    """The axes of a factor with letters of their own for the dots, as many as the factor ``of`` has under its own."""
+    return letters.replace("...", "".join(str(step) for step in range(dim - len(of.replace("...", "")))))

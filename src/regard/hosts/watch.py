@@ -65,8 +65,7 @@ class Watched(Session):
         if done.module is not self.model:
             return
         name, unread = label(self.model), [*self.follower.unread(done), *self.softmaxes.unread(self.names)]
-        kind = type(self.model.get_submodule(unread[0])).__name__ if unread else ""
-        own = f"{unread[0]}, a {kind}, mixes tokens in its own code" if unread else ""
+        own = f"{unread[0]}, a {self.follower.kind(unread[0])}, mixes tokens in its own code" if unread else ""
         if not done.calls:
             raise wrong(
                 "model",
@@ -81,7 +80,7 @@ class Watched(Session):
             raise wrong("model", f"{name}, of which {own}{more}", wanted, RuntimeError)
         self.refuse_absent(name)
 
-    def attend(self, eager: bool, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    def attend(self, module: nn.Module, *args: Any, eager: bool = False, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """The attention function that Transformers calls: the model's own result, then a look at it."""
         asked = self.reader.read(eager, module, args, kwargs)
         out, lse = attend(asked.call, asked.v, asked.dropout)
@@ -118,7 +117,7 @@ class Watched(Session):
     def layer(self, name: str, asked: Asked, slots: Slots | None, place: Pass) -> Layer:
         """The layer of this name, noted at its first call."""
         call = asked.call
-        cross = self.passes.crosses(place, self.names[id(asked.module)], slots, asked.declared, call.m)
+        cross = self.passes.crosses(place, self.names[id(asked.module)], slots, asked)
         causal = not cross and asked.causal(0 if slots is None else slots.query - slots.key)
         sizes = (call.q.shape[1], call.k.shape[1], call.q.shape[3])
         scores = (asked.window, call.softcap, call.scaling, call.sinks is not None)
@@ -133,7 +132,7 @@ class Watched(Session):
         """The rows of one call, in the slots of the whole sequence."""
         call, first = source.call, slots.key
         stop = call.m if layer.cross else slots.query + call.n
-        keys, queries = real_tokens(call, place, layer.cross, slots, stop)
+        keys, queries = real_tokens(call, place, layer, slots, stop)
         tokens = place.tokens if place.tokens is not None and place.tokens.ids.shape == keys.shape else None
         blocks, share = self.choice.blocks(call, layer.index, slots.query)
         for rows in blocks:
@@ -153,6 +152,7 @@ class Watched(Session):
                 tokens=tokens,
                 sequence=self.passes.sequence,
                 share=share,
+                cross=layer.cross,
             )
 
 
@@ -207,10 +207,11 @@ def detached(call: Call, lse: Tensor) -> tuple[Call, Tensor]:
     return replace(call, **parts), lse.detach()
 
 
-def real_tokens(call: Call, place: Pass, cross: bool, slots: Slots, stop: int) -> tuple[Tensor, Tensor]:
+def real_tokens(call: Call, place: Pass, layer: Layer, slots: Slots, stop: int) -> tuple[Tensor, Tensor]:
     """``(keys (batch, stop), queries (batch, n))`` bool: which of them are no padding.
 
-    The pass's own mask says so; keys of another sequence are real if any query may see them.
+    The pass's own mask of two axes says so; else keys are real that any query may see, and all are in a causal layer of
+    a pass without a mask, whose own masks leave keys out for other reasons.
     """
     batch, device, newest = call.q.shape[0], call.q.device, slots.query + call.n
     keys = torch.ones(batch, stop, dtype=torch.bool, device=device)
@@ -218,9 +219,9 @@ def real_tokens(call: Call, place: Pass, cross: bool, slots: Slots, stop: int) -
     given = place.keys if place.keys is not None and len(place.keys) == batch else None
     if given is not None and given.shape[1] >= newest:
         queries = given[:, slots.query : newest].to(device)
-    if given is not None and given.shape[1] >= max(stop, newest) and not cross:
+    if given is not None and given.shape[1] >= max(stop, newest) and not layer.cross:
         keys = given[:, :stop].to(device)
-    elif call.mask is not None:
+    elif call.mask is not None and (place.masked or not layer.causal):
         keys[:, slots.key : slots.key + call.m] = call.mask.any(1).any(1)[:, : stop - slots.key]
     if call.mask is not None:
         queries = queries & call.mask.any(1).any(2)
