@@ -11,13 +11,14 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from transformers import PreTrainedModel
 
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.hosts import caches
 from regard.hosts.implied import Implied
-from regard.hosts.passes import Pass, Passes, arguments
+from regard.hosts.passes import Pass, Passes, arguments, recomputing
 from regard.hosts.scans import Notes, Scan, scan_of
 from regard.hosts.session import Session
 
@@ -114,7 +115,9 @@ class Follower:
             return hook
 
         def leave(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self.show(name, layer, scan, notes, coarse=bool(kernels))
+            if not recomputing():
+                with saved_tensors_hooks(lambda x: x, lambda x: x):  # checkpointing counts what its own have seen
+                    self.show(name, layer, scan, notes, coarse=bool(kernels))
             notes.clear()
 
         self.handles += [

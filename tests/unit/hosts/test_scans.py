@@ -404,6 +404,21 @@ def test_rows_that_do_not_give_the_scans_output_are_refused(monkeypatch):
         model(input_ids=ids)
 
 
+@pytest.mark.parametrize("name", ["Mamba", "Bamba", "Qwen3_5Text"])
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_what_checkpointing_computes_again_is_not_counted_again(name, reentrant):
+    model, ids = recurrent(name), tokens(1, 13)
+    _, whole = seen(model, 13, input_ids=ids)
+    model.train().gradient_checkpointing_enable({"use_reentrant": reentrant})
+    counted = []
+    with regard.watch(model, [Dense(13)], seen=counted.append) as session:
+        model(input_ids=ids, labels=ids).loss.backward()
+    assert counted == list(range(len(LAYERS[name])))
+    assert [layer.mechanism for layer in session.layers] == LAYERS[name]
+    for layer, dense in whole["dense"].items():
+        torch.testing.assert_close(session["dense"][layer], dense, atol=1e-5 * float(dense.max()), rtol=1e-3)
+
+
 @pytest.mark.parametrize("package", ["fla", "mamba_ssm"])
 def test_gpu_kernels_on_a_cpu_are_named(package, monkeypatch):
     name = {"fla": "Qwen3_5Text", "mamba_ssm": "Bamba"}[package]
