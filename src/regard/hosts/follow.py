@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -104,7 +105,7 @@ class Follower:
             notes.clear()
             notes.given = arguments(layer, args, kwargs)
             notes.cache = next(caches.found(notes.given.values()), None)
-            notes.begun = scan.begun(layer, notes.cache)
+            notes.begun = scan.begun(layer, notes)
             if notes.begun:
                 self.go_on(name, notes.cache, scan.state(layer, notes.cache))
 
@@ -137,10 +138,13 @@ class Follower:
             raise wrong("model", what, "it in evaluation mode, where its parts can be listened to", RuntimeError)
         place, turn = self.passes.locate(name)
         name = name if turn == 0 else f"{name}#{turn}"
-        memory = self.remember(name, scan.tokens(layer, notes), notes)
+        with alike(name, layer):
+            passed = scan.tokens(layer, notes)
+        memory = self.remember(name, passed, notes)
         memory.state = None if notes.cache is None else scan.state(layer, notes.cache)
         keys = None if memory.keys.all() else memory.keys
-        reading = scan.read(layer, memory.parts, keys, notes)
+        with alike(name, layer):
+            reading = scan.read(layer, memory.parts, notes)
         n = reading.given.shape[2]
         queries = reading.q[:, :, reading.q.shape[2] - n :]
         source = Implied(reading.mechanism, queries, reading.k, Layout(True, keys), reading.signals)
@@ -189,6 +193,16 @@ class Follower:
         if cache is not None:
             self.passes.counted[cache] = keys.shape[1]
         return held[name]
+
+
+@contextmanager
+def alike(name: str, layer: nn.Module) -> Iterator[None]:
+    """Names a layer that has the parts of a known kind, but of other shapes."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        what = f"{name}, whose {type(layer).__name__} has the parts of a layer that can be read, but not their shapes"
+        raise wrong("model", f"{what} ({error})", "one that is made like those", RuntimeError) from error
 
 
 def kernels_of(layer: nn.Module) -> str:
