@@ -2,14 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-UV := $(BIN)/uv pip compile --quiet --extra dev --no-emit-package regard
+UV := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --annotation-style line
+ANYWHERE := --universal --fork-strategy fewest --python-version 3.11 --upgrade
+DEV := --extra dev --no-emit-package regard pyproject.toml
 SAMPLE := src/regard/hosts/small/sample.txt
 LOOK := regard-look
 
 .PHONY: look test claims families bench peers web lock format clean
 
 look: .venv/look.stamp  ## look into the shipped model; prints where the page lies
-	$(BIN)/regard look --model tiny --file $(SAMPLE) -o $(LOOK)
+	$(BIN)/regard look --model tiny --file $(SAMPLE) -o $(LOOK) --replace
 
 test: .venv/dev.stamp chromium  ## linters, types, import contracts, all tests
 	$(BIN)/ruff check .
@@ -33,21 +35,22 @@ bench: .venv/dev.stamp  ## speed and memory against PyTorch's own attention
 	$(BIN)/python benchmarks/look.py
 
 peers: .venv/dev.stamp  ## speed beside other libraries, which are installed into .peers
-	$(PIP) --no-deps --target .peers --upgrade -r benchmarks/peers.txt
+	$(PIP) --no-deps --no-build-isolation --target .peers --upgrade -r benchmarks/peers.txt
 	$(BIN)/python benchmarks/peers.py --markdown
 
 web:  ## rebuild the page's committed bundle (needs Node 20)
 	cd web && npm ci && npm run build
 
-lock: | .venv/bin/python  ## renew constraints.txt: the newest releases that constraints.in allows, for every machine
-	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.9'
-	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) --universal --python-version 3.11 --upgrade --annotation-style line \
-		--constraint constraints.in --output-file constraints.txt pyproject.toml
+lock: | .venv/bin/python  ## renew constraints.txt and benchmarks/peers.txt within constraints.in and peers.in
+	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.13'
+	$(UV) $(ANYWHERE) --constraint constraints.in --output-file constraints.txt $(DEV)
 	for python in 3.11 3.12 3.13 3.14; do \
 	for machine in x86_64-manylinux_2_28 aarch64-manylinux_2_28 aarch64-apple-darwin; do \
 		MACOSX_DEPLOYMENT_TARGET=14.0 $(UV) --python-version $$python --python-platform $$machine --only-binary :all: \
-			--constraint constraints.txt pyproject.toml >/dev/null || exit 1; \
+			--constraint constraints.txt $(DEV) >/dev/null || exit 1; \
 	done; done
+	printf '%s\n' torch numpy sympy packaging | $(UV) $(ANYWHERE) --excludes /dev/stdin \
+		--constraint constraints.txt --output-file benchmarks/peers.txt benchmarks/peers.in
 
 format: .venv/dev.stamp
 	$(BIN)/ruff check --fix .

@@ -13,6 +13,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -55,11 +56,12 @@ def alone(path: str) -> ModuleType:
     return module
 
 
-def softmax(q: Tensor, k: Tensor, v: Tensor) -> Pair:
+def softmax(q: Tensor, k: Tensor, v: Tensor, flash: bool = False) -> Pair:
     from x_transformers.attend import Attend
 
-    mine, theirs = regard.build("softmax"), Attend(causal=True, flash=False)
-    return Pair("causal softmax", "x-transformers", lambda: mine(q, k, v, CAUSAL), lambda: theirs(q, k, v)[0])
+    mine, theirs = regard.build("softmax"), Attend(causal=True, flash=flash)
+    peer = f"x-transformers, flash={flash}"
+    return Pair("causal softmax", peer, lambda: mine(q, k, v, CAUSAL), lambda: theirs(q, k, v)[0])
 
 
 def local(q: Tensor, k: Tensor, v: Tensor) -> Pair:
@@ -162,7 +164,7 @@ def neighborhood(q: Tensor, k: Tensor, v: Tensor) -> Pair:
     )
 
 
-PAIRS = (softmax, local, flex, neighborhood, efficient, delta_fla, delta_gym, gla)
+PAIRS = (softmax, partial(softmax, flash=True), local, flex, neighborhood, efficient, delta_fla, delta_gym, gla)
 
 
 @torch.no_grad()

@@ -4,30 +4,41 @@ import pytest
 import torch
 
 import regard
+from regard.core.atlas import entries
+from regard.core.laws.subject import HEAD_DIM
+from regard.mechanisms.linear.base import Recurrent
 from regard.mechanisms.linear.dynamics import as_system, recall_errors
 
 CAUSAL = regard.Layout(causal=True)
-KINDS = {
-    **{"lightning": {}, "retnet": {}, "gla": {}, "deltanet": {}, "gated_deltanet": {}, "based": {}},
-    **{"mamba2": {"heads": 2}, "mamba": {"heads": 2, "head_dim": 5}},
+RECURRENT = {
+    entry.name: entry.thing.examples()[0]
+    for entry in entries()
+    if isinstance(entry.thing, type) and issubclass(entry.thing, Recurrent)
+}
+REFUSED = {
+    name
+    for name, example in RECURRENT.items()
+    if type(example.mechanism).run is not Recurrent.run or example.mechanism.normalised
 }
 
 
-def draw(mechanism, n=23, d=5):
+def draw(mechanism, n=23, heads=2, d=5):
     torch.manual_seed(0)
-    q, k, v = (torch.randn(1, 2, n, d, dtype=torch.float64) for _ in range(3))
+    q, k, v = (torch.randn(1, heads, n, d, dtype=torch.float64) for _ in range(3))
     signals = {}
     for name, spec in mechanism.signals.items():
-        noise = torch.randn(1, 2, n, *spec.size(d, d), dtype=torch.float64)
-        signals[name] = -noise.abs() / 4 if spec.high == 0 else noise.sigmoid()
+        noise = torch.randn(1, heads, n, *spec.size(d, d), dtype=torch.float64)
+        least = -1.0 if spec.low is None else max(spec.low, -1.0)
+        signals[name] = least + (min(1.0 if spec.high is None else spec.high, 1.0) - least) * noise.sigmoid()
     return q, torch.nn.functional.normalize(k, dim=-1), v, signals
 
 
-@pytest.mark.parametrize("kind", ["retnet", "gla", "deltanet", "gated_deltanet", "mamba2", "mamba"])
+@pytest.mark.parametrize("kind", sorted(set(RECURRENT) - REFUSED))
 def test_systems_are_the_mechanisms(kind):
     """A layer, the dynamical system that it is, and that system's matrix agree."""
-    mechanism = regard.build(kind, **KINDS[kind]).double()
-    q, k, v, signals = draw(mechanism)
+    example = RECURRENT[kind]
+    mechanism = example.mechanism.double()
+    q, k, v, signals = draw(mechanism, heads=example.heads, d=HEAD_DIM)
     system, want = as_system(mechanism, q, k, v, **signals), mechanism(q, k, v, CAUSAL, **signals)
     torch.testing.assert_close(system.run(), want, atol=1e-9, rtol=1e-7)
     torch.testing.assert_close(system.matrix @ system.inputs, want, atol=1e-9, rtol=1e-7)
@@ -48,10 +59,11 @@ def test_linear_attention_is_a_state_space_layer():
 
 
 def test_what_is_no_plain_recurrence_is_refused():
-    q, k, v, _ = draw(regard.build("linear"))
-    for name in ("linear", "softmax"):
+    assert {"linear", "rwkv6"} <= REFUSED <= RECURRENT.keys() - {"mamba", "mamba2", "kimi_delta", "rwkv7"}
+    for mechanism in (regard.build("softmax"), *(RECURRENT[name].mechanism for name in REFUSED)):
+        q, k, v, _ = draw(regard.build("linear"))
         with pytest.raises(TypeError, match="mechanism"):
-            as_system(regard.build(name), q, k, v)
+            as_system(mechanism, q, k, v)
 
 
 @pytest.mark.parametrize("dim", [32, 64, 128, 256])

@@ -43,7 +43,7 @@ def recurrence(kind: str, q, k, v, s, mechanism):
             sums = sums + key
         if kind == "retnet":
             state = state * (1 - 2.0 ** (-5 - torch.arange(q.shape[1], dtype=q.dtype)))[None, :, None, None]
-        if kind == "gla":
+        if kind in ("gla", "kimi_delta"):
             state = state * s["channels"][:, :, t].exp()[..., None]
         if kind == "gated_deltanet":
             state = state * s["log_decay"][:, :, t].exp()[..., None, None]
@@ -80,6 +80,7 @@ SIGNALS = {
     "gla": {"log_decay": "channels"},
     "deltanet": {"beta": "beta"},
     "gated_deltanet": {"log_decay": "log_decay", "beta": "beta"},
+    "kimi_delta": {"log_decay": "channels", "beta": "beta"},
     "mamba2": {"step": "step"},
     "mamba": {"step": "step"},
     "rwkv6": {"log_decay": "channels"},
@@ -162,6 +163,33 @@ def test_without_decay_the_gated_delta_rule_is_the_delta_rule():
     q, k, v, s = draw()
     got = regard.build("gated_deltanet")(q, k, v, CAUSAL, log_decay=torch.zeros_like(s["beta"]), beta=s["beta"])
     torch.testing.assert_close(got, regard.build("deltanet")(q, k, v, CAUSAL, beta=s["beta"]), atol=1e-12, rtol=1e-12)
+
+
+def test_channels_that_decay_alike_are_the_gated_delta_rule_and_others_forget_apart():
+    """Kimi delta attention: with one decay for all channels the gated delta rule; a token may forget half of them."""
+    q, k, v, s = draw()
+    alike = s["log_decay"][..., None].expand_as(k)
+    got = regard.build("kimi_delta")(q, k, v, CAUSAL, log_decay=alike, beta=s["beta"])
+    want = regard.build("gated_deltanet")(q, k, v, CAUSAL, log_decay=s["log_decay"], beta=s["beta"])
+    torch.testing.assert_close(got, want, atol=1e-9, rtol=1e-9)
+
+    k, v = torch.eye(D, dtype=torch.float64)[None, None], torch.randn(1, 1, D, E, dtype=torch.float64)
+    k, v = torch.cat([k, 0 * k], dim=2), torch.cat([v, 0 * v], dim=2)
+    decay, beta = torch.zeros(1, 1, 2 * D, D, dtype=torch.float64), torch.ones(1, 1, 2 * D, dtype=torch.float64)
+    decay[:, :, D, : D // 2] = -50
+    out = regard.build("kimi_delta")(k.roll(D, 2) * D**0.5, k, v, CAUSAL, log_decay=decay, beta=beta)[:, :, D:]
+    assert out[:, :, : D // 2].abs().max() < 1e-9
+    torch.testing.assert_close(out[:, :, D // 2 :], v[:, :, D // 2 : D], atol=1e-9, rtol=0)
+
+
+def test_negative_eigenvalues_turn_round_what_a_key_recalls():
+    """With a strength of two, a key written again with nothing returns its value's negative."""
+    v = torch.randn(1, 1, 2, E, dtype=torch.float64)
+    q = k = torch.eye(1, D, dtype=torch.float64).expand(1, 1, 2, D)
+    v[:, :, 1], beta = 0, torch.tensor([[[0.5, 1.0]]], dtype=torch.float64)
+    mechanism, decay = regard.build("gated_deltanet", negative=True), torch.zeros(1, 1, 2, dtype=torch.float64)
+    out = mechanism(q * D**0.5, k, v, CAUSAL, log_decay=decay, beta=beta)
+    torch.testing.assert_close(out[:, :, 1], -v[:, :, 0], atol=1e-9, rtol=0)
 
 
 def test_strong_channel_decays_are_safe(record_property):

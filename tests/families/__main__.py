@@ -22,7 +22,7 @@ import torch
 import transformers
 
 from families.catalogue import Candidate, families
-from families.checks import Row, examine, run, spread
+from families.checks import Row, calm, examine, spread
 from families.inputs import guesses
 from families.shrink import VARIANTS, tiny
 from families.table import page
@@ -37,7 +37,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 def buildable(candidates: list[Candidate]) -> tuple[Any, dict[str, torch.Tensor]] | str:
     """The first model that can be built and run, with its inputs, or why none can."""
-    why = "no class of its own"
+    why = ""
     for candidate in candidates[:2]:
         for sizes in VARIANTS:
             try:
@@ -50,16 +50,16 @@ def buildable(candidates: list[Candidate]) -> tuple[Any, dict[str, torch.Tensor]
                 torch.manual_seed(0)
                 model = kind(config).eval()
             except Exception as error:
-                why = f"{candidate.model}: {type(error).__name__}: {str(error)[:200]}"
+                why = why or f"{candidate.model}: {type(error).__name__}: {str(error)[:200]}"
                 continue
             spread(model)
             for inputs in guesses(model):
                 try:
-                    run(model, inputs)
+                    calm(model, inputs)
                     return model, inputs
                 except Exception as error:
-                    why = f"{candidate.model}: {type(error).__name__}: {str(error)[:200]}"
-    return why
+                    why = why or f"{candidate.model}: {type(error).__name__}: {str(error)[:200]}"
+    return why or "no class of its own"
 
 
 def tried(family: str, candidates: list[Candidate]) -> Row:

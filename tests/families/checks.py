@@ -15,12 +15,15 @@ from transformers import PreTrainedModel
 import regard
 from families.inputs import BATCH, LENGTH
 from families.truth import Weights, truth
+from regard.hosts.call import Map
 from regard.hosts.interface import configurations
 from regard.hosts.session import Session
 from regard.probes import Distance, Entropy
 
 CLOSE = 2e-4
 """Absolute error of a weight, and relative error of an output or a statistic."""
+GROWN = 1e3
+"""Numbers this large say that a model without trained norms has grown from layer to layer."""
 SHORT = 7
 """Tokens of the shorter text of a padded batch."""
 MORE = 4
@@ -149,7 +152,7 @@ def apart(one: list[Tensor], other: list[Tensor]) -> float:
 def whole(session: Session, layer: int) -> Tensor:
     """A of a layer's last call ``(batch, heads, n, m)``."""
     source, rows = session.maps[layer], None
-    if hasattr(source, "lse"):
+    if isinstance(source, Map):
         rows = torch.arange(source.call.n)
         strip = source.strip(rows)
         weights = strip.weights.new_zeros(*strip.weights.shape[:3], source.call.m)
@@ -192,7 +195,7 @@ def difference(found: Tensor, own: Tensor, queries: Tensor | None) -> float:
     found = torch.nn.functional.pad(found, (0, own.shape[3] - found.shape[3]))
     off = (found - own).abs().amax(3)
     if queries is not None and queries.shape == (off.shape[0], off.shape[2]):
-        off = off * queries[:, None]
+        off = off.masked_fill(~queries[:, None], 0)
     return float(off.max())
 
 
@@ -341,3 +344,15 @@ def spread(model: nn.Module) -> None:
                 parameter.copy_(torch.randn_like(parameter) * max(wanted, float(parameter.std().nan_to_num())))
             elif parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
+
+
+@torch.no_grad()
+def calm(model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
+    """Runs the model, with smaller weights where its numbers grow from layer to layer."""
+    for _ in range(6):
+        largest = max((size(part) for part in run(model, inputs)), default=0.0)
+        if largest < GROWN:
+            return
+        for parameter in model.parameters():
+            if parameter.is_floating_point() and parameter.dim() > 1:
+                parameter.mul_(0.7)

@@ -51,7 +51,8 @@ class Softmaxes(TorchFunctionMode):
     def note(self, weights: Tensor) -> None:
         if weights.dim() == 3 and weights.shape[0] != self.batch and weights.shape[0] % self.batch == 0:
             weights = weights.unflatten(0, (self.batch, -1))
-        if weights.dim() == DEPTH_OF_A:
+        if weights.dim() >= DEPTH_OF_A:
+            weights = weights.flatten(0, -DEPTH_OF_A)
             self.found.append(Weights(self.modules[-1], weights.detach().clone()))
 
 

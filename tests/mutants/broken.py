@@ -52,6 +52,22 @@ class HalfPrecisionSum(Textbook):
 
 
 @breaks("definition")
+class ProductsInHalfPrecision(Textbook):
+    """The definition multiplies queries and keys in their own precision, and scales the products."""
+
+
+def narrow(self, q, k, layout=Layout(), **signals):
+    """Scores in the dtype of q."""
+    self.check(q, k, None, layout, signals)
+    scores = (q @ repeat_heads(k, q.shape[1]).mT * self.scale(q)).to(q.dtype)
+    allowed = self.visible(q.shape[2], k.shape[2], layout, q.device)
+    return self.normalise(scores.masked_fill(~allowed, -torch.inf), allowed)
+
+
+ProductsInHalfPrecision.weights = narrow  # past what the base class does to the definitions of subclasses
+
+
+@breaks("definition")
 class TileLost(Textbook):
     """Every key beyond the first tile of 256 is dropped."""
 
@@ -88,6 +104,15 @@ class GlobalMaximum(Textbook):
         a = super().weights(q, k, layout, **signals)
         shift = (q.detach().abs().sum() * 1e-9).to(q.dtype)
         return a * (1 + shift) if layout.causal else a
+
+
+@breaks("causal")
+class EarlierQueries(Textbook):
+    """Adds half of the query before to each, which fewer queries than keys do not have."""
+
+    def weights(self, q, k, layout=Layout(), **signals):
+        before = torch.nn.functional.pad(q, (0, 0, 1, -1)) if q.shape[2] else q
+        return super().weights(q + before / 2, k, layout, **signals)
 
 
 @breaks("rows", "definition")

@@ -52,8 +52,11 @@ def closure() -> dict[str, Requirement]:
 
 
 def test_every_line_pins_one_version():
-    pins = [r for name in ("constraints.txt", "constraints.in") for r in requirements(ROOT / name)]
+    files = ("constraints.txt", "constraints.in", "benchmarks/peers.txt", "benchmarks/peers.in")
+    pins = [r for name in files for r in requirements(ROOT / name)]
     assert [str(r) for r in pins if [s.operator for s in r.specifier] != ["=="]] == []
+    peers = {str(r) for r in requirements(ROOT / "benchmarks/peers.txt")}
+    assert {str(r) for r in requirements(ROOT / "benchmarks/peers.in")} <= peers, "peers.in changed: run `make lock`"
 
 
 def test_the_lock_meets_the_bounds():

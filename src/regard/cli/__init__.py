@@ -7,6 +7,7 @@ import sys
 import typer
 
 from regard.cli import atlas, compare, draw, laws, look, plan, results, serve, swap, train
+from regard.core.errors import reason
 
 app = typer.Typer(
     name="regard",
@@ -32,5 +33,14 @@ def main() -> None:
     try:
         app()
     except (ValueError, TypeError, LookupError, OSError) as error:
-        print(f"regard: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"regard: {' '.join(said(error).split())}", file=sys.stderr)
         sys.exit(2)
+
+
+def said(error: Exception) -> str:
+    """The error's own message; the system's errors by the file that was typed and what is the matter with it."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {reason(error)}"
+    if isinstance(error, KeyError) and error.args:
+        return str(error.args[0])  # a KeyError's text is the repr of its message
+    return str(error)

@@ -46,7 +46,8 @@ def compare(
     from regard.compare import cab
     from regard.compare.quality import plan as plan_quality
     from regard.compare.store import Store
-    from regard.compare.text import parse_lengths, parse_mechanism
+    from regard.compare.text import parse_lengths, parse_mechanism, parted
+    from regard.core.build import check_text
 
     console = Console(highlight=False)
     if suite not in (None, "cab"):
@@ -54,6 +55,8 @@ def compare(
     if not mechanisms and suite is None:
         raise wrong("mechanisms", "none", "at least one; `regard atlas` lists them")
     names = [parse_mechanism(mechanism) for mechanism in mechanisms or cab.MECHANISMS]
+    for name in names:
+        check_text(parted(name)[0])  # before anything is measured
     cells: list[Cell] = []
     if suite == "cab":
         cells += cab.cells(names, seeds, preset, threads, console.print)
@@ -70,7 +73,7 @@ def compare(
     if suite == "cab":
         console.print(cab.markdown(cab.standings(rows)), soft_wrap=True)
     else:
-        report(console, rows, [] if project is None else parse_lengths(project))
+        report(console, rows, [] if project is None else parse_lengths(project, "--project"))
     if output is not None:
         console.print(f"kept in {output}; see: regard results {output}")
 
@@ -106,28 +109,23 @@ def plan_cost(
 
 
 def measure(cells: list[Cell], store: Store | None, again: bool, workers: str) -> list[dict[str, Any]]:
-    """The rows of all cells, measured or kept from before, under a progress bar with the time left."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+    """The rows of all cells, measured or kept from before, with the time left."""
+    from regard.cli.progress import Steps
     from regard.compare.run import run
 
-    command = shlex.join(["regard", *sys.argv[1:]])
-    console, rows, kept = Console(stderr=True, highlight=False), [], 0
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, transient=True) as bar:
-        shown = bar.add_task("", total=len(cells))
-        for outcome in run(cells, store, command, again, workers, lambda what: bar.update(shown, description=what)):
-            bar.advance(shown)
+    command, rows, kept = shlex.join(["regard", *sys.argv[1:]]), [], 0
+    with Steps() as steps:
+        for done, outcome in enumerate(run(cells, store, command, again, workers, steps.show), 1):
+            steps(outcome.cell.label, done, len(cells))
             kept += outcome.reused
             if outcome.error is not None:
-                console.print(f"failed: {outcome.cell.label}: {outcome.error}")
+                steps.say(f"failed: {outcome.cell.label}: {outcome.error}")
             elif outcome.figures is not None:
                 rows.append({"kind": outcome.cell.kind, **outcome.cell.fields, **outcome.figures})
     if store is None:
         return rows
     if kept:
-        console.print(f"{kept} of {len(cells)} were there already; --again measures them again")
+        steps.say(f"{kept} of {len(cells)} were there already; --again measures them again")
     keys = {cell.key for cell in cells}
     return [row for row in (store.rows() if store.cells.is_dir() else []) if row["key"] in keys]
 

@@ -44,12 +44,16 @@ def look(
         ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="the folder to write")] = Path("regard-look"),
+    replace: Annotated[
+        bool, typer.Option("--replace", help="replace the record in that folder; left out, a new name is taken")
+    ] = False,
     browse: Annotated[bool, typer.Option("--open", help="open the page in the browser")] = False,
 ) -> None:
     """Look at what a model attends to: writes a record with a self-contained page, and prints a summary."""
     from rich.console import Console
     from transformers.utils import logging
 
+    from regard.cli.progress import Steps
     from regard.hosts import small
     from regard.networks import LM
     from regard.probes.record import record
@@ -58,13 +62,14 @@ def look(
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     console = Console(highlight=False)
-    check_target(output)
+    asked, output = output, check_target(output, replace)
     content, origin = read_text(text, file)
     network, words = load(model, tokenizer)
     if words is None and text is None and file is None:
         raise wrong("--text", "nothing", f"token ids such as '3 17 5', or a --tokenizer: {model} has none")
     what = content if words is not None else numbers("--text" if file is None else "--file", content)
-    with console.status(f"looking at {origin} with {model} …") as status:
+    with Steps() as steps:
+        steps(f"looking at {origin} with {model}")
         seen = record(
             network,
             words,
@@ -75,11 +80,13 @@ def look(
             keep=keep,
             name=small.TITLES.get(model) or (model if isinstance(network, LM) else None),
             command=shlex.join(["regard", *sys.argv[1:]]),
-            progress=lambda message: status.update(message),
+            progress=steps,
         )
-        status.update("writing the page …")
+        steps("writing the page")
         seen.save(output, extra={"page.html": page_html})
     summarise(console, seen)
+    if output != asked:
+        console.print(f"\n{asked} holds an earlier look, which stays; this one is in {output}", soft_wrap=True)
     page = (output / "page.html").resolve()
     console.print(f"\n[bold]page[/]    {page.as_uri()}", soft_wrap=True)
     console.print(f"[bold]live[/]    regard serve {shlex.quote(str(output))}", soft_wrap=True)
@@ -87,11 +94,12 @@ def look(
         typer.launch(page.as_uri())
 
 
-def check_target(folder: Path) -> None:
-    """Raises unless a record can be written to ``folder``: before any work is done."""
-    from regard.probes.folder import check_folder
+def check_target(folder: Path, replace: bool) -> Path:
+    """Where to write; raises unless a record can be written there: before any work is done."""
+    from regard.probes.folder import check_folder, free_name
 
     check_folder(folder)
+    return folder if replace else free_name(folder)
 
 
 def read_text(text: str | None, file: str | None) -> tuple[str, str]:

@@ -36,7 +36,7 @@ def plan(
 
     if device not in (*DEVICES, "here"):
         raise wrong("--device", repr(device), f"one of {', '.join(DEVICES)} or here")
-    shape, contexts = model_shape(model), parse_lengths(context)
+    shape, contexts = model_shape(model), parse_lengths(context, "--context")
     if bits not in (16, 8, 4):
         raise wrong("--bits", str(bits), "16, 8 or 4")
     shape = replace(shape, itemsize=bits / 8)

@@ -33,7 +33,7 @@ def results(
         found = query_table(table, sql)
         console.print("\n".join(as_lines(found)), soft_wrap=True) if as_json else console.print(rich_table(found))
         return
-    rows, targets = table.to_pylist(), [] if project is None else parse_lengths(project)
+    rows, targets = table.to_pylist(), [] if project is None else parse_lengths(project, "--project")
     if as_json:
         console.print("\n".join(as_lines(table)), soft_wrap=True)
     elif plot is None and page is None:

@@ -23,20 +23,23 @@ def swap_report(
     from rich.table import Table
     from transformers.utils import logging
 
+    from regard.cli.progress import Steps
     from regard.compare.swapped import swap_report as measure
     from regard.core.errors import wrong
     from regard.hosts import small
     from regard.hosts.load import load
+    from regard.hosts.swap import made
 
     parts = lengths.split(",")
     if not all(part.strip().isdigit() for part in parts):
         raise wrong("--lengths", repr(lengths), "numbers of tokens, such as 512,1024")
     logging.set_verbosity_error()
-    text = (file or small.SAMPLE).read_text()
+    made(mechanism, {})  # a name that is misspelled is refused before a model is loaded
+    text = (file or small.SAMPLE).read_text(encoding="utf-8")
     network, tokenizer = load(model)
     sizes = [int(part) for part in parts]
-    with Console(stderr=True).status("measuring") as status:
-        rows = list(measure(network, tokenizer, mechanism, text, sizes, samples, status.update))
+    with Steps() as steps:
+        rows = list(measure(network, tokenizer, mechanism, text, sizes, samples, steps))
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
         return

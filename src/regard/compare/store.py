@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 from regard.compare.cell import Cell, Scalar
-from regard.core.errors import wrong
+from regard.core.errors import reason, wrong
 
 FORMAT = "1"
 
@@ -50,14 +50,23 @@ class Store:
         return self.cells / f"{cell.key}.parquet"
 
     def add(self, cell: Cell, figures: Mapping[str, Scalar], command: str) -> None:
-        """Commits the row of a finished cell; one that is there already is replaced."""
-        self.cells.mkdir(parents=True, exist_ok=True)
+        """Commits the row of a finished cell; one that is there already is replaced.
+
+        Raises:
+            OSError: it cannot be written, and why.
+        """
         row = {"key": cell.key, "kind": cell.kind, **cell.fields, **figures, "command": command, **origin()}
         columns = {name: pa.array([value], type_of(value)) for name, value in row.items()}
         target = self.path(cell)
         passing = target.with_name(f".{target.name}.{os.getpid()}")
-        pq.write_table(pa.table(columns).replace_schema_metadata({"regard": FORMAT}), passing)
-        os.replace(passing, target)
+        try:
+            self.cells.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.table(columns).replace_schema_metadata({"regard": FORMAT}), passing)
+            os.replace(passing, target)
+        except OSError as error:
+            passing.unlink(missing_ok=True)
+            wanted = "one that can be written: rows that were kept are there, and the same command goes on from them"
+            raise wrong("folder", f"{self.folder}: {reason(error)}", wanted, OSError) from error
 
     def table(self) -> pa.Table:
         """Every row, the oldest first; columns that a row lacks are null.

@@ -37,12 +37,15 @@ def swap_report(
     text: str,
     lengths: Sequence[int] = (512, 1024),
     samples: int = 8,
-    progress: Callable[[str], None] = lambda what: None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Iterator[Swapped]:
     """Measures the model as it is, with ``mechanism`` in all attention layers, and in each of them alone.
 
     Loss is that of next-token prediction on ``text``, in windows of the largest length; recall asks for 8 values of
     ``key = value`` lines among random words, all of them in the context, ``samples`` contexts for each length.
+
+    Args:
+        progress: called with what is being measured, how many of the settings are, and of how many.
 
     Raises:
         ValueError: no lengths, the text is shorter than two tokens, or what `regard.swap` and the task refuse.
@@ -55,8 +58,9 @@ def swap_report(
     encode, bos = plain_encoder(tokenizer), tokenizer.bos_token_id
     task = Recall(word_ids(tokenizer), 8, 0.5, tuple(encode(" =")), tuple(encode("\n")), bos)
     swap(model, mechanism)  # refused now, before anything long
-    for layers in ("none", "all", *range(model.config.num_hidden_layers)):
-        progress(f"{mechanism} in layers: {layers}")
+    settings = ("none", "all", *range(model.config.num_hidden_layers))
+    for done, layers in enumerate(settings):
+        progress(f"{mechanism} in layers: {layers}", done, len(settings))
         chosen = [layers] if isinstance(layers, int) else None
         with nullcontext() if layers == "none" else swap(model, mechanism, layers=chosen):
             yield Swapped(

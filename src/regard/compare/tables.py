@@ -12,14 +12,15 @@ from rich.text import Text
 from regard.compare.plots import PHASES
 from regard.compare.summary import SETTING, Curve, Row
 
-COLUMNS = ("tokens", "time", "× fused", "quartiles", "floor", "peak", "state", "GFLOP")
+COLUMNS = ("length", "time", "ratio", "quartiles", "floor", "peak", "state", "flops")
+"""Headings, which are also names of columns for SQL."""
 UNITS = ((1, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 
 def cost_tables(found: Sequence[Curve], predicted: Sequence[Row] = ()) -> Iterable[RenderableType]:
     """For each phase and level a heading, then for each mechanism its growth and a line for each length."""
     for phase, level in dict.fromkeys((curve.rows[0]["phase"], curve.rows[0]["level"]) for curve in found):
-        yield Text(f"{phase} ({PHASES[phase]}), {level}", style="bold")
+        yield Text(f"{phase} ({PHASES[phase]}), {level}; ratio: × PyTorch's fused attention", style="bold")
         for curve in found:
             first = curve.rows[0]
             if (first["phase"], first["level"]) == (phase, level):
@@ -51,16 +52,15 @@ def line(row: Row) -> list[str]:
         duration(row["floor_seconds"]),
         size(row.get("peak_bytes")),
         size(row["state_bytes"]),
-        "" if flops is None else f"{flops / 1e9:.3g}",
+        scaled(flops),
     ]
 
 
 def predicted_line(row: Row) -> list[str]:
     """The cells of one prediction, said to be one."""
-    flops = "" if row["flops_formula"] is None else f"{row['flops_formula'] / 1e9:.3g}"
     note = f"predicted ±{row['fit_error']:.0%}"
     return [f"{row['length']:,}", duration(row["seconds"]), f"{row['ratio']:.2g}", note, "", "",
-            size(row["state_bytes"]), flops]  # fmt: skip
+            size(row["state_bytes"]), scaled(row["flops_formula"])]  # fmt: skip
 
 
 def growth(curve: Curve) -> str:
@@ -89,3 +89,13 @@ def size(count: Any) -> str:
         if count >= 1 << power:
             return f"{count / (1 << power):.3g} {name}"
     return f"{count} B"
+
+
+def scaled(count: float | None) -> str:
+    """A count with its decimal prefix."""
+    if count is None:
+        return ""
+    for power, name in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= power:
+            return f"{count / power:.3g} {name}"
+    return f"{count:.0f}"

@@ -8,23 +8,27 @@ from regard.core.errors import wrong
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20}
 
 
-def parse_length(text: str) -> int:
-    """Tokens: ``512``, ``4k`` for 4,096, ``1m`` for 1,048,576."""
+def parse_length(text: str, option: str = "--lengths") -> int:
+    """Tokens: ``512``, ``4k`` for 4,096, ``1m`` for 1,048,576. ``option``: what errors call it."""
     digits = text.strip().lower().rstrip("km")
     unit = text.strip().lower()[len(digits) :]
     if not digits.isdigit() or unit not in UNITS or int(digits) < 1:
-        raise wrong("--lengths", repr(text), "numbers of tokens such as 512, 4k or 1m")
+        raise wrong(option, repr(text), "numbers of tokens from 1, such as 512, 4k or 1m")
     return int(digits) * UNITS[unit]
 
 
-def parse_lengths(text: str) -> list[int]:
-    """``1k,4k`` is these two, ``1k..32k`` each power of two times the first up to the last, ascending."""
+def parse_lengths(text: str, option: str = "--lengths") -> list[int]:
+    """``1k,4k`` is these two, ``1k..32k`` each power of two times the first up to the last, ascending.
+
+    Raises:
+        ValueError: no such list, in the name of the ``option``.
+    """
     found: set[int] = set()
     for part in text.split(","):
         first, dots, last = part.partition("..")
-        length, stop = parse_length(first), parse_length(last if dots else first)
+        length, stop = parse_length(first, option), parse_length(last if dots else first, option)
         if stop < length:
-            raise wrong("--lengths", repr(part), "a range that rises, such as 1k..32k")
+            raise wrong(option, repr(part), "a range that rises, such as 1k..32k")
         while length <= stop:
             found.add(length)
             length *= 2

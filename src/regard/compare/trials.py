@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from regard.core.build import parse
-from regard.core.errors import wrong
+from regard.core.errors import did_you_mean, wrong
 from regard.networks.patterns import Pattern
 from regard.tasks import Copy, Induction
 from regard.tasks.arena import ByteLM, ByteText, Pathfinder, Retrieval
@@ -105,7 +105,7 @@ def trial(text: str) -> Trial:
     """
     name, arguments = parse(text)
     if name not in TRIALS:
-        raise wrong("--task", repr(name), f"some of {', '.join(TRIALS)}", LookupError)
+        raise wrong("--task", repr(name), f"some of {', '.join(TRIALS)}{did_you_mean(name, TRIALS)}", LookupError)
     return changed(TRIALS[name](), name, arguments) if arguments else TRIALS[name]()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
 
-from regard.core.errors import wrong
+from regard.core.errors import did_you_mean, wrong
 
 Status = Literal["works", "partly", "not reproduced"]
 T = TypeVar("T")
@@ -190,5 +190,7 @@ def find(name: str) -> Entry:
     for entry in ENTRIES.values():
         if name == entry.name or name in entry.aliases:
             return entry
-    near = ", ".join(entry.name for entry in search(name)[:3]) or ", ".join(sorted(ENTRIES))
-    raise wrong("name", repr(name), f"one of the atlas, such as {near}; `regard atlas` lists all", LookupError)
+    meant = did_you_mean(name, [*ENTRIES, *(alias for entry in ENTRIES.values() for alias in entry.aliases)])
+    near = [entry.name for entry in search(name)[:3]]
+    such = f", such as {', '.join(near)}" if near else ""
+    raise wrong("name", repr(name), f"one of the atlas{such}; `regard atlas` lists all{meant}", LookupError)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from regard.core.atlas import find
-from regard.core.errors import wrong
+from regard.core.errors import did_you_mean, wrong
 from regard.core.mechanism import Mechanism
 
 T = TypeVar("T")
@@ -38,7 +38,8 @@ def build_part(sizes: Mapping[str, int], kind: str, text: str, known: Mapping[st
         name, config = parse(text)
         thing = known[name]
     except (ValueError, LookupError):
-        raise wrong(kind, repr(text), f"one of {', '.join(known)}, or one with arguments, 'name(of=1)'") from None
+        wanted = f"one of {', '.join(known)}, or one with arguments, 'name(of=1)'"
+        raise wrong(kind, repr(text), wanted + did_you_mean(text.partition("(")[0], known)) from None
     return made(sizes, name, thing, config)
 
 
@@ -52,11 +53,24 @@ def mechanism(name: str) -> type[Mechanism]:
 
 def made(sizes: Mapping[str, int], name: str, thing: type[T], config: Mapping[str, Any]) -> T:
     """An instance of ``thing``, an unknown argument refused, with those of ``sizes`` that it takes."""
-    takes = inspect.signature(thing).parameters
+    takes = arguments_of(name, thing, config)
+    return thing(**{size: value for size, value in sizes.items() if size in takes} | dict(config))
+
+
+def check_text(text: str) -> None:
+    """Raises what `build` would of a mechanism's ``text`` with a name or an argument that there is not."""
+    name, config = parse(text)
+    arguments_of(name, mechanism(name), config)
+
+
+def arguments_of(name: str, thing: Any, config: Mapping[str, Any]) -> list[str]:
+    """What the constructor takes; raises a TypeError if ``config`` has something else."""
+    takes = list(inspect.signature(thing).parameters)
     for given in config:
         if given not in takes:
-            raise wrong(given, "an unknown argument", f"one of {name}'s: {', '.join(takes) or 'none'}", TypeError)
-    return thing(**{size: value for size, value in sizes.items() if size in takes} | dict(config))
+            wanted = f"one of {name}'s: {', '.join(takes) or 'none'}{did_you_mean(given, takes)}"
+            raise wrong(given, "an unknown argument", wanted, TypeError)
+    return takes
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:

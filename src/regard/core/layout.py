@@ -104,26 +104,35 @@ class Layout:
         before = torch.arange(m - n, 0, device=device).expand(positions.shape[0], -1)
         return torch.cat([before, positions], dim=1)
 
-    def allowed(self, n: int, m: int, device: torch.device | str = "cpu", rows: slice | None = None) -> Tensor:
-        """``(batch or 1, heads or 1, n, m)`` bool: all of it, or its ``rows``, dense; True = may be seen."""
+    def allowed(
+        self,
+        n: int,
+        m: int,
+        device: torch.device | str = "cpu",
+        rows: slice | None = None,
+        cols: slice | None = None,
+    ) -> Tensor:
+        """``(batch or 1, heads or 1, n, m)`` bool: all of it, or ``rows`` and ``cols``, dense; True = may be seen."""
         start, stop, _ = (rows or slice(0, n)).indices(n)
+        first, last, _ = (cols or slice(0, m)).indices(m)
         queries = torch.arange(start, stop, device=device)[:, None] + (m - n)
-        columns = torch.arange(m, device=device)[None, :]
-        everywhere = torch.ones(stop - start, m, dtype=torch.bool, device=device)
+        columns = torch.arange(first, last, device=device)[None, :]
+        everywhere = torch.ones(stop - start, last - first, dtype=torch.bool, device=device)
         allowed = (columns <= queries if self.causal else everywhere)[None]
         if self.keys is not None:
-            allowed = allowed & self.keys[:, None, :]
+            allowed = allowed & self.keys[:, None, first:last]
         if self.segments is not None:
             own = self.segments[:, m - n + start : m - n + stop, None]
-            allowed = allowed & (own == self.segments[:, None, :])
-        return allowed[:, None] if self.mask is None else allowed[:, None] & self.mask[:, :, start:stop]
+            allowed = allowed & (own == self.segments[:, None, first:last])
+        return allowed[:, None] if self.mask is None else allowed[:, None] & self.mask[:, :, start:stop, first:last]
 
-    def of(self, sequence: int, head: int) -> Layout:
-        """The layout of one head of one sequence of the batch."""
+    def of(self, sequence: int, head: int | None = None) -> Layout:
+        """The layout of one sequence of the batch, or of one head of it."""
         keys, segments = (x if x is None else x[sequence : sequence + 1] for x in (self.keys, self.segments))
         mask = self.mask
         if mask is not None:
-            mask = mask[min(sequence, mask.shape[0] - 1), min(head, mask.shape[1] - 1)][None, None]
+            mask = mask[min(sequence, mask.shape[0] - 1)][None]
+            mask = mask if head is None or mask.shape[1] == 1 else mask[:, head : head + 1]
         return replace(self, keys=keys, segments=segments, mask=mask)
 
     def slice(self, n: int, m: int, rows: slice) -> tuple[Layout, int]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +93,8 @@ class Traits:
     Args:
         causal: accepts ``Layout(causal=True)`` and can be extended. resumable: extending by any chunks equals one call.
         two_sided: accepts ``Layout(causal=False)``.
-        cross: accepts n ≠ m when two-sided.
+        cross: accepts n ≠ m when two-sided. suffix: accepts n < m when causal, as the last queries of a whole call: no
+            row reads an earlier query.
         grouped: accepts fewer kv heads than heads.
         packed: accepts ``Layout.segments``.
         masked: accepts ``Layout.mask``.
@@ -107,6 +110,7 @@ class Traits:
     resumable: bool = True
     two_sided: bool = True
     cross: bool = True
+    suffix: bool = True
     grouped: bool = True
     packed: bool = True
     masked: bool = False
@@ -136,15 +140,36 @@ class Mechanism(nn.Module):
 
     A subclass writes ``weights`` (the definition), ``forward`` (the same, fast), ``start`` and ``extend`` (the same,
     continued), ``cost`` and ``examples``. Shapes throughout: ``q (batch, heads, n, d)``, ``k (batch, kv_heads, m, d)``,
-    ``v (batch, kv_heads, m, e)``; ``kv_heads`` divides ``heads``.
+    ``v (batch, kv_heads, m, e)``; ``kv_heads`` divides ``heads``. What a subclass writes as ``weights`` and ``rows``
+    is given half precision as float32, and its result rounded: products before the scale do not fit into float16.
     """
 
     signals: Mapping[str, Signal] = MappingProxyType({})  # of the class; an instance that wraps another takes its own
+    arguments: Mapping[str, Any]  # of the constructor, as they were given
     traits: Traits = Traits()  # of the class; an instance narrows them where its configuration does
     host: Host = Host()
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in {"weights", "rows"} & vars(cls).keys():
+            setattr(cls, name, in_wide(vars(cls)[name]))
+
+    def __new__(cls, *positional: Any, **named: Any) -> Self:
+        """Notes what the constructor is given, for `repr`."""
+        self = super().__new__(cls)
+        try:
+            given = inspect.signature(cls.__init__).bind(self, *positional, **named).arguments
+        except TypeError:  # the constructor will say so itself; a copy is made without arguments
+            given = {}
+        object.__setattr__(self, "arguments", {name: value for name, value in given.items() if value is not self})
+        return self
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments as they were given."""
+        return ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
+
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
-        """A, dense: ``(batch, heads, n, m)``. The equation of the paper, differentiable, in q's own precision."""
+        """A, dense: ``(batch, heads, n, m)``. The equation of the paper, differentiable, in q's dtype."""
         raise NotImplementedError
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
@@ -182,6 +207,8 @@ class Mechanism(nn.Module):
     def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
         """The ``rows`` of A, ``(batch, heads, rows, m)``, from ``weights`` of those queries: what probes read."""
         n, m = q.shape[2], k.shape[2]
+        if layout.causal and not self.traits.suffix:
+            return self.weights(q, k, layout, **signals)[:, :, rows]
         start, stop, _ = rows.indices(n)
         cut, keys = layout.slice(n, m, slice(start, stop))
         sliced = {
@@ -205,6 +232,9 @@ class Mechanism(nn.Module):
             raise wrong("layout.causal", "False", f"True: {name} is causal only")
         if not layout.causal and q.shape[2] != k.shape[2] and not self.traits.cross:
             raise wrong("k", f"{k.shape[2]} keys", f"the {q.shape[2]} tokens of q: {name} is self-attention")
+        if layout.causal and q.shape[2] < k.shape[2] and not self.traits.suffix:
+            wanted = f"as many: rows of {name} read earlier queries, which `extend` remembers"
+            raise wrong("q", f"{q.shape[2]} queries over {k.shape[2]} keys", wanted)
         if q.shape[1] != k.shape[1] and not self.traits.grouped:
             raise wrong("k", f"{k.shape[1]} heads", f"the {q.shape[1]} heads of q: {name} does not group queries")
         if layout.segments is not None and not self.traits.packed:
@@ -228,6 +258,20 @@ def instead(traits: Traits, what: str) -> str:
         return what
     pairs = "Layout(mask=…) (batch or 1, heads or 1, n, m), True = may be seen; " if traits.masked else ""
     return f"{pairs}Layout(keys=…) (batch, m) for padding, Layout(causal=True), or several of them in one"
+
+
+def in_wide(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A method of queries, keys and signals, computed in the precision of sums and rounded to the dtype of q."""
+
+    @wraps(method)
+    def computed(self: Mechanism, q: Tensor, k: Tensor, *others: Any, **signals: Any) -> Tensor:
+        wide = accumulate_dtype(q.dtype)
+        if wide == q.dtype or k.dtype != q.dtype:  # dtypes that differ are for `check` to name
+            return method(self, q, k, *others, **signals)
+        given = {name: x.to(wide) if getattr(x, "dtype", None) == q.dtype else x for name, x in signals.items()}
+        return method(self, q.to(wide), k.to(wide), *others, **given).to(q.dtype)
+
+    return computed
 
 
 def check_tensors(q: Tensor, k: Tensor, v: Tensor | None) -> None:

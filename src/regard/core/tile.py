@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -80,7 +80,7 @@ class Tile:
         start: first key slot that ``weights`` cover. m: number of key slots.
         queries: ``(batch, rows)`` bool, False = a padding query, which no statistic may count.
         keys: ``(batch, m)`` bool, False = padding.
-        causal: whether row i sees no key slot after i.
+        causal: whether row i sees no key slot after i. cross: whether the keys are another sequence than the queries.
         visible: ``(batch or 1, heads or 1, rows, w)`` bool, what may be seen; None: all keys, or, if ``causal``, those
             up to the row.
         log_weights: like ``weights``, their logarithm, zero where they are hidden; None: not at hand.
@@ -102,6 +102,7 @@ class Tile:
     tokens: Tokens | None = None
     sequence: int = 0
     share: float = 1.0
+    cross: bool = False
 
     @property
     def columns(self) -> slice:
@@ -112,6 +113,11 @@ class Tile:
     def positions(self) -> Tensor:
         """``(batch, m)``: how many real keys stand before each slot, in the dtype of the weights."""
         return (self.keys.cumsum(1) - 1).clamp(min=0).to(self.weights.dtype)
+
+    @property
+    def own(self) -> Tensor:
+        """``(batch or 1, rows)``: the positions of the queries; in another sequence than the keys', their indices."""
+        return self.rows[None].to(self.weights.dtype) if self.cross else self.positions[:, self.rows]
 
     @cached_property
     def entropy(self) -> Tensor:
@@ -164,6 +170,7 @@ class Tile:
         return later[..., torch.searchsorted(self.rows, slots)] * real
 
 
+@runtime_checkable
 class Probe(Protocol):
     """A mergeable statistic of A: a monoid fed tile by tile, so corpora are a map-reduce."""
 

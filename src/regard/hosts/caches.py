@@ -54,10 +54,10 @@ def own(cache: Any) -> Any:
     return getattr(cache, "self_attention_cache", cache)
 
 
-def layer(cache: Any, index: int | None) -> Any:
+def layer(cache: Any, index: Any) -> Any:
     """A cache's layer of this index, None where it has none."""
     layers = getattr(own(cache), "layers", [])
-    return layers[index] if index is not None and index < len(layers) else None
+    return layers[index] if isinstance(index, int) and 0 <= index < len(layers) else None
 
 
 def length(cache: Any) -> int | None:

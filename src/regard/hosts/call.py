@@ -34,7 +34,8 @@ class Call:
         window: and only the last ``window`` of them.
         mask: ``(batch or 1, heads or 1, n, m)`` bool, True = may be seen; alone or with ``causal``.
         bias: the same shape, added to the scores after the cap.
-        softcap: bound of the scores, None for no cap. sinks: ``(heads,)`` logits that take mass and give nothing.
+        softcap: bound of the scores, None for no cap. sinks: logits that take mass and give nothing, ``(heads,)``, or
+            ``(batch or 1, heads, n or 1)`` where each query has its own.
     """
 
     q: Tensor
@@ -52,6 +53,10 @@ class Call:
             raise wrong("window", f"{self.window} without causal", "causal too, or a mask instead")
 
     @property
+    def device(self) -> torch.device:
+        return self.q.device
+
+    @property
     def n(self) -> int:
         return self.q.shape[2]
 
@@ -65,9 +70,17 @@ class Call:
         def of_heads(tensor: Tensor | None) -> Tensor | None:
             return tensor if tensor is None or tensor.shape[1] == 1 else tensor[:, heads]
 
-        sinks = None if self.sinks is None else self.sinks[heads]
+        sinks = None if self.sinks is None else self.sunk()[:, heads]
         k = self.k[:, heads // (self.q.shape[1] // self.k.shape[1])]
         return replace(self, q=self.q[:, heads], k=k, mask=of_heads(self.mask), bias=of_heads(self.bias), sinks=sinks)
+
+    def sunk(self, rows: Tensor | None = None) -> Tensor:
+        """The sinks of ``rows``, or of all of them, ``(batch or 1, heads, rows or 1)`` in the precision of sums."""
+        assert self.sinks is not None
+        sinks = self.sinks.to(accumulate_dtype(self.q.dtype))
+        if sinks.dim() == 1:
+            return sinks[None, :, None]
+        return sinks if rows is None or sinks.shape[2] == 1 else sinks[:, :, rows]
 
     def span(self, first: int, last: int, rows: Tensor) -> tuple[int, int]:
         """``(start, stop)`` of the keys that ``rows``, from ``first`` to ``last``, may see; at least one key."""
@@ -141,7 +154,7 @@ def attend(call: Call, v: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]
     out, lse = attend_fused(call, v, dropout)
     if call.sinks is None:
         return out, lse
-    total = torch.logaddexp(lse, call.sinks.to(lse.dtype)[None, :, None])
+    total = torch.logaddexp(lse, call.sunk())
     return (out * torch.exp(lse - total)[..., None]).to(out.dtype), total
 
 
@@ -196,12 +209,24 @@ def attend_tiled(call: Call, v: Tensor, dropout: float) -> tuple[Tensor, Tensor]
         scores = masked_scores(call, rows)
         lse = scores.logsumexp(3)
         if call.sinks is not None:
-            lse = torch.logaddexp(lse, call.sinks.to(lse.dtype)[None, :, None])
+            lse = torch.logaddexp(lse, call.sunk(rows))
         weights = torch.exp(scores - lse.masked_fill(lse == -torch.inf, 0)[..., None])
         weights = torch.nn.functional.dropout(weights, dropout) if dropout else weights
         outs.append(grouped(weights, v.to(weights.dtype)).to(v.dtype))
         sums.append(lse.detach())
     return torch.cat(outs, dim=2), torch.cat(sums, dim=2)
+
+
+def dense(call: Call) -> Tensor:
+    """A ``(batch, heads, n, m)`` whole, with its gradient, as a model returns it that is asked for its weights."""
+    blocks = []
+    for rows in call.blocks():
+        scores = masked_scores(call, rows)
+        if call.sinks is not None:
+            sinks = call.sunk(rows)[..., None].expand(*scores.shape[:3], 1)
+            scores = torch.cat([scores, sinks], dim=3)
+        blocks.append(torch.softmax(scores, dim=3)[..., : call.m].nan_to_num(0.0))
+    return torch.cat(blocks, dim=2)
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,26 @@ class Memory:
 
     Args:
         parts: each ``(b, tokens, …)``. keys: ``(b, tokens)`` bool, False = padding.
+        state: what the cache held of the layer afterwards, where it shows that.
     """
 
     parts: list[Tensor]
     keys: Tensor
+    state: Tensor | None = None
+
+    def going_on(self, state: Tensor | None) -> Memory | None:
+        """The memory of the sequences that a cache holds by now, which a search may have exchanged or dropped.
+
+        Args:
+            state: that the cache holds by now. None is given back if one of its sequences is none of those before.
+        """
+        if state is self.state or state is None or self.state is None:
+            return self
+        if state.shape[1:] != self.state.shape[1:]:
+            return None
+        same = torch.stack([(self.state == row).flatten(1).all(1) for row in state])
+        rows = same.int().argmax(1)
+        return Memory([part[rows] for part in self.parts], self.keys[rows]) if bool(same.any(1).all()) else None
 
 
 class Follower:
@@ -80,6 +96,8 @@ class Follower:
             notes.given = arguments(layer, args, kwargs)
             notes.cache = next(caches.found(notes.given.values()), None)
             notes.begun = scan.begun(layer, notes.cache)
+            if notes.begun:
+                self.go_on(name, notes.cache, scan.state(layer, notes.cache))
 
         def listen(part: str) -> Callable[..., None]:
             def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -106,22 +124,38 @@ class Follower:
         place, turn = self.passes.locate(name)
         name = name if turn == 0 else f"{name}#{turn}"
         memory = self.remember(name, scan.tokens(layer, notes), notes)
+        memory.state = None if notes.cache is None else scan.state(layer, notes.cache)
         keys = None if memory.keys.all() else memory.keys
         reading = scan.read(layer, memory.parts, keys, notes)
         n = reading.given.shape[2]
         queries = reading.q[:, :, reading.q.shape[2] - n :]
         source = Implied(reading.mechanism, queries, reading.k, Layout(True, keys), reading.signals)
         tokens = place.tokens if place.tokens is not None and place.tokens.ids.shape == memory.keys.shape else None
-        most = CLOSE if memory.parts[0].dtype in (torch.float32, torch.float64) else CLOSE_HALF
+        dtype = memory.parts[0].dtype
+        rounded = torch.finfo(dtype).bits < 32
+        most = CLOSE_HALF if rounded else CLOSE
 
         def check(rows: Tensor, weights: Tensor) -> None:
-            error = reading.error(rows, weights, memory.keys[:, rows + source.shift])
+            error = reading.error(rows, weights, memory.keys[:, rows + source.shift], rounded)
             if not error <= most:
                 what = f"{name}, whose {type(layer).__name__} gave outputs {error:.0e} off the rows of {reading.name}"
                 wanted = f"at most {most:g}: it does not go on from the tokens that this watch has seen"
+                wanted += f", or loses as much by keeping its state in {dtype}" if rounded else ""
                 raise wrong("model", what, wanted, RuntimeError)
 
         self.session.implied(name, reading.name, source, tokens, self.passes.sequence, check)
+
+    def go_on(self, name: str, cache: Any, state: Tensor | None) -> None:
+        """Puts what is remembered of a layer into the order of the sequences in the cache, which is ``state``."""
+        held = self.memories.get(cache, {})
+        for turn in [turn for turn in held if turn.split("#")[0] == name]:
+            now = held[turn].going_on(state)
+            if now is None:
+                what = f"one whose state of {name} is not what this watch has seen it become"
+                raise wrong(
+                    "past_key_values", what, "a cache that was changed by the model alone, or reordered", RuntimeError
+                )
+            held[turn] = now
 
     def remember(self, name: str, parts: list[Tensor], notes: Notes) -> Memory:
         """The layer's tokens so far, with the new ``parts``."""

@@ -31,6 +31,10 @@ class Implied:
     signals: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
+    def device(self) -> torch.device:
+        return self.q.device
+
+    @property
     def n(self) -> int:
         return self.q.shape[2]
 
@@ -120,6 +124,7 @@ class Implied:
             tokens=tokens,
             sequence=sequence,
             share=share,
+            cross=not self.aligned,
         )
 
 

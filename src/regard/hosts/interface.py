@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from regard.core.errors import wrong
 
 PREFIX = "regard_"
-REFUSED = {
-    "cache": "a paged cache, whose keys are not in order",
-    "indices": "a selection of keys",
-    "block_indices": "a selection of keys",
-}
-"""Keywords of the interface that change A in ways that are not followed here."""
-
 naming = threading.Lock()
 
 
 class Installed:
     """An attention function in a model, until `remove`.
 
+    Parts of the model that PyTorch's attention can compute are given that one's masks, which are left out where they
+    would be causal or empty; the others those of their eager attention, which knows no such way.
+
     Args:
-        model: any Transformers model. function: what its attention modules call from now on.
+        model: any Transformers model. function: what its attention modules call from now on; told as ``eager`` whether
+            they are given the masks of eager attention.
         purpose: a word for what it does there, which errors repeat.
 
     Raises:
@@ -41,37 +39,63 @@ class Installed:
         check_model(model)
         configs = configurations(model)
         refuse_taken(model, configs)
+        self.interfaces = interfaces(model)
         self.before = [(config, config._attn_implementation) for config in configs]
-        self.name = register(function, purpose)
-        model.config._attn_implementation = self.name
+        eager = eager_parts(model, configs)
+        self.names = {kind: self.register(partial(function, eager=kind), purpose, kind) for kind in (False, True)}
+        model.config._attn_implementation = self.names[id(model.config) in eager]
         for config in configs:
-            config._attn_implementation = self.name
+            config._attn_implementation = self.names[id(config) in eager]
+
+    def register(self, function: Callable[..., Any], purpose: str, eager: bool) -> str:
+        """Makes an attention function known to Transformers under a free name, together with stock masks.
+
+        Without a mask function of the same name Transformers would leave all masks out. It cannot be taken back by
+        public means, so the few names that are ever in use at once stay, each for Transformers' own mask functions.
+        """
+        kind, mask = ("eager", eager_mask) if eager else ("fused", sdpa_mask)
+        with naming:
+            names = (f"{PREFIX}{purpose}_{kind}_{i}" for i in itertools.count())
+            name = next(name for name in names if name not in ALL_ATTENTION_FUNCTIONS)
+            for interface in self.interfaces:
+                interface[name] = function
+        AttentionMaskInterface.register(name, mask)
+        return name
 
     def remove(self) -> None:
         """Gives every part of the model back the function that it had."""
         for config, implementation in self.before:
             config._attn_implementation = implementation
-        del ALL_ATTENTION_FUNCTIONS[self.name]
+        for interface in self.interfaces:
+            for name in self.names.values():
+                del interface[name]
+
+
+def interfaces(model: nn.Module) -> list[AttentionInterface]:
+    """Where the model's attention modules look for their function: Transformers' table, and those of single models."""
+    found = {id(ALL_ATTENTION_FUNCTIONS): ALL_ATTENTION_FUNCTIONS}
+    for file in {type(module).__module__ for module in model.modules()}:
+        for value in vars(sys.modules[file]).values():
+            if isinstance(value, AttentionInterface):
+                found[id(value)] = value
+    return list(found.values())
+
+
+def eager_parts(model: nn.Module, configs: list[PreTrainedConfig]) -> set[int]:
+    """The identities of those configurations whose part of the model PyTorch's attention cannot compute."""
+    owners = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    found = set()
+    for config in configs:
+        capable = [module._supports_sdpa for module in owners if module.config is config]
+        if not all(capable) or (not capable and config._attn_implementation == "eager"):
+            found.add(id(config))
+    return found
 
 
 def check_model(model: Any) -> None:
     """Raises a TypeError unless it is a Transformers model."""
     if not isinstance(model, PreTrainedModel):
         raise wrong("model", f"a {type(model).__name__}", "a Transformers model (PreTrainedModel)", TypeError)
-
-
-def register(function: Callable[..., Any], purpose: str) -> str:
-    """Makes an attention function known to Transformers under a free name, together with stock masks.
-
-    Without a mask function of the same name Transformers would leave all masks out. It cannot be taken back by
-    public means, so the few names that are ever in use at once stay, each for Transformers' own ``sdpa_mask``.
-    """
-    with naming:
-        names = (f"{PREFIX}{purpose}_{i}" for i in itertools.count())
-        name = next(name for name in names if name not in ALL_ATTENTION_FUNCTIONS)
-        ALL_ATTENTION_FUNCTIONS[name] = function
-    AttentionMaskInterface.register(name, sdpa_mask)
-    return name
 
 
 def configurations(model: nn.Module) -> list[PreTrainedConfig]:
@@ -108,25 +132,3 @@ def refuse_taken(model: PreTrainedModel, configs: list[PreTrainedConfig]) -> Non
 
 def label(model: nn.Module) -> str:
     return type(model).__name__
-
-
-def refuse_unknown(model: nn.Module, keywords: dict[str, Any], purpose: str) -> None:
-    """Raises a ValueError for a keyword of the interface that changes A in a way that is not followed."""
-    for name in REFUSED.keys() & keywords.keys():
-        if keywords[name] is not None:
-            raise wrong(name, REFUSED[name], f"a model without it: {purpose} cannot follow {label(model)}")
-
-
-def split_mask(mask: Tensor | None, bias: Tensor | None, m: int) -> tuple[Tensor | None, Tensor | None]:
-    """``(what may be seen, what is added to the scores)``: a float mask of a user is both."""
-    bias = None if bias is None else bias[..., :m]
-    if mask is None:
-        return None, bias
-    mask = mask[..., :m]
-    if mask.dtype == torch.bool:
-        return mask, bias
-    seen = mask > torch.finfo(mask.dtype).min / 2
-    added = mask.masked_fill(~seen, 0)
-    if bias is not None:
-        return seen, bias + added
-    return seen, added if bool(added.any()) else None

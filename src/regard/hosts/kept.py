@@ -2,42 +2,102 @@
 
 from __future__ import annotations
 
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
 import torch
-from torch import Tensor
-from transformers.cache_utils import CacheLayerMixin
+from torch import Tensor, nn
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 from regard.core.errors import wrong
+from regard.core.mechanism import Mechanism
 from regard.core.state import State
+from regard.hosts import caches
+
+RECALL = 4096
+"""Tokens that the latest pass may have had at most for some of them to be taken back."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What is left of one attention call's past.
+
+    Args:
+        mechanism: that goes on from it. state: after the tokens so far. before: ahead of the latest pass, None where
+            that cannot be taken back. latest: q, k, v and mask of the latest pass.
+    """
+
+    mechanism: Mechanism
+    state: State
+    before: State | None = None
+    latest: tuple[Tensor, Tensor, Tensor, Tensor | None] | None = None
+
+    def extend(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None) -> tuple[Tensor, Held]:
+        """``(A v, what is left after it)`` of the new tokens."""
+        out, state = self.mechanism.extend(q, k, v, self.state, keys)
+        if not 1 < q.shape[2] <= RECALL:
+            return out, Held(self.mechanism, state)
+        return out, Held(self.mechanism, state, self.state, (q.detach(), k.detach(), v.detach(), keys))
+
+    def shorter(self, count: int) -> Held:
+        """Without the last ``count`` tokens of the latest pass."""
+        stop = 0 if self.latest is None else self.latest[0].shape[2] - count
+        if self.before is None or self.latest is None or stop < 0:
+            what = f"{count} tokens to take back from a swapped layer"
+            raise wrong("crop", what, f"some of the latest pass, if that had 2 to {RECALL}", RuntimeError)
+        if stop == 0:
+            return Held(self.mechanism, self.before)
+        q, k, v, keys = self.latest
+        q, k, v = (part[:, :, :stop] for part in (q, k, v))
+        return Held(self.mechanism, self.before).extend(q, k, v, None if keys is None else keys[:, :stop])[1]
+
+    def select(self, rows: Tensor) -> Held:
+        """That of some ``rows`` of the batch."""
+        return Held(self.mechanism, self.state.select(rows.to(self.state.seen.device)))
 
 
 class Kept(CacheLayerMixin):
     """One layer of a Transformers cache that holds a mechanism's state, and hands new keys and values through.
 
+    What stands in its ``keys`` only says that there are some, as models ask.
+
     Args:
-        state: after the tokens so far. slots: number of those tokens, padding included, by which masks are sized.
+        swap: that put it there. slots: number of tokens so far, padding included, by which masks are sized.
         sliding: whether Transformers makes this layer's masks with its sliding window.
     """
 
-    def __init__(self, state: State, slots: int, sliding: bool) -> None:
+    is_croppable = True
+
+    def __init__(self, swap: Any, slots: int, sliding: bool) -> None:
         super().__init__()
-        self.state, self.slots, self.is_sliding = state, slots, sliding
+        self.swap, self.slots, self.is_sliding = weakref.ref(swap), slots, sliding
+        self.held: dict[int, Held] = {}  # by the index of the attention call: a layer may make several
+        self.latest: Any = lambda: None
         self.is_initialized = True
 
     @property
     def bytes(self) -> int:
-        """Bytes of the state."""
-        return self.state.bytes
+        """Bytes of the states."""
+        return sum(held.state.bytes for held in self.held.values())
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing is left to do."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object):
         """The new keys and values alone; the mechanism takes them in when it attends."""
+        swap = self.swap()
+        if swap is None or swap.installed is None:
+            raise wrong(
+                "past_key_values", "a cache that a swap filled, after it", "the swap, or a new cache", RuntimeError
+            )
         self.slots += key_states.shape[2]
+        self.latest = weakref.ref(key_states)
         return key_states, value_states
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.slots + query_length, 0
+    def get_mask_sizes(self, query_length: int | Tensor) -> tuple[int, int]:
+        new = query_length if isinstance(query_length, int) else query_length.shape[0]
+        return self.slots + new, 0
 
     def get_seq_length(self) -> int:
         return self.slots
@@ -45,21 +105,67 @@ class Kept(CacheLayerMixin):
     def get_max_length(self) -> int:
         return -1
 
+    def get_max_cache_shape(self) -> int:
+        return -1
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Takes so many tokens of the latest pass back, given as a negative number; a positive one is what to keep."""
+        count = -tokens_to_remove if tokens_to_remove <= 0 else max(self.slots - tokens_to_remove, 0)
+        if count:
+            self.held = {call: held.shorter(count) for call, held in self.held.items()}
+            self.slots -= count
+
     def reset(self) -> None:
         raise wrong("past_key_values", "a cache of swapped layers to reset", "a new cache", RuntimeError)
 
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        self.state = self.state.select(beam_idx.to(self.state.seen.device))
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.held = {call: held.select(beam_idx) for call, held in self.held.items()}
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        self.state = self.state.select(torch.arange(len(self.state.seen), device=self.state.seen.device)[indices])
+        for held in self.held.values():
+            rows = torch.arange(len(held.state.seen), device=indices.device)[indices]
+            return self.reorder_cache(rows)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        count = torch.arange(len(self.state.seen), device=self.state.seen.device)
-        self.state = self.state.select(count.repeat_interleave(repeats))
+        for held in self.held.values():
+            return self.reorder_cache(torch.arange(len(held.state.seen)).repeat_interleave(repeats))
 
     def offload(self) -> None:
         """States are small, and stay where they are."""
 
     def prefetch(self) -> None:
         """See `offload`."""
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where an attention call keeps its past.
+
+    Args:
+        cache: that its module was given, None for none. index: of the layer in it. layer: this.
+    """
+
+    cache: Any
+    index: int | None
+    layer: Any
+
+    @classmethod
+    def of(cls, cache: Any, k: Tensor, module: nn.Module) -> Home:
+        """That of the layer that has just handed out the keys ``k``, or else of the module's own layer."""
+        layers = list(getattr(caches.own(cache), "layers", []))
+        held = [layer.latest() if isinstance(layer, Kept) else getattr(layer, "keys", None) for layer in layers]
+        gave = [i for i, keys in enumerate(held) if keys is k]
+        index = gave[0] if gave else getattr(module, "layer_idx", None)
+        return cls(cache, index, caches.layer(cache, index))
+
+    @property
+    def replaceable(self) -> bool:
+        """Whether it is one of Transformers' growing caches, in whose place a state can stand."""
+        return type(self.layer) in (DynamicLayer, DynamicSlidingWindowLayer)
+
+    def replace(self, swap: Any, slots: int) -> Kept:
+        """Puts a layer of the swap's states, after so many tokens, in the layer's place."""
+        kept = Kept(swap, slots, self.layer.is_sliding)
+        kept.keys = self.layer.keys.new_zeros(1, 1, 1, 1)
+        caches.own(self.cache).layers[self.index] = kept
+        return kept

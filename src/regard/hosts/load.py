@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from regard.core.errors import wrong
+from regard.core.errors import did_you_mean, wrong
 from regard.hosts import small
 from regard.networks import LM
 
@@ -54,7 +54,8 @@ def load_host(name: str, speaks: bool) -> tuple[Any, Any]:
     except (OSError, ValueError, KeyError) as error:
         names = ", ".join(small.NAMES)
         wanted = f"{names}, a folder with a Transformers model or an LM, or a hub id that can be reached"
-        raise wrong("--model", repr(name), f"{wanted} ({str(error).splitlines()[0]})") from error
+        why = f"({str(error).splitlines()[0]}){did_you_mean(name, small.NAMES)}"
+        raise wrong("--model", repr(name), f"{wanted} {why}") from error
     return model.eval(), words
 
 

@@ -17,7 +17,12 @@ from transformers import PreTrainedModel
 from regard.core.errors import wrong
 from regard.core.tile import Tokens
 from regard.hosts import caches
+from regard.hosts.asked import Asked
 from regard.hosts.history import History, Past
+from regard.hosts.slots import Handed, Slots, slots_of
+
+TOKENS = ("input_ids", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds")
+"""Arguments that give a pass its tokens, one of them for each slot."""
 
 
 @dataclass
@@ -28,9 +33,11 @@ class Pass:
         module: whose pass it is; None for an attention call outside of any.
         cache: that it was given, None for none. past: number of slots that this held before.
         tokens: of all slots so far, where they are known.
-        keys: ``(batch, slots)`` bool, False = padding, where the pass was given a mask.
-        encoded: whether it was given another sequence to attend to.
-        handed: the cache that a module in it was given, and what this held before, by the module's name.
+        keys: ``(batch, slots)`` bool, False = padding, where the pass was given a mask of two axes. masked: whether it,
+            or that which it is part of, was given any.
+        new: number of tokens that it was given, None where it was given none.
+        encoded: whether it was given another sequence to attend to. weights: whether it is asked for its weights.
+        handed: what the modules in it were given, by their names.
         calls: how often each attention module was called in an outermost pass. ran: other modules that are given the
             past, and ran in it. begun: what its cache held before, in an outermost one.
     """
@@ -40,11 +47,19 @@ class Pass:
     past: int = 0
     tokens: Tokens | None = None
     keys: Tensor | None = None
+    masked: bool = False
+    new: int | None = None
     encoded: bool = False
-    handed: dict[str, tuple[Any, int]] = field(default_factory=dict)
+    weights: bool = False
+    handed: dict[str, Handed] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
     ran: set[str] = field(default_factory=set)
     begun: Past = field(default_factory=lambda: Past(-1))
+
+    @property
+    def itself(self) -> Handed:
+        """What it was given."""
+        return Handed(self.cache, self.past, self.cache is not None, self.new)
 
 
 class Passes:
@@ -69,7 +84,7 @@ class Passes:
             if isinstance(module, PreTrainedModel):
                 self.handles.append(module.register_forward_pre_hook(self.enter, with_kwargs=True))
                 self.handles.append(module.register_forward_hook(self.leave, always_call=True))
-            elif caches.may_take(module):
+            elif caches.may_take(module) and not isinstance(module, nn.Embedding):
                 hook = self.hand(name, caches.takes(module))
                 self.handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 
@@ -77,6 +92,11 @@ class Passes:
         """Takes the hooks out of the model."""
         for handle in self.handles:
             handle.remove()
+
+    @property
+    def here(self) -> bool:
+        """Whether this thread is in a forward pass."""
+        return bool(self.stack) and self.owner == threading.get_ident()
 
     @property
     def sequence(self) -> int:
@@ -93,6 +113,28 @@ class Passes:
         calls[name] += 1
         return self.stack[-1], calls[name] - 1
 
+    def handed(self, place: Pass, name: str) -> Handed:
+        """What an attention module was given in a pass, or else the pass itself."""
+        return place.handed.get(name, place.itself)
+
+    def slots(self, place: Pass, name: str, module: nn.Module, n: int, m: int) -> Slots | None:
+        """Where ``n`` queries over ``m`` keys of an attention module stand, None if the keys are another sequence."""
+        handed, index = self.handed(place, name), getattr(module, "layer_idx", None)
+        found = slots_of(n, m, handed, index)
+        return slots_of(n, m, place.itself, index) if found is None and handed.cache is None else found
+
+    def crosses(self, place: Pass, name: str, slots: Slots | None, asked: Asked) -> bool:
+        """Whether a module attends to another sequence: it is not causal in a pass that was given one, say."""
+        if slots is not None:
+            return place.encoded and not asked.declared and not asked.call.causal
+        handed = self.handed(place, name)
+        return not asked.declared or place.encoded or asked.call.m in handed.others or handed.cache is None
+
+    @property
+    def weights(self) -> bool:
+        """Whether the running pass is asked for its attention weights."""
+        return bool(self.stack) and self.stack[-1].weights
+
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The hook before a pass."""
         if self.owner != threading.get_ident():
@@ -104,8 +146,12 @@ class Passes:
         given = arguments(module, args, kwargs)
         opened.cache = next(caches.found(given.values()), None)
         opened.past, opened.keys = self.length(opened.cache), padding(given)
+        outer = self.stack[-2] if len(self.stack) > 1 else Pass()
+        opened.masked = outer.masked or given.get("attention_mask") is not None
         opened.encoded = given.get("encoder_hidden_states") is not None
-        if len(self.stack) == 1:
+        opened.new = next((given[name].shape[1] for name in TOKENS if isinstance(given.get(name), Tensor)), None)
+        opened.weights = self.asks_for_weights(module, given)
+        if len(self.stack) == 1 and not recomputing():
             opened.begun = self.history.of(opened.cache, opened.past)
         opened.tokens = self.tokens(module, opened.past, given)
 
@@ -119,7 +165,9 @@ class Passes:
             return
         self.owner = None
         self.running.release()
-        for cache in {id(cache): cache for cache, _ in [(done.cache, 0), *done.handed.values()]}.values():
+        if recomputing():
+            return
+        for cache in {id(held.cache): held.cache for held in [done, *done.handed.values()]}.values():
             if cache is not None:
                 self.history.put(cache, done.begun)
         if output is not None:
@@ -131,15 +179,24 @@ class Passes:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if not self.stack or self.owner != threading.get_ident():
                 return
-            cache = next(caches.found([*args, *kwargs.values()]), None)
+            given = [*args, *kwargs.values()]
+            cache = next(caches.found(given), None)
             if listed or cache is not None:
                 self.stack[0].ran.add(name)
-            if cache is not None:
-                inner = self.stack[-1]
-                known = [held for held in [(inner.cache, inner.past), *inner.handed.values()] if held[0] is cache]
-                inner.handed[name] = known[0] if known else (cache, self.length(cache))
+            inner, lengths = self.stack[-1], [value.shape[1] for value in given if is_states(value)]
+            known = [held.past for held in (inner.itself, *inner.handed.values()) if held.cache is cache]
+            past = known[0] if known else self.length(cache)
+            given_to = any(cache is held.cache for held in self.stack)
+            inner.handed[name] = Handed(cache, past, given_to, inner.new, frozenset(lengths[1:]))
 
         return hook
+
+    def asks_for_weights(self, module: nn.Module, given: Mapping[str, Any]) -> bool:
+        """Whether the pass, or that which it is part of, is asked to return its attention weights."""
+        asked = given.get("output_attentions")
+        if asked is None and len(self.stack) > 1:
+            return self.stack[-2].weights
+        return bool(getattr(module.config, "output_attentions", False) if asked is None else asked)
 
     def length(self, cache: Any) -> int:
         """Slots that a cache holds; 0 for none."""
@@ -168,6 +225,16 @@ class Passes:
 BUSY = str(
     wrong("model", "a forward pass from a second thread", "one at a time under a watch: give each thread its own model")
 )
+
+
+def recomputing() -> bool:
+    """Whether this thread runs backward, where checkpointing computes again what the model did."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def is_states(value: Any) -> bool:
+    """Whether it is a sequence of hidden states, ``(batch, length, channels)``."""
+    return isinstance(value, Tensor) and value.dim() == 3 and value.is_floating_point()
 
 
 def arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

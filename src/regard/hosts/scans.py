@@ -18,7 +18,7 @@ lose nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from transformers.activations import ACT2FN
 
 from regard.blocks.projection import apart
 from regard.core.mechanism import Mechanism, repeat_heads
+from regard.hosts import caches
 from regard.mechanisms.linear.gated_deltanet import GatedDeltaNet
 from regard.mechanisms.linear.kimi_delta import KimiDelta
 from regard.mechanisms.linear.lightning import Lightning
@@ -80,16 +81,28 @@ class Reading:
     skip: Tensor | None = None
     gate: Tensor | None = None
 
-    def error(self, rows: Tensor, weights: Tensor, real: Tensor) -> float:
-        """The largest error of the ``rows`` of A where ``real (b, rows)``, relative to the largest given number."""
+    def output(self, rows: Tensor, weights: Tensor) -> Tensor:
+        """What the scan gives by the ``rows`` of A."""
         v = self.v.to(weights.dtype)
         found = weights @ v
         if self.skip is not None:
             found = found + self.skip[:, None, None] * v[:, :, rows + v.shape[2] - self.given.shape[2]]
-        if self.gate is not None:
-            found = found * self.gate[:, :, rows]
-        apart = (found - self.given[:, :, rows]).abs() * real[:, None, :, None]
-        return float(apart.max() / self.given.abs().max().clamp(min=torch.finfo(v.dtype).tiny))
+        return found if self.gate is None else found * self.gate[:, :, rows]
+
+    def sizes(self, rows: Tensor, weights: Tensor) -> Tensor:
+        """The same of the sizes of all terms, which its rounding errors are in proportion to."""
+        skip, gate = (None if part is None else part.abs() for part in (self.skip, self.gate))
+        return replace(self, v=self.v.abs(), skip=skip, gate=gate).output(rows, weights.abs())
+
+    def error(self, rows: Tensor, weights: Tensor, real: Tensor, rounded: bool) -> float:
+        """The largest error of the ``rows`` of A where ``real (b, rows)``.
+
+        Relative to the largest given number; or, where the layer has ``rounded`` to half precision, to the largest of
+        `sizes`.
+        """
+        apart = (self.output(rows, weights) - self.given[:, :, rows]).abs() * real[:, None, :, None]
+        scale = self.sizes(rows, weights) if rounded else self.given.abs()
+        return float(apart.max() / scale.max().clamp(min=torch.finfo(apart.dtype).tiny))
 
 
 class Scan:
@@ -118,6 +131,11 @@ class Scan:
     def begun(self, layer: Any, cache: Any) -> bool:
         """Whether the cache holds a state of this layer."""
         return cache is not None and bool(cache.has_previous_state(layer.layer_idx))
+
+    def state(self, layer: Any, cache: Any) -> Tensor | None:
+        """What the cache holds of this layer, where it shows that."""
+        states = getattr(caches.layer(cache, layer.layer_idx), "recurrent_states", None)
+        return states.get(0) if isinstance(states, dict) else states
 
     def tokens(self, layer: Any, notes: Notes) -> list[Tensor]:
         """What has to be known of each token that passed."""
@@ -275,8 +293,11 @@ class LightningScan(Scan):
     marks = ("slope_rate", "act_fn")
 
     def begun(self, layer: Any, cache: Any) -> bool:
-        held = [] if cache is None else cache.linear_cache
-        return layer.layer_idx < len(held) and isinstance(held[layer.layer_idx], Tensor)
+        return cache is not None and self.state(layer, cache) is not None
+
+    def state(self, layer: Any, cache: Any) -> Tensor | None:
+        held = cache.linear_cache[layer.layer_idx : layer.layer_idx + 1]
+        return held[0] if held and isinstance(held[0], Tensor) else None
 
     def tokens(self, layer: Any, notes: Notes) -> list[Tensor]:
         return [layer.act_fn(notes.out["qkv_proj"])]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from regard.core.errors import wrong
 from regard.core.tile import Probe, Tokens
+from regard.hosts import table
 from regard.hosts.call import Call, Map
 from regard.hosts.implied import Implied, shares
+
+if TYPE_CHECKING:
+    from regard.hosts.caught import Caught
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,12 @@ class Choice:
             raise wrong(f"layers[{layer}]", f"heads {self.layers[layer]}", f"some of 0 to {of - 1}")
         return heads
 
-    def blocks(self, call: Call | Implied, layer: int, past: int) -> tuple[list[Tensor], float]:
+    def blocks(self, call: Call | Implied | Caught, layer: int, past: int) -> tuple[list[Tensor], float]:
         """``(blocks of rows, the share of all rows that they are)``."""
         if self.rows is None or self.rows >= call.n:
             return call.blocks(), 1.0
         generator = torch.Generator().manual_seed(hash((self.seed, layer, past)) % (1 << 63))
-        rows = torch.randperm(call.n, generator=generator)[: self.rows].sort().values.to(call.q.device)
+        rows = torch.randperm(call.n, generator=generator)[: self.rows].sort().values.to(call.device)
         return call.blocks(rows), self.rows / call.n
 
 
@@ -102,9 +106,13 @@ class Session:
         seen: Callable[[int], None] | None = None,
         shares: bool = False,
     ) -> None:
+        for probe in probes:
+            if isinstance(probe, type) or not isinstance(probe, Probe):
+                wanted = "probes as objects, such as regard.probes.Entropy()"
+                raise wrong("probes", f"{probe!r}, a {type(probe).__name__}", wanted, TypeError)
         self.probes, self.choice, self.keep, self.seen, self.shares = list(probes), choice, keep, seen, shares
         self.layers: list[Layer] = []
-        self.maps: dict[int, Map | Implied] = {}
+        self.maps: dict[int, Map | Implied | Caught] = {}
 
     def __getitem__(self, name: str) -> Any:
         """The result of the probe of this name."""
@@ -112,6 +120,12 @@ class Session:
             if probe.name == name:
                 return probe.result()
         raise wrong("name", repr(name), f"one of {[probe.name for probe in self.probes]}", KeyError)
+
+    def __repr__(self) -> str:
+        return table.as_text(self)
+
+    def _repr_html_(self) -> str:
+        return table.as_html(self)
 
     def results(self) -> dict[str, Any]:
         """The results of all probes by their names."""
@@ -132,7 +146,7 @@ class Session:
         self.layers.append(describe(len(self.layers)))
         return self.layers[-1]
 
-    def retain(self, layer: int, source: Map | Implied) -> None:
+    def retain(self, layer: int, source: Map | Implied | Caught) -> None:
         """Keeps the call if all that are kept stay within the budget, and gives up otherwise."""
         self.maps[layer] = source
         if sum(kept.bytes for kept in self.maps.values()) > self.keep:

@@ -7,21 +7,22 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from regard.core.build import build, parse
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Host, Mechanism
-from regard.core.state import State
-from regard.hosts.call import Call, attend
-from regard.hosts.interface import Installed, check_model, label, refuse_unknown, split_mask
-from regard.hosts.kept import Kept
+from regard.hosts.asked import Asked, Reader
+from regard.hosts.call import attend, dense
+from regard.hosts.interface import Installed, check_model, label
+from regard.hosts.kept import Held, Home, Kept
 from regard.hosts.passes import Pass, Passes
+from regard.hosts.slots import Slots
 from regard.kernels.block_sparse import Bias
 from regard.mechanisms.sparse.pattern import PatternAttention, Patterned
 from regard.mechanisms.sparse.window import SlidingWindow
@@ -29,6 +30,11 @@ from regard.patterns import Pattern, Window, parse_pattern
 
 PATTERN = re.compile(r"^\W*[A-Z]")
 """How the text of a pattern begins, and that of a mechanism does not."""
+
+STARTS = "a DynamicCache that starts in the swap"
+"""What is wanted of a cache that has not all keys at hand."""
+TOGETHER = "all layers that read one cache, or none of them"
+"""What is wanted of layers of which one would be swapped and another not."""
 
 
 class Swap(AbstractContextManager["Swap"]):
@@ -43,6 +49,8 @@ class Swap(AbstractContextManager["Swap"]):
         self.names = {id(module): name for name, module in model.named_modules()}
         self.order: dict[str, int] = {}
         self.fitted: dict[tuple[int, int | None], Mechanism] = {}
+        self.owners: WeakKeyDictionary[Any, dict[int | None, str]] = WeakKeyDictionary()  # who fills a cache's layer
+        self.reader = Reader(model, "regard.swap")
         self.installed: Installed | None = None
 
     def install(self) -> Swap:
@@ -66,6 +74,7 @@ class Swap(AbstractContextManager["Swap"]):
 
     def finished(self, done: Pass) -> None:
         """Refuses a model that never calls the attention interface, and layers that it does not have."""
+        self.reader.forget()
         if done.module is not self.model:
             return
         if not done.calls:
@@ -80,48 +89,55 @@ class Swap(AbstractContextManager["Swap"]):
             last = len(self.order) - 1
             raise wrong("layers", f"{absent}", f"some of 0 to {last}, the attention layers of {label(self.model)}")
 
-    def attend(
-        self,
-        module: nn.Module,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        attention_mask: Tensor | None,
-        dropout: float = 0.0,
-        scaling: float | None = None,
-        is_causal: bool | None = None,
-        softcap: float | None = None,
-        s_aux: Tensor | None = None,
-        position_bias: Tensor | None = None,
-        sliding_window: int | None = None,
-        **others: Any,
-    ) -> tuple[Tensor, None]:
+    def attend(self, module: nn.Module, *args: Any, eager: bool = False, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """The attention function that Transformers calls: the mechanism's in swapped layers, the model's in others."""
-        refuse_unknown(self.model, others, "regard.swap")
         name = self.names[id(module)]
-        place, _ = self.passes.locate(name)
-        layer = self.order.setdefault(name, len(self.order))
-        causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
-        mask, bias = split_mask(attention_mask, position_bias, max(k.shape[2], place.past + q.shape[2]))
-        scale = q.shape[3] ** -0.5 if scaling is None else scaling
-        mechanism = self.chosen.get(layer, self.chosen.get(None))
+        place, turn = self.passes.locate(name)
+        layer = self.order.setdefault(name if turn == 0 else f"{name}#{turn}", len(self.order))
+        handed, k = self.passes.handed(place, name), kwargs["key"] if "key" in kwargs else args[1]
+        home = Home.of(handed.cache, k, module)
+        owner = (
+            self.owners.setdefault(handed.cache, {}).setdefault(home.index, name) if home.layer is not None else None
+        )
+        kept = home.layer if isinstance(home.layer, Kept) else None
+        asked = self.reader.read(eager, module, args, kwargs, 0 if kept is None else kept.slots - k.shape[2])
+        call, mechanism = asked.call, self.chosen.get(layer, self.chosen.get(None))
         if mechanism is None:
-            plain = causal and mask is None and q.shape[2] > 1
-            call = Call(q, k, scale, plain, mask=mask, bias=bias, softcap=softcap, sinks=s_aux)
-            return attend(call, v, dropout)[0].transpose(1, 2).contiguous(), None
-        told = {"softcap": softcap, "s_aux": s_aux, "position_bias": position_bias, "dropout": dropout or None}
+            if kept is not None:
+                raise wrong("layers", f"{layer} apart from a swapped one, whose keys it reads", TOGETHER)
+            weights = dense(call).to(k.dtype) if self.passes.weights else None
+            return attend(call, asked.v, asked.dropout)[0].transpose(1, 2).contiguous(), weights
+        self.refuse(layer, asked, kept)
+        slots = Slots(handed.past) if kept is not None else self.passes.slots(place, name, module, call.n, call.m)
+        if self.passes.crosses(place, name, slots, asked):
+            raise wrong("layers", f"{layer}, which attends to another sequence", "layers of self-attention")
+        if slots is None:
+            raise wrong("past_key_values", f"{call.m} keys of {handed.past + call.n} tokens", STARTS)
+        q = call.q * (call.scaling * call.q.shape[3] ** 0.5)
+        fitted = self.fit(layer, mechanism, asked.window)
+        if kept is not None or call.n == 1 or asked.causal(handed.past):
+            fresh = home.replaceable and handed.given and handed.past == 0 and owner == name and call.n == call.m
+            out = self.run(fitted, q, asked, Turn(layer, home, slots.query, place.keys, fresh))
+        else:
+            out = fitted(q, call.k, asked.v, two_sided(fitted, call.mask))
+        return out.transpose(1, 2).contiguous(), None
+
+    def refuse(self, layer: int, asked: Asked, kept: Kept | None) -> None:
+        """Raises a ValueError for a call that no mechanism can stand in for."""
+        if kept is not None and kept.swap() is not self:
+            raise wrong("past_key_values", "a cache that another swap filled", "a new cache", RuntimeError)
+        if kept is not None and layer not in kept.held and kept.slots > asked.call.n:
+            raise wrong("layers", f"{layer} apart from a swapped one, whose keys it reads", TOGETHER)
+        told = {"softcap": asked.call.softcap, "s_aux": asked.call.sinks, "dropout": asked.dropout or None}
+        told |= {"position_bias": asked.call.bias if asked.biased == "position_bias" else None}
         for keyword, given in told.items():
             if given is not None:
                 raise wrong("layers", f"{layer}, whose attention has a {keyword}", "layers without: no swap follows it")
-        if place.encoded and not causal and q.shape[2] != k.shape[2]:
-            raise wrong("layers", f"{layer}, which attends to another sequence", "layers of self-attention")
-        q, fitted = q * (scale * q.shape[3] ** 0.5), self.fit(layer, mechanism, sliding_window)
-        if causal:
-            held = Held(place.cache, getattr(module, "layer_idx", None), sliding_window)
-            out = self.run(fitted, q, k, v, mask, place, held)
-        else:
-            out = fitted(q, k, v, Layout(keys=padding_of(mask)))
-        return out.transpose(1, 2).contiguous(), None
+        if asked.biased is not None:
+            wanted = "a mask that hides or shows, of True and False or of zeros and −inf: no swap adds to scores"
+            raise wrong("attention_mask", "numbers that are added to the scores", wanted)
+        if self.passes.weights:
+            raise wrong("output_attentions", f"True, with layer {layer} swapped", "False: no weights are formed there")
 
     def fit(self, layer: int, mechanism: Mechanism, window: int | None) -> Mechanism:
         """The mechanism under the sliding window that the model gives this layer."""
@@ -131,50 +147,52 @@ class Swap(AbstractContextManager["Swap"]):
             self.fitted[layer, window] = within_window(mechanism, window)
         return self.fitted[layer, window]
 
-    def run(
-        self, mechanism: Mechanism, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, place: Pass, held: Held
-    ) -> Tensor:
+    def run(self, mechanism: Mechanism, q: Tensor, asked: Asked, turn: Turn) -> Tensor:
         """A causal call: on from the layer's state where its cache can hold one, else over all keys."""
-        n, m, total = q.shape[2], k.shape[2], place.past + q.shape[2]
-        keys = None if place.keys is None else place.keys[:, :total].to(q.device)
-        check_mask(mask, Layout(causal=True, keys=keys), n, total, held.window)
-        fresh = held.replaceable and place.past == 0
-        if not fresh and not isinstance(held.layer, Kept):
-            if m != total:
-                raise wrong("past_key_values", f"{m} keys of {total} tokens", "a DynamicCache that starts in the swap")
-            return mechanism(q, k, v, Layout(causal=True, keys=keys))
-        kept = held.replace(mechanism.start(q.shape[0], device=q.device, dtype=q.dtype), n) if fresh else held.layer
-        out, kept.state = mechanism.extend(q, k, v, kept.state, None if keys is None else keys[:, place.past :])
+        call, kept = asked.call, turn.home.layer if isinstance(turn.home.layer, Kept) else None
+        n, total = call.n, turn.past + call.n
+        keys = turn.keys(call.mask, total)
+        layout = Layout(causal=True, keys=keys)
+        regular = says(call.mask, layout, n, total, asked.window)
+        if kept is None and not (turn.fresh and regular):
+            if call.m != total:
+                raise wrong("past_key_values", f"{call.m} keys of {total} tokens", STARTS)
+            return mechanism(q, call.k, asked.v, layout if regular else masked(mechanism, call.mask, True))
+        if not regular:
+            what = "a mask of its own for tokens that a swapped cache goes on with"
+            raise wrong("attention_mask", what, "causality and padding (2 axes)")
+        kept = turn.home.replace(self, n) if kept is None else kept
+        if turn.layer not in kept.held:
+            kept.held[turn.layer] = Held(mechanism, mechanism.start(q.shape[0], device=q.device, dtype=q.dtype))
+        new = None if keys is None else keys[:, turn.past :]
+        out, kept.held[turn.layer] = kept.held[turn.layer].extend(q, call.k, asked.v, new)
         return out
 
 
 @dataclass(frozen=True)
-class Held:
-    """Where a causal call's layer keeps its past.
+class Turn:
+    """A causal call of a swapped layer.
 
     Args:
-        cache: of the pass, None for none. index: of the layer in it. window: the model's own for this layer.
+        layer: its index. home: where its past is kept. past: number of tokens of that.
+        padding: of the pass, ``(batch, slots)`` bool, None where it was given no such mask.
+        fresh: whether a state can begin with it.
     """
 
-    cache: Any
-    index: int | None
-    window: int | None
+    layer: int
+    home: Home
+    past: int
+    padding: Tensor | None
+    fresh: bool
 
-    @property
-    def layer(self) -> Any:
-        layers = getattr(getattr(self.cache, "self_attention_cache", self.cache), "layers", [])
-        return layers[self.index] if self.index is not None and self.index < len(layers) else None
-
-    @property
-    def replaceable(self) -> bool:
-        """Whether it is one of Transformers' growing caches, in whose place a state can stand."""
-        return type(self.layer) in (DynamicLayer, DynamicSlidingWindowLayer)
-
-    def replace(self, state: State, slots: int) -> Kept:
-        """Puts a state in the layer's place."""
-        kept = Kept(state, slots, self.layer.is_sliding)
-        getattr(self.cache, "self_attention_cache", self.cache).layers[self.index] = kept
-        return kept
+    def keys(self, mask: Tensor | None, total: int) -> Tensor | None:
+        """``(batch, total)`` bool, which tokens are real: as the pass says, or else those that see themselves."""
+        if self.padding is not None:
+            return self.padding[:, :total]
+        if mask is None or mask.shape[2:] != (total, total):
+            return None
+        real = mask[:, 0].diagonal(dim1=1, dim2=2)
+        return None if bool(real.all()) else real
 
 
 def swap(
@@ -265,26 +283,32 @@ def within_window(mechanism: Mechanism, size: int) -> Mechanism:
     raise wrong("layers", f"a layer with a sliding window of {size}", f"layers without: {name} cannot be cut to it")
 
 
-def check_mask(mask: Tensor | None, layout: Layout, n: int, m: int, window: int | None) -> None:
-    """Raises a ValueError if the mask ``(b, 1, n, m)`` of the pass is not the layout's, window included."""
+def says(mask: Tensor | None, layout: Layout, n: int, m: int, window: int | None) -> bool:
+    """Whether a mask ``(b, h, n, m)`` says what the layout does, window included, for tokens that are real."""
     if mask is None:
-        if n != m and n != 1:
-            raise wrong("attention_mask", f"none for {n} queries over {m} keys", "the mask of Transformers' own cache")
-        return
+        return n in (1, m)
     allowed = layout.allowed(n, m, mask.device)
     if window is not None:
         slots = torch.arange(m, device=mask.device)
         allowed = allowed & (slots > slots[m - n :, None] - window)
     real = torch.ones((), dtype=torch.bool) if layout.keys is None else layout.keys[:, None, m - n :, None]
-    if mask.shape[-1] != m or not torch.equal(mask & real, (allowed & real).expand_as(mask)):
-        raise wrong("attention_mask", "a mask of its own", "causality and padding (2 axes): a swap follows no other")
+    return mask.shape[-1] == m and bool((mask & real == allowed & real).all())
 
 
-def padding_of(mask: Tensor | None) -> Tensor | None:
-    """``(batch, m)`` bool of a two-sided mask ``(b, 1, n, m)``; a ValueError if it is more than padding."""
+def two_sided(mechanism: Mechanism, mask: Tensor | None) -> Layout:
+    """What a mask ``(b, h, n, m)`` says that does not hide all later keys: padding, or pairs of its own."""
     if mask is None:
-        return None
+        return Layout()
     keys = mask[:, 0].any(1)
-    if mask.shape[1] != 1 or not torch.equal(mask, keys[:, None, None].expand_as(mask)):
-        raise wrong("attention_mask", "a mask of its own", "padding (2 axes): a swap follows no other")
-    return keys
+    if bool((mask == keys[:, None, None]).all()):
+        return Layout(keys=keys.expand(len(keys), -1))
+    return masked(mechanism, mask, False)
+
+
+def masked(mechanism: Mechanism, mask: Tensor | None, causal: bool) -> Layout:
+    """A layout with a mask of pairs, refused by name for a mechanism that does not weigh pairs."""
+    if mask is None or not mechanism.traits.masked:
+        what = "none for several queries over more keys" if mask is None else "a mask of its own"
+        wanted = f"causality and padding (2 axes): {type(mechanism).__name__} follows no other"
+        raise wrong("attention_mask", what, wanted)
+    return Layout(causal=causal, mask=mask)

@@ -13,12 +13,16 @@ from transformers import PreTrainedModel
 
 from regard.core.errors import wrong
 from regard.core.tile import Probe, Tile
-from regard.hosts.call import Call, Map, attend
+from regard.hosts.asked import Asked, Reader
+from regard.hosts.call import Call, Map, attend, dense
+from regard.hosts.caught import Reading
 from regard.hosts.follow import Follower
-from regard.hosts.interface import Installed, check_model, label, refuse_unknown, split_mask
+from regard.hosts.interface import Installed, check_model, label
 from regard.hosts.own import Own
-from regard.hosts.passes import Pass, Passes
+from regard.hosts.passes import Pass, Passes, recomputing
 from regard.hosts.session import Choice, Layer, Session
+from regard.hosts.slots import Slots
+from regard.hosts.softmaxes import Softmaxes
 from regard.networks import LM
 
 
@@ -33,8 +37,10 @@ class Watched(Session):
         super().__init__(*about)
         self.model = model
         self.names = {id(module): name for name, module in model.named_modules()}
+        self.reader = Reader(model, "regard.watch")
         self.passes = Passes(model, self.finished)
         self.follower = Follower(model, self, self.passes)
+        self.softmaxes = Softmaxes(model, self.passes, Reading(self))
         self.installed: Installed | None = None
 
     def install(self) -> None:
@@ -43,10 +49,11 @@ class Watched(Session):
         Raises:
             RuntimeError: one of ours is in it already.
         """
-        self.installed = Installed(self.model, self.attend, "watch")
+        self.installed = Installed(self.model, self.softmaxes.aside(self.attend), "watch")
 
     def remove(self) -> None:
         """Takes it and the hooks out."""
+        self.softmaxes.remove()
         self.follower.remove()
         self.passes.remove()
         if self.installed is not None:
@@ -54,9 +61,10 @@ class Watched(Session):
 
     def finished(self, done: Pass) -> None:
         """Refuses a model, or one of its layers, that ran without being seen."""
+        self.reader.forget()
         if done.module is not self.model:
             return
-        name, unread = label(self.model), self.follower.unread(done)
+        name, unread = label(self.model), [*self.follower.unread(done), *self.softmaxes.unread(self.names)]
         own = f"{unread[0]}, a {self.follower.kind(unread[0])}, mixes tokens in its own code" if unread else ""
         if not done.calls:
             raise wrong(
@@ -72,78 +80,70 @@ class Watched(Session):
             raise wrong("model", f"{name}, of which {own}{more}", wanted, RuntimeError)
         self.refuse_absent(name)
 
-    def attend(
-        self,
-        module: nn.Module,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        attention_mask: Tensor | None,
-        dropout: float = 0.0,
-        scaling: float | None = None,
-        is_causal: bool | None = None,
-        softcap: float | None = None,
-        s_aux: Tensor | None = None,
-        position_bias: Tensor | None = None,
-        sliding_window: int | None = None,
-        **others: Any,
-    ) -> tuple[Tensor, None]:
+    def attend(self, module: nn.Module, *args: Any, eager: bool = False, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """The attention function that Transformers calls: the model's own result, then a look at it."""
-        refuse_unknown(self.model, others, "regard.watch")
-        plain = is_causal if is_causal is not None else getattr(module, "is_causal", True)
-        causal = bool(plain) and attention_mask is None and q.shape[2] > 1
-        if causal and k.shape[2] > q.shape[2]:
-            k, v = k[:, :, : q.shape[2]], v[:, :, : q.shape[2]]
-        mask, bias = split_mask(attention_mask, position_bias, k.shape[2])
-        scale = q.shape[3] ** -0.5 if scaling is None else scaling
-        call = Call(q, k, scale, causal, mask=mask, bias=bias, softcap=softcap, sinks=s_aux)
-        out, lse = attend(call, v, dropout)
-        self.observe(module, call, lse, bool(plain), sliding_window)
-        return out.transpose(1, 2).contiguous(), None
+        asked = self.reader.read(eager, module, args, kwargs)
+        out, lse = attend(asked.call, asked.v, asked.dropout)
+        self.observe(asked, lse)
+        weights = dense(asked.call).to(out.dtype) if self.passes.weights else None
+        return out.transpose(1, 2).contiguous(), weights
 
     @torch.no_grad()
-    def observe(self, module: nn.Module, call: Call, lse: Tensor, causal: bool, window: int | None) -> None:
-        """Shows the probes a call that has just been made."""
-        name = self.names[id(module)]
+    def observe(self, asked: Asked, lse: Tensor) -> None:
+        """Shows the probes a call that has just been made, unless it is made once more for its gradients."""
+        if recomputing():
+            return
+        name, call = self.names[id(asked.module)], asked.call
         place, turn = self.passes.locate(name)
-        layer = self.layer(name if turn == 0 else f"{name}#{turn}", call, causal, window, place)
+        slots = self.passes.slots(place, name, asked.module, call.n, call.m)
+        layer = self.layer(name if turn == 0 else f"{name}#{turn}", asked, slots, place)
+        if layer.cross:
+            slots = Slots(place.past)
+        elif slots is None:
+            raise self.astray(layer, call, place)
         if self.choice.takes(layer.index):
             call, lse = detached(call, lse)
             if (heads := self.choice.heads(layer.index, layer.heads)) is not None:
                 chosen = torch.tensor(heads, device=lse.device)
                 call, lse = call.select(chosen), lse[:, chosen]
             source = Map(call, lse)
-            for tile in self.tiles(layer, source, place):
+            for tile in self.tiles(layer, source, place, slots):
                 for probe in self.probes:
                     probe.update(tile)
             self.retain(layer.index, source)
         if self.seen is not None:
             self.seen(layer.index)
 
-    def layer(self, name: str, call: Call, causal: bool, window: int | None, place: Pass) -> Layer:
+    def layer(self, name: str, asked: Asked, slots: Slots | None, place: Pass) -> Layer:
         """The layer of this name, noted at its first call."""
-        cross = not causal and place.encoded
+        call = asked.call
+        cross = self.passes.crosses(place, self.names[id(asked.module)], slots, asked)
+        causal = not cross and asked.causal(0 if slots is None else slots.query - slots.key)
         sizes = (call.q.shape[1], call.k.shape[1], call.q.shape[3])
-        scores = (window, call.softcap, call.scaling, call.sinks is not None)
+        scores = (asked.window, call.softcap, call.scaling, call.sinks is not None)
         return self.noted(name, lambda index: Layer(index, name, *sizes, causal, cross, *scores))
 
-    def tiles(self, layer: Layer, source: Map, place: Pass) -> Iterator[Tile]:
+    def astray(self, layer: Layer, call: Call, place: Pass) -> Exception:
+        """What to raise where a layer's keys are not those that its cache and its queries would make."""
+        what = f"{call.m} keys for {call.n} queries in {layer.name}, after {place.past} tokens"
+        return wrong("past_key_values", what, "a cache whose length tells which tokens its keys are", RuntimeError)
+
+    def tiles(self, layer: Layer, source: Map, place: Pass, slots: Slots) -> Iterator[Tile]:
         """The rows of one call, in the slots of the whole sequence."""
-        call = source.call
-        slots = place.past + call.n if layer.causal else call.m
-        first = max(slots - call.m, 0)
-        keys, queries = real_tokens(call, place, layer.cross, slots, first)
+        call, first = source.call, slots.key
+        stop = call.m if layer.cross else slots.query + call.n
+        keys, queries = real_tokens(call, place, layer, slots, stop)
         tokens = place.tokens if place.tokens is not None and place.tokens.ids.shape == keys.shape else None
-        blocks, share = self.choice.blocks(call, layer.index, place.past)
+        blocks, share = self.choice.blocks(call, layer.index, slots.query)
         for rows in blocks:
             strip = source.strip(rows)
-            width = min(strip.weights.shape[3], slots - first - strip.start)
+            width = min(strip.weights.shape[3], stop - first - strip.start)
             yield Tile(
                 layer=layer.index,
                 weights=strip.weights[..., :width],
-                rows=rows + place.past,
+                rows=rows + slots.query,
                 start=first + strip.start,
-                m=slots,
+                m=stop,
                 queries=queries[:, rows],
                 keys=keys,
                 causal=layer.causal,
@@ -152,6 +152,7 @@ class Watched(Session):
                 tokens=tokens,
                 sequence=self.passes.sequence,
                 share=share,
+                cross=layer.cross,
             )
 
 
@@ -206,21 +207,22 @@ def detached(call: Call, lse: Tensor) -> tuple[Call, Tensor]:
     return replace(call, **parts), lse.detach()
 
 
-def real_tokens(call: Call, place: Pass, cross: bool, slots: int, first: int) -> tuple[Tensor, Tensor]:
-    """``(keys (batch, slots), queries (batch, n))`` bool: which of them are no padding.
+def real_tokens(call: Call, place: Pass, layer: Layer, slots: Slots, stop: int) -> tuple[Tensor, Tensor]:
+    """``(keys (batch, stop), queries (batch, n))`` bool: which of them are no padding.
 
-    The pass's own mask says so; keys of another sequence are real if any query may see them.
+    The pass's own mask of two axes says so; else keys are real that any query may see, and all are in a causal layer of
+    a pass without a mask, whose own masks leave keys out for other reasons.
     """
-    batch, device, stop = call.q.shape[0], call.q.device, place.past + call.n
-    keys = torch.ones(batch, slots, dtype=torch.bool, device=device)
+    batch, device, newest = call.q.shape[0], call.q.device, slots.query + call.n
+    keys = torch.ones(batch, stop, dtype=torch.bool, device=device)
     queries = torch.ones(batch, call.n, dtype=torch.bool, device=device)
     given = place.keys if place.keys is not None and len(place.keys) == batch else None
-    if given is not None and given.shape[1] >= stop:
-        queries = given[:, place.past : stop].to(device)
-    if given is not None and given.shape[1] >= max(slots, stop) and not cross:
-        keys = given[:, :slots].to(device)
-    elif call.mask is not None:
-        keys[:, first : first + call.m] = call.mask.any(1).any(1)[:, : slots - first]
+    if given is not None and given.shape[1] >= newest:
+        queries = given[:, slots.query : newest].to(device)
+    if given is not None and given.shape[1] >= max(stop, newest) and not layer.cross:
+        keys = given[:, :stop].to(device)
+    elif call.mask is not None and (place.masked or not layer.causal):
+        keys[:, slots.key : slots.key + call.m] = call.mask.any(1).any(1)[:, : stop - slots.key]
     if call.mask is not None:
         queries = queries & call.mask.any(1).any(2)
     return keys, queries

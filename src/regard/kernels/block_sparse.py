@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from regard.core.errors import wrong
-from regard.core.mechanism import masked_softmax, repeat_heads
+from regard.core.mechanism import accumulate_dtype, masked_softmax, repeat_heads
 from regard.core.reduction import Partial
 from regard.kernels import dense, gpu
 from regard.kernels.gpu import lists
@@ -50,6 +50,7 @@ class Gathered:
     mask: Tensor | None
     causal: bool = field(default=False, init=False)
     alone: ClassVar[bool] = True
+    batch: ClassVar[slice] = slice(None)
 
     def queries(self, x: Tensor) -> Tensor:
         """``(b, h, n, …)`` -> ``(b h, blocks, size, …)``."""
@@ -240,11 +241,12 @@ def attend_unfused(
     (n, m, blind), heads = fitting(pattern, q, k), q.shape[1]
     plan = planned(pattern, n, m).to(q.device)
     factor = q.shape[-1] ** -0.5 if scale is None else scale
-    k, v = repeat_heads(k, heads), repeat_heads(v, heads)
+    dtype, wide = q.dtype, accumulate_dtype(q.dtype)
+    q, k, v = q.to(wide), repeat_heads(k, heads).to(wide), repeat_heads(v, heads).to(wide)
     ordered, places, parts = taken(q[:, :, blind:], plan.order[None]), plan.order + (m - n), []
     mask = mask if mask is None else mask[:, :, blind:]
     for piece in plan.pieces_for(q.shape[0], heads, mask):
-        scores = piece.queries(ordered) @ piece.keys(k).mT * factor
+        scores = (piece.queries(ordered) * factor) @ piece.keys(k).mT
         if bias is not None:
             rows = places[piece.rows].view(-1, piece.size, 1)
             added = bias(rows, piece.index[0][:, None, :])
@@ -254,7 +256,7 @@ def attend_unfused(
     rest = len(plan.order) - sum(part.shape[2] for part in parts)
     blank = sum(x[..., :0].sum() for x in (q, k, v))  # zero, and differentiable
     out = torch.cat([*parts, v.new_zeros(q.shape[0], heads, rest, v.shape[3]) + blank], dim=2)
-    return torch.nn.functional.pad(taken(out, plan.back[None]), (0, 0, blind, 0))
+    return torch.nn.functional.pad(taken(out, plan.back[None]), (0, 0, blind, 0)).to(dtype)
 
 
 def run(

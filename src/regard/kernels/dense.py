@@ -7,9 +7,9 @@ one autograd function over a list of pieces.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +18,11 @@ from torch import Tensor
 from regard.core.layout import Layout
 from regard.core.mechanism import accumulate_dtype, repeat_heads
 from regard.core.reduction import Partial
-from regard.kernels import flash, tiled
+from regard.kernels import flash, packed, tiled
 from regard.kernels.tiled import drain, row_delta, sink_gradient, split
 
-PACKED_ROWS = 512  # queries whose mask over all keys is formed at a time
+MASKED_ROWS = 512  # queries whose mask is formed at a time
+SMALL = 1 << 16  # pairs of a sequence up to which one call under a mask is faster than its documents
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Piece:
         mask: True = may be seen, broadcastable to ``(b, h, rows, cols)``; with ``block`` ``(1, 1, block, width)``.
         block: queries come in blocks of this size; block i sees the ``width`` keys that start ``i * block`` into
             ``cols``. The blocks' keys overlap, as a view, uncopied. None: every row over every column.
+        alone: whether no other piece has its rows. batch: which sequences.
     """
 
     rows: slice
@@ -41,17 +43,18 @@ class Piece:
     causal: bool = False
     mask: Tensor | None = None
     block: int | None = None
-    alone: ClassVar[bool] = False  # whether no other piece has its rows
+    alone: bool = False
+    batch: slice = field(default_factory=lambda: slice(None))
 
     def queries(self, x: Tensor) -> Tensor:
         """The piece's part of a per-query tensor ``(b, h, n, …)``, as the operator takes it."""
-        x = x[:, :, self.rows]
+        x = x[self.batch, :, self.rows]
         return x if self.block is None else x.unflatten(2, (-1, self.block)).flatten(0, 1)
 
     def keys(self, x: Tensor) -> Tensor:
         """The piece's part of a per-key tensor ``(b, h, m, d)``."""
         if self.block is None or self.mask is None:
-            return x[:, :, self.cols]
+            return x[self.batch, :, self.cols]
         return x.flatten(0, 1)[:, self.cols].unfold(1, self.mask.shape[-1], self.block).mT
 
     def restore(self, x: Tensor, heads: int) -> Tensor:
@@ -61,7 +64,7 @@ class Piece:
     def add_keys(self, total: Tensor, part: Tensor) -> None:
         """Adds a gradient shaped like ``keys`` to ``total (b, h, m, d)``; overlapping blocks add up."""
         if self.block is None:
-            total[:, :, self.cols] += part
+            total[self.batch, :, self.cols] += part
             return
         target, blocks = total.flatten(0, 1)[:, self.cols], part.shape[1]
         for slab in split(0, part.shape[2], self.block):
@@ -127,17 +130,55 @@ def dot(q: Tensor, scale: float | None) -> tiled.Dot:
 
 def pieces(n: int, m: int, layout: Layout) -> list[Piece]:
     """A layout as pieces."""
+    if layout.segments is not None and n * m > SMALL:
+        return list(packed_pieces(n, m, layout))
     given = layout.segments if layout.mask is None else layout.mask
     if given is not None:
-        return [
-            Piece(rows, slice(0, m), mask=layout.allowed(n, m, given.device, rows))
-            for rows in split(0, n, PACKED_ROWS)
-            if m
-        ]
+        return list(masked_pieces(n, m, layout, slice(0, n), slice(0, m), given.device))
     mask = None if layout.keys is None else layout.keys[:, None, None]
     if layout.causal and n > 1:
         return causal_pieces(n, m, mask)
     return [Piece(slice(0, n), slice(0, m), mask=mask)] if m else []
+
+
+def masked_pieces(
+    n: int,
+    m: int,
+    layout: Layout,
+    rows: slice,
+    cols: slice,
+    device: torch.device,
+    batch: slice = slice(None),
+) -> Iterator[Piece]:
+    """``rows`` over ``cols`` under the mask that the layout is, a part of the rows at a time."""
+    for part in split(rows.start, rows.stop, MASKED_ROWS):
+        seen = slice(cols.start, min(cols.stop, tiled.visible(part, n, m, layout.causal)))
+        if seen.stop > seen.start:
+            yield Piece(part, seen, mask=layout.allowed(n, m, device, part, seen), alone=True, batch=batch)
+
+
+def packed_pieces(n: int, m: int, layout: Layout) -> Iterator[Piece]:
+    """Each document of each sequence as a sequence of its own, short ones a few together under a mask."""
+    assert layout.segments is not None
+    for run in packed.runs(layout.segments):
+        rows = slice(max(run.keys.start - (m - n), 0), run.keys.stop - (m - n))
+        batch = slice(None) if len(layout.segments) == 1 else slice(run.sequence, run.sequence + 1)
+        if rows.stop <= rows.start:
+            continue
+        if not run.alone or layout.mask is not None:
+            yield from masked_pieces(n, m, layout.of(run.sequence), rows, run.keys, layout.segments.device, batch)
+            continue
+        keys = None if layout.keys is None else layout.keys[batch, run.keys]
+        keys = None if keys is None or bool(keys.all()) else keys
+        inner = pieces(rows.stop - rows.start, run.keys.stop - run.keys.start, Layout(layout.causal, keys))
+        for piece in inner:
+            yield replace(
+                piece,
+                rows=slice(piece.rows.start + rows.start, piece.rows.stop + rows.start),
+                cols=slice(piece.cols.start + run.keys.start, piece.cols.stop + run.keys.start),
+                alone=len(inner) == 1,
+                batch=batch,
+            )
 
 
 def causal_pieces(n: int, m: int, mask: Tensor | None) -> list[Piece]:
@@ -189,7 +230,7 @@ class Pieces(torch.autograd.Function):
                 *(piece.queries(grad), piece.queries(q), piece.keys(k), piece.keys(v), piece.queries(out)),
                 *(piece.queries(finite), piece, ctx.scale),
             )
-            sums[0][:, :, piece.rows] += piece.restore(parts[0], q.shape[1])
+            sums[0][piece.batch, :, piece.rows] += piece.restore(parts[0], q.shape[1])
             for total, part in zip(sums[1:], parts[1:], strict=True):
                 piece.add_keys(total, part)
         return *(total[..., :dim].to(q.dtype) for total in sums), sink_part, None, None
@@ -198,7 +239,8 @@ class Pieces(torch.autograd.Function):
 def merged(q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Piece], scale: float) -> tuple[Tensor, Tensor]:
     """``(out, lse)`` over all pieces, summed in the precision of sums; the first one is free if it covers all rows."""
     heads, wide = q.shape[1], accumulate_dtype(q.dtype)
-    first = parts[0] if parts and parts[0].rows == slice(0, q.shape[2]) else None
+    everything = slice(None), slice(0, q.shape[2])
+    first = parts[0] if parts and (parts[0].batch, parts[0].rows) == everything else None
     if first is None:
         out, lse = torch.zeros_like(q, dtype=wide), q.new_full(q.shape[:3], -torch.inf, dtype=wide)
     else:
@@ -209,10 +251,11 @@ def merged(q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Piece], scale: float
     for piece in parts[0 if first is None else 1 :]:
         found, sums = fused(piece.queries(q), piece.keys(k), piece.keys(v), piece, scale)
         found, sums = piece.restore(found, heads).to(wide), piece.restore(sums, heads)
+        place = piece.batch, slice(None), piece.rows
         if piece.alone:
-            out[:, :, piece.rows], lse[:, :, piece.rows] = found, sums
+            out[place], lse[place] = found, sums
             continue
-        merge_into(out[:, :, piece.rows], lse[:, :, piece.rows], found, sums)
+        merge_into(out[place], lse[place], found, sums)
     return out, lse
 
 
@@ -268,7 +311,8 @@ def by_products_backward(grad, q, k, v, out, lse, causal: bool, bias: Tensor | N
 
 def scores_of(q: Tensor, k: Tensor, causal: bool, bias: Tensor | None, scale: float) -> Tensor:
     """Masked scores in the precision of sums."""
-    scores = (q @ k.mT).to(accumulate_dtype(q.dtype)) * scale
+    wide = accumulate_dtype(q.dtype)
+    scores = (q.to(wide) * scale) @ k.to(wide).mT
     if causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
         scores = scores.masked_fill(later, -torch.inf)

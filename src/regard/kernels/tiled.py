@@ -14,6 +14,7 @@ from regard.core.atlas import Claim, published
 from regard.core.layout import Layout
 from regard.core.mechanism import accumulate_dtype, repeat_heads
 from regard.core.reduction import Partial
+from regard.kernels import packed
 
 ROWS = 256  # of a tile: causality wastes half of each square on the diagonal
 ENTRIES = 1 << 19  # of the tiles of all heads together: few steps, and a head's tile stays in its core's cache
@@ -182,9 +183,10 @@ class Tiled(torch.autograd.Function):
         online, n, m = isinstance(normaliser, Softmax), q.shape[2] - halo(score)[0], v.shape[2]
         out = q.new_zeros(*q.shape[:2], n, v.shape[3])
         lse = q.new_full(out.shape[:3], -torch.inf) if online else q.new_empty(0)
-        for rows in split(0, n, ROWS):
+        blocks = list(split(0, n, ROWS))
+        for rows, seen in zip(blocks, packed.reach(layout, n, m, blocks), strict=True):
             total = Online() if online else Sum()
-            for span in spans(rows, n, m, layout.causal, width(q.shape[0] * q.shape[1])):
+            for span in spans(rows, seen, width(q.shape[0] * q.shape[1])):
                 mask, near = hidden(layout, n, m, span, q.device), around(span, score)
                 scores = score(q[:, :, near.rows], k[:, :, near.cols], span)
                 total.add(scores, mask, v[:, :, span.cols], normaliser, span)
@@ -205,8 +207,9 @@ class Tiled(torch.autograd.Function):
         delta = row_delta(grad, out, grad_lse) if online else None
         finite = lse.masked_fill(lse == -torch.inf, 0)
         sums = Gradients(q, k, v, ctx.learned)
-        for rows in split(0, n, ROWS):
-            for span in spans(rows, n, m, ctx.layout.causal, LEAST):
+        blocks = list(split(0, n, ROWS))
+        for rows, seen in zip(blocks, packed.reach(ctx.layout, n, m, blocks), strict=True):
+            for span in spans(rows, seen, LEAST):
                 mask, near = hidden(ctx.layout, n, m, span, q.device), around(span, ctx.score)
                 if isinstance(ctx.score, Dot) and (online or isinstance(ctx.normaliser, Sigmoid)):
                     own = finite[:, :, rows] if online else None
@@ -392,9 +395,9 @@ def around(span: Span, score: Score) -> Span:
     return Span(slice(span.rows.start, last[0]), slice(span.cols.start, last[1]))
 
 
-def spans(rows: slice, n: int, m: int, causal: bool, columns: int) -> Iterator[Span]:
-    """The tiles of a row block, without those that causality hides."""
-    for cols in split(0, visible(rows, n, m, causal), columns):
+def spans(rows: slice, seen: tuple[int, int], columns: int) -> Iterator[Span]:
+    """The tiles of a row block over the keys that some of its rows may see."""
+    for cols in split(*seen, columns):
         yield Span(rows, cols)
 
 

@@ -31,6 +31,7 @@ class Diagonals:
     biases: Tensor
     causal: ClassVar[bool] = False
     alone: ClassVar[bool] = True
+    batch: ClassVar[slice] = slice(None)
 
     def queries(self, x: Tensor) -> Tensor:
         """``(b, h, n, …)`` -> ``(b, h, rows, …)``, the last first."""

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from regard.core.errors import wrong
+from regard.core.errors import did_you_mean, wrong
 from regard.plan.mixers import GroupedAttention, LatentAttention, Mixer, Recurrence
 from regard.plan.published import MODELS
 from regard.plan.roofline import ModelShape, Network
@@ -43,7 +43,8 @@ def model_shape(name: str) -> ModelShape:
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise wrong("model", repr(name), f"a folder with a config.json, or one of {', '.join(MODELS)}") from error
+        wanted = f"a folder with a config.json, or one of {', '.join(MODELS)}{did_you_mean(name, MODELS)}"
+        raise wrong("model", repr(name), wanted) from error
     return from_config(config)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import json
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from regard.core.build import build_for, parse
-from regard.core.errors import wrong
+from regard.core.errors import reason, wrong
 from regard.core.layout import Layout
 from regard.hosts.call import Call
 from regard.hosts.implied import Implied, shares
@@ -23,7 +26,7 @@ from regard.hosts.implied import Implied, shares
 FORMAT, VERSION = "regard-record", 1
 
 
-@dataclass
+@dataclass(repr=False)
 class Record:
     """What one pass over one text left.
 
@@ -53,6 +56,18 @@ class Record:
             if layer["index"] == index:
                 return layer
         raise wrong("layer", str(index), f"one of {[layer['index'] for layer in self.layers]}")
+
+    def __repr__(self) -> str:
+        model, tokens = self.header["model"]["name"], self.header["tokens"]
+        return f"<Record of {model}: {tokens:,} tokens, {len(self.layers)} layers; save(folder) writes it>"
+
+    def _repr_html_(self) -> str:
+        """The page itself, inline, for notebooks."""
+        page = import_module("regard.web.page")  # a room above this one, wanted by notebooks alone
+        with tempfile.TemporaryDirectory() as scratch:
+            self.write(Path(scratch))
+            content = html.escape(page.page_html(Path(scratch)), quote=True)
+        return f'<iframe srcdoc="{content}" style="width: 100%; height: 720px; border: 0"></iframe>'
 
     @torch.no_grad()
     def region(self, layer: int, head: int, rows: slice, keys: slice) -> Tensor:
@@ -111,16 +126,23 @@ class Record:
             folder: where to. extra: further text files by name, made from the folder that is being written.
 
         Raises:
-            FileExistsError, NotADirectoryError: something else stands there.
+            FileExistsError, NotADirectoryError: something else stands there. OSError: it cannot be written, and why.
         """
         folder = Path(folder).absolute()
         check_folder(folder)
+        try:
+            return self.put(folder, extra or {})
+        except (OSError, SafetensorError) as error:
+            raise wrong("folder", f"{folder}: {reason(error)}", "a folder that can be written", OSError) from error
+
+    def put(self, folder: Path, extra: Mapping[str, Callable[[Path], str]]) -> Path:
+        """`save`, once the folder is known to be free."""
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
             fresh = Path(scratch) / "new"
             fresh.mkdir()
             self.write(fresh)
-            for name, make in (extra or {}).items():
+            for name, make in extra.items():
                 (fresh / name).write_text(make(fresh), encoding="utf-8")
             if folder.exists():
                 folder.rename(Path(scratch) / "old")
@@ -173,6 +195,17 @@ def check_folder(folder: str | Path) -> None:
             raise wrong("folder", f"{folder}, where {parent.name} is a file", "a folder's path", NotADirectoryError)
     if folder.exists() and not replaceable(folder):
         raise wrong("folder", f"{folder}, which is no record", "a new folder or an old record", FileExistsError)
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise wrong(
+            "folder", f"{folder}: no permission to write in {there}", "one that can be written", PermissionError
+        )
+
+
+def free_name(folder: Path) -> Path:
+    """``folder``, or ``folder-2``, ``folder-3`` … where a record stands there already."""
+    names = (folder, *(folder.with_name(f"{folder.name}-{count}") for count in range(2, 1_000_000)))
+    return next(name for name in names if not name.exists() or (name.is_dir() and not any(name.iterdir())))
 
 
 def replaceable(folder: Path) -> bool:

@@ -132,8 +132,7 @@ class Distance(RowMean):
         positions = tile.positions
         features = torch.stack([torch.ones_like(positions), positions], dim=2)
         mass, place = tile.read(features).double().unbind(3)
-        own = positions[:, tile.rows] if int(tile.rows[-1]) < tile.m else tile.rows[None]
-        return mass * own[:, None] - place, tile.queries
+        return mass * tile.own[:, None] - place, tile.queries
 
 
 class Spans(RowMean):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from regard.core.errors import wrong
 from regard.hosts.call import Call, Map
+from regard.hosts.caught import Caught
 from regard.hosts.implied import Implied
 from regard.hosts.session import Layer, Session
 from regard.hosts.watch import watch
@@ -53,7 +54,7 @@ def record(
     seed: int = 0,
     generate: int = 0,
     keep: bool | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
     command: str | None = None,
     name: str | None = None,
 ) -> Record:
@@ -68,7 +69,8 @@ def record(
             ours, whose layers may be of any mechanism. tokenizer: its tokenizer; None where ``text`` is token ids.
         text: the document, or its token ids. layers, rows, seed: as for `hosts.watch.watch`.
         keep: keep what A follows from, so that every region can be recomputed; None: up to `KEPT_BYTES`.
-        progress: called with a line on what is being done. command, name: noted in the record.
+        progress: called with what is being done, how many layers are, and of how many (0: not known).
+        command, name: noted in the record.
 
     Raises:
         ValueError: no tokens, more than the model has positions for, or an encoder-decoder model.
@@ -81,8 +83,7 @@ def record(
         raise wrong("text", f"{len(ids) + generate:,} tokens", most)
     prompt = len(ids)
     if generate:
-        if progress is not None:
-            progress(f"generating {generate} tokens …")
+        progress(f"generating {generate} tokens", 0, 0)
         ids = subject.continued(ids, generate)
         tokens += decode(tokenizer, ids, prompt) if tokenizer is not None else unnamed(ids[prompt:])
     n = len(ids)
@@ -112,11 +113,9 @@ def read(tokenizer: Any, text: str | Sequence[int] | Tensor) -> Tokens:
     return found
 
 
-def reporter(subject: Ours | Theirs, progress: Callable[[str], None] | None) -> Callable[[int], None] | None:
+def reporter(subject: Ours | Theirs, progress: Callable[[str, int, int], None]) -> Callable[[int], None]:
     """What to call after each layer."""
-    if progress is None:
-        return None
-    return lambda layer: progress(f"layer {layer + 1}" + (f" of {subject.depth}" if subject.depth else ""))
+    return lambda layer: progress("looking at layers", layer + 1, subject.depth or 0)
 
 
 def gather(
@@ -203,6 +202,8 @@ def kept_tensors(session: Session, layers: Sequence[Layer]) -> dict[str, Tensor]
     found = {}
     for layer in layers:
         source = session.maps[layer.index]
+        if isinstance(source, Caught):
+            return None
         if isinstance(source, Map) and not describes(layer, source):
             return None
         found |= {f"{layer.index}/{name}": tensor.float().cpu() for name, tensor in basis(source).items()}

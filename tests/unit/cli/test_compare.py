@@ -35,7 +35,7 @@ def test_compare_prints_ratios_growth_and_predictions(folder):
         "decode",
         "train",
         "window(size=5)",
-        "× fused",
+        "× PyTorch's fused attention",
         "claimed n^2",
         "predicted",
         "1,048,576",
@@ -92,3 +92,15 @@ def test_bad_input_is_one_clear_error(arguments, message):
     done = call(*arguments)
     assert done.exit_code != 0
     assert message in str(done.exception)
+
+
+def test_sql_knows_the_headings_of_the_tables_and_lists_all_columns(folder):
+    target = str(folder[0])
+    query = "select length, time = seconds as same, ratio, quartiles, floor, state, flops from results"
+    rows = [json.loads(line) for line in call("results", target, "--sql", query, "--json").output.splitlines()]
+    assert all(row["same"] for row in rows if row["flops"] is not None)
+    for heading in ("length", "time", "ratio", "quartiles", "floor", "peak", "state", "flops"):
+        assert heading in folder[1]
+    wrong = call("results", target, "--sql", "select speed from results")
+    for column in ("mechanism", "ratio_low", "time", "quartiles"):
+        assert column in str(wrong.exception)

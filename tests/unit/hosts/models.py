@@ -74,40 +74,10 @@ def t5() -> transformers.PreTrainedModel:
     return transformers.T5ForConditionalGeneration(config).eval()
 
 
-def falcon_mamba() -> transformers.PreTrainedModel:
+def rwkv() -> transformers.PreTrainedModel:
     """A model whose layers are no attention and are not read either."""
-    config = transformers.FalconMambaConfig(hidden_size=16, state_size=4, num_hidden_layers=1, vocab_size=VOCABULARY)
-    return transformers.FalconMambaModel(config).eval()
-
-
-RECURRENT = {
-    "Mamba": {"hidden_size": 16, "state_size": 3, "num_hidden_layers": 2, "time_step_rank": 5, "intermediate_size": 14},
-    "Mamba2": {
-        "hidden_size": 21, "expand": 2, "state_size": 5, "num_hidden_layers": 2, "num_heads": 6, "head_dim": 7,
-        "n_groups": 3, "chunk_size": 8,
-    },
-    "Qwen3Next": ROPE | {
-        "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 5, "linear_value_head_dim": 7,
-        "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8, "shared_expert_intermediate_size": 8,
-        "layer_types": ["linear_attention", "full_attention"],
-    },
-}  # fmt: skip
-
-
-def recurrent(name: str) -> transformers.PreTrainedModel:
-    """A causal language model with recurrent layers by the name of its configuration, with states that last."""
-    torch.manual_seed(3)
-    config = getattr(transformers, f"{name}Config")(**{"vocab_size": VOCABULARY} | RECURRENT[name])
-    model = getattr(transformers, f"{name}ForCausalLM")(config)
-    with torch.no_grad():
-        for label, parameter in model.named_parameters():
-            if "A_log" in label:
-                parameter.sub_(2)
-            elif parameter.dim() > 1:
-                parameter.mul_(2)
-            elif "bias" in label or label.endswith(".D"):
-                parameter.add_(torch.randn_like(parameter), alpha=0.3)
-    return model.eval()
+    config = transformers.RwkvConfig(hidden_size=16, num_hidden_layers=2, vocab_size=VOCABULARY)
+    return transformers.RwkvModel(config).eval()
 
 
 def spread(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:

@@ -38,9 +38,12 @@ whole = Watched.attend
 
 
 def test_a_model_that_is_not_put_back_is_found(monkeypatch):
-    monkeypatch.setattr(Installed, "remove", lambda self: None)
+    left, remove = [], Installed.remove
+    monkeypatch.setattr(Installed, "remove", left.append)
     row = tried("vit", EVERY["vit"])
     assert row.state == "wrong"
+    for installed in left:
+        remove(installed)
 
 
 def test_layers_that_are_not_seen_are_found(monkeypatch):

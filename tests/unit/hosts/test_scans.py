@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 
 import pytest
 import torch
 import transformers
 from transformers.models.mamba2 import modeling_mamba2
-from transformers.models.qwen3_next import modeling_qwen3_next
 
 import regard
 from regard.hosts import scans
 from regard.probes import Entropy, Received
 from regard.probes.record import Record, record
-from unit.hosts.models import RECURRENT, VOCABULARY, eager, recurrent, tokens
+from unit.hosts.models import VOCABULARY, eager, tokens
+from unit.hosts.recurrent import FORGETFUL, LAYERS, RECURRENT, module_of, recurrent, scan_functions
 from unit.hosts.test_watch import CLOSE, Dense
 
 CLASSES = {"Mamba": "mamba", "Mamba2": "mamba2", "Qwen3Next": "gated_deltanet"}
+ROWS = {"atol": 1e-5, "rtol": 1e-3}
 
 
 @pytest.fixture(autouse=True)
 def without_triton(monkeypatch):
     """Transformers takes flash-linear-attention's kernels where that is installed, without a GPU too: not here."""
-    for name in ("torch_chunk_gated_delta_rule", "torch_recurrent_gated_delta_rule"):
-        monkeypatch.setattr(modeling_qwen3_next, name, inspect.unwrap(getattr(modeling_qwen3_next, name)))
+    for name in RECURRENT:
+        for label, function in scan_functions(name).items():
+            monkeypatch.setattr(module_of(name), label, function)
 
 
 def seen(model, n: int, **inputs):
@@ -84,7 +87,7 @@ def stepped(name: str, layer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     return run(units), run(v)
 
 
-@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("name", CLASSES)
 def test_the_rows_are_those_of_the_recurrence_step_by_step(name):
     model, ids = recurrent(name), tokens(1, 19)
     with torch.no_grad():
@@ -108,6 +111,64 @@ def test_the_rows_are_those_of_the_recurrence_step_by_step(name):
         torch.testing.assert_close(session["dense"][layer.index][0].double(), want, atol=1e-5, rtol=1e-4)
         assert (layer.mechanism, layer.scaling, layer.causal) == (CLASSES[name], None, True)
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def rows_of(name: str, model, ids: torch.Tensor, monkeypatch) -> list[torch.Tensor]:
+    """A of each recurrent layer: the layer's own scan, run again on each unit value."""
+    found, n = [], ids.shape[1]
+    if name == "MiniMax":
+        layer = model.model.layers[1].self_attn
+
+        def decayed(module, args, output):
+            q, k, _ = layer.act_fn(output).unflatten(-1, (-1, 3, layer.head_dim)).transpose(1, 2).unbind(3)
+            apart = torch.arange(n)[:, None] - torch.arange(n)
+            found.append((q @ k.mT * torch.exp(-layer.slope_rate * apart)).tril())
+
+        handle = layer.qkv_proj.register_forward_hook(decayed)
+        with torch.no_grad():
+            model(input_ids=ids)
+        handle.remove()
+        return found
+    ((label, scan),) = [item for item in scan_functions(name).items() if "recurrent" not in item[0]]
+
+    def units(x, *others, **given):
+        if "selective" in label:  # (batch, channels, tokens), one value a head
+            plain = {**given, "D": None, "z": None, "return_last_state": False}
+            ones = torch.eye(n).view(n, 1, 1, n).expand(n, *x.shape)
+            found.append(torch.stack([scan(one, *others, **plain) for one in ones], dim=-1))
+            return scan(x, *others, **given)
+        mixer = "chunk_scan" in label
+        value = x if mixer else others[1]
+        eye = torch.eye(n)[None, :, None].expand(*value.shape[:3], n)
+        if mixer:
+            out = scan(eye, *others, **{**given, "D": None, "return_final_states": False})
+        else:
+            out, _ = scan(x, others[0], eye, **given)
+        found.append(out.transpose(1, 2))
+        return scan(x, *others, **given)
+
+    with monkeypatch.context() as patch, torch.no_grad():
+        patch.setattr(module_of(name), label, units)
+        model(input_ids=ids)
+    per = len(found) // sum(layer != "softmax" for layer in LAYERS[name])
+    return [torch.cat(found[i : i + per], dim=1) for i in range(0, len(found), per)]
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_every_layer_is_read_and_its_rows_are_what_its_own_scan_makes_of_unit_values(name, monkeypatch):
+    model, ids = recurrent(name), tokens(2, 13)
+    with torch.no_grad():
+        plain = model(input_ids=ids)
+    output, session = seen(model, 13, input_ids=ids)
+    assert torch.equal(output.logits, plain.logits)
+    assert [layer.mechanism for layer in session.layers] == LAYERS[name]
+    want = iter(rows_of(name, model, ids, monkeypatch))
+    for layer in session.layers:
+        if layer.mechanism != "softmax":
+            rows = next(want)
+            torch.testing.assert_close(session["dense"][layer.index], rows, atol=1e-5 * float(rows.max()), rtol=1e-4)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert model.config._attn_implementation == recurrent(name).config._attn_implementation
 
 
 def test_softmax_layers_beside_recurrences_are_as_ever():
@@ -135,27 +196,169 @@ def test_padding_on_either_side_changes_nothing(name, side):
 
 
 @pytest.mark.parametrize("name", RECURRENT)
-def test_generate_is_followed(name):
-    model, ids = recurrent(name), tokens(1, 11)
-    with regard.watch(model, [Dense(16), received := Received()]) as session, torch.no_grad():
-        out = model.generate(ids, max_new_tokens=5, do_sample=False, eos_token_id=None)
-    _, whole = seen(model, 16, input_ids=out[:, :16])
+def test_generate_is_followed_with_padding_before_the_text(name):
+    model, ids, mask = recurrent(name), tokens(2, 11), torch.ones(2, 11, dtype=torch.int64)
+    mask[1, :4] = 0
+    given = {"attention_mask": mask, "max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    plain = model.generate(ids, **given)
+    with regard.watch(model, [Dense(15), Entropy(), received := Received()]) as session, torch.no_grad():
+        out = model.generate(ids, **given)
+    assert torch.equal(out, plain)
+    whole_mask = torch.cat([mask, mask.new_ones(2, 4)], dim=1)
+    with regard.watch(model, [Dense(15), Entropy()]) as whole, torch.no_grad():
+        model(input_ids=out[:, :15], attention_mask=whole_mask)
     for layer, dense in whole["dense"].items():
-        torch.testing.assert_close(session["dense"][layer][:, :, :15, :15], dense[:, :, :15, :15], atol=1e-5, rtol=1e-3)
+        torch.testing.assert_close(session["dense"][layer], dense, atol=1e-5 * float(dense.max()), rtol=1e-3)
+        torch.testing.assert_close(session["entropy"][layer].value, whole["entropy"][layer].value, **ROWS)
     assert received.result()[0].value.shape[2] == 15
 
 
-@pytest.mark.parametrize("name", ["Mamba2", "Qwen3Next"])
+def ahead(model, ids: torch.Tensor, *parts: slice):
+    """The text in parts, one after the other, with one cache."""
+    cache = None
+    for part in parts:
+        cache = forth(model, ids, part, cache)
+
+
+def forth(model, ids: torch.Tensor, part: slice, cache=None):
+    """The cache after some more of a text's tokens."""
+    names = inspect.signature(model.forward).parameters
+    name = next(name for name in ("cache", "past_key_values", "cache_params") if name in names)
+    given = {} if cache is None else {name: cache}
+    if "position_ids" in names:  # without them some models count from zero in every call
+        given["position_ids"] = torch.arange(part.start, part.stop)[None]
+    with torch.no_grad():
+        output = model(input_ids=ids[:, part], use_cache=True, **given)
+    return next(value for value in output.values() if isinstance(value, transformers.Cache))
+
+
+@pytest.mark.parametrize("name", [name for name in RECURRENT if name not in FORGETFUL])
 def test_chunked_prefill_sees_the_rows_of_one_prefill(name):
     model, ids = recurrent(name), tokens(1, 19)
-    with regard.watch(model, [Dense(19)]) as session, torch.no_grad():
-        cache = transformers.DynamicCache(config=model.config)
-        kind = "past_key_values" if name == "Qwen3Next" else "cache_params"
-        for part in (slice(0, 7), slice(7, 19)):
-            model(input_ids=ids[:, part], use_cache=True, **{kind: cache})
+    with regard.watch(model, [Dense(19)]) as session:
+        ahead(model, ids, slice(0, 7), slice(7, 8), slice(8, 19))
     _, whole = seen(model, 19, input_ids=ids)
     for layer, dense in whole["dense"].items():
-        torch.testing.assert_close(session["dense"][layer], dense, atol=1e-5, rtol=1e-3)
+        torch.testing.assert_close(session["dense"][layer], dense, atol=1e-5 * float(dense.max()), rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in RECURRENT if name in FORGETFUL])
+def test_a_layer_that_drops_its_state_is_refused(name):
+    """Transformers' Mamba begins its state anew at a second chunk of more than one token."""
+    model, ids = recurrent(name), tokens(1, 19)
+    with regard.watch(model), pytest.raises(RuntimeError, match=r"Mixer gave outputs .* off the rows of mamba"):
+        ahead(model, ids, slice(0, 7), slice(7, 19))
+
+
+@pytest.mark.parametrize("name", ["Mamba", "Bamba", "Qwen3Next", "MiniMax"])
+def test_two_conversations_in_turn_are_apart(name):
+    model, one, other = recurrent(name), tokens(1, 11), tokens(1, 13, seed=1)
+    with regard.watch(model, [Dense(13)]) as session:
+        first, second = forth(model, one, slice(0, 7)), forth(model, other, slice(0, 7))
+        for t in range(7, 11):
+            first = forth(model, one, slice(t, t + 1), first)
+            second = forth(model, other, slice(t, t + 1), second)
+        session.probes[:] = [Dense(13)]
+        for t in (11, 12):
+            second = forth(model, other, slice(t, t + 1), second)
+    _, whole = seen(model, 13, input_ids=other)
+    for layer, dense in whole["dense"].items():
+        last = session["dense"][layer][:, :, 11:]
+        torch.testing.assert_close(last, dense[:, :, 11:], atol=1e-5 * float(dense.max()), rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["Mamba", "Bamba", "Qwen3Next", "KimiLinear"])
+def test_sequences_that_a_search_exchanges_are_followed(name):
+    model, ids, order = recurrent(name), tokens(3, 13), torch.tensor([2, 0, 0])
+    with regard.watch(model, [Dense(13)]) as session:
+        cache = forth(model, ids, slice(0, 9))
+        cache.reorder_cache(order)
+        session.probes[:] = [Dense(13)]
+        for t in range(9, 13):
+            cache = forth(model, ids[order], slice(t, t + 1), cache)
+    _, whole = seen(model, 13, input_ids=ids[order])
+    for layer, dense in whole["dense"].items():
+        last = session["dense"][layer][:, :, 9:]
+        torch.testing.assert_close(last, dense[:, :, 9:], atol=1e-5 * float(dense.max()), rtol=1e-3)
+    with regard.watch(model):
+        cache = forth(model, ids, slice(0, 9))
+        cache.reorder_cache(order)
+        for layer in cache.layers:
+            for state in getattr(layer, "recurrent_states", {}).values():
+                state.mul_(1.5)
+        with pytest.raises(RuntimeError, match=r"past_key_values: got one whose state of .* is not what this watch"):
+            forth(model, ids, slice(9, 10), cache)
+
+
+@pytest.mark.parametrize("name", ["FalconMamba", "Zamba2", "Qwen3_5Text"])
+def test_beam_search_is_followed(name):
+    model, ids = recurrent(name), tokens(2, 11)
+    given = {"max_new_tokens": 6, "num_beams": 3, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    plain = model.generate(ids, **given)
+    with regard.watch(model, [Entropy()]) as session:
+        assert torch.equal(model.generate(ids, **given), plain)
+    assert session["entropy"].keys() == set(range(len(LAYERS[name])))
+
+
+def test_what_was_remembered_of_a_text_goes_with_its_cache():
+    model, ids = recurrent("Qwen3Next"), tokens(1, 11)
+    with regard.watch(model) as session:
+        cache = forth(model, ids, slice(0, 7))
+        assert len(session.follower.memories) == 1
+        del cache
+        gc.collect()
+        assert len(session.follower.memories) == 0
+
+
+@pytest.mark.parametrize("name", [name for name in RECURRENT if "mamba2" in LAYERS[name]])
+def test_steps_are_limited_where_the_layer_limits_them(name):
+    """A pass over several tokens limits the steps; over a single one that goes on from a state, it does not."""
+    model, ids = recurrent(name), tokens(1, 13)
+    layers = [module for module in model.modules() if hasattr(module, "dt_bias")]
+    with regard.watch(model, keep=1e9) as free, torch.no_grad():
+        model(input_ids=ids)
+    steps = free.maps[0].signals["step"]
+    least, most = steps.quantile(0.3).item(), steps.quantile(0.7).item()
+    for layer in layers:
+        layer.time_step_limit = (least, most)
+    with regard.watch(model, keep=1e9) as limited, torch.no_grad():
+        model(input_ids=ids)
+    torch.testing.assert_close(limited.maps[0].signals["step"], steps.clamp(least, most), **CLOSE)
+    with regard.watch(model, keep=1e9) as decoded:
+        ahead(model, ids, slice(0, 12), slice(12, 13))
+    want = torch.cat([steps[..., :12].clamp(least, most), steps[..., 12:]], dim=-1)
+    torch.testing.assert_close(decoded.maps[0].signals["step"], want, **CLOSE)
+
+
+def test_falcon_h1_is_read_with_a_norm_behind_the_scan_and_without():
+    for norm in (True, False):
+        model, ids = recurrent("FalconH1", mamba_rms_norm=norm), tokens(1, 13)
+        _, session = seen(model, 13, input_ids=ids)
+        assert [layer.mechanism for layer in session.layers] == LAYERS["FalconH1"]
+
+
+def test_layers_are_known_by_what_they_are_made_of():
+    model, ids = recurrent("Mamba2"), tokens(1, 13)
+
+    class Mine(type(model.backbone.layers[1].mixer)):
+        pass
+
+    _, before = seen(model, 13, input_ids=ids)
+    model.backbone.layers[1].mixer.__class__ = Mine
+    _, after = seen(model, 13, input_ids=ids)
+    assert [layer.mechanism for layer in after.layers] == ["mamba2", "mamba2"]
+    torch.testing.assert_close(after["dense"][1], before["dense"][1], **CLOSE)
+
+    class Louder(Mine):
+        def forward(self, hidden_states, *args, **kwargs):
+            return super().forward(2 * hidden_states, *args, **kwargs)
+
+    model.backbone.layers[1].mixer.__class__ = Louder  # another input to the same scan: read all the same
+    seen(model, 13, input_ids=ids)
+    model.backbone.layers[1].mixer.__class__ = Mine
+    model.backbone.layers[1].mixer.norm.register_forward_pre_hook(lambda module, args: (1.01 * args[0], *args[1:]))
+    with regard.watch(model), pytest.raises(RuntimeError, match=r"whose Mine gave outputs .* off the rows"):
+        model(input_ids=ids)
 
 
 def test_heads_and_rows_are_chosen_and_half_precision_is_read():
@@ -171,7 +374,7 @@ def test_heads_and_rows_are_chosen_and_half_precision_is_read():
     assert half["dense"].keys() == {0, 1}
 
 
-@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("name", CLASSES)
 def test_a_record_holds_shares_and_recomputes_them(name, tmp_path):
     model, ids = recurrent(name), tokens(1, 23)
     taken = record(model, None, ids, generate=3, keep=True)
@@ -210,35 +413,17 @@ def test_states_that_the_watch_has_not_seen_are_refused():
             model(input_ids=ids[:, 7:], cache_params=cache, use_cache=True)
 
 
-def test_a_layer_that_drops_its_state_is_refused():
-    """Transformers' Mamba begins its state anew at a second chunk of more than one token."""
-    model, ids = recurrent("Mamba"), tokens(1, 19)
-    cache, said = (
-        transformers.DynamicCache(config=model.config),
-        r"whose MambaMixer gave outputs .* off the rows of mamba",
-    )
-    with regard.watch(model), torch.no_grad():
-        model(input_ids=ids[:, :7], cache_params=cache, use_cache=True)
-        with pytest.raises(RuntimeError, match=said):
-            model(input_ids=ids[:, 7:], cache_params=cache, use_cache=True)
-
-
-JAMBA = {
-    "vocab_size": VOCABULARY, "hidden_size": 24, "intermediate_size": 31, "num_hidden_layers": 3, "pad_token_id": 0,
-    "num_attention_heads": 3, "num_key_value_heads": 3, "attn_layer_period": 3, "attn_layer_offset": 2,
-    "num_experts": 1, "mamba_d_state": 4, "mamba_dt_rank": 3, "use_mamba_kernels": False,
-}  # fmt: skip
-
-
 def test_layers_that_cannot_be_read_are_named_and_can_be_left_out():
-    model, ids = transformers.JambaForCausalLM(transformers.JambaConfig(**JAMBA)).eval(), tokens(1, 7)
+    sizes = {"hidden_size": 24, "intermediate_size": 31, "num_hidden_layers": 3, "num_attention_heads": 3}
+    config = transformers.RecurrentGemmaConfig(**sizes, lru_width=24, vocab_size=VOCABULARY)
+    model, ids = transformers.RecurrentGemmaForCausalLM(config).eval(), tokens(1, 7)
     said = (
-        r"model: got JambaForCausalLM, of which model.layers.0.mamba, a JambaMambaMixer, mixes tokens in its own code, "
-        r"and 1 more do, want layers=range\(1\), those that can be read"
+        r"got RecurrentGemmaForCausalLM, of which model.layers.0.temporal_block, a RecurrentGemmaRecurrentBlock, "
+        r"mixes tokens in its own code, and 1 more do, want layers=range\(1\), those that can be read"
     )
     with regard.watch(model), pytest.raises(RuntimeError, match=said), torch.no_grad():
         model(input_ids=ids)
     with regard.watch(model, [Dense(7)], layers=range(1)) as session, torch.no_grad():
         model(input_ids=ids)
     torch.testing.assert_close(session["dense"][0], eager(model, input_ids=ids).attentions[0], **CLOSE)
-    assert [layer.name for layer in session.layers] == ["model.layers.2.self_attn"]
+    assert [layer.name for layer in session.layers] == ["model.layers.2.temporal_block"]

@@ -7,7 +7,7 @@ import torch
 
 import regard
 from regard.hosts.kept import Kept
-from unit.hosts.models import bert, causal, eager, falcon_mamba, tokens
+from unit.hosts.models import bert, causal, eager, rwkv, tokens
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 PLAIN = ["Llama", "Qwen3", "GPT2"]
@@ -72,7 +72,7 @@ def test_generation_goes_on_from_the_mechanisms_own_state(beams, padded):
     assert torch.equal(got.sequences, expected)
     cache = got.past_key_values
     assert all(isinstance(layer, Kept) for layer in cache.layers)
-    assert {layer.state.k.shape[2] for layer in cache.layers} == {4}
+    assert {held.state.k.shape[2] for layer in cache.layers for held in layer.held.values()} == {4}
 
 
 def test_chunked_prefill_equals_one_pass():
@@ -165,7 +165,7 @@ def test_what_cannot_be_followed_is_refused():
         logits(model, ids)
     with regard.swap(model := causal("GptOss"), "window", size=3), pytest.raises(ValueError, match="s_aux"):
         logits(model, ids)
-    with regard.swap(model := falcon_mamba(), "window", size=3), pytest.raises(RuntimeError, match="without calling"):
+    with regard.swap(model := rwkv(), "window", size=3), pytest.raises(RuntimeError, match="without calling"):
         logits(model, ids)
     with regard.swap(model := causal("Llama"), "window", layers=[7], size=3), pytest.raises(ValueError, match="0 to 1"):
         logits(model, ids)

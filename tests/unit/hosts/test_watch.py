@@ -11,7 +11,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from regard.hosts.watch import watch
 from regard.probes import Distance, Edges, Entropy, EntropyRows, Pooled, Received, Sink
-from unit.hosts.models import CAUSAL, bert, causal, eager, falcon_mamba, t5, tokens, vit
+from unit.hosts.models import CAUSAL, bert, causal, eager, rwkv, t5, tokens, vit
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 DECODERS = [*CAUSAL, "GPT2"]
@@ -357,9 +357,9 @@ def test_a_second_thread_is_refused():
 
 
 def test_a_model_that_never_calls_the_interface_is_refused_by_name():
-    model = falcon_mamba()
+    model = rwkv()
     with (
-        pytest.raises(RuntimeError, match="model: got FalconMambaModel, which ran a whole forward pass without"),
+        pytest.raises(RuntimeError, match="model: got RwkvModel, which ran a whole forward pass without"),
         watch(model),
         torch.no_grad(),
     ):

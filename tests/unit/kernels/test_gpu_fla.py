@@ -102,7 +102,10 @@ def test_constant_decays(as_on_gpu):
 
 @pytest.mark.parametrize(
     ("name", "heads"),
-    [*((name, 1) for name in ("linear", "retnet", "lightning", "gla", "deltanet", "gated_deltanet")), ("mamba2", 3)],
+    [
+        *((name, 1) for name in ("linear", "retnet", "lightning", "gla", "deltanet", "gated_deltanet", "kimi_delta")),
+        ("mamba2", 3),
+    ],
 )
 def test_the_law_of_the_definition(name, heads, as_on_gpu, monkeypatch):
     calls, run = [], fla.scan

@@ -84,9 +84,9 @@ def test_a_mask_costs_no_matrix_of_scores(monkeypatch):
     seen = []
     fused = dense.fused
     monkeypatch.setattr(dense, "fused", lambda q, *rest: (seen.append(q.shape[2]), fused(q, *rest))[1])
-    q = torch.randn(1, 1, 3 * dense.PACKED_ROWS + 5, 3)
+    q = torch.randn(1, 1, 3 * dense.MASKED_ROWS + 5, 3)
     dense.attend(q, q, q, Layout(mask=torch.rand(1, 1, q.shape[2], q.shape[2]) < 0.5))
-    assert max(seen) <= dense.PACKED_ROWS < sum(seen)
+    assert max(seen) <= dense.MASKED_ROWS < sum(seen)
 
 
 @pytest.mark.parametrize("name", ["retnet", "agent", "multi_token", "probabilistic", "delta", "flow"])

@@ -55,6 +55,17 @@ def test_what_a_sum_can_tell_is_kept(far, kept):
     torch.testing.assert_close(last, want.expand(2), atol=0, rtol=0.03)
 
 
+def test_far_keys_that_score_high_keep_their_weight():
+    """A key whose product makes up for its distance, among many that are near."""
+    torch.manual_seed(1)
+    q, k, v = (torch.randn(1, 4 if i == 0 else 2, 300, 8) for i in range(3))
+    q[..., 0], k[:, :, 3, 0] = 20.0, 90.0
+    biases = -torch.tensor([[0.1], [0.5], [1.0], [2.0]]) * (torch.arange(599) - 299).abs()
+    want = dense(*(x.double() for x in (q, k, v, biases)), True)
+    torch.testing.assert_close(want[0, ::2, -1], v[0, :, 3].double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(toeplitz.attend(q, k, v, biases, True).double(), want, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize(("n", "m"), [(0, 3), (1, 0), (0, 0)])
 def test_nothing_to_see_or_to_ask(n, m):
     q, k = torch.randn(1, 2, n, 4), torch.randn(1, 2, m, 4)

@@ -93,7 +93,7 @@ def test_generated_tokens_are_recorded():
 
 def test_the_header_says_what_was_done():
     said = []
-    seen, _ = made(layers=[1], command="regard look", name="mine", progress=said.append)
+    seen, _ = made(layers=[1], command="regard look", name="mine", progress=lambda *step: said.append(step))
     header = seen.header
     assert header["layers"] == [
         {
@@ -108,7 +108,7 @@ def test_the_header_says_what_was_done():
         True,
     )
     assert header["model"]["architecture"] == "LlamaForCausalLM"
-    assert said == ["layer 1 of 2", "layer 2 of 2"]
+    assert said == [("looking at layers", 1, 2), ("looking at layers", 2, 2)]
     summary = header["summary"]
     assert sum(share for _, share in summary["sink_positions"]) <= 1 + 1e-6
     scores = seen.arrays["1/induction"]

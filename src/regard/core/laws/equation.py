@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -23,26 +24,69 @@ from regard.core.laws.subject import (
 from regard.core.layout import Layout
 from regard.core.mechanism import GROWTHS, Mechanism
 
-PRECISIONS = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2}
+PRECISIONS = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-2}
+DRAWN = ((torch.float64, torch.float32), (torch.bfloat16, torch.float16))  # that share inputs, exact in both
+LARGE = 128.0  # times what is drawn, products of five no longer fit into float16
 
 
 def definition(subject: Subject) -> str:
-    """forward == weights @ v: float64 to 1e-9, float32 to 1e-4, bfloat16 to 2e-2."""
+    """forward == weights @ v: float64 to 1e-9, float32 to 1e-4, half precision to 2e-2; and in half
+    precision weights and rows are those of float64, finite if q and k are large."""
     worst = dict.fromkeys(PRECISIONS, 0.0)
     for n, m in ((SHORT, SHORT), (SHORT, 17), (LONG, LONG)):
         for name, layout in subject.layouts(n, m):
-            for dtype, tolerance in PRECISIONS.items():
-                inputs = subject.draw(n, m).map(lambda _, tensor, dtype=dtype: tensor.to(dtype))
-                fast = subject.cast(dtype)
-                exact = subject.cast(dtype).double()
-                want = subject.define(inputs.map(lambda _, tensor: tensor.double()), layout, exact)
-                got = subject.call(inputs, layout, fast)
+            for dtypes in DRAWN:
+                inputs, exact = exactly(subject, dtypes, n, m)
+                want = subject.define(inputs, layout, exact)
+                for dtype in dtypes:
+                    if want.abs().max() > torch.finfo(dtype).max / 2:
+                        continue
+                    got = subject.call(inputs.map(lambda _, x, dtype=dtype: x.to(dtype)), layout, exact.to(dtype))
+                    if got.dtype != dtype:
+                        raise Broken(f"forward returned {got.dtype} for {dtype}")
+                    rows = real_rows(layout, n, m, inputs.q.shape[0])
+                    where = f"{name}, n={n}, m={m}, {brief(dtype)}"
+                    worst[dtype] = max(worst[dtype], same(got, want, PRECISIONS[dtype], where, rows))
+    for name, layout in subject.layouts(SHORT, SHORT):
+        halved(subject, layout, name)
+    return ", ".join(f"{brief(dtype)} {error:.0e}" for dtype, error in worst.items())
+
+
+def exactly(subject: Subject, dtypes: Sequence[torch.dtype], n: int, m: int) -> tuple[Inputs, Mechanism]:
+    """Inputs and the mechanism in float64, with numbers that each of the dtypes holds."""
+
+    def rounded(x):
+        for dtype in dtypes:
+            x = x.to(dtype)
+        return x.double()
+
+    return subject.draw(n, m).map(lambda _, tensor: rounded(tensor)), rounded(subject.cast(torch.float64))
+
+
+def brief(dtype: torch.dtype) -> str:
+    """Its name alone."""
+    return str(dtype).removeprefix("torch.")
+
+
+def halved(subject: Subject, layout: Layout, name: str) -> None:
+    """Broken unless ``weights`` and ``rows`` of half precision are those of float64; of large q and k, finite."""
+    drawn, exact = exactly(subject, DRAWN[1], SHORT, SHORT)
+    real, some = real_rows(layout, SHORT, SHORT, drawn.q.shape[0]), slice(2, 7)
+    for size in (1.0, LARGE):
+        inputs = drawn.map(lambda name, x, size=size: x * size if name in ("q", "k") else x)
+        want = exact.double().weights(inputs.q, inputs.k, layout, **inputs.signals)
+        if want[real[:, None].expand(want.shape[:3])].abs().max() > torch.finfo(torch.float16).max / 2:
+            continue
+        for dtype in DRAWN[1]:
+            given, mechanism = inputs.map(lambda _, x, dtype=dtype: x.to(dtype)), exact.to(dtype)
+            found = {"weights": (mechanism.weights(given.q, given.k, layout, **given.signals), slice(None))}
+            if layout.causal or layout.segments is None:
+                found["rows"] = mechanism.rows(given.q, given.k, layout, some, **given.signals), some
+            for what, (got, which) in found.items():
                 if got.dtype != dtype:
-                    raise Broken(f"forward returned {got.dtype} for {dtype}")
-                rows = real_rows(layout, n, m, inputs.q.shape[0])
-                where = f"{name}, n={n}, m={m}, {str(dtype).removeprefix('torch.')}"
-                worst[dtype] = max(worst[dtype], same(got, want, tolerance, where, rows))
-    return ", ".join(f"{str(dtype).removeprefix('torch.')} {error:.0e}" for dtype, error in worst.items())
+                    raise Broken(f"{what} returned {got.dtype} for {dtype}")
+                where, tolerance = f"{what}, {name}, {brief(dtype)}, {size:g}", PRECISIONS[dtype]
+                same(got, want[:, :, which], tolerance if size == 1 else torch.inf, where, real[:, which])
 
 
 def linear(subject: Subject) -> str:
@@ -50,12 +94,13 @@ def linear(subject: Subject) -> str:
     if not subject.traits.linear:
         raise Unclaimed("A depends on v")
     worst, mechanism = 0.0, subject.cast(torch.float64)
-    for name, layout in subject.layouts(SHORT, 17):
-        one, two = subject.draw(SHORT, 17), subject.draw(SHORT, 17, seed=1)
+    m = 17 if any(subject.fits(SHORT, 17, causal) for causal in subject.directions()) else SHORT
+    for name, layout in subject.layouts(SHORT, m):
+        one, two = subject.draw(SHORT, m), subject.draw(SHORT, m, seed=1)
         mixed = Inputs(one.q, one.k, 2 * one.v - 3 * two.v, one.signals)
         other = Inputs(one.q, one.k, two.v, one.signals)
         want = 2 * subject.call(one, layout, mechanism) - 3 * subject.call(other, layout, mechanism)
-        rows = real_rows(layout, SHORT, 17, want.shape[0])
+        rows = real_rows(layout, SHORT, m, want.shape[0])
         worst = max(worst, same(subject.call(mixed, layout, mechanism), want, 1e-9, name, rows))
     return f"{worst:.0e}"
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from regard.core.laws.subject import BATCH, LONG, SHORT, Broken, Inputs, Subject, Unclaimed, same
+from regard.core.laws.subject import BATCH, LONG, SHORT, Broken, Inputs, Subject, Unclaimed, real_rows, same
 from regard.core.layout import Layout
+from regard.core.mechanism import Mechanism
 
 
 def causal(subject: Subject) -> str:
-    """Changing the tokens after i leaves rows up to i as they are: exactly, bit by bit.
+    """Changing the tokens after i leaves rows up to i as they are: exactly, bit by bit. The last rows, asked alone, are
+    those of the whole.
 
     Where the data decide what is computed, other rows in a product may round a row differently, by a few bits.
     """
@@ -20,6 +22,8 @@ def causal(subject: Subject) -> str:
     for dtype in (torch.float64, torch.float32):
         mechanism = subject.cast(dtype)
         for n, m in ((SHORT, SHORT), (SHORT, 17), (LONG, LONG)):
+            if not subject.fits(n, m, True):
+                continue
             before, fresh = subject.draw(n, m, dtype=dtype), subject.draw(n, m, seed=1, dtype=dtype)
             first = subject.call(before, Layout(causal=True), mechanism)
             for i in sorted({0, 1, n // 2, 256 % n, n - 2}):
@@ -29,7 +33,24 @@ def causal(subject: Subject) -> str:
                 if not error <= bits * torch.finfo(dtype).eps * first.abs().max().item():
                     raise Broken(f"{dtype}, n={n}, m={m}: tokens after {i} change earlier rows by {error:.1e}")
                 checked += 1
+    if subject.traits.suffix:
+        last_rows(subject, subject.cast(torch.float64))
     return f"{'to rounding' if bits else 'exact'} at {checked} cuts"
+
+
+def last_rows(subject: Subject, mechanism: Mechanism) -> None:
+    """Broken unless fewer queries than keys are the last ones of a whole call."""
+    m = 41
+    inputs = subject.draw(m)
+    for name, layout in subject.layouts(m, m):
+        if not layout.causal:
+            continue
+        whole = subject.call(inputs, layout, mechanism)
+        for n in (1, 2, 5, SHORT):
+            last = inputs.map(lambda name, x, n=n: x[:, :, m - n :] if subject.side(name) == "query" else x)
+            rows = real_rows(layout, n, m, BATCH)
+            got = subject.call(last, layout, mechanism)
+            same(got, whole[:, :, m - n :], 1e-9, f"the last {n} of {m} queries alone, {name}", rows)
 
 
 def changed_after(subject: Subject, old: Inputs, new: Inputs, i: int, shift: int) -> Inputs:

@@ -90,7 +90,7 @@ class Subject:
         """Every kind of layout that the traits allow for these lengths, with a name for the report."""
         for causal in self.directions():
             name = "causal" if causal else "two-sided"
-            if not causal and n != m and not self.traits.cross:
+            if not self.fits(n, m, causal):
                 continue
             base = Layout(causal=causal)
             yield name, base
@@ -99,6 +99,10 @@ class Subject:
                     yield f"{name}, {side} padding", replace(base, keys=self.padding(m, batch, side))
             if self.traits.packed and n <= m and m > 3:
                 yield f"{name}, packed", replace(base, segments=self.documents(m, batch))
+
+    def fits(self, n: int, m: int, causal: bool) -> bool:
+        """Whether the traits allow for so many queries and keys."""
+        return (n >= m or self.traits.suffix) if causal else (n == m or self.traits.cross)
 
     def directions(self) -> list[bool]:
         """The values of ``Layout.causal`` that the traits claim."""

@@ -75,7 +75,7 @@ class Flow(Mechanism):
     Paper: Wu et al., arXiv 2202.06258.
     """
 
-    traits = Traits(sign="nonnegative", time="linear", state="constant", equivariant=True)
+    traits = Traits(suffix=False, sign="nonnegative", time="linear", state="constant", equivariant=True)
     host = Host(rotary=False)
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ class MultiToken(Mechanism):
     gate for each element is made from the hidden state. Its second convolution, after the softmax, is left out.
     """
 
-    traits = Traits(two_sided=False, cross=False)
+    traits = Traits(two_sided=False, cross=False, suffix=False)
     host = Host(norm=True, gate="sigmoid")
 
     def __init__(self, heads: int = 4, query_taps: int = 6, key_taps: int = 11, group: int | None = None) -> None:

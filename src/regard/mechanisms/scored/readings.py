@@ -42,7 +42,7 @@ def responsibilities(q: Tensor, k: Tensor, log_prior: Tensor | None = None, slot
 
     Paper: Singh and Buckley, arXiv 2304.04556; slots: Locatello et al., 2006.15055.
     """
-    scores = q @ k.mT * q.shape[-1] ** -0.5
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT
     scores = scores if log_prior is None else scores + log_prior
     if not slots:
         return torch.softmax(scores, dim=-1)

@@ -64,8 +64,7 @@ class Delta(Mechanism):
 
     A is ``weights``; S is the sparse mechanism ``of``, D is softmax attention to all earlier keys, p counts the real
     tokens of the sequence or document, g(i) is the *anchor* of i. Rows sum to what S's do, entries may be negative.
-    The last ``tail`` queries of each call are rows of D. A call whose first query stands inside of a group, its anchor
-    being out of reach, makes that query an anchor; ``extend`` remembers the correction instead.
+    The last ``tail`` queries of each call are rows of D. ``extend`` remembers the correction in force.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; causal only.
     Cost: that of S, and ``4 m max(d, e)`` FLOPs a head for each anchor. State: that of S, all keys and values, and the
@@ -99,6 +98,7 @@ class Delta(Mechanism):
             of.traits,
             two_sided=False,
             cross=False,
+            suffix=of.traits.suffix and gamma == 1,
             resumable=of.traits.resumable and not tail,
             sign=None,
             time="quadratic",
@@ -142,9 +142,8 @@ class Delta(Mechanism):
         return self.correct(sparse, q, k, v, layout, anchors, None)[0]
 
     def anchors(self, positions: Tensor, tokens: Tensor) -> Tensor:
-        """``(b or 1, n)`` bool: the first query of each group, and the first real one of the call."""
-        first = tokens & (tokens.cumsum(1) == 1)
-        return tokens & (positions % self.gamma == 0) | first
+        """``(b or 1, n)`` bool: the first query of each group."""
+        return tokens & (positions % self.gamma == 0)
 
     def trailing(self, layout: Layout, n: int, m: int, like: Tensor) -> Tensor:
         """``(b, n)`` bool: the last ``tail`` real queries of each sequence or document."""
@@ -202,7 +201,7 @@ class Delta(Mechanism):
         sparse, inner = self.sparse.extend(q, k, v, state.sparse, keys, **signals)
         cache = state.cache.append(k, v, keys)
         tokens = torch.ones_like(positions, dtype=torch.bool) if keys is None else keys
-        anchors = tokens & (positions % self.gamma == 0)
+        anchors = self.anchors(positions, tokens)
         before = state.delta if state.delta.shape[1] else None
         layout = Layout(causal=True, keys=cache.keys)
         out, delta = self.correct(sparse, q, cache.k, cache.v, layout, anchors, before)
@@ -223,9 +222,7 @@ class Delta(Mechanism):
     def dense_slots(self, n: int, m: int) -> Tensor:
         """The key slots of the dense queries of a plain causal call."""
         position = torch.arange(max(m - n, 0), m)
-        chosen = (position % self.gamma == 0) | (position >= m - self.tail)
-        chosen[:1] = True
-        return position[chosen]
+        return position[(position % self.gamma == 0) | (position >= m - self.tail)]
 
     @classmethod
     def examples(cls) -> Sequence[Example]:

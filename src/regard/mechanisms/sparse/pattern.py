@@ -12,7 +12,7 @@ from torch import Tensor
 from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Mechanism, Traits, masked_softmax, repeat_heads
+from regard.core.mechanism import Example, Mechanism, Traits, accumulate_dtype, masked_softmax, repeat_heads
 from regard.core.state import State, count_new
 from regard.kernels import alone, block_sparse, dense
 from regard.mechanisms.scored.cache import KeyValues
@@ -148,9 +148,11 @@ class Patterned(Mechanism):
         columns = mask.any(2).any(1).any(0).nonzero()[:, 0]
         k, v = (x.index_select(2, columns) for x in (state.cache.k, state.cache.v))
         if (bias := self.bias_for(m, Layout(causal=True))) is not None:
-            k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
-            scores = q @ k.mT * self.scale_of(q) + bias(i, j[..., columns].clamp(min=0)).transpose(0, 1)
-            return masked_softmax(scores, mask[..., columns]) @ v
+            wide = accumulate_dtype(q.dtype)
+            k, v = (repeat_heads(x, q.shape[1]).to(wide) for x in (k, v))
+            scores = (q.to(wide) * self.scale_of(q)) @ k.mT
+            scores = scores + bias(i, j[..., columns].clamp(min=0)).transpose(0, 1)
+            return (masked_softmax(scores, mask[..., columns]) @ v).to(q.dtype)
         piece = dense.Piece(slice(0, q.shape[2]), slice(0, len(columns)), mask=mask[..., columns])
         return dense.over(q, k, v, [piece] if len(columns) else [], self.scale).out
 

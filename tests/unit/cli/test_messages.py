@@ -1,0 +1,129 @@
+"""What a person reads when a name is misspelled, a file is missing, or a disk is full."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+
+import pytest
+from safetensors import SafetensorError
+
+import regard
+from regard.cli import main
+from regard.compare.store import Store
+from regard.hosts import small
+from regard.probes import folder as folders
+from regard.probes.folder import Record, free_name
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs the command line here; gives its exit status and what it prints."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["regard", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr()
+        return int(end.value.code or 0), said.out, said.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("swap-report", "windo(size=64)"), "did you mean 'window'?"),
+        (("swap-report", "window(sise=64)"), "did you mean 'size'?"),
+        (("compare", "sofmax", "--lengths", "64"), "did you mean 'softmax'?"),
+        (("compare", "window(sizes=3)", "--lengths", "64"), "did you mean 'size'?"),
+        (("compare", "softmax", "--task", "recal"), "did you mean 'recall'?"),
+        (("plan", "qwen3-8"), "did you mean 'qwen3-8b'?"),
+        (("look", "--model", "tinny"), "did you mean 'tiny'?"),
+        (("laws", "lightening"), "did you mean 'lightning'?"),
+        (("plan", "qwen3-8b", "--context", "0"), "--context: got '0', want numbers of tokens from 1"),
+        (("compare", "softmax", "--lengths", "0"), "--lengths: got '0'"),
+        (("swap-report", "window(size=64)", "--file", "absent.txt"), "absent.txt: no such file or folder"),
+        (("look", "--file", "absent.txt"), "absent.txt: no such file or folder"),
+        (("look", "--file", "."), ".: a folder, not a file"),
+    ],
+)
+def test_a_slip_is_one_line_with_the_way_out(arguments, said, command, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    if arguments[0] != "look":
+        monkeypatch.setattr(small, "load", lambda *_: pytest.fail("a model was loaded first"))
+    status, _, error = command(*arguments)
+    assert status == 2
+    assert error.startswith("regard: ")
+    assert said in error
+    assert len(error.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_near_enough_are_offered_and_no_others():
+    with pytest.raises(LookupError, match=r"\(did you mean 'gated_deltanet'\?\)$"):
+        regard.build("gated_delta_net")
+    with pytest.raises(LookupError, match=r"`regard atlas` lists all$"):
+        regard.build("zzzz")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/somewhere/.seen.x7/new/arrays"), "the disk is full"),
+        (OSError(errno.EROFS, "Read-only file system", "/somewhere/.seen.x7"), "the file system is read-only"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "the disk is full"),
+    ],
+)
+def test_a_record_that_cannot_be_written_says_why_and_leaves_nothing(error, reason, tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Record, "write", fail)
+    with pytest.raises(OSError, match=reason) as told:
+        Record({}, {}, {}).save(tmp_path / "seen")
+    assert str(tmp_path / "seen") in str(told.value)
+    assert ".seen." not in str(told.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_without_permission_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders.os, "access", lambda *_: False)
+    with pytest.raises(PermissionError, match="no permission to write"):
+        folders.check_folder(tmp_path / "seen")
+
+
+def test_a_cell_that_cannot_be_kept_says_so(tmp_path, monkeypatch):
+    from unit.compare.test_results import Slow
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "whatever")
+
+    monkeypatch.setattr("pyarrow.parquet.write_table", full)
+    with pytest.raises(OSError, match="the disk is full, want one that can be written"):
+        Store(tmp_path / "kept").add(Slow(3), {"square": 9}, "command")
+
+
+def test_an_earlier_look_stays_unless_it_is_to_be_replaced(tmp_path):
+    target = tmp_path / "seen"
+
+    def look(*more: str) -> str:
+        call = [sys.executable, "-m", "regard.cli", "look", "--text", "a b a b", "--no-keep", "-o", str(target), *more]
+        return subprocess.run(call, capture_output=True, check=True, text=True).stdout
+
+    look()
+    first = (target / "record.json").read_bytes()
+    assert "seen-2" in look()
+    assert (target / "record.json").read_bytes() == first
+    assert (tmp_path / "seen-2" / "page.html").is_file()
+    assert free_name(target) == tmp_path / "seen-3"
+    look("--replace")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["seen", "seen-2"]
+
+
+def test_the_package_lists_its_verbs_and_things_show_their_arguments():
+    assert dir(regard) == sorted(regard.__all__)
+    assert {"build", "watch", "swap", "check"} <= set(dir(regard))
+    assert repr(regard.build("window", size=64, sinks=4)) == "SlidingWindow(size=64, sinks=4)"
+    assert repr(regard.build("softmax")) == "Softmax()"
