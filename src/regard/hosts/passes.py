@@ -137,6 +137,9 @@ class Passes:
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The hook before a pass."""
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            what = f"a pass of {type(module).__name__} that is traced, as for export"
+            raise wrong("model", what, "it outside of a watch or swap, which run in Python", RuntimeError)
         if self.owner != threading.get_ident():
             if not self.running.acquire(blocking=False):
                 raise RuntimeError(BUSY)

