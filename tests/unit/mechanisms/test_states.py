@@ -1,12 +1,8 @@
 """The three states: a growing cache that branches safely, a sliding one, a matrix."""
 
-import pkgutil
-import sys
-
 import pytest
 import torch
 
-import regard.mechanisms
 from regard.core.atlas import find
 from regard.core.build import build
 from regard.core.layout import Layout
