@@ -116,7 +116,8 @@ class Swap(AbstractContextManager["Swap"]):
         q = call.q * (call.scaling * call.q.shape[3] ** 0.5)
         fitted = self.fit(layer, mechanism, asked.window)
         if kept is not None or call.n == 1 or asked.causal(handed.past):
-            fresh = home.replaceable and handed.given and handed.past == 0 and owner == name and call.n == call.m
+            own = home.replaceable and owner == name and (asked.window is not None or not home.layer.is_sliding)
+            fresh = own and handed.given and handed.past == 0 and call.n == call.m
             out = self.run(fitted, q, asked, Turn(layer, home, slots.query, place.keys, fresh))
         else:
             out = fitted(q, call.k, asked.v, two_sided(fitted, call.mask))

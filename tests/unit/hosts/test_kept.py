@@ -182,3 +182,15 @@ def test_checkpointing_computes_again_what_the_mechanism_gave():
         found.append(model.model.layers[0].self_attn.q_proj.weight.grad.clone())
     torch.testing.assert_close(found[0], found[1], **CLOSE)
     assert found[0].abs().max() > 0
+
+
+def test_a_cache_with_a_window_that_the_attention_does_not_tell_is_refused():
+    model, ids = causal("Llama"), tokens(1, 9)
+    config = copy.deepcopy(model.config)
+    config.sliding_window, config.layer_types = 5, ["sliding_attention"] * 2
+    cache = DynamicCache(config=config)
+    said = "past_key_values: got 5 keys of 10 tokens"
+    with regard.swap(model, "softmax"), torch.no_grad():
+        model(input_ids=ids, past_key_values=cache)
+        with pytest.raises(ValueError, match=said):
+            model(input_ids=ids[:, :1], past_key_values=cache)
