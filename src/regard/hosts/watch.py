@@ -71,7 +71,7 @@ class Watched(Session):
                 "model",
                 f"{name}, which ran a whole forward pass without calling the attention interface"
                 + (f": {own}" if own else ""),
-                "a model that does, or whose recurrences are read, as those of Mamba, Mamba-2 and Qwen3-Next are",
+                "a model that does, or whose recurrences are read, as those of Mamba-like mixers and delta nets are",
                 RuntimeError,
             )
         if own and self.choice.layers is None:
@@ -174,7 +174,7 @@ def watch(
     A are recomputed from the log-sum-exp, block by block, so memory grows with the length and not its square. On
     leaving, also by an exception, the model is as it was. Prefill, padded batches, chunked prefill, several caches in
     turn, gradient checkpointing and ``generate`` with any cache are followed. A step of beam search that exchanges
-    sequences begins another sequence, which probes of one refuse.
+    sequences begins another sequence, which probes of one refuse; recurrent layers go on by what their cache holds.
 
     Args:
         model: any Transformers model that calls its attention through the attention interface, with adapters of PEFT
