@@ -11,7 +11,7 @@ import pytest
 import torch
 import uvicorn
 from playwright.sync_api import expect
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from regard.networks import LM, Config
 from regard.probes.record import record as look
@@ -130,6 +130,41 @@ def test_values_on_the_page_are_the_records(open_page, record):
         assert float(page.locator(".token .small").first.inner_text().split()[1]) == pytest.approx(
             received, rel=0.06, abs=6e-4
         )
+
+
+def test_pieces_of_characters_are_drawn(open_page, tmp_path):
+    """The text on the page is the document; a dot stands for a piece of a character, a name for an added token."""
+    folder = write_record(tmp_path / "record", 11, 1, 2, texts=["", "", "", "注", "", "意\n", "ok", *"abcd"])
+    tokens = json.loads((folder / "tokens.json").read_text())
+    tokens |= {"names": {"0": "<s>", "1": "æ", "2": "³", "4": "æ"}, "parts": {"1": 3, "2": 3, "4": 5}}
+    (folder / "tokens.json").write_text(json.dumps(tokens))
+    write_page(folder)
+    page = open_page(address(folder, "#view=text&layer=0&head=1&token=2"))
+    assert page.locator(".tapestry").evaluate("box => box.textContent") == "注意\nokabcd"
+    signs = page.locator(".tapestry .stand").evaluate_all(
+        "all => all.map(sign => getComputedStyle(sign, '::before').content)"
+    )
+    assert signs == ['"<s>"', '"·"', '"·"', '"·"']
+    assert page.locator(".tapestry > span").nth(4).get_attribute("title") == "意 1/2"
+    expect(page.locator(".token .piece").first).to_have_text("注 2/3")
+    page.locator("#t2").press("ArrowRight")
+    expect(page.locator(".token .piece").first).to_have_text("注")
+
+
+def test_what_is_received_is_shaded_by_evidence(open_page, tmp_path):
+    """A mean of one is the strongest shade where all queries see the token, and weak at the end of the text."""
+    n = 40
+    folder = write_record(tmp_path / "record", n, 1, 1)
+    arrays = load_file(folder / "arrays.safetensors")
+    arrays["0/received"][:] = 1
+    save_file(arrays, folder / "arrays.safetensors")
+    write_page(folder)
+    page = open_page(address(folder, "#view=text&layer=0&head=0&mode=received"))
+    expect(page.locator(".readout")).to_contain_text("tokens that few may see count less")
+    paints = page.locator(".tapestry > span").evaluate_all("all => all.map(span => span.style.backgroundColor)")
+    assert len(set(paints)) > 5
+    assert paints[0] != paints[-1]
+    expect(page.locator(".legend")).to_contain_text("by evidence")
 
 
 def test_a_pinned_pair_is_named_in_words(open_page, record):

@@ -44,7 +44,7 @@ def test_the_charts_show_every_mechanism_and_prediction(page):
     chart = page.locator(".chart").first
     expect(chart.locator("circle.full")).to_have_count(9)  # two mechanisms and the yardstick
     expect(chart.locator("circle.open")).to_have_count(2)
-    expect(chart.locator(".key")).to_contain_text("lightning n^1.00, claimed n^1")
+    expect(chart.locator(".key")).to_contain_text("lightning n^1.00 ± 0.00, claimed n^1")
     page.get_by_role("button", name="train · mechanism").click()
     expect(page.locator(".chart h2").first).to_have_text("Time over length: forward and backward")
     expect(chart.locator("circle.full")).to_have_count(6)

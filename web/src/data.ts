@@ -33,7 +33,8 @@ export interface Header {
       received: [token: number, share: number][];
     };
   };
-  tokens: { ids: number[]; texts: string[]; special: boolean[] };
+  /** `names` are of tokens without a text; `parts` of those that end within a character: the token that has its text. */
+  tokens: { ids: number[]; texts: string[]; special: boolean[]; names?: Record<number, string>; parts?: Record<number, number> };
   scores: Record<string, (number | null)[] | (number | null)[][]>[];
   threshold: number;
 }

@@ -9,7 +9,7 @@ import "./results.css";
 
 type Row = Record<string, string | number | boolean | null>;
 type Point = { task: string; mechanism: string; score: number; score_low: number; score_high: number; cost: number; seeds: number };
-type Growth = { mechanism: string; phase: string; level: string; fitted: number | null; claimed: number };
+type Growth = { mechanism: string; phase: string; level: string; said: string };
 type Results = { cost: Row[]; predicted: Row[]; quality: Row[]; points: Point[]; growth: Growth[]; best: Record<string, string[]>; origin: string };
 
 const results: Results = JSON.parse(document.getElementById("results")!.textContent!);
@@ -33,7 +33,7 @@ function costLines(): Line[] {
     const mine = rows.filter((row) => row.mechanism === mechanism).sort((a, b) => Number(a.length) - Number(b.length));
     if (!mine.length) return [];
     const grown = results.growth.find((g) => g.mechanism === mechanism && `${g.phase} · ${g.level}` === panel.value);
-    const note = grown ? (grown.fitted === null ? `claimed n^${grown.claimed}` : `n^${grown.fitted.toFixed(2)}, claimed n^${grown.claimed}`) : "";
+    const note = grown?.said ?? "";
     const points = mine.map((row) => {
       const yardstick = Number(row.yardstick_seconds);
       return {

@@ -1,5 +1,5 @@
 /** How strongly each token is shaded: a row, a column or what is received, of one head or averaged over several. */
-import { edges, layers, n, received, sinks } from "./data";
+import { edges, layers, n, received, sinks, type Layer } from "./data";
 import type { Edges } from "./edges";
 
 export interface Wanted {
@@ -21,7 +21,7 @@ export async function shader(wanted: Wanted, progress: (share: number) => void):
     return found;
   };
   if (wanted.mode === "received") {
-    const mean = meanOf(await gather(async (layer, head) => (await received(layer))[head]!));
+    const mean = meanOf(await gather(async (layer, head) => weighed((await received(layer))[head]!, layers[layer]!)));
     return () => mean;
   }
   const heads = await gather(edges);
@@ -44,6 +44,15 @@ function placesOf({ span, layer, head }: Wanted): [number, number][] {
   return layers.flatMap((each, place) =>
     span === "all" || place === layer ? Array.from({ length: each.heads }, (_, of): [number, number] => [place, of]) : [],
   );
+}
+
+/** Received weight by evidence, as the summary ranks it: as if a quarter of all queries had seen the token besides and given it nothing. */
+function weighed(mean: Float32Array, { causal, window }: Layer): Float32Array {
+  const most = causal ? Math.min(window ?? n, n) : n;
+  return mean.map((value, token) => {
+    const share = causal ? Math.min(most, n - token) / most : 1;
+    return (value * 5 * share) / (4 * share + 1);
+  });
 }
 
 function meanOf(all: Float32Array[]): Float32Array {

@@ -2,6 +2,7 @@
 import { header, n, record } from "./data";
 import { ramp, rootStep, type Theme } from "./colour";
 import { chooseToken, preview, token } from "./state";
+import { glyphs, stand } from "./words";
 
 export class Tapestry {
   private readonly spans: HTMLElement[];
@@ -83,13 +84,21 @@ export class Tapestry {
   }
 }
 
-/** Text enters through text nodes alone. A line end keeps its break and shows a sign that is no part of the text. */
+/** Text enters through text nodes alone. A line end keeps its break and shows a sign, as does a token without text; signs are no part of the text. */
 function spanOf(text: string, at: number): HTMLElement {
   const span = document.createElement("span");
   span.id = `t${at}`;
   span.setAttribute("role", "option");
   if (at >= record.prompt_tokens) span.className = at === record.prompt_tokens ? "made first" : "made";
   if (header.tokens.special[at]) span.classList.add("special");
+  const stands = stand(at);
+  if (stands) {
+    const sign = document.createElement("i");
+    sign.className = "stand";
+    sign.dataset.sign = stands;
+    span.title = glyphs(at);
+    span.append(sign);
+  }
   text.split("\n").forEach((line, part) => {
     if (part) {
       const sign = document.createElement("i");

@@ -1,7 +1,7 @@
 /** Tokens, weights and regions in words. */
 import { header, layers, n } from "./data";
 
-const texts = header.tokens.texts;
+const { texts, names = {}, parts = {} } = header.tokens;
 
 /** A weight to three decimals, as far as the record knows it; smaller numbers keep two digits. */
 export function number(value: number): string {
@@ -14,9 +14,20 @@ function trim(digits: string): string {
   return digits.includes("e") ? Number(digits).toFixed(7) : digits;
 }
 
-/** The token as a reader sees it: line ends and tabs have signs. */
+/** The token as a reader sees it: line ends and tabs have signs; a piece of a character is counted, the last has it alone. */
 export function glyphs(token: number): string {
-  return texts[token]!.replaceAll("\r", "").replaceAll("\n", "⏎").replaceAll("\t", "⇥");
+  const text = texts[token]!;
+  if (text) return text.replaceAll("\r", "").replaceAll("\n", "⏎").replaceAll("\t", "⇥");
+  const end = parts[token];
+  if (end === undefined) return names[token] ?? "";
+  let first = token;
+  while (parts[first - 1] === end) first--;
+  return `${[...texts[end]!][0]} ${token - first + 1}/${end - first + 1}`;
+}
+
+/** What stands in the text for a token that has none of its own: its name, or a dot for a piece of a character. */
+export function stand(token: number): string {
+  return texts[token] ? "" : token in parts ? "·" : (names[token] ?? "");
 }
 
 export function quoted(token: number): string {

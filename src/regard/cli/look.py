@@ -175,7 +175,9 @@ def summarise(console: Console, record: Record) -> None:
     """Prints the strongest heads of each role, the sinks, and the tokens that receive most."""
     from rich.markup import escape
 
-    header, texts = record.header, record.tokens["texts"]
+    from regard.probes.texts import label
+
+    header = record.header
     model = header["model"]
     heads = sum(layer["heads"] for layer in header["layers"])
     console.print(
@@ -187,11 +189,12 @@ def summarise(console: Console, record: Record) -> None:
     divided = ", ".join(str(layer["index"]) for layer in header["layers"] if layer["shares"])
     if divided:
         console.print(f"layers {divided}: shares |A| / Σ|A| of each row, whose own sum is not one", soft_wrap=True)
-    for role, label in ROLES.items():
+    for role, said in ROLES.items():
         ranked = [entry for entry in header["summary"][role][:SHOWN] if entry[2] >= WEAKEST]
-        line(console, label, [f"L{layer}H{head} {score:.2f}" for layer, head, score in ranked])
-    for key, label in (("sink_positions", "mass by position"), ("received", "receive most")):
-        line(console, label, [f"{texts[at]!r} at {at}: {share:.3f}" for at, share in header["summary"][key][:SHOWN]])
+        line(console, said, [f"L{layer}H{head} {score:.2f}" for layer, head, score in ranked])
+    for key, said in (("sink_positions", "mass by position"), ("received", "receive most")):
+        ranked = header["summary"][key][:SHOWN]
+        line(console, said, [f"{label(record.tokens, at)!r} at {at}: {share:.3f}" for at, share in ranked])
 
 
 def line(console: Console, label: str, parts: list[str]) -> None:

@@ -9,13 +9,38 @@ from dataclasses import dataclass
 from regard.core.errors import wrong
 from regard.core.mechanism import GROWTHS
 
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Half width of a 95% interval in standard errors, for 1 to 9 degrees of freedom."""
+SETTLED = 0.25
+"""Half width of an exponent's interval from which on it is no finding."""
+
+
+def student(freedom: int) -> float:
+    """Half width of a 95% interval in standard errors; for more than 9 degrees of freedom that of 9."""
+    return STUDENT[min(freedom, len(STUDENT)) - 1]
+
 
 @dataclass(frozen=True)
 class Exponent:
-    """``y ∝ n^value``, with the standard error of the fit; None where there are too few lengths for one."""
+    """``y ∝ n^value``, with the standard error of the fit; None where there are too few lengths for one.
+
+    Args:
+        value, error: of the slope. lengths: how many it was fitted to.
+    """
 
     value: float
     error: float | None
+    lengths: int
+
+    @property
+    def half(self) -> float | None:
+        """Half width of the 95% interval by Student's t: of three lengths 12.7 standard errors."""
+        return None if self.error is None else self.error * student(self.lengths - 2)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the lengths say what the growth is."""
+        return self.half is not None and self.half <= SETTLED
 
 
 def exponent(lengths: Sequence[int], values: Sequence[float]) -> Exponent | None:
@@ -32,9 +57,9 @@ def exponent(lengths: Sequence[int], values: Sequence[float]) -> Exponent | None
     spread = sum((x - mean_x) ** 2 for x in xs)
     slope = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / spread
     if len(upper) == 2:
-        return Exponent(slope, None)
+        return Exponent(slope, None, 2)
     residual = sum((y - mean_y - slope * (x - mean_x)) ** 2 for x, y in zip(xs, ys, strict=True))
-    return Exponent(slope, math.sqrt(residual / (len(upper) - 2) / spread))
+    return Exponent(slope, math.sqrt(residual / (len(upper) - 2) / spread), len(upper))
 
 
 def claimed(growth: str, phase: str, state_growth: str | None) -> float:

@@ -47,8 +47,7 @@ def draw_panel(axis: Any, found: Sequence[Curve], predicted: Sequence[Row], colo
     yardstick: dict[int, list[float]] = {}
     for curve in found:
         rows, colour = curve.rows, colours[curve.rows[0]["mechanism"]]
-        growth = "" if curve.fitted is None else f"  n^{curve.fitted.value:.2f}, claimed n^{curve.claimed:.0f}"
-        label, seconds = rows[0]["mechanism"] + growth, [row["seconds"] for row in rows]
+        label, seconds = f"{rows[0]['mechanism']}  {curve.growth}", [row["seconds"] for row in rows]
         axis.plot(curve.lengths, seconds, "o-", color=colour, label=label)
         low = [row["yardstick_seconds"] * row["ratio_low"] for row in rows]
         high = [row["yardstick_seconds"] * row["ratio_high"] for row in rows]

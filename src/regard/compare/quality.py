@@ -15,6 +15,7 @@ from rich.table import Table
 from torch import Generator, Tensor, nn
 
 from regard.compare.cell import Cell, Report, Scalar
+from regard.compare.growth import student
 from regard.compare.summary import Row
 from regard.compare.text import parted
 from regard.compare.trials import TRIALS, Trial, trial
@@ -28,8 +29,6 @@ from regard.train.fit import Recipe, fit
 
 TEST_SEED = 7_919
 """Test examples are drawn from this seed, the same for every model; training uses the cell's."""
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""Half width of a 95% interval in standard errors, for 1 to 9 degrees of freedom."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ def score(rows: Sequence[Row]) -> Score:
     values, cost = [row["accuracy"] for row in rows], mean(1e6 * row["seconds"] / row["tokens"] for row in rows)
     middle = mean(values)
     if len(values) > 1:
-        half = STUDENT[min(len(values) - 2, len(STUDENT) - 1)] * stdev(values) / math.sqrt(len(values))
+        half = student(len(values) - 1) * stdev(values) / math.sqrt(len(values))
     else:
         half = 1.96 * math.sqrt(middle * (1 - middle) / rows[0]["answers"])
     return Score(middle, max(0.0, middle - half), min(1.0, middle + half), len(values), cost)

@@ -33,6 +33,17 @@ class Curve:
     def lengths(self) -> list[int]:
         return [row["length"] for row in self.rows]
 
+    @property
+    def growth(self) -> str:
+        """The fitted exponent with its 95% interval beside the claimed one, or that the lengths do not settle it."""
+        claimed, fitted = f"claimed n^{self.claimed:.0f}", self.fitted
+        if fitted is None:
+            return claimed
+        if fitted.settled:
+            return f"n^{fitted.value:.2f} ± {fitted.half:.2f}, {claimed}"
+        doubt = "" if fitted.half is None else f" (n^{fitted.value:.1f} ± {fitted.half:.1f})"
+        return f"{claimed}; not settled by {fitted.lengths} lengths{doubt}"
+
     def predict(self, length: int) -> dict[str, Any]:
         """A row for a length that was not measured, marked ``predicted``; FLOPs and state bytes are the formula's.
 
@@ -55,6 +66,12 @@ class Curve:
         state = cost.state_bytes if first["state_bytes"] is not None else None
         flops = None if first["phase"] == "decode" else cost.flops
         return setting | figures | {"length": length, "state_bytes": state, "flops_formula": flops, "predicted": True}
+
+
+def floor_of(row: Row) -> float | None:
+    """The floor of a row; None where the work was faster, so that the ceilings that were measured cannot be true."""
+    floor = row.get("floor_seconds")
+    return None if floor is None or floor > row["seconds"] else floor
 
 
 def yardstick_work(row: Row) -> Callable[[int], float]:

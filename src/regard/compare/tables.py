@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from regard.compare.plots import PHASES
-from regard.compare.summary import SETTING, Curve, Row
+from regard.compare.summary import SETTING, Curve, Row, floor_of
 
 COLUMNS = ("length", "time", "ratio", "quartiles", "floor", "peak", "state", "flops")
 """Headings, which are also names of columns for SQL."""
@@ -30,7 +30,7 @@ def cost_tables(found: Sequence[Curve], predicted: Sequence[Row] = ()) -> Iterab
 
 def curve_table(curve: Curve, predicted: Sequence[Row]) -> Table:
     """One mechanism in one phase."""
-    title = f"{curve.rows[0]['mechanism']}: {growth(curve)}"
+    title = f"{curve.rows[0]['mechanism']}: {curve.growth}"
     table = Table(title=title, title_justify="left", title_style="", header_style="dim", box=None, pad_edge=False)
     for name in COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
@@ -49,11 +49,17 @@ def line(row: Row) -> list[str]:
         duration(row["seconds"]),
         f"{row['ratio']:.2f}",
         f"{row['ratio_low']:.2f}–{row['ratio_high']:.2f}",
-        duration(row["floor_seconds"]),
+        floor(row),
         size(row.get("peak_bytes")),
         size(row["state_bytes"]),
         scaled(flops),
     ]
+
+
+def floor(row: Row) -> str:
+    """The least time, or that it is none: work that was faster than the ceilings allow shows them to be too low."""
+    held = floor_of(row)
+    return "above time" if held is None else duration(held)
 
 
 def predicted_line(row: Row) -> list[str]:
@@ -61,14 +67,6 @@ def predicted_line(row: Row) -> list[str]:
     note = f"predicted ±{row['fit_error']:.0%}"
     return [f"{row['length']:,}", duration(row["seconds"]), f"{row['ratio']:.2g}", note, "", "",
             size(row["state_bytes"]), scaled(row["flops_formula"])]  # fmt: skip
-
-
-def growth(curve: Curve) -> str:
-    """The fitted exponent beside the claimed one."""
-    if curve.fitted is None:
-        return f"claimed n^{curve.claimed:.0f}"
-    error = "" if curve.fitted.error is None else f"±{curve.fitted.error:.2f}"
-    return f"n^{curve.fitted.value:.2f}{error}, claimed n^{curve.claimed:.0f}"
 
 
 def duration(seconds: float | None) -> str:

@@ -20,9 +20,19 @@ from regard.hosts.session import Layer, Session
 from regard.hosts.watch import watch
 from regard.networks import LM
 from regard.probes.folder import FORMAT, VERSION, Record, check_folder
-from regard.probes.means import Distance, DuplicateToken, Entropy, Estimate, Induction, PreviousToken, Retrieval, Sink
+from regard.probes.means import (
+    Distance,
+    DuplicateToken,
+    Entropy,
+    Estimate,
+    Induction,
+    Moments,
+    PreviousToken,
+    Retrieval,
+    Sink,
+)
 from regard.probes.subject import Ours, Theirs
-from regard.probes.texts import decode, encode
+from regard.probes.texts import Tokens, decode, encode, unnamed
 from regard.probes.tokens import Edges, EntropyRows, Pooled, Received
 
 __all__ = ["Record", "check_folder", "record"]
@@ -31,8 +41,6 @@ KEPT_BYTES = 256 << 20
 """What ``keep=None`` keeps at most."""
 CELLS, EDGE_THRESHOLD = 128, 0.01
 RANKED_HEADS, RANKED_TOKENS = 32, 16
-SEEN_OFTEN = 16
-"""Queries that must see a token before the summary ranks it: the last tokens of a text receive much from few."""
 SCORES = ("induction", "previous_token", "duplicate_token", "retrieval")
 
 
@@ -68,7 +76,8 @@ def record(
         ValueError: no tokens, more than the model has positions for, or an encoder-decoder model.
     """
     subject = Ours(model) if isinstance(model, LM) else Theirs(model)
-    ids, texts, special = read(tokenizer, text)
+    tokens = read(tokenizer, text)
+    ids = tokens.ids
     if subject.longest is not None and len(ids) + generate > subject.longest:
         most = f"at most {subject.longest:,}, the positions of {subject.architecture}"
         raise wrong("text", f"{len(ids) + generate:,} tokens", most)
@@ -76,8 +85,7 @@ def record(
     if generate:
         progress(f"generating {generate} tokens", 0, 0)
         ids = subject.continued(ids, generate)
-        more = decode(tokenizer, ids, prompt) if tokenizer is not None else unnamed(ids[prompt:])
-        texts, special = texts + more[0], special + more[1]
+        tokens += decode(tokenizer, ids, prompt) if tokenizer is not None else unnamed(ids[prompt:])
     n = len(ids)
     probes = [
         Received(), Entropy(), EntropyRows(), Sink(), Distance(), Induction(), PreviousToken(), DuplicateToken(),
@@ -88,26 +96,21 @@ def record(
         model, probes, layers=layers, rows=rows, seed=seed, keep=budget, seen=reporter(subject, progress), shares=True
     ) as session:
         subject.run(ids)
-    return gather(session, subject, ids, texts, special, prompt, rows, seed, command, name)
+    return gather(session, subject, tokens, prompt, rows, seed, command, name)
 
 
-def read(tokenizer: Any, text: str | Sequence[int] | Tensor) -> tuple[list[int], list[str], list[bool]]:
-    """``(ids, texts, special)`` of the document."""
+def read(tokenizer: Any, text: str | Sequence[int] | Tensor) -> Tokens:
+    """The tokens of the document."""
     if isinstance(text, str):
         if tokenizer is None:
             raise wrong("tokenizer", "None", "a tokenizer, or token ids for text")
         found = encode(tokenizer, text)
     else:
         ids = [int(i) for i in torch.as_tensor(text).flatten()]
-        found = (ids, *(decode(tokenizer, ids) if tokenizer is not None else unnamed(ids)))
-    if not found[0]:
+        found = decode(tokenizer, ids) if tokenizer is not None else unnamed(ids)
+    if not len(found):
         raise wrong("text", "no tokens", "at least one")
     return found
-
-
-def unnamed(ids: Sequence[int]) -> tuple[list[str], list[bool]]:
-    """Texts of tokens without a tokenizer."""
-    return [f"⟨{i}⟩" for i in ids], [False] * len(ids)
 
 
 def reporter(subject: Ours | Theirs, progress: Callable[[str, int, int], None]) -> Callable[[int], None]:
@@ -118,9 +121,7 @@ def reporter(subject: Ours | Theirs, progress: Callable[[str, int, int], None]) 
 def gather(
     session: Session,
     subject: Ours | Theirs,
-    ids: list[int],
-    texts: list[str],
-    special: list[bool],
+    tokens: Tokens,
     prompt: int,
     rows: int | None,
     seed: int,
@@ -129,14 +130,14 @@ def gather(
 ) -> Record:
     """The record of a finished session."""
     watched = [layer for layer in session.layers if session.choice.takes(layer.index)]
-    sampled = rows is not None and rows < len(ids)
+    sampled = rows is not None and rows < len(tokens)
     tensors = kept_tensors(session, watched)
     arrays: dict[str, Tensor] = {}
     results = {probe.name: probe.result() for probe in session.probes if not isinstance(probe, Edges)}
     for layer in watched:
         arrays |= {
             f"{layer.index}/{key}": value.cpu()
-            for key, value in layer_arrays(session, results, layer.index, len(ids), sampled).items()
+            for key, value in layer_arrays(session, results, layer.index, len(tokens), sampled).items()
         }
     header = {
         "format": FORMAT,
@@ -145,16 +146,16 @@ def gather(
         "versions": versions(),
         "command": command,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "tokens": len(ids),
+        "tokens": len(tokens),
         "prompt_tokens": prompt,
         "rows": {"count": rows, "seed": seed} if sampled else None,
         "layers": [about_layer(layer) for layer in watched],
-        "cells": min(CELLS, len(ids)),
+        "cells": min(CELLS, len(tokens)),
         "edge_threshold": EDGE_THRESHOLD,
         "kept": tensors is not None,
         "summary": summary(session),
     }
-    return Record(header, {"ids": ids, "texts": texts, "special": special}, arrays, tensors)
+    return Record(header, tokens.document, arrays, tensors)
 
 
 def layer_arrays(session: Session, results: Mapping[str, Any], layer: int, n: int, sampled: bool) -> dict[str, Tensor]:
@@ -240,11 +241,19 @@ def summary(session: Session) -> dict[str, Any]:
     received = next(probe for probe in session.probes if isinstance(probe, Received))
     moments = [received.moments(layer) for layer in sorted(received.layers)]
     mass = torch.cat([m.total[0] / m.total[0].sum(1, keepdim=True) for m in moments]).mean(0)
-    mean = torch.cat([m.estimate().value[0].nan_to_num(0) for m in moments]).mean(0)
-    often = torch.stack([m.count[0, 0] for m in moments]).amax(0) >= min(SEEN_OFTEN, int(moments[0].count.max()))
     found["sink_positions"] = ranked_tokens(mass)
-    found["received"] = ranked_tokens(mean * often)
+    found["received"] = ranked_tokens(torch.cat([weighed(m) for m in moments]).mean(0))
     return found
+
+
+def weighed(seen: Moments) -> Tensor:
+    """``(heads, n)``: mean weight that a token receives, times ``5 s / (4 s + 1)`` if a share s of queries sees it.
+
+    That is the mean as if a quarter of all queries had seen the token besides and given it nothing; where all see it,
+    the mean. The mean alone favours the end of a text, whose tokens are seen by few queries, most of them neighbours.
+    """
+    share = seen.count[0] / seen.count[0].amax(-1, keepdim=True)
+    return seen.estimate().value[0].nan_to_num(0) * 5 * share / (4 * share + 1)
 
 
 def ranked_heads(scores: Mapping[int, Tensor]) -> list[list[float]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from regard.compare.plots import frontier
 from regard.compare.quality import pareto
-from regard.compare.summary import curves, predictions
+from regard.compare.summary import curves, floor_of, predictions
 from regard.core.errors import wrong
 from regard.web.page import assets, document
 
@@ -52,7 +52,7 @@ def payload(rows: Sequence[Mapping[str, Any]], targets: Sequence[int]) -> dict[s
         "growth": [
             {
                 **{name: curve.rows[0][name] for name in ("mechanism", "phase", "level")},
-                **{"fitted": None if curve.fitted is None else curve.fitted.value, "claimed": curve.claimed},
+                "said": curve.growth,
             }
             for curve in found
         ],
@@ -61,5 +61,6 @@ def payload(rows: Sequence[Mapping[str, Any]], targets: Sequence[int]) -> dict[s
 
 
 def shown(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of a row that the table shows."""
+    """The columns of a row that the table shows; a floor above the measured time is none."""
+    row = row if row["kind"] != "cost" else {**row, "floor_seconds": floor_of(row)}
     return {name: value for name, value in row.items() if name not in HIDDEN and value is not None}

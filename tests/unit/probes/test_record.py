@@ -11,8 +11,9 @@ from regard.hosts import small
 from regard.hosts.call import Call, Map
 from regard.hosts.watch import Layer
 from regard.probes import Links
-from regard.probes.record import Record, check_folder, describes, record
-from regard.probes.texts import PART, cut, encode
+from regard.probes.means import Moments
+from regard.probes.record import Record, check_folder, describes, record, weighed
+from regard.probes.texts import encode
 from unit.hosts.models import bert, causal, eager, t5, tokens
 from unit.probes import dense as plain
 from unit.probes.test_probes import dense_of
@@ -77,8 +78,8 @@ def test_minilm_is_two_sided(minilm):
         close(seen.region(layer, 7, slice(None), slice(None)), a[7])
         close(seen.arrays[f"{layer}/received"], a.mean(1))
     assert seen.layers[3]["causal"] is False
-    assert seen.tokens["texts"][0] == "[CLS]"
-    assert "".join(t for t, s in zip(seen.tokens["texts"], seen.tokens["special"], strict=True) if not s) == text
+    assert (seen.tokens["texts"][0], seen.tokens["names"]["0"], seen.tokens["special"][0]) == ("", "[CLS]", True)
+    assert "".join(seen.tokens["texts"]) == text
 
 
 def test_generated_tokens_are_recorded():
@@ -226,13 +227,26 @@ def test_only_what_the_header_can_say_is_kept():
     assert not describes(layer, Map(Call(q, q, 1.0, mask=windowed, bias=q[:, :, :, :1]), q[..., 0]))
 
 
-def test_pieces_of_characters_are_marked():
-    texts = cut("aé日b", [(0, 1), (1, 2), (1, 2), (2, 3), (2, 3), (2, 3), (3, 4)], list("0123456"), [False] * 7)
-    assert texts == ["a", PART, PART, PART, PART, PART, "b"]
-
-
 def test_every_ending_of_the_document_is_kept(minilm):
     for text in ("  a b\n\n", "\n", "é", "a  b"):
-        _, texts, special = encode(minilm[1], text)
-        joined = "".join(t for t, it_is in zip(texts, special, strict=True) if not it_is)
-        assert joined == (text if text.strip() else "")
+        assert "".join(encode(minilm[1], text).texts) == text
+
+
+def test_received_is_weighed_by_evidence():
+    """With 4 queries: seen by 4 of them the mean stands, by 2 it counts 5 / 6, by 1 it counts 5 / 8, by none 0."""
+    count = torch.tensor([[[4.0, 2.0, 1.0, 0.0]]])
+    total = torch.tensor([[[0.8, 0.6, 0.4, 0.0]]])
+    found = weighed(Moments(count, count, total, total.square()))
+    close(found, torch.tensor([[0.2, 0.3 * 5 / 6, 0.4 * 5 / 8, 0]]))
+
+
+@pytest.mark.parametrize("n", [40, 101, 997])
+def test_what_all_attend_to_is_before_the_end(n):
+    """Rows that give 0.3 to each of their last two tokens and 0.5 / √n to the middle: the mean ranks the end first."""
+    count = (n - torch.arange(n)).double()
+    local = 0.6 * torch.ones(n).double()
+    local[-1] = 0.3
+    local[n // 2] += 0.5 * n**-0.5 * (n - n // 2)
+    seen = Moments(count[None, None], count[None, None], local[None, None], local[None, None])
+    assert seen.estimate().value[0, 0].argmax() >= n - 2
+    assert weighed(seen)[0].argmax() == n // 2

@@ -45,7 +45,9 @@ export function Help() {
         </p>
         <p>
           <strong>Entropy</strong> is how spread a row is, in nats: 0 is all on one key, and e to the entropy is the number of keys it would be spread
-          over evenly. <strong>Received</strong> is the mean weight that a token gets from the queries that may see it.
+          over evenly. <strong>Received</strong> is the mean weight that a token gets from the queries that may see it. Where
+          tokens are ranked or shaded by it, it is weighed by evidence, as if a quarter of all queries had seen the token besides and given it nothing: the
+          last tokens of a text are seen by few queries, most of them neighbours.
         </p>
         <p>A head is labelled with the roles that it scores {CUT} or more in:</p>
         <dl>

@@ -46,7 +46,7 @@ export function TextView() {
       </div>
       <Side>
         <Legend
-          title={mode.value === "received" ? "mean weight received, square-root scale" : `weight${span.value === "head" ? "" : ", mean over heads"}, square-root scale`}
+          title={mode.value === "received" ? "weight received, by evidence, square-root scale" : `weight${span.value === "head" ? "" : ", mean over heads"}, square-root scale`}
           ticks={[0, 0.5, 1].map((at) => ({ at, label: `${at === 1 && mode.value === "received" ? "≥ " : ""}${number(at * at * top.value)}` }))}
         />
       </Side>
@@ -81,7 +81,7 @@ function sentence(): string {
   const below = span.value === "head" ? "" : `; weights below ${threshold} count as 0`;
   if (mode.value === "attends") return `what ${placed(shown.value)} attends to in ${where}${below}`;
   if (mode.value === "attended") return `what attends to ${placed(shown.value)} in ${where}${below}`;
-  return `what each token receives in ${where}, on average over the queries that may see it`;
+  return `what each token receives in ${where}, on average over the queries that may see it; tokens that few may see count less`;
 }
 
 function load(): void {
