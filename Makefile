@@ -8,7 +8,7 @@ DEV := --extra dev --no-emit-package regard pyproject.toml
 SAMPLE := src/regard/hosts/small/sample.txt
 LOOK := regard-look
 
-.PHONY: look test claims families bench peers web lock format clean
+.PHONY: look test claims families bench peers compat mutants web lock format clean
 
 look: .venv/look.stamp  ## look into the shipped model; prints where the page lies
 	$(BIN)/regard look --model tiny --file $(SAMPLE) -o $(LOOK) --replace
@@ -37,6 +37,13 @@ bench: .venv/dev.stamp  ## speed and memory against PyTorch's own attention
 peers: .venv/dev.stamp  ## speed beside other libraries, which are installed into .peers
 	$(PIP) --no-deps --no-build-isolation --target .peers --upgrade -r benchmarks/peers.txt
 	$(BIN)/python benchmarks/peers.py --markdown
+
+compat: .venv/dev.stamp chromium  ## tests against the oldest and the newest releases, in .compat; writes docs/compat.md
+	$(BIN)/python tools/compat.py
+
+mutants: .venv/dev.stamp chromium  ## plant faults and see which the fast tests miss; goes on where it stopped
+	$(PIP) --no-deps --target .mutants --upgrade -r tools/mutants.txt
+	$(BIN)/python tools/mutants.py
 
 web:  ## rebuild the page's committed bundle (needs Node 20)
 	cd web && npm ci && npm run build

@@ -1,28 +1,50 @@
-"""regard: attention — built, run fast, looked at."""
+"""regard: attention — built, run fast, looked at.
+
+Names are imported at their first use, so that the package itself costs nothing, and the atlas needs no PyTorch.
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from regard import blocks as blocks  # registers every projection in the atlas
-from regard import mechanisms as mechanisms  # and every mechanism
-from regard import networks as networks  # and every network
-from regard.core.atlas import entries, find, search
-from regard.core.build import build
-from regard.core.cost import Cost, Shape
-from regard.core.laws import check
-from regard.core.layout import Layout
-from regard.core.mechanism import Example, Host, Mechanism, Signal, Traits
-from regard.core.reduction import Partial
-from regard.core.state import State
-
 if TYPE_CHECKING:
+    from regard.core.atlas import entries, find, search
+    from regard.core.build import build
+    from regard.core.cost import Cost, Shape
+    from regard.core.laws import check
+    from regard.core.layout import Layout
+    from regard.core.mechanism import Example, Host, Mechanism, Signal, Traits
+    from regard.core.reduction import Partial
+    from regard.core.state import State
     from regard.hosts.swap import swap
     from regard.hosts.watch import watch
     from regard.probes.folder import Record
 
 __version__ = "0.1.0"
+
+LATE = {
+    "Cost": "regard.core.cost",
+    "Example": "regard.core.mechanism",
+    "Host": "regard.core.mechanism",
+    "Layout": "regard.core.layout",
+    "Mechanism": "regard.core.mechanism",
+    "Partial": "regard.core.reduction",
+    "Record": "regard.probes.folder",
+    "Shape": "regard.core.cost",
+    "Signal": "regard.core.mechanism",
+    "State": "regard.core.state",
+    "Traits": "regard.core.mechanism",
+    "build": "regard.core.build",
+    "check": "regard.core.laws",
+    "entries": "regard.core.atlas",
+    "find": "regard.core.atlas",
+    "search": "regard.core.atlas",
+    "swap": "regard.hosts.swap",
+    "watch": "regard.hosts.watch",
+}
+"""Where each public name stands."""
 
 __all__ = [
     "Cost",
@@ -45,13 +67,15 @@ __all__ = [
     "watch",
 ]
 
-LATE = {"swap": "regard.hosts.swap", "watch": "regard.hosts.watch", "Record": "regard.probes.folder"}
-
 
 def __getattr__(name: str) -> Any:
-    """Imports what stands on Transformers at its first use, so that mechanisms alone start fast."""
+    """A public name, or a package of regard, imported now."""
     if name in LATE:
-        return getattr(import_module(LATE[name]), name)
+        found = getattr(import_module(LATE[name]), name)
+        globals()[name] = found
+        return found
+    if not name.startswith("_") and find_spec(f"regard.{name}") is not None:
+        return import_module(f"regard.{name}")
     raise AttributeError(f"module 'regard' has no attribute {name!r}")
 
 

@@ -34,6 +34,10 @@ def guesses(model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
         yield given
         if "input_ids" in accepted and "input_ids" not in given:
             yield given | {"input_ids": ids(LENGTH)}
+    several = [name for name in SOURCES if name in accepted and name not in ("inputs_embeds", "encoder_hidden_states")]
+    for choice in range(4):
+        options = {name: list(SOURCES[name](config)) for name in several}
+        yield {name: found[min(choice, len(found) - 1)] for name, found in options.items()}
 
 
 def required(model: PreTrainedModel, name: str) -> bool:

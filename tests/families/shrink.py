@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, ResNetConfig
 
 VOCABULARY = 120
 TEXT = 90
@@ -49,6 +49,9 @@ RULES: tuple[tuple[str, Callable[[int, Sizes], int]], ...] = (
     (r"num_experts_per_tok|moe_topk|moe_k$|num_selected_experts|num_experts_per_token", lambda v, s: min(v, 2)),
     (r"shared_experts", lambda v, s: min(v, 1)),
     (r"experts$|num_local_experts|moe_num_experts", lambda v, s: min(v, 4)),
+    (r"mamba_n_heads", lambda v, s: 2 * s.hidden // s.head),
+    (r"mamba_d_ssm", lambda v, s: 2 * s.hidden),
+    (r"rotary_dim", lambda v, s: min(v, s.head // 2)),
     (r"^n_group$|^topk_group$|num_expert_group", lambda v, s: 1),
     (r"first_k_dense_replace|num_dense_layers", lambda v, s: min(v, 1)),
     (r"num_nextn_predict_layers|num_kv_shared_layers", lambda v, s: 0),
@@ -74,6 +77,13 @@ RULES: tuple[tuple[str, Callable[[int, Sizes], int]], ...] = (
     (r"sliding_window$|attention_window$|chunk_size$|local_attention$", lambda v, s: min(v, 8) if v else v),
     (r"num_queries|num_query_tokens|num_latents|n_latents|latent_query_num", lambda v, s: min(v, 11)),
 )  # fmt: skip
+NEEDED: Mapping[str, Mapping[str, Any]] = {
+    "deepseek_v2": {"num_experts_per_tok": 2, "n_routed_experts": 4, "topk_method": "greedy"},
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2},
+    "esm": {"vocab_size": VOCABULARY},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+}
+"""What has no default that works."""
 DEPTH = re.compile(r"(^|_)(num_)?(hidden_)?layers$|^n_layer$|^depth$|^n_layers$")
 SPECIAL = re.compile(r"token_(id|index)$")
 PLAIN = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id", "forced_eos_token_id")
@@ -92,12 +102,14 @@ def rebuilt(given: PreTrainedConfig, sizes: Sizes, explicit: bool) -> PreTrained
     values: dict[str, Any] = {}
     special = 0
     for name, default in declared.items():
-        value = getattr(given, name, None)
-        if isinstance(value, PreTrainedConfig):
+        value = had(given, name)
+        if value is not None and value.__class__.__name__.startswith("Timm"):
+            values[name] = residual()
+        elif isinstance(value, PreTrainedConfig):
             values[name] = rebuilt(value, sizes, explicit=True)
         elif name == "layer_types" and value:
             values[name] = kinds_of(value, sizes)
-        elif default is not None or value != getattr(plain, name, None):
+        elif default is not None or value != had(plain, name):
             values[name] = smaller(name, value, sizes)
         if SPECIAL.search(name) and name not in PLAIN and isinstance(value, int) and not sizes.only_depth:
             values[name] = TEXT + special
@@ -106,7 +118,27 @@ def rebuilt(given: PreTrainedConfig, sizes: Sizes, explicit: bool) -> PreTrained
         for name in values:
             if DEPTH.search(name) and isinstance(values[name], int):
                 values[name] = max(values[name], len(values["layer_types"]))
+    values |= {"use_timm_backbone": False, "backbone": None} if "use_timm_backbone" in declared else {}
+    values |= NEEDED.get(kind.model_type, {})
     return kind(**{name: value for name, value in values.items() if value is not None})
+
+
+def had(config: PreTrainedConfig, name: str) -> Any:
+    """A field's value, None where it is one a layer."""
+    try:
+        return getattr(config, name, None)
+    except Exception:
+        return None
+
+
+def residual() -> ResNetConfig:
+    """A convolutional backbone of Transformers' own in place of one that another library has."""
+    return ResNetConfig(
+        embedding_size=16,
+        hidden_sizes=[16, 32, 48, 64],
+        depths=[1, 1, 1, 1],
+        out_features=["stage2", "stage3", "stage4"],
+    )
 
 
 def kinds_of(layers: list[str], sizes: Sizes) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,16 +19,17 @@ DEPTH_OF_A = 4
 
 @dataclass(frozen=True)
 class Weights:
-    """A of one call ``(batch, heads, n, m)`` and where it was computed."""
+    """A of one call ``(batch, heads, n, m)`` and where it was computed; ``sure`` unless it may be no attention."""
 
     place: str
     weights: Tensor
+    sure: bool = True
 
 
 class Softmaxes(TorchFunctionMode):
     """Notes what every softmax gives that may be attention, and the module that computed it.
 
-    Attention has an axis of heads, alone or folded into the batch; a router or a pooling has none.
+    Attention has an axis of heads, alone or folded into the batch; without one it may be a router.
     """
 
     def __init__(self, batch: int) -> None:
@@ -49,11 +50,12 @@ class Softmaxes(TorchFunctionMode):
         return result
 
     def note(self, weights: Tensor) -> None:
-        if weights.dim() == 3 and weights.shape[0] != self.batch and weights.shape[0] % self.batch == 0:
+        sure = weights.dim() > 3 or weights.shape[0] != self.batch
+        if weights.dim() == 3 and weights.shape[0] % self.batch == 0:
             weights = weights.unflatten(0, (self.batch, -1))
         if weights.dim() >= DEPTH_OF_A:
             weights = weights.flatten(0, -DEPTH_OF_A)
-            self.found.append(Weights(self.modules[-1], weights.detach().clone()))
+            self.found.append(Weights(self.modules[-1], weights.detach().nan_to_num(0), sure))
 
 
 def definition(
@@ -85,18 +87,18 @@ def eagerly(model: PreTrainedModel) -> Iterator[None]:
             config._attn_implementation = implementation
 
 
-def truth(model: PreTrainedModel, inputs: dict[str, Tensor]) -> list[Weights]:
-    """A of every attention call of a forward pass, in order."""
+def truth(model: PreTrainedModel, inputs: dict[str, Tensor], eager: bool = True) -> tuple[Any, list[Weights]]:
+    """What a forward pass gives, by the model's eager attention or as it runs, and A of every call, in order."""
     mode = Softmaxes(len(next(iter(inputs.values()))))
     handles = []
     for name, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(lambda *_, name=name: mode.modules.append(name)))
         handles.append(module.register_forward_hook(lambda *_: mode.modules.pop() and None, always_call=True))
     try:
-        with eagerly(model), torch.no_grad(), mode:
+        with eagerly(model) if eager else nullcontext(), torch.no_grad(), mode:
             torch.manual_seed(0)
-            model(**inputs)
+            out = model(**inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return mode.found
+    return out, mode.found

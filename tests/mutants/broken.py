@@ -403,6 +403,17 @@ class NoKeys(Textbook):
 
 
 @breaks("edges")
+class GradientOfNothing(Textbook):
+    """A query with nothing to attend to returns zeros that move with the values."""
+
+    def forward(self, q, k, v, layout=Layout(), **signals):
+        out = super().forward(q, k, v, layout, **signals)
+        unseen = ~self.visible(q.shape[2], k.shape[2], layout, q.device).any(-1, keepdim=True)
+        total = repeat_heads(v, q.shape[1]).sum(2, keepdim=True)
+        return out + unseen * (total - total.detach())
+
+
+@breaks("edges")
 class Unchecked(Textbook):
     """Accepts what does not fit."""
 

@@ -3,35 +3,82 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+import shutil
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from regard.core.atlas import Entry
+
 
 def atlas(
-    query: Annotated[str, typer.Argument(help="words to search for in names, titles and summaries")] = "",
+    query: Annotated[
+        list[str] | None, typer.Argument(help="a name, a pattern such as 'linear*', or words: cheap long context")
+    ] = None,
+    kind: Annotated[str | None, typer.Option(help="such as mechanism, projection, network")] = None,
+    family: Annotated[str | None, typer.Option(help="such as scored, sparse, linear")] = None,
+    long: Annotated[bool, typer.Option("--long", help="all of an entry, not one line of it")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print all fields as JSON")] = False,
 ) -> None:
-    """List the published systems that regard holds, or search them."""
-    from rich.console import Console
-    from rich.table import Table
-
-    import regard
-    import regard.compare.cab  # registers the benchmark
-    import regard.hosts.lait
-    import regard.plan.cascade
-    import regard.plan.kinetics
-
-    found = regard.search(query) if query else regard.entries()
+    """List the published systems that regard holds, one line each, or search them by name or by need."""
+    found = chosen(" ".join(query or []), kind, family)
     if as_json:
         print(json.dumps([entry.as_dict() for entry in found], indent=2, ensure_ascii=False))
-        return
+    elif long:
+        print("\n\n".join(described(entry) for entry in found))
+    else:
+        print_lines(found)
+
+
+def chosen(query: str, kind: str | None, family: str | None) -> list[Entry]:
+    """The entries that are meant.
+
+    Raises:
+        LookupError: none; the message names the nearest.
+    """
+    from regard.core.atlas import entries, search
+    from regard.core.errors import did_you_mean, wrong
+
+    if not query or any(sign in query for sign in "*?["):
+        found = entries(query or "*", kind=kind, family=family)
+    else:
+        found = entries(query, kind=kind, family=family)
+        within = {entry.name for entry in entries(kind=kind, family=family)}
+        found = found or [entry for entry in search(query) if entry.name in within]
     if not found:
-        raise LookupError(f"query: got {query!r}, want words of some name, title or summary; `regard atlas` lists all")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "row", "family", "status", "what it does", "reproduced"):
-        table.add_column(column, overflow="fold")
+        near = did_you_mean(query, [entry.name for entry in entries()])
+        wanted = f"a name, a pattern or words of some name, title or summary; `regard atlas` lists all{near}"
+        raise wrong("query", repr(query), wanted, LookupError)
+    return found
+
+
+def print_lines(found: list[Entry]) -> None:
+    """One line an entry, cut to the width of the terminal; a log or a pipe gets whole lines."""
+    about = [("name", "row", "kind", "family", "status", "what it does")]
     for entry in found:
         row = "" if entry.row is None else str(entry.row)
-        table.add_row(entry.name, row, entry.family, entry.claim.status, entry.summary, entry.claim.figure)
-    Console().print(table)
+        about.append((entry.name, row, entry.kind, entry.family, entry.claim.status, entry.summary))
+    widths = [max(map(len, column)) for column in list(zip(*about, strict=True))[:-1]]
+    most = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for *words, summary in about:
+        line = "  ".join([*(word.ljust(width) for word, width in zip(words, widths, strict=True)), summary])
+        print(line if most is None or len(line) <= most else f"{line[: most - 1]}…")
+
+
+def described(entry: Entry) -> str:
+    """All of an entry for reading."""
+    row = "" if entry.row is None else f", row {entry.row}"
+    paper = f"{entry.title} ({entry.year}{f', arXiv {entry.arxiv}' if entry.arxiv else ''})"
+    lines = {
+        "paper": paper,
+        "does": entry.summary,
+        "claim": entry.claim.text,
+        "status": f"{entry.claim.status}: {entry.claim.figure}",
+        "measured by": entry.claim.command,
+        "code": entry.where,
+        "also called": ", ".join(entry.aliases),
+    }
+    said = "\n".join(f"  {name + ':':<13}{text}" for name, text in lines.items() if text)
+    return f"{entry.name}  ({entry.kind}, {entry.family}{row})\n{said}"

@@ -15,16 +15,16 @@ def laws(
 ) -> None:
     """Hold a mechanism to the laws; exit status 1 if one is broken."""
     import regard
-    from regard.core.errors import wrong
+    from regard.core.errors import a, wrong
     from regard.core.mechanism import Mechanism
 
     if bool(name) == every:
         raise wrong("name", repr(name) + (" with --all" if every else ""), "the name of a mechanism, or --all alone")
-    mechanisms = [entry for entry in regard.entries() if entry.kind == "mechanism"] if every else [regard.find(name)]
+    mechanisms = regard.entries(kind="mechanism") if every else [regard.find(name)]
     broken = 0
     for entry in mechanisms:
         if not (isinstance(entry.thing, type) and issubclass(entry.thing, Mechanism)):
-            raise wrong("name", f"{name!r}, a {entry.kind}", "a mechanism")
+            raise wrong("name", f"{name!r}, {a(entry.kind)}", "a mechanism")
         broken += report(entry.name, entry.thing)
     raise typer.Exit(1 if broken else 0)
 

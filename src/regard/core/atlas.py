@@ -3,42 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from regard.core.errors import did_you_mean, wrong
+from regard.core.index import Declaration, scan
+from regard.core.search import ranked
 
 Status = Literal["works", "partly", "not reproduced"]
 T = TypeVar("T")
 
 STATUSES = ("works", "partly", "not reproduced")
-STOP_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "by",
-        "for",
-        "from",
-        "how",
-        "in",
-        "is",
-        "it",
-        "of",
-        "on",
-        "or",
-        "that",
-        "the",
-        "this",
-        "to",
-        "which",
-        "with",
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -57,9 +38,9 @@ class Entry:
 
     Args:
         name: short name, lower case, words joined by ``_``. row: its id in the catalogue of systems, None outside it.
-        family, kind: the shelf it stands on, and what it is (mechanism, kernel, probe …).
+        family, kind: the shelf it stands on, and what it is (mechanism, kernel, projection …).
         title, arxiv, year: the paper. summary: what it does, one sentence. claim: what is reproduced.
-        thing: the class or function itself.
+        where: ``package.module.name`` of the class or function. traits: what it claims, as far as its class says.
     """
 
     name: str
@@ -72,7 +53,17 @@ class Entry:
     summary: str
     claim: Claim
     aliases: tuple[str, ...] = ()
-    thing: Any = field(default=None, compare=False, repr=False)
+    where: str = ""
+    traits: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    given: Any = field(default=None, compare=False, repr=False)
+
+    @property
+    def thing(self) -> Any:
+        """The class or function itself, whose module is imported now."""
+        if self.given is not None:
+            return self.given
+        module, _, name = self.where.rpartition(".")
+        return getattr(import_module(module), name)
 
     @property
     def url(self) -> str | None:
@@ -80,15 +71,13 @@ class Entry:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
-        plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("thing", "claim")}
-        return plain | {
-            "url": self.url,
-            "claim": asdict(self.claim),
-            "where": f"{self.thing.__module__}.{self.thing.__qualname__}",
-        }
+        hidden = ("given", "claim", "traits")
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in hidden}
+        return plain | {"url": self.url, "claim": asdict(self.claim)}
 
 
 ENTRIES: dict[str, Entry] = {}
+"""What has been registered by an import: all of regard that is in use, and what users add."""
 
 
 def published(
@@ -105,80 +94,102 @@ def published(
 ) -> Callable[[T], T]:
     """Registers the class or function below it; its docstring's first sentence is the entry's summary.
 
+    All arguments are literals, so that the atlas can be read without importing anything.
+
     Raises:
         ValueError: the name is taken or ill-formed, the status unknown, or the docstring missing.
     """
 
     def register(thing: T) -> T:
-        if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
-            raise wrong("name", repr(name), "lower-case words joined by '_'")
-        if name in ENTRIES:
-            raise wrong("name", repr(name), f"a name not taken by {ENTRIES[name].thing}")
-        if claim.status not in STATUSES:
-            raise wrong("claim.status", repr(claim.status), f"one of {STATUSES}")
-        if not thing.__doc__:
-            raise wrong(f"{thing}", "no docstring", "a docstring whose first sentence says what it does")
-        summary = " ".join(thing.__doc__.split("\n\n")[0].split())
-        ENTRIES[name] = Entry(name, row, family, kind, title, arxiv, year, summary, claim, aliases, thing)
+        named: Any = thing
+        where = f"{named.__module__}.{named.__qualname__}"
+        entry = made(where, name, thing.__doc__, family, kind, row, title, arxiv, year, claim, aliases, thing)
+        taken = ENTRIES.get(name) or indexed().get(name)
+        if taken is not None and (taken.where != where or "<locals>" in where):
+            raise wrong("name", repr(name), f"a name not taken by {taken.where}")
+        ENTRIES[name] = entry
         return thing
 
     return register
 
 
-def entries() -> list[Entry]:
-    """Every entry, by name."""
-    return [ENTRIES[name] for name in sorted(ENTRIES)]
+def made(
+    where: str,
+    name: str,
+    doc: str | None,
+    family: str,
+    kind: str,
+    row: int | None,
+    title: str,
+    arxiv: str | None,
+    year: int,
+    claim: Claim,
+    aliases: tuple[str, ...],
+    thing: Any = None,
+    traits: Mapping[str, Any] = MappingProxyType({}),
+) -> Entry:
+    """The entry of a declaration, which is checked."""
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
+        raise wrong("name", repr(name), "lower-case words joined by '_'")
+    if claim.status not in STATUSES:
+        raise wrong("claim.status", repr(claim.status), f"one of {STATUSES}")
+    if not doc:
+        raise wrong(where, "no docstring", "a docstring whose first sentence says what it does")
+    summary = " ".join(doc.split("\n\n")[0].split())
+    return Entry(name, row, family, kind, title, arxiv, year, summary, claim, aliases, where, traits, thing)
 
 
-def words(text: str) -> list[str]:
-    """The text's words in lower case, without those that carry no meaning, cut to a common stem."""
-    found = re.findall(r"[a-z0-9]+", text.lower())
-    return [stem(word) for word in found if word not in STOP_WORDS]
+@cache
+def indexed() -> Mapping[str, Entry]:
+    """Every entry of regard's own by its name, read from the source."""
+    found: dict[str, Entry] = {}
+    for declaration in scan(Path(__file__).parents[1], "regard"):
+        entry = entry_of(declaration)
+        if entry.name in found:
+            raise wrong("name", repr(entry.name), f"a name not taken by {found[entry.name].where}")
+        found[entry.name] = entry
+    return MappingProxyType(found)
 
 
-def stem(word: str) -> str:
-    """A crude English stem: enough that ``decaying``, ``decayed`` and ``decays`` meet."""
-    for suffix in (
-        "ations",
-        "ation",
-        "ings",
-        "ing",
-        "ers",
-        "er",
-        "ies",
-        "ed",
-        "es",
-        "s",
-        "ity",
-        "al",
-        "ally",
-        "ive",
-        "e",
-    ):
-        if word.endswith(suffix) and len(word) - len(suffix) >= 4:
-            return word[: -len(suffix)]
-    return word
+def entry_of(declaration: Declaration) -> Entry:
+    """The entry that a declaration in the source makes."""
+    given = dict(declaration.arguments)
+    _, claim = given.pop("claim")
+    told = Claim(**{("text", "status", "figure", "command")[int(k)] if k.isdigit() else k: v for k, v in claim.items()})
+    about = {"kind": "mechanism", "row": None, "arxiv": None, "aliases": (), **given, "claim": told}
+    name = about.pop("0") if "0" in about else about.pop("name")
+    return made(where=declaration.where, name=name, doc=declaration.doc, traits=declaration.traits, **about)
 
 
-def search(query: str, among: Iterable[Entry] | None = None) -> list[Entry]:
-    """The entries that share words with ``query``, best first: a hit in the name counts most, then the title."""
-    wanted = words(query)
-    scored = [(relevance(entry, wanted), entry) for entry in (entries() if among is None else among)]
-    return [entry for score, entry in sorted(scored, key=lambda pair: (-pair[0], pair[1].name)) if score > 0]
+def everything() -> dict[str, Entry]:
+    """Every entry by its name: those of regard, and what else has been registered."""
+    return {**indexed(), **{name: entry for name, entry in ENTRIES.items() if name not in indexed()}}
 
 
-def relevance(entry: Entry, wanted: list[str]) -> float:
-    """How well the entry answers the stems ``wanted``: the sum over fields of weight × share of stems found."""
-    fields = {
-        4.0: f"{entry.name.replace('_', ' ')} {' '.join(entry.aliases)}",
-        2.0: entry.title,
-        1.0: f"{entry.summary} {entry.family} {entry.kind}",
-    }
-    score = 0.0
-    for weight, text in fields.items():
-        stems = words(text)
-        score += weight * sum(any(have.startswith(want) or want.startswith(have) for have in stems) for want in wanted)
-    return score / max(len(wanted), 1)
+def entries(pattern: str = "*", *, kind: str | None = None, family: str | None = None) -> list[Entry]:
+    """The entries, by name: those whose name or alias fits a ``pattern`` such as ``"linear*"``, of a kind, of a family.
+
+    Raises:
+        LookupError: no entry is of this kind or family; the message names those that there are.
+    """
+    found = [entry for _, entry in sorted(everything().items())]
+    for field_name, wanted in (("kind", kind), ("family", family)):
+        known = sorted({getattr(entry, field_name) for entry in found})
+        if wanted is not None and wanted not in known:
+            offered = f"one of {', '.join(known)}{did_you_mean(wanted, known)}"
+            raise wrong(field_name, repr(wanted), offered, LookupError)
+    return [
+        entry
+        for entry in found
+        if any(fnmatchcase(name, pattern) for name in (entry.name, *entry.aliases))
+        and kind in (None, entry.kind)
+        and family in (None, entry.family)
+    ]
+
+
+def search(query: str) -> list[Entry]:
+    """The entries that answer the words of ``query``, or a need such as "cheap long context", best first."""
+    return ranked(query, everything().values())
 
 
 def find(name: str) -> Entry:
@@ -187,10 +198,13 @@ def find(name: str) -> Entry:
     Raises:
         LookupError: no such entry; the message names the nearest.
     """
-    for entry in ENTRIES.values():
-        if name == entry.name or name in entry.aliases:
+    known = everything()
+    if name in known:
+        return known[name]
+    for entry in known.values():
+        if name in entry.aliases:
             return entry
-    meant = did_you_mean(name, [*ENTRIES, *(alias for entry in ENTRIES.values() for alias in entry.aliases)])
+    meant = did_you_mean(name, [*known, *(alias for entry in known.values() for alias in entry.aliases)])
     near = [entry.name for entry in search(name)[:3]]
     such = f", such as {', '.join(near)}" if near else ""
     raise wrong("name", repr(name), f"one of the atlas{such}; `regard atlas` lists all{meant}", LookupError)

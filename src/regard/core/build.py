@@ -5,22 +5,29 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from regard.core.atlas import find
-from regard.core.errors import did_you_mean, wrong
+from regard.core.errors import a, did_you_mean, wrong
 from regard.core.mechanism import Mechanism
 
 T = TypeVar("T")
 
 
-def build(name: str, **config: Any) -> Mechanism:
-    """The mechanism ``name`` of the atlas, with its constructor's arguments.
+def build(name: str, **config: Any) -> Any:
+    """The entry ``name`` of the atlas, of any kind, with its constructor's arguments: a mechanism, a projection, …
+
+    What is a function, as an analysis may be, comes with ``config`` filled in.
 
     Raises:
         LookupError: no such name. TypeError: an argument that it does not take; the message lists those it does.
     """
-    return made({}, name, mechanism(name), config)
+    thing = find(name).thing
+    if isinstance(thing, type):
+        return made({}, name, thing, config)
+    arguments_of(name, thing, config)
+    return partial(thing, **config)
 
 
 def build_for(sizes: Mapping[str, int], name: str, /, **config: Any) -> Mechanism:
@@ -47,7 +54,7 @@ def mechanism(name: str) -> type[Mechanism]:
     """The class of this name in the atlas."""
     entry = find(name)
     if not (isinstance(entry.thing, type) and issubclass(entry.thing, Mechanism)):
-        raise wrong("name", f"{name!r}, a {entry.kind}", "a mechanism", TypeError)
+        raise wrong("name", f"{name!r}, {a(entry.kind)}", "a mechanism", TypeError)
     return entry.thing
 
 

@@ -30,6 +30,11 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
+def a(noun: str) -> str:
+    """The noun with its indefinite article."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
 def reason(error: Exception) -> str:
     """Why reading or writing failed, in plain words, without the names of files that nobody gave."""
     number = error.errno if isinstance(error, OSError) else None

@@ -31,10 +31,11 @@ class Partial:
 
     def merge(self, other: Partial) -> Partial:
         """The partial over both sets of keys."""
-        lse = torch.logaddexp(self.lse, other.lse)
-        anchor = lse.masked_fill(lse == -torch.inf, 0)
-        first, second = (torch.exp(part.lse - anchor)[..., None] for part in (self, other))
-        return Partial((self.out * first + other.out * second).to(self.out.dtype), lse)
+        blind = torch.maximum(self.lse, other.lse) == -torch.inf
+        total = torch.logaddexp(*(part.lse.masked_fill(blind, 0) for part in (self, other)))
+        first, second = (torch.exp(part.lse - total)[..., None] for part in (self, other))
+        out = self.out * first + other.out * second
+        return Partial(out.to(self.out.dtype), total.masked_fill(blind, -torch.inf))
 
     def __add__(self, other: Partial) -> Partial:
         return self.merge(other)

@@ -121,13 +121,15 @@ class Reading:
                 tokens=tokens,
                 sequence=self.watched.passes.sequence,
                 share=share,
+                cross=layer.cross,
             )
 
 
 def described(index: int, name: str, source: Caught, causal: bool, place: Pass) -> Layer:
     """The layer of a call; its code alone knows the size of its heads and how it scores."""
     heads = source.dense.shape[1]
-    return Layer(index, name, heads, heads, 0, causal, not causal and place.encoded, None, None, None, False)
+    cross = not causal and (place.encoded or source.n != source.m)
+    return Layer(index, name, heads, heads, 0, causal, cross, None, None, None, False)
 
 
 def real(source: Caught, layer: Layer, place: Pass, past: int) -> tuple[Tensor, Tensor]:
@@ -142,4 +144,6 @@ def real(source: Caught, layer: Layer, place: Pass, past: int) -> tuple[Tensor, 
         keys = given.to(device)
     elif source.visible is not None:
         keys = source.visible.any(1).any(1)
+    if source.visible is not None:
+        queries = queries & source.visible.any(1).any(2)
     return keys, queries

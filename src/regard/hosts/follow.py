@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from transformers import PreTrainedModel
 
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.hosts import caches
 from regard.hosts.implied import Implied
-from regard.hosts.passes import Pass, Passes, arguments
+from regard.hosts.passes import Pass, Passes, arguments, recomputing
 from regard.hosts.scans import Notes, Scan, scan_of
 from regard.hosts.session import Session
 
+PACKAGES = {"fla": "fla-core", "mamba_ssm": "mamba-ssm", "causal_conv1d": "causal-conv1d"}
+"""Modules of GPU kernels that Transformers takes wherever they are installed, and what is installed."""
 CLOSE = 1e-4
 """Relative error between a layer's scan and the rows read of it, as the law of definition has it in float32."""
 CLOSE_HALF = 2e-2
@@ -89,13 +95,17 @@ class Follower:
 
     def follow(self, name: str, layer: nn.Module, scan: Scan) -> None:
         """Listens to a layer that can be read."""
-        notes = Notes()
+        notes, kernels = Notes(), kernels_of(layer)
 
         def enter(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if kernels and not interpreted() and next(layer.parameters()).device.type == "cpu":
+                what = f"{name}, whose {type(layer).__name__} runs its scan by {kernels}'s GPU kernels, on a CPU"
+                wanted = f"it on a GPU, or an environment without {kernels}: Transformers then runs it by PyTorch"
+                raise wrong("model", what, wanted, RuntimeError)
             notes.clear()
             notes.given = arguments(layer, args, kwargs)
             notes.cache = next(caches.found(notes.given.values()), None)
-            notes.begun = scan.begun(layer, notes.cache)
+            notes.begun = scan.begun(layer, notes)
             if notes.begun:
                 self.go_on(name, notes.cache, scan.state(layer, notes.cache))
 
@@ -106,7 +116,9 @@ class Follower:
             return hook
 
         def leave(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self.show(name, layer, scan, notes)
+            if not recomputing():
+                with saved_tensors_hooks(lambda x: x, lambda x: x):  # checkpointing counts what its own have seen
+                    self.show(name, layer, scan, notes, coarse=bool(kernels))
             notes.clear()
 
         self.handles += [
@@ -116,23 +128,30 @@ class Follower:
         ]
 
     @torch.no_grad()
-    def show(self, name: str, layer: nn.Module, scan: Scan, notes: Notes) -> None:
-        """Shows the session what a layer's scan, which has just run, attended to."""
+    def show(self, name: str, layer: nn.Module, scan: Scan, notes: Notes, coarse: bool) -> None:
+        """Shows the session what a layer's scan, which has just run, attended to.
+
+        ``coarse``: it ran by GPU kernels, which multiply float32 as TF32.
+        """
         if not set(notes.into) >= set(scan.parts):
             what = f"{name}, whose {type(layer).__name__} ran as one fused kernel"
             raise wrong("model", what, "it in evaluation mode, where its parts can be listened to", RuntimeError)
         place, turn = self.passes.locate(name)
         name = name if turn == 0 else f"{name}#{turn}"
-        memory = self.remember(name, scan.tokens(layer, notes), notes)
+        with alike(name, layer):
+            passed = scan.tokens(layer, notes)
+        memory = self.remember(name, passed, notes)
         memory.state = None if notes.cache is None else scan.state(layer, notes.cache)
         keys = None if memory.keys.all() else memory.keys
-        reading = scan.read(layer, memory.parts, keys, notes)
+        with alike(name, layer):
+            reading = scan.read(layer, memory.parts, notes)
         n = reading.given.shape[2]
         queries = reading.q[:, :, reading.q.shape[2] - n :]
         source = Implied(reading.mechanism, queries, reading.k, Layout(True, keys), reading.signals)
         tokens = place.tokens if place.tokens is not None and place.tokens.ids.shape == memory.keys.shape else None
         dtype = memory.parts[0].dtype
-        rounded = torch.finfo(dtype).bits < 32
+        half = torch.finfo(dtype).bits < 32
+        rounded = half or coarse
         most = CLOSE_HALF if rounded else CLOSE
 
         def check(rows: Tensor, weights: Tensor) -> None:
@@ -140,7 +159,7 @@ class Follower:
             if not error <= most:
                 what = f"{name}, whose {type(layer).__name__} gave outputs {error:.0e} off the rows of {reading.name}"
                 wanted = f"at most {most:g}: it does not go on from the tokens that this watch has seen"
-                wanted += f", or loses as much by keeping its state in {dtype}" if rounded else ""
+                wanted += f", or loses as much by rounding to {dtype if half else 'TF32'}" if rounded else ""
                 raise wrong("model", what, wanted, RuntimeError)
 
         self.session.implied(name, reading.name, source, tokens, self.passes.sequence, check)
@@ -174,3 +193,27 @@ class Follower:
         if cache is not None:
             self.passes.counted[cache] = keys.shape[1]
         return held[name]
+
+
+@contextmanager
+def alike(name: str, layer: nn.Module) -> Iterator[None]:
+    """Names a layer that has the parts of a known kind, but of other shapes."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        what = f"{name}, whose {type(layer).__name__} has the parts of a layer that can be read, but not their shapes"
+        raise wrong("model", f"{what} ({error})", "one that is made like those", RuntimeError) from error
+
+
+def kernels_of(layer: nn.Module) -> str:
+    """The package of GPU kernels by which Transformers runs a layer's scan, "" where it runs it by PyTorch."""
+    forward = inspect.unwrap(type(layer).forward)
+    named = [forward.__globals__.get(name) or vars(layer).get(name) for name in forward.__code__.co_names]
+    cells = [cell.cell_contents for one in named for cell in getattr(one, "__closure__", None) or ()]
+    sources = {getattr(one, "__module__", None) or "" for one in (*named, *cells) if callable(one)}
+    return next((PACKAGES[name] for name in PACKAGES if name in {source.split(".")[0] for source in sources}), "")
+
+
+def interpreted() -> bool:
+    """Whether Triton's kernels run on a CPU too."""
+    return os.environ.get("TRITON_INTERPRET") == "1"

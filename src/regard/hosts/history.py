@@ -30,6 +30,11 @@ class Past:
         chosen = {module: ids[rows.to(ids.device)] for module, ids in self.ids.items() if len(ids) > int(rows.max())}
         return Past(sequence, chosen)
 
+    def tells(self, other: Past) -> bool:
+        """Whether both are known to be of the same tokens."""
+        same = self.ids.keys() == other.ids.keys()
+        return same and bool(self.ids) and all(torch.equal(ids, other.ids[module]) for module, ids in self.ids.items())
+
 
 class History:
     """The pasts of all caches that are alive.
@@ -58,8 +63,9 @@ class History:
         rows = rows_of(known.keys, now)
         if rows is None:
             return self.begin()
+        picked = known.select(rows, known.sequence)
         kept = len(rows) == len(known.keys) and torch.equal(rows, torch.arange(len(rows), device=rows.device))
-        return known.select(rows, known.sequence if kept else self.begin().sequence)
+        return picked if kept or picked.tells(known) else replace(picked, sequence=self.begin().sequence)
 
     def put(self, cache: Any, past: Past) -> None:
         """Notes what a cache holds after a pass."""

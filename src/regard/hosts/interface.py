@@ -36,7 +36,6 @@ class Installed:
     """
 
     def __init__(self, model: PreTrainedModel, function: Callable[..., Any], purpose: str) -> None:
-        check_model(model)
         configs = configurations(model)
         refuse_taken(model, configs)
         self.interfaces = interfaces(model)
@@ -74,28 +73,57 @@ class Installed:
 def interfaces(model: nn.Module) -> list[AttentionInterface]:
     """Where the model's attention modules look for their function: Transformers' table, and those of single models."""
     found = {id(ALL_ATTENTION_FUNCTIONS): ALL_ATTENTION_FUNCTIONS}
-    for file in {type(module).__module__ for module in model.modules()}:
-        for value in vars(sys.modules[file]).values():
-            if isinstance(value, AttentionInterface):
-                found[id(value)] = value
+    for module in model.modules():
+        found |= {id(table): table for table in tables(module)}
     return list(found.values())
 
 
+def tables(module: nn.Module) -> list[AttentionInterface]:
+    """The tables of attention functions that the file of a module knows."""
+    known = vars(sys.modules[type(module).__module__]).values()
+    return [value for value in known if isinstance(value, AttentionInterface)]
+
+
 def eager_parts(model: nn.Module, configs: list[PreTrainedConfig]) -> set[int]:
-    """The identities of those configurations whose part of the model PyTorch's attention cannot compute."""
+    """The identities of those configurations whose part of the model PyTorch's attention cannot compute.
+
+    Code that knows no table of attention functions takes the way of its eager attention under a name of ours.
+    """
     owners = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
     found = set()
     for config in configs:
-        capable = [module._supports_sdpa for module in owners if module.config is config]
+        capable = [module._supports_sdpa and bool(tables(module)) for module in owners if module.config is config]
         if not all(capable) or (not capable and config._attn_implementation == "eager"):
             found.add(id(config))
     return found
 
 
-def check_model(model: Any) -> None:
-    """Raises a TypeError unless it is a Transformers model."""
+def host(model: Any) -> PreTrainedModel:
+    """The Transformers model that is meant: itself, or that which an adapter was put into.
+
+    Raises:
+        TypeError: no such model; the message says where others that hold one keep it. RuntimeError: it is compiled.
+    """
+    if callable(getattr(model, "get_base_model", None)):  # a PeftModel, whose layers stand in the model itself
+        model = model.get_base_model()
     if not isinstance(model, PreTrainedModel):
-        raise wrong("model", f"a {type(model).__name__}", "a Transformers model (PreTrainedModel)", TypeError)
+        inside = next((way for name, way in WAYS.items() if hasattr(model, name)), None)
+        wanted = "a Transformers model (PreTrainedModel)" + ("" if inside is None else f": {inside}")
+        raise wrong("model", f"a {type(model).__name__}", wanted, TypeError)
+    for name, module in model.named_modules():
+        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+            what = f"{label(model)}, of which {name or 'all'} is compiled"
+            raise wrong("model", what, "it uncompiled, as hooks in what is compiled are not heard", RuntimeError)
+    return model
+
+
+WAYS = {
+    "_orig_mod": "what was compiled, model._orig_mod, and to run that",
+    "_first_module": "that of a SentenceTransformer, model[0].auto_model",
+    "preprocess": "that of a pipeline, pipeline.model",
+    "module": "what is run in parallel, model.module",
+}
+"""Where what is no Transformers model keeps one, by an attribute that tells it."""
 
 
 def configurations(model: nn.Module) -> list[PreTrainedConfig]:

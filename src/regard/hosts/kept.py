@@ -88,9 +88,8 @@ class Kept(CacheLayerMixin):
         """The new keys and values alone; the mechanism takes them in when it attends."""
         swap = self.swap()
         if swap is None or swap.installed is None:
-            raise wrong(
-                "past_key_values", "a cache that a swap filled, after it", "the swap, or a new cache", RuntimeError
-            )
+            what = "a cache of a swap that is out again"
+            raise wrong("past_key_values", what, "the swap, or a new cache", RuntimeError)
         self.slots += key_states.shape[2]
         self.latest = weakref.ref(key_states)
         return key_states, value_states

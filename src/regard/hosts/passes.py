@@ -137,6 +137,9 @@ class Passes:
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The hook before a pass."""
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            what = f"a pass of {type(module).__name__} that is traced, as for export"
+            raise wrong("model", what, "it outside of a watch or swap, which run in Python", RuntimeError)
         if self.owner != threading.get_ident():
             if not self.running.acquire(blocking=False):
                 raise RuntimeError(BUSY)
@@ -148,6 +151,8 @@ class Passes:
         opened.past, opened.keys = self.length(opened.cache), padding(given)
         outer = self.stack[-2] if len(self.stack) > 1 else Pass()
         opened.masked = outer.masked or given.get("attention_mask") is not None
+        if opened.keys is None and made_already(given):
+            opened.keys = outer.keys
         opened.encoded = given.get("encoder_hidden_states") is not None
         opened.new = next((given[name].shape[1] for name in TOKENS if isinstance(given.get(name), Tensor)), None)
         opened.weights = self.asks_for_weights(module, given)
@@ -246,3 +251,9 @@ def padding(given: Mapping[str, Any]) -> Tensor | None:
     """The pass's two-dimensional attention mask as bool."""
     mask = given.get("attention_mask")
     return mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
+
+
+def made_already(given: Mapping[str, Any]) -> bool:
+    """Whether the pass is given masks that the pass around it has made of its own padding."""
+    mask = given.get("attention_mask")
+    return isinstance(mask, Mapping) or (isinstance(mask, Tensor) and mask.dim() == 4)

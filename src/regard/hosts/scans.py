@@ -128,9 +128,12 @@ class Scan:
         """The submodules to listen to."""
         return [name for name in (*self.parts, *self.others) if isinstance(getattr(layer, name, None), nn.Module)]
 
-    def begun(self, layer: Any, cache: Any) -> bool:
-        """Whether the cache holds a state of this layer."""
-        return cache is not None and bool(cache.has_previous_state(layer.layer_idx))
+    def begun(self, layer: Any, notes: Notes) -> bool:
+        """Whether the cache holds a state of this layer; early releases show it by the position of the new tokens."""
+        known, position = getattr(notes.cache, "has_previous_state", None), notes.given.get("cache_position")
+        if callable(known):
+            return bool(known(layer.layer_idx))
+        return notes.cache is not None and position is not None and int(position[0]) > 0
 
     def state(self, layer: Any, cache: Any) -> Tensor | None:
         """What the cache holds of this layer, where it shows that."""
@@ -141,8 +144,8 @@ class Scan:
         """What has to be known of each token that passed."""
         raise NotImplementedError
 
-    def read(self, layer: Any, tokens: list[Tensor], keys: Tensor | None, notes: Notes) -> Reading:
-        """The reading of all ``tokens`` so far, ``keys (b, m)`` being those that are no padding."""
+    def read(self, layer: Any, tokens: list[Tensor], notes: Notes) -> Reading:
+        """The reading of all ``tokens`` so far."""
         raise NotImplementedError
 
 
@@ -158,7 +161,7 @@ class MambaScan(Scan):
         low = notes.out["x_proj"].split([notes.out["x_proj"].shape[-1] - 2 * states, states, states], dim=-1)
         return [notes.into["x_proj"], *(notes.out.get(name, x) for name, x in zip(self.others, low, strict=True))]
 
-    def read(self, layer: Any, tokens: list[Tensor], keys: Tensor | None, notes: Notes) -> Reading:
+    def read(self, layer: Any, tokens: list[Tensor], notes: Notes) -> Reading:
         x, low, b, c = tokens
         step = softplus(layer.dt_proj.weight @ low.mT, layer.dt_proj.bias[:, None])
         gate = notes.out["in_proj"].chunk(2, dim=-1)[1]
@@ -174,8 +177,8 @@ class ManyHeadedMambaScan(Scan):
     def tokens(self, layer: Any, notes: Notes) -> list[Tensor]:
         return [notes.out["in_proj"].unflatten(-1, (-1, 2))[..., 0]]
 
-    def read(self, layer: Any, tokens: list[Tensor], keys: Tensor | None, notes: Notes) -> Reading:
-        states, mixed = layer.A_log.shape[-1], silent(convolved(layer, tokens[0]), keys)
+    def read(self, layer: Any, tokens: list[Tensor], notes: Notes) -> Reading:
+        states, mixed = layer.A_log.shape[-1], convolved(layer, tokens[0])
         projected = apart(mixed, len(layer.x_proj_weight)) @ layer.x_proj_weight.mT
         low, b, c = projected.split([projected.shape[-1] - 2 * states, states, states], dim=-1)
         step = softplus(layer.dt_proj_weight @ low.mT, layer.dt_proj_bias[..., None]).flatten(1, 2)
@@ -202,9 +205,9 @@ class Mamba2Scan(Scan):
         sizes = [layer.out_proj.in_features, len(layer.conv1d.weight), len(layer.dt_bias)]
         return (notes.out["in_proj"] * getattr(layer, "mup_vector", 1)).split(sizes, dim=-1)
 
-    def read(self, layer: Any, tokens: list[Tensor], keys: Tensor | None, notes: Notes) -> Reading:
+    def read(self, layer: Any, tokens: list[Tensor], notes: Notes) -> Reading:
         (mixed, step), heads, inner = tokens, len(layer.dt_bias), layer.out_proj.in_features
-        mixed = silent(convolved(layer, mixed), keys).double()
+        mixed = convolved(layer, mixed).double()
         states = (mixed.shape[-1] - inner) // 2
         x, b, c = mixed.split([inner, states, states], dim=-1)
         mechanism = Mamba2(heads).to(x)
@@ -241,7 +244,7 @@ class DeltaScan(Scan):
         """The logarithm of what stays."""
         return decay_of(layer, notes.out[self.decay])
 
-    def read(self, layer: Any, tokens: list[Tensor], keys: Tensor | None, notes: Notes) -> Reading:
+    def read(self, layer: Any, tokens: list[Tensor], notes: Notes) -> Reading:
         mixed, beta, decay = tokens
         mixed, heads = convolved(layer, mixed).double(), beta.shape[-1]
         values = getattr(layer, self.last).in_features
@@ -269,8 +272,8 @@ class FusedDeltaScan(DeltaScan):
         super().__init__(("in_proj_qkvz",), "in_proj_ba", "in_proj_ba", "norm", "out_proj")
 
     def tokens(self, layer: Any, notes: Notes) -> list[Tensor]:
-        sorted_ = layer.fix_query_key_value_ordering(notes.out["in_proj_qkvz"], notes.out["in_proj_ba"])
-        q, k, v, _, beta, decay = sorted_
+        found = layer.fix_query_key_value_ordering(notes.out["in_proj_qkvz"], notes.out["in_proj_ba"])
+        q, k, v, _, beta, decay = found
         return [torch.cat([part.flatten(2) for part in (q, k, v)], dim=-1), beta.sigmoid(), decay_of(layer, decay)]
 
 
@@ -292,19 +295,19 @@ class LightningScan(Scan):
     parts = ("qkv_proj", "norm")
     marks = ("slope_rate", "act_fn")
 
-    def begun(self, layer: Any, cache: Any) -> bool:
-        return cache is not None and self.state(layer, cache) is not None
+    def begun(self, layer: Any, notes: Notes) -> bool:
+        return self.state(layer, notes.cache) is not None
 
     def state(self, layer: Any, cache: Any) -> Tensor | None:
-        held = cache.linear_cache[layer.layer_idx : layer.layer_idx + 1]
+        held = getattr(cache, "linear_cache", [])[layer.layer_idx : layer.layer_idx + 1]
         return held[0] if held and isinstance(held[0], Tensor) else None
 
     def tokens(self, layer: Any, notes: Notes) -> list[Tensor]:
         return [layer.act_fn(notes.out["qkv_proj"])]
 
-    def read(self, layer: Any, tokens: list[Tensor], keys: Tensor | None, notes: Notes) -> Reading:
+    def read(self, layer: Any, tokens: list[Tensor], notes: Notes) -> Reading:
         heads = len(layer.slope_rate)
-        q, k, v = apart(silent(tokens[0], keys).double(), heads).chunk(3, dim=-1)
+        q, k, v = apart(tokens[0].double(), heads).chunk(3, dim=-1)
         mechanism = Lightning(layer.slope_rate.double().flatten().tolist())
         return Reading("lightning", mechanism, q, k, v, {}, apart(notes.into["norm"].double(), heads))
 
@@ -346,11 +349,6 @@ def softplus(raw: Tensor, bias: Tensor) -> Tensor:
 def decay_of(layer: Any, raw: Tensor) -> Tensor:
     """The logarithm of what stays, from the layer's raw gate."""
     return -layer.A_log.float().exp() * F.softplus(raw.float() + layer.dt_bias)
-
-
-def silent(x: Tensor, keys: Tensor | None) -> Tensor:
-    """Zero where ``keys (b, m)`` say padding."""
-    return x if keys is None else x * keys[..., None]
 
 
 def convolved(layer: Any, x: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ class Softmaxes(TorchFunctionMode):
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """The hook after a module, also after one that raised."""
-        if not any(one is module for one in self.running):
+        if not self.passes.here or not any(one is module for one in self.running):
             return
         while self.running[-1] is not module:
             self.drop()

@@ -19,7 +19,7 @@ from regard.core.layout import Layout
 from regard.core.mechanism import Host, Mechanism
 from regard.hosts.asked import Asked, Reader
 from regard.hosts.call import attend, dense
-from regard.hosts.interface import Installed, check_model, label
+from regard.hosts.interface import Installed, host, label
 from regard.hosts.kept import Held, Home, Kept
 from regard.hosts.passes import Pass, Passes
 from regard.hosts.slots import Slots
@@ -212,7 +212,8 @@ def swap(
 
     Prefill, padded batches, chunked prefill, beam search and ``generate`` are followed. A growing cache that begins
     inside of the swap holds the mechanism's own state in swapped layers, so its memory is the mechanism's, not the
-    length's. The model's sliding window is kept to: a pattern sees what both let it see.
+    length's; tokens of its latest pass can be taken back. The model's sliding window is kept to: a pattern sees what
+    both let it see. A boolean mask of pairs reaches mechanisms that weigh pairs, in whole passes.
 
     Args:
         model: any Transformers model that calls its attention through the attention interface.
@@ -223,9 +224,10 @@ def swap(
     Raises:
         TypeError: not a Transformers model. ValueError: a mechanism with signals or parameters that would have to be
             trained, or that its block has to host in a way that the model does not; a layer with softcap, sink logits
-            or position bias; a mask that is neither causal nor padding. RuntimeError: the model is watched or swapped.
+            or position bias; a mask that adds to scores, or one of pairs for a mechanism that weighs none.
+            RuntimeError: the model is watched or swapped.
     """
-    check_model(model)
+    model = host(model)
     if isinstance(mechanism, Mapping):
         chosen: dict[int | None, Mechanism] = {layer: made(given, config) for layer, given in mechanism.items()}
     else:

@@ -17,7 +17,7 @@ from regard.hosts.asked import Asked, Reader
 from regard.hosts.call import Call, Map, attend, dense
 from regard.hosts.caught import Reading
 from regard.hosts.follow import Follower
-from regard.hosts.interface import Installed, check_model, label
+from regard.hosts.interface import Installed, host, label
 from regard.hosts.own import Own
 from regard.hosts.passes import Pass, Passes, recomputing
 from regard.hosts.session import Choice, Layer, Session
@@ -71,7 +71,7 @@ class Watched(Session):
                 "model",
                 f"{name}, which ran a whole forward pass without calling the attention interface"
                 + (f": {own}" if own else ""),
-                "a model that does, or whose recurrences are read, as those of Mamba, Mamba-2 and Qwen3-Next are",
+                "a model that does, or whose recurrences are read, as those of Mamba-like mixers and delta nets are",
                 RuntimeError,
             )
         if own and self.choice.layers is None:
@@ -172,12 +172,13 @@ def watch(
 
     The model computes what it would without: its output comes from PyTorch's fused attention, and the rows of
     A are recomputed from the log-sum-exp, block by block, so memory grows with the length and not its square. On
-    leaving, also by an exception, the model is as it was. Prefill, padded batches, chunked prefill and
-    ``generate`` with any cache are followed; beam search is not, as it exchanges sequences between steps.
+    leaving, also by an exception, the model is as it was. Prefill, padded batches, chunked prefill, several caches in
+    turn, gradient checkpointing and ``generate`` with any cache are followed. A step of beam search that exchanges
+    sequences begins another sequence, which probes of one refuse; recurrent layers go on by what their cache holds.
 
     Args:
-        model: any Transformers model that calls its attention through the attention interface; or a model of ours,
-            whose layers may be of any mechanism, and which is to be run whole, not extended.
+        model: any Transformers model that calls its attention through the attention interface, with adapters of PEFT
+            or without; or a model of ours, of layers of any mechanism, which is to be run whole, not extended.
         probes: see `regard.probes`. layers: indices to watch, or a mapping from index to heads; None for all.
         rows: sample so many query rows of each call instead of all; results then carry standard errors.
         seed: of the sample. keep: bytes of q, k and log-sum-exp to keep at most in ``session.maps``: `Session`.
@@ -189,11 +190,7 @@ def watch(
             its first forward pass ends without a call of the attention interface.
     """
     about = (probes, Choice(layers, rows, seed), keep, seen, shares)
-    if isinstance(model, LM):
-        session = Own(model, *about)
-    else:
-        check_model(model)
-        session = Watched(model, *about)
+    session = Own(model, *about) if isinstance(model, LM) else Watched(host(model), *about)
     try:
         session.install()
         yield session

@@ -13,7 +13,7 @@ from torch import Tensor
 from regard.core.errors import wrong
 from regard.core.mechanism import accumulate_dtype, masked_softmax, repeat_heads
 from regard.core.reduction import Partial
-from regard.kernels import dense, gpu
+from regard.kernels import dense, gpu, whole
 from regard.kernels.gpu import lists
 from regard.patterns.base import Pattern, Region
 from regard.patterns.cover import Cover
@@ -74,6 +74,19 @@ class Gathered:
         if self.mask is None or self.mask.shape[0] == 1 or batch == 1:
             return self
         return Gathered(self.rows, self.size, self.index, self.mask.repeat(batch, 1, 1, 1))
+
+    def before(self, m: int) -> Gathered:
+        """The piece without keys from ``m`` on."""
+        if self.last < m:
+            return self
+        shown = (self.index < m)[:, :, None]
+        mask = shown.expand(-1, -1, self.size, -1) if self.mask is None else self.mask & shown
+        return Gathered(self.rows, self.size, self.index, mask)
+
+    @cached_property
+    def last(self) -> int:
+        """The last key of any block."""
+        return int(self.index.max()) if self.index.numel() else -1
 
     def within(self, given: Tensor, order: Tensor, batch: int, heads: int) -> Gathered:
         """The piece for a batch under a mask ``(batch or 1, heads or 1, n, m)``; ``order`` is the plan's."""
@@ -139,6 +152,10 @@ class Plan:
         ]
         return Plan(self.order.to(device), self.back.to(device), pieces, self.cells)
 
+    def within(self, m: int) -> Plan:
+        """The plan for the first ``m`` of its tokens: what stands behind them is hidden."""
+        return replace(self, pieces=[piece.before(m) for piece in self.pieces])
+
     def pieces_for(self, batch: int, heads: int, mask: Tensor | None) -> list[Gathered]:
         """The pieces for so many sequences and heads, cut by a mask ``(batch or 1, heads or 1, n, m)``."""
         if mask is None:
@@ -173,11 +190,25 @@ def attend_lse(
     if mask is None and gpu.usable(q):
         return run_on_gpu(q, k, v, lists.planned(pattern, n, m, q.device), blind, scale)
     mask = mask if mask is None else mask[:, :, blind:]
+    if n and whole.fits(pattern, m, q.device):
+        return dense.over(q, k, v, list(whole.pieces(pattern, n, m, blind, mask)), scale)
     if 0 < n * m <= WHOLE:
-        whole = dense_mask(pattern, n, m).to(q.device)
-        whole = whole if mask is None else whole & mask
-        return dense.over(q, k, v, [dense.Piece(slice(blind, q.shape[2]), slice(0, m), mask=whole)], scale)
+        shown = dense_mask(pattern, n, m).to(q.device)
+        shown = shown if mask is None else shown & mask
+        return dense.over(q, k, v, [dense.Piece(slice(blind, q.shape[2]), slice(0, m), mask=shown)], scale)
+    if mask is None and (more := roomy(pattern, n, m) - m):
+        q, k, v = (torch.nn.functional.pad(x, (0, 0, 0, more)) for x in (q, k, v))
+        part = run(q, k, v, planned(pattern, n + more, m + more).within(m).to(q.device), blind, scale)
+        return Partial(part.out[:, :, :n], part.lse[:, :, :n])
     return run(q, k, v, planned(pattern, n, m).to(q.device), blind, scale, mask)
+
+
+def roomy(pattern: Pattern, n: int, m: int) -> int:
+    """The length whose plan serves ``m`` tokens: one of eight in an octave, so that new lengths find a plan."""
+    if n != m or not pattern.endless:
+        return m
+    step = max(1 << m.bit_length() >> 4, 1)
+    return -(-m // step) * step
 
 
 @lru_cache(maxsize=8)
@@ -287,22 +318,26 @@ def behind(part: Partial, blind: int) -> Partial:
 def cells(pattern: Pattern, n: int, m: int, biased: bool = False) -> int:
     """Entries of A that `attend` computes, or `attend_unfused` for ``biased`` scores, of the mean head.
 
-    All of small inputs; else whole blocks, the lists of blocks of queries that run together as long as the longest of
-    them; of long inputs an estimate from evenly spaced blocks of queries.
+    Whole rows of small inputs; else whole blocks, up to the next length that has a plan, the lists of blocks of queries
+    that run together as long as the longest of them; of long inputs an estimate from evenly spaced blocks of queries.
     """
     n = min(n, m)
     if not n or not m:
         return 0
-    if n * m <= WHOLE and not biased:
-        return n * m
+    if not biased:
+        if whole.fits(pattern, m, torch.device("cpu")):
+            return whole.cells(pattern, n, m)
+        if n * m <= WHOLE:
+            return n * m
+        n, m = (x + roomy(pattern, n, m) - m for x in (n, m))
     queries, keys = regions(pattern, n, m, line_of(n), TILES)
     step = max(1, len(queries.tokens) * len(keys.tokens) // SAMPLED)
     some = Region(queries.tokens[step // 2 :: step], queries.run, queries.box)
     counts = pattern.cover_of(some, keys, len(some.tokens) * some.tokens.shape[1], m, exact=False).offsets.diff()
     counts = counts.view(pattern.heads, -1)
     listed = sum(len(group) * int(counts[:, group].max()) for group in grouped(counts, keys.tokens.shape[1]))
-    whole = len(queries.tokens) / max(len(some.tokens), 1)
-    return round(listed * whole) * queries.tokens.shape[1] * keys.tokens.shape[1]
+    more = len(queries.tokens) / max(len(some.tokens), 1)
+    return round(listed * more) * queries.tokens.shape[1] * keys.tokens.shape[1]
 
 
 def line_of(n: int) -> tuple[int, int]:
@@ -310,7 +345,7 @@ def line_of(n: int) -> tuple[int, int]:
     return min(LINE[0], max(n, 1)), LINE[1]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def planned(pattern: Pattern, n: int, m: int) -> Plan:
     """The plan of a pattern, kept for the next call."""
     queries, keys = regions(pattern, n, m, line_of(n), TILES)

@@ -100,6 +100,9 @@ class Pattern:
 
     heads: int = 1
 
+    endless: bool = False
+    """Whether `visible` says the same of two positions however many tokens there are."""
+
     def visible(self, i: Tensor, j: Tensor, m: int) -> Tensor:
         """bool, whether the query at position ``i`` may see the key at ``j``: both int64, broadcast together."""
         raise NotImplementedError
@@ -266,6 +269,10 @@ class And(Pattern):
     def grid(self) -> tuple[int, ...] | None:
         return self.first.grid or self.second.grid
 
+    @property
+    def endless(self) -> bool:
+        return self.first.endless and self.second.endless
+
     def head(self, index: int) -> Pattern:
         return self if self.heads == 1 else And(self.first.head(index), self.second.head(index))
 
@@ -300,6 +307,10 @@ class Not(Pattern):
     @property
     def grid(self) -> tuple[int, ...] | None:
         return self.inner.grid
+
+    @property
+    def endless(self) -> bool:
+        return self.inner.endless
 
     def head(self, index: int) -> Pattern:
         return self if self.heads == 1 else Not(self.inner.head(index), self.text)
@@ -347,6 +358,10 @@ class PerHead(Pattern):
     @property
     def grid(self) -> tuple[int, ...] | None:
         return next((p.grid for p in self.patterns if p.grid), None)
+
+    @property
+    def endless(self) -> bool:
+        return all(pattern.endless for pattern in self.patterns)
 
     def head(self, index: int) -> Pattern:
         return self.patterns[index]

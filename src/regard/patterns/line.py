@@ -21,6 +21,8 @@ def at_least(name: str, value: int, least: int, why: str = "") -> None:
 class Offsets(Pattern):
     """The base of patterns that know only how far back a key lies: i − j."""
 
+    endless = True
+
     def offset(self, back: Tensor) -> Tensor:
         """bool, whether a key ``back = i − j`` tokens back may be seen."""
         raise NotImplementedError
@@ -48,6 +50,8 @@ class Offsets(Pattern):
 
 class OneSided(Pattern):
     """The base of patterns that look at one of the two tokens alone."""
+
+    endless = True
 
     side: str = "key"
 
@@ -129,6 +133,8 @@ class Trailing(Pattern):
     Args:
         window: w. stride: s, at most w. dilation: δ.
     """
+
+    endless = True
 
     window: int
     stride: int = 1
@@ -288,6 +294,8 @@ def Global(*tokens: int) -> Pattern:  # noqa: N802  it reads as a pattern
 class Blocks(Groups):
     """The query's own block of ``size`` tokens, the first of which begins ``shift`` tokens early."""
 
+    endless = True
+
     size: int
     shift: int = 0
 
@@ -305,6 +313,8 @@ class Blocks(Groups):
 @dataclass(frozen=True)
 class Before(Pattern):
     """Whole blocks before the query's own: ``⌊j / size⌋ < ⌊i / size⌋``."""
+
+    endless = True
 
     size: int
 
@@ -368,6 +378,8 @@ class Parts(Groups):
 @dataclass(frozen=True)
 class Random(Pattern):
     """Blocks of keys drawn for each block of queries with probability ``share``, always the same for one ``seed``."""
+
+    endless = True
 
     share: float
     block: int = 1

@@ -124,7 +124,10 @@ class Sink(RowMean):
 
 
 class Distance(RowMean):
-    """Mean of i − j under A: Σ_j A_ij (i − j), in tokens; earlier keys count positive."""
+    """Mean of i − j under A: Σ_j A_ij (i − j), in tokens; earlier keys count positive.
+
+    Tokens are counted without padding; in cross-attention i counts the queries.
+    """
 
     name = "distance"
 

@@ -20,9 +20,9 @@ class Theirs:
     """
 
     def __init__(self, model: Any) -> None:
-        from regard.hosts.interface import check_model
+        from regard.hosts.interface import host
 
-        check_model(model)
+        model = host(model)
         name = type(model).__name__
         if model.config.is_encoder_decoder:
             raise wrong("model", f"{name}, an encoder-decoder", "a decoder or an encoder; use regard.watch")

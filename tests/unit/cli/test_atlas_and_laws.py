@@ -44,7 +44,7 @@ def test_laws_prints_every_law():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("atlas", "zebra"), "query: got 'zebra', want words of some name, title or summary"),
+        (("atlas", "zebra"), "query: got 'zebra', want a name, a pattern or words of some name, title or summary"),
         (("laws", "sofmax"), "name: got 'sofmax', want one of the atlas"),
         (("laws",), "name: got '', want the name of a mechanism, or --all alone"),
         (("laws", "memory_efficient"), "name: got 'memory_efficient', a kernel, want a mechanism"),

@@ -12,6 +12,7 @@ CLAIM = Claim("reproduces", "works", "0.5", "make claims")
 def shelf(monkeypatch):
     """An atlas with nothing in it."""
     monkeypatch.setattr(atlas, "ENTRIES", {})
+    monkeypatch.setattr(atlas, "indexed", dict)
 
     def add(name, title, summary, **more):
         def thing():

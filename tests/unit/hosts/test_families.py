@@ -26,7 +26,7 @@ def test_families_of_every_kind_are_right(family):
     ("kind", "broken"),
     [
         ("wrong", lambda self, module, q, *rest, **named: whole(self, module, q * 1.1, *rest, **named)),
-        ("crash", lambda self, module, q, k: None),
+        ("crash", lambda self, module: None),
     ],
 )
 def test_a_broken_watch_is_found(monkeypatch, kind, broken):
@@ -39,7 +39,7 @@ whole = Watched.attend
 
 def test_a_model_that_is_not_put_back_is_found(monkeypatch):
     left, remove = [], Installed.remove
-    monkeypatch.setattr(Installed, "remove", left.append)
+    monkeypatch.setattr(Installed, "remove", lambda self: left.append(self))
     row = tried("vit", EVERY["vit"])
     assert row.state == "wrong"
     for installed in left:

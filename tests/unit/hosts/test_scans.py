@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import inspect
 
@@ -399,6 +400,49 @@ def test_rows_that_do_not_give_the_scans_output_are_refused(monkeypatch):
 
     monkeypatch.setattr(modeling_mamba2, "mamba2_chunk_scan", other)
     said = r"backbone.layers.0.mixer, whose Mamba2Mixer gave outputs 1e-03 off the rows of mamba2, want at most 0.0001"
+    with regard.watch(model), pytest.raises(RuntimeError, match=said), torch.no_grad():
+        model(input_ids=ids)
+
+
+@pytest.mark.parametrize("name", ["Mamba", "Bamba", "Qwen3_5Text"])
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_what_checkpointing_computes_again_is_not_counted_again(name, reentrant):
+    model, ids = recurrent(name), tokens(1, 13)
+    _, whole = seen(model, 13, input_ids=ids)
+    model.train().gradient_checkpointing_enable({"use_reentrant": reentrant})
+    counted = []
+    with regard.watch(model, [Dense(13)], seen=counted.append) as session:
+        model(input_ids=ids, labels=ids).loss.backward()
+    assert counted == list(range(len(LAYERS[name])))
+    assert [layer.mechanism for layer in session.layers] == LAYERS[name]
+    for layer, dense in whole["dense"].items():
+        torch.testing.assert_close(session["dense"][layer], dense, atol=1e-5 * float(dense.max()), rtol=1e-3)
+
+
+@pytest.mark.parametrize("package", ["fla", "mamba_ssm"])
+def test_gpu_kernels_on_a_cpu_are_named(package, monkeypatch):
+    name = {"fla": "Qwen3_5Text", "mamba_ssm": "Bamba"}[package]
+    label, scan = next(iter(scan_functions(name).items()))
+
+    def installed(*args, **kwargs):
+        raise RuntimeError("0 active drivers ([]). There should only be one.")
+
+    def found(implementation):
+        return functools.wraps(scan)(lambda *args, **kwargs: implementation(*args, **kwargs))
+
+    installed.__module__ = f"{package}.ops.of_some_kind"
+    monkeypatch.setattr(module_of(name), label, found(installed))
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    model, ids = recurrent(name), tokens(1, 7)
+    said = rf"layers.0.*runs its scan by {package.split('_')[0]}-.* GPU kernels, on a CPU, want it on a GPU, or an"
+    with regard.watch(model), pytest.raises(RuntimeError, match=said):
+        model(input_ids=ids)
+
+
+def test_a_layer_of_the_same_parts_in_other_shapes_is_named():
+    model, ids = recurrent("Qwen3_5Text"), tokens(1, 7)
+    model.model.layers[0].linear_attn.num_k_heads = 3  # of ten channels; the layer itself counts otherwise
+    said = r"model.layers.0.linear_attn, whose Qwen3_5GatedDeltaNet has the parts of a layer that can be read, but not"
     with regard.watch(model), pytest.raises(RuntimeError, match=said), torch.no_grad():
         model(input_ids=ids)
 

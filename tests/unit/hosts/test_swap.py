@@ -169,12 +169,17 @@ def test_what_cannot_be_followed_is_refused():
         logits(model, ids)
     with regard.swap(model := causal("Llama"), "window", layers=[7], size=3), pytest.raises(ValueError, match="0 to 1"):
         logits(model, ids)
-    with regard.swap(model := causal("Llama"), "window", size=3):
-        own = torch.ones(1, 1, 11, 11, dtype=torch.bool).tril().triu(-1)
-        with pytest.raises(ValueError, match="attention_mask"):
-            logits(model, ids, attention_mask=own)
-        with pytest.raises(RuntimeError, match="swapped already"):
-            regard.swap(model, "window").install()
+    own = torch.ones(1, 1, 11, 11, dtype=torch.bool).tril().triu(-1)
+    with (
+        regard.swap(model := causal("Llama"), "linear"),
+        pytest.raises(ValueError, match="attention_mask: got a mask of"),
+    ):
+        logits(model, ids, attention_mask=own)
+    with regard.swap(model, "window", size=3), pytest.raises(RuntimeError, match="swapped already"):
+        regard.swap(model, "window").install()
+    added = torch.zeros(1, 1, 1, 11).index_fill(3, torch.tensor([4]), 1.5)
+    with regard.swap(model := bert(), "softmax"), pytest.raises(ValueError, match="no swap adds to scores"):
+        model(input_ids=ids, attention_mask=added)
 
 
 @pytest.mark.parametrize("text", ["Window(9) | Sinks(2)", "Causal & (Blocks(16) | Power(4))"])

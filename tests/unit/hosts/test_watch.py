@@ -223,7 +223,7 @@ def test_half_precision_is_watched_in_float32():
     with torch.no_grad():
         expected = model(input_ids=ids).logits
     output, maps = seen(model, 13, input_ids=ids)
-    assert torch.equal(output.logits, expected)
+    torch.testing.assert_close(output.logits, expected, atol=2e-2, rtol=2e-2)  # grouped heads, or repeated
     torch.testing.assert_close(maps[0].sum(-1), torch.ones(1, 6, 13), atol=2e-2, rtol=0)
 
 
@@ -367,18 +367,16 @@ def test_a_model_that_never_calls_the_interface_is_refused_by_name():
     assert left_as_it_was(model, model.config.to_dict())
 
 
-def test_sam_accepts_the_name_and_is_refused():
+def test_sams_own_softmax_is_read():
     vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
     config = transformers.SamVisionConfig(
         **vision, mlp_dim=17, output_channels=8, global_attn_indexes=[0], window_size=2
     )
     model = transformers.SamVisionModel(config).eval()
-    with (
-        pytest.raises(RuntimeError, match="model: got SamVisionModel, which ran a whole"),
-        watch(model),
-        torch.no_grad(),
-    ):
-        model(pixel_values=torch.zeros(1, 3, 32, 32))
+    with watch(model, keep=1e9) as session, torch.no_grad():
+        model(pixel_values=torch.randn(1, 3, 32, 32))
+    assert [(layer.heads, layer.causal) for layer in session.layers] == [(2, False)]
+    assert session.maps[0].weights(torch.arange(16)).shape == (1, 2, 16, 16)
 
 
 def test_what_is_no_transformers_model_is_refused():

@@ -6,9 +6,10 @@ import hypothesis
 import pytest
 import torch
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from regard import patterns as p
-from regard.kernels import block_sparse
+from regard.kernels import block_sparse, whole
 from regard.kernels.dense import attend_lse as dense_lse
 from regard.patterns.cover import Cover
 
@@ -23,10 +24,11 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(autouse=True, params=[0, 1 << 16], ids=["in blocks", "whole"])
-def whole(request, monkeypatch):
-    """Small inputs run in one call; every test looks at both ways."""
-    monkeypatch.setattr(block_sparse, "WHOLE", request.param)
+@pytest.fixture(autouse=True, params=[(0, 0), (1 << 16, 0), (1 << 16, 512)], ids=["in blocks", "whole", "in rows"])
+def small(request, monkeypatch):
+    """Small inputs run under one mask, or in rows of a kept one; every test looks at all ways."""
+    monkeypatch.setattr(block_sparse, "WHOLE", request.param[0])
+    monkeypatch.setattr(whole, "SIDE", request.param[1])
 
 
 def draw(n, m=None, heads=3, groups=3, dtype=torch.float64):
@@ -130,21 +132,15 @@ def test_everything_visible_is_dense_attention():
 )
 def test_cells_are_what_the_plan_computes(text):
     pattern = p.parse_pattern(text)
-    for n in (5, 128, 700):
-        planned = block_sparse.planned(pattern, n, n).cells
-        assert block_sparse.cells(pattern, n, n, biased=True) == planned
-        assert block_sparse.cells(pattern, n, n) == (n * n if n * n <= block_sparse.WHOLE else planned)
+    for n in (5, 128, 307, 700):
+        assert block_sparse.cells(pattern, n, n, biased=True) == block_sparse.planned(pattern, n, n).cells
+        inputs = [x.detach() for x in draw(n, heads=2, groups=2)]
+        with FlopCounterMode(display=False) as counter:
+            block_sparse.attend(*inputs, pattern)
+        assert counter.get_total_flops() == 2 * 2 * 4 * 8 * block_sparse.cells(pattern, n, n)
         assert block_sparse.share(pattern, n) * block_sparse.cells(pattern, n, n) * pattern.heads == pytest.approx(
             pattern.pairs(n)
         )
-
-
-def test_cells_of_long_inputs_are_estimated_well():
-    pattern = p.parse_pattern("Causal & (Window(300) | Sinks(8))")
-    whole = block_sparse.cells(pattern, 1 << 13, 1 << 13)
-    exact = pattern.cover(1 << 17, rows=128, cols=32)
-    assert block_sparse.cells(pattern, 1 << 17, 1 << 17) == pytest.approx(exact.blocks * 128 * 32, rel=0.02)
-    assert whole < exact.cells
 
 
 def test_bad_input_is_named():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from regard import Layout, build
 from regard import patterns as p
-from regard.kernels import block_sparse, dense, tiled
+from regard.kernels import block_sparse, dense, tiled, whole
 
 
 def pattern(layout):
@@ -45,14 +45,15 @@ def calls(draw):
     return *inputs, Layout(causal=draw(st.booleans()), mask=mask)
 
 
-@pytest.mark.parametrize("whole", [0, 1 << 16], ids=["in blocks", "whole"])
+@pytest.mark.parametrize("small", [(0, 0), (1 << 16, 0), (1 << 16, 512)], ids=["in blocks", "whole", "in rows"])
 @pytest.mark.parametrize("kernel", KERNELS)
 @hypothesis.given(calls())
 @hypothesis.settings(
-    max_examples=12, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+    max_examples=8, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
 )
-def test_masked_kernels_are_attention_under_the_mask(monkeypatch, kernel, whole, call):
-    monkeypatch.setattr(block_sparse, "WHOLE", whole)
+def test_masked_kernels_are_attention_under_the_mask(monkeypatch, kernel, small, call):
+    monkeypatch.setattr(block_sparse, "WHOLE", small[0])
+    monkeypatch.setattr(whole, "SIDE", small[1])
     q, k, v, layout = call
     got = KERNELS[kernel](q, k, v, layout)
     n, m = q.shape[2], k.shape[2]

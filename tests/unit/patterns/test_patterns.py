@@ -272,3 +272,25 @@ def test_patterns_are_what_their_names_say(text):
     """Every entry of the dense mask, by a rule written without the pattern."""
     want = torch.tensor([[RULES[text](i, j) for j in range(TOTAL)] for i in range(TOTAL)])
     assert torch.equal(p.parse_pattern(text).dense(TOTAL)[0], want)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("Causal", "Window(5)", "Window(5) | Sinks(2)", "Trailing(5, 2)", "Dilated(3, 2)", "Strided(4)", "Power(3)"),
+        *("GlobalKeys(30, 2)", "Global(3)", "Blocks(5, 2)", "Before(4)", "Random(0.4, 3)", "~Blocks(7) & Causal"),
+        "PerHead(Window(3), Blocks(4))",
+    ],
+)
+def test_an_endless_pattern_is_a_part_of_itself_among_more_tokens(text):
+    pattern = p.parse_pattern(text)
+    assert pattern.endless
+    for n in (1, 19, 36):
+        assert torch.equal(pattern.dense(37)[:, :n, :n], pattern.dense(n))
+
+
+@pytest.mark.parametrize(
+    "text", ["Segments(3, 4)", "Neighborhood((7,), 3)", "Causal & Neighborhood(7, 3)", "Radial((2, 3))"]
+)
+def test_a_pattern_of_one_length_is_not_endless(text):
+    assert not p.parse_pattern(text).endless

@@ -109,23 +109,31 @@ def edges(subject: Subject) -> str:
     for causal in subject.directions():
         layout = Layout(causal=causal, keys=torch.zeros(BATCH, SHORT, dtype=torch.bool, device=subject.device))
         blind(subject, mechanism, SHORT, SHORT, layout, f"causal={causal}, all padding")
+        some = subject.padding(SHORT, BATCH, "left") & (torch.arange(BATCH, device=subject.device) != 1)[:, None]
+        blind(subject, mechanism, SHORT, SHORT, Layout(causal=causal, keys=some), f"causal={causal}, one all padding")
         strided(subject, mechanism, Layout(causal=causal))
     refusals(subject, mechanism)
     return "zeros where nothing is seen; errors name the argument"
 
 
 def blind(subject: Subject, mechanism: Mechanism, n: int, m: int, layout: Layout, where: str) -> None:
-    """Broken unless unseeing rows are zeros, all rows and gradients finite, and forward follows the definition."""
+    """Broken unless unseeing rows and their gradients are zeros, all finite, and forward follows the definition."""
     inputs = subject.draw(n, m).map(lambda _, tensor: tensor.requires_grad_())
     out = subject.call(inputs, layout, mechanism)
     same(out, subject.define(inputs, layout, mechanism), 1e-9, where, real_rows(layout, n, m, BATCH))
     unseen = ~mechanism.support(n, m, layout, out.device).any(-1)
     if out.masked_fill(~unseen[..., None], 0).abs().sum() > 0:
         raise Broken(f"{where}: a query with nothing to attend to returns other than zeros")
-    if out.requires_grad:
-        for gradient in torch.autograd.grad(out.sum(), list(inputs.tensors.values()), allow_unused=True):
-            if gradient is not None and not gradient.isfinite().all():
-                raise Broken(f"{where}: a gradient is not finite")
+    if not out.requires_grad:
+        return
+    leaves = list(inputs.tensors.values())
+    nothing = unseen[..., None].expand_as(out).to(out.dtype)
+    for gradient in torch.autograd.grad(out, leaves, nothing, allow_unused=True, retain_graph=True):
+        if gradient is not None and gradient.count_nonzero():
+            raise Broken(f"{where}: a query with nothing to attend to has a gradient")
+    for gradient in torch.autograd.grad(out.sum(), leaves, allow_unused=True):
+        if gradient is not None and not gradient.isfinite().all():
+            raise Broken(f"{where}: a gradient is not finite")
 
 
 def strided(subject: Subject, mechanism: Mechanism, layout: Layout) -> None:

@@ -25,14 +25,15 @@ from regard.core.layout import Layout
 from regard.core.mechanism import GROWTHS, Mechanism
 
 PRECISIONS = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-2}
-DRAWN = ((torch.float64, torch.float32), (torch.bfloat16, torch.float16))  # that share inputs, exact in both
+HALF = (torch.bfloat16, torch.float16)
+DRAWN = ((torch.float64, torch.float32), HALF)  # those that share inputs, which each of them holds exactly
 LARGE = 128.0  # times what is drawn, products of five no longer fit into float16
 
 
 def definition(subject: Subject) -> str:
     """forward == weights @ v: float64 to 1e-9, float32 to 1e-4, half precision to 2e-2; and in half
     precision weights and rows are those of float64, finite if q and k are large."""
-    worst = dict.fromkeys(PRECISIONS, 0.0)
+    worst = {dtype: 0.0 for dtypes in DRAWN for dtype in dtypes}
     for n, m in ((SHORT, SHORT), (SHORT, 17), (LONG, LONG)):
         for name, layout in subject.layouts(n, m):
             for dtypes in DRAWN:
@@ -70,14 +71,14 @@ def brief(dtype: torch.dtype) -> str:
 
 def halved(subject: Subject, layout: Layout, name: str) -> None:
     """Broken unless ``weights`` and ``rows`` of half precision are those of float64; of large q and k, finite."""
-    drawn, exact = exactly(subject, DRAWN[1], SHORT, SHORT)
+    drawn, exact = exactly(subject, HALF, SHORT, SHORT)
     real, some = real_rows(layout, SHORT, SHORT, drawn.q.shape[0]), slice(2, 7)
     for size in (1.0, LARGE):
         inputs = drawn.map(lambda name, x, size=size: x * size if name in ("q", "k") else x)
         want = exact.double().weights(inputs.q, inputs.k, layout, **inputs.signals)
         if want[real[:, None].expand(want.shape[:3])].abs().max() > torch.finfo(torch.float16).max / 2:
             continue
-        for dtype in DRAWN[1]:
+        for dtype in HALF:
             given, mechanism = inputs.map(lambda _, x, dtype=dtype: x.to(dtype)), exact.to(dtype)
             found = {"weights": (mechanism.weights(given.q, given.k, layout, **given.signals), slice(None))}
             if layout.causal or layout.segments is None:

@@ -141,9 +141,9 @@ def within(noise: Tensor, spec: Signal) -> Tensor:
 
 def real_rows(layout: Layout, n: int, m: int, batch: int) -> Tensor:
     """``(batch, n)`` bool: queries that are real tokens; the output of the others is unspecified."""
-    if layout.keys is None or n > m:
+    if layout.keys is None or (n > m and not layout.causal):
         return torch.ones(batch, n, dtype=torch.bool)
-    return layout.keys[:, m - n :].cpu()
+    return torch.nn.functional.pad(layout.keys[:, max(m - n, 0) :].cpu(), (max(n - m, 0), 0), value=True)
 
 
 def same(got: Tensor, want: Tensor, tolerance: float, where: str, rows: Tensor | None = None) -> float:

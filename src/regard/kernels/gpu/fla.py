@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from regard.kernels.scan.gated import Inputs
 
 WIDEST = 256  # rows of a state that all of its kernels take
+SHUT = -88.0
+"""Log decays below it are taken for it: it leaves 1e-38 of a memory, and sums of a chunk's are as exact as TF32 is."""
 
 
 def usable(state: Tensor) -> bool:
@@ -38,7 +40,8 @@ def scan(x: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
     Papers: GLA: Yang et al., arXiv 2312.06635; the gated delta rule: Yang et al., 2412.06464; KDA: Kimi Team,
     2510.26692.
     """
-    ops, decay = import_module("fla.ops"), x.log_decay
+    ops = import_module("fla.ops")
+    decay = None if x.log_decay is None else x.log_decay.clamp(min=SHUT)
     channels = decay is not None and decay.dim() == 4
     if x.beta is None:
         kernel = ops.chunk_gla if channels else ops.chunk_simple_gla

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from regard.kernels.gpu import fla
+from regard.kernels.scan.decays import CLOSED
 from regard.kernels.scan.gated import Inputs
 from regard.kernels.tiled import split
 
@@ -72,8 +73,8 @@ def backwards(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor)
 
 
 def powers(log_decay: Tensor, exponents: Tensor) -> Tensor:
-    """``λ^t``: ``(h, *exponents.shape)``; zero where an exponent is infinite."""
-    return torch.exp(log_decay.view(-1, *[1] * exponents.dim()) * exponents)
+    """``λ^t``: ``(h, *exponents.shape)``; λ may be zero, whose log_decay is −inf."""
+    return torch.exp(log_decay.clamp(min=-CLOSED).view(-1, *[1] * exponents.dim()) * exponents)
 
 
 def chunks(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

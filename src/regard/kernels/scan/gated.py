@@ -11,6 +11,7 @@ from torch import Tensor
 
 from regard.kernels import gpu
 from regard.kernels.gpu import fla
+from regard.kernels.scan.decays import Sums
 
 CHUNK = 64  # tokens whose scores are formed; larger costs FLOPs, smaller steps
 INNER = 16  # of a chunk, where channels decay apart: pairs inside are formed channel by channel
@@ -25,7 +26,7 @@ class Inputs:
 
     Args:
         q, k: ``(b, h, n, d)``. v: ``(b, h, n, e)``.
-        log_decay: ``(b, h, n)`` for each head or ``(b, h, n, d)`` for each channel, at most 0; None for no decay.
+        log_decay: ``(b, h, n)`` for each head or ``(b, h, n, d)`` for each channel, −inf to 0; None for none.
         beta: ``(b, h, n)``, how much of what the key recalls is replaced; None for no delta rule.
         erased, erasing: ``(b, h, n, d)``, p and b of a removal of its own: what p recalls is taken away along b; None
             for none. Not together with beta.
@@ -77,8 +78,9 @@ def scan(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
 
     With ``beta``, the delta rule, p_t = k_t and b_t = β_t k_t; else β_t is 1, p_t ``erased`` and b_t ``erasing``, or
     the first factor is the identity. A reset makes S_{t−1} zero. Chunks of C tokens are
-    matrix products; only exponentials of numbers ≤ 0 are formed, so decays of any strength are safe. The backward pass
-    keeps a state every `WINDOW` tokens and computes the rest again. On CUDA, other kernels may do all of it: `gpu.fla`.
+    matrix products. Decays of any strength are safe, −inf and 0 included, whichever come before which: `decays.Sums`.
+    The backward pass keeps a state every `WINDOW` tokens and computes the rest again. On CUDA, other kernels may do all
+    of it: `gpu.fla`.
 
     Shapes: as in `Inputs`; ``state (b, h, d, e)`` -> ``(b, h, n, e)``, ``(b, h, d, e)``.
     Cost: `gated_flops`; memory O(n (d + e)).
@@ -145,13 +147,15 @@ def windows(n: int) -> list[slice]:
 def window(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
     """The chunks of one window: what lies inside chunks at once, the state from chunk to chunk."""
     n = inputs.q.shape[2]
+    if n == 1:
+        return step(inputs, state)
     x = inputs.fold(min(n, CHUNK))
-    decay = None if x.log_decay is None else x.log_decay.cumsum(3)  # from the chunk's start, each token's own included
+    decay = None if x.log_decay is None else Sums.of(spread(x.log_decay), 3)  # from the chunk's start
     since = None if x.resets is None else x.resets.cumsum(2)[:, None]
     within = pairs(x.q, x.k, decay, since, 0)
-    reading = x.q if decay is None else x.q * spread(decay).exp()
-    writing = x.k if decay is None else x.k * (spread(decay[:, :, :, -1:]) - spread(decay)).exp()
-    kept = None if decay is None else spread(decay[:, :, :, -1:])[..., 0, :, None].exp()
+    reading = x.q if decay is None else x.q * decay.total.exp()
+    writing = x.k if decay is None else x.k * (decay[..., -1:, :] - decay).exp()
+    kept = None if decay is None else decay[..., -1, :].total[..., None].exp()
     if since is not None:
         reading = reading * (since == 0)[..., None]
         writing = writing * (since == since[..., -1:])[..., None]
@@ -164,6 +168,19 @@ def window(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
         chunks = delta(x, x.beta[..., None], decay, since, chunks)
     outs, state = march(chunks, state)
     return outs.flatten(2, 3), state
+
+
+def step(x: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
+    """One token, by the recurrence as `scan` has it."""
+    if x.resets is not None:
+        state = state.masked_fill(x.resets[:, :, None, None], 0)
+    if x.log_decay is not None:
+        state = state * (x.log_decay[..., None] if x.log_decay.dim() == 3 else x.log_decay.mT).exp()
+    written = x.v if x.beta is None else x.beta[..., None] * (x.v - x.k @ state)
+    if x.erased is not None and x.erasing is not None:
+        state = state - x.erasing.mT @ (x.erased @ state)
+    state = state + x.k.mT @ written
+    return x.q @ state, state
 
 
 @dataclass(frozen=True)
@@ -213,12 +230,12 @@ def march(x: Chunks, state: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(outs, dim=2), state
 
 
-def delta(x: Inputs, beta: Tensor, decay: Tensor | None, since: Tensor | None, plain: Chunks) -> Chunks:
+def delta(x: Inputs, beta: Tensor, decay: Sums | None, since: Tensor | None, plain: Chunks) -> Chunks:
     """The chunks under the delta rule: a unit triangular system gives what each token really writes.
 
     (I + B) U = β (V − K̃ S),   B_ij = β_i k_i·k_j decay_ij for j < i,   K̃ = k decayed from the chunk's start
     """
-    erased = x.k if decay is None else x.k * spread(decay).exp()
+    erased = x.k if decay is None else x.k * decay.total.exp()
     if since is not None:
         erased = erased * (since == 0)[..., None]
     system = beta * pairs(x.k, x.k, decay, since, -1)
@@ -229,7 +246,7 @@ def delta(x: Inputs, beta: Tensor, decay: Tensor | None, since: Tensor | None, p
 
 
 def removal(
-    x: Inputs, erased: Tensor, erasing: Tensor, decay: Tensor | None, since: Tensor | None, plain: Chunks
+    x: Inputs, erased: Tensor, erasing: Tensor, decay: Sums | None, since: Tensor | None, plain: Chunks
 ) -> Chunks:
     """The chunks under a removal apart from the writing: a unit triangular system gives what each token takes away.
 
@@ -237,8 +254,8 @@ def removal(
     """
     recalling, ending = erased, erasing
     if decay is not None:
-        recalling = erased * spread(decay).exp()
-        ending = erasing * (spread(decay[:, :, :, -1:]) - spread(decay)).exp()
+        recalling = erased * decay.total.exp()
+        ending = erasing * (decay[..., -1:, :] - decay).exp()
     if since is not None:
         recalling = recalling * (since == 0)[..., None]
         ending = ending * (since == since[..., -1:])[..., None]
@@ -256,32 +273,37 @@ def spread(decay: Tensor) -> Tensor:
     return decay if decay.dim() == 5 else decay[..., None]
 
 
-def pairs(q: Tensor, k: Tensor, decay: Tensor | None, since: Tensor | None, diagonal: int) -> Tensor:
+def pairs(q: Tensor, k: Tensor, decay: Sums | None, since: Tensor | None, diagonal: int) -> Tensor:
     """``q_i · diag(exp(D_i − D_j)) k_j`` for j ≤ i (or j < i for ``diagonal`` −1) of one document, else 0."""
     size = q.shape[3]
-    seen = torch.ones(size, size, dtype=torch.bool, device=q.device).tril(diagonal)
-    if since is not None:
-        seen = seen & (since[..., :, None] == since[..., None, :])
-    if decay is None or decay.dim() == 4:
-        products = q @ k.mT
-        if decay is not None:
-            apart = (decay[..., :, None] - decay[..., None, :]).masked_fill(~seen, -torch.inf)
-            products = products * apart.exp()
-        return products.masked_fill(~seen, 0)
-    rows = []
+    hidden = torch.ones(size, size, dtype=torch.bool, device=q.device).triu(diagonal + 1)
+    apart = None if since is None else since[..., :, None] != since[..., None, :]
+    if decay is not None and decay.whole.shape[-1] == 1:
+        heads, never = decay[..., 0], torch.zeros_like(hidden, dtype=q.dtype).masked_fill(hidden, -torch.inf)
+        found = q @ k.mT * (heads[..., :, None] - heads[..., None, :]).add_(never).exp_()
+        return found if apart is None else found.masked_fill(apart, 0)
+    found = q @ k.mT if decay is None else channel_pairs(q, k, decay)
+    return found.masked_fill(hidden if apart is None else hidden | apart, 0)
+
+
+def channel_pairs(q: Tensor, k: Tensor, decay: Sums) -> Tensor:
+    """`pairs` of channels that decay apart, by `INNER` queries; what lies above the diagonal is unspecified."""
+    size, rows = q.shape[3], []
+    begins = torch.arange(size, device=q.device) // INNER * INNER
+    rest = (decay.rest - decay.rest[..., begins, :]).exp()  # between e^-8 and e^8, so that its inverse is safe
+    reading, written = q * rest, k / rest
+    distant = reading * (decay.whole - decay.whole[..., begins, :]).exp()
     for start in range(0, size, INNER):
-        stop = min(start + INNER, size)
-        own, mine = slice(start, stop), decay[..., start:stop, :]
-        fine = (mine[..., :, None, :] - mine[..., None, :, :]).clamp(max=0).exp()
-        near = (q[..., own, None, :] * k[..., None, own, :] * fine).sum(-1)
-        blocks = [near, near.new_zeros(*near.shape[:-1], size - stop)]
+        own, before = slice(start, start + INNER), slice(0, start)
+        whole = decay.whole[..., own, :]
+        fine = (whole[..., :, None, :] - whole[..., None, :, :]).clamp_(max=0).exp_()
+        near = torch.linalg.vecdot(reading[..., own, None, :] * fine, written[..., None, own, :])
+        blocks = [near, near.new_zeros(*near.shape[:-1], max(size - start - INNER, 0))]
         if start:
-            border = decay[..., start - 1 : start, :]
-            earlier = k[..., :start, :] * (border - decay[..., :start, :]).exp()
-            far = (q[..., own, :] * (mine - border).exp()) @ earlier.mT
-            blocks = [far, *blocks]
+            earlier = k[..., before, :] * (decay[..., start : start + 1, :] - decay[..., before, :]).exp()
+            blocks = [distant[..., own, :] @ earlier.mT, *blocks]
         rows.append(torch.cat(blocks, dim=-1))
-    return torch.cat(rows, dim=-2).masked_fill(~seen, 0)
+    return torch.cat(rows, dim=-2)
 
 
 def gated_flops(n: int, d: int, e: int, channels: bool = False, kind: Kind = "plain") -> int:
@@ -295,10 +317,12 @@ def gated_flops(n: int, d: int, e: int, channels: bool = False, kind: Kind = "pl
 
 
 def chunk_flops(size: int, d: int, e: int, channels: bool, kind: Kind) -> int:
-    """FLOPs of one head and chunk of ``size`` tokens."""
+    """FLOPs of one head and chunk of ``size`` tokens; one token alone scores no pairs."""
+    times, values, states = {"plain": (1, 1, 2), "delta": (2, 1, 3), "removal": (4, 3, 4)}[kind]
+    if size == 1:
+        return states * 2 * d * e
     scored = sum(2 * min(INNER, size - start) * start * d for start in range(0, size, INNER))
     scored = scored if channels else 2 * size * size * d
-    times, values, states = {"plain": (1, 1, 2), "delta": (2, 1, 3), "removal": (4, 3, 4)}[kind]
     return times * scored + values * 2 * size * size * e + states * 2 * size * d * e
 
 

@@ -301,9 +301,18 @@ def decayed_pairs(q: Tensor, k: Tensor, log_decay: Tensor | None, allowed: Tenso
     """``q_i · diag(exp(Σ_{j < t ≤ i} log_decay_t)) k_j`` where ``allowed``, else 0: ``(b, h, m, m)``, dense."""
     if log_decay is None:
         return (q @ k.mT).masked_fill(~allowed, 0)
-    since = log_decay.cumsum(2)
     if log_decay.dim() == 3:
-        apart = (since[..., :, None] - since[..., None, :]).masked_fill(~allowed, -torch.inf)
+        apart = elapsed(log_decay[..., None])[..., 0].masked_fill(~allowed, -torch.inf)
         return (q @ k.mT * apart.exp()).masked_fill(~allowed, 0)
-    apart = (since[..., :, None, :] - since[..., None, :, :]).masked_fill(~allowed[..., None], -torch.inf)
+    apart = elapsed(log_decay).masked_fill(~allowed[..., None], -torch.inf)
     return torch.einsum("bhid,bhijd,bhjd->bhij", q, apart.exp(), k)
+
+
+def elapsed(log_decay: Tensor) -> Tensor:
+    """``Σ_{j < t ≤ i} log_decay_t``, each sum of its own terms, so that none of them is lost: ``(b, h, i, j, d)``.
+
+    Shapes: ``log_decay (b, h, m, d)``.
+    """
+    m = log_decay.shape[2]
+    after = torch.ones(m, m, dtype=torch.bool, device=log_decay.device).tril(-1)[..., None]
+    return torch.where(after, log_decay[..., None, :], 0).cumsum(2)

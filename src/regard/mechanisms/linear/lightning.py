@@ -64,7 +64,7 @@ class Lightning(Recurrent):
 
     def __init__(self, slopes: Sequence[float] | None = None):
         super().__init__()
-        if slopes is not None and min(slopes) < 0:
+        if slopes is not None and not all(slope >= 0 for slope in slopes):
             raise wrong("slopes", str(list(slopes)), "numbers of at least 0: decay cannot grow")
         self.slopes = None if slopes is None else tuple(slopes)
 
@@ -83,8 +83,8 @@ class Lightning(Recurrent):
         n, m = q.shape[2], k.shape[2]
         apart = layout.query_positions(n, m, q.device)[:, :, None] - layout.positions(m, q.device)[:, None, :]
         decay = scan.powers(-self.rates(q), apart.clamp(min=0)).transpose(0, 1)
-        products = q @ repeat_heads(k, q.shape[1]).mT * decay.to(q.dtype)
-        return products.masked_fill(~layout.allowed(n, m, q.device), 0)
+        products = q.to(decay.dtype) @ repeat_heads(k, q.shape[1]).to(decay.dtype).mT * decay
+        return products.masked_fill(~layout.allowed(n, m, q.device), 0).to(q.dtype)
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(causal=True), **signals: Tensor

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
@@ -16,7 +17,7 @@ from regard.core.laws.subject import HEAD_DIM
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Host, Signal, check_sizes
 from regard.kernels.scan import Inputs, scan
-from regard.mechanisms.linear.base import Recurrent
+from regard.mechanisms.linear.base import Recurrent, elapsed
 
 
 @published(
@@ -70,10 +71,8 @@ class RWKV6(Recurrent):
 
     def pairs(self, x: Inputs, allowed: Tensor) -> Tensor:
         assert x.log_decay is not None
-        since = x.log_decay.cumsum(2)
-        before = since - x.log_decay  # the decay of the token that reads has not happened yet
-        earlier = allowed.tril(-1)
-        apart = (before[..., :, None, :] - since[..., None, :, :]).masked_fill(~earlier[..., None], -torch.inf)
+        before = pad(elapsed(x.log_decay), (0, 0, 0, 0, 1, -1))  # the token that reads has not decayed anything yet
+        apart = before.masked_fill(~allowed.tril(-1)[..., None], -torch.inf)
         found = torch.einsum("bhid,bhijd,bhjd->bhij", x.q, apart.exp(), x.k)
         mine = allowed & torch.eye(allowed.shape[-1], dtype=torch.bool, device=allowed.device)
         return found + torch.where(mine, self.own(x)[..., None], 0)

@@ -1,0 +1,108 @@
+"""The atlas is read from the source: what it says is what importing everything registers."""
+
+from __future__ import annotations
+
+import ast
+import pkgutil
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+import regard
+from regard.core import atlas
+from regard.core.index import declarations
+
+
+def test_the_index_is_what_importing_everything_registers():
+    for module in pkgutil.walk_packages(regard.__path__, "regard."):
+        if not module.name.endswith("__main__"):
+            import_module(module.name)
+    registered = {name: entry for name, entry in atlas.ENTRIES.items() if entry.where.startswith("regard.")}
+    assert registered == dict(atlas.indexed())  # compared field by field, but for the thing and its traits
+    for entry in regard.entries():
+        assert atlas.indexed()[entry.name].thing is registered[entry.name].thing
+
+
+@pytest.mark.parametrize("command", [["--help"], ["atlas"], ["atlas", "linear*"], ["atlas", "--json", "gla"]])
+def test_what_only_reads_the_atlas_imports_no_pytorch(command):
+    script = "\n".join(
+        [
+            "import sys; from regard.cli import main",
+            "try: main()",
+            "except SystemExit: pass",
+            "assert 'torch' not in sys.modules",
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) > 1
+
+
+def test_the_package_alone_imports_nothing():
+    script = (
+        "import sys, regard; assert not {'torch', 'transformers', 'numpy'} & sys.modules.keys(); regard.networks.LM"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+SOURCE = """
+COMMAND = "pytest x"
+
+@published("kept", family="f", title="t " "u", year=2024,
+           claim=Claim("c", status="works", figure="", command=f"{COMMAND} y"))
+class Kept:
+    '''A thing.'''
+
+    traits = Traits(time="linear", packed=False, size=SIZE)
+"""
+
+
+def test_a_declaration_is_read_with_the_constants_of_its_file():
+    (found,) = declarations(ast.parse(SOURCE), "package.module")
+    assert found.where == "package.module.Kept"
+    assert found.traits == {"time": "linear", "packed": False}
+    entry = atlas.entry_of(found)
+    assert (entry.title, entry.claim.command, entry.kind, entry.summary) == (
+        "t u",
+        "pytest x y",
+        "mechanism",
+        "A thing.",
+    )
+
+
+def test_what_is_no_literal_is_refused_by_its_line():
+    with pytest.raises(ValueError, match=r"published: got the name SOMETHING in line 4 of m, want literals"):
+        list(declarations(ast.parse(SOURCE.replace("2024", "SOMETHING")), "m"))
+
+
+def test_entries_are_chosen_by_name_kind_and_family():
+    assert {entry.name for entry in regard.entries("rwkv*")} == {"rwkv6", "rwkv7"}
+    assert all(entry.kind == "projection" for entry in regard.entries(kind="projection"))
+    assert {entry.name for entry in regard.entries("*", kind="mechanism", family="linear")} >= {"gla", "retnet"}
+    with pytest.raises(LookupError, match=r"kind: got 'projektion'.*did you mean 'projection'"):
+        regard.entries(kind="projektion")
+
+
+@pytest.mark.parametrize(
+    ("need", "among_the_first"),
+    [
+        ("cheap long context on a CPU", "window"),
+        ("constant memory while decoding", "lightning"),
+        ("forget old tokens by data", "gated_deltanet"),
+        ("classify pictures", "l2vit"),
+        ("lengths beyond those of training", "alibi"),
+    ],
+)
+def test_a_need_is_answered_by_meaning(need, among_the_first):
+    assert among_the_first in [entry.name for entry in regard.search(need)[:12]]
+
+
+def test_everything_can_be_built_by_its_name():
+    assert type(regard.build("window", size=3)).__name__ == "SlidingWindow"
+    assert regard.build("implied_rank").func is regard.find("implied_rank").thing
+    with pytest.raises(TypeError, match="an unknown argument"):
+        regard.build("implied_rank", nothing_such=1)
+    with pytest.raises(TypeError, match="'implied_rank', an analysis, want a mechanism"):
+        regard.networks.LM(regard.networks.Config(vocabulary=16, width=8, heads=2, layers="implied_rank"))

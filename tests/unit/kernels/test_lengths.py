@@ -1,0 +1,35 @@
+"""The block-sparse kernel at ever-new lengths, and at long ones."""
+
+import pytest
+import torch
+
+from regard import patterns as p
+from regard.kernels import block_sparse
+
+
+@pytest.mark.parametrize(
+    "text", ["Causal & (Window(64) | Sinks(4))", "Window(9) | GlobalKeys(600)", "Blocks(50) & Strided(3)"]
+)
+def test_new_lengths_find_a_plan(text):
+    """Every length is right, and an octave of them needs eight plans at most."""
+    pattern = p.parse_pattern(text)
+    block_sparse.planned.cache_clear()
+    for n in (521, 523, 541, 577, 641, 769, 1021):
+        q = torch.randn(1, 1, n, 3, dtype=torch.float64, requires_grad=True)
+        k, v = torch.randn(2, 1, 1, n, 3, dtype=torch.float64)
+        got = block_sparse.attend(q, k, v, pattern)
+        scores = (q @ k.mT * 3**-0.5).masked_fill(~pattern.dense(n), -torch.inf)
+        want = torch.softmax(scores, -1) @ v
+        torch.testing.assert_close(got, want, atol=1e-9, rtol=1e-9)
+        torch.testing.assert_close(*(torch.autograd.grad(x.square().sum(), q)[0] for x in (got, want)))
+    assert block_sparse.planned.cache_info().misses == 5
+    assert len({block_sparse.roomy(pattern, n, n) for n in range(512, 1024)}) <= 9
+    assert all(n <= block_sparse.roomy(pattern, n, n) <= 1.13 * n for n in range(512, 20_000, 7))
+
+
+def test_cells_of_long_inputs_are_estimated_well():
+    pattern = p.parse_pattern("Causal & (Window(300) | Sinks(8))")
+    short = block_sparse.cells(pattern, 1 << 13, 1 << 13)
+    exact = pattern.cover(1 << 17, rows=128, cols=32)
+    assert block_sparse.cells(pattern, 1 << 17, 1 << 17) == pytest.approx(exact.blocks * 128 * 32, rel=0.02)
+    assert short < exact.cells

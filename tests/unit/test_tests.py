@@ -1,0 +1,59 @@
+"""The tests themselves: what measures time is a slow claim, since `make test` runs on machines that do other work, and
+bits are compared only where every CPU gives the same.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import torch
+
+from other_cpu import OtherCPU
+
+TESTS = Path(__file__).parents[1]
+CLOCKS = {"perf_counter", "process_time", "monotonic", "interleaved", "wait_for_timeout", "time.time"}
+
+
+def used(node: ast.AST) -> set[str]:
+    """The names that are used in a function, and ``time.time`` whole."""
+    found = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    attributes = [n for n in ast.walk(node) if isinstance(n, ast.Attribute)]
+    return found | {n.attr for n in attributes if n.attr != "time"} | {ast.unparse(n) for n in attributes}
+
+
+def timed(text: str) -> list[str]:
+    """The tests of a file that read a clock, themselves or through the file's helpers, and are not marked slow."""
+    tree = ast.parse(text)
+    marks = [ast.unparse(n.value) for n in tree.body if isinstance(n, ast.Assign) and "pytestmark" in ast.unparse(n)]
+    if any("mark.slow" in mark for mark in marks):
+        return []
+    functions = {n.name: n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}
+    clocks: set[str] = set()
+    while more := {name for name, node in functions.items() if used(node) & (CLOCKS | clocks)} - clocks:
+        clocks |= more
+    fast = [n for n in clocks if not any("mark.slow" in ast.unparse(d) for d in functions[n].decorator_list)]
+    return sorted(name for name in fast if name.startswith("test_"))
+
+
+def test_only_slow_tests_read_a_clock():
+    found = {str(path): timed(path.read_text()) for path in TESTS.rglob("*.py") if path != Path(__file__)}
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+def test_a_clock_is_found_also_behind_a_helper():
+    helper = "def clock():\n    return time.perf_counter()\n\n\ndef between():\n    return clock()\n"
+    test = "def test_speed():\n    assert between() < 1\n"
+    assert timed(helper + test) == ["test_speed"]
+    assert timed(helper + "@pytest.mark.slow\n" + test) == []
+    assert timed("def test_age():\n    assert time.time() > 0\n") == ["test_age"]
+
+
+def test_another_cpu_rounds_other_shapes_otherwise_and_nothing_else():
+    x, w = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in ((11, 13), (13, 7)))
+    with OtherCPU():
+        assert torch.equal(x @ w, x @ w)
+        assert not torch.equal((x @ w)[:5], x[:5] @ w)
+        assert torch.equal(x @ torch.eye(13), x)
+        torch.testing.assert_close((x @ w)[:5], x[:5] @ w)
+        assert torch.equal(torch.ones(2, 3) @ torch.ones(3, 5), torch.full((2, 5), 3.0))

@@ -1,0 +1,68 @@
+"""Which files stand in a room, and which fast tests say whether one of them is right."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+ROOMS = {
+    "kernels": ["unit/kernels"],
+    "mechanisms": ["unit/mechanisms"],
+    "hosts": ["unit/hosts"],
+    "probes": ["unit/probes"],
+    "compare": ["unit/compare"],
+    "plan": ["unit/plan", "claims/test_plan.py"],
+    "web": ["web"],
+}
+LEFT_OUT = ("gpu", "small", "bundle")  # kernels that are run under an interpreter, weights, what Vite built
+LAWS = "laws/test_laws.py"
+
+
+def files_of(package: Path, room: str) -> list[Path]:
+    """The room's files that hold code."""
+    found = sorted((package / room).rglob("*.py"))
+    return [p for p in found if not set(p.parts) & set(LEFT_OUT) and p.name != "__init__.py"]
+
+
+def tests_of(tests: Path, room: str, file: str) -> list[str]:
+    """The tests of a file, the closest first: those that name it, then its room's; the laws of what is built on it."""
+    module = file.removesuffix(".py").replace("/", ".")
+    own, stem = [tests / place for place in ROOMS[room]], rf"\b{Path(file).stem}\b"
+    chosen = [p for p in every_test(tests) if within(p, own) and re.search(stem, text_of(p))]
+    if room not in ("kernels", "hosts") or not chosen:
+        chosen += own
+    claims = [p for p in every_test(tests) if "claims" in p.parts and p not in chosen]
+    chosen += [p for p in claims if imports(p, module) or (room == "mechanisms" and re.search(stem, text_of(p)))][:4]
+    names = mechanisms_of(tests.parent / "src", room, file)
+    laws = [str(tests / LAWS), "-k", " or ".join(["not test_law", *(f"{name}:" for name in names)])] if names else []
+    return [*dict.fromkeys(map(str, chosen)), *laws]
+
+
+def mechanisms_of(source: Path, room: str, file: str) -> list[str]:
+    """The mechanisms that the file defines, or some that stand on it."""
+    if room not in ("kernels", "mechanisms"):
+        return []
+    module = file.removesuffix(".py").replace("/", ".")
+    users = [source / file] if room == "mechanisms" else []
+    users += [p for p in sorted((source / "regard/mechanisms").rglob("*.py")) if imports(p, module)]
+    return [name for p in users for name in re.findall(r"@published\(\n    \"(\w+)\"", text_of(p))][:4]
+
+
+def within(path: Path, places: list[Path]) -> bool:
+    return "gpu" not in path.name and any(path == place or place in path.parents for place in places)
+
+
+def imports(path: Path, module: str) -> bool:
+    package, _, name = module.rpartition(".")
+    return bool(re.search(rf"from {module} import|from {package} import [^\n]*\b{name}\b", text_of(path)))
+
+
+@cache
+def every_test(tests: Path) -> list[Path]:
+    return sorted(tests.rglob("test_*.py"))
+
+
+@cache
+def text_of(path: Path) -> str:
+    return path.read_text()
