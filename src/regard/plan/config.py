@@ -18,7 +18,7 @@ TOLERANCE = 0.01
 """Share of a model's matrices that may be no part of a plan, such as embeddings of positions."""
 ATTENTION, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 RECURRENT, CONVOLUTION, BOTH = "linear_attention", "conv", "hybrid"
-FORMERLY = {"mamba": RECURRENT, "attention": ATTENTION}
+FORMERLY: dict[Any, str] = {"mamba": RECURRENT, "attention": ATTENTION}
 """What older releases of Transformers call the same kinds."""
 EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts")
 NETWORKS = ("moe", "mlp")
@@ -138,7 +138,7 @@ class Sizes:
         layers = self("num_hidden_layers", "n_layer")
         for name in ("layer_types", "layers_block_type"):
             if (listed := getattr(self.config, name, None)) is not None:
-                return [FORMERLY.get(kind, kind) for kind in listed]
+                return [FORMERLY.get(kind, str(kind)) for kind in listed]
         if self("sliding_window", default=0):
             return [SLIDING] * layers
         return [CHUNKED if self("attention_chunk_size", default=0) else ATTENTION] * layers
