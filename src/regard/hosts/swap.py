@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from regard.core.build import build, parse
+from regard.core.build import build_for, parse
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Host, Mechanism
@@ -247,7 +247,7 @@ def made(given: str | Mechanism | Pattern, config: Mapping[str, Any]) -> Mechani
         given = PatternAttention(given, **config)
     elif isinstance(given, str):
         name, arguments = parse(given)
-        given = build(name, **arguments | dict(config))
+        given = build_for({}, name, **arguments | dict(config))
     elif config:
         raise wrong(next(iter(config)), "an argument", "none: the mechanism is made already", TypeError)
     mechanism = given
