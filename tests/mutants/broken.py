@@ -12,15 +12,16 @@ from torch import Tensor
 from mutants.textbook import Seen, Textbook
 from regard.core.cost import Cost
 from regard.core.layout import Layout
-from regard.core.mechanism import Signal, repeat_heads
+from regard.core.mechanism import Mechanism, Signal, repeat_heads
+from regard.mechanisms.linear.gla import GatedLinear
 
-MUTANTS: dict[str, list[type[Textbook]]] = {}
+MUTANTS: dict[str, list[type[Mechanism]]] = {}
 
 
 def breaks(*laws: str):
     """Registers a mutant under the laws that must reject it."""
 
-    def register(mutant: type[Textbook]) -> type[Textbook]:
+    def register(mutant: type[Mechanism]) -> type[Mechanism]:
         for law in laws:
             MUTANTS.setdefault(law, []).append(mutant)
         return mutant
@@ -414,6 +415,22 @@ class GradientOfNothing(Textbook):
 
 
 @breaks("edges")
+class MaskedTooLate(Textbook):
+    """Hides keys after the exponential, whose overflow then makes the gradient NaN."""
+
+    def forward(self, q, k, v, layout=Layout(), **signals):
+        self.check(q, k, v, layout, signals)
+        k, v = (repeat_heads(x, q.shape[1]) for x in (k, v))
+        scores = q @ k.mT * self.scale(q)
+        allowed = self.visible(q.shape[2], k.shape[2], layout, q.device)
+        if not scores.numel():
+            return scores @ v
+        top = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min).amax(-1, keepdim=True)
+        powers = torch.where(allowed, torch.exp(scores - top), 0)
+        return powers / powers.sum(-1, keepdim=True).clamp(min=torch.finfo(powers.dtype).tiny) @ v
+
+
+@breaks("edges")
 class Unchecked(Textbook):
     """Accepts what does not fit."""
 
@@ -460,6 +477,30 @@ class ByMemory(torch.autograd.Function):
         return (
             grad if 0 in grad.stride() else grad.as_strided(grad.shape, torch.empty(grad.shape, device="meta").stride())
         )
+
+
+@breaks("ranges")
+class UncheckedRange(Textbook):
+    """Declares a gate between 0 and 1 and takes any number for one."""
+
+    signals: ClassVar = {"gate": Signal("scales the row", side="query", low=0, high=1)}
+
+    def check(self, q, k, v, layout, signals):
+        super().check(q, k, v, layout, {name: x.nan_to_num().clamp(0, 1) for name, x in signals.items()})
+
+    def weights(self, q, k, layout=Layout(), **signals):
+        return super().weights(q, k, layout, **signals) * signals["gate"][..., None]
+
+
+@breaks("ranges")
+class LostDecays(GatedLinear):
+    """The definition takes differences of sums, which lose weak decays after strong ones, and are NaN after −inf."""
+
+    def pairs(self, x, allowed):
+        assert x.log_decay is not None
+        since = x.log_decay.nan_to_num().cumsum(2)
+        apart = (since[..., :, None, :] - since[..., None, :, :]).masked_fill(~allowed[..., None], -torch.inf)
+        return torch.einsum("bhid,bhijd,bhjd->bhij", x.q, apart.exp(), x.k)
 
 
 def layout_without_causal(layout: Layout) -> Layout:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
@@ -31,6 +32,10 @@ ELSEWHERE: Mapping[str, str] = {
 """What other libraries call their arguments, and what stands for them here; of masks and biases see `instead`."""
 GROWTHS: Mapping[str, float] = {"constant": 0.0, "linear": 1.0, "loglinear": 1.1, "quadratic": 2.0}
 """The exponent of n that each stands for; n log n is near n^1.1 at the lengths in use."""
+
+
+ROUNDED = 2**-8
+"""The largest relative error of rounding to bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,33 @@ class Signal:
         if self.dim is None:
             return ()
         return ({"key": head_dim, "value": value_dim}[self.dim] if isinstance(self.dim, str) else self.dim,)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The range, wider by what rounding to half precision may add."""
+        return self.low - ROUNDED * abs(self.low), self.high + ROUNDED * abs(self.high)
+
+    def check(self, name: str, x: Tensor) -> None:
+        """Raises an error that names the signal if any of ``x``, padding included, is NaN or out of the range.
+
+        Only numbers that are at hand are looked at; see `guarded` for others.
+        """
+        if not at_hand(x) or x.numel() == 0:
+            return
+        (least, most), (low, high) = (end.item() for end in x.detach().aminmax()), self.ends
+        if not (least >= low and most <= high):
+            came = "NaN" if math.isnan(least) else f"numbers from {least:.6g} to {most:.6g}"
+            raise wrong(name, came, f"{self.low:g} to {self.high:g}: {self.meaning}")
+
+    def guarded(self, x: Tensor) -> Tensor:
+        """NaN where ``x`` is out of the range and `check` has not looked, so that what follows is visibly wrong.
+
+        To look would wait for a GPU, and break the graph of a compiler.
+        """
+        if at_hand(x):
+            return x
+        low, high = self.ends
+        return torch.where((x >= low) & (x <= high), x, torch.nan)
 
 
 @dataclass(frozen=True)
@@ -248,6 +280,8 @@ class Mechanism(nn.Module):
             known = ", ".join(self.signals) or "no signals"
             known = instead(self.traits, ELSEWHERE[unknown]) if unknown in ELSEWHERE else f"one of {name}'s: {known}"
             raise wrong(unknown, "an unknown signal", known, TypeError)
+        for given, spec in self.signals.items():
+            spec.check(given, signals[given])
 
 
 def instead(traits: Traits, what: str) -> str:
@@ -272,6 +306,11 @@ def in_wide(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return method(self, q.to(wide), k.to(wide), *others, **given).to(q.dtype)
 
     return computed
+
+
+def at_hand(x: Tensor) -> bool:
+    """Whether reading ``x`` costs nothing: on a CPU, outside of a compiler."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def check_tensors(q: Tensor, k: Tensor, v: Tensor | None) -> None:

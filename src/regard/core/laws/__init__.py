@@ -12,6 +12,7 @@ from regard.core.laws.calls import edges, grouped, padding
 from regard.core.laws.equation import cost, definition, gradients, linear, rows
 from regard.core.laws.masks import mask
 from regard.core.laws.order import causal, extend, symmetry
+from regard.core.laws.ranges import ranges
 from regard.core.laws.subject import Broken, Subject, Unclaimed
 from regard.core.mechanism import Example, Mechanism
 
@@ -19,7 +20,10 @@ Law = Callable[[Subject], str]
 
 LAWS: dict[str, Law] = {
     law.__name__: law
-    for law in (definition, linear, causal, rows, extend, padding, mask, gradients, grouped, cost, symmetry, edges)
+    for law in (
+        *(definition, linear, causal, rows, extend, padding, mask),
+        *(gradients, grouped, cost, symmetry, edges, ranges),
+    )
 }
 
 

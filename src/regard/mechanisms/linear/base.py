@@ -93,7 +93,7 @@ class Recurrent(Mechanism):
     ) -> Inputs:
         """What the scan reads, in the precision of sums: one query a key, padding silent."""
         wide, heads = accumulate_dtype(q.dtype), q.shape[1]
-        signals = {name: x.to(wide) for name, x in signals.items()}
+        signals = {name: self.signals[name].guarded(x.to(wide)) for name, x in signals.items()}
         written = self.values(repeat_heads(v, heads).to(wide), signals)
         if self.normalised:
             written = torch.cat([written, torch.ones_like(written[..., :1])], dim=-1)
