@@ -3,9 +3,12 @@
     python benchmarks/kernels.py speed --length 4096 --heads 8 --threads 1
     python benchmarks/kernels.py growth --lengths 1024,4096,16384,65536
     python benchmarks/kernels.py memory --length 16384
+    python benchmarks/kernels.py packed --documents 16,64,512
+    python benchmarks/kernels.py lengths --around 40,130,300,500,1000,4000
 
 Each line of ``speed`` gives the median time, its ratio to the fused kernel (median and spread over the rounds), and the
-floor: the FLOPs counted in one forward pass and the bytes of reading the inputs and writing the output once.
+floor: the FLOPs counted in one forward pass and the bytes of reading the inputs and writing the output once. ``packed``
+and ``lengths`` compare processor time on one thread with dense causal attention, so that a busy machine can be used.
 """
 
 from __future__ import annotations
@@ -133,6 +136,49 @@ def growth(
         ratios = [mine / base for mine, base in zip(found[1:], times[sizes[0]][1:], strict=True)]
         micros = 1e6 * statistics.median(found[1:])
         print(f"{n:>8} tokens {micros:>8.2f} µs a token, ×{statistics.median(ratios):.3f} of {sizes[0]}")
+
+
+def work(kernel: Callable[[], object]) -> float:
+    """Processor seconds of one call."""
+    start = time.process_time()
+    kernel()
+    return time.process_time() - start
+
+
+@app.command()
+def packed(documents: str = "16,64,512", length: int = 4096, heads: int = 4, rounds: int = 5) -> None:
+    """Packed documents, forward and with gradients, as ratios to dense causal attention over all tokens."""
+    torch.set_num_threads(1)
+    tensors = inputs(length, heads)
+    softmax, alibi, pattern = build("softmax"), build("alibi"), build("pattern", of=f"Window({length})")
+    for size in map(int, documents.split(",")):
+        layout = Layout(causal=True, segments=(torch.arange(length) // size)[None])
+        calls: dict[str, Kernel] = {"dense": lambda q, k, v: softmax(q, k, v, CAUSAL)}
+        for name, mechanism in (("softmax", softmax), ("alibi", alibi), ("pattern", pattern)):
+            calls[name] = lambda q, k, v, mechanism=mechanism, layout=layout: mechanism(q, k, v, layout)
+        for what, run in (("forward", forward), ("forward + backward", step)):
+            found = [
+                {name: work(lambda k=k, run=run: run(k, tensors)) for name, k in calls.items()}
+                for _ in range(rounds + 1)
+            ]
+            ratios = {name: statistics.median(x[name] / x["dense"] for x in found[1:]) for name in calls}
+            print(f"documents of {size:>5}, {what:<20}" + "".join(f"{name} {x:.2f}  " for name, x in ratios.items()))
+
+
+@app.command()
+def lengths(around: str = "40,130,300,500,1000,4000", heads: int = 4, of: str = "Window(64) | Sinks(4)") -> None:
+    """A pattern at lengths that it has not seen, as ratios to dense causal attention: 16 lengths from each on."""
+    torch.set_num_threads(1)
+    softmax, pattern = build("softmax"), build("pattern", of=of)
+    for first in map(int, around.split(",")):
+        new, again = [], []
+        for n in range(first, first + 32, 2):
+            tensors = inputs(n, heads)
+            base = work(lambda tensors=tensors: softmax(*tensors, CAUSAL))
+            new.append(work(lambda tensors=tensors: pattern(*tensors, CAUSAL)) / base)
+            again.append(work(lambda tensors=tensors: pattern(*tensors, CAUSAL)) / base)
+        middle, mean, later = statistics.median(new), statistics.mean(new), statistics.median(again)
+        print(f"{first:>6} … {first + 30:<6} new {middle:.2f}, mean {mean:.2f}, again {later:.2f}")
 
 
 @app.command()

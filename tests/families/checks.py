@@ -390,7 +390,10 @@ def spread(model: nn.Module) -> None:
 def calm(model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
     """Runs the model, with smaller weights where its numbers grow from layer to layer."""
     for _ in range(6):
-        largest = max((size(part) for part in run(model, inputs)), default=0.0)
+        parts = run(model, inputs)
+        if any(bool(part.isnan().any()) for part in parts):
+            raise ValueError("the model gives numbers that are none")
+        largest = max((size(part) for part in parts), default=0.0)
         if largest < GROWN:
             return
         for parameter in model.parameters():

@@ -415,6 +415,22 @@ class GradientOfNothing(Textbook):
 
 
 @breaks("edges")
+class MaskedTooLate(Textbook):
+    """Hides keys after the exponential, whose overflow then makes the gradient NaN."""
+
+    def forward(self, q, k, v, layout=Layout(), **signals):
+        self.check(q, k, v, layout, signals)
+        k, v = (repeat_heads(x, q.shape[1]) for x in (k, v))
+        scores = q @ k.mT * self.scale(q)
+        allowed = self.visible(q.shape[2], k.shape[2], layout, q.device)
+        if not scores.numel():
+            return scores @ v
+        top = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min).amax(-1, keepdim=True)
+        powers = torch.where(allowed, torch.exp(scores - top), 0)
+        return powers / powers.sum(-1, keepdim=True).clamp(min=torch.finfo(powers.dtype).tiny) @ v
+
+
+@breaks("edges")
 class Unchecked(Textbook):
     """Accepts what does not fit."""
 

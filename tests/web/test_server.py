@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 import regard
 from regard.networks import LM, Config
 from regard.probes.record import record as look
+from regard.web import server
 from regard.web.server import app
 from unit.hosts.test_watch import Dense
 from web.synthetic import write_exact_record, write_record
@@ -54,6 +55,25 @@ def test_cells_are_means_over_the_pairs_that_may_be_seen(served):
                 assert got[y, x] == pytest.approx(weights[0, rows, keys][seen].mean(), abs=1e-6)
             else:
                 assert np.isnan(got[y, x])
+
+
+@pytest.mark.parametrize("step", [1, 3, 8])
+def test_bands_of_rows_join_to_the_region(served, monkeypatch, step):
+    """Regions whose rows are not formed at once, from a row that begins no band, to one that ends none."""
+    client, weights = served
+    region = {"head": 1, "row0": 3, "row1": 41, "key0": 2, "key1": 40}
+    size = -(-38 // step)
+    whole, bands = numbers(ask(client, step=step, **region), size, size), []
+    monkeypatch.setattr(server, "BAND", 38 * 17)
+    formed = server.pooled
+    monkeypatch.setattr(server, "pooled", lambda *given: bands.append(given[3]) or formed(*given))
+    np.testing.assert_allclose(numbers(ask(client, step=step, **region), size, size), whole, atol=1e-6)
+    assert len(bands) == 3
+    assert bands[0][0] == 3
+    assert bands[-1][1] == 41
+    if step == 1:
+        seen = np.tri(N, dtype=bool)[3:41, 2:40]
+        np.testing.assert_allclose(whole[seen], weights[1, 3:41, 2:40][seen], atol=1e-5)
 
 
 @pytest.mark.parametrize(

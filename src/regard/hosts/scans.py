@@ -129,11 +129,11 @@ class Scan:
         return [name for name in (*self.parts, *self.others) if isinstance(getattr(layer, name, None), nn.Module)]
 
     def begun(self, layer: Any, notes: Notes) -> bool:
-        """Whether the cache holds a state of this layer; early releases show it by the position of the new tokens."""
-        known, position = getattr(notes.cache, "has_previous_state", None), notes.given.get("cache_position")
+        """Whether the cache holds a state of this layer; early releases say where the new tokens stand, or of all."""
+        known, position = getattr(notes.cache, "has_previous_state", False), notes.given.get("cache_position")
         if callable(known):
             return bool(known(layer.layer_idx))
-        return notes.cache is not None and position is not None and int(position[0]) > 0
+        return bool(known) if position is None else notes.cache is not None and int(position[0]) > 0
 
     def state(self, layer: Any, cache: Any) -> Tensor | None:
         """What the cache holds of this layer, where it shows that."""
@@ -159,6 +159,10 @@ class MambaScan(Scan):
     def tokens(self, layer: Any, notes: Notes) -> list[Tensor]:
         states = layer.A_log.shape[1]
         low = notes.out["x_proj"].split([notes.out["x_proj"].shape[-1] - 2 * states, states, states], dim=-1)
+        if hasattr(layer, "rms_eps") and not hasattr(
+            layer, self.others[0]
+        ):  # Falcon-Mamba's norms were no modules once
+            low = [F.rms_norm(x.float(), x.shape[-1:], eps=layer.rms_eps).to(x.dtype) for x in low]
         return [notes.into["x_proj"], *(notes.out.get(name, x) for name, x in zip(self.others, low, strict=True))]
 
     def read(self, layer: Any, tokens: list[Tensor], notes: Notes) -> Reading:
@@ -196,7 +200,7 @@ class Mamba2Scan(Scan):
     def tokens(self, layer: Any, notes: Notes) -> list[Tensor]:
         mixed, low = self.projected(layer, notes)[1:]
         step = softplus(low, layer.dt_bias)
-        least, most = getattr(layer, "time_step_limit", (0.0, torch.inf))
+        least, most = getattr(layer, "time_step_limit", None) or (getattr(layer, "time_step_min", 0.0), torch.inf)
         alone = notes.begun and mixed.shape[1] == 1
         return [mixed, step if alone else step.clamp(least, most)]
 

@@ -29,10 +29,12 @@ SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax}
 CHOICES = {"argmax", "argsort", "gather", "log", "max", "min", "multinomial", "sort", "topk"}
 """Functions that choose by a softmax instead of weighing with it."""
 LENGTHENING = {
-    "addmm", "avg_pool1d", "avg_pool2d", "cat", "conv1d", "conv2d", "conv3d", "embedding", "interpolate", "layer_norm",
-    "linear", "max_pool2d", "pad", "rms_norm",
+    F.avg_pool1d, F.avg_pool2d, F.conv1d, F.conv2d, F.conv3d, F.embedding, F.interpolate, F.layer_norm, F.linear,
+    F.max_pool2d, F.pad, F.rms_norm, torch.addmm, torch.cat, torch.conv1d, torch.conv2d,
 }  # fmt: skip
 """Functions whose results have the tokens as an axis, or as two."""
+HEARD = {*SOFTMAX, *LENGTHENING, F.scaled_dot_product_attention, F.multi_head_attention_forward}
+"""Functions that are of interest before any softmax was traced."""
 
 
 class Reader(Protocol):
@@ -57,7 +59,7 @@ class Softmaxes(TorchFunctionMode):
         self.batches: list[int] = []
         self.deaf = False
         self.traces: dict[int, tuple[Any, Trace]] = {}
-        self.lengths: set[int] = set()
+        self.shapes: set[torch.Size] = set()
         self.lost: list[nn.Module] = []
         self.handles: list[Any] = []
         for module in model.modules():
@@ -88,12 +90,13 @@ class Softmaxes(TorchFunctionMode):
         if not self.passes.here:
             return
         if not self.running:
-            self.traces, self.lengths, self.lost, self.deaf = {}, set(), [], False
+            self.traces, self.shapes, self.lost, self.deaf = {}, set(), [], False
             self.__enter__()
         self.running.append(module)
-        sizes = [one.shape[0] for one in tensors((*args, *kwargs.values())) if one.dim() > 1]
-        inherited = self.batches[-1] if self.batches else 1
-        self.batches.append(sizes[0] if sizes and isinstance(module, PreTrainedModel) else inherited)
+        batch = self.batches[-1] if self.batches else 1
+        if isinstance(module, PreTrainedModel):
+            batch = next((one.shape[0] for one in tensors((*args, *kwargs.values())) if one.dim() > 1), batch)
+        self.batches.append(batch)
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """The hook after a module, also after one that raised."""
@@ -113,7 +116,7 @@ class Softmaxes(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if not self.deaf:
+        if not self.deaf and (func in HEARD or self.traces):
             with torch.no_grad():
                 self.hear(func, args, kwargs, result)
         return result
@@ -128,8 +131,8 @@ class Softmaxes(TorchFunctionMode):
         elif func is F.multi_head_attention_forward:
             self.reader.caught(self.running[-1], *weights_of_heads(args, kwargs))
         else:
-            if name in LENGTHENING and isinstance(result, Tensor):
-                self.lengths |= lengths(name, result)
+            if func in LENGTHENING and isinstance(result, Tensor):
+                self.shapes.add(result.shape)
             if self.traces:
                 self.follow(name, args, kwargs, result)
 
@@ -201,11 +204,8 @@ class Softmaxes(TorchFunctionMode):
     def show(self, weights: Tensor, trace: Trace) -> bool:
         """Shows A to the reader, if it is of tokens; returns whether it is."""
         n, m = weights.shape[-2:]
-        if (
-            weights.dim() > 4
-            or n not in self.lengths
-            or (m not in self.lengths and m != n + self.passes.stack[-1].past)
-        ):
+        known = {length for shape in self.shapes for length in lengths(shape)} | {n + self.passes.stack[-1].past}
+        if weights.dim() > 4 or n not in known or m not in known:
             return False
         if weights.dim() == 3:
             if weights.shape[0] % self.batches[-1]:
@@ -226,14 +226,10 @@ def is_leaf(module: nn.Module) -> bool:
     return own and next(module.children(), None) is None
 
 
-def lengths(name: str, result: Tensor) -> set[int]:
-    """What may be a number of tokens in a result: an axis before the channels, or two of a grid."""
-    shape = result.shape
-    found = set(shape[-3:-1])
-    if len(shape) > 3:
-        found |= {shape[-3] * shape[-2], shape[-2] * shape[-1], shape[-4] * shape[-3] * shape[-2]}
-        found.add(shape[-3] * shape[-2] * shape[-1])
-    return found | ({shape[-1]} if name in ("conv1d", "avg_pool1d", "cat") else set())
+def lengths(shape: torch.Size) -> set[int]:
+    """What may be a number of tokens in a result: an axis that is not of channels, or those of a grid together."""
+    grids = [shape[-4:-1], shape[-3:-1], shape[-2:], shape[-3:]] if len(shape) > 3 else []
+    return {*shape[-3:-1], *(shape[-1:] if len(shape) == 3 else ()), *(grid.numel() for grid in grids)}
 
 
 def weights_of_call(

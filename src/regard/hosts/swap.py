@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from regard.core.build import build, parse
+from regard.core.build import build_for, parse
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Host, Mechanism
@@ -116,7 +116,12 @@ class Swap(AbstractContextManager["Swap"]):
         q = call.q * (call.scaling * call.q.shape[3] ** 0.5)
         fitted = self.fit(layer, mechanism, asked.window)
         if kept is not None or call.n == 1 or asked.causal(handed.past):
-            fresh = home.replaceable and handed.given and handed.past == 0 and owner == name and call.n == call.m
+            own = (
+                home.replaceable
+                and owner == name
+                and (asked.window is not None or not getattr(home.layer, "is_sliding", False))
+            )
+            fresh = own and handed.given and handed.past == 0 and call.n == call.m
             out = self.run(fitted, q, asked, Turn(layer, home, slots.query, place.keys, fresh))
         else:
             out = fitted(q, call.k, asked.v, two_sided(fitted, call.mask))
@@ -247,10 +252,10 @@ def made(given: str | Mechanism | Pattern, config: Mapping[str, Any]) -> Mechani
         given = PatternAttention(given, **config)
     elif isinstance(given, str):
         name, arguments = parse(given)
-        given = build(name, **arguments | dict(config))
+        given = build_for({}, name, **arguments | dict(config))
     elif config:
         raise wrong(next(iter(config)), "an argument", "none: the mechanism is made already", TypeError)
-    mechanism = given
+    mechanism: Any = given
     needs = [*mechanism.signals, *(name for name, _ in mechanism.named_parameters())]
     needs += [] if mechanism.host == Host() else ["a block of its own (convolution, activation, norm or gate)"]
     if needs:

@@ -336,13 +336,16 @@ def weigh(scores: Tensor, mask: Tensor | None, lse: Tensor | None, normaliser: A
     """A tile of A from its scores: ``exp(s - lse)`` under softmax, else the normaliser's; zero where ``mask``."""
     if lse is None:
         weights = normaliser(scores, span)
-    elif normaliser.signed:
-        weights = torch.exp(scores.abs() - lse[..., None]) * scores.sign()
-    else:
-        weights = torch.exp(scores - lse[..., None]) if scores.requires_grad else scores.sub_(lse[..., None]).exp_()
-    if mask is None:
-        return weights
-    return torch.where(mask, 0, weights) if weights.requires_grad else weights.masked_fill_(mask, 0)
+        if mask is None:
+            return weights
+        return torch.where(mask, 0, weights) if weights.requires_grad else weights.masked_fill_(mask, 0)
+    # Masked before the exponential: what is hidden may exceed all that is seen, and an infinity has no gradient.
+    if scores.requires_grad or normaliser.signed:
+        shares = (scores.abs() if normaliser.signed else scores) - lse[..., None]
+        weights = torch.exp(shares if mask is None else shares.masked_fill(mask, -torch.inf))
+        return weights * scores.sign() if normaliser.signed else weights
+    shares = scores.sub_(lse[..., None])
+    return (shares if mask is None else shares.masked_fill_(mask, -torch.inf)).exp_()
 
 
 def along(delta: Tensor, weights: Tensor, normaliser: Any) -> Tensor:

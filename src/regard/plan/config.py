@@ -18,6 +18,8 @@ TOLERANCE = 0.01
 """Share of a model's matrices that may be no part of a plan, such as embeddings of positions."""
 ATTENTION, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 RECURRENT, CONVOLUTION, BOTH = "linear_attention", "conv", "hybrid"
+FORMERLY: dict[Any, str] = {"mamba": RECURRENT, "attention": ATTENTION}
+"""What older releases of Transformers call the same kinds."""
 EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts")
 NETWORKS = ("moe", "mlp")
 """Layers of a network alone; where there are some, the others are mixers alone."""
@@ -134,9 +136,9 @@ class Sizes:
     def kinds(self) -> list[str]:
         """What each layer is; where nothing is said, attention in windows if there is one."""
         layers = self("num_hidden_layers", "n_layer")
-        listed = getattr(self.config, "layer_types", None)
-        if listed is not None:
-            return list(listed)
+        for name in ("layer_types", "layers_block_type"):
+            if (listed := getattr(self.config, name, None)) is not None:
+                return [FORMERLY.get(kind, str(kind)) for kind in listed]
         if self("sliding_window", default=0):
             return [SLIDING] * layers
         return [CHUNKED if self("attention_chunk_size", default=0) else ATTENTION] * layers

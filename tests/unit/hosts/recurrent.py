@@ -39,10 +39,11 @@ CONFIGS = {
     "FalconMamba": MAMBA,
     "Jamba": SIZES | THREE_HEADS | {
         "attn_layer_period": 3, "attn_layer_offset": 2, "num_experts": 1, "mamba_d_state": 5, "mamba_dt_rank": 7,
+        "use_mamba_kernels": False,
     },
     "Zamba": SIZES | THREE_HEADS | {
         "layers_block_type": ["mamba", "hybrid", "hybrid"], "n_mamba_heads": 3, "mamba_d_state": 5, "mamba_dt_rank": 7,
-        "use_associative_scan": False,
+        "use_associative_scan": False, "use_mamba_kernels": False,
     },
     "Mamba2": {
         "hidden_size": 21, "expand": 2, "state_size": 5, "num_hidden_layers": 2, "num_heads": 6, "head_dim": 7,
@@ -61,7 +62,7 @@ CONFIGS = {
     },
     "Zamba2": SIZES | THREE_HEADS | {
         "layers_block_type": ["mamba", "hybrid", "mamba"], "n_mamba_heads": 6, "mamba_headdim": 8, "mamba_d_state": 5,
-        "mamba_ngroups": 3, "chunk_size": 8, "time_step_min": 1e-9,
+        "mamba_ngroups": 3, "chunk_size": 8, "time_step_min": 1e-9, "use_mem_rope": True,
     },
     "Qwen3Next": ROPE | DELTA | EXPERTS,
     "Qwen3_5Text": ROPE | DELTA,

@@ -141,13 +141,11 @@ def test_a_swapped_cache_is_that_swaps_alone():
             cache.reset()
     with pytest.raises(RuntimeError, match="past_key_values: got a cache of a swap that is out again"):
         model(input_ids=ids[:, :1], past_key_values=cache)
-    again = regard.swap(model, "window", size=3).install()
-    cache = DynamicCache(config=model.config)
-    model(input_ids=ids, past_key_values=cache)
-    again.remove()
-    again.install()
-    with regard.swap(causal("Llama"), "window", size=3) as other, pytest.raises(RuntimeError, match="another swap"):
-        other.model(input_ids=ids[:, :1], past_key_values=cache)
+    cache, other = DynamicCache(config=model.config), causal("Llama")
+    with regard.swap(model, "window", size=3), regard.swap(other, "window", size=3):
+        model(input_ids=ids, past_key_values=cache)
+        with pytest.raises(RuntimeError, match="past_key_values: got a cache that another swap filled"):
+            other(input_ids=ids[:, :1], past_key_values=cache)
 
 
 @pytest.mark.parametrize("axes", [(1, 1, 13, 13), (2, 1, 13, 13), (2, 6, 13, 13), (2, 1, 1, 13)])
@@ -182,3 +180,15 @@ def test_checkpointing_computes_again_what_the_mechanism_gave():
         found.append(model.model.layers[0].self_attn.q_proj.weight.grad.clone())
     torch.testing.assert_close(found[0], found[1], **CLOSE)
     assert found[0].abs().max() > 0
+
+
+def test_a_cache_with_a_window_that_the_attention_does_not_tell_is_refused():
+    model, ids = causal("Llama"), tokens(1, 9)
+    config = copy.deepcopy(model.config)
+    config.sliding_window, config.layer_types = 5, ["sliding_attention"] * 2
+    cache = DynamicCache(config=config)
+    said = "past_key_values: got 5 keys of 10 tokens"
+    with regard.swap(model, "softmax"), torch.no_grad():
+        model(input_ids=ids, past_key_values=cache)
+        with pytest.raises(ValueError, match=said):
+            model(input_ids=ids[:, :1], past_key_values=cache)

@@ -2,13 +2,14 @@
 
 import inspect
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers
 from transformers.models.qwen3_next import modeling_qwen3_next
 
-from regard.plan.config import from_config, model_shape
+from regard.plan.config import Sizes, from_config, model_shape
 from regard.plan.mixers import GroupedAttention
 
 BASE = {"vocab_size": 53, "hidden_size": 40, "num_hidden_layers": 5}
@@ -98,6 +99,15 @@ def test_what_is_not_planned_is_refused(family, sizes, words):
     """A part of the model that is not read is named, or noticed by the parameters; nothing is planned without it."""
     with pytest.raises(ValueError, match=words):
         from_config(getattr(transformers, family)(**BASE | sizes))
+
+
+def test_kinds_of_layers_by_all_their_names():
+    sizes = {"num_hidden_layers": 2, "sliding_window": 7, "attention_chunk_size": 5}
+    assert Sizes(SimpleNamespace(**sizes)).kinds() == ["sliding_attention"] * 2
+    assert Sizes(SimpleNamespace(**sizes | {"sliding_window": None})).kinds() == ["chunked_attention"] * 2
+    assert Sizes(SimpleNamespace(num_hidden_layers=2)).kinds() == ["full_attention"] * 2
+    listed = Sizes(SimpleNamespace(**sizes, layers_block_type=["mamba", "attention"]))
+    assert listed.kinds() == ["linear_attention", "full_attention"]
 
 
 def test_a_model_unknown_to_all():

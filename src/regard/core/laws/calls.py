@@ -112,6 +112,8 @@ def edges(subject: Subject) -> str:
         some = subject.padding(SHORT, BATCH, "left") & (torch.arange(BATCH, device=subject.device) != 1)[:, None]
         blind(subject, mechanism, SHORT, SHORT, Layout(causal=causal, keys=some), f"causal={causal}, one all padding")
         strided(subject, mechanism, Layout(causal=causal))
+    for name, layout in subject.layouts(SHORT, SHORT):
+        loud(subject, mechanism, layout, name)
     refusals(subject, mechanism)
     return "zeros where nothing is seen; errors name the argument"
 
@@ -134,6 +136,18 @@ def blind(subject: Subject, mechanism: Mechanism, n: int, m: int, layout: Layout
     for gradient in torch.autograd.grad(out.sum(), leaves, allow_unused=True):
         if gradient is not None and not gradient.isfinite().all():
             raise Broken(f"{where}: a gradient is not finite")
+
+
+def loud(subject: Subject, mechanism: Mechanism, layout: Layout, name: str) -> None:
+    """Broken unless outputs and gradients are finite where hidden and seen products are far beyond what exp takes."""
+    inputs = subject.draw(SHORT).map(lambda name, x: 300 * x if name in ("q", "k") else x)
+    for what, run in (("forward", subject.call), ("weights", subject.define)):
+        leaves = inputs.map(lambda _, x: x.detach().requires_grad_())
+        out = run(leaves, layout, mechanism)
+        found = torch.autograd.grad(out.sum(), list(leaves.tensors.values()), allow_unused=True)
+        for label, x in zip(("output", *leaves.tensors), (out, *found), strict=True):
+            if x is not None and not x.isfinite().all():
+                raise Broken(f"{what}, {name}, large q and k: the {label if x is out else f'd {label}'} is not finite")
 
 
 def strided(subject: Subject, mechanism: Mechanism, layout: Layout) -> None:

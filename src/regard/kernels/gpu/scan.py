@@ -135,7 +135,7 @@ class March(torch.autograd.Function):
 
 def grid_of(values: Tensor) -> tuple[int, int]:
     """Heads of all sequences, and blocks of columns."""
-    return values.shape[0] * values.shape[1], triton.cdiv(values.shape[4], COLUMNS)
+    return values.shape[0] * values.shape[1], int(triton.cdiv(values.shape[4], COLUMNS))
 
 
 def sizes(values: Tensor, state: Tensor, **given: bool) -> dict[str, Any]:

@@ -151,10 +151,8 @@ class Queries(Normaliser):
         m = scores.shape[3]
         seen = layout.allowed(n, m, scores.device)
         real = seen if layout.keys is None else seen & real_queries(layout.keys, n)[:, None, :, None]
-        sums = torch.logsumexp(scores.masked_fill(~real, -torch.inf), 2, keepdim=True)
-        shares = torch.exp(scores - sums.masked_fill(sums == -torch.inf, 0)).masked_fill(~seen, 0)
-        total = shares.sum(-1, keepdim=True)
-        return (shares / total.masked_fill(total == 0, 1))[:, :, rows]
+        sums = torch.logsumexp(scores.masked_fill(~real, torch.finfo(scores.dtype).min), 2, keepdim=True)
+        return masked_softmax(scores - sums.masked_fill(~real.any(2, keepdim=True), 0), seen)[:, :, rows]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, score: Score, **signals: Tensor) -> Tensor:
         k = repeat_heads(k, q.shape[1])

@@ -1,0 +1,154 @@
+"""Index arithmetic of the server and of the packed page, against dense recomputation on drawn shapes."""
+
+import zlib
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from regard.probes.folder import Record, bounds
+from regard.web import payload, server
+from regard.web.payload import deflate, pack_edges, page_threshold, planes, varints
+from regard.web.server import means
+
+QUICK = settings(max_examples=40, deadline=None)
+
+
+def kept(n: int, heads: int, groups: int, causal: bool, window: int | None, softcap: float | None = None):
+    """A record of two layers with what A follows from, and A of the second: ``(heads, n, n)`` with what may be seen."""
+    torch.manual_seed(n)
+    q, k = torch.randn(heads, n, 5, dtype=torch.float64), torch.randn(groups, n, 5, dtype=torch.float64)
+    scores = 0.3 * q @ k.repeat_interleave(heads // groups, 0).mT
+    scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+    i, j = torch.arange(n)[:, None], torch.arange(n)
+    seen = torch.ones(n, n, dtype=torch.bool)
+    if causal:
+        seen = (j <= i) & (j > i - (window or n))
+    scores = scores.masked_fill(~seen, -torch.inf)
+    layer = {"heads": heads, "kv_heads": groups, "scaling": 0.3, "causal": causal, "window": window, "softcap": softcap}
+    layers = [layer | {"index": index, "shares": False, "mechanism": "softmax"} for index in (2, 7)]
+    tensors = {"q": q.float(), "k": k.float(), "lse": scores.logsumexp(-1).float()}
+    every = {f"2/{name}": torch.zeros_like(tensor) for name, tensor in tensors.items()}
+    every |= {f"7/{name}": tensor for name, tensor in tensors.items()}
+    return Record({"tokens": n, "layers": layers}, {}, {}, every), scores.softmax(-1), seen
+
+
+def dense_means(weights, seen, rows, keys, step):
+    """The same, cell by cell."""
+    out = []
+    for top in range(rows[0], rows[1], step):
+        for left in range(keys[0], keys[1], step):
+            part = slice(top, min(top + step, rows[1])), slice(left, min(left + step, keys[1]))
+            found = weights[part][seen[part]]
+            out.append(found.mean().item() if len(found) else float("nan"))
+    return torch.tensor(out).reshape(-(-(rows[1] - rows[0]) // step), -1)
+
+
+@QUICK
+@given(
+    n=st.integers(1, 41),
+    shape=st.sampled_from([(1, 1), (4, 2), (6, 3), (3, 1)]),
+    window=st.none() | st.integers(1, 13),
+    causal=st.booleans(),
+    softcap=st.sampled_from([None, 0.7]),
+    data=st.data(),
+)
+def test_means_of_any_region_in_bands(n, shape, window, causal, softcap, data):
+    """Rows and keys from anywhere, cells that do not divide them, and a few entries formed at a time."""
+    window = window if causal else None
+    record, weights, seen = kept(n, *shape, causal, window, softcap)
+    spans = []
+    for _ in range(2):
+        first = data.draw(st.integers(0, n - 1))
+        spans.append((first, data.draw(st.integers(first + 1, n))))
+    head, step, band = (data.draw(st.integers(low, high)) for low, high in ((0, shape[0] - 1), (1, 9), (1, 90)))
+    with patch.object(server, "BAND", band):
+        got = means(record, 7, head, *spans, step)
+    want = dense_means(weights[head], seen, *spans, step)
+    torch.testing.assert_close(got, want, equal_nan=True, atol=1e-5, rtol=1e-4)
+    part = tuple(slice(*span) for span in spans)
+    torch.testing.assert_close(record.region(7, head, *part).double(), weights[head][part], atol=1e-5, rtol=1e-4)
+
+
+def test_bands_hold_whole_cells():
+    """Of 11 keys 30 entries are 2 rows, but a cell has 5: the band is a cell high; with 120 entries it is two."""
+    record, *_ = kept(23, 1, 1, True, None)
+    for entries, bands in ((30, 5), (120, 3)):
+        with patch.object(server, "BAND", entries), patch.object(server, "pooled", wraps=server.pooled) as called:
+            means(record, 7, 0, (0, 23), (3, 14), 5)
+        assert called.call_count == bands
+
+
+def test_slices_as_python_has_them():
+    assert bounds("rows", slice(None), 7) == (0, 7)
+    assert bounds("rows", slice(-3, None), 7) == (4, 7)
+    assert bounds("rows", slice(2, 100), 7) == (2, 7)
+    for bad in (slice(3, 3), slice(5, 2), slice(0, 7, 2)):
+        with pytest.raises(ValueError, match="rows: got slice"):
+            bounds("rows", bad, 7)
+
+
+def unpacked(blob: bytes) -> list[int]:
+    """The numbers of packed edges, as the page reads them."""
+    numbers, value, shift = [], 0, 0
+    for byte in zlib.decompress(blob, -15):
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            numbers.append(value)
+            value = shift = 0
+    return numbers
+
+
+@QUICK
+@given(data=st.data(), n=st.integers(1, 12), threshold=st.integers(1, 1000))
+def test_edges_are_unpacked_as_they_were(data, n, threshold):
+    """Rows without edges, heads without edges, and those that the threshold leaves out."""
+    rows = [
+        data.draw(
+            st.lists(st.tuples(st.integers(0, 200_000), st.integers(1, 1000)), max_size=4, unique_by=lambda e: e[0])
+        )
+        for _ in range(n)
+    ]
+    rows = [sorted(row) for row in rows]
+    offsets = np.cumsum([0, *map(len, rows)])
+    keys, weights = (np.array([edge[place] for row in rows for edge in row], dtype=np.int64) for place in (0, 1))
+    numbers = unpacked(pack_edges(offsets, keys.astype(np.int32), weights, threshold))
+    kept_rows = [[edge for edge in row if edge[1] >= threshold] for row in rows]
+    total = sum(map(len, kept_rows))
+    assert numbers[:n] == [len(row) for row in kept_rows]
+    steps = iter(numbers[n : n + total])
+    found = [list(np.cumsum([next(steps) for _ in row])) for row in kept_rows]
+    assert found == [[edge[0] for edge in row] for row in kept_rows]
+    assert numbers[n + total :] == [edge[1] for row in kept_rows for edge in row]
+
+
+@QUICK
+@given(st.lists(st.integers(0, (1 << 35) - 1)))
+def test_varints_of_every_length(values):
+    assert unpacked(deflate(varints(np.array(values, dtype=np.int64)))) == values
+
+
+def test_varints_by_hand():
+    assert varints(np.array([0, 127, 128, 300, 1 << 28])) == bytes([0, 127, 128, 1, 172, 2, 128, 128, 128, 128, 1])
+
+
+def test_planes_by_hand():
+    """1 is 3f800000 and −2 is c0000000; of 3f8000ff the three upper bytes round up to 3f8001."""
+    values = np.array([0x3F800000, 0xC0000000, 0x3F8000FF], dtype="<u4").view("<f4")
+    assert planes(values, 3).hex() == "3fc03f" + "800080" + "000001"
+    assert planes(np.array([1.0, -2.0], dtype="<f2"), 2).hex() == "3cc0" + "0000"
+
+
+@pytest.mark.parametrize(("most", "threshold"), [(9, 10), (8, 10), (7, 11), (5, 21), (4, 201), (0, 501)])
+def test_the_threshold_of_the_page(tmp_path, monkeypatch, most, threshold):
+    """Of edges of 0.01, twice 0.02, three times 0.2 and twice 0.5 in two layers the strongest that fit are kept."""
+    edges = {"2/edge_weights": [0.01, 0.2, 0.5, 0.02], "7/edge_weights": [0.2, 0.2, 0.5, 0.02]}
+    save_file({name: np.array(row, dtype=np.float16) for name, row in edges.items()}, tmp_path / "arrays.safetensors")
+    monkeypatch.setattr(payload, "MAX_EDGES", most)
+    record = {"layers": [{"index": 2}, {"index": 7}], "edge_threshold": 0.01}
+    assert page_threshold(tmp_path, record) == threshold
