@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-import regard
 from families.inputs import BATCH, LENGTH
 from families.truth import Weights, truth
 from regard.hosts.call import Map
 from regard.hosts.interface import configurations
 from regard.hosts.session import Session
+from regard.hosts.swap import swap
+from regard.hosts.watch import watch
 from regard.probes import Distance, Entropy
 
 CLOSE = 1e-3
@@ -25,7 +26,7 @@ CLOSE = 1e-3
 GROWN = 1e3
 """Numbers this large say that a model without trained norms has grown from layer to layer."""
 NEAR = 1e-3
-"""Absolute error of a statistic."""
+"""Error of a statistic, absolute below one and relative above."""
 SPARE = 2
 """Columns beside the keys that are looked for, by the number of keys: sinks, and the empty slots of a cache."""
 SHORT = 7
@@ -135,7 +136,7 @@ def size(x: Tensor) -> float:
 
 def watched(model: PreTrainedModel, inputs: dict[str, Tensor]) -> tuple[list[Tensor], Session]:
     """What a watched pass gives, and its session."""
-    with regard.watch(model, [Entropy(), Distance()], keep=1e9) as session:
+    with watch(model, [Entropy(), Distance()], keep=1e9) as session:
         return run(model, inputs), session
 
 
@@ -194,7 +195,7 @@ def compare(session: Session, wanted: list[Weights], queries: Tensor | None = No
             exact = errors[best][1].double()
             for name, value in (("entropy", entropy(exact)), ("distance", distance(exact))):
                 off = float((session[name][layer.index].value - value).abs().max())
-                if not off <= NEAR:
+                if not off <= NEAR * (1 + float(value.abs().max())):
                     raise Fault("wrong", f"{layer.name}: {name} is {off:.0e} off its own weights'")
     left = [one for one in left if one.sure]
     if left:
@@ -253,7 +254,7 @@ def check_padding(model: PreTrainedModel, inputs: dict[str, Tensor]) -> str:
         if all(kept_apart(plain, run(model, single), row, keys) for row, single in enumerate(singles)):
             pooled = [Entropy(), Distance()]
             for single in singles:
-                with regard.watch(model, pooled):
+                with watch(model, pooled):
                     run(model, single)
             agree(session, {probe.name: probe.result() for probe in pooled}, f"padded on the {side}", "single texts")
     return "right"
@@ -288,7 +289,7 @@ def agree(session: Session, other: dict[str, Any], what: str, than: str) -> None
             raise Fault("partial", f"{what}: layers {sorted(found)}, {than}: {sorted(results)}")
         for layer, result in results.items():
             off = float((found[layer].value - result.value).abs().max())
-            if not off <= NEAR:
+            if not off <= NEAR * (1 + float(result.value.abs().max())):
                 raise Fault("wrong", f"{what}: {name} of layer {layer} is {off:.0e} off that of {than}")
 
 
@@ -330,7 +331,7 @@ def check_generate(model: PreTrainedModel, inputs: dict[str, Tensor]) -> str:
     torch.manual_seed(0)
     plain = model.generate(**prompt(model, inputs))
     torch.manual_seed(0)
-    with regard.watch(model, [Entropy(), Distance()]) as session:
+    with watch(model, [Entropy(), Distance()]) as session:
         out = model.generate(**prompt(model, inputs))
     if not torch.equal(plain, out):
         raise Fault("wrong", "other tokens are generated")
@@ -349,7 +350,7 @@ def check_generate(model: PreTrainedModel, inputs: dict[str, Tensor]) -> str:
 def check_swap(model: PreTrainedModel, inputs: dict[str, Tensor]) -> str:
     """Softmax in place of the model's softmax."""
     plain = run(model, inputs)
-    with regard.swap(model, "softmax"):
+    with swap(model, "softmax"):
         out = run(model, inputs)
     if not same(plain, out):
         raise Fault("wrong", f"with its own softmax swapped in, the output is {apart(plain, out):.0e} off")
@@ -357,7 +358,7 @@ def check_swap(model: PreTrainedModel, inputs: dict[str, Tensor]) -> str:
         torch.manual_seed(0)
         alone = model.generate(**prompt(model, inputs))
         torch.manual_seed(0)
-        with regard.swap(model, "softmax"):
+        with swap(model, "softmax"):
             swapped = model.generate(**prompt(model, inputs))
         if not torch.equal(alone, swapped):
             raise Fault("wrong", "with its own softmax swapped in, other tokens are generated")
