@@ -8,7 +8,7 @@ import torch
 
 from regard import Layout, build
 from regard.blocks.attention import Attention
-from regard.blocks.projection import Grouped
+from regard.projections.base import Grouped
 
 VALUES = json.loads((Path(__file__).parents[1] / "reference" / "recurrences.json").read_text())
 CAUSAL = Layout(causal=True)
