@@ -27,7 +27,7 @@ from families.inputs import guesses
 from families.shrink import VARIANTS, tiny
 from families.table import page
 
-LIMIT = 240
+LIMIT = 900
 """Seconds for one family."""
 MEMORY = 8 << 30
 LARGEST = 60_000_000

@@ -152,7 +152,10 @@ def check_watch(row: Row, model: PreTrainedModel, inputs: dict[str, Tensor]) -> 
 
 def own(model: PreTrainedModel, inputs: dict[str, Tensor], plain: list[Tensor]) -> list[Weights]:
     """The model's own weights: of its eager attention, unless that gives other outputs than it runs with."""
-    out, weights = truth(model, inputs)
+    try:
+        out, weights = truth(model, inputs)
+    except Exception:  # some models cannot run their eager attention
+        return truth(model, inputs, eager=False)[1]
     return weights if same(plain, flat(out)) else truth(model, inputs, eager=False)[1]
 
 
@@ -218,6 +221,8 @@ def difference(found: Tensor, own: Tensor, queries: Tensor | None, share: Tensor
         off = (found - part).abs().amax(3)
         if queries is not None and queries.shape == (off.shape[0], off.shape[2]):
             off = off.masked_fill(~queries[:, None], 0)
+        elif queries is not None and len(queries) == len(off) and off.shape[2] > queries.shape[1]:
+            off = off.masked_fill(~queries.all(1)[:, None, None], 0)  # tokens of the model's own stand beside the given
         offs.append((float(off.max()), part))
     return min(offs, key=lambda one: one[0])
 
