@@ -18,10 +18,10 @@ import typer
 
 from regard.compare.swapped import text_loss
 from regard.hosts import small
-from regard.train.corpus import read_corpus
 from regard.train.extend import Extension, extend, interpolated
 from regard.train.fit import Recipe
-from regard.train.tiny import token_stream
+from regard.train.tiny.corpus import read_corpus
+from regard.train.tiny.make import token_stream
 
 LENGTH, TESTED = 8192, 65536
 ARMS = {

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 import typer
 
 import regard
-from regard.compare.clock import clock
 from regard.core.layout import Layout
+from regard.experiments.clock import clock
 
 CAUSAL = Layout(causal=True)
 KINDS = ("lightning", "linear", "retnet", "gla", "deltanet", "gated_deltanet", "mamba2", "mamba", "rwkv6")

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 import typer
 
 from regard import patterns as p
-from regard.compare.clock import interleaved
-from regard.kernels import block_sparse
+from regard.experiments.clock import interleaved
+from regard.kernels.block_sparse import plan as block_sparse
 
 DOCS = Path(__file__).parents[1] / "docs"
 MARKS = "<!-- table -->", "<!-- end of table -->"

@@ -24,7 +24,7 @@ import typer
 from torch import Tensor
 
 import regard
-from regard.compare.clock import Ratio, interleaved
+from regard.experiments.clock import Ratio, interleaved
 
 PEERS = Path(__file__).parents[1] / ".peers"
 HEADS, DIM = 8, 64

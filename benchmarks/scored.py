@@ -20,11 +20,11 @@ import torch.nn.functional as F
 import typer
 
 from regard.blocks.signals import Signals
-from regard.compare.clock import interleaved
 from regard.compare.quality import scores
-from regard.compare.store import Store
 from regard.core.build import build_for, parse
 from regard.core.layout import Layout
+from regard.experiments.clock import interleaved
+from regard.experiments.store import Store
 
 PAGE = Path(__file__).parents[1] / "docs" / "scored.md"
 TASKS = ("recall", "listops", "lm")

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import torch
 import typer
 
-from regard.networks.waves import Heisenberg, Reconfiguration, WaveFunction
+from regard.studies.wave_function import Heisenberg, Reconfiguration, WaveFunction
 
 
 def main(

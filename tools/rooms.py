@@ -11,11 +11,14 @@ ROOMS = {
     "mechanisms": ["unit/mechanisms"],
     "hosts": ["unit/hosts"],
     "probes": ["unit/probes"],
+    "records": ["unit/probes"],
     "compare": ["unit/compare"],
+    "experiments": ["unit/compare"],
     "plan": ["unit/plan", "claims/test_plan.py"],
     "web": ["web"],
 }
-LEFT_OUT = ("gpu", "small", "bundle")  # kernels that are run under an interpreter, weights, what Vite built
+LEFT_OUT = ("triton.py", "fla.py", "lists.py", "small", "bundle")
+"""Kernels that are run under an interpreter, weights, what Vite built."""
 LAWS = "laws/test_laws.py"
 
 

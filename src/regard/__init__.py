@@ -9,20 +9,24 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from regard.renamed import install
+
 if TYPE_CHECKING:
     from regard.core.atlas import entries, find, search
     from regard.core.build import build
     from regard.core.cost import Cost, Shape
-    from regard.core.laws import check
     from regard.core.layout import Layout
     from regard.core.mechanism import Example, Host, Mechanism, Signal, Traits
     from regard.core.reduction import Partial
     from regard.core.state import State
     from regard.hosts.swap import swap
     from regard.hosts.watch import watch
-    from regard.probes.folder import Record
+    from regard.laws import check
+    from regard.records.format import Record
 
 __version__ = "0.1.0"
+
+install()
 
 LATE = {
     "Cost": "regard.core.cost",
@@ -31,13 +35,13 @@ LATE = {
     "Layout": "regard.core.layout",
     "Mechanism": "regard.core.mechanism",
     "Partial": "regard.core.reduction",
-    "Record": "regard.probes.folder",
+    "Record": "regard.records.format",
     "Shape": "regard.core.cost",
     "Signal": "regard.core.mechanism",
     "State": "regard.core.state",
     "Traits": "regard.core.mechanism",
     "build": "regard.core.build",
-    "check": "regard.core.laws",
+    "check": "regard.laws",
     "entries": "regard.core.atlas",
     "find": "regard.core.atlas",
     "search": "regard.core.atlas",

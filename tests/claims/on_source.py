@@ -5,8 +5,8 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
-from regard.train.corpus import read_packages
 from regard.train.fit import Recipe, fit
+from regard.train.tiny.corpus import read_packages
 
 VOCABULARY = 128
 PACKAGES = ("json", "email", "logging", "unittest", "collections", "importlib", "http")

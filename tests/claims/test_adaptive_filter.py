@@ -6,10 +6,10 @@ import torch.nn.functional as F
 
 import regard
 from regard.blocks.attention import Attention
-from regard.blocks.projection import Grouped
-from regard.blocks.rotary import Rotary
 from regard.core.layout import Layout
 from regard.mechanisms.scored.adaptive_filter import filtered, variance
+from regard.projections.base import Grouped
+from regard.projections.rotary import Rotary
 
 CAUSAL = Layout(causal=True)
 

@@ -8,9 +8,9 @@ import torch
 
 from claims.on_digits import accuracy, digits
 from regard.core.layout import Layout
-from regard.networks.broadcast import BroadcastViT, ContextBroadcast, attention_entropy
 from regard.networks.lm import Config
-from regard.networks.vision import ViT
+from regard.networks.vision.broadcast import BroadcastViT, ContextBroadcast, attention_entropy
+from regard.networks.vision.vit import ViT
 
 CONFIG = Config(10, 32, "softmax*3", heads=2, rotary_base=None)
 

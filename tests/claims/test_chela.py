@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from regard.blocks.attention import Attention
-from regard.blocks.short_long import ChelaBlock, ShortLong
 from regard.core.layout import Layout
 from regard.networks import Config
-from regard.networks.chela import ChelaLM
+from regard.networks.lightning.chela import ChelaLM
+from regard.networks.lightning.chela_block import ChelaBlock, ShortLong
 from regard.tasks import batch
 from regard.tasks.listops import ListOps
 from regard.train.fit import Recipe, fit

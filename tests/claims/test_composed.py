@@ -12,12 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import regard
 from regard.blocks.attention import Attention
-from regard.blocks.projection import Grouped
 from regard.core.layout import Layout
-from regard.mechanisms.scored.biases import BIASES, bucket
-from regard.mechanisms.scored.normalisers import NORMALISERS
-from regard.mechanisms.scored.scores import SCORES
+from regard.mechanisms.scored.parts.biases import BIASES, bucket
+from regard.mechanisms.scored.parts.normalisers import NORMALISERS
+from regard.mechanisms.scored.parts.scores import SCORES
 from regard.networks import LM, Config
+from regard.projections.base import Grouped
 
 HEADS, DIM, N = 2, 5, 12
 EXACT = {"atol": 1e-12, "rtol": 1e-12}

@@ -5,9 +5,9 @@ import torch
 
 import regard
 from regard.core.atlas import entries
-from regard.core.laws.subject import HEAD_DIM
+from regard.laws.mechanism.subject import HEAD_DIM
 from regard.mechanisms.linear.base import Recurrent
-from regard.mechanisms.linear.dynamics import as_system, recall_errors
+from regard.studies.linear_dynamics import as_system, recall_errors
 
 CAUSAL = regard.Layout(causal=True)
 RECURRENT = {

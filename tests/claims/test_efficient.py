@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_leaves
 import regard
 from claims.on_scenes import CLASSES, overlap, scenes
 from regard.blocks.attention import Attention
-from regard.blocks.projection import Grouped
 from regard.blocks.spatial import NonLocal
+from regard.projections.base import Grouped
 from regard.train.fit import Recipe, fit
 
 

@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import regard
+from regard.analysis.implicit_attention import reproduced
 from regard.blocks.attention import Attention
-from regard.blocks.gates import Gates
-from regard.blocks.implicit import reproduced
-from regard.blocks.projection import Grouped
 from regard.core.layout import Layout
+from regard.projections.base import Grouped
+from regard.projections.gates import Gates
 
 CAUSAL, EXACT, WIDTH = Layout(causal=True), {"atol": 1e-12, "rtol": 0}, 24
 PLACES = ("query", "key", "value", "heads", "output")

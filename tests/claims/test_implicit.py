@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import regard
-from regard.blocks.implicit import attribution, block_rank, effective_rank, implicit_attention, reproduced
+from regard.analysis.implicit_attention import attribution, block_rank, effective_rank, implicit_attention, reproduced
 from regard.core.layout import Layout
 from regard.networks import LM, Config
 from regard.train.fit import Recipe, fit

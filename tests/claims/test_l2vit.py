@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import regard
 from regard.core.layout import Layout
 from regard.networks import Config
-from regard.networks.l2vit import L2ViT
+from regard.networks.vision.l2vit import L2ViT
 
 
 @pytest.mark.parametrize("scale", [0.3, 3.0])

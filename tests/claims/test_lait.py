@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from regard.hosts import small
-from regard.hosts.lait import LayerAdjustable
+from regard.hosts.bert.lait import LayerAdjustable
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ import torch
 
 import regard
 from regard.blocks.attention import Attention
-from regard.blocks.latent import ExpandedQueries, Latent
-from regard.blocks.projection import Grouped
-from regard.blocks.rotary import Rotary
 from regard.core.layout import Layout
+from regard.projections.base import Grouped
+from regard.projections.latent import ExpandedQueries, Latent
+from regard.projections.rotary import Rotary
 
 CAUSAL, WIDTH = Layout(causal=True), 24
 

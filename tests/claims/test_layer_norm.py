@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linprog
 
-from regard.blocks.layer_norm import LayerNormParts, unselectable
+from regard.studies.layer_norm_expressivity import LayerNormParts, unselectable
 
 
 def test_both_parts_are_layer_norm():

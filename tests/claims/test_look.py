@@ -5,9 +5,9 @@ from pathlib import Path
 from statistics import median
 
 from regard.hosts import small
-from regard.probes.record import record
+from regard.records.record import record
 from regard.tasks import Copy, accuracy
-from regard.train.heads import without_head
+from regard.train.tiny.heads import without_head
 
 LENGTH = 2000
 COPY = Copy(range(1, 2048), block=None, bos=0)

@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from regard.blocks.mimetic import INGREDIENTS, mimetic
 from regard.core.layout import Layout
 from regard.networks import LM, Config
+from regard.studies.mimetic_init import INGREDIENTS, mimetic
 from regard.train.fit import Recipe, fit
 
 SYMBOLS, LENGTH, FIRST, STEPS = 32, 64, 3, 500

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 
 import regard
 from regard.blocks.attention import Attention
-from regard.blocks.mixture import MixtureOfHeads, head_activation, load_balance, routed_tokens, to_mixture
-from regard.blocks.projection import Grouped
 from regard.core.layout import Layout
 from regard.networks import LM, Config
+from regard.projections.base import Grouped
+from regard.projections.mixture import MixtureOfHeads, head_activation, load_balance, routed_tokens, to_mixture
 from regard.train.fit import Recipe, fit
 
 CAUSAL, EXACT, WIDTH = Layout(causal=True), {"atol": 1e-12, "rtol": 0}, 24

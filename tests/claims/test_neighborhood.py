@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 import regard
 from regard import patterns as p
-from regard.compare.clock import interleaved
-from regard.kernels import block_sparse
+from regard.experiments.clock import interleaved
+from regard.kernels.block_sparse import plan as block_sparse
 from regard.mechanisms.sparse.neighborhood import simulate
 
 EXACT = {"atol": 1e-12, "rtol": 0}

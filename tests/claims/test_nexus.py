@@ -7,10 +7,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import regard
 from regard.blocks.attention import Attention
-from regard.blocks.nexus import Nexus
-from regard.blocks.projection import Grouped
-from regard.blocks.rotary import Rotary
 from regard.core.layout import Layout
+from regard.projections.base import Grouped
+from regard.projections.nexus import Nexus
+from regard.projections.rotary import Rotary
 from regard.train.fit import Recipe, fit
 
 CAUSAL, EXACT, WIDTH = Layout(causal=True), {"atol": 1e-12, "rtol": 0}, 24

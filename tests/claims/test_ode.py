@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from claims.on_digits import accuracy
-from regard.blocks.ode import Solver
 from regard.networks.lm import Config
-from regard.networks.ode import ODEViT, change
-from regard.networks.vision import ViT
+from regard.networks.neural_ode.solver import Solver
+from regard.networks.neural_ode.vit import ODEViT, change
+from regard.networks.vision.vit import ViT
 
 SIZES = {"width": 32, "heads": 2}
 EULER = Solver()

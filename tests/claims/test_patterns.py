@@ -8,8 +8,8 @@ import torch
 
 import regard
 from regard import patterns as p
-from regard.compare.clock import interleaved
-from regard.kernels import block_sparse
+from regard.experiments.clock import interleaved
+from regard.kernels.block_sparse import plan as block_sparse
 
 CAUSAL = regard.Layout(causal=True)
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from regard.plan.cascade import DEFERRED, NAIVE, RUNNING, Array, attention_by
 from regard.plan.device import DEVICES
 from regard.plan.kinetics import at_budget, calibrate, frontier, kinetics
 from regard.plan.measure import reference, seconds_of_step, shape_of
 from regard.plan.mixers import GroupedAttention, LatentAttention
 from regard.plan.published import MODELS
 from regard.plan.roofline import Network
+from regard.studies.fusemax import DEFERRED, NAIVE, RUNNING, Array, attention_by
 
 LATENT = {form: LatentAttention(96, 8, 24, 16, 12, 4, 10, form) for form in ("cached", "expanded", "absorbed")}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from regard.blocks.planted import PlantedClassifier, linear_limit, planted_keys
+from regard.studies.softmax_vs_linear import PlantedClassifier, linear_limit, planted_keys
 
 SETTINGS = [(160, 8), (176, 6), (192, 5)]
 STRENGTH = 1.25

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 import regard
 from regard.core.layout import Layout
-from regard.networks.algorithm import NumberNetwork
+from regard.studies.number_network import NumberNetwork
 from regard.train.fit import Recipe, fit
 
 N, STEPS = 8, 600

@@ -7,11 +7,11 @@ import regard
 from claims.on_digits import accuracy
 from claims.on_source import VOCABULARY, package_accuracy
 from regard.blocks.attention import Attention
-from regard.blocks.projection import Grouped
-from regard.blocks.projections import FewerMatrices, HeadEmbeddings, KnockingHeads, Merged, to_groups
 from regard.core.layout import Layout
 from regard.networks import Config
-from regard.networks.vision import ViT
+from regard.networks.vision.vit import ViT
+from regard.projections.base import Grouped
+from regard.projections.shared import FewerMatrices, HeadEmbeddings, KnockingHeads, Merged, to_groups
 
 CAUSAL, EXACT, WIDTH = Layout(causal=True), {"atol": 1e-12, "rtol": 0}, 24
 MAKE = {

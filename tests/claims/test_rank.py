@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from regard.blocks.attention import Attention
-from regard.blocks.projection import Grouped
-from regard.blocks.rank import RankNetwork, fit_head, head_for, nearest, sphere
 from regard.mechanisms.scored.softmax import Softmax
 from regard.networks import LM, Config
+from regard.projections.base import Grouped
+from regard.studies.head_rank import RankNetwork, fit_head, head_for, nearest, sphere
 from regard.train.fit import Recipe, fit
 
 N, D = 24, 16

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from regard.mechanisms.scored.readings import (
+from regard.studies.softmax_interpretations import (
     betas,
     fit_beta,
     free_energy,

@@ -10,10 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import regard
 from regard.blocks.attention import Attention
 from regard.blocks.block import Block
-from regard.blocks.projection import Grouped
-from regard.blocks.relational import Dual
-from regard.blocks.rotary import Rotary
 from regard.core.layout import Layout
+from regard.projections.base import Grouped
+from regard.projections.relational import Dual
+from regard.projections.rotary import Rotary
 
 CAUSAL, EXACT, WIDTH = Layout(causal=True), {"atol": 1e-12, "rtol": 0}, 24
 SYMBOLS = ("attention", "position", "relative")

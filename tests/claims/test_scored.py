@@ -41,7 +41,7 @@ def test_cog_weights_have_both_signs_and_sum_to_one():
 
 def test_tapa_has_no_trend_with_distance(record_property):
     """TAPA: for independent q and k the mean score does not move with distance; rotary scores of like vectors do."""
-    from regard.blocks.rotary import Rotary
+    from regard.projections.rotary import Rotary
 
     torch.manual_seed(0)
     n, pairs, dim = 513, 4096, 64

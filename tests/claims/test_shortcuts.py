@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from claims.on_source import characters, held_out_loss, trained, windows
-from regard.blocks.shortcuts import DepthAttention
+from regard.networks.layerwise_shortcuts.depth_attention import DepthAttention
+from regard.networks.layerwise_shortcuts.lm import ShortcutLM
 from regard.networks.lm import LM, Config
-from regard.networks.shortcuts import ShortcutLM
 
 SMALL = Config(29, 24, "softmax*3", heads=2)
 

@@ -13,14 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from claims.pages import MASK, VOCABULARY, in_line, pages, written
 from regard.blocks.attention import Attention
 from regard.blocks.block import Block
-from regard.blocks.projection import Grouped
-from regard.blocks.skim import BoxEmbedding, Skim
 from regard.core.layout import Layout
 from regard.hosts import small
-from regard.hosts.skim import SkimmingMask
+from regard.hosts.bert.skim_mask import SkimmingMask
 from regard.mechanisms.scored.softmax import Softmax
 from regard.networks.lm import IGNORED
-from regard.networks.skim import Skimformer
+from regard.networks.skimformer.attention import BoxEmbedding, Skim
+from regard.networks.skimformer.network import Skimformer
+from regard.projections.base import Grouped
 from regard.train.fit import Recipe, fit
 
 WIDTH, DEPTH, HEADS, STEPS = 48, 2, 4, 200

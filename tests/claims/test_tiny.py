@@ -9,7 +9,7 @@ import torch
 
 from regard.hosts import small
 from regard.tasks import Copy, Recall, accuracy
-from regard.train.heads import induction_scores, sink_mass, without_head
+from regard.train.tiny.heads import induction_scores, sink_mass, without_head
 
 COPY = Copy(range(1, 2048), block=None, bos=0)
 RECALL = Recall(range(1, 2048), queries=8, filler=0.5, bos=0)

@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from regard.blocks.transnormer import TransnormerBlock
 from regard.core.layout import Layout
 from regard.networks import Config
-from regard.networks.transnormer import TransnormerLM
+from regard.networks.lightning.transnormer import TransnormerLM
+from regard.networks.lightning.transnormer_block import TransnormerBlock
 
 CAUSAL = Layout(causal=True)
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
-from regard.blocks.projection import apart
-from regard.networks.twins import Twins, TwinsLayer, local, summarised
+from regard.networks.vision.twins import Twins, TwinsLayer, local, summarised
+from regard.projections.base import apart
 from regard.train.fit import Recipe, fit
 
 

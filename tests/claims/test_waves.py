@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from regard.networks.waves import Heisenberg, Reconfiguration, WaveFunction, log_cosh
+from regard.studies.wave_function import Heisenberg, Reconfiguration, WaveFunction, log_cosh
 
 EXACT = {0.0: -0.701780, 0.5: -0.528620}  # of a site, 4 × 4
 

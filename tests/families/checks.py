@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 
 from families.inputs import BATCH, LENGTH
 from families.truth import Weights, truth
-from regard.hosts.call import Map
-from regard.hosts.interface import configurations
+from regard.hosts.attention_interface import configurations
 from regard.hosts.session import Session
+from regard.hosts.softmax_call import Map
 from regard.hosts.swap import swap
 from regard.hosts.watch import watch
 from regard.probes import Distance, Entropy

@@ -75,7 +75,7 @@ def definition(
 @contextmanager
 def eagerly(model: PreTrainedModel) -> Iterator[None]:
     """The model with its own eager attention."""
-    from regard.hosts.interface import configurations
+    from regard.hosts.attention_interface import configurations
 
     before = [(config, config._attn_implementation) for config in configurations(model)]
     for config, _ in before:

@@ -3,7 +3,7 @@
 import pytest
 
 from regard.core.atlas import entries
-from regard.core.laws import LAWS, devices, examine
+from regard.laws import LAWS, devices, examine
 
 EXAMPLES = [
     (entry.name, example) for entry in entries() if entry.kind == "mechanism" for example in entry.thing.examples()

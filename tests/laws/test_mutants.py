@@ -4,7 +4,7 @@ import pytest
 
 from mutants.broken import MUTANTS
 from mutants.textbook import Textbook
-from regard.core.laws import LAWS, check, examine
+from regard.laws import LAWS, check, examine
 
 PAIRS = [(law, mutant) for law, mutants in MUTANTS.items() for mutant in mutants]
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regard.core.atlas import entries
-from regard.core.laws.subject import HEAD_DIM, Subject, real_rows, same
 from regard.core.layout import Layout
+from regard.laws.mechanism.subject import HEAD_DIM, Subject, real_rows, same
 
 MECHANISMS = {entry.name: entry.thing for entry in entries() if entry.kind == "mechanism"}
 EVERY = pytest.mark.parametrize("name", MECHANISMS)

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from regard import Layout, build
-from regard.blocks.latent import Latent
-from regard.blocks.rotary import Rotary
 from regard.mechanisms.linear.lightning import alibi_slopes
 from regard.mechanisms.scored.positional import sinusoids
-from regard.networks.twins import Twins
+from regard.networks.vision.twins import Twins
+from regard.projections.latent import Latent
+from regard.projections.rotary import Rotary
 
 VALUES = json.loads((Path(__file__).parents[1] / "reference" / "values.json").read_text())
 CAUSAL = Layout(causal=True)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from regard.probes.folder import Record, bounds
+from regard.records.format import Record, bounds
 from regard.web import payload, server
 from regard.web.payload import deflate, pack_edges, page_threshold, planes, varints
 from regard.web.server import means

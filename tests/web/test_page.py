@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 from safetensors.numpy import load_file, save_file
 
 from regard.networks import LM, Config
-from regard.probes.record import record as look
+from regard.records.record import record as look
 from regard.web.page import page_html, write_page
 from regard.web.server import app
 from web.synthetic import write_exact_record, write_record

@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 
 import regard
 from regard.networks import LM, Config
-from regard.probes.record import record as look
+from regard.records.record import record as look
 from regard.web import server
 from regard.web.server import app
 from unit.hosts.test_watch import Dense

@@ -1,1 +1,1 @@
-"""What stands around a mechanism in a network: projections, positions, the block itself."""
+"""What stands around a mechanism in a network: attention as a layer, signals, convolutions, the block itself."""

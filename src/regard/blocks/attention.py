@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regard.blocks.convolution import ShortConvolution
-from regard.blocks.projection import Projection, apart, together
-from regard.blocks.rotary import Rotary
 from regard.blocks.signals import Signals
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism
 from regard.core.state import State, count_new
+from regard.projections.base import Projection, apart, together
+from regard.projections.rotary import Rotary
 
 EPSILON = 1e-6  # under roots, so that a zero vector stays one
 Nested = Callable[[int, Tensor, Tensor, Tensor], Tensor]  # attention number, q, k, v -> output

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from regard.blocks.projection import apart
 from regard.core.errors import wrong
 from regard.core.mechanism import Signal
+from regard.projections.base import apart
 
 
 class Signals(nn.Module):

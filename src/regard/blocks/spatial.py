@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from regard.blocks.attention import Attention
-from regard.blocks.projection import Grouped
 from regard.core.errors import wrong
 from regard.core.layout import Layout
+from regard.projections.base import Grouped
 
 Grid = tuple[int, int]
 

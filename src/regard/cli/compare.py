@@ -12,8 +12,8 @@ import typer
 from regard.core.errors import wrong
 
 if TYPE_CHECKING:
-    from regard.compare.cell import Cell
-    from regard.compare.store import Store
+    from regard.experiments.cell import Cell
+    from regard.experiments.store import Store
 
 
 def compare(
@@ -45,9 +45,9 @@ def compare(
 
     from regard.compare import cab
     from regard.compare.quality import plan as plan_quality
-    from regard.compare.store import Store
     from regard.compare.text import parse_lengths, parse_mechanism, parted
     from regard.core.build import check_text
+    from regard.experiments.store import Store
 
     console = Console(highlight=False)
     if suite not in (None, "cab"):
@@ -111,7 +111,7 @@ def plan_cost(
 def measure(cells: list[Cell], store: Store | None, again: bool, workers: str) -> list[dict[str, Any]]:
     """The rows of all cells, measured or kept from before, with the time left."""
     from regard.cli.progress import Steps
-    from regard.compare.run import run
+    from regard.experiments.run import run
 
     command, rows, kept = shlex.join(["regard", *sys.argv[1:]]), [], 0
     with Steps() as steps:

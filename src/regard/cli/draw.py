@@ -16,7 +16,7 @@ def draw(
     """Draw a pattern of attention, and say how dense it is and how much of that its blocks keep."""
     from rich.console import Console
 
-    from regard.kernels import block_sparse
+    from regard.kernels.block_sparse import plan as block_sparse
     from regard.patterns import parse_pattern, picture
 
     found, console = parse_pattern(pattern), Console(highlight=False)

@@ -34,7 +34,7 @@ def report(name: str, mechanism: type) -> int:
     from rich.console import Console
     from rich.text import Text
 
-    from regard.core.laws import LAWS, devices, examine
+    from regard.laws import LAWS, devices, examine
 
     console, broken = Console(highlight=False), 0
     examples = mechanism.examples()

@@ -14,7 +14,7 @@ from regard.core.errors import wrong
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from regard.probes.folder import Record
+    from regard.records.format import Record
 
 SHOWN = 3  # heads a role, and tokens, in the terminal summary
 WEAKEST = 0.05  # score that a head needs there
@@ -56,7 +56,7 @@ def look(
     from regard.cli.progress import Steps
     from regard.hosts import small
     from regard.networks import LM
-    from regard.probes.record import record
+    from regard.records.record import record
     from regard.web.page import page_html
 
     logging.set_verbosity_error()
@@ -96,7 +96,7 @@ def look(
 
 def check_target(folder: Path, replace: bool) -> Path:
     """Where to write; raises unless a record can be written there: before any work is done."""
-    from regard.probes.folder import check_folder, free_name
+    from regard.records.format import check_folder, free_name
 
     check_folder(folder)
     return folder if replace else free_name(folder)
@@ -175,7 +175,7 @@ def summarise(console: Console, record: Record) -> None:
     """Prints the strongest heads of each role, the sinks, and the tokens that receive most."""
     from rich.markup import escape
 
-    from regard.probes.texts import label
+    from regard.records.token_texts import label
 
     header = record.header
     model = header["model"]

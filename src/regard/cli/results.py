@@ -22,10 +22,10 @@ def results(
     from regard.cli.compare import report
     from regard.compare.plots import plot_cost, plot_pareto
     from regard.compare.quality import pareto
-    from regard.compare.query import as_lines, query_table
-    from regard.compare.store import Store
     from regard.compare.summary import curves, predictions
     from regard.compare.text import parse_lengths
+    from regard.experiments.query import as_lines, query_table
+    from regard.experiments.store import Store
 
     store = Store(folder)
     table, console = store.table(), Console(highlight=False)

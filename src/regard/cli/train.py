@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from regard.train.loop import Progress
+    from regard.train.tiny.loop import Progress
 
 app = typer.Typer(
     help="Train a model of any mechanisms on text or on a task, or the small model that ships.", no_args_is_help=True
@@ -141,8 +141,8 @@ def _train(folder: Path, minutes: float | None, tokens: int | None, seed: int, d
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    from regard.train.loop import Budget
-    from regard.train.tiny import train_tiny
+    from regard.train.tiny.loop import Budget
+    from regard.train.tiny.make import train_tiny
 
     budget = Budget(tokens, 60.0 if minutes is None and tokens is None else minutes)
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
@@ -161,8 +161,8 @@ def _evaluate(folder: Path | None, device: str) -> None:
     from rich.console import Console
 
     from regard.hosts import small
-    from regard.train.card import write_card
-    from regard.train.evaluate import evaluate
+    from regard.train.tiny.card import write_card
+    from regard.train.tiny.evaluate import evaluate
 
     with Console(stderr=True).status("loading") as status:
         figures = evaluate(folder or small.path("tiny"), device=device, report=status.update)

@@ -9,17 +9,17 @@ from statistics import mean, pstdev
 
 import torch
 
-from regard.compare.cell import Cell
 from regard.compare.cost import CostCell
 from regard.compare.quality import QualityCell, scores
 from regard.compare.summary import Row
 from regard.compare.trials import trial
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.core.laws.subject import within
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism
-from regard.networks.patterns import BACKBONES, PATTERNS
+from regard.experiments.cell import Cell
+from regard.laws.mechanism.subject import within
+from regard.networks.benchmark import BACKBONES, PATTERNS
 
 TASKS = {
     "causal self": ("recall",),

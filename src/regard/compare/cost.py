@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from regard.compare.cell import Cell, Report, Scalar
-from regard.compare.clock import Work, ceilings, interleaved, peak
 from regard.compare.subjects import LEVELS, Alone, Sizes, Subject, fused, step
 from regard.core.errors import wrong
+from regard.experiments.cell import Cell, Report, Scalar
+from regard.experiments.clock import Work, ceilings, interleaved, peak
 
 PHASES = ("prefill", "decode", "train")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}

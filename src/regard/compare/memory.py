@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import torch
 
-from regard.compare.clock import peak
 from regard.compare.cost import CostCell, chosen
+from regard.experiments.clock import peak
 
 
 def main(fields: str, which: str) -> None:

@@ -14,15 +14,15 @@ import torch.nn.functional as F
 from rich.table import Table
 from torch import Generator, Tensor, nn
 
-from regard.compare.cell import Cell, Report, Scalar
 from regard.compare.growth import student
 from regard.compare.summary import Row
 from regard.compare.text import parted
 from regard.compare.trials import TRIALS, Trial, trial
 from regard.core.build import parse, split_outside
 from regard.core.errors import wrong
+from regard.experiments.cell import Cell, Report, Scalar
+from regard.networks.benchmark import BACKBONES, Backbone, PatternNetwork
 from regard.networks.lm import Config
-from regard.networks.patterns import BACKBONES, Backbone, PatternNetwork
 from regard.tasks import batch
 from regard.tasks.lookup import NOTHING
 from regard.train.fit import Recipe, fit

@@ -14,8 +14,8 @@ from regard.blocks.block import Block
 from regard.core.build import build_for, parse
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
-from regard.core.laws.subject import within
 from regard.core.layout import Layout
+from regard.laws.mechanism.subject import within
 from regard.networks import LM, Config
 
 Level = Literal["mechanism", "block", "lm"]

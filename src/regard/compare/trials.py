@@ -9,14 +9,14 @@ from typing import Any
 
 from regard.core.build import parse
 from regard.core.errors import did_you_mean, wrong
-from regard.networks.patterns import Pattern
+from regard.networks.benchmark import Pattern
 from regard.tasks import Copy, Induction
 from regard.tasks.arena import ByteLM, ByteText, Pathfinder, Retrieval
 from regard.tasks.associative import AssociativeRecall
 from regard.tasks.listops import ListOps
 from regard.tasks.lookup import Lookup
 from regard.tasks.needles import Needle, VariableTracking, WordCount
-from regard.train.corpus import read_corpus, read_packages
+from regard.train.tiny.corpus import read_corpus, read_packages
 
 NETWORKING = ("email", "http", "urllib", "smtplib", "ftplib", "imaplib", "poplib", "socketserver", "xmlrpc", "wsgiref")
 NUMBERS = ("statistics", "fractions", "_pydecimal", "random", "numbers", "datetime", "_pydatetime", "calendar")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, TypeVar
 
 from regard.core.atlas import find
@@ -15,19 +14,14 @@ from regard.core.mechanism import Mechanism
 T = TypeVar("T")
 
 
-def build(name: str, **config: Any) -> Any:
-    """The entry ``name`` of the atlas, of any kind, with its constructor's arguments: a mechanism, a projection, …
-
-    What is a function, as an analysis may be, comes with ``config`` filled in.
+def build(name: str, **config: Any) -> Mechanism:
+    """The mechanism ``name`` of the atlas, with its constructor's arguments.
 
     Raises:
-        LookupError: no such name. TypeError: an argument that it does not take; the message lists those it does.
+        LookupError: no such name. TypeError: an entry of another kind, whose class the message says how to get; or an
+            argument that the mechanism does not take, and the message lists those it does.
     """
-    thing = find(name).thing
-    if isinstance(thing, type):
-        return made({}, name, thing, config)
-    arguments_of(name, thing, config)
-    return partial(thing, **config)
+    return made({}, name, mechanism(name), config)
 
 
 def build_for(sizes: Mapping[str, int], name: str, /, **config: Any) -> Mechanism:
@@ -54,7 +48,8 @@ def mechanism(name: str) -> type[Mechanism]:
     """The class of this name in the atlas."""
     entry = find(name)
     if not (isinstance(entry.thing, type) and issubclass(entry.thing, Mechanism)):
-        raise wrong("name", f"{name!r}, {a(entry.kind)}", "a mechanism", TypeError)
+        wanted = f"a mechanism; regard.find({name!r}).thing is what this is made by"
+        raise wrong("name", f"{name!r}, {a(entry.kind)}", wanted, TypeError)
     return entry.thing
 
 

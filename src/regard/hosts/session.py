@@ -11,12 +11,12 @@ from torch import Tensor
 
 from regard.core.errors import wrong
 from regard.core.tile import Probe, Tokens
-from regard.hosts import table
-from regard.hosts.call import Call, Map
-from regard.hosts.implied import Implied, shares
+from regard.hosts import session_table as table
+from regard.hosts.mechanism_call import Implied, shares
+from regard.hosts.softmax_call import Call, Map
 
 if TYPE_CHECKING:
-    from regard.hosts.caught import Caught
+    from regard.hosts.caught_weights import Caught
 
 
 @dataclass(frozen=True)

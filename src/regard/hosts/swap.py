@@ -17,13 +17,13 @@ from regard.core.build import build_for, parse
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Host, Mechanism
-from regard.hosts.asked import Asked, Reader
-from regard.hosts.call import attend, dense
-from regard.hosts.interface import Installed, host, label
-from regard.hosts.kept import Held, Home, Kept
-from regard.hosts.passes import Pass, Passes
+from regard.hosts.attention_arguments import Asked, Reader
+from regard.hosts.attention_interface import Installed, host, label
+from regard.hosts.forward_pass import Pass, Passes
 from regard.hosts.slots import Slots
-from regard.kernels.block_sparse import Bias
+from regard.hosts.softmax_call import attend, dense
+from regard.hosts.state_cache import Held, Home, Kept
+from regard.kernels.block_sparse.plan import Bias
 from regard.mechanisms.sparse.pattern import PatternAttention, Patterned
 from regard.mechanisms.sparse.window import SlidingWindow
 from regard.patterns import Pattern, Window, parse_pattern

@@ -13,16 +13,16 @@ from transformers import PreTrainedModel
 
 from regard.core.errors import wrong
 from regard.core.tile import Probe, Tile
-from regard.hosts.asked import Asked, Reader
-from regard.hosts.call import Call, Map, attend, dense
-from regard.hosts.caught import Reading
-from regard.hosts.follow import Follower
-from regard.hosts.interface import Installed, host, label
-from regard.hosts.own import Own
-from regard.hosts.passes import Pass, Passes, recomputing
+from regard.hosts.attention_arguments import Asked, Reader
+from regard.hosts.attention_interface import Installed, host, label
+from regard.hosts.caught_weights import Reading
+from regard.hosts.forward_pass import Pass, Passes, recomputing
+from regard.hosts.lm_session import Own
+from regard.hosts.recurrent_hooks import Follower
 from regard.hosts.session import Choice, Layer, Session
 from regard.hosts.slots import Slots
-from regard.hosts.softmaxes import Softmaxes
+from regard.hosts.softmax_call import Call, Map, attend, dense
+from regard.hosts.softmax_hooks import Softmaxes
 from regard.networks import LM
 
 

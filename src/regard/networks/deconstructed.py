@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from regard.blocks.attention import Attention, AttentionState
 from regard.blocks.block import Block, GatedNetwork
-from regard.blocks.projection import Grouped, apart
 from regard.core.atlas import Claim, published
 from regard.core.build import build, parse_layers
 from regard.core.cost import Cost
@@ -19,6 +18,7 @@ from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.state import State, count_new
 from regard.networks.lm import LM, Config, LMState
+from regard.projections.base import Grouped, apart
 
 FIXED = ("random_qk", "fixed_qk")
 VARIANTS = ("no_mixing", "self_gated", "static_qk", *FIXED)

@@ -18,16 +18,16 @@ from torch import Tensor, nn
 
 from regard.blocks.attention import Attention, AttentionState
 from regard.blocks.block import Block
-from regard.blocks.latent import Latent
-from regard.blocks.projection import Grouped, Projection
-from regard.blocks.rotary import Rotary
-from regard.blocks.values import ValuesOnly
 from regard.core.atlas import find
 from regard.core.build import build_for, parse, parse_layers
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.state import State, count_new
 from regard.networks.sampling import Sampling
+from regard.projections.base import Grouped, Projection
+from regard.projections.latent import Latent
+from regard.projections.rotary import Rotary
+from regard.projections.values_only import ValuesOnly
 
 IGNORED = -100
 """The target of a token that counts for nothing in a loss, as in `cross_entropy`."""

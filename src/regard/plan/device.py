@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from regard.compare.clock import ceilings
 from regard.core.errors import wrong
+from regard.experiments.clock import ceilings
 
 
 @dataclass(frozen=True)

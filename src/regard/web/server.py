@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse
 from torch import Tensor
 
 from regard.core.errors import wrong
-from regard.probes.folder import Record
+from regard.records.format import Record
 from regard.web.page import page_html
 
 HOST = "127.0.0.1"

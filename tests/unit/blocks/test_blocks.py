@@ -11,11 +11,11 @@ import regard
 from regard.blocks.attention import Attention
 from regard.blocks.block import Block
 from regard.blocks.convolution import ShortConvolution
-from regard.blocks.projection import Grouped
-from regard.blocks.rotary import Rotary
 from regard.blocks.signals import Signals
 from regard.core.layout import Layout
 from regard.core.mechanism import Host, Signal
+from regard.projections.base import Grouped
+from regard.projections.rotary import Rotary
 
 CLOSE = {"atol": 1e-10, "rtol": 1e-10}
 

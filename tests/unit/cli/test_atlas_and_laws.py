@@ -7,9 +7,9 @@ import sys
 import pytest
 
 import regard.compare.cab
-import regard.hosts.lait
-import regard.plan.cascade
+import regard.hosts.bert.lait
 import regard.plan.kinetics
+import regard.studies.fusemax
 from regard import entries
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from regard.cli import main
 from regard.networks import LM, Config
-from regard.probes.folder import Record
+from regard.records.format import Record
 
 
 def regard(*arguments: str, text: bytes | None = None) -> subprocess.CompletedProcess:

@@ -11,10 +11,10 @@ from safetensors import SafetensorError
 
 import regard
 from regard.cli import main
-from regard.compare.store import Store
+from regard.experiments.store import Store
 from regard.hosts import small
-from regard.probes import folder as folders
-from regard.probes.folder import Record, free_name
+from regard.records import format as folders
+from regard.records.format import Record, free_name
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from regard.compare.clock import Ceilings, Ratio
 from regard.compare.cost import CostCell
 from regard.compare.growth import exponent, projected
 from regard.compare.summary import curves, predictions
 from regard.compare.text import parse_length, parse_lengths, parse_mechanism
+from regard.experiments.clock import Ceilings, Ratio
 
 SMALL = {"heads": 2, "kv_heads": 2, "head_dim": 8, "memory": False}
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from regard.compare import clock, cost
+from regard.compare import cost
 from regard.compare.cost import CostCell, fused_decode, least
 from regard.compare.growth import Exponent, exponent, student
 from regard.compare.subjects import Alone
 from regard.compare.summary import Curve, floor_of
 from regard.compare.tables import line
+from regard.experiments import clock
 from regard.web.results import shown
 
 SMALL = {"heads": 2, "kv_heads": 2, "head_dim": 8, "memory": False}

@@ -10,7 +10,7 @@ import regard
 from regard.compare.quality import PRESETS, QualityCell, answered, plan, quality_table, score, scores
 from regard.compare.trials import TRIALS, trial
 from regard.core.mechanism import Mechanism
-from regard.networks.patterns import BACKBONES, PATTERNS, PatternNetwork
+from regard.networks.benchmark import BACKBONES, PATTERNS, PatternNetwork
 
 QUICK = [name for name in TRIALS if name not in ("text", "retrieval", "lm")]
 

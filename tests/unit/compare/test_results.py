@@ -13,10 +13,10 @@ from typing import ClassVar
 
 import pytest
 
-from regard.compare.cell import Cell
-from regard.compare.query import query_table
-from regard.compare.run import run
-from regard.compare.store import Store
+from regard.experiments.cell import Cell
+from regard.experiments.query import query_table
+from regard.experiments.run import run
+from regard.experiments.store import Store
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[2])
 from unit.compare.test_results import Slow
-from regard.compare.run import run
-from regard.compare.store import Store
+from regard.experiments.run import run
+from regard.experiments.store import Store
 Slow.endless = 5
 for outcome in run([Slow(n) for n in range(8)], Store(sys.argv[1]), "killed"):
     print(outcome.cell.number, flush=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache, StaticCache
 
 from regard.hosts import caches
-from regard.hosts.history import History, rows_of
+from regard.hosts.cache_history import History, rows_of
 from regard.hosts.slots import Handed, Slots, slots_of
 from regard.hosts.watch import watch
 from regard.probes import DuplicateToken, Entropy, Induction, Received

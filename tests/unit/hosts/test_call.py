@@ -2,7 +2,7 @@
 
 import torch
 
-from regard.hosts.call import Call, attend
+from regard.hosts.softmax_call import Call, attend
 
 
 def test_keys_and_values_stored_channel_by_channel():

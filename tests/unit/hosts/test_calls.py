@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from transformers.models.llama import modeling_llama
 
 import regard
-from regard.hosts.asked import Reader
-from regard.hosts.call import Map, attend, dense
+from regard.hosts.attention_arguments import Reader
+from regard.hosts.softmax_call import Map, attend, dense
 from regard.hosts.watch import watch
 from unit.hosts.models import bert, causal, eager, spread, tokens
 from unit.hosts.test_watch import CLOSE, Dense, assert_maps
@@ -109,11 +109,11 @@ def test_what_the_models_own_function_reads_is_refused_and_the_rest_let_pass(mon
         with pytest.raises(ValueError, match="cache: got a paged cache"):
             session.attend(module, q, q, q, None, cache=object())
         monkeypatch.setattr(modeling_llama, "eager_attention_forward", eager_attention_forward)
-        regard.hosts.asked.own_arguments.cache_clear()
+        regard.hosts.attention_arguments.own_arguments.cache_clear()
         session.attend(module, q, q, q, None, temperature=None)
         with pytest.raises(ValueError, match="temperature: got an argument that the model's own attention function"):
             session.attend(module, q, q, q, None, temperature=2.0)
-    regard.hosts.asked.own_arguments.cache_clear()
+    regard.hosts.attention_arguments.own_arguments.cache_clear()
 
 
 def align() -> transformers.PreTrainedModel:

@@ -9,7 +9,7 @@ from families.__main__ import apart, attempt_all, read, tried
 from families.catalogue import families
 from families.checks import Row
 from families.table import page
-from regard.hosts.interface import Installed
+from regard.hosts.attention_interface import Installed
 from regard.hosts.watch import Watched
 
 EVERY = families()

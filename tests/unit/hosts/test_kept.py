@@ -10,7 +10,7 @@ import transformers
 from transformers.cache_utils import DynamicCache
 
 import regard
-from regard.hosts.kept import Kept
+from regard.hosts.state_cache import Kept
 from unit.hosts.models import ROPE, bert, causal, eager, spread, tokens
 from unit.hosts.test_swap import CLOSE, logits, mistral_of
 

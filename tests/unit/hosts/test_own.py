@@ -7,7 +7,7 @@ import torch
 
 import regard
 from regard.core.layout import Layout
-from regard.hosts.implied import shares, spans
+from regard.hosts.mechanism_call import shares, spans
 from regard.networks import LM, Config
 from regard.probes import Received, Sink
 from unit.hosts.test_watch import Dense

@@ -12,9 +12,9 @@ import transformers
 from transformers.models.mamba2 import modeling_mamba2
 
 import regard
-from regard.hosts import scans
+from regard.hosts import recurrent_layers as scans
 from regard.probes import Entropy, Received
-from regard.probes.record import Record, record
+from regard.records.record import Record, record
 from unit.hosts.models import VOCABULARY, eager, tokens
 from unit.hosts.recurrent import FORGETFUL, LAYERS, RECURRENT, module_of, recurrent, scan_functions
 from unit.hosts.test_watch import CLOSE, Dense

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import regard
-from regard.hosts.kept import Kept
+from regard.hosts.state_cache import Kept
 from unit.hosts.models import bert, causal, eager, rwkv, tokens
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}

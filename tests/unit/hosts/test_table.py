@@ -7,7 +7,7 @@ import torch
 
 from regard.hosts.watch import watch
 from regard.probes import Edges, Entropy, Pooled, Received
-from regard.probes.record import record
+from regard.records.record import record
 from unit.hosts.models import causal, tokens
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from regard import patterns as p
-from regard.kernels import block_sparse, whole
+from regard.kernels import masked_rows as whole
+from regard.kernels.block_sparse import plan as block_sparse
 from regard.kernels.dense import attend_lse as dense_lse
 from regard.patterns.cover import Cover
 

@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from regard import patterns as p
-from regard.kernels import block_sparse, gpu
-from regard.kernels.gpu import lists
+from regard.kernels import device as gpu
+from regard.kernels.block_sparse import lists
+from regard.kernels.block_sparse import plan as block_sparse
 from regard.patterns.cover import Cover
 
 from .test_block_sparse import agree, draw, masked
 
-triton_kernels = pytest.importorskip("regard.kernels.gpu.block_sparse", reason="Triton is not built for this system")
+triton_kernels = pytest.importorskip("regard.kernels.block_sparse.triton", reason="Triton is not built for this system")
 
 TEXTS = [
     *("Causal & Window(37)", "Causal & (Window(9) | Sinks(3) | Power(7))", "Random(0.2, block=8)", "~Window(20)"),

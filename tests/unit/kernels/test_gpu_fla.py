@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from regard.core.atlas import entries
-from regard.core.laws import equation
-from regard.core.laws.subject import Subject
-from regard.kernels import gpu
-from regard.kernels.gpu import fla
-from regard.kernels.scan import decayed, scan
+from regard.kernels import device as gpu
+from regard.kernels.scan import decayed, fla, scan
+from regard.laws.mechanism import equation
+from regard.laws.mechanism.subject import Subject
 
 from .test_scan_gated import draw
 

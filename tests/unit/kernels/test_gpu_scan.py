@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from regard.kernels import gpu
+from regard.kernels import device as gpu
 from regard.kernels.scan import scan
 
 from .test_scan_gated import KINDS, draw, step_by_step
 
-pytest.importorskip("regard.kernels.gpu.scan", reason="Triton is not built for this system")
+pytest.importorskip("regard.kernels.scan.triton", reason="Triton is not built for this system")
 
 
 @pytest.mark.parametrize(("decay", "kind", "packed"), KINDS)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from regard import patterns as p
-from regard.kernels import block_sparse
+from regard.kernels.block_sparse import plan as block_sparse
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import torch
 
 import regard
 from regard.blocks.attention import Attention
-from regard.blocks.values import ValuesOnly
 from regard.core.layout import Layout
+from regard.projections.values_only import ValuesOnly
 
 
 def test_factored_weights_by_hand():

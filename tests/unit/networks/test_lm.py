@@ -12,7 +12,7 @@ import regard
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism
 from regard.networks import LM, Config, Sampling, fitted
-from regard.networks.patterns import PatternNetwork
+from regard.networks.benchmark import PatternNetwork
 
 CLOSE = {"atol": 1e-9, "rtol": 1e-9}
 

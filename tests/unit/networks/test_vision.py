@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
 from regard.networks.lm import Config
-from regard.networks.vision import ViT
+from regard.networks.vision.vit import ViT
 from regard.train.fit import Recipe, fit
 
 

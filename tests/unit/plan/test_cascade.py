@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from regard.plan.cascade import DEFERRED, NAIVE, RUNNING, Array
+from regard.studies.fusemax import DEFERRED, NAIVE, RUNNING, Array
 
 SMALL = Array(rows=5, columns=7, vectors=3, exp_macs=2, mac_pj=1.5, chip_pj=2.0, memory_pj=100.0)
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from regard.hosts import small
-from regard.hosts.call import Call, Map
+from regard.hosts.softmax_call import Call, Map
 from regard.hosts.watch import Layer
 from regard.probes import Links
 from regard.probes.means import Moments
-from regard.probes.record import Record, check_folder, describes, record, weighed
-from regard.probes.texts import encode
+from regard.records.record import Record, check_folder, describes, record, weighed
+from regard.records.token_texts import encode
 from unit.hosts.models import bert, causal, eager, t5, tokens
 from unit.probes import dense as plain
 from unit.probes.test_probes import dense_of

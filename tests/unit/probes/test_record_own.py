@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from regard.probes import Links
-from regard.probes.record import Record, record
+from regard.records.record import Record, record
 from unit.hosts.test_own import MIXED, defined, model, tokens
 from unit.probes import dense as plain
 from unit.probes.test_probes import dense_of

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-import regard.probes.record as making
-from regard.probes.record import ranked_heads, ranked_tokens, record
+import regard.records.record as making
+from regard.records.record import ranked_heads, ranked_tokens, record
 from unit.hosts.models import causal, eager, tokens
 
 

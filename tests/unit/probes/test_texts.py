@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from regard.hosts.load import load
-from regard.probes.texts import BROKEN, aligned, cut, decode, decoded, encode, label
+from regard.records.token_texts import BROKEN, aligned, cut, decode, decoded, encode, label
 
 SAMPLE = [
     "def f(x):\n    return x  # ok",

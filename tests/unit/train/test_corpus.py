@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from regard.train.corpus import is_held_out, read_corpus
-from regard.train.tiny import Text, token_stream
-from regard.train.tokenizer import BEGIN, train_tokenizer
+from regard.train.tiny.corpus import is_held_out, read_corpus
+from regard.train.tiny.make import Text, token_stream
+from regard.train.tiny.tokenizer import BEGIN, train_tokenizer
 
 
 @pytest.fixture

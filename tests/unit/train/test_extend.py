@@ -6,7 +6,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from regard.train.extend import Extension, extend, interpolated
 from regard.train.fit import Recipe
-from regard.train.tiny import config
+from regard.train.tiny.make import config
 
 STREAM = torch.randint(60, (500,), generator=torch.Generator().manual_seed(0))
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from regard.train.heads import attention_maps, induction_scores, random_repeats, sink_mass, without_head
-from regard.train.tiny import config
+from regard.train.tiny.heads import attention_maps, induction_scores, random_repeats, sink_mass, without_head
+from regard.train.tiny.make import config
 
 
 @pytest.fixture(scope="module")

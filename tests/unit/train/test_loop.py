@@ -7,9 +7,9 @@ import torch
 from transformers import LlamaForCausalLM
 
 from regard.tasks import Copy, Induction
-from regard.train.loop import Budget, Trainer
-from regard.train.stages import TINY, Stage
-from regard.train.tiny import config
+from regard.train.tiny.loop import Budget, Trainer
+from regard.train.tiny.make import config
+from regard.train.tiny.stages import TINY, Stage
 
 STAGES = (
     Stage("first", {"copy": 1}, {17: 1}, share=0.5, symbols=5, tokens=3 * 17),

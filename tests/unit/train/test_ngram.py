@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from regard.train import ngram
+from regard.train.tiny import ngram
 
 STREAM = np.array([2, 3, 2, 3, 2, 4])  # over ids 0 to 4
 

@@ -10,13 +10,13 @@ from typer.testing import CliRunner
 from regard.cli import train as command
 from regard.hosts import small
 from regard.tasks import Recall
-from regard.train import evaluate
-from regard.train.card import write_card
-from regard.train.corpus import Corpus
-from regard.train.loop import Budget, Trainer
-from regard.train.stages import TINY, Stage
-from regard.train.tiny import Dense, config, export, sources, token_stream, training_record
-from regard.train.tokenizer import train_tokenizer
+from regard.train.tiny import evaluate
+from regard.train.tiny.card import write_card
+from regard.train.tiny.corpus import Corpus
+from regard.train.tiny.loop import Budget, Trainer
+from regard.train.tiny.make import Dense, config, export, sources, token_stream, training_record
+from regard.train.tiny.stages import TINY, Stage
+from regard.train.tiny.tokenizer import train_tokenizer
 
 DOCUMENTS = tuple(
     f"def colour_{i}(value):\n    return value + {i} # the document of colour {i}\n" * 7 for i in range(53)

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from regard.kernels.gpu import fla
+from regard.kernels.scan import fla
 from regard.kernels.scan.decays import CLOSED
 from regard.kernels.scan.gated import Inputs
 from regard.kernels.tiled import split

@@ -9,8 +9,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from regard.kernels import gpu
-from regard.kernels.gpu import fla
+from regard.kernels import device as gpu
+from regard.kernels.scan import fla
 from regard.kernels.scan.decays import Sums
 
 CHUNK = 64  # tokens whose scores are formed; larger costs FLOPs, smaller steps
@@ -211,7 +211,7 @@ def march(x: Chunks, state: Tensor) -> tuple[Tensor, Tensor]:
     Shapes: ``state (b, h, d, e)`` -> ``(b, h, chunks, C, e)`` and the last state.
     """
     if gpu.usable(state) and state.shape[2] <= WIDEST:
-        from regard.kernels.gpu.scan import march as in_triton
+        from regard.kernels.scan.triton import march as in_triton
 
         return in_triton(x, state)
     before, outs = [], []

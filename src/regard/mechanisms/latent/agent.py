@@ -13,7 +13,8 @@ from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Mechanism, Traits, repeat_heads
-from regard.kernels import alone, dense
+from regard.kernels import dense
+from regard.kernels import packing as alone
 
 
 @published(

@@ -15,7 +15,7 @@ from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism, Traits, accumulate_dtype, repeat_heads
 from regard.core.state import State, count_new
-from regard.kernels import alone
+from regard.kernels import packing as alone
 from regard.kernels.scan import Inputs, gated_flops, scan
 from regard.kernels.scan.gated import Kind
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from regard.core.atlas import Claim, published
 from regard.core.mechanism import Example, Host, Traits
 from regard.mechanisms.linear.base import Recurrent
-from regard.mechanisms.linear.series import series, series_dim
+from regard.mechanisms.linear.taylor_features import series, series_dim
 
 
 @published(

@@ -9,9 +9,9 @@ from torch import Tensor, nn, relu
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.core.laws.subject import HEAD_DIM
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Host, Traits, check_sizes
+from regard.laws.mechanism.subject import HEAD_DIM
 from regard.mechanisms.linear.base import Averaged
 
 

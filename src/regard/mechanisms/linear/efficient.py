@@ -14,7 +14,7 @@ from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Host, Mechanism, Traits, accumulate_dtype, repeat_heads
-from regard.kernels import alone
+from regard.kernels import packing as alone
 
 
 @published(

@@ -11,7 +11,7 @@ from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.mechanism import Example, Host
 from regard.mechanisms.linear.base import Averaged
-from regard.mechanisms.linear.series import series, series_dim
+from regard.mechanisms.linear.taylor_features import series, series_dim
 
 
 @published(

@@ -15,7 +15,7 @@ from regard.core.cost import Cost, Shape
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Host, Mechanism, Traits, accumulate_dtype, repeat_heads
 from regard.core.state import State, count_new
-from regard.kernels import alone
+from regard.kernels import packing as alone
 from regard.kernels.scan import Inputs, gated_flops, scan
 from regard.mechanisms.linear.base import adjoint
 

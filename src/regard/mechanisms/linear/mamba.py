@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.core.laws.subject import HEAD_DIM
 from regard.core.mechanism import Example, Host, Signal, check_sizes
+from regard.laws.mechanism.subject import HEAD_DIM
 from regard.mechanisms.linear.base import Recurrent
 
 

@@ -12,7 +12,7 @@ from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.mechanism import Example, Host, Traits
 from regard.mechanisms.linear.base import Recurrent
-from regard.mechanisms.linear.series import series, series_dim
+from regard.mechanisms.linear.taylor_features import series, series_dim
 
 MOST = 1 << 16
 """Features that a state may have for each head."""

@@ -14,8 +14,8 @@ from regard.core.mechanism import Example, Host, Traits
 from regard.kernels import toeplitz
 from regard.kernels.tiled import Dot
 from regard.mechanisms.scored.base import Scored
-from regard.mechanisms.scored.biases import Linear
-from regard.mechanisms.scored.parts import Biased
+from regard.mechanisms.scored.parts.biases import Linear
+from regard.mechanisms.scored.parts.tile_scores import Biased
 
 
 @published(

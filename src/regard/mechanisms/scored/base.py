@@ -9,7 +9,7 @@ from regard.core.layout import Layout
 from regard.core.mechanism import Traits, accumulate_dtype, masked_softmax, repeat_heads
 from regard.kernels import tiled
 from regard.kernels.tiled import Score, Span
-from regard.mechanisms.scored.cache import Cached
+from regard.mechanisms.cached import Cached
 
 
 class Scored(Cached):

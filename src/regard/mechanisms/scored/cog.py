@@ -11,7 +11,7 @@ from regard.core.layout import Layout
 from regard.core.mechanism import Example, Traits
 from regard.kernels import tiled
 from regard.mechanisms.scored.base import Scored
-from regard.mechanisms.scored.normalisers import signed_softmax
+from regard.mechanisms.scored.parts.normalisers import signed_softmax
 
 
 @published(

@@ -13,16 +13,16 @@ from regard.core.atlas import Claim, published
 from regard.core.build import build_part
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
-from regard.core.laws.subject import HEAD_DIM
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Host, masked_softmax, repeat_heads
 from regard.kernels.tiled import Score
+from regard.laws.mechanism.subject import HEAD_DIM
 from regard.mechanisms.scored.base import Scored
-from regard.mechanisms.scored.biases import BIASES, Bias
-from regard.mechanisms.scored.normalisers import NORMALISERS, Normaliser, Queries, Relu, Signed
-from regard.mechanisms.scored.parts import Biased
+from regard.mechanisms.scored.parts.biases import BIASES, Bias
+from regard.mechanisms.scored.parts.normalisers import NORMALISERS, Normaliser, Queries, Relu, Signed
+from regard.mechanisms.scored.parts.scores import SCORES, Distance
+from regard.mechanisms.scored.parts.tile_scores import Biased
 from regard.mechanisms.scored.scaled import GatedSoftmax
-from regard.mechanisms.scored.scores import SCORES, Distance
 
 Gate = Literal["heads", "silu", "sigmoid"]
 

@@ -16,7 +16,7 @@ from regard.core.mechanism import Example, Host, Traits, accumulate_dtype, repea
 from regard.kernels import tiled
 from regard.kernels.tiled import Span
 from regard.mechanisms.scored.base import Scored
-from regard.mechanisms.scored.parts import Offsets
+from regard.mechanisms.scored.parts.tile_scores import Offsets
 from regard.patterns.grid import coordinates
 
 

@@ -16,9 +16,10 @@ from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Host, Mechanism, Traits, accumulate_dtype, masked_softmax, repeat_heads
 from regard.core.state import State
-from regard.kernels import alone, tiled
+from regard.kernels import packing as alone
+from regard.kernels import tiled
 from regard.kernels.tiled import Span
-from regard.mechanisms.scored.cache import KeyValues
+from regard.mechanisms.cached import KeyValues
 
 CAUSAL = Layout(causal=True)
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from regard.core.atlas import Claim, published
 from regard.core.cost import Shape
 from regard.core.errors import wrong
-from regard.core.laws.subject import HEAD_DIM
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, check_sizes
 from regard.kernels.tiled import Span
+from regard.laws.mechanism.subject import HEAD_DIM
 from regard.mechanisms.scored.base import Scored
 
 

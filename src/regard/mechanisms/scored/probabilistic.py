@@ -14,9 +14,10 @@ from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Mechanism, Traits, accumulate_dtype, repeat_heads
-from regard.kernels import alone, tiled
+from regard.kernels import packing as alone
+from regard.kernels import tiled
 from regard.kernels.tiled import Span
-from regard.mechanisms.scored.parts import squared_distance
+from regard.mechanisms.scored.parts.tile_scores import squared_distance
 
 Prior = Literal["norm", "uniform"]
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from regard.core.atlas import Claim, published
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Signal, Traits, accumulate_dtype, repeat_heads
-from regard.kernels import alone, dense
+from regard.kernels import dense
+from regard.kernels import packing as alone
 from regard.mechanisms.scored.softmax import Softmax
 
 

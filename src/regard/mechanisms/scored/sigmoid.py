@@ -12,8 +12,8 @@ from regard.core.cost import Cost, Shape
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Traits, repeat_heads
 from regard.kernels import tiled
-from regard.mechanisms.scored.cache import Cached
-from regard.mechanisms.scored.normalisers import counts
+from regard.mechanisms.cached import Cached
+from regard.mechanisms.scored.parts.normalisers import counts
 
 
 @published(

@@ -14,7 +14,7 @@ from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Traits, masked_softmax, repeat_heads
 from regard.kernels import dense, tiled
-from regard.mechanisms.scored.cache import Cached
+from regard.mechanisms.cached import Cached
 
 
 @published(

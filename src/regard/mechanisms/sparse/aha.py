@@ -17,7 +17,7 @@ from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Mechanism, Signal, Traits
 from regard.core.state import State, count_new
-from regard.mechanisms.scored.cache import KeyValues
+from regard.mechanisms.cached import KeyValues
 from regard.mechanisms.scored.softmax import Softmax
 from regard.mechanisms.sparse.delta import dense_rows
 

@@ -18,7 +18,7 @@ from regard.core.mechanism import Example, Mechanism, Traits
 from regard.core.state import State, count_new
 from regard.kernels.dense import Piece, over
 from regard.kernels.tiled import split
-from regard.mechanisms.scored.cache import KeyValues
+from regard.mechanisms.cached import KeyValues
 from regard.mechanisms.scored.softmax import Softmax
 
 TILE = 256  # anchors whose masks of their own neighbourhood are formed together

@@ -13,7 +13,7 @@ from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Traits
-from regard.kernels import block_sparse
+from regard.kernels.block_sparse import plan as block_sparse
 from regard.mechanisms.sparse.pattern import Patterned
 from regard.patterns import Neighborhood, Pattern, Trailing
 from regard.patterns.grid import Sizes, coordinates, on_axes, tiles

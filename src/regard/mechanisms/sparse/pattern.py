@@ -14,8 +14,10 @@ from regard.core.cost import Cost, Shape
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Mechanism, Traits, accumulate_dtype, masked_softmax, repeat_heads
 from regard.core.state import State, count_new
-from regard.kernels import alone, block_sparse, dense
-from regard.mechanisms.scored.cache import KeyValues
+from regard.kernels import dense
+from regard.kernels import packing as alone
+from regard.kernels.block_sparse import plan as block_sparse
+from regard.mechanisms.cached import KeyValues
 from regard.patterns import Causal, Pattern, parse_pattern
 
 ROWS = 512

@@ -15,7 +15,9 @@ from regard.core.cost import Cost, Shape
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Mechanism, Traits, masked_softmax, repeat_heads
 from regard.core.state import State, count_new
-from regard.kernels import alone, band, block_sparse, dense
+from regard.kernels import band, dense
+from regard.kernels import packing as alone
+from regard.kernels.block_sparse import plan as block_sparse
 from regard.patterns import Causal, line
 
 

@@ -1,0 +1,1 @@
+"""Published changes of BERT's attention, in Transformers' BERT."""

@@ -1,0 +1,1 @@
+"""The laws of mechanisms: what A must satisfy."""

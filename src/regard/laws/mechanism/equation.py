@@ -1,0 +1,224 @@
+"""Laws about the numbers of A: definition, linear, rows, gradients, cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from regard.core.cost import Shape
+from regard.core.layout import Layout
+from regard.core.mechanism import GROWTHS, Mechanism
+from regard.laws.mechanism.subject import (
+    HEAD_DIM,
+    LONG,
+    SHORT,
+    VALUE_DIM,
+    Broken,
+    Inputs,
+    Subject,
+    Unclaimed,
+    real_rows,
+    same,
+)
+
+PRECISIONS = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-2}
+HALF = (torch.bfloat16, torch.float16)
+DRAWN = ((torch.float64, torch.float32), HALF)  # those that share inputs, which each of them holds exactly
+LARGE = 128.0  # times what is drawn, products of five no longer fit into float16
+
+
+def definition(subject: Subject) -> str:
+    """forward == weights @ v: float64 to 1e-9, float32 to 1e-4, half precision to 2e-2; and in half
+    precision weights and rows are those of float64, finite if q and k are large."""
+    worst = {dtype: 0.0 for dtypes in DRAWN for dtype in dtypes}
+    for n, m in ((SHORT, SHORT), (SHORT, 17), (LONG, LONG)):
+        for name, layout in subject.layouts(n, m):
+            for dtypes in DRAWN:
+                inputs, exact = exactly(subject, dtypes, n, m)
+                want = subject.define(inputs, layout, exact)
+                for dtype in dtypes:
+                    if want.abs().max() > torch.finfo(dtype).max / 2:
+                        continue
+                    got = subject.call(inputs.map(lambda _, x, dtype=dtype: x.to(dtype)), layout, exact.to(dtype))
+                    if got.dtype != dtype:
+                        raise Broken(f"forward returned {got.dtype} for {dtype}")
+                    rows = real_rows(layout, n, m, inputs.q.shape[0])
+                    where = f"{name}, n={n}, m={m}, {brief(dtype)}"
+                    worst[dtype] = max(worst[dtype], same(got, want, PRECISIONS[dtype], where, rows))
+    for name, layout in subject.layouts(SHORT, SHORT):
+        halved(subject, layout, name)
+    return ", ".join(f"{brief(dtype)} {error:.0e}" for dtype, error in worst.items())
+
+
+def exactly(subject: Subject, dtypes: Sequence[torch.dtype], n: int, m: int) -> tuple[Inputs, Mechanism]:
+    """Inputs and the mechanism in float64, with numbers that each of the dtypes holds."""
+
+    def rounded(x):
+        for dtype in dtypes:
+            x = x.to(dtype)
+        return x.double()
+
+    return subject.draw(n, m).map(lambda _, tensor: rounded(tensor)), rounded(subject.cast(torch.float64))
+
+
+def brief(dtype: torch.dtype) -> str:
+    """Its name alone."""
+    return str(dtype).removeprefix("torch.")
+
+
+def halved(subject: Subject, layout: Layout, name: str) -> None:
+    """Broken unless ``weights`` and ``rows`` of half precision are those of float64; of large q and k, finite."""
+    drawn, exact = exactly(subject, HALF, SHORT, SHORT)
+    real, some = real_rows(layout, SHORT, SHORT, drawn.q.shape[0]), slice(2, 7)
+    for size in (1.0, LARGE):
+        inputs = drawn.map(lambda name, x, size=size: x * size if name in ("q", "k") else x)
+        want = exact.double().weights(inputs.q, inputs.k, layout, **inputs.signals)
+        if want[real[:, None].expand(want.shape[:3])].abs().max() > torch.finfo(torch.float16).max / 2:
+            continue
+        for dtype in HALF:
+            given, mechanism = inputs.map(lambda _, x, dtype=dtype: x.to(dtype)), exact.to(dtype)
+            found = {"weights": (mechanism.weights(given.q, given.k, layout, **given.signals), slice(None))}
+            if layout.causal or layout.segments is None:
+                found["rows"] = mechanism.rows(given.q, given.k, layout, some, **given.signals), some
+            for what, (got, which) in found.items():
+                if got.dtype != dtype:
+                    raise Broken(f"{what} returned {got.dtype} for {dtype}")
+                where, tolerance = f"{what}, {name}, {brief(dtype)}, {size:g}", PRECISIONS[dtype]
+                same(got, want[:, :, which], tolerance if size == 1 else torch.inf, where, real[:, which])
+
+
+def linear(subject: Subject) -> str:
+    """A(q, k) (a v + b w) == a A v + b A w."""
+    if not subject.traits.linear:
+        raise Unclaimed("A depends on v")
+    worst, mechanism = 0.0, subject.cast(torch.float64)
+    m = 17 if any(subject.fits(SHORT, 17, causal) for causal in subject.directions()) else SHORT
+    for name, layout in subject.layouts(SHORT, m):
+        one, two = subject.draw(SHORT, m), subject.draw(SHORT, m, seed=1)
+        mixed = Inputs(one.q, one.k, 2 * one.v - 3 * two.v, one.signals)
+        other = Inputs(one.q, one.k, two.v, one.signals)
+        want = 2 * subject.call(one, layout, mechanism) - 3 * subject.call(other, layout, mechanism)
+        rows = real_rows(layout, SHORT, m, want.shape[0])
+        worst = max(worst, same(subject.call(mixed, layout, mechanism), want, 1e-9, name, rows))
+    return f"{worst:.0e}"
+
+
+def rows(subject: Subject) -> str:
+    """Row sums and signs as declared; A reads q and k, or does not; it vanishes outside its support; ``Mechanism.rows``
+    are rows of ``weights``."""
+    claims, mechanism = subject.traits, subject.cast(torch.float64)
+    layout = next(layout for _, layout in subject.layouts(SHORT, SHORT))
+    drawn = [subject.draw(SHORT, SHORT, seed=seed) for seed in (0, 1)]
+    same_a = torch.equal(*(mechanism.weights(x.q, x.k, layout, **drawn[0].signals) for x in drawn))
+    if same_a == claims.content:
+        raise Broken("A is the same for other q and k, declared content" if same_a else "A reads q or k")
+    for n, m in ((SHORT, SHORT), (SHORT, 17), (17, SHORT)):
+        for name, layout in subject.layouts(n, m):
+            inputs = subject.draw(n, m)
+            a = mechanism.weights(inputs.q, inputs.k, layout, **inputs.signals)
+            support = mechanism.support(n, m, layout, a.device).expand_as(a)
+            outside = a.masked_fill(support, 0).abs().max().item()
+            if outside > 0:
+                raise Broken(f"{name}, n={n}, m={m}: {outside:.1e} outside the support")
+            sums, seen = a.sum(-1), support.any(-1)
+            if claims.sign == "nonnegative" and a.min() < 0:
+                raise Broken(f"{name}: an entry of {a.min().item():.1e}, declared non-negative")
+            if claims.rows == "one" and (sums - seen.to(sums.dtype)).abs().max() > 1e-9:
+                raise Broken(
+                    f"{name}: a row sums to {sums[seen].min().item():.6f} … {sums.max().item():.6f}, declared one"
+                )
+            if claims.rows == "at most one" and sums.max() > 1 + 1e-9:
+                raise Broken(f"{name}: a row sums to {sums.max().item():.6f}, declared at most one")
+            if layout.causal or layout.segments is None:
+                part = mechanism.rows(inputs.q, inputs.k, layout, slice(2, 7), **inputs.signals)
+                same(part, a[:, :, 2:7], 1e-9, f"rows 2:7, {name}, n={n}, m={m}")
+    return ", ".join(filter(None, [claims.sign, claims.rows and f"rows sum to {claims.rows}"])) or "support only"
+
+
+def gradients(subject: Subject) -> str:
+    """Gradients of forward equal those of the definition, for inputs, signals and parameters; gradcheck in float64."""
+    worst, mechanism = 0.0, subject.cast(torch.float64)
+    for n, m in ((SHORT, SHORT), (SHORT, 17), (257, 257)):
+        for name, layout in subject.layouts(n, m):
+            inputs = subject.draw(n, m)
+            rows = real_rows(layout, n, m, inputs.q.shape[0]).to(subject.device)
+            wanted = gradients_of(subject.define, subject, inputs, layout, mechanism, rows)
+            found = gradients_of(subject.call, subject, inputs, layout, mechanism, rows)
+            for label, want in wanted.items():
+                worst = max(worst, same(found[label], want, 1e-8, f"d {label}, {name}, n={n}, m={m}"))
+    inputs = subject.draw(5, batch=1)
+    layout = Layout(causal=subject.directions()[0])
+    hard = {name for name, spec in mechanism.signals.items() if spec.hard}
+    leaves = tuple(tensor.requires_grad_(name not in hard) for name, tensor in inputs.tensors.items())
+    names = list(inputs.signals)
+
+    def function(q, k, v, *signals):
+        return mechanism(q, k, v, layout, **dict(zip(names, signals, strict=True)))
+
+    if not torch.autograd.gradcheck(function, leaves, raise_exception=False):
+        raise Broken("gradcheck in float64 fails")
+    return f"{worst:.0e}"
+
+
+def gradients_of(function, subject: Subject, inputs: Inputs, layout: Layout, mechanism: Mechanism, rows) -> dict:
+    """Gradients of a fixed weighting of the real rows of ``function``'s output, by what they belong to."""
+    leaves = inputs.map(lambda _, tensor: tensor.detach().clone().requires_grad_())
+    named = {**leaves.tensors, **dict(mechanism.named_parameters())}
+    out = function(leaves, layout, mechanism)
+    weighting = torch.sin(torch.arange(out.numel(), device=out.device, dtype=out.dtype)).view_as(out)
+    loss = (out * weighting * rows[:, None, :, None]).sum()
+    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(leaf) if gradient is None else gradient
+        for (name, leaf), gradient in zip(named.items(), found, strict=True)
+    }
+
+
+def cost(subject: Subject) -> str:
+    """The FLOP formula matches the counter to 2%, state bytes match the tensors, growth is as claimed."""
+    example, mechanism = subject.example, subject.cast(torch.float32)
+    ratios = []
+    for causal in subject.directions():
+        for n in (SHORT, LONG):
+            layout, inputs = Layout(causal=causal), subject.draw(n, batch=1, dtype=torch.float32)
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                subject.call(inputs, layout, mechanism)
+            counted, formula = counter.get_total_flops(), mechanism.cost(shape(example, n), layout).flops
+            ratios.append(formula / max(counted, 1))
+            most = 1.02 if mechanism.traits.flops == "exact" else 100
+            if not 0.98 <= ratios[-1] <= most:
+                raise Broken(f"n={n}, causal={causal}: formula {formula:,} FLOPs, counted {counted:,}")
+    if subject.traits.causal:
+        state_bytes(subject, mechanism)
+    layout = Layout(causal=subject.directions()[0])
+    small, large = (mechanism.cost(shape(example, n), layout) for n in (2**19, 2**20))
+    exponents = {"time": math.log2(large.flops / small.flops)}
+    if subject.traits.causal:
+        exponents["state"] = math.log2(large.state_bytes / small.state_bytes)
+    for what, exponent in exponents.items():
+        claimed = getattr(subject.traits, what)
+        if abs(exponent - GROWTHS[claimed]) > 0.1:
+            raise Broken(f"{what} grows as n^{exponent:.2f}, declared {claimed}")
+    return f"FLOPs ×{min(ratios):.3f}…{max(ratios):.3f} of the count, " + ", ".join(
+        f"{what} n^{exponent:.1f}" for what, exponent in exponents.items()
+    )
+
+
+def shape(example, n: int) -> Shape:
+    """The shape of ``draw(n, batch=1, dtype=float32)``."""
+    return Shape(n, heads=example.heads, kv_heads=example.kv_heads, head_dim=HEAD_DIM, value_dim=VALUE_DIM)
+
+
+def state_bytes(subject: Subject, mechanism: Mechanism) -> None:
+    """Broken if the formula's state bytes differ from those of the state's tensors."""
+    for n in (SHORT, LONG):
+        inputs = subject.draw(n, batch=1, dtype=torch.float32)
+        state = mechanism.start(1, device=subject.device, dtype=torch.float32)
+        with torch.no_grad():
+            _, state = mechanism.extend(inputs.q, inputs.k, inputs.v, state, **inputs.signals)
+        formula = mechanism.cost(shape(subject.example, n)).state_bytes
+        if state.bytes != formula:
+            raise Broken(f"state after {n} tokens: {state.bytes:,} bytes, formula {formula:,}")

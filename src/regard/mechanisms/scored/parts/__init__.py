@@ -1,0 +1,1 @@
+"""Parts of scored mechanisms: scores, biases and normalisers, tile by tile."""

@@ -1,0 +1,1 @@
+"""Language models around Lightning attention."""

@@ -1,0 +1,1 @@
+"""Attention as an ordinary differential equation in depth."""

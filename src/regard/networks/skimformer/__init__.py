@@ -1,0 +1,1 @@
+"""Skim-attention: a network that attends by the layout of a page."""

@@ -1,0 +1,5 @@
+"""Vision transformers."""
+
+from regard.networks.vision.vit import ViT
+
+__all__ = ["ViT"]

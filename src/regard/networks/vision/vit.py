@@ -1,0 +1,73 @@
+"""A plain vision transformer around any two-sided mechanisms."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from regard.core.build import parse_layers
+from regard.core.errors import wrong
+from regard.core.layout import Layout
+from regard.networks.benchmark import Backbone, layer_of
+from regard.networks.lm import Config
+
+
+class ViT(nn.Module):
+    """Patches, a learned position for each, layers, and the classes read from the mean of the tokens.
+
+        h_0 = patches W + P,   h_{l+1} = layer_l(h_l),   logits = norm(mean_i h_L,i) W_c
+
+    Shapes: ``images (b, channels, height, width)`` -> ``(b, classes)``.
+
+    Args:
+        config: the sizes; its vocabulary is the number of classes, its rotary positions are not used. image: height
+            and width. patch: side of a square one. channels: of the images. backbone: see `networks.patterns`.
+            seed: of the weights.
+
+    Raises:
+        ValueError: patches that do not divide the image, or a mechanism that is causal only.
+
+    Paper: Dosovitskiy et al., arXiv 2010.11929; here without a class token, as in Zhai et al., 2106.04560.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        image: tuple[int, int],
+        patch: int,
+        channels: int = 1,
+        backbone: Backbone = "sequential",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if patch < 1 or image[0] % patch or image[1] % patch:
+            raise wrong("patch", str(patch), f"a divisor of the image's sides {image}")
+        self.config, self.grid = config, (image[0] // patch, image[1] // patch)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.patches = nn.Conv2d(channels, config.width, patch, patch)
+            self.positions = nn.Parameter(0.02 * torch.randn(self.grid[0] * self.grid[1], config.width))
+            plain, parsed = replace(config, rotary_base=None), parse_layers(config.layers)
+            self.layers = nn.ModuleList(layer_of(plain, *entry, "noncausal self", backbone) for entry in parsed)
+            self.classes = nn.Linear(config.width, config.vocabulary)
+        self.norm = nn.RMSNorm(config.width, config.eps)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.embed(images)
+        for layer in self.layers:
+            x = layer(x, Layout(), None)
+        return self.classes(self.norm(x.mean(1)))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """The tokens ``(b, n, width)`` of images, row by row."""
+        patches = self.patches(images)
+        if patches.shape[2:] != self.grid:
+            raise wrong("images", f"{tuple(images.shape)}", f"images of {self.grid[0]} × {self.grid[1]} patches")
+        return patches.flatten(2).mT + self.positions
+
+    @property
+    def parameter_count(self) -> int:
+        """How many parameters there are."""
+        return sum(parameter.numel() for parameter in self.parameters())

@@ -1,0 +1,60 @@
+"""Attention of higher order: queries and keys that are themselves read from the sequence by attention."""
+
+from __future__ import annotations
+
+from regard.core.atlas import Claim, published
+from regard.core.errors import wrong
+from regard.projections.base import Grouped
+
+
+@published(
+    "nexus",
+    family="scored",
+    kind="projection",
+    row=307,
+    title="Nexus: Higher-Order Attention Mechanisms in Transformers",
+    arxiv="2512.03377",
+    year=2025,
+    aliases=("higher_order_attention", "hon"),
+    claim=Claim(
+        text="order 1 is multi-head attention; no order has more parameters; one layer of order 2 looks up two hops, "
+        "one of order 1 cannot",
+        status="works",
+        figure="bit for bit; equal counts; two hops over six facts: 99.7% and 96.4% with order 2, 42.7% and 43.8% with "
+        "order 1",
+        command="pytest tests/claims/test_nexus.py",
+    ),
+)
+class Nexus(Grouped):
+    """Grouped projections whose queries and keys are refined by attentions of the same parameters.
+
+        q^1 = x W^Q,  k^1 = x W^K,  v = x W^V;   A_t = A(q^t, k^t)
+        q^{t+1} = A_t q^1,   k^{t+1} = A_t k^1,   o = A_m v
+
+    m is ``order``, A the layer's mechanism, causal where that is. Queries and keys are turned by the positions of their
+    own tokens before each A; what A_t takes as values is not turned.
+
+    Parameters: those of `Grouped`. Cost: m attentions, of which m − 1 have values of size 2 d. Cache: their keys and
+    values too, 3 d for each token, head and order above one.
+
+    Args:
+        order: m, at least 1.
+
+    Raises:
+        ValueError: ``order`` below one; fewer key heads than heads above order 1.
+
+    Paper: Chen et al., arXiv 2512.03377; from its abstract, which leaves open what the nested attentions take as
+    values: with v for both, queries and keys would be equal and scores symmetric.
+    """
+
+    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, value_dim: int, order: int = 2) -> None:
+        super().__init__(width, heads, kv_heads, head_dim, value_dim)
+        if order < 1:
+            raise wrong("order", str(order), "at least 1")
+        if order > 1 and kv_heads != heads:
+            raise wrong("kv_heads", str(kv_heads), f"the {heads} heads: each refines keys of its own")
+        self.order = order
+
+    @property
+    def cached_numbers(self) -> int:
+        return super().cached_numbers + (self.order - 1) * self.heads * 3 * self.head_dim

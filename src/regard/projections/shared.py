@@ -1,0 +1,358 @@
+"""Projections other than one matrix a head: shared, merged, mixed between heads, or left out."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from regard.core.atlas import Claim, published
+from regard.core.errors import wrong
+from regard.projections.base import Grouped, Projection, apart
+
+COMMAND = "pytest tests/claims/test_projections.py"
+
+
+@published(
+    "multi_query",
+    family="scored",
+    kind="projection",
+    row=181,
+    title="Fast Transformer Decoding: One Write-Head is All You Need",
+    arxiv="1911.02150",
+    year=2019,
+    aliases=("mqa",),
+    claim=Claim(
+        text="one key and one value head for all queries: the cache is 1 / h of multi-head attention's; heads that are "
+        "equal convert without a change",
+        status="works",
+        figure="cache bytes exactly 1 / h; conversion of equal heads to 1e-12; at 4,096 tokens and a batch of eight "
+        "6.4 times the tokens a second; small language model of equal parameters, three seeds: loss 0.2% above",
+        command=f"{COMMAND} tests/claims/test_small_models.py",
+    ),
+)
+def to_groups(projection: Grouped, kv_heads: int = 1) -> Grouped:
+    """A projection with fewer key and value heads, each the mean of those that it stands for; 1 is multi-query.
+
+    Papers: Shazeer, arXiv 1911.02150; the mean: Ainslie et al., 2305.13245.
+
+    Raises:
+        ValueError: ``kv_heads`` does not divide the projection's.
+    """
+    p = projection
+    if kv_heads < 1 or p.kv_heads % kv_heads:
+        raise wrong("kv_heads", str(kv_heads), f"a divisor of the {p.kv_heads} key and value heads")
+    found = Grouped(p.width, p.heads, kv_heads, p.head_dim, p.value_dim).to(p.q.weight)
+    with torch.no_grad():
+        found.q.weight.copy_(p.q.weight)
+        found.out.weight.copy_(p.out.weight)
+        for name, size in (("k", p.head_dim), ("v", p.value_dim)):
+            whole = getattr(p, name).weight.view(kv_heads, p.kv_heads // kv_heads, size, p.width)
+            getattr(found, name).weight.copy_(whole.mean(1).flatten(0, 1))
+    return found
+
+
+@published(
+    "head_embeddings",
+    family="scored",
+    kind="projection",
+    row=184,
+    title="Pit One Against Many: Leveraging Attention-head Embeddings for Parameter-efficient Multi-head Attention",
+    arxiv="2310.07911",
+    year=2023,
+    aliases=("mhe",),
+    claim=Claim(
+        text="one projection for all heads and 3 h d more parameters; equal embeddings make equal heads",
+        status="partly",
+        figure="parameters exact; equal heads to rounding; three seeds: a small language model tells 99% as many next "
+        "characters, but packages of 64 characters are told 35.1% and 34.7% of the time against 36.7%, one of five by "
+        "chance: not 95%",
+        command=f"{COMMAND} tests/claims/test_small_models.py",
+    ),
+)
+class HeadEmbeddings(Projection):
+    """One query, key and value projection that all heads share, told apart by an embedding of each head.
+
+        add: q_h = x W^Q + e^Q_h,   multiply: q_h = x W^Q ⊙ (1 + e^Q_h);   k and v alike
+
+    Parameters: width (2 d + e) + h (2 d + e) + h e width.
+
+    Paper: Xue and Aletras, arXiv 2310.07911.
+    """
+
+    def __init__(
+        self, width: int, heads: int, head_dim: int, value_dim: int, form: Literal["add", "multiply"] = "multiply"
+    ) -> None:
+        super().__init__(width, heads, heads, head_dim, value_dim)
+        if form not in ("add", "multiply"):
+            raise wrong("form", repr(form), "add or multiply")
+        self.form = form
+        self.maps = nn.ModuleList(nn.Linear(width, size, bias=False) for size in (head_dim, head_dim, value_dim))
+        sizes = (head_dim, head_dim, value_dim)
+        self.embeddings = nn.ParameterList(nn.Parameter(0.1 * torch.randn(heads, size)) for size in sizes)
+        self.out = nn.Linear(heads * value_dim, width, bias=False)
+
+    def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = (self.told_apart(i, source) for i, source in enumerate((x, context, context)))
+        return q, k, v
+
+    def told_apart(self, which: int, source: Tensor) -> Tensor:
+        """The shared projection as each head sees it."""
+        shared, own = self.maps[which](source)[:, None], self.embeddings[which][:, None]
+        return shared + own if self.form == "add" else shared * (1 + own)
+
+    def merge(self, out: Tensor) -> Tensor:
+        return self.out(out.transpose(1, 2).flatten(2))
+
+    @property
+    def parameter_count(self) -> int:
+        return (self.width + self.heads) * (2 * self.head_dim + self.value_dim) + (
+            self.heads * self.value_dim * self.width
+        )
+
+    @property
+    def flops(self) -> int:
+        return 2 * (self.parameter_count - self.heads * (2 * self.head_dim + self.value_dim))
+
+
+@published(
+    "knocking_heads",
+    family="scored",
+    kind="projection",
+    row=209,
+    title="Knocking-Heads Attention",
+    arxiv="2510.23052",
+    year=2025,
+    aliases=("kha",),
+    claim=Claim(
+        text="maps shared by all heads, that begin as the identity: then multi-head attention exactly; they fold into "
+        "its matrices",
+        status="partly",
+        figure="both to 1e-12; small language model, three seeds: loss 1.0% below multi-head attention's, 1.1% with "
+        "the gated network for values; the gradient's largest norm is 1.7 times its median, 1.6 without",
+        command=f"{COMMAND} tests/claims/test_small_models.py",
+    ),
+)
+class KnockingHeads(Grouped):
+    """Grouped projections whose heads' queries, keys and values then pass one small matrix each, shared by all heads.
+
+        linear:  q_h = x W^Q_h T_Q,   k_g = c W^K_g T_K,   v_g = c W^V_g T_V
+        gated:   v_g = 2 (c W^V_g T_V ⊙ σ(c W^V_g T_G)) T_D, q and k as before
+
+    The T are the identity at the start, but for T_G, which is zero, so that both forms begin as `Grouped`.
+    Parameters: those of `Grouped`, and 2 d² + e² (gated: 3 e²).
+
+    Args:
+        values: the form.
+
+    Raises:
+        ValueError: another form.
+
+    Paper: Zhou et al., arXiv 2510.23052.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        value_dim: int,
+        values: Literal["linear", "gated"] = "linear",
+    ) -> None:
+        super().__init__(width, heads, kv_heads, head_dim, value_dim)
+        if values not in ("linear", "gated"):
+            raise wrong("values", repr(values), "linear or gated")
+        self.mixes = nn.ParameterList(nn.Parameter(torch.eye(size)) for size in (head_dim, head_dim, value_dim))
+        last = [torch.zeros(value_dim, value_dim), torch.eye(value_dim)] if values == "gated" else []
+        self.gated = nn.ParameterList(nn.Parameter(matrix) for matrix in last)
+
+    def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = super().forward(x, context)
+        mixed = v @ self.mixes[2]
+        if self.gated:
+            mixed = 2 * (mixed * torch.sigmoid(v @ self.gated[0])) @ self.gated[1]
+        return q @ self.mixes[0], k @ self.mixes[1], mixed
+
+    def folded(self) -> Grouped:
+        """The grouped projection that computes the same.
+
+        Raises:
+            ValueError: the gated form, which is not linear.
+        """
+        if self.gated:
+            raise wrong("values", "gated", "linear: a gate does not fold into matrices")
+        found = Grouped(self.width, self.heads, self.kv_heads, self.head_dim, self.value_dim).to(self.q.weight)
+        with torch.no_grad():
+            found.out.weight.copy_(self.out.weight)
+            for name, mix in zip(("q", "k", "v"), self.mixes, strict=True):
+                whole = getattr(self, name).weight.view(-1, mix.shape[0], self.width)
+                getattr(found, name).weight.copy_((mix.mT @ whole).flatten(0, 1))
+        return found
+
+    @property
+    def parameter_count(self) -> int:
+        return super().parameter_count + 2 * self.head_dim**2 + (1 + len(self.gated)) * self.value_dim**2
+
+    @property
+    def flops(self) -> int:
+        d, e, groups = self.head_dim, self.value_dim, self.kv_heads
+        return 2 * (super().parameter_count + (self.heads + groups) * d * d + (1 + len(self.gated)) * groups * e * e)
+
+
+@published(
+    "super_attention",
+    family="scored",
+    kind="projection",
+    row=160,
+    title="You Need to Pay Better Attention: Rethinking the Mathematics of Attention Mechanism",
+    arxiv="2403.01643",
+    year=2024,
+    aliases=("optimised_attention", "efficient_projection"),
+    claim=Claim(
+        text="optimised attention has 3/4, efficient attention 1/2 of multi-head attention's parameters, super "
+        "attention one matrix over positions more; efficient attention is within a point of multi-head attention on "
+        "digits and texts, super attention within 0.3",
+        status="partly",
+        figure="exactly 0.75, 0.5 and, where the length is the width, 0.75; equal to multi-head attention with those "
+        "matrices the identity; three seeds: digits 98.0% (MHA), 97.6% (efficient), 97.8% (super), packages of 64 "
+        "characters 36.7%, 36.4%, 36.6%: that super is within 0.3 is inside the spread of the seeds; no "
+        "causal form of super attention",
+        command=COMMAND,
+    ),
+)
+class FewerMatrices(Projection):
+    """Attention without a value matrix (optimised), with one head and neither key nor value matrix (efficient), or with
+    a matrix over positions besides (super).
+
+        optimised: q_h = x W^Q_h,  k_h = c W^K_h,  v_h = the h-th slice of c,  y = [o_1 … o_h] W^O
+        efficient: q = x W^Q,      k = c,          v = c,                       y = o W^O
+        super:     q = x W^Q,      k = c,          v = W^A c,                   y = o W^O
+
+    W^A has a row and a column for each place of a text of at most ``length`` tokens, so that values know of all tokens:
+    the super form is two-sided and takes whole texts, neither padded nor packed. W^A begins as the identity.
+
+    Parameters: 3 width², 2 width², and 2 width² + length².
+
+    Paper: Hosseini et al., arXiv 2403.01643.
+
+    Raises:
+        ValueError: heads that do not divide the width, several of them in forms other than the optimised, a length that
+            is missing in the super form, given in another, or shorter than a text.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        form: Literal["optimised", "efficient", "super"] = "optimised",
+        length: int | None = None,
+    ) -> None:
+        if form not in ("optimised", "efficient", "super"):
+            raise wrong("form", repr(form), "optimised, efficient or super")
+        if width % heads or (form != "optimised" and heads > 1):
+            raise wrong("heads", str(heads), f"a divisor of the width {width}, and 1 in all but the optimised form")
+        if (length is None) == (form == "super"):
+            raise wrong("length", str(length), "a number of tokens in the super form alone")
+        super().__init__(width, heads, heads, width // heads, width // heads)
+        self.q = nn.Linear(width, width, bias=False)
+        self.k = nn.Linear(width, width, bias=False) if form == "optimised" else nn.Identity()
+        self.out = nn.Linear(width, width, bias=False)
+        self.align = None if length is None else nn.Parameter(torch.eye(length))
+
+    @property
+    def causal(self) -> bool:
+        return self.align is None
+
+    @property
+    def inside(self) -> slice | None:
+        return slice(0, self.head_dim) if self.align is None and not isinstance(self.k, nn.Linear) else None
+
+    def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        values, m = context, context.shape[1]
+        if self.align is not None:
+            if m > len(self.align):
+                raise wrong("context", f"{m} tokens", f"at most {len(self.align)}, the length of the matrix")
+            values = self.align[:m, :m] @ values
+        return apart(self.q(x), self.heads), apart(self.k(context), self.heads), apart(values, self.heads)
+
+    def merge(self, out: Tensor) -> Tensor:
+        return self.out(out.transpose(1, 2).flatten(2))
+
+    @property
+    def parameter_count(self) -> int:
+        aligned = 0 if self.align is None else len(self.align) ** 2
+        return (3 if isinstance(self.k, nn.Linear) else 2) * self.width**2 + aligned
+
+    @property
+    def flops(self) -> int:
+        """FLOPs for each token of a text of the full length."""
+        aligned = 0 if self.align is None else len(self.align)
+        return 2 * ((3 if isinstance(self.k, nn.Linear) else 2) * self.width + aligned) * self.width
+
+
+@published(
+    "merged_query_key",
+    family="scored",
+    kind="projection",
+    row=125,
+    title="Reducing the Transformer Architecture to a Minimum",
+    arxiv="2410.13732",
+    year=2024,
+    aliases=("minimal_transformer", "symmetric_attention"),
+    claim=Claim(
+        text="one matrix in the place of query and key matrices scores the same pairs; a symmetric one gives symmetric "
+        "scores; without networks, value and output matrices digits are told apart as well, within a point",
+        status="partly",
+        figure="scores to 1e-12, symmetry exact, parameters exact; digits, six layers, three seeds: 96.4% with 18% of "
+        "the parameters where value and output matrices are merged, against 97.2% of the full transformer, but 93.0% "
+        "with 10% where they are left out",
+        command=COMMAND,
+    ),
+)
+class Merged(Projection):
+    """One matrix for each head between query and key, and none, or one, behind the values.
+
+        q_h = x W_h,  k = c,  v = c:   s_ij = x_i W_h c_jᵀ;   symmetric: W_h = W_hᵀ
+
+    Keys and values are the hidden states themselves, d = e = width, one for all heads. With ``out`` the heads' outputs
+    pass one matrix, without it their mean is the output. Parameters: h width², of a symmetric W the triangle
+    h width (width + 1) / 2, and, with ``out``, h width².
+
+    One head, no ``out`` and blocks without networks are the paper's smallest transformer,
+    ``Config(heads=1, inner=0, projection="merged_query_key(out=False)")``.
+
+    Paper: Bermeitinger et al., arXiv 2410.13732.
+    """
+
+    mirrored: Tensor | None
+
+    def __init__(self, width: int, heads: int, symmetric: bool = False, out: bool = True) -> None:
+        super().__init__(width, heads, 1, width, width)
+        rows, columns = torch.tril_indices(width, width)
+        mirrored = torch.zeros(width, width, dtype=torch.int64)
+        mirrored[rows, columns] = mirrored[columns, rows] = torch.arange(len(rows))
+        self.register_buffer("mirrored", mirrored if symmetric else None, persistent=False)
+        shape = (heads, len(rows)) if symmetric else (heads, width, width)
+        self.between = nn.Parameter(torch.randn(shape) * width**-0.5)
+        self.out = nn.Linear(heads * width, width, bias=False) if out else None
+
+    def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        matrix = self.between if self.mirrored is None else self.between[:, self.mirrored]
+        return x[:, None] @ matrix, context[:, None], context[:, None]
+
+    @property
+    def inside(self) -> slice | None:
+        return slice(0, self.width)
+
+    def merge(self, out: Tensor) -> Tensor:
+        return out.mean(1) if self.out is None else self.out(out.transpose(1, 2).flatten(2))
+
+    @property
+    def parameter_count(self) -> int:
+        return self.between.numel() + (0 if self.out is None else self.out.weight.numel())
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.heads * self.width**2 * (1 if self.out is None else 2)

@@ -1,0 +1,1 @@
+"""Records: what a model attended to in one text, as a folder of plain files."""

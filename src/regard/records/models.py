@@ -1,0 +1,69 @@
+"""What a record is made of: a Transformers model, or a language model of ours, by the same few questions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from regard.core.errors import wrong
+from regard.networks import LM
+
+
+class Theirs:
+    """A Transformers model of text.
+
+    Raises:
+        TypeError: no such model. ValueError: an encoder-decoder.
+    """
+
+    def __init__(self, model: Any) -> None:
+        from regard.hosts.attention_interface import host
+
+        model = host(model)
+        name = type(model).__name__
+        if model.config.is_encoder_decoder:
+            raise wrong("model", f"{name}, an encoder-decoder", "a decoder or an encoder; use regard.watch")
+        text = model.config.get_text_config()
+        self.model, self.architecture, self.name = model, name, model.config.name_or_path or name
+        self.depth: int | None = getattr(text, "num_hidden_layers", None)
+        self.longest: int | None = getattr(text, "max_position_embeddings", None)
+
+    def continued(self, ids: Sequence[int], more: int) -> list[int]:
+        """The ids with up to ``more`` greedily generated ones."""
+        if not self.model.can_generate():
+            raise wrong("generate", str(more), f"0: {self.architecture} does not generate")
+        prompt = torch.tensor([list(ids)], device=self.model.device)
+        mask = torch.ones_like(prompt)
+        return self.model.generate(prompt, attention_mask=mask, max_new_tokens=more, do_sample=False)[0].tolist()
+
+    @torch.no_grad()
+    def run(self, ids: Sequence[int]) -> None:
+        """One pass that computes no more than it must."""
+        accepted = inspect.signature(self.model.forward).parameters
+        wanted = {name: value for name, value in {"use_cache": False, "logits_to_keep": 1}.items() if name in accepted}
+        self.model(input_ids=torch.tensor([list(ids)], device=self.model.device), **wanted)
+
+
+class Ours:
+    """A language model of ours, of any mechanisms."""
+
+    longest: int | None = None
+
+    def __init__(self, model: LM) -> None:
+        self.model, self.name, self.architecture = model, "LM", f"LM of {model.config.layers}"
+        self.depth: int | None = model.config.depth
+
+    def continued(self, ids: Sequence[int], more: int) -> list[int]:
+        """The ids with ``more`` greedily generated ones."""
+        return [*ids, *self.model.generate(self.batch(ids), more)[0].tolist()]
+
+    @torch.no_grad()
+    def run(self, ids: Sequence[int]) -> None:
+        """One pass."""
+        self.model(self.batch(ids))
+
+    def batch(self, ids: Sequence[int]) -> torch.Tensor:
+        return torch.tensor([list(ids)], device=self.model.embedding.weight.device)

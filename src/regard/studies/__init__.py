@@ -1,0 +1,1 @@
+"""Studies: theorems and small experiments of single papers. Nothing imports them."""

@@ -1,0 +1,63 @@
+"""Recurrences as published code computes them, written down by tests/reference/recurrences.py."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from regard import Layout, build
+from regard.blocks.attention import Attention
+from regard.projections.base import Grouped
+
+VALUES = json.loads((Path(__file__).parents[1] / "reference" / "recurrences.json").read_text())
+CAUSAL = Layout(causal=True)
+SIGNALS = {
+    "gla": {"log_decay": "channels"},
+    "rwkv6": {"log_decay": "channels"},
+    "deltanet": {"beta": "beta"},
+    "gated_deltanet": {"log_decay": "heads", "beta": "beta"},
+    "kimi_delta": {"log_decay": "channels", "beta": "beta"},
+    "rwkv7": {"log_decay": "channels", "removed": "k", "rate": "rate"},
+}
+
+
+def tensors(name):
+    return {field: torch.tensor(value, dtype=torch.float64) for field, value in VALUES[name].items()}
+
+
+@pytest.mark.parametrize("name", VALUES["outputs"])
+def test_scan_definition_and_steps_are_what_published_code_computes(name):
+    """Scales, bonuses, which decay comes first, what is removed: as in the plain functions of fla and Transformers."""
+    given, want = tensors("inputs"), tensors("outputs")[name]
+    q, k, v = (given[field] for field in "qkv")
+    signals = {signal: given[field] for signal, field in SIGNALS.get(name, {}).items()}
+    mechanism = (build(name, heads=3, head_dim=5) if name.startswith("rwkv") else build(name)).double()
+    for own in mechanism.parameters():
+        own.data.copy_(given["parameter"])
+    state, steps = mechanism.start(1, dtype=torch.float64), []
+    for t in range(q.shape[2]):
+        part = {signal: x[:, :, t : t + 1] for signal, x in signals.items()}
+        out, state = mechanism.extend(*(x[:, :, t : t + 1] for x in (q, k, v)), state, **part)
+        steps.append(out)
+    dense = mechanism.weights(q, k, CAUSAL, **signals) @ v
+    for got in (mechanism(q, k, v, CAUSAL, **signals), dense, torch.cat(steps, 2)):
+        torch.testing.assert_close(got, want, rtol=0, atol=2e-5)
+
+
+def test_a_layer_of_gated_delta_rule_is_that_of_qwen3_next():
+    """With its convolution, unit lengths, norm of each head and gate, from the same weights."""
+    given = tensors("qwen3_next")
+    layer = Attention(build("gated_deltanet"), Grouped(6, 2, 2, 3, 5)).double()
+    own = dict(layer.named_parameters())
+    weights = {
+        **{f"projection.{name}.weight": given[name] for name in "qkv"},
+        **{"projection.out.weight": given["merge"], "gate.weight": given["z"], "scale": given["norm"]},
+        **{"signals.maps.beta.weight": given["b"], "signals.maps.beta.bias": torch.zeros(2)},
+        **{"signals.maps.log_decay.weight": given["a"], "signals.maps.log_decay.bias": given["bias"]},
+        "convolution.weight": given["taps"].mT.flip(0),
+    }
+    assert weights.keys() == own.keys()
+    for name, value in weights.items():
+        own[name].data.copy_(value)
+    torch.testing.assert_close(layer(given["x"], CAUSAL), given["out"], rtol=0, atol=2e-5)
