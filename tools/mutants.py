@@ -261,6 +261,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=40, help="faults in each room")
     parser.add_argument("--minutes", type=float, default=120, help="stop then, and go on from there when called again")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--again", action="store_true", help="try those that survived again, after new tests")
     given = parser.parse_args()
     prepare()
     end, results = time.monotonic() + 60 * given.minutes, load()
@@ -269,7 +270,7 @@ def main() -> None:
     for mutant in turns:
         if time.monotonic() > end:
             break
-        if mutant not in results:
+        if mutant not in results or (given.again and results[mutant] == SURVIVED):
             results[mutant] = verdict(mutant)
             print(f"{results[mutant]}: {mutant.file}: {mutant.before}  =>  {mutant.after}", flush=True)
             save(results)
