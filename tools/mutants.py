@@ -117,11 +117,23 @@ def sample(room: str, count: int, seed: int) -> list[Mutant]:
     for mutant in found:
         if len(drawn) == count:
             break
-        pairs = zip((SOURCE / mutant.file).read_text().splitlines(), changed(mutant).splitlines(), strict=False)
+        text = changed(mutant)
+        if not compiles(text):
+            continue
+        pairs = zip((SOURCE / mutant.file).read_text().splitlines(), text.splitlines(), strict=False)
         after = next((new.strip() for old, new in pairs if old != new), None)
         if after is not None:
             drawn.append(replace(mutant, after=after))
     return drawn
+
+
+def compiles(text: str) -> bool:
+    """Whether it is Python still: ``**`` before keywords is no power."""
+    try:
+        ast.parse(text)
+    except SyntaxError:
+        return False
+    return True
 
 
 def overlay(file: str, text: str, place: Path) -> None:
