@@ -441,7 +441,8 @@ def test_gpu_kernels_on_a_cpu_are_named(package, monkeypatch):
 
 def test_a_layer_of_the_same_parts_in_other_shapes_is_named():
     model, ids = recurrent("Qwen3_5Text"), tokens(1, 7)
-    model.model.layers[0].linear_attn.num_k_heads = 3  # of ten channels; the layer itself counts otherwise
+    layer = model.model.layers[0].linear_attn
+    layer.register_forward_hook(lambda *_: setattr(layer, "num_k_heads", 3))  # of ten channels; the layer is done
     said = r"model.layers.0.linear_attn, whose Qwen3_5GatedDeltaNet has the parts of a layer that can be read, but not"
     with regard.watch(model), pytest.raises(RuntimeError, match=said), torch.no_grad():
         model(input_ids=ids)

@@ -68,11 +68,13 @@ def test_the_header_says_what_was_done(seen):
 
 def test_generated_tokens_are_recorded_and_rows_sampled():
     lm, ids, said = model("gla, window(size=5, sinks=2)"), tokens(11), []
-    seen = record(lm, None, ids[0], generate=5, rows=7, keep=False, layers=[1], progress=said.append)
+    seen = record(
+        lm, None, ids[0], generate=5, rows=7, keep=False, layers=[1], progress=lambda *step: said.append(step)
+    )
     assert seen.tokens["ids"] == [*ids[0].tolist(), *lm.generate(ids, 5)[0].tolist()]
     assert (seen.header["tokens"], seen.header["prompt_tokens"], seen.header["kept"]) == (16, 11, False)
     assert seen.arrays["1/entropy_rows"].isfinite().sum() == 4 * 7
-    assert said == ["generating 5 tokens …", "layer 1 of 2", "layer 2 of 2"]
+    assert said == [("generating 5 tokens", 0, 0), ("looking at layers", 1, 2), ("looking at layers", 2, 2)]
 
 
 def test_bad_input_is_named():
