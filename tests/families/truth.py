@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
+from weakref import ref
 
 import torch
 import torch.nn.functional as F
@@ -33,29 +34,49 @@ class Softmaxes(TorchFunctionMode):
     """
 
     def __init__(self, batch: int) -> None:
-        self.batch, self.modules, self.found = batch, [""], list[Weights]()
+        self.batch, self.modules, self.noted = batch, [""], list[Weights]()
+        self.results: list[ref[Tensor]] = []
+        self.used: set[int] = set()
         super().__init__()
+
+    @property
+    def found(self) -> list[Weights]:
+        """Those of which something was made: a softmax whose result is thrown away attends to nothing."""
+        return [one for place, one in enumerate(self.noted) if place in self.used]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
+        self.use(func, (*args, *kwargs.values()), result)
         if func in SOFTMAX:
             axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
             if axis in (-1, result.dim() - 1):
-                self.note(result)
+                self.note(result, result)
         elif func is F.scaled_dot_product_attention:
             self.note(definition(*args, **kwargs))
         elif func is F.multi_head_attention_forward:
             self.note(func(*args, **kwargs | {"need_weights": True, "average_attn_weights": False})[1])
         return result
 
-    def note(self, weights: Tensor) -> None:
+    def use(self, func: Any, operands: tuple[Any, ...], result: Any) -> None:
+        """Notes what is made of a softmax; its copy in another precision is the same yet."""
+        for place, kept in enumerate(self.results):
+            if kept() is not None and any(operand is kept() for operand in operands):
+                if func is Tensor.to and isinstance(result, Tensor):
+                    self.results[place] = ref(result)
+                else:
+                    self.used.add(place)
+
+    def note(self, weights: Tensor, result: Tensor | None = None) -> None:
         sure = weights.dim() > 3 or weights.shape[0] != self.batch
         if weights.dim() == 3 and weights.shape[0] % self.batch == 0:
             weights = weights.unflatten(0, (self.batch, -1))
         if weights.dim() >= DEPTH_OF_A:
             weights = weights.flatten(0, -DEPTH_OF_A)
-            self.found.append(Weights(self.modules[-1], weights.detach().nan_to_num(0), sure))
+            self.noted.append(Weights(self.modules[-1], weights.detach().nan_to_num(0), sure))
+            self.results.append(ref(weights if result is None else result))
+            if result is None:  # PyTorch's operators multiply with the values themselves
+                self.used.add(len(self.noted) - 1)
 
 
 def definition(

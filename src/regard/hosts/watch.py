@@ -96,6 +96,7 @@ class Watched(Session):
         name, call = self.names[id(asked.module)], asked.call
         place, turn = self.passes.locate(name)
         slots = self.passes.slots(place, name, asked.module, call.n, call.m)
+        self.refuse_two_sequences(name, call, place)
         layer = self.layer(name if turn == 0 else f"{name}#{turn}", asked, slots, place)
         if layer.cross:
             slots = Slots(place.past)
@@ -122,6 +123,13 @@ class Watched(Session):
         sizes = (call.q.shape[1], call.k.shape[1], call.q.shape[3])
         scores = (asked.window, call.softcap, call.scaling, call.sinks is not None)
         return self.noted(name, lambda index: Layer(index, name, *sizes, causal, cross, *scores))
+
+    def refuse_two_sequences(self, name: str, call: Call, place: Pass) -> None:
+        """Raises a RuntimeError for keys that are the module's own tokens and those of another sequence at once."""
+        handed = self.passes.handed(place, name)
+        if any(call.m == handed.past + call.n + other for other in handed.others):
+            what = f"{name}, whose keys are its own tokens and another sequence's at once"
+            raise wrong("model", what, "layers that attend to one sequence: distances have no meaning", RuntimeError)
 
     def astray(self, layer: Layer, call: Call, place: Pass) -> Exception:
         """What to raise where a layer's keys are not those that its cache and its queries would make."""
