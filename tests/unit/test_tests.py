@@ -28,12 +28,17 @@ def timed(text: str) -> list[str]:
     marks = [ast.unparse(n.value) for n in tree.body if isinstance(n, ast.Assign) and "pytestmark" in ast.unparse(n)]
     if any("mark.slow" in mark for mark in marks):
         return []
-    functions = {n.name: n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}
+    functions = {n.name: n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and not replaces_the_clock(n)}
     clocks: set[str] = set()
     while more := {name for name, node in functions.items() if used(node) & (CLOCKS | clocks)} - clocks:
         clocks |= more
     fast = [n for n in clocks if not any("mark.slow" in ast.unparse(d) for d in functions[n].decorator_list)]
     return sorted(name for name in fast if name.startswith("test_"))
+
+
+def replaces_the_clock(node: ast.FunctionDef) -> bool:
+    """Whether a test puts a function of its own in the place of the clock that it reads."""
+    return "monkeypatch.setattr(clock, 'clock', " in ast.unparse(node)
 
 
 def test_only_slow_tests_read_a_clock():
@@ -46,6 +51,9 @@ def test_a_clock_is_found_also_behind_a_helper():
     test = "def test_speed():\n    assert between() < 1\n"
     assert timed(helper + test) == ["test_speed"]
     assert timed(helper + "@pytest.mark.slow\n" + test) == []
+    replaced = "def test_it(monkeypatch):\n    monkeypatch.setattr(clock, 'clock', f)\n    clock.interleaved()\n"
+    assert timed(replaced) == []
+    assert timed(replaced.replace("'clock', f", "'other', f")) == ["test_it"]
     assert timed("def test_age():\n    assert time.time() > 0\n") == ["test_age"]
 
 

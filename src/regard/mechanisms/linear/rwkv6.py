@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
@@ -71,7 +70,7 @@ class RWKV6(Recurrent):
 
     def pairs(self, x: Inputs, allowed: Tensor) -> Tensor:
         assert x.log_decay is not None
-        before = pad(elapsed(x.log_decay), (0, 0, 0, 0, 1, -1))  # the token that reads has not decayed anything yet
+        before = elapsed(x.log_decay).roll(1, 2)  # the token that reads has not decayed anything yet; row 0 is hidden
         apart = before.masked_fill(~allowed.tril(-1)[..., None], -torch.inf)
         found = torch.einsum("bhid,bhijd,bhjd->bhij", x.q, apart.exp(), x.k)
         mine = allowed & torch.eye(allowed.shape[-1], dtype=torch.bool, device=allowed.device)
