@@ -29,7 +29,7 @@ class Layer:
         window: how many keys back a row sees, where the model says so. softcap, scaling: of the scores.
         sinks: whether sink logits take mass.
         mechanism: what computes A, as text. shares: whether the probes are shown each weight's share of its row,
-            `implied.shares`, and not A itself.
+            `mechanism_call.shares`, and not A itself.
     """
 
     index: int
@@ -95,7 +95,7 @@ class Session:
         keep: bytes of what A follows from (q, k and log-sum-exp or signals) that may be kept of the layers' last calls,
             so that `maps` gives any rows of A afterwards; where they need more, none are kept.
         seen: called with the layer's index after each watched call.
-        shares: show the probes shares, `implied.shares`, of the layers whose rows are none by themselves.
+        shares: show the probes shares, `mechanism_call.shares`, of the layers whose rows are none by themselves.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ class ViT(nn.Module):
 
     Args:
         config: the sizes; its vocabulary is the number of classes, its rotary positions are not used. image: height
-            and width. patch: side of a square one. channels: of the images. backbone: see `networks.patterns`.
+            and width. patch: side of a square one. channels: of the images. backbone: see `networks.benchmark`.
             seed: of the weights.
 
     Raises:
