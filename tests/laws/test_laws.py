@@ -1,7 +1,9 @@
 """Every registered mechanism against every law."""
 
 import pytest
+import torch
 
+import regard
 from regard.core.atlas import entries
 from regard.laws import LAWS, devices, examine
 
@@ -24,3 +26,9 @@ def test_every_mechanism_has_examples_and_claims_something(name):
     assert examples
     claimed = [law for law in ("causal", "rows", "symmetry") if examine(examples[0], law).verdict == "holds"]
     assert claimed
+
+
+@pytest.mark.parametrize("thing", ["softmax", torch.nn.Linear(3, 5), torch.nn.Linear, None])
+def test_what_is_no_mechanism_is_one_error(thing):
+    with pytest.raises(TypeError, match=r"^mechanism: got .*, want a regard.Mechanism or a subclass of it"):
+        regard.check(thing)

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from regard.core.errors import wrong
 from regard.core.mechanism import Example, Mechanism
 from regard.laws.mechanism.calls import edges, grouped, padding
 from regard.laws.mechanism.equation import cost, definition, gradients, linear, rows
@@ -81,7 +82,14 @@ def check(mechanism: Mechanism | type[Mechanism], *, heads: int = 2, kv_heads: i
 
     Args:
         mechanism: an instance, examined as it is with ``heads`` and ``kv_heads``; or a class, by its ``examples()``.
+
+    Raises:
+        TypeError: something else.
     """
+    of = mechanism if isinstance(mechanism, type) else type(mechanism)
+    if not issubclass(of, Mechanism):
+        wanted = "a regard.Mechanism or a subclass of it: the laws are about weights, forward, start and extend"
+        raise wrong("mechanism", f"{mechanism!r}, a {type(mechanism).__name__}", wanted, TypeError)
     examples: Sequence[Example]
     if isinstance(mechanism, type):
         examples = mechanism.examples()
