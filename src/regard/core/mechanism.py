@@ -37,6 +37,9 @@ GROWTHS: Mapping[str, float] = {"constant": 0.0, "linear": 1.0, "loglinear": 1.1
 ROUNDED = 2**-8
 """The largest relative error of rounding to bfloat16."""
 
+HEAD_DIM = 5
+"""Of the examples whose parameters depend on it."""
+
 
 @dataclass(frozen=True)
 class Signal:
@@ -74,6 +77,15 @@ class Signal:
     def ends(self) -> tuple[float, float]:
         """The range, wider by what rounding to half precision may add."""
         return self.low - ROUNDED * abs(self.low), self.high + ROUNDED * abs(self.high)
+
+    def within(self, noise: Tensor) -> Tensor:
+        """Normal ``noise`` moved into the range."""
+        low, high = torch.tensor(self.low), torch.tensor(self.high)
+        if low.isfinite() and high.isfinite():
+            return low + (high - low) * torch.sigmoid(noise)
+        if low.isfinite():
+            return low + nn.functional.softplus(noise)
+        return high - nn.functional.softplus(noise) if high.isfinite() else noise
 
     def check(self, name: str, x: Tensor) -> None:
         """Raises an error that names the signal if any of ``x``, padding included, is NaN or out of the range.

@@ -10,8 +10,7 @@ from torch import Tensor, nn, relu
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Host, Traits, check_sizes
-from regard.laws.mechanism.subject import HEAD_DIM
+from regard.core.mechanism import HEAD_DIM, Example, Host, Traits, check_sizes
 from regard.mechanisms.linear.base import Averaged
 
 

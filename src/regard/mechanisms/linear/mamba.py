@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.core.mechanism import Example, Host, Signal, check_sizes
-from regard.laws.mechanism.subject import HEAD_DIM
+from regard.core.mechanism import HEAD_DIM, Example, Host, Signal, check_sizes
 from regard.mechanisms.linear.base import Recurrent
 
 

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.core.mechanism import Example, Host, Signal, check_sizes
+from regard.core.mechanism import HEAD_DIM, Example, Host, Signal, check_sizes
 from regard.kernels.scan import Inputs
-from regard.laws.mechanism.subject import HEAD_DIM
 from regard.mechanisms.linear.base import Recurrent
 
 SLOWEST = -0.6065306597  # −exp(−1/2): no channel keeps less than exp of this of a token's past

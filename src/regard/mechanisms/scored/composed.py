@@ -14,9 +14,8 @@ from regard.core.build import build_part
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Host, masked_softmax, repeat_heads
+from regard.core.mechanism import HEAD_DIM, Example, Host, masked_softmax, repeat_heads
 from regard.kernels.tiled import Score
-from regard.laws.mechanism.subject import HEAD_DIM
 from regard.mechanisms.scored.base import Scored
 from regard.mechanisms.scored.parts.biases import BIASES, Bias
 from regard.mechanisms.scored.parts.normalisers import NORMALISERS, Normaliser, Queries, Relu, Signed

@@ -12,9 +12,8 @@ from regard.core.atlas import Claim, published
 from regard.core.cost import Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, check_sizes
+from regard.core.mechanism import HEAD_DIM, Example, check_sizes
 from regard.kernels.tiled import Span
-from regard.laws.mechanism.subject import HEAD_DIM
 from regard.mechanisms.scored.base import Scored
 
 
