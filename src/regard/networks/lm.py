@@ -25,7 +25,6 @@ from regard.core.layout import Layout
 from regard.core.state import State, count_new
 from regard.networks.sampling import Sampling
 from regard.projections.base import Grouped, Projection
-from regard.projections.latent import Latent
 from regard.projections.rotary import Rotary
 from regard.projections.values_only import ValuesOnly
 
@@ -91,8 +90,7 @@ class Config:
         mechanism = build_for({"heads": self.heads, "head_dim": d}, name, **arguments)
         if not mechanism.traits.content and isinstance(projection, Grouped):
             return Attention(mechanism, ValuesOnly(self.width, self.heads, projection.value_dim))
-        turned = projection.rotary if isinstance(projection, Latent) else d - d % 2
-        rotary = None if self.rotary_base is None else Rotary(turned, self.rotary_base)
+        rotary = None if self.rotary_base is None else Rotary(projection.turned, self.rotary_base)
         return Attention(mechanism, projection, rotary)
 
     def projected(self) -> Projection:
