@@ -10,7 +10,6 @@ from regard.projections.base import Grouped
 from regard.projections.values_only import ValuesOnly
 
 WAITING = {
-    "pattern": "9 functions return a base without laws",
     "network": "10 entries without a base",
     "analysis": "entries without a base",
     "kernel": "one system, held to `definition` through the mechanisms that are computed by it",

@@ -104,6 +104,7 @@ KINDS: dict[str, Kind] = {
             "Which entries of A may be non-zero, from positions alone.",
             "regard.build('pattern', of=…)",
             base="regard.patterns.base.Pattern",
+            laws="regard.laws.pattern",
         ),
         Kind(
             "router",
