@@ -123,6 +123,8 @@ KINDS: dict[str, Kind] = {
             "Networks",
             "A whole model with attention in it, whose attention can be looked at.",
             "its class, regard.find(NAME).thing",
+            base="regard.networks.base.Network",
+            laws="regard.laws.network",
         ),
         Kind(
             "edit",
