@@ -156,7 +156,7 @@ class SlotsForPositions(Small):
     """Adds a number for each slot, whether padding stands before it or not."""
 
     def forward(self, ids, keys=None, segments=None):
-        layout, x = Layout(causal=True, keys=keys, segments=segments), self.embed(ids)
+        layout, x = Layout(causal=True, key_mask=keys, segments=segments), self.embed(ids)
         x = x + torch.arange(ids.shape[1], dtype=x.dtype)[:, None]
         for block in self.layers:
             x = block(x, layout)
@@ -176,5 +176,5 @@ class LooksAhead(Small):
 class StateNotKept(Small):
     """Begins anew at every call."""
 
-    def extend(self, ids, state, keys=None):
-        return super().extend(ids, self.start(len(ids)), keys)
+    def extend(self, ids, state, key_mask=None):
+        return super().extend(ids, self.start(len(ids)), key_mask)

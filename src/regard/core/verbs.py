@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from regard.core.atlas import find
-from regard.core.build import made
+from regard.core.build import instantiate
 from regard.core.errors import a, wrong
 from regard.core.kinds import KINDS
 
@@ -20,7 +20,7 @@ def maker(kind: str) -> Callable[..., Any]:
             raise wrong(
                 "name", f"{name!r}, {a(entry.kind)}", f"{a(kind)}; {KINDS[entry.kind].made_by(name)}", TypeError
             )
-        return made({}, name, entry.thing, config)
+        return instantiate({}, name, entry.thing, config)
 
     make.__name__ = make.__qualname__ = kind
     make.__doc__ = f"""The {kind} ``name`` of the atlas, with its arguments. {KINDS[kind].meaning}

@@ -90,20 +90,20 @@ class Skimformer(Network):
 
     def intermediates(self, ids: Tensor, boxes: Tensor, keys: Tensor | None = None) -> dict[str, Tensor]:
         """A of the layout's own layers, and the one that all layers of the text use."""
-        return super().intermediates(ids, boxes, keys) | {"skim": self.skim(boxes, Layout(keys=keys))}
+        return super().intermediates(ids, boxes, keys) | {"skim": self.skim(boxes, Layout(key_mask=keys))}
 
-    def forward(self, ids: Tensor, boxes: Tensor, keys: Tensor | None = None) -> Tensor:
-        """Logits of each token; ``keys (b, n)`` False marks padding, whose boxes may be anything within range."""
+    def forward(self, ids: Tensor, boxes: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        """Logits of each token; ``key_mask (b, n)`` False marks padding, whose boxes may be anything within range."""
         if boxes.shape[:2] != ids.shape:
             raise wrong("boxes", f"shape {tuple(boxes.shape)}", f"{(*ids.shape, 4)}: a box for each of the ids")
-        x, weights = self.embedding(ids), self.skim(boxes, Layout(keys=keys))
+        x, weights = self.embedding(ids), self.skim(boxes, Layout(key_mask=key_mask))
         for block in self.blocks:
             x = block(x, weights)
         return F.linear(self.norm(x), self.embedding.weight)
 
-    def loss(self, ids: Tensor, boxes: Tensor, targets: Tensor, keys: Tensor | None = None) -> Tensor:
+    def loss(self, ids: Tensor, boxes: Tensor, targets: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """Mean cross-entropy in nats of ``targets (b, n)`` at the masked tokens, `IGNORED` at all others."""
-        logits = self(ids, boxes, keys)
+        logits = self(ids, boxes, key_mask)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
     def flops(self, n: int, batch: int = 1) -> int:
