@@ -77,11 +77,19 @@ def devices() -> list[str]:
     return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
-def check(mechanism: Mechanism | type[Mechanism], *, heads: int = 2, kv_heads: int | None = None) -> Report:
+def check(
+    mechanism: Mechanism | type[Mechanism],
+    *,
+    heads: int = 2,
+    kv_heads: int | None = None,
+    head_dim: int = 5,
+    value_dim: int = 7,
+) -> Report:
     """Holds a mechanism, yours or one of regard's, to all laws.
 
     Args:
-        mechanism: an instance, examined as it is with ``heads`` and ``kv_heads``; or a class, by its ``examples()``.
+        mechanism: an instance, examined as it is in calls of these sizes; or a class, by its ``examples()``.
+        heads, kv_heads, head_dim, value_dim: of the calls of an instance; kv_heads None for as many as heads.
 
     Raises:
         TypeError: something else.
@@ -94,5 +102,5 @@ def check(mechanism: Mechanism | type[Mechanism], *, heads: int = 2, kv_heads: i
     if isinstance(mechanism, type):
         examples = mechanism.examples()
     else:
-        examples = [Example(type(mechanism).__name__, mechanism, heads, kv_heads or heads)]
+        examples = [Example(of.__name__, mechanism, heads, kv_heads or heads, head_dim, value_dim)]
     return Report(tuple(examine(example, law, device) for law in LAWS for example in examples for device in devices()))
