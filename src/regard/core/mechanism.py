@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import wraps
 from types import MappingProxyType
 from typing import Any, Literal, Self
@@ -36,9 +36,6 @@ GROWTHS: Mapping[str, float] = {"constant": 0.0, "linear": 1.0, "loglinear": 1.1
 
 ROUNDED = 2**-8
 """The largest relative error of rounding to bfloat16."""
-
-HEAD_DIM = 5
-"""Of the examples whose parameters depend on it."""
 
 
 @dataclass(frozen=True)
@@ -116,17 +113,20 @@ class Host:
 
     Args:
         rotary: q and k are turned by their positions (RoPE); False where the mechanism knows order by itself.
+        parts: how many runs of coordinates of q and k are scored apart, each of them turned as a whole.
         convolution: taps of the causal depthwise convolution over q, k and v, 0 for none.
         activation: of q, k and v (after the convolution). unit: q and k are then scaled to length one.
-        norm: the output of each head is divided by its root mean square. gate: the output is multiplied by this
-            function of a projection of the hidden state.
+        norm: the output of each head is divided by its root mean square. factor: then multiplied by it.
+        gate: the output is multiplied by this function of a projection of the hidden state.
     """
 
     rotary: bool = True
+    parts: int = 1
     convolution: int = 0
     activation: Literal["silu"] | None = None
     unit: bool = False
     norm: bool = False
+    factor: float = 1.0
     gate: Literal["silu", "sigmoid"] | None = None
 
 
@@ -170,13 +170,18 @@ class Traits:
 
 @dataclass(frozen=True)
 class Example:
-    """A small instance for the laws: a mechanism, its head count, and what it is called in the report."""
+    """A small instance for the laws: a mechanism, what it is called in the report, and the sizes of its calls.
+
+    Args:
+        head_dim, value_dim: d and e, two odd primes where the mechanism has no say in them.
+    """
 
     label: str
     mechanism: Mechanism
     heads: int = 2
     kv_heads: int = 2
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    head_dim: int = 5
+    value_dim: int = 7
 
 
 class Mechanism(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.core.mechanism import HEAD_DIM, Example, Host, Signal, check_sizes
+from regard.core.mechanism import Example, Host, Signal, check_sizes
 from regard.mechanisms.linear.base import Recurrent
 
 
@@ -71,4 +71,5 @@ class SelectiveScan(Recurrent):
 
     @classmethod
     def examples(cls) -> Sequence[Example]:
-        return [Example("plain", cls(3, HEAD_DIM), heads=3, kv_heads=3), Example("grouped", cls(4, HEAD_DIM), 4, 2)]
+        d = Example.head_dim
+        return [Example("plain", cls(3, d), heads=3, kv_heads=3), Example("grouped", cls(4, d), 4, 2)]

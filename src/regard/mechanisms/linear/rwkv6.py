@@ -13,7 +13,7 @@ from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import HEAD_DIM, Example, Host, Signal, check_sizes
+from regard.core.mechanism import Example, Host, Signal, check_sizes
 from regard.kernels.scan import Inputs, scan
 from regard.mechanisms.linear.base import Recurrent, elapsed
 
@@ -95,4 +95,5 @@ class RWKV6(Recurrent):
 
     @classmethod
     def examples(cls) -> Sequence[Example]:
-        return [Example("plain", cls(3, HEAD_DIM), heads=3, kv_heads=3), Example("grouped", cls(4, HEAD_DIM), 4, 2)]
+        d = Example.head_dim
+        return [Example("plain", cls(3, d), heads=3, kv_heads=3), Example("grouped", cls(4, d), 4, 2)]
