@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from regard.core.mechanism import Example, Host, Mechanism, Signal, Traits
     from regard.core.reduction import Partial
     from regard.core.state import State
+    from regard.featuremap.build import gate
+    from regard.featuremap.insert import insert
     from regard.hosts.swap import swap
     from regard.hosts.watch import watch
     from regard.laws import check
@@ -44,6 +46,8 @@ LATE = {
     "check": "regard.laws",
     "entries": "regard.core.atlas",
     "find": "regard.core.atlas",
+    "gate": "regard.featuremap.build",
+    "insert": "regard.featuremap.insert",
     "search": "regard.core.atlas",
     "swap": "regard.hosts.swap",
     "watch": "regard.hosts.watch",
@@ -66,6 +70,8 @@ __all__ = [
     "check",
     "entries",
     "find",
+    "gate",
+    "insert",
     "search",
     "swap",
     "watch",
