@@ -28,7 +28,7 @@ ROLES = {
 
 
 def look(
-    model: Annotated[str, typer.Option(help="tiny, minilm, a folder, or an id of a model hub")] = "tiny",
+    model: Annotated[str, typer.Option(help="tiny, smollm2, minilm, a folder, or an id of a model hub")] = "tiny",
     tokenizer: Annotated[
         str | None, typer.Option(help="the folder of a tokenizer, for a model without or instead of its own")
     ] = None,
