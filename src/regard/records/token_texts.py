@@ -65,10 +65,11 @@ def label(tokens: dict[str, Any], token: int) -> str:
 
 def encode(tokenizer: Any, text: str, special: bool = True) -> Tokens:
     """The tokens of a document; ``special``: with those that the tokenizer puts around a text."""
+    bare: dict[str, Any] = {} if special else {"add_special_tokens": False}
     if not getattr(tokenizer, "is_fast", False):
-        ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
+        ids = list(tokenizer(text, **bare)["input_ids"])
         return tokens_of(tokenizer, ids, *aligned(text, *decoded(tokenizer, ids)))
-    coded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=special)
+    coded = tokenizer(text, return_offsets_mapping=True, **bare)
     return tokens_of(tokenizer, list(coded["input_ids"]), *cut(text, list(coded["offset_mapping"])))
 
 
