@@ -72,7 +72,7 @@ class Layered:
     def demand_causal(self) -> None:
         """Unclaimed unless a text with it can be continued."""
         if not self.projection.causal:
-            raise Unclaimed("two-sided, whole texts")
+            raise Unclaimed("bidirectional, whole texts")
 
     @property
     def layouts(self) -> list[Layout]:
@@ -124,7 +124,7 @@ def cache(subject: Layered) -> str:
     x, worst, p = subject.hidden(), 0.0, subject.projection
     for name, keys in (("no padding", None), ("padding anywhere", subject.holes())):
         rows = torch.ones(BATCH, N, dtype=torch.bool) if keys is None else keys.cpu()
-        want = subject.layer(x, Layout(causal=True, keys=keys)).cpu()[rows]
+        want = subject.layer(x, Layout(causal=True, key_mask=keys)).cpu()[rows]
         for sizes in ([1] * N, [11, 1, 7]):
             got, _ = subject.in_chunks(subject.layer, x, sizes, keys)
             worst = max(worst, same(got.cpu()[rows], want, 1e-9, f"{name}, chunks {sizes[:3]}"))
@@ -158,7 +158,7 @@ def padding(subject: Layered) -> str:
     x, keys, worst = subject.hidden(), subject.holes(), 0.0
     borders = torch.arange(N, device=subject.device) >= 8
     for causal in (False, True):
-        padded = Layout(causal=causal, keys=keys)
+        padded = Layout(causal=causal, key_mask=keys)
         got = subject.layer(x, padded)
         changed = subject.layer(torch.where(keys[..., None], x, subject.hidden(seed=1)), padded)
         worst = max(worst, same(changed[keys], got[keys], 1e-12, "other padding"))

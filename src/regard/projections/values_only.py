@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.core.kinds import Sample
-from regard.projections.base import Grouped, Projection, apart
+from regard.projections.base import Grouped, Projection, split_heads
 
 
 class ValuesOnly(Projection):
@@ -42,7 +42,7 @@ class ValuesOnly(Projection):
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k = (part.new_zeros(part.shape[0], self.heads, part.shape[1], 1) for part in (x, context))
-        return q, k, apart(self.v(context), self.heads)
+        return q, k, split_heads(self.v(context), self.heads)
 
     def merge(self, out: Tensor) -> Tensor:
         return self.out(out.transpose(1, 2).flatten(2))
