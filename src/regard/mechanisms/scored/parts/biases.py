@@ -24,8 +24,8 @@ from regard.patterns.grid import Sizes, as_grid, coordinates
 class Bias(nn.Module):
     """``b_ij`` of the places of queries and keys, which count the real tokens of a sequence or document; here none.
 
-    ``placed`` says that it knows order, ``learned`` that it may be of either sign, ``bidirectional`` that there is one for
-    later keys too.
+    ``placed`` says that it knows order, ``learned`` that it may be of either sign, ``bidirectional`` that there is one
+    for later keys too.
     """
 
     placed, learned, bidirectional = False, False, True
