@@ -14,7 +14,6 @@ WAITING = {
     "analysis": "two functions of different forms",
     "kernel": "one system, held to `definition` through the mechanisms that are computed by it",
     "router": "no system yet",
-    "gate": "no system yet",
     "mixture": "no system yet",
     "neck": "no system yet",
     "edit": "no system yet",

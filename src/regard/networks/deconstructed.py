@@ -179,7 +179,7 @@ class DeconstructedLM(LM):
     def block(self, name: str, arguments: dict[str, Any]) -> Block:
         c = self.config
         if name not in VARIANTS:
-            return super().block(name, arguments)
+            return super().block(name, arguments, index)
         for given in arguments.keys() - ({"length"} if name in FIXED else set()):
             raise wrong(given, "an unknown argument", f"none but length in {' and '.join(FIXED)}", TypeError)
         standard = c.attention("softmax", {})

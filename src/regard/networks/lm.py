@@ -88,14 +88,16 @@ class Config:
     def inner_width(self) -> int:
         return -(-self.width * 8 // 24) * 8 if self.inner is None else self.inner
 
-    def attention(self, name: str, arguments: dict[str, Any]) -> Attention:
-        """The attention of one layer."""
+    def attention(self, name: str, arguments: dict[str, Any], index: int = 0) -> Attention:
+        """The attention of one layer, the ``index``-th from 0."""
         projection = self.projected()
-        d = projection.head_dim
-        mechanism = build_for({"heads": self.heads, "head_dim": d}, name, **arguments)
+        d, e = projection.head_dim, projection.value_dim
+        sizes = {"heads": projection.heads, "kv_heads": projection.kv_heads, "head_dim": d, "value_dim": e}
+        mechanism = build_for(sizes | {"layer_index": index}, name, **arguments)
         if not mechanism.traits.content and isinstance(projection, Grouped):
             return Attention(mechanism, ValuesOnly(self.width, self.heads, projection.value_dim))
-        rotary = None if self.rotary_base is None else Rotary(projection.turned, self.rotary_base)
+        turned = projection.turned // mechanism.layer.parts
+        rotary = None if self.rotary_base is None else Rotary(turned - turned % 2, self.rotary_base)
         return Attention(mechanism, projection, rotary)
 
     def projected(self) -> Projection:
@@ -143,7 +145,9 @@ class LM(Network):
                 torch.manual_seed(seed)
             self.embedding = nn.Embedding(config.vocabulary, config.width)
             nn.init.normal_(self.embedding.weight, std=config.width**-0.5)
-            self.blocks = nn.ModuleList(self.block(*layer) for layer in parse_layers(config.layers))
+            self.blocks = nn.ModuleList(
+                self.block(*layer, index) for index, layer in enumerate(parse_layers(config.layers))
+            )
         self.norm = nn.RMSNorm(config.width, config.eps)
 
     @classmethod

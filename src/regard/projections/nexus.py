@@ -19,13 +19,18 @@ from regard.projections.base import Grouped
     arxiv="2512.03377",
     year=2025,
     aliases=("higher_order_attention", "hon"),
-    claim=Claim(
-        text="order 1 is multi-head attention; no order has more parameters; one layer of order 2 looks up two hops, "
-        "one of order 1 cannot",
-        status="works",
-        figure="bit for bit; equal counts; two hops over six facts: 99.7% and 96.4% with order 2, 42.7% and 43.8% with "
-        "order 1",
-        command="pytest tests/claims/test_nexus.py",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "order 1 is multi-head attention; no order has more parameters",
+            cells="nexus.first_order",
+            holds="nexus.is_multi_head",
+        ),
+        Claim(
+            "one layer of order 2 looks up two hops, one of order 1 cannot",
+            cells="nexus.two_hops",
+            holds="nexus.looks_up",
+        ),
     ),
 )
 class Nexus(Grouped):
