@@ -121,7 +121,14 @@ KINDS: dict[str, Kind] = {
             "regard.build",
         ),
         Kind("kernel", "Kernels", "How A v is computed without forming A.", ""),
-        Kind("gate", "Gates", "A factor for each entry of a feature map, of the map's own shape.", "regard.gate"),
+        Kind(
+            "gate",
+            "Gates",
+            "A factor for each entry of a feature map, of the map's own shape.",
+            "regard.gate",
+            base="regard.featuremap.gate.Gate",
+            laws="regard.laws.featuremap.gate",
+        ),
         Kind(
             "mixture", "Mixtures", "Several feature maps or branches made one, by weights that they give.", "regard.mix"
         ),

@@ -176,7 +176,7 @@ class DeconstructedLM(LM):
         fixed.fix(torch.arange(23))
         return [text_sample(model.config.layers, model) for model in (*found, fixed)]
 
-    def block(self, name: str, arguments: dict[str, Any]) -> Block:
+    def block(self, name: str, arguments: dict[str, Any], index: int) -> Block:
         c = self.config
         if name not in VARIANTS:
             return super().block(name, arguments, index)

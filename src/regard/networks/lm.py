@@ -158,9 +158,9 @@ class LM(Network):
             text_sample("a window, a recurrence", cls(Config(29, layers="window(size=3), gla", **sizes), seed=0)),
         ]
 
-    def block(self, name: str, arguments: dict[str, Any]) -> Block:
-        """One layer, its two output matrices shrunk by the root of their number, so that depth adds no variance."""
-        attention = self.config.attention(name, arguments)
+    def block(self, name: str, arguments: dict[str, Any], index: int) -> Block:
+        """The layer ``index``; the root of their number shrinks output matrices, so that depth adds no variance."""
+        attention = self.config.attention(name, arguments, index)
         if not attention.causal:
             raise wrong("layers", repr(name), "mechanisms and projections that are causal")
         block = Block(attention, self.config.width, self.config.inner_width, eps=self.config.eps)
