@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from regard.core.mechanism import Example, Host, Mechanism, Signal, Traits
     from regard.core.reduction import Partial
     from regard.core.state import State
+    from regard.hosts.attach import attach
+    from regard.hosts.steer import steer
     from regard.hosts.swap import swap
     from regard.hosts.watch import watch
     from regard.laws import check
@@ -40,11 +42,13 @@ LATE = {
     "Signal": "regard.core.mechanism",
     "State": "regard.core.state",
     "Traits": "regard.core.mechanism",
+    "attach": "regard.hosts.attach",
     "build": "regard.core.build",
     "check": "regard.laws",
     "entries": "regard.core.atlas",
     "find": "regard.core.atlas",
     "search": "regard.core.atlas",
+    "steer": "regard.hosts.steer",
     "swap": "regard.hosts.swap",
     "watch": "regard.hosts.watch",
 }
@@ -62,11 +66,13 @@ __all__ = [
     "Signal",
     "State",
     "Traits",
+    "attach",
     "build",
     "check",
     "entries",
     "find",
     "search",
+    "steer",
     "swap",
     "watch",
 ]
