@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -31,6 +33,8 @@ class Place:
         tokens: what they are, None where unknown. cross: whether the keys are another sequence.
         sequence: the number of the sequence (or batch of them), which goes on while its cache does.
         part: which part of the block it is about, ``"attention"`` for the call itself.
+        columns: gives ``(sums, counts)``, each ``(batch, heads, m)``: of each column of the unedited A over the real
+            queries of the call, and how many of these may see the key; computed when it is called.
         again: whether gradient checkpointing computes the call once more.
     """
 
@@ -45,6 +49,7 @@ class Place:
     cross: bool = False
     sequence: int = 0
     part: str = "attention"
+    columns: Callable[[], tuple[Tensor, Tensor]] | None = None
     again: bool = False
 
     @property
@@ -73,6 +78,10 @@ class Place:
     def key_positions(self) -> Tensor:
         """``(batch, m)`` int64: those of the keys; −1 for padding."""
         return self.positions[:, self.start :]
+
+    def of_rows(self, rows: Tensor) -> Place:
+        """The same of some of the queries, which ``rows`` index."""
+        return replace(self, rows=self.rows[rows], queries=self.queries[:, rows])
 
     def same(self, other: Place) -> bool:
         """Whether an edit would do the same in both."""
@@ -214,8 +223,13 @@ class Edit:
 
     parts: ClassVar[tuple[Part, ...]] = ()
     """Of which parts of a block `hidden` is given the states."""
-    group_count: ClassVar[int] = 2
+    group_count: int = 2
     """Into how many groups `groups` parts the keys."""
+    resumable: ClassVar[bool] = True
+    """Whether a row depends on nothing after it, so that decoding edits as one pass over the whole text does."""
+
+    dial: ClassVar[tuple[str, float] | None] = None
+    """``(name, value)`` of the number that says how much it changes, and its value at which that is nothing."""
 
     def __init__(self, where: Where | None = None) -> None:
         self.where = Where() if where is None else where
@@ -223,7 +237,47 @@ class Edit:
     @property
     def idle(self) -> bool:
         """Whether it changes nothing anywhere, as at strength 0; then none of its methods is called."""
-        return False
+        return self.dial is not None and getattr(self, self.dial[0]) == self.dial[1]
+
+    def at(self, value: float) -> Self:
+        """The same edit with its `dial` at another value.
+
+        Raises:
+            TypeError: it has none.
+        """
+        if self.dial is None:
+            raise wrong("value", str(value), f"an edit with a dial: {type(self).__name__} has none", TypeError)
+        return self.but(**{self.dial[0]: value})
+
+    def but(self, **changed: Any) -> Self:
+        """The same edit with some attributes changed, its ``where`` among them."""
+        other = copy(self)
+        for name, value in changed.items():
+            setattr(other, name, value)
+        return other
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{name}={value!r}" for name, value in self.arguments().items())
+        return f"{type(self).__name__}({told})"
+
+    def arguments(self) -> dict[str, Any]:
+        """What its constructor takes to make it again, those that are not their defaults; attributes have their names.
+
+        Raises:
+            TypeError: an argument is kept under no such name, here or in ``where``.
+        """
+        found = {}
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            holder = next((one for one in (self, self.where) if name in vars(one)), None)
+            if holder is None:
+                what = f"{type(self).__name__}, which keeps no attribute of this name"
+                raise wrong(name, what, "an attribute for every argument of the constructor", TypeError)
+            value = getattr(holder, name)
+            if isinstance(value, frozenset):
+                value = sorted(value)
+            if parameter.default is parameter.empty or not plainly_equal(value, parameter.default):
+                found[name] = value
+        return found
 
     def queries(self, q: Tensor, k: Tensor, place: Place) -> tuple[Tensor, Tensor] | None:
         """Queries ``(b, heads, n, d)`` and keys ``(b, kv_heads, m, d)``, positions already in them.
@@ -242,7 +296,7 @@ class Edit:
         return None
 
     def groups(self, place: Place) -> Tensor | None:
-        """A partition of the keys for `masses`: ``(b, 1 or heads, m)`` int64, group of each key; −1 hides it.
+        """A partition of the keys for `masses`: ``(b, 1 or heads, m)`` int64, group of each key, from 0.
 
         None for the keys that ``where`` names (1) and the others (0).
         """
@@ -266,6 +320,11 @@ class Edit:
         last; ``"attn"`` and ``"mlp"`` are what a block's attention and its MLP add to that.
         """
         return None
+
+
+def plainly_equal(one: Any, other: Any) -> bool:
+    """Whether two arguments are the same, tensors never."""
+    return not isinstance(one, Tensor) and not isinstance(other, Tensor) and bool(one == other)
 
 
 def uses(edit: Edit, method: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ class HeadAblation(Edit):
         ValueError: neither a way nor means; a layer without means.
     """
 
+    dial: ClassVar[tuple[str, float] | None] = ("strength", 0.0)
+
     def __init__(
         self,
         heads: Sequence[int] | Mapping[int, Sequence[int]],
@@ -42,10 +44,6 @@ class HeadAblation(Edit):
         if not isinstance(by, Mapping) and by not in ("zero", "mean"):
             raise wrong("by", repr(by), "'zero', 'mean', or means (heads, e) by layer")
         self.by, self.strength = by, strength
-
-    @property
-    def idle(self) -> bool:
-        return self.strength == 0
 
     def heads(self, z: Tensor, place: Place) -> Tensor:
         return torch.lerp(z, self.mean(z, place).to(z.dtype), self.strength)

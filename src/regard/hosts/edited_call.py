@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from torch import Tensor
 from regard.core.edit import Edit, Place, uses
 from regard.core.errors import wrong
 from regard.core.mechanism import accumulate_dtype, repeat_heads
-from regard.hosts.softmax_call import Call, Map, Strip, attend, dense, grouped, masked_scores
+from regard.hosts.softmax_call import Call, Map, Strip, attend, dense, grouped, log_sum_exp, masked_scores
 
 ROWS_AT_ONCE = 1 << 22
 """Entries of a mask of one group's keys that are formed at once."""
@@ -138,28 +139,70 @@ class Outcome:
 
 
 def attend_edited(edits: Sequence[Edit], call: Call, v: Tensor, dropout: float, place: Place | None) -> Outcome:
-    """The call under edits of scores and of masses, and the fused kernel alone where no edit does anything here."""
+    """The call under edits of scores and of masses, and the fused kernel alone where no edit does anything."""
     if place is None:
         return Outcome(*plain(call, v, dropout))
     call = edited_scores(edits, call, place)
     movers = [edit for edit in edits if uses(edit, "masses") and bool(edit.where.entries(place).any())]
     if not movers:
         return Outcome(*plain(call, v, dropout))
+    meant = torch.stack([edit.where.entries(place) for edit in movers]).any(0)
+    place = replace(place, columns=partial(columns_of, call, place))
+    partitions = [groups_of(edit, place) for edit in movers]
+    rows = meant.any(0).any(0).nonzero()[:, 0]
+    moved = moved_rows(movers, call, v, dropout, place.of_rows(rows), partitions, rows)
+    if moved is not None and bool(meant.all()):
+        return moved
+    out, call, lse = plain(call, v, dropout)
+    if moved is None or moved.tilt is None:
+        return Outcome(out, call, lse)
+    chosen = meant[:, :, rows, None]
+    out = out.index_copy(2, rows, torch.where(chosen, moved.out, out[:, :, rows]))
+    ratio = moved.tilt.ratio.new_ones(*lse.shape, moved.tilt.ratio.shape[3])
+    ratio = ratio.index_copy(2, rows, torch.where(chosen, moved.tilt.ratio, 1.0))
+    return Outcome(out, call, lse.detach(), Tilt(ratio, moved.tilt.groups))
+
+
+def moved_rows(
+    movers: Sequence[Edit],
+    call: Call,
+    v: Tensor,
+    dropout: float,
+    place: Place,
+    partitions: Sequence[Tensor],
+    rows: Tensor,
+) -> Outcome | None:
+    """Some ``rows`` of the call, which ``place`` is about, under edits that move mass; None if none of them does."""
     sizes = torch.tensor([edit.group_count for edit in movers])
-    partition = joint([groups_of(edit, place) for edit in movers], sizes)
-    if bool((partition < 0).any()):
-        seen = (partition >= 0)[:, :, None]
-        call = replace(call, mask=seen if call.mask is None else call.mask & seen)
-    partition = partition.clamp(min=0)
-    parts = [attend_group(call, v, dropout, partition == group) for group in range(int(sizes.prod()))]
+    partition = joint(partitions, sizes)
+    parts = [attend_group(call, v, dropout, partition == group, rows) for group in range(int(sizes.prod()))]
     total = summed([lse for _, lse in parts])
     if call.sinks is not None:
-        total = torch.logaddexp(total, call.sunk())
+        total = torch.logaddexp(total, call.sunk(rows))
     masses = torch.stack([torch.exp(lse - total.masked_fill(total == -torch.inf, 0)) for _, lse in parts], dim=3)
     moved = moved_masses(movers, masses, sizes, place)
-    out = sum(part.to(moved.dtype) * moved[..., group, None] for group, (part, _) in enumerate(parts))
+    if moved is None:
+        return None
+    out = torch.stack([part.to(moved.dtype) * moved[..., group, None] for group, (part, _) in enumerate(parts)]).sum(0)
     ratio = torch.where(masses > 0, moved / masses.clamp(min=torch.finfo(masses.dtype).tiny), 0)
-    return Outcome(out.to(v.dtype), call, total.detach(), Tilt(ratio.detach(), partition))  # type: ignore[union-attr]
+    return Outcome(out.to(v.dtype), call, total.detach(), Tilt(ratio.detach(), partition))
+
+
+@torch.no_grad()
+def columns_of(call: Call, place: Place) -> tuple[Tensor, Tensor]:
+    """The sums of A's columns over real queries, and how many of these may see each key, ``(b, heads, m)`` each."""
+    call = replace(call, **{name: value.detach() for name, value in vars(call).items() if isinstance(value, Tensor)})
+    lse = log_sum_exp(call)
+    source = Map(call, lse if call.sinks is None else torch.logaddexp(lse, call.sunk()))
+    sums = torch.zeros(*call.q.shape[:2], call.m, dtype=source.lse.dtype, device=call.device)
+    counts = torch.zeros_like(sums)
+    for rows in call.blocks():
+        strip, real = source.strip(rows), place.queries[:, None, rows, None]
+        columns = slice(strip.start, strip.start + strip.weights.shape[3])
+        seen = call.visible(rows, columns.start, columns.stop)
+        sums[..., columns] += (strip.weights * real).sum(2)
+        counts[..., columns] += (real if seen is None else real & seen).expand_as(strip.weights).sum(2)
+    return sums, counts
 
 
 def plain(call: Call, v: Tensor, dropout: float) -> tuple[Tensor, Call, Tensor]:
@@ -183,49 +226,49 @@ def groups_of(edit: Edit, place: Place) -> Tensor:
     if groups.dim() != 3 or groups.shape[2] != place.m or groups.shape[1] not in (1, place.heads):
         wanted = f"(batch, 1 or {place.heads}, {place.m})"
         raise wrong("groups", f"shape {tuple(groups.shape)} of {type(edit).__name__}", wanted)
-    if groups.numel() and int(groups.max()) >= edit.group_count:
-        wanted = f"groups from −1 to {edit.group_count - 1}: so many does its group_count declare"
-        raise wrong("groups", f"group {int(groups.max())} of {type(edit).__name__}", wanted)
+    if groups.numel() and not 0 <= int(groups.min()) <= int(groups.max()) < edit.group_count:
+        what = f"groups {int(groups.min())} to {int(groups.max())} of {type(edit).__name__}"
+        raise wrong("groups", what, f"0 to {edit.group_count - 1}: so many does its group_count declare")
     return groups.long()
 
 
 def joint(partitions: Sequence[Tensor], sizes: Tensor) -> Tensor:
-    """The common refinement of several partitions of so many groups each; −1 where one of them hides a key."""
-    codes, hidden = partitions[0], partitions[0] < 0
+    """The common refinement of several partitions of so many groups each."""
+    codes = partitions[0]
     for partition, size in zip(partitions[1:], sizes[1:].tolist(), strict=True):
-        codes, hidden = codes * size + partition, hidden | (partition < 0)
-    return codes.masked_fill(hidden, -1)
+        codes = codes * size + partition
+    return codes
 
 
-def moved_masses(movers: Sequence[Edit], masses: Tensor, sizes: Tensor, place: Place) -> Tensor:
-    """``masses (b, heads, n, g)`` of the common groups after each edit has moved those of its own."""
-    moved = masses.unflatten(3, sizes.tolist())
+def moved_masses(movers: Sequence[Edit], masses: Tensor, sizes: Tensor, place: Place) -> Tensor | None:
+    """``masses (b, heads, n, g)`` of the common groups after each edit has moved those of its own; None if none has."""
+    moved, changed = masses.unflatten(3, sizes.tolist()), False
     for axis, edit in enumerate(movers):
         others = [3 + other for other in range(len(sizes)) if other != axis]
         own = moved.sum(others) if others else moved
-        wanted = edit.masses(own, place)
-        if wanted is None:
+        if (wanted := edit.masses(own, place)) is None:
             continue
         wanted = torch.where(edit.where.entries(place)[..., None], wanted.to(own.dtype), own)
         ratio = torch.where(own > 0, wanted / own.clamp(min=torch.finfo(own.dtype).tiny), 0)
         for other in others:
             ratio = ratio.unsqueeze(other)
-        moved = moved * ratio
-    return moved.flatten(3)
+        moved, changed = moved * ratio, True
+    return moved.flatten(3) if changed else None
 
 
-def attend_group(call: Call, v: Tensor, dropout: float, members: Tensor) -> tuple[Tensor, Tensor]:
-    """``(out, lse)`` of a call over the keys in ``members (b, 1 or heads, m)`` alone, its sinks left out."""
+def attend_group(call: Call, v: Tensor, dropout: float, members: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """``(out, lse)`` of ``rows`` over the keys in ``members (b, 1 or heads, m)`` alone, sinks left out."""
     columns = members.flatten(0, 1).any(0).nonzero()[:, 0]
     if len(columns) == 0:
-        empty = call.q.new_full(call.q.shape[:3], -torch.inf, dtype=accumulate_dtype(call.q.dtype))
-        return v.new_zeros(*call.q.shape[:3], v.shape[3]), empty
+        shape = (*call.q.shape[:2], len(rows))
+        empty = call.q.new_full(shape, -torch.inf, dtype=accumulate_dtype(call.q.dtype))
+        return v.new_zeros(*shape, v.shape[3]), empty
     size = max(1, ROWS_AT_ONCE // max(len(columns) * members.shape[0] * members.shape[1], 1))
     differentiated = torch.is_grad_enabled() and (call.q.requires_grad or call.k.requires_grad)
     compute = attend_differentiably if differentiated else attend
     found = []
-    for rows in torch.arange(call.n, device=call.device).split(size):
-        part = cut(call, rows, columns, members)
+    for some in rows.split(size):
+        part = cut(call, some, columns, members)
         out, lse = compute(part, v[:, :, columns], dropout)
         assert part.mask is not None
         blind = ~part.mask.any(3)  # the fused kernel gives any number there
