@@ -20,8 +20,8 @@ from regard.core.errors import wrong
 from regard.hosts.attention_arguments import Asked, Reader
 from regard.hosts.attention_interface import Installed, configurations, label, owner
 from regard.hosts.edited_call import Outcome, attend_edited, edited_heads, edited_inputs
-from regard.hosts.forward_pass import Pass, Passes, recomputing
-from regard.hosts.mechanism_call import Implied
+from regard.hosts.forward_pass import Pass, PassTracker, recomputing
+from regard.hosts.mechanism_call import ImplicitAttention
 from regard.hosts.places import Places, astray, place_of
 from regard.hosts.sites import Sites
 from regard.hosts.slots import Slots
@@ -72,7 +72,7 @@ class Computing(Part, Protocol):
         """Where the call stands; refuses one that cannot be computed here."""
         ...
 
-    def compute(self, spot: Spot, asked: Asked, slots: Slots) -> tuple[Tensor, Implied | None, str]:
+    def compute(self, spot: Spot, asked: Asked, slots: Slots) -> tuple[Tensor, ImplicitAttention | None, str]:
         """``(A v, what its rows follow from, what computes it)``."""
         ...
 
@@ -88,7 +88,7 @@ class Watching(Part, Protocol):
         """Is shown a softmax call."""
         ...
 
-    def observe_mechanism(self, spot: Spot, source: Implied | None, mechanism: str) -> None:
+    def observe_mechanism(self, spot: Spot, source: ImplicitAttention | None, mechanism: str) -> None:
         """Is shown a call that a mechanism computed."""
         ...
 
@@ -133,7 +133,7 @@ class Attachment:
         self.places = Places()
         self.checkpointing: list[Any] = [m for m in model.modules() if hasattr(m, "gradient_checkpointing")]
         self.installed = Installed(model, self.attend)
-        self.passes = Passes(model, self.finished)
+        self.passes = PassTracker(model, self.finished)
 
     @classmethod
     def on(cls, model: PreTrainedModel) -> Attachment:

@@ -20,7 +20,16 @@ from torch import Tensor
 from regard.core.edit import Edit, Place, uses
 from regard.core.errors import wrong
 from regard.core.mechanism import accumulate_dtype, repeat_heads
-from regard.hosts.softmax_call import Call, Map, Strip, attend, dense, grouped, log_sum_exp, masked_scores
+from regard.hosts.softmax_call import (
+    AttentionMap,
+    AttentionRows,
+    SoftmaxCall,
+    attend,
+    dense,
+    grouped,
+    log_sum_exp,
+    masked_scores,
+)
 
 ROWS_AT_ONCE = 1 << 22
 """Entries of a mask of one group's keys that are formed at once."""
@@ -51,7 +60,7 @@ def of_heads(edit: Edit, old: Tensor, new: Tensor, keys: Tensor, place: Place) -
     return torch.where(shared.any(1)[None, :, None, None] & keys, new.to(old.dtype), old)
 
 
-def edited_scores(edits: Sequence[Edit], call: Call, place: Place) -> Call:
+def edited_scores(edits: Sequence[Edit], call: SoftmaxCall, place: Place) -> SoftmaxCall:
     """The call with what the edits add to its scores, and without the keys that they hide."""
     for edit in edits:
         if not uses(edit, "scores") or (added := edit.scores(place)) is None:
@@ -99,20 +108,20 @@ class Tilt:
 
 
 @dataclass(frozen=True)
-class TiltedMap(Map):
+class TiltedMap(AttentionMap):
     """A of a call whose groups of keys weigh more or less than they did."""
 
     tilt: Tilt | None = None
 
     @torch.no_grad()
-    def strip(self, rows: Tensor) -> Strip:
+    def strip(self, rows: Tensor) -> AttentionRows:
         strip = super().strip(rows)
         if self.tilt is None:
             return strip
         factor = self.tilt.of(rows, strip.start, strip.start + strip.weights.shape[3]).to(strip.weights.dtype)
         weights = strip.weights * factor
         logs = torch.where(weights > 0, strip.log_weights + factor.clamp(min=torch.finfo(factor.dtype).tiny).log(), 0)
-        return Strip(weights, logs, strip.start, strip.visible)
+        return AttentionRows(weights, logs, strip.start, strip.visible)
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,7 @@ class Outcome:
     """
 
     out: Tensor
-    call: Call
+    call: SoftmaxCall
     lse: Tensor
     tilt: Tilt | None = None
 
@@ -138,7 +147,7 @@ class Outcome:
         return found * self.tilt.of(every, 0, self.call.m).to(found.dtype)
 
 
-def attend_edited(edits: Sequence[Edit], call: Call, v: Tensor, dropout: float, place: Place | None) -> Outcome:
+def attend_edited(edits: Sequence[Edit], call: SoftmaxCall, v: Tensor, dropout: float, place: Place | None) -> Outcome:
     """The call under edits of scores and of masses, and the fused kernel alone where no edit does anything."""
     if place is None:
         return Outcome(*plain(call, v, dropout))
@@ -165,7 +174,7 @@ def attend_edited(edits: Sequence[Edit], call: Call, v: Tensor, dropout: float, 
 
 def moved_rows(
     movers: Sequence[Edit],
-    call: Call,
+    call: SoftmaxCall,
     v: Tensor,
     dropout: float,
     place: Place,
@@ -189,11 +198,11 @@ def moved_rows(
 
 
 @torch.no_grad()
-def columns_of(call: Call, place: Place) -> tuple[Tensor, Tensor]:
+def columns_of(call: SoftmaxCall, place: Place) -> tuple[Tensor, Tensor]:
     """The sums of A's columns over real queries, and how many of these may see each key, ``(b, heads, m)`` each."""
     call = replace(call, **{name: value.detach() for name, value in vars(call).items() if isinstance(value, Tensor)})
     lse = log_sum_exp(call)
-    source = Map(call, lse if call.sinks is None else torch.logaddexp(lse, call.sunk()))
+    source = AttentionMap(call, lse if call.sinks is None else torch.logaddexp(lse, call.sunk()))
     sums = torch.zeros(*call.q.shape[:2], call.m, dtype=source.lse.dtype, device=call.device)
     counts = torch.zeros_like(sums)
     for rows in call.blocks():
@@ -205,7 +214,7 @@ def columns_of(call: Call, place: Place) -> tuple[Tensor, Tensor]:
     return sums, counts
 
 
-def plain(call: Call, v: Tensor, dropout: float) -> tuple[Tensor, Call, Tensor]:
+def plain(call: SoftmaxCall, v: Tensor, dropout: float) -> tuple[Tensor, SoftmaxCall, Tensor]:
     """A call without edits of mass."""
     out, lse = attend(call, v, dropout)
     return out, call, lse
@@ -256,7 +265,7 @@ def moved_masses(movers: Sequence[Edit], masses: Tensor, sizes: Tensor, place: P
     return moved.flatten(3) if changed else None
 
 
-def attend_group(call: Call, v: Tensor, dropout: float, members: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+def attend_group(call: SoftmaxCall, v: Tensor, dropout: float, members: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """``(out, lse)`` of ``rows`` over the keys in ``members (b, 1 or heads, m)`` alone, sinks left out."""
     columns = members.flatten(0, 1).any(0).nonzero()[:, 0]
     if len(columns) == 0:
@@ -277,7 +286,7 @@ def attend_group(call: Call, v: Tensor, dropout: float, members: Tensor, rows: T
     return torch.cat([out for out, _ in found], dim=2), torch.cat([lse for _, lse in found], dim=2)
 
 
-def attend_differentiably(call: Call, v: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
+def attend_differentiably(call: SoftmaxCall, v: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
     """`attend` of a call with a mask, dense, with a gradient of the log-sum-exp, too: masses follow from that."""
     assert call.mask is not None
     blind = ~call.mask.any(3)
@@ -287,7 +296,7 @@ def attend_differentiably(call: Call, v: Tensor, dropout: float) -> tuple[Tensor
     return grouped(weights, v.to(weights.dtype)).to(v.dtype), lse
 
 
-def cut(call: Call, rows: Tensor, columns: Tensor, members: Tensor) -> Call:
+def cut(call: SoftmaxCall, rows: Tensor, columns: Tensor, members: Tensor) -> SoftmaxCall:
     """The call of some rows over some columns, of which each head sees its members."""
     mask = members[..., None, columns]
     if (seen := call.visible(rows, 0, call.m)) is not None:

@@ -12,12 +12,14 @@ from torch.nn.functional import pad
 from regard.core.edit import Place
 from regard.core.errors import wrong
 from regard.core.tile import Tokens
-from regard.hosts.forward_pass import Pass, Passes
+from regard.hosts.forward_pass import Pass, PassTracker
 from regard.hosts.slots import Slots
-from regard.hosts.softmax_call import Call
+from regard.hosts.softmax_call import SoftmaxCall
 
 
-def place_of(call: Call, inside: Pass, layer: int, slots: Slots, causal: bool, cross: bool, passes: Passes) -> Place:
+def place_of(
+    call: SoftmaxCall, inside: Pass, layer: int, slots: Slots, causal: bool, cross: bool, passes: PassTracker
+) -> Place:
     """What edits are told of a call."""
     start, stop = slots.key, call.m if cross else slots.query + call.n
     keys, queries = real_tokens(call, inside, slots, stop, causal, cross, passes.real)
@@ -37,7 +39,7 @@ def tokens_of(inside: Pass, keys: Tensor) -> Tokens | None:
 
 
 def real_tokens(
-    call: Call, inside: Pass, slots: Slots, stop: int, causal: bool, cross: bool, earlier: dict[str, Tensor]
+    call: SoftmaxCall, inside: Pass, slots: Slots, stop: int, causal: bool, cross: bool, earlier: dict[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """``(keys (batch, stop), queries (batch, n))`` bool: which of them are no padding.
 
@@ -65,7 +67,7 @@ def real_tokens(
     return keys, queries
 
 
-def astray(call: Call, name: str, past: int) -> Exception:
+def astray(call: SoftmaxCall, name: str, past: int) -> Exception:
     """What to raise where a layer's keys are not those that its cache and its queries would make."""
     what = f"{call.m} keys for {call.n} queries in {name}, after {past} tokens"
     return wrong("past_key_values", what, "a cache whose length tells which tokens its keys are", RuntimeError)

@@ -16,14 +16,14 @@ from transformers import PreTrainedModel
 from regard.core.build import build_for, parse, written
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Host, Mechanism
+from regard.core.mechanism import LayerSpec, Mechanism
 from regard.hosts.attachment import Attachment, Spot
 from regard.hosts.attention_arguments import Asked
 from regard.hosts.attention_interface import host, label
 from regard.hosts.forward_pass import Pass
-from regard.hosts.mechanism_call import Implied
+from regard.hosts.mechanism_call import ImplicitAttention
 from regard.hosts.slots import Slots
-from regard.hosts.state_cache import Held, Home, Kept
+from regard.hosts.state_cache import Held, Home, StateCacheLayer
 from regard.kernels.block_sparse.plan import Bias
 from regard.mechanisms.sparse.pattern import PatternAttention, Patterned
 from regard.mechanisms.sparse.window import SlidingWindow
@@ -128,7 +128,7 @@ class Swap(AbstractContextManager["Swap"]):
             raise wrong("past_key_values", f"{call.m} keys of {past + call.n} tokens", STARTS)
         return slots
 
-    def compute(self, spot: Spot, asked: Asked, slots: Slots) -> tuple[Tensor, Implied | None, str]:
+    def compute(self, spot: Spot, asked: Asked, slots: Slots) -> tuple[Tensor, ImplicitAttention | None, str]:
         """``(A v, what its rows follow from, what computes it)``; no rows follow from a past that was not watched."""
         call, home, handed = asked.call, self.homes[spot.name], self.attachment.passes.handed(spot.inside, spot.name)
         chosen = self.mechanism(spot)
@@ -138,7 +138,7 @@ class Swap(AbstractContextManager["Swap"]):
         q = call.q * (call.scaling * call.q.shape[3] ** 0.5)
         if home.kept is None and call.n > 1 and not asked.causal(handed.past):
             layout = bidirectional(mechanism, call.mask)
-            return mechanism(q, call.k, asked.v, layout), Implied(mechanism, q, call.k, layout), text
+            return mechanism(q, call.k, asked.v, layout), ImplicitAttention(mechanism, q, call.k, layout), text
         own = (
             home.replaceable
             and self.owners[handed.cache][home.index] == spot.name
@@ -148,7 +148,7 @@ class Swap(AbstractContextManager["Swap"]):
         turn = Turn(spot.layer, home, slots.query, spot.inside.keys, fresh)
         return *self.run(mechanism, q, asked, turn), text
 
-    def refuse(self, layer: int, asked: Asked, kept: Kept | None) -> None:
+    def refuse(self, layer: int, asked: Asked, kept: StateCacheLayer | None) -> None:
         """Raises a ValueError for a call that no mechanism can stand in for."""
         if kept is not None and kept.swap() is not self:
             raise wrong("past_key_values", "a cache that another swap filled", "a new cache", RuntimeError)
@@ -173,18 +173,18 @@ class Swap(AbstractContextManager["Swap"]):
             self.fitted[layer, window] = within_window(mechanism, window)
         return self.fitted[layer, window]
 
-    def run(self, mechanism: Mechanism, q: Tensor, asked: Asked, turn: Turn) -> tuple[Tensor, Implied | None]:
+    def run(self, mechanism: Mechanism, q: Tensor, asked: Asked, turn: Turn) -> tuple[Tensor, ImplicitAttention | None]:
         """A causal call: on from the layer's state where its cache can hold one, else over all keys."""
         call, kept = asked.call, turn.home.kept
         n, total = call.n, turn.past + call.n
         keys = turn.keys(call.mask, total)
-        layout = Layout(causal=True, keys=keys)
+        layout = Layout(causal=True, key_mask=keys)
         regular = says(call.mask, layout, n, total, asked.window)
         if kept is None and not (turn.fresh and regular):
             if call.m != total:
                 raise wrong("past_key_values", f"{call.m} keys of {total} tokens", STARTS)
             layout = layout if regular else masked(mechanism, call.mask, True)
-            return mechanism(q, call.k, asked.v, layout), Implied(mechanism, q, call.k, layout)
+            return mechanism(q, call.k, asked.v, layout), ImplicitAttention(mechanism, q, call.k, layout)
         if not regular:
             what = "a mask of its own for tokens that a swapped cache goes on with"
             raise wrong("attention_mask", what, "causality and padding (2 axes)")
@@ -198,7 +198,7 @@ class Swap(AbstractContextManager["Swap"]):
         out, held = held.extend(q, call.k, asked.v, new)
         kept.held[turn.layer] = held
         every = held.keys if held.keys is not None and held.keys.shape[2] == total else None
-        return out, None if every is None else Implied(mechanism, q, every, layout)
+        return out, None if every is None else ImplicitAttention(mechanism, q, every, layout)
 
 
 @dataclass(frozen=True)
@@ -262,10 +262,10 @@ def swap(
     model = host(model)
     if isinstance(mechanism, Mapping):
         chosen: dict[int | None, tuple[Mechanism, str]] = {
-            layer: (made(given, config), said(given, config)) for layer, given in mechanism.items()
+            layer: (instantiate(given, config), said(given, config)) for layer, given in mechanism.items()
         }
     else:
-        one = (made(mechanism, config), said(mechanism, config))
+        one = (instantiate(mechanism, config), said(mechanism, config))
         chosen = {None: one} if layers is None else dict.fromkeys(layers, one)
     for layer in chosen:
         if layer is not None and layer < 0:
@@ -273,7 +273,7 @@ def swap(
     return Swap(model, chosen)
 
 
-def made(given: str | Mechanism | Pattern, config: Mapping[str, Any]) -> Mechanism:
+def instantiate(given: str | Mechanism | Pattern, config: Mapping[str, Any]) -> Mechanism:
     """The mechanism that is meant, refused if it would have to be trained."""
     if isinstance(given, str) and PATTERN.search(given):
         given = parse_pattern(given)
@@ -286,7 +286,7 @@ def made(given: str | Mechanism | Pattern, config: Mapping[str, Any]) -> Mechani
         raise wrong(next(iter(config)), "an argument", "none: the mechanism is made already", TypeError)
     mechanism: Any = given
     needs = [*mechanism.signals, *(name for name, _ in mechanism.named_parameters())]
-    needs += [] if mechanism.host == Host() else ["a block of its own (convolution, activation, norm or gate)"]
+    needs += [] if mechanism.layer == LayerSpec() else ["a block of its own (convolution, activation, norm or gate)"]
     if needs:
         name = type(mechanism).__name__
         raise wrong("mechanism", f"{name}, which needs {', '.join(needs)}", "one that needs no training, as a window")
@@ -337,7 +337,7 @@ def says(mask: Tensor | None, layout: Layout, n: int, m: int, window: int | None
     if window is not None:
         slots = torch.arange(m, device=mask.device)
         allowed = allowed & (slots > slots[m - n :, None] - window)
-    real = torch.ones((), dtype=torch.bool) if layout.keys is None else layout.keys[:, None, m - n :, None]
+    real = torch.ones((), dtype=torch.bool) if layout.key_mask is None else layout.key_mask[:, None, m - n :, None]
     return mask.shape[-1] == m and bool((mask & real == allowed & real).all())
 
 
@@ -347,7 +347,7 @@ def bidirectional(mechanism: Mechanism, mask: Tensor | None) -> Layout:
         return Layout()
     keys = mask[:, 0].any(1)
     if bool((mask == keys[:, None, None]).all()):
-        return Layout(keys=keys.expand(len(keys), -1))
+        return Layout(key_mask=keys.expand(len(keys), -1))
     return masked(mechanism, mask, False)
 
 

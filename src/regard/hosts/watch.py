@@ -19,13 +19,13 @@ from regard.hosts.attention_interface import host, label
 from regard.hosts.caught_weights import Reading
 from regard.hosts.edited_call import Outcome, TiltedMap
 from regard.hosts.forward_pass import Pass
-from regard.hosts.lm_session import Own
-from regard.hosts.mechanism_call import Implied
+from regard.hosts.lm_session import LMSession
+from regard.hosts.mechanism_call import ImplicitAttention
 from regard.hosts.places import astray, real_tokens, tokens_of
-from regard.hosts.recurrent_hooks import Follower
+from regard.hosts.recurrent_hooks import RecurrentHooks
 from regard.hosts.session import Choice, Layer, Session
 from regard.hosts.slots import Slots
-from regard.hosts.softmax_call import Call, Map
+from regard.hosts.softmax_call import AttentionMap, SoftmaxCall
 from regard.hosts.softmax_hooks import Softmaxes
 from regard.networks import LM
 
@@ -55,7 +55,7 @@ class Watched(Session):
         attachment.add(self)
         self.attachment, attachment.watching = attachment, self
         self.names, self.passes = attachment.names, attachment.passes
-        self.follower = Follower(self.model, self, self.passes)
+        self.follower = RecurrentHooks(self.model, self, self.passes)
         self.softmaxes = Softmaxes(self.model, self.passes, Reading(self))
 
     def remove(self) -> None:
@@ -107,7 +107,7 @@ class Watched(Session):
                 chosen = torch.tensor(heads, device=lse.device)
                 call, lse = call.select(chosen), lse[:, chosen]
                 tilt = None if tilt is None else tilt.select(chosen)
-            source = Map(call, lse) if tilt is None else TiltedMap(call, lse, tilt)
+            source = AttentionMap(call, lse) if tilt is None else TiltedMap(call, lse, tilt)
             for tile in self.tiles(layer, source, place, slots):
                 for probe in self.probes:
                     probe.update(tile)
@@ -116,17 +116,17 @@ class Watched(Session):
             self.seen(layer.index)
 
     @torch.no_grad()
-    def observe_mechanism(self, spot: Spot, source: Implied | None, mechanism: str) -> None:
+    def observe_mechanism(self, spot: Spot, source: ImplicitAttention | None, mechanism: str) -> None:
         """Shows the probes a call that a mechanism computed in the model's place."""
         if source is None:
             what = f"one that {spot.name}, swapped, goes on with, begun outside of the watch"
             raise wrong("past_key_values", what, "a cache that begins inside", RuntimeError)
         source = replace(source, q=source.q.detach(), k=source.k.detach())
-        held = source.layout.keys
+        held = source.layout.key_mask
         keys = torch.ones(len(source.k), source.m, dtype=torch.bool, device=source.device) if held is None else held
         self.implied(spot.label, mechanism, source, tokens_of(spot.inside, keys), self.passes.sequence)
 
-    def layer(self, spot: Spot, asked: Asked, call: Call, slots: Slots | None) -> Layer:
+    def layer(self, spot: Spot, asked: Asked, call: SoftmaxCall, slots: Slots | None) -> Layer:
         """The layer of this call, noted at its first."""
         cross = self.passes.crosses(spot.inside, spot.name, slots, asked)
         causal = not cross and asked.causal(0 if slots is None else slots.query - slots.key)
@@ -134,14 +134,14 @@ class Watched(Session):
         scores = (asked.window, call.softcap, call.scaling, call.sinks is not None)
         return self.noted(spot.label, lambda index: Layer(index, spot.label, *sizes, causal, cross, *scores))
 
-    def refuse_two_sequences(self, name: str, call: Call, place: Pass) -> None:
+    def refuse_two_sequences(self, name: str, call: SoftmaxCall, place: Pass) -> None:
         """Raises a RuntimeError for keys that are the module's own tokens and those of another sequence at once."""
         handed = self.passes.handed(place, name)
         if any(call.m == handed.past + call.n + other for other in handed.others):
             what = f"{name}, whose keys are its own tokens and another sequence's at once"
             raise wrong("model", what, "layers that attend to one sequence: distances have no meaning", RuntimeError)
 
-    def tiles(self, layer: Layer, source: Map, place: Pass, slots: Slots) -> Iterator[Tile]:
+    def tiles(self, layer: Layer, source: AttentionMap, place: Pass, slots: Slots) -> Iterator[Tile]:
         """The rows of one call, in the slots of the whole sequence."""
         call, first = source.call, slots.key
         stop = call.m if layer.cross else slots.query + call.n
@@ -158,7 +158,7 @@ class Watched(Session):
                 start=first + strip.start,
                 m=stop,
                 queries=queries[:, rows],
-                keys=keys,
+                key_mask=keys,
                 causal=layer.causal,
                 visible=None if strip.visible is None else strip.visible[..., :width],
                 log_weights=strip.log_weights[..., :width],
@@ -203,7 +203,7 @@ def watch(
             its first forward pass ends without a call of the attention interface.
     """
     about = (probes, Choice(layers, rows, seed), keep, seen, shares)
-    session = Own(model, *about) if isinstance(model, LM) else Watched(host(model), *about)
+    session = LMSession(model, *about) if isinstance(model, LM) else Watched(host(model), *about)
     try:
         session.install()
         yield session
@@ -211,6 +211,6 @@ def watch(
         session.remove()
 
 
-def detached(call: Call) -> Call:
+def detached(call: SoftmaxCall) -> SoftmaxCall:
     """The same without a gradient."""
     return replace(call, **{name: value.detach() for name, value in vars(call).items() if isinstance(value, Tensor)})

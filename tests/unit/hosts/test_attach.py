@@ -14,7 +14,7 @@ import regard
 from regard.core.edit import Edit, Place, Where
 from regard.edits import HeadAblation, Trace
 from regard.hosts.edited_call import attend_edited
-from regard.hosts.softmax_call import Call
+from regard.hosts.softmax_call import SoftmaxCall
 from regard.probes import Entropy
 from regard.records.record import record
 from unit.hosts.models import ROPE, bert, causal, eager, rwkv, spread, t5, tokens
@@ -433,7 +433,7 @@ def test_the_gradient_of_moved_mass_is_that_of_the_definition(heads):
     place = Place(0, 2, 1, torch.arange(5), 0, real, real)
 
     def out(q, k, v):
-        call = Call(q, k, 0.6, causal=True, mask=real[:, None, None].expand(-1, -1, 5, -1))
+        call = SoftmaxCall(q, k, 0.6, causal=True, mask=real[:, None, None].expand(-1, -1, 5, -1))
         return attend_edited(edits, call, v, 0.0, place).out
 
     assert torch.autograd.gradcheck(out, (q, k, v))
