@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from regard.core.mechanism import Example, LayerSpec, Mechanism, Signal, Traits
     from regard.core.reduction import Partial
     from regard.core.state import State
+    from regard.featuremap.build import gate
+    from regard.featuremap.insert import insert
     from regard.hosts.attach import attach
     from regard.hosts.steer import steer
     from regard.hosts.swap import swap
