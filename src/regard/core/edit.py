@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 from regard.core.tile import Tokens
 
 Rows = slice | Sequence[int] | Literal["all", "last"]
@@ -273,7 +274,7 @@ class Edit:
                 what = f"{type(self).__name__}, which keeps no attribute of this name"
                 raise wrong(name, what, "an attribute for every argument of the constructor", TypeError)
             value = getattr(holder, name)
-            if isinstance(value, frozenset):
+            if isinstance(value, frozenset | range):
                 value = sorted(value)
             if parameter.default is parameter.empty or not plainly_equal(value, parameter.default):
                 found[name] = value
@@ -325,6 +326,11 @@ class Edit:
 def plainly_equal(one: Any, other: Any) -> bool:
     """Whether two arguments are the same, tensors never."""
     return not isinstance(one, Tensor) and not isinstance(other, Tensor) and bool(one == other)
+
+
+def sampled(*edits: Edit) -> list[Sample]:
+    """Edits as examples for their laws."""
+    return [Sample(f"{index}: {edit!r}"[:60], edit) for index, edit in enumerate(edits)]
 
 
 def uses(edit: Edit, method: str) -> bool:

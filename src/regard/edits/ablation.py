@@ -8,8 +8,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from regard.core.edit import Edit, Place, Rows, Where
+from regard.core.edit import Edit, Place, Rows, Where, sampled
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 
 
 class HeadAblation(Edit):
@@ -59,3 +60,8 @@ class HeadAblation(Edit):
         real = place.queries[:, None, :, None]
         total = z.masked_fill(~real, 0).sum(2, keepdim=True)
         return (total / real.sum(2, keepdim=True).clamp(min=1)).expand_as(z)
+
+    @classmethod
+    def examples(cls) -> list[Sample]:
+        means = {layer: torch.linspace(-1, 1, 24).view(6, 4) for layer in (0, 1)}
+        return sampled(cls({0: [1, 4], 1: [2]}), cls([0, 1], means, strength=0.5, rows=slice(3, None)))

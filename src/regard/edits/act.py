@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
-from regard.core.edit import Edit, Place, Rows, Where
+from regard.core.edit import Edit, Place, Rows, Where, sampled
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 from regard.edits.tilt import Heads
 
 OTHERS, SINKS = 0, 1
@@ -99,5 +100,5 @@ class ACT(Edit):
         return torch.stack([others + freed, sinks - freed], dim=-1)
 
     @classmethod
-    def examples(cls) -> list[ACT]:
-        return [cls(alpha=0.15), cls(0.7, 0.1, heads={1: [0, 2, 5]})]
+    def examples(cls) -> list[Sample]:
+        return sampled(cls(alpha=0.15), cls(0.7, 0.1, heads={1: [0, 2, 5]}))

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
-from regard.core.edit import Edit, Place, Rows, Where
+from regard.core.edit import Edit, Place, Rows, Where, sampled
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 from regard.edits.tilt import Heads, Spans
 
 
@@ -84,9 +85,9 @@ class FoundInTheMiddle(Edit):
         return torch.cat([m[..., :1], torch.lerp(own, moved, self.strength)], dim=-1)
 
     @classmethod
-    def examples(cls) -> list[FoundInTheMiddle]:
+    def examples(cls) -> list[Sample]:
         bias = {1: torch.linspace(0, 0.2, 12).view(6, 2)}
-        return [cls([(1, 4), (4, 6)], bias), cls([(0, 2), (3, 6)], bias, 0.5, 0.6, heads=[1, 4])]
+        return sampled(cls([(1, 4), (4, 6)], bias), cls([(0, 2), (3, 6)], bias, 0.5, 0.6, heads=[1, 4]))
 
 
 class SpanMasses(Edit):

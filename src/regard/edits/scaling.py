@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from regard.core.edit import Edit, Place, Rows, Where
+from regard.core.edit import Edit, Place, Rows, Where, sampled
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 from regard.edits.tilt import Heads
 
 
@@ -37,8 +38,8 @@ class HeadScale(Edit):
         return z * self.factor
 
     @classmethod
-    def examples(cls) -> list[HeadScale]:
-        return [cls([0, 3], 0.5), cls({1: [2]}, -1.0, rows=slice(2, 9))]
+    def examples(cls) -> list[Sample]:
+        return sampled(cls([0, 3], 0.5), cls({1: [2]}, -1.0, rows=slice(2, 9)))
 
 
 class Temperature(Edit):
@@ -70,5 +71,5 @@ class Temperature(Edit):
         return q / self.temperature, k
 
     @classmethod
-    def examples(cls) -> list[Temperature]:
-        return [cls(0.5), cls(2.0, heads=[1, 4], layers=[1])]
+    def examples(cls) -> list[Sample]:
+        return sampled(cls(0.5), cls(2.0, heads=[1, 4], layers=[1]))

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
-from regard.core.edit import Edit, Place, Rows, Where
+from regard.core.edit import Edit, Place, Rows, Where, sampled
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 
 Heads = Sequence[int] | Mapping[int, Sequence[int]]
 Spans = Sequence[tuple[int, int]]
@@ -87,8 +88,10 @@ class Highlight(Tilt):
         return math.exp(self.strength)
 
     @classmethod
-    def examples(cls) -> list[Highlight]:
-        return [cls([(2, 5)], 1.3), cls([(0, 1), (3, 4)], -0.7, heads={1: [0, 2]}), cls(tokens=[5, 7, 9], layers=[1])]
+    def examples(cls) -> list[Sample]:
+        return sampled(
+            cls([(2, 5)], 1.3), cls([(0, 1), (3, 4)], -0.7, heads={1: [0, 2]}), cls(tokens=range(3, 14), layers=[1])
+        )
 
 
 class KnockOut(Tilt):
@@ -133,5 +136,7 @@ class KnockOut(Tilt):
         return torch.cat([torch.where(others > 0, total - kept, 0), kept], dim=-1)
 
     @classmethod
-    def examples(cls) -> list[KnockOut]:
-        return [cls([(2, 5)]), cls([(1, 3)], 0.4, heads=[1], rows=slice(4, None)), cls(tokens=[5, 7, 9], layers=[0])]
+    def examples(cls) -> list[Sample]:
+        return sampled(
+            cls([(2, 5)]), cls([(1, 3)], 0.4, heads=[1], rows=slice(4, None)), cls(tokens=range(3, 14), layers=[0])
+        )

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from regard.core.atlas import Claim, published
-from regard.core.edit import Rows, Where
+from regard.core.edit import Rows, Where, sampled
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 from regard.edits.tilt import Heads, Tilt
 
 
@@ -59,5 +60,5 @@ class ZeroTuning(Tilt):
         return self.gamma
 
     @classmethod
-    def examples(cls) -> list[ZeroTuning]:
-        return [cls(0.6), cls(2.5, heads={0: [1, 4], 1: [0]})]
+    def examples(cls) -> list[Sample]:
+        return sampled(cls(0.6), cls(2.5, heads={0: [1, 4], 1: [0]}))

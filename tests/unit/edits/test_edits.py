@@ -9,7 +9,18 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 import regard
-from regard.edits import ACT, FoundInTheMiddle, HeadScale, Highlight, KnockOut, SpanMasses, Temperature, ZeroTuning
+from regard.edits import (
+    ACT,
+    FoundInTheMiddle,
+    HeadAblation,
+    HeadScale,
+    Highlight,
+    KnockOut,
+    SpanMasses,
+    Temperature,
+    ZeroTuning,
+)
+from regard.edits.saved import dumped, load, loaded, save
 from unit.hosts.models import causal, eager, tokens
 from unit.hosts.test_attach import logits
 from unit.hosts.test_watch import CLOSE, Dense
@@ -21,6 +32,25 @@ def maps(*edits, name="Llama", n=13, ids=None, **inputs):
     with regard.attach(model, edits=edits, probes=[Dense(ids.shape[1])]) as attached:
         logits(model, ids, **inputs)
     return eager(model, input_ids=ids, **inputs).attentions[0], attached["dense"][0]
+
+
+@pytest.mark.parametrize("edit", [HeadAblation, HeadScale, KnockOut, Temperature])
+def test_edits_beside_the_atlas_are_lawful_too(edit):
+    report = regard.check(edit)
+    assert report.holds, report.broken
+
+
+def test_edits_are_kept_in_small_files(tmp_path):
+    edits = [Highlight([(2, 5)], 1.5, heads={1: [0]}, rows=slice(3, None)), HeadAblation([1], {0: torch.ones(6, 4)})]
+    save(edits, tmp_path / "edits.json")
+    assert [repr(edit) for edit in load(tmp_path / "edits.json")] == [repr(edit) for edit in edits]
+    assert len((tmp_path / "edits.json").read_text()) < 3000
+    with pytest.raises(LookupError, match=r"edit: got 'past', want one of .* \(did you mean 'pasta'\?\)"):
+        loaded(dumped(edits).replace('"pasta"', '"past"'))
+    with pytest.raises(ValueError, match="want JSON with the format 'regard edits 1'"):
+        loaded("{}")
+    with pytest.raises(OSError, match=r"path: got .*no such file"):
+        load(tmp_path / "none.json")
 
 
 def test_zero_tuning_is_its_equation():
