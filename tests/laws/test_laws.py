@@ -13,7 +13,6 @@ WAITING = {
     "network": "10 entries without a base",
     "analysis": "entries without a base",
     "kernel": "one system, held to `definition` through the mechanisms that are computed by it",
-    "router": "no system yet",
     "mixture": "no system yet",
     "neck": "no system yet",
     "edit": "no system yet",
