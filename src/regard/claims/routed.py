@@ -15,7 +15,9 @@ from regard.claims.figures import Figures, Finding
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism
 from regard.mechanisms.scored.softmax import Softmax
+from regard.mechanisms.sparse.dynamic_mask import DynamicMask
 from regard.mechanisms.sparse.moba import MoBA
+from regard.mechanisms.sparse.nsa import NativeSparse
 from regard.mechanisms.sparse.routed import RoutedBlocks
 from regard.mechanisms.sparse.window import SlidingWindow
 from regard.tasks.lexicon import FILLER, NAMES
@@ -111,3 +113,48 @@ def faster_than_dense(found: Figures) -> Finding:
     ratios = {n: found.one("dense", tokens=n) / found.one("routed", tokens=n) for n in (8192, 16384)}
     told = " and ".join(f"{ratio:.2f} times as fast at {n:,} tokens" for n, ratio in ratios.items())
     return Finding.of(told, ratios[8192] >= 2.5, ratios[16384] >= 4)
+
+
+@measured(tokens=[16384])
+def native(tokens: int) -> dict[str, float]:
+    """Seconds of one thread for dense and for native sparse attention, 8 heads of 64 over 2 of keys, in turn."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(1, 8, tokens, 64, generator=generator)
+    k, v = torch.randn(2, 1, 2, tokens, 64, generator=generator)
+    gates = {name: torch.rand(1, 8, tokens, generator=generator) for name in NativeSparse.signals}
+    causal, dense, sparse = Layout(causal=True), Softmax(), NativeSparse()
+    with torch.no_grad():
+        plain = seconds(lambda: dense(q, k, v, causal), 2)
+        routed = seconds(lambda: sparse(q, k, v, causal, **gates), 2)
+    return {"dense": plain, "routed": routed}
+
+
+def native_is_faster(found: Figures) -> Finding:
+    """It takes less time than dense attention."""
+    ratio = found.one("dense") / found.one("routed")
+    return Finding.of(f"{ratio:.2f} times as fast as dense attention at 16k tokens", ratio > 1)
+
+
+@measured(keep=[64], seed=range(3))
+def constant_cache(keep: int, seed: int) -> dict[str, float]:
+    """How far decoding token by token is from a whole call over 16 times as many keys, and the state's bytes."""
+    generator, n = torch.Generator().manual_seed(seed), 16 * keep
+    q = torch.randn(1, 4, n, 16, generator=generator, dtype=torch.float64)
+    k, v = torch.randn(2, 1, 2, n, 16, generator=generator, dtype=torch.float64)
+    score = torch.randn(1, 2, n, generator=generator, dtype=torch.float64)
+    mechanism = DynamicMask(keep)
+    whole = mechanism.weights(q, k, Layout(causal=True), score=score) @ v.repeat_interleave(2, 1)
+    state, rows, sizes = mechanism.start(1, dtype=torch.float64), [], []
+    for t in range(n):
+        one = slice(t, t + 1)
+        row, state = mechanism.extend(q[:, :, one], k[:, :, one], v[:, :, one], state, score=score[:, :, one])
+        rows.append(row)
+        sizes.append(state.bytes)
+    return {"error": (torch.cat(rows, 2) - whole).abs().max().item(), "full": sizes[keep - 1], "last": sizes[-1]}
+
+
+def cache_is_constant(found: Figures) -> Finding:
+    """Decoding is the definition to 1e-9, and the state of w tokens is that of 16 w."""
+    error, sizes = max(found("error")), set(found("full")) | set(found("last"))
+    told = f"decoding differs by {error:.0e} over 16 w tokens; {', '.join(f'{size:,}' for size in sorted(sizes))} bytes"
+    return Finding.of(f"{told} after w and after 16 w", error < 1e-9, len(sizes) == 1)

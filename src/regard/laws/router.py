@@ -175,7 +175,7 @@ def summary(subject: Chosen) -> str:
 
 
 def alone(subject: Chosen) -> str:
-    """A batch is its sequences, and grouped heads are heads with keys repeated."""
+    """A batch is its sequences; grouped heads are heads with keys repeated, or choose together where they say so."""
     n = 43
     q, k = subject.draw(n, n, batch=3)
     found = subject.choose(q, k).mask
@@ -183,7 +183,11 @@ def alone(subject: Chosen) -> str:
         single = subject.choose(q[row : row + 1], k[row : row + 1]).mask
         if not torch.equal(single[0], found[row]):
             raise Broken(f"sequence {row} alone chooses otherwise")
-    if not torch.equal(subject.choose(q, repeat_heads(k, subject.heads)).mask, found):
+    if subject.router.shared:
+        together = found.unflatten(1, (subject.groups, -1))
+        if not torch.equal(together, together[:, :, :1].expand_as(together)):
+            raise Broken("heads of a group choose apart, declared shared")
+    elif not torch.equal(subject.choose(q, repeat_heads(k, subject.heads)).mask, found):
         raise Broken("keys repeated for every head give another choice")
     return "3 sequences"
 

@@ -46,6 +46,8 @@ class Router(nn.Module):
     arguments: Mapping[str, Any]  # of the constructor, as they were given
     leaks: ClassVar[bool] = False
     """Whether the choice of a query reads later tokens even where a row is one query."""
+    shared: ClassVar[bool] = False
+    """Whether the heads of a group choose together."""
 
     def __init__(
         self,

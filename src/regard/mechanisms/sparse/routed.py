@@ -117,25 +117,34 @@ class Routed(Mechanism):
     ) -> tuple[Tensor, Known]:
         """Sums up the blocks that the new tokens complete, and attends to the chosen ones."""
         self.check(q, k, v, Layout(causal=True), signals)
+        grown, here = self.grown(k, v, state, key_mask)
+        keys, values, summary = self.all_of(grown)
+        choice = self.router(q, keys, self.router.rows(here, keys.shape[2], True), summary)
+        return chosen.attend(q, keys, values, choice).out, grown
+
+    def grown(self, k: Tensor, v: Tensor, state: Known, key_mask: Tensor | None) -> tuple[Known, Tensor]:
+        """The state with the new tokens, and where they stand: ``(batch or 1, new)``."""
         here, seen = count_new(state, key_mask, k.shape[2], k.shape[0])
         cache = state.cache.append(k, v, key_mask)
-        keys, values = in_order(cache)
-        summary = self.known(keys, state.summary, int(seen.min()))
-        here = here[:1] if cache.key_mask is None else here
-        rows = self.router.rows(here, keys.shape[2], True)
-        more = () if int(seen.min()) // rows.block == rows.m // rows.block else self.of(keys, summary)
-        choice = self.router(q, keys, rows, more or summary or None)
-        return chosen.attend(q, keys, values, choice).out, Known(seen, cache, summary)
+        least = int(seen.min())
+        done = in_order(cache)[0] if least // self.router.block > blocks_of(state.summary) else None
+        summary = state.summary if done is None else self.known(done, state.summary, least)
+        return Known(seen, cache, summary), here[:1] if cache.key_mask is None else here
+
+    def all_of(self, state: Known) -> tuple[Tensor, Tensor, Summary | None]:
+        """Keys and values by position, and the summary of all of their blocks that may be chosen."""
+        (keys, values), summary = in_order(state.cache), state.summary
+        if int(state.seen.max()) // self.router.block > blocks_of(summary):
+            summary = self.of(keys, summary)
+        return keys, values, summary or None
 
     def known(self, k: Tensor, old: Summary, least: int) -> Summary:
         """The summary of the first blocks, of which each sequence has ``least`` tokens or more."""
-        block = self.router.block
-        before, now = (old[0].shape[2] if old else 0), least // block
-        return self.of(k[:, :, : now * block], old) if now > before else old
+        return self.of(k[:, :, : least // self.router.block * self.router.block], old)
 
     def of(self, k: Tensor, old: Summary) -> Summary:
         """The summary of all blocks of ``k``, those that are summed up already left as they are."""
-        before = old[0].shape[2] if old else 0
+        before = blocks_of(old)
         new = self.router.summary(k[:, :, before * self.router.block :])
         return tuple(torch.cat(pair, 2) for pair in zip(old, new, strict=True)) if old else new
 
@@ -146,6 +155,11 @@ class Routed(Mechanism):
         itemsize = max(shape.itemsize, 4)
         summed = shape.batch * shape.groups * (m // router.block) * router.width(shape.head_dim) * itemsize
         return Cost(shape.batch * shape.heads * flops, shape.io_bytes, shape.cache_bytes + summed)
+
+
+def blocks_of(summary: Summary) -> int:
+    """How many blocks are summed up."""
+    return summary[0].shape[2] if summary else 0
 
 
 def in_order(cache: KeyValues) -> tuple[Tensor, Tensor]:
