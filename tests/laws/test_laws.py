@@ -13,7 +13,6 @@ from regard.projections.values_only import ValuesOnly
 WAITING = {
     "analysis": "two functions of different forms",
     "kernel": "one system, held to `definition` through the mechanisms that are computed by it",
-    "router": "no system yet",
     "mixture": "no system yet",
     "neck": "no system yet",
     "decoding": "no system yet",

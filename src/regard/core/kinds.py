@@ -118,7 +118,9 @@ KINDS: dict[str, Kind] = {
             "router",
             "Routers",
             "Which keys, or blocks of them, each query attends to, chosen from the queries and keys themselves.",
-            "regard.build",
+            "regard.build('routed', score=…)",
+            base="regard.routers.base.Router",
+            laws="regard.laws.router",
         ),
         Kind("kernel", "Kernels", "How A v is computed without forming A.", ""),
         Kind(
