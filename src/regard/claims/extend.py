@@ -9,7 +9,7 @@ from torch import Tensor
 
 from regard.claims.cells import measured
 from regard.claims.figures import Figures, Finding
-from regard.compare.swapped import text_loss
+from regard.compare.swap_report import text_loss
 from regard.hosts import small
 from regard.train.extend import Extension, extend
 from regard.train.fit import Recipe

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from typing import Any
 
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""Student's t for a two-sided 95% interval, by degrees of freedom from 1."""
+"""Student's t for a bidirectional 95% interval, by degrees of freedom from 1."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from regard import patterns as p
 from regard.claims.cells import measured
 from regard.claims.figures import Figures, Finding
 from regard.core.layout import Layout
-from regard.experiments.clock import interleaved
+from regard.experiments.timing import interleaved
 from regard.kernels.block_sparse import plan as block_sparse
 
 CAUSAL = Layout(causal=True)

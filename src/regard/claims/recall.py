@@ -14,7 +14,7 @@ from regard.claims.figures import Figures, Finding, interval
 from regard.core.cost import Shape
 from regard.core.layout import Layout
 from regard.experiments.cell import Cell
-from regard.networks import Config, PatternNetwork
+from regard.networks import BenchmarkNetwork, Config
 from regard.tasks.associative import AssociativeRecall
 from regard.train.fit import Recipe, fit
 from regard.train.lm import accuracy_of, predicted
@@ -27,10 +27,10 @@ def trained(layers: str, head_dim: int, seed: int, steps: int) -> dict[str, floa
     """The share of 8 pairs that two layers recall after 64 tokens, and the numbers in their state."""
     task = AssociativeRecall(8, LENGTH)
     softmax = Config(64, 64, "softmax*2", 2, head_dim=32, value_dim=32)
-    plain = PatternNetwork(softmax, "causal self", seed=0).parameter_count
+    plain = BenchmarkNetwork(softmax, "causal self", seed=0).parameter_count
     config = Config(64, 64, layers, 2, head_dim=head_dim, value_dim=32)
-    fitted = config.fitted(plain, lambda sizes: PatternNetwork(sizes, "causal self", seed=0).parameter_count)
-    model = PatternNetwork(fitted, "causal self", seed=seed)
+    fitted = config.fitted(plain, lambda sizes: BenchmarkNetwork(sizes, "causal self", seed=0).parameter_count)
+    model = BenchmarkNetwork(fitted, "causal self", seed=seed)
 
     def loss(ready: nn.Module, generator: torch.Generator) -> Tensor:
         logits, targets = predicted(ready, task, LENGTH, 32, generator)

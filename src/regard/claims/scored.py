@@ -131,7 +131,7 @@ def shifted() -> dict[str, float]:
     q, k, v = (torch.randn(1, 4, 120, 7, dtype=torch.float64) for _ in range(3))
     alibi, documents = regard.build("alibi"), (torch.arange(120) >= 89).long()[None]
     alone = alibi(q[:, :, 89:], k[:, :, 89:], v[:, :, 89:], CAUSAL)
-    layouts = (Layout(causal=True, keys=documents.bool()), Layout(causal=True, segments=documents))
+    layouts = (Layout(causal=True, key_mask=documents.bool()), Layout(causal=True, segments=documents))
     return {"apart": max((alibi(q, k, v, layout)[:, :, 89:] - alone).abs().max().item() for layout in layouts)}
 
 

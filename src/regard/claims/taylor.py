@@ -51,14 +51,16 @@ def causal(name: str) -> Cell:
 
 
 def fastmax() -> list[Cell]:
-    """Orders 1 and 2, causal and two-sided."""
+    """Orders 1 and 2, causal and bidirectional."""
     return [explicit.cell(name="fastmax", order=order, causal=causal) for order in (1, 2) for causal in (True, False)]
 
 
 def equal_and_positive(found: Figures) -> Finding:
     """Equal to 1e-9 with gradients, and no weight negative."""
     apart, least = max(found("apart")), min(found("least"))
-    figure = f"equal to {apart:.0e} with gradients for orders 1 and 2, causal and two-sided; least weight {least:.2g}"
+    figure = (
+        f"equal to {apart:.0e} with gradients for orders 1 and 2, causal and bidirectional; least weight {least:.2g}"
+    )
     return Finding.of(figure, apart < 1e-9, least >= 0)
 
 

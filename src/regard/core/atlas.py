@@ -137,7 +137,7 @@ def published(
         where = f"{named.__module__}.{named.__qualname__}"
         claims = claim if isinstance(claim, tuple) else (claim,)
         about = (family, kind, row, title, arxiv, year, claims, missing, fidelity, aliases)
-        entry = made(where, name, thing.__doc__, *about, thing)
+        entry = checked_entry(where, name, thing.__doc__, *about, thing)
         taken = ENTRIES.get(name) or indexed().get(name)
         if taken is not None and (taken.where != where or "<locals>" in where):
             raise wrong("name", repr(name), f"a name not taken by {taken.where}")
@@ -147,7 +147,7 @@ def published(
     return register
 
 
-def made(
+def checked_entry(
     where: str,
     name: str,
     doc: str | None,
@@ -207,7 +207,7 @@ def entry_of(declaration: Declaration) -> Entry:
     usual = {"kind": "mechanism", "row": None, "arxiv": None, "aliases": (), "missing": "", "fidelity": None}
     about = {**usual, **given, "claims": claims}
     name = about.pop("0") if "0" in about else about.pop("name")
-    return made(where=declaration.where, name=name, doc=declaration.doc, traits=declaration.traits, **about)
+    return checked_entry(where=declaration.where, name=name, doc=declaration.doc, traits=declaration.traits, **about)
 
 
 def claim_of(told: Mapping[str, Any]) -> Claim:

@@ -9,7 +9,7 @@ from torch import Tensor, rsqrt
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.core.mechanism import Example, Host
+from regard.core.mechanism import Example, LayerSpec
 from regard.mechanisms.linear.base import Averaged
 from regard.mechanisms.linear.taylor_features import series, series_dim
 
@@ -60,7 +60,7 @@ class Fastmax(Averaged):
     Paper: Gerami et al., arXiv 2402.07901; standard deviations are of the population, as in its code.
     """
 
-    host = Host()
+    layer = LayerSpec()
 
     def __init__(self, order: Literal[1, 2] = 2):
         super().__init__()
