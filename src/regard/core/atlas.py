@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from regard.core.errors import did_you_mean, wrong
 from regard.core.index import Declaration, scan
+from regard.core.kinds import KINDS, kind_named
 from regard.core.results import FORMER, Result, result_of
 from regard.core.search import ranked
 
@@ -48,11 +49,11 @@ class Entry:
 
     Args:
         name: short name, lower case, words joined by ``_``. row: its id in the catalogue of systems, None outside it.
-        family, kind: the shelf it stands on, and what it is (mechanism, kernel, projection …).
+        family, kind: the shelf it stands on, and what it is (`KINDS`: mechanism, projection, pattern …).
         title, arxiv, year: the paper. summary: what it does, one sentence. claims: what its paper says and is measured.
         missing: what of the paper's method is not built, empty where the system is complete. fidelity: what shows that
-        it is the paper's: values from the authors' code, from a third party's, values worked out by hand from the
-        paper, or nothing but its abstract; None where nobody has said.
+         it is the paper's: values from the authors' code, from a third party's, values worked out by hand from the
+         paper, or nothing but its abstract; None where nobody has said.
         where: ``package.module.name`` of the class or function. traits: what it claims, as far as its class says.
     """
 
@@ -129,7 +130,7 @@ def published(
     All arguments are literals, so that the atlas can be read without importing anything.
 
     Raises:
-        ValueError: the name is taken or ill-formed, the status unknown, or the docstring missing.
+        ValueError: the name is taken or ill-formed, the kind or the status unknown, or the docstring missing.
     """
 
     def register(thing: T) -> T:
@@ -167,6 +168,7 @@ def checked_entry(
     """The entry of a declaration, which is checked."""
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
         raise wrong("name", repr(name), "lower-case words joined by '_'")
+    kind_named(kind)
     for claim in claims:
         check(claim)
     if fidelity not in (None, *FIDELITIES):
@@ -224,11 +226,13 @@ def entries(pattern: str = "*", *, kind: str | None = None, family: str | None =
     """The entries, by name: those whose name or alias fits a ``pattern`` such as ``"linear*"``, of a kind, of a family.
 
     Raises:
-        LookupError: no entry is of this kind or family; the message names those that there are.
+        LookupError: there is no such kind, or no entry of this family; the message names those that there are.
     """
     found = [entry for _, entry in sorted(everything().items())]
-    for field_name, wanted in (("kind", kind), ("family", family)):
-        known = sorted({getattr(entry, field_name) for entry in found})
+    for field_name, wanted, known in (
+        ("kind", kind, list(KINDS)),
+        ("family", family, sorted({entry.family for entry in found})),
+    ):
         if wanted is not None and wanted not in known:
             offered = f"one of {', '.join(known)}{did_you_mean(wanted, known)}"
             raise wrong(field_name, repr(wanted), offered, LookupError)

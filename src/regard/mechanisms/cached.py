@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from regard.core.cost import Shape
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism
 from regard.core.state import State, count_new
@@ -43,7 +45,8 @@ class KeyValues(State):
         k, values: ``(batch, kv_heads, m, d)`` and ``(…, e)``; four axes of size zero before the first token. Values are
             None where all are views of coordinates of their keys, ``inside`` from the first to the last.
         key_mask: ``(batch, m)`` bool, False = padding; None while there has been none.
-        rooms: the storage behind k and values, where they may grow in place; None where autograd records.
+        rooms: the storage behind k, values and signals, where they may grow in place; None where autograd records.
+        signals: those of the keys that later rows need, each ``(batch, heads, m, size)``.
     """
 
     k: Tensor
@@ -51,6 +54,7 @@ class KeyValues(State):
     key_mask: Tensor | None = None
     rooms: tuple[GrowableBuffer, ...] | None = None
     inside: tuple[int, int] | None = None
+    signals: tuple[Tensor, ...] = ()
 
     @property
     def v(self) -> Tensor:
@@ -63,14 +67,15 @@ class KeyValues(State):
         nothing = torch.empty(batch, 0, 0, 0, device=device, dtype=dtype)
         return cls(torch.zeros(batch, dtype=torch.int64, device=device), nothing, nothing)
 
-    def append(self, k: Tensor, v: Tensor, keys: Tensor | None) -> KeyValues:
-        """The cache with the new tokens behind the old ones."""
+    def append(self, k: Tensor, v: Tensor, keys: Tensor | None, signals: tuple[Tensor, ...] = ()) -> KeyValues:
+        """The cache with the new tokens behind the old ones; ``signals`` are always of the same number."""
         _, seen = count_new(self, keys, k.shape[2], k.shape[0])
         first, inside = self.k.shape[1] == 0, place_in(k, v)
         if not first and inside != self.inside:
             inside = None
         pairs = [(k[:, :, :0] if first else self.k, k)]
         pairs += [] if inside else [(v[:, :, :0] if first else self.v, v)]
+        pairs += [(new[:, :, :0], new) for new in signals] if first else zip(self.signals, signals, strict=True)
         real = joined(self.key_mask, pairs[0][0].shape[2], keys, k.shape[2], k)
         if torch.is_grad_enabled() and any(x.requires_grad for pair in pairs for x in pair):
             rooms, whole = None, [torch.cat(pair, 2) for pair in pairs]
@@ -79,7 +84,8 @@ class KeyValues(State):
             held = held or tuple(GrowableBuffer(new, 0) for _, new in pairs)
             grown = [room.append(old, new) for room, (old, new) in zip(held, pairs, strict=True)]
             rooms, whole = tuple(room for room, _ in grown), [tensor for _, tensor in grown]
-        return KeyValues(seen, whole[0], None if inside else whole[1], real, rooms, inside)
+        rest = whole[len(whole) - len(signals) :]
+        return KeyValues(seen, whole[0], None if inside else whole[1], real, rooms, inside, tuple(rest))
 
     def select(self, index: Tensor) -> KeyValues:
         """The cache of the sequences ``index``, in storage of its own."""
@@ -105,7 +111,7 @@ def joined(old: Tensor | None, before: int, new: Tensor | None, after: int, like
 
 
 class Cached(Mechanism):
-    """The base of mechanisms that continue by calling ``forward`` on all keys and values so far."""
+    """The base of mechanisms that continue by calling ``forward`` on all keys, values and signals of keys so far."""
 
     def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> KeyValues:
         """An empty cache."""
@@ -116,5 +122,22 @@ class Cached(Mechanism):
     ) -> tuple[Tensor, KeyValues]:
         """Appends the new tokens, then attends to all: ``(out, cache)``."""
         self.check(q, k, v, Layout(causal=True), signals)
-        grown = state.append(k, v, key_mask)
-        return self(q, grown.k, grown.v, Layout(causal=True, key_mask=grown.key_mask), **signals), grown
+        kept = [name for name, spec in self.signals.items() if spec.side == "key"]
+        flat = [self.signals[name].dim is None for name in kept]
+        new = (signals[name][..., None] if one else signals[name] for name, one in zip(kept, flat, strict=True))
+        grown = state.append(k, v, key_mask, tuple(new))
+        held = (x[..., 0] if one else x for x, one in zip(grown.signals, flat, strict=True))
+        layout = Layout(causal=True, key_mask=grown.key_mask)
+        return self(q, grown.k, grown.v, layout, **signals | dict(zip(kept, held, strict=True))), grown
+
+    def signal_bytes(self, shape: Shape) -> int:
+        """Bytes of the signals of keys that the cache holds."""
+        return sum(
+            shape.batch
+            * spec.rows(shape.heads, shape.groups)
+            * shape.keys
+            * shape.itemsize
+            * prod(spec.size(shape.head_dim, shape.values))
+            for spec in self.signals.values()
+            if spec.side == "key"
+        )

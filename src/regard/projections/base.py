@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Self
+
 from torch import Tensor, nn
 
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 
 
 class Projection(nn.Module):
@@ -55,10 +59,20 @@ class Projection(nn.Module):
         """All that follows attention: `opened`, then `merge`, then what x does to the whole."""
         return self.merge(self.gate_heads(out, x, positions))
 
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        """Small instances that the laws examine, ``given`` what they equal, if anything: see `laws.projection`."""
+        raise NotImplementedError
+
     @property
     def parameter_count(self) -> int:
         """How many parameters it has, by formula."""
         raise NotImplementedError
+
+    @property
+    def turned(self) -> int:
+        """How many coordinates of queries and keys, the first ones, rotary positions turn; even."""
+        return self.head_dim - self.head_dim % 2
 
     @property
     def causal(self) -> bool:
@@ -107,6 +121,15 @@ class Grouped(Projection):
 
     def merge(self, out: Tensor) -> Tensor:
         return self.out(out.transpose(1, 2).flatten(2))
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        return [Sample("8 heads over 2", cls(13, 8, 2, 5, 7)), Sample("1 head", cls(11, 1, 1, 4, 3))]
+
+    def same_as(self, other: nn.Module) -> Self:
+        """Itself, with those weights of ``other`` whose names it has."""
+        self.load_state_dict(other.state_dict(), strict=False)
+        return self
 
     @property
     def parameter_count(self) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 from regard.projections.base import Grouped
 
 
@@ -59,6 +62,12 @@ class Nexus(Grouped):
         if order > 1 and kv_heads != heads:
             raise wrong("kv_heads", str(kv_heads), f"the {heads} heads: each refines keys of its own")
         self.order = order
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        first = cls(13, 3, 3, 6, 7, order=1)
+        plain = Grouped(13, 3, 3, 6, 7).same_as(first)
+        return [Sample("order 1", first, {"equals": plain}), Sample("order 3", cls(13, 3, 3, 6, 7, order=3))]
 
     @property
     def cached_numbers(self) -> int:

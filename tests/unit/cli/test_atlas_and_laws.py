@@ -48,8 +48,11 @@ def test_laws_prints_every_law():
     [
         (("atlas", "zebra"), "query: got 'zebra', want a name, a pattern or words of some name, title or summary"),
         (("laws", "sofmax"), "name: got 'sofmax', want one of the atlas"),
-        (("laws",), "name: got '', want the name of a mechanism, or --all alone"),
-        (("laws", "memory_efficient"), "name: got 'memory_efficient', a kernel, want a mechanism"),
+        (("laws",), "name: got '', want a name of the atlas, or --all alone"),
+        (
+            ("laws", "memory_efficient"),
+            "name: got 'memory_efficient', a kernel, want of a kind that has laws: mechanism",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_line_and_status_2(arguments, said):
@@ -63,7 +66,7 @@ def test_a_broken_law_is_exit_status_1(tmp_path):
     script = tmp_path / "broken.py"
     script.write_text(
         "import sys; sys.path.insert(0, 'tests'); sys.argv = ['regard', 'laws', 'mask_off_by_one']\n"
-        "from mutants.broken import MaskOffByOne\n"
+        "from mutants.mechanism import MaskOffByOne\n"
         "from regard.core.atlas import Claim, published\n"
         "claim = Claim('', cells='a.b', holds='a.c')\n"
         "published('mask_off_by_one', family='f', title='t', year=2026, claim=claim)(MaskOffByOne)\n"

@@ -11,7 +11,6 @@ from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, LayerSpec, Traits, check_sizes
-from regard.laws.mechanism.subject import HEAD_DIM
 from regard.mechanisms.linear.base import Averaged
 
 
@@ -77,6 +76,6 @@ class Clamped(Averaged):
     @classmethod
     def examples(cls) -> Sequence[Example]:
         return [
-            Example("plain", cls(3, HEAD_DIM, least=1.0), heads=3, kv_heads=3),
-            Example("clamped, grouped", cls(4, HEAD_DIM), heads=4, kv_heads=2),
+            Example("plain", cls(3, Example.head_dim, least=1.0), heads=3, kv_heads=3),
+            Example("clamped, grouped", cls(4, Example.head_dim), heads=4, kv_heads=2),
         ]

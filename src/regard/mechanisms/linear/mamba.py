@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.mechanism import Example, LayerSpec, Signal, check_sizes
-from regard.laws.mechanism.subject import HEAD_DIM
 from regard.mechanisms.linear.base import Recurrent
 
 
@@ -77,4 +76,5 @@ class SelectiveScan(Recurrent):
 
     @classmethod
     def examples(cls) -> Sequence[Example]:
-        return [Example("plain", cls(3, HEAD_DIM), heads=3, kv_heads=3), Example("grouped", cls(4, HEAD_DIM), 4, 2)]
+        d = Example.head_dim
+        return [Example("plain", cls(3, d), heads=3, kv_heads=3), Example("grouped", cls(4, d), 4, 2)]
