@@ -16,7 +16,7 @@ from torch import Tensor
 
 from regard.core.errors import wrong
 from regard.core.tile import Probe, Tile, Tokens
-from regard.probes.means import Moments, RowMean
+from regard.probes.head_statistics import Moments, RowMean
 
 Head = tuple[int, int]
 """``(layer, head)``."""
@@ -42,7 +42,7 @@ class Subject(Protocol):
     """Something whose A can be shown to probes."""
 
     def show(self, ids: Tensor, probes: Sequence[Probe], keys: Tensor | None = None) -> None:
-        """Feeds ``probes`` every row of every layer for the texts ``ids (b, n)``; ``keys (b, n)`` False = padding."""
+        """Feeds ``probes`` every row of every layer for the texts ``ids (b, n)``; ``key_mask (b, n)`` False = padding."""
         ...
 
 

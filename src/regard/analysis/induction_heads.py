@@ -6,7 +6,7 @@ import torch
 from torch import Generator
 
 from regard.analysis.base import HeadAnalysis, Prompt
-from regard.probes.means import DuplicateToken, Induction, PreviousToken
+from regard.probes.head_statistics import DuplicateToken, Induction, PreviousToken
 
 
 class InductionHeads(HeadAnalysis):

@@ -13,7 +13,7 @@ import torch
 from regard.analysis.base import HeadAnalysis, Prompt, sample_moments
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.probes.means import Moments
+from regard.probes.head_statistics import Moments
 from regard.probes.places import NeedleHits
 
 MOST = 50

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from regard.analysis.base import HeadAnalysis, Prompt, sample_moments
 from regard.core.errors import wrong
-from regard.probes.means import Moments
+from regard.probes.head_statistics import Moments
 from regard.probes.places import ColumnMeans
 
 

@@ -23,7 +23,7 @@ The first seven lines pool all sequences they see, and merge over corpora; the o
 from importlib import import_module
 from typing import Any
 
-from regard.probes.means import (
+from regard.probes.head_statistics import (
     Distance,
     DuplicateToken,
     Entropy,
@@ -36,7 +36,7 @@ from regard.probes.means import (
     Spans,
 )
 from regard.probes.places import ColumnMeans, Lags, NeedleHits, Offsets, OnTokens, SpanMeans
-from regard.probes.tokens import Edges, EntropyRows, Links, Pooled, Received
+from regard.probes.token_statistics import Edges, EntropyRows, Links, Pooled, Received
 
 LATE = ("observe", "observe_model")
 

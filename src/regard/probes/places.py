@@ -10,8 +10,8 @@ from torch import Tensor
 
 from regard.core.errors import wrong
 from regard.core.tile import Tile
-from regard.probes.means import RowMean, ids_of, real_at, refuse_other
-from regard.probes.tokens import OneSequence
+from regard.probes.head_statistics import RowMean, ids_of, real_at, refuse_other
+from regard.probes.token_statistics import OneSequence
 
 
 class Offsets(RowMean):
@@ -156,7 +156,7 @@ class ColumnMeans(OneSequence):
         self.sums: dict[int, dict[int, Tensor]] = {}
 
     def update(self, tile: Tile) -> None:
-        if tile.m != self.tokens or tile.share < 1 or not bool(tile.keys.all()):
+        if tile.m != self.tokens or tile.share < 1 or not bool(tile.key_mask.all()):
             what = f"{tile.m} keys" if tile.m != self.tokens else "padding, or sampled rows"
             raise wrong("tile", what, f"every row of sequences of {self.tokens} tokens without padding")
         sums = self.sums.setdefault(tile.layer, {})
