@@ -20,8 +20,8 @@ test: .venv/dev.stamp chromium  ## linters, types, import contracts, all tests
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-claims: .venv/models.stamp  ## the longer reproductions; results go to docs/claims.md
-	$(BIN)/python -m pytest tests/claims --write-claims docs/claims.md
+claims: .venv/models.stamp  ## measure what papers say, as far as its code has changed; writes docs/claims.md
+	OMP_NUM_THREADS=1 $(BIN)/regard claims --all --page docs/claims.md
 
 families: .venv/dev.stamp  ## every model family of Transformers under watch and swap; goes on where it was stopped, AGAIN=--again for anew
 	PYTHONPATH=tests $(BIN)/python -m families $(AGAIN)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from regard.core.mechanism import Example, LayerSpec, Mechanism, Signal, Traits
     from regard.core.reduction import Partial
     from regard.core.state import State
+    from regard.featuremap.build import gate
+    from regard.featuremap.insert import insert
     from regard.hosts.swap import swap
     from regard.hosts.watch import watch
     from regard.laws import check
@@ -31,7 +33,7 @@ install()
 LATE = {
     "Cost": "regard.core.cost",
     "Example": "regard.core.mechanism",
-    "Host": "regard.core.mechanism",
+    "LayerSpec": "regard.core.mechanism",
     "Layout": "regard.core.layout",
     "Mechanism": "regard.core.mechanism",
     "Partial": "regard.core.reduction",
@@ -76,6 +78,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """A public name, or a package of regard, imported now."""
+    if name == "Host":
+        return getattr(import_module("regard.core.mechanism"), name)  # which says that it is LayerSpec now
     if name in LATE:
         found = getattr(import_module(LATE[name]), name)
         globals()[name] = found
