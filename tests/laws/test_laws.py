@@ -11,7 +11,6 @@ from regard.projections.values_only import ValuesOnly
 
 WAITING = {
     "network": "10 entries without a base",
-    "analysis": "entries without a base",
     "kernel": "one system, held to `definition` through the mechanisms that are computed by it",
     "router": "no system yet",
     "mixture": "no system yet",

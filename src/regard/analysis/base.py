@@ -42,7 +42,7 @@ class Subject(Protocol):
     """Something whose A can be shown to probes."""
 
     def show(self, ids: Tensor, probes: Sequence[Probe], keys: Tensor | None = None) -> None:
-        """Feeds ``probes`` every row of every layer for the texts ``ids (b, n)``; ``key_mask (b, n)`` False = padding."""
+        """Feeds ``probes`` every row of every layer for the texts ``ids (b, n)``; ``keys`` False = padding."""
         ...
 
 
@@ -81,7 +81,7 @@ class DenseMaps:
         keys = torch.ones_like(ids, dtype=torch.bool) if keys is None else keys
         for layer, weights in enumerate(self.maps(ids)):
             for rows in torch.arange(n).split(self.block):
-                about = {"queries": keys[:, rows], "keys": keys, "tokens": Tokens(ids), "causal": True}
+                about = {"queries": keys[:, rows], "key_mask": keys, "tokens": Tokens(ids), "causal": True}
                 tile = Tile(layer, weights[:, :, rows], rows, 0, n, **about)
                 for probe in probes:
                     probe.update(tile)

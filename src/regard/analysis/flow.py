@@ -13,6 +13,7 @@ from torch import Tensor
 from regard.analysis.base import Result
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
+from regard.core.kinds import Sample, shown_by
 
 MOST_FLOW = 512
 """Tokens that maximum flow is computed for at most: a layer has as many edges as pairs."""
@@ -127,6 +128,7 @@ def mixed(source: Walkable, layer: int, rows: Tensor, without: Sequence[int]) ->
     arxiv="2005.00928",
     year=2020,
     aliases=("attention_rollout", "rollout"),
+    fidelity="third-party code",
     claim=Claim(
         text="rollout's rows sum to one, flow is the maximum flow of the layered graph, and both follow the effect of "
         "leaving a token out better than raw attention does",
@@ -135,6 +137,7 @@ def mixed(source: Walkable, layer: int, rows: Tensor, without: Sequence[int]) ->
         command="pytest tests/unit/analysis/test_flow.py",
     ),
 )
+@shown_by(lambda: [Sample("rollout", rollout, {"known": planted_path})])
 def rollout(source: Walkable, to: Sequence[int], without: Sequence[int] = (), block: int = 256) -> Tensor:
     """Attention rollout: the product of all layers' mixed maps, its rows ``to``: ``(tokens, n)`` float64.
 
@@ -158,6 +161,14 @@ def rollout(source: Walkable, to: Sequence[int], without: Sequence[int] = (), bl
             below[:, start : start + part.shape[1]] += state[:, rows] @ part.cpu()
         state = below
     return state
+
+
+def planted_path() -> tuple[Tensor, Tensor]:
+    """Two layers in which token 4 looks at 3, and 3 at 1: rollout, and ½ · ½ along each way through them."""
+    maps = torch.eye(5, dtype=torch.float64).repeat(2, 1, 1, 1)
+    maps[1, 0, 4] = torch.eye(5)[3]
+    maps[0, 0, 3] = torch.eye(5)[1]
+    return rollout(GivenMaps(maps), [4])[0], torch.tensor([0, 0.25, 0, 0.25, 0.5], dtype=torch.float64)
 
 
 def max_flow(source: Walkable, to: Sequence[int], inputs: Sequence[int] | None = None) -> Tensor:

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 
 from regard.analysis.base import HeadAnalysis, Prompt, sample_moments
+from regard.analysis.planted import samples
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 from regard.probes.head_statistics import Moments
 from regard.probes.places import NeedleHits
 
@@ -29,13 +31,14 @@ RECALLED = 0.5
     family="observe",
     kind="analysis",
     row=127,
+    fidelity="hand values",
     title="Retrieval Head Mechanistically Explains Long-Context Factuality",
     arxiv="2404.15574",
     year=2024,
     claim=Claim(
         text="few heads copy from the context, and without them the model no longer can",
         status="partly",
-        figure="not measured yet",
+        figure="SmolLM2: 18 and 15 of 270 heads at 256 and 512 tokens, all of the fewer among the more",
         command="pytest tests/claims/test_heads.py",
     ),
 )
@@ -53,6 +56,10 @@ class RetrievalHeads(HeadAnalysis):
 
     name, threshold = "retrieval", 0.1
 
+    @classmethod
+    def examples(cls) -> list[Sample]:
+        return samples(cls(), [planted_needle(i) for i in range(5)], needle_targets)
+
     def probe(self, prompt: Prompt) -> NeedleHits:
         if prompt.needle is None or prompt.answer is None:
             raise wrong("prompt", "no needle or no answer", "a prompt of `needles` after `answered`")
@@ -60,6 +67,17 @@ class RetrievalHeads(HeadAnalysis):
 
     def found(self, probe: NeedleHits) -> Mapping[int, Moments]:
         return sample_moments(probe.result())
+
+
+def planted_needle(seed: int) -> Prompt:
+    """Random ids with five of them said again at the end."""
+    ids = torch.randperm(97, generator=torch.Generator().manual_seed(seed))
+    return Prompt(torch.cat([ids, ids[7:12]]), (7, 12), 97)
+
+
+def needle_targets(ids: torch.Tensor) -> torch.Tensor:
+    """The key that a head which copies `planted_needle` looks at."""
+    return torch.where(torch.arange(len(ids)) >= 96, torch.arange(len(ids)) - 89, -1).clamp(max=11)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,32 @@ import torch
 from torch import Tensor
 
 from regard.analysis.base import HeadAnalysis, Prompt, sample_moments
+from regard.analysis.planted import samples
+from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 from regard.probes.head_statistics import Moments
 from regard.probes.places import ColumnMeans
 
 
+@published(
+    "sink_emergence",
+    family="observe",
+    kind="analysis",
+    row=212,
+    missing="the grid of training settings, learnable key biases, sigmoid attention",
+    fidelity="hand values",
+    title="When Attention Sink Emerges in Language Models: An Empirical View",
+    arxiv="2410.10781",
+    year=2024,
+    aliases=("sink_heads",),
+    claim=Claim(
+        text="the first token of SmolLM2 is a sink in most heads, other tokens in few",
+        status="partly",
+        figure="SmolLM2: 73.6% of heads at position 0, 0.0% at 1 to 3; emergence in training and its causes not built",
+        command="pytest tests/claims/test_heads.py",
+    ),
+)
 class SinkHeads(HeadAnalysis):
     """How often a token is a head's sink: its column's mean, from the rows at and after it, exceeds ε.
 
@@ -27,6 +48,11 @@ class SinkHeads(HeadAnalysis):
     """
 
     name, threshold = "sink", 0.5
+
+    @classmethod
+    def examples(cls) -> list[Sample]:
+        data = [Prompt(torch.randint(0, 50, (23,), generator=torch.Generator().manual_seed(i))) for i in range(4)]
+        return samples(cls(23), data, torch.zeros_like)
 
     def __init__(self, tokens: int = 64, epsilon: float = 0.3, position: int = 0) -> None:
         if not 0 <= position < tokens:

@@ -144,6 +144,8 @@ KINDS: dict[str, Kind] = {
             "Analyses",
             "A result computed from a model's weights or activations.",
             "its class or function, regard.find(NAME).thing",
+            base="regard.analysis.base.Analysis",
+            laws="regard.laws.analysis",
         ),
         Kind("objective", "Objectives", "A loss and what goes with it in training.", "regard.train"),
         Kind(
