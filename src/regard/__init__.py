@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from regard.core.state import State
     from regard.featuremap.build import gate
     from regard.featuremap.insert import insert
+    from regard.hosts.attach import attach
+    from regard.hosts.steer import steer
     from regard.hosts.swap import swap
     from regard.hosts.watch import watch
     from regard.laws import check
@@ -42,6 +44,7 @@ LATE = {
     "Signal": "regard.core.mechanism",
     "State": "regard.core.state",
     "Traits": "regard.core.mechanism",
+    "attach": "regard.hosts.attach",
     "build": "regard.core.build",
     "check": "regard.laws",
     "entries": "regard.core.atlas",
@@ -50,6 +53,7 @@ LATE = {
     "gate": "regard.featuremap.build",
     "insert": "regard.featuremap.insert",
     "search": "regard.core.atlas",
+    "steer": "regard.hosts.steer",
     "swap": "regard.hosts.swap",
     "watch": "regard.hosts.watch",
 }
@@ -67,6 +71,7 @@ __all__ = [
     "Signal",
     "State",
     "Traits",
+    "attach",
     "build",
     "check",
     "entries",
@@ -75,6 +80,7 @@ __all__ = [
     "gate",
     "insert",
     "search",
+    "steer",
     "swap",
     "watch",
 ]

@@ -15,7 +15,6 @@ WAITING = {
     "router": "no system yet",
     "mixture": "no system yet",
     "neck": "no system yet",
-    "edit": "no system yet",
     "decoding": "no system yet",
     "policy": "no system yet",
     "objective": "no system yet",

@@ -99,6 +99,12 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     raise wrong("mechanism", repr(text), "a name, or a name with arguments such as 'window(size=64, sinks=4)'")
 
 
+def written(name: str, arguments: dict[str, Any]) -> str:
+    """The text that `parse` reads as these."""
+    inside = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    return f"{name}({inside})" if inside else name
+
+
 def parse_layers(text: str) -> list[tuple[str, dict[str, Any]]]:
     """One `parse` for each layer of ``"softmax*2, window(size=64)*3"``.
 

@@ -136,6 +136,8 @@ KINDS: dict[str, Kind] = {
             "Edits",
             "A change of A, of queries and keys, of heads or of hidden states while a model runs.",
             "regard.steer",
+            base="regard.core.edit.Edit",
+            laws="regard.laws.edit",
         ),
         Kind("decoding", "Decoding", "How the next tokens are proposed, scored and accepted.", "regard.steer"),
         Kind("policy", "Cache policies", "Which columns of A a cache forgets, and when.", "regard.compress"),
