@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from regard.core.mechanism import Example, Host, Mechanism, Signal, Traits
     from regard.core.reduction import Partial
     from regard.core.state import State
-    from regard.featuremap.build import gate
+    from regard.featuremap.build import gate, mixture
     from regard.featuremap.insert import insert
     from regard.hosts.swap import swap
     from regard.hosts.watch import watch
@@ -48,6 +48,7 @@ LATE = {
     "find": "regard.core.atlas",
     "gate": "regard.featuremap.build",
     "insert": "regard.featuremap.insert",
+    "mixture": "regard.featuremap.build",
     "search": "regard.core.atlas",
     "swap": "regard.hosts.swap",
     "watch": "regard.hosts.watch",
@@ -72,6 +73,7 @@ __all__ = [
     "find",
     "gate",
     "insert",
+    "mixture",
     "search",
     "swap",
     "watch",

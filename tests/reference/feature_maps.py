@@ -3,12 +3,15 @@ weights.
 
     python tests/reference/feature_maps.py FOLDER        (timm 1.0.31, PyTorch 2.13)
 
-FOLDER holds the authors' files, as their repositories have them: ``triplet_attention.py`` of
-landskape-ai/triplet-attention,
-``fca_layer.py`` (model/layer.py of cfzd/FcaNet), ``ulsam.py`` of Nandan91/ULSAM without its first statement, which
-sets a
-tensor type of GPUs, ``emca.py`` (Code/eca_resnet_multi_scale.py of eslambakr/EMCA without the import of srm), and
-``mhn_model.py`` (model.py of chenbinghui1/MHN). timm is found as in tests/peers/without_torchvision.py.
+timm is found as in tests/peers/without_torchvision.py. FOLDER holds the authors' files, as their repositories have
+them:
+
+- ``triplet_attention.py`` of landskape-ai/triplet-attention, ``mhn_model.py`` (model.py of chenbinghui1/MHN)
+- ``fca_layer.py`` (model/layer.py of cfzd/FcaNet)
+- ``ulsam.py`` of Nandan91/ULSAM without its first statement, which sets a tensor type of GPUs
+- ``emca.py`` (Code/eca_resnet_multi_scale.py of eslambakr/EMCA) without the import of srm
+- ``aan.py`` of haoyuc/A2N, ``han_model.py`` (src/model/han.py of wwlCape/HAN) and its ``model/common.py``
+- ``patchconvnet_models.py`` of facebookresearch/deit with the places where timm has its parts today
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -85,9 +89,24 @@ def of_authors():
     }
 
 
+def of_networks():
+    han, patch = authors("han_model"), authors("patchconvnet_models").PatchConvnet
+    layers, shape = waved(han.LAM_Module(3)), (2, 4, 3, 2, 5)
+    with torch.no_grad():
+        attended = layers(wave(shape)).flatten().tolist()
+    norm = partial(torch.nn.LayerNorm, eps=1e-6)
+    sizes = {"embed_dim": 16, "depth": 2, "num_classes": 5, "qkv_bias": True, "norm_layer": norm}
+    return {
+        "a2_block": gate(authors("aan").AAB(8), 8, 3, 5),
+        "han_layers": {"shape": shape, "out": attended},
+        "han_cells": gate(han.CSAM_Module(6), 6, 3, 5),
+        "patchconvnet": gate(patch(**sizes), 3, 48, 48),
+    }
+
+
 def main(folder: str) -> None:
     sys.path.insert(0, folder)
-    values = of_timm() | of_authors()
+    values = of_timm() | of_authors() | of_networks()
     for value in values.values():
         value["out"] = [round(number, 8) for number in value["out"][::3]]
     Path(__file__).with_suffix(".json").write_text(json.dumps(values) + "\n")

@@ -11,6 +11,7 @@ from regard.core.atlas import find
 from regard.core.build import arguments_of, parse, split_outside
 from regard.core.errors import a, wrong
 from regard.featuremap.gate import Gate, Series
+from regard.featuremap.mixture import Mixture
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,39 @@ def gate(text: str) -> GateFactory:
         LookupError: no such name. TypeError: an entry of another kind, or an argument that it does not take.
     """
     return GateFactory(text)
+
+
+@dataclass(frozen=True)
+class MixtureFactory:
+    """What makes mixtures of a text for any number of channels.
+
+    Args:
+        text: of one mixture: ``"split_attention(splits=2)"``.
+
+    Raises:
+        LookupError: no such name. TypeError: an entry of another kind, or an argument that it does not take.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        known("mixture", self.text)
+
+    def __call__(
+        self, channels: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Mixture:
+        """A mixture for so many channels, on ``device`` and of ``dtype``."""
+        thing, config = known("mixture", self.text)
+        return thing(channels, **config).to(device=device, dtype=dtype)
+
+
+def mixture(text: str) -> MixtureFactory:
+    """What makes the mixtures that ``text`` names: ``mixture("split_attention(splits=2)")(channels=64)``.
+
+    Raises:
+        LookupError: no such name. TypeError: an entry of another kind, or an argument that it does not take.
+    """
+    return MixtureFactory(text)
 
 
 def known(kind: str, text: str) -> tuple[type, dict[str, Any]]:
