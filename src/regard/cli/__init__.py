@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from regard.cli import atlas, compare, draw, laws, look, plan, results, serve, swap, train
+from regard.cli import atlas, compare, draw, gates, laws, look, plan, results, serve, swap, train
 from regard.core.errors import reason
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command("serve")(serve.serve)
 app.command("atlas")(atlas.atlas)
 app.command("draw")(draw.draw)
 app.command("laws")(laws.laws)
+app.command("gates")(gates.gates)
 app.command("compare")(compare.compare)
 app.command("plan")(plan.plan)
 app.command("results")(results.results)
