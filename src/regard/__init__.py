@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from regard.core.mechanism import Example, Host, Mechanism, Signal, Traits
     from regard.core.reduction import Partial
     from regard.core.state import State
-    from regard.featuremap.build import gate, mixture
+    from regard.featuremap.build import gate, mixture, neck
     from regard.featuremap.insert import insert
     from regard.hosts.swap import swap
     from regard.hosts.watch import watch
@@ -49,6 +49,7 @@ LATE = {
     "gate": "regard.featuremap.build",
     "insert": "regard.featuremap.insert",
     "mixture": "regard.featuremap.build",
+    "neck": "regard.featuremap.build",
     "search": "regard.core.atlas",
     "swap": "regard.hosts.swap",
     "watch": "regard.hosts.watch",
@@ -74,6 +75,7 @@ __all__ = [
     "gate",
     "insert",
     "mixture",
+    "neck",
     "search",
     "swap",
     "watch",

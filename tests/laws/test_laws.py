@@ -14,7 +14,6 @@ WAITING = {
     "analysis": "entries without a base",
     "kernel": "one system, held to `definition` through the mechanisms that are computed by it",
     "router": "no system yet",
-    "neck": "no system yet",
     "edit": "no system yet",
     "decoding": "no system yet",
     "policy": "no system yet",

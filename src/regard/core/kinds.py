@@ -115,7 +115,14 @@ KINDS: dict[str, Kind] = {
             base="regard.featuremap.mixture.Mixture",
             laws="regard.laws.featuremap.mixture",
         ),
-        Kind("neck", "Necks", "A pyramid of feature maps made into another, fine to coarse.", "regard.neck"),
+        Kind(
+            "neck",
+            "Necks",
+            "A pyramid of feature maps made into another, fine to coarse.",
+            "regard.neck",
+            base="regard.featuremap.neck.Neck",
+            laws="regard.laws.featuremap.neck",
+        ),
         Kind(
             "network",
             "Networks",
