@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.core.mechanism import HEAD_DIM, Example, Host, Signal, check_sizes
+from regard.core.mechanism import HEAD_DIM, Example, LayerSpec, Signal, check_sizes
 from regard.mechanisms.linear.base import Recurrent
 
 
@@ -47,7 +47,7 @@ class SelectiveScan(Recurrent):
     """
 
     signals: ClassVar = {"step": Signal("Δ, how much of the token is taken in", low=0, start=0.05)}
-    host = Host(rotary=False, convolution=4, activation="silu", gate="silu")
+    layer = LayerSpec(rotary=False, convolution=4, activation="silu", gate="silu")
     by_channel = True
 
     def __init__(self, heads: int = 4, head_dim: int = 16) -> None:
@@ -59,7 +59,7 @@ class SelectiveScan(Recurrent):
     def log_decay(self, k: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
         return -self.log_rate.to(k.dtype).exp()[None, :, None] * signals["step"][..., None]
 
-    def values(self, v: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
+    def write_values(self, v: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
         return v * signals["step"][..., None]
 
     def scaled(self, weights: Tensor, signals: Mapping[str, Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.core.mechanism import Example, Host, Signal
+from regard.core.mechanism import Example, LayerSpec, Signal
 from regard.mechanisms.linear.base import Recurrent
 
 
@@ -46,7 +46,7 @@ class Mamba2(Recurrent):
     """
 
     signals: ClassVar = {"step": Signal("Δ, how much of the token is taken in", low=0, start=0.05)}
-    host = Host(rotary=False, convolution=4, activation="silu", norm=True, gate="silu")
+    layer = LayerSpec(rotary=False, convolution=4, activation="silu", norm=True, gate="silu")
 
     def __init__(self, heads: int = 4):
         super().__init__()
@@ -57,7 +57,7 @@ class Mamba2(Recurrent):
     def log_decay(self, k: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
         return -self.log_rate.to(k.dtype).exp()[None, :, None] * signals["step"]
 
-    def values(self, v: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
+    def write_values(self, v: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
         return v * signals["step"][..., None]
 
     def scaled(self, weights: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
