@@ -33,7 +33,7 @@ install()
 LATE = {
     "Cost": "regard.core.cost",
     "Example": "regard.core.mechanism",
-    "Host": "regard.core.mechanism",
+    "LayerSpec": "regard.core.mechanism",
     "Layout": "regard.core.layout",
     "Mechanism": "regard.core.mechanism",
     "Partial": "regard.core.reduction",
@@ -84,6 +84,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """A public name, or a package of regard, imported now."""
+    if name == "Host":
+        return getattr(import_module("regard.core.mechanism"), name)  # which says that it is LayerSpec now
     if name in LATE:
         found = getattr(import_module(LATE[name]), name)
         globals()[name] = found

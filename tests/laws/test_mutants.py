@@ -7,7 +7,7 @@ import pytest
 from mutants.mechanism import MUTANTS
 from mutants.textbook import Textbook
 from regard.core.kinds import KINDS
-from regard.laws import check, examine, laws_of
+from regard.laws import check, examine, examples_of, laws_of
 
 BROKEN = {kind.name: import_module(f"mutants.{kind.name}") for kind in KINDS.values() if kind.laws}
 LAWS = [pytest.param(kind, law, id=f"{kind}:{law}") for kind in BROKEN for law in laws_of(kind)]
@@ -26,14 +26,14 @@ def test_every_law_has_a_mutant(kind):
 
 @pytest.mark.parametrize(("kind", "law"), LAWS)
 def test_the_original_obeys(kind, law):
-    finding = examine(BROKEN[kind].ORIGINAL.examples()[0], law, kind=kind)
+    finding = examine(examples_of(BROKEN[kind].ORIGINAL)[0], law, kind=kind)
     assert finding.verdict == "holds", finding.detail
 
 
 @pytest.mark.parametrize(("kind", "law", "mutant"), PAIRS)
 def test_mutant_is_rejected(kind, law, mutant):
     """And for its own fault, not because it crashes on good input."""
-    finding = examine(mutant.examples()[0], law, kind=kind)
+    finding = examine(examples_of(mutant)[0], law, kind=kind)
     assert finding.verdict == "broken", f"{mutant.__doc__} passed the law of {law}: {finding.detail}"
     assert not finding.detail.startswith(("AttributeError", "NameError", "TypeError", "NotImplementedError"))
 

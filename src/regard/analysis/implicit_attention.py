@@ -67,7 +67,7 @@ def implicit_attention(layer: Attention, x: Tensor) -> Tensor:
     if layer.scale is not None:
         out = weights @ repeat_heads(v, q.shape[1])
         rows = (out.square().mean(-1) + EPSILON).rsqrt()
-        found = found * rows[:, :, None, :, None] * layer.scale[:, None, None]
+        found = found * rows[:, :, None, :, None] * (layer.scale * layer.spec.factor)[:, None, None]
     if layer.gate is not None:
         opened = split_heads(layer.gate(x), layer.projection.heads)
         opened = F.silu(opened) if layer.spec.gate == "silu" else torch.sigmoid(opened)

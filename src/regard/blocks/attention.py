@@ -164,7 +164,10 @@ class Attention(nn.Module):
         def prepared(x: Tensor) -> Tensor:
             if self.spec.unit:
                 x = x * torch.rsqrt(x.square().sum(-1, keepdim=True) + EPSILON)
-            return x if self.rotary is None or positions is None else self.rotary(x, positions)
+            if self.rotary is None or positions is None:
+                return x
+            parts = x.unflatten(3, (self.spec.parts, -1)).movedim(3, 2)
+            return self.rotary(parts.flatten(1, 2), positions).view_as(parts).movedim(2, 3).flatten(3)
 
         first = (q, k)
         q, k = prepared(q), prepared(k)
@@ -176,7 +179,7 @@ class Attention(nn.Module):
     def finish(self, out: Tensor, x: Tensor, positions: Tensor | None) -> Tensor:
         """Norm, gate and merge of the heads' outputs ``(b, h, n, e)`` of queries at ``positions``."""
         if self.scale is not None:
-            out = F.rms_norm(out, (out.shape[-1],), self.scale, EPSILON)
+            out = F.rms_norm(out, (out.shape[-1],), self.scale, EPSILON) * self.spec.factor
         if self.gate is not None:
             opened = split_heads(self.gate(x), self.projection.heads)
             out = out * (F.silu(opened) if self.spec.gate == "silu" else torch.sigmoid(opened))

@@ -19,6 +19,7 @@ app = typer.Typer(
 app.command("look")(look.look)
 app.command("serve")(serve.serve)
 app.command("atlas")(atlas.atlas)
+app.command("claims")(claims.claims)
 app.command("draw")(draw.draw)
 app.command("laws")(laws.laws)
 app.command("gates")(gates.gates)

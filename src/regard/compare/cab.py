@@ -183,7 +183,7 @@ def correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
     return mean((x - mean(xs)) * (y - mean(ys)) for x, y in pairs) / spread if spread else None
 
 
-def leak(mechanism: Mechanism, n: int = 37, heads: int = 2, dim: int = 5) -> float:
+def leak(mechanism: Mechanism, n: int = 37, heads: int = 2, dim: int = 6) -> float:
     """The largest gradient of any output to any later input: zero for what is causal.
 
     Inputs are q, k, v and all signals; n² gradients are taken, so keep n small.

@@ -53,7 +53,8 @@ class Workload:
 
     def __init__(self, text: str, sizes: Sizes) -> None:
         name, config = parse(text)
-        of = {"heads": sizes.heads, "head_dim": sizes.head_dim}
+        of = {"heads": sizes.heads, "kv_heads": sizes.kv_heads, "head_dim": sizes.head_dim}
+        of |= {"value_dim": sizes.head_dim, "layer_index": 0}
         self.text, self.sizes, self.mechanism = text, sizes, build_for(of, name, **config)
         if sizes.kv_heads != sizes.heads and not self.mechanism.traits.grouped:
             raise wrong("--kv-heads", str(sizes.kv_heads), f"{sizes.heads}: {text} does not group queries")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from regard.core.errors import did_you_mean, wrong
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,16 @@ class Sample:
     given: Mapping[str, Any] = field(default_factory=dict)
 
 
+def shown_by(make: Callable[[], Sequence[Any]]) -> Callable[[T], T]:
+    """Gives the function below it ``examples()``, as the class method of this name does a class."""
+
+    def give(function: T) -> T:
+        function.examples = make  # pyright: ignore[reportAttributeAccessIssue]
+        return function
+
+    return give
+
+
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
@@ -84,6 +96,7 @@ KINDS: dict[str, Kind] = {
             "How queries, keys and values come from hidden states, what a cache holds, and how heads are merged.",
             "LM(Config(projection=…))",
             base="regard.projections.base.Projection",
+            laws="regard.laws.projection",
         ),
         Kind(
             "pattern",
@@ -91,6 +104,7 @@ KINDS: dict[str, Kind] = {
             "Which entries of A may be non-zero, from positions alone.",
             "regard.build('pattern', of=…)",
             base="regard.patterns.base.Pattern",
+            laws="regard.laws.pattern",
         ),
         Kind(
             "router",

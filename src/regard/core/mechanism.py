@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import wraps
 from types import MappingProxyType
 from typing import Any, Literal, Self
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.core.cost import Cost, Shape
+from regard.core.deprecated import renamed_argument, renamed_field, warn
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.state import State
@@ -36,9 +37,6 @@ GROWTHS: Mapping[str, float] = {"constant": 0.0, "linear": 1.0, "loglinear": 1.1
 
 ROUNDED = 2**-8
 """The largest relative error of rounding to bfloat16."""
-
-HEAD_DIM = 5
-"""Of the examples whose parameters depend on it."""
 
 
 @dataclass(frozen=True)
@@ -116,20 +114,24 @@ class LayerSpec:
 
     Args:
         rotary: q and k are turned by their positions (RoPE); False where the mechanism knows order by itself.
+        parts: how many runs of coordinates of q and k are scored apart, each of them turned as a whole.
         convolution: taps of the causal depthwise convolution over q, k and v, 0 for none.
         activation: of q, k and v (after the convolution). unit: q and k are then scaled to length one.
-        norm: the output of each head is divided by its root mean square. gate: the output is multiplied by this
-            function of a projection of the hidden state.
+        norm: the output of each head is divided by its root mean square. factor: then multiplied by it.
+        gate: the output is multiplied by this function of a projection of the hidden state.
     """
 
     rotary: bool = True
+    parts: int = 1
     convolution: int = 0
     activation: Literal["silu"] | None = None
     unit: bool = False
     norm: bool = False
+    factor: float = 1.0
     gate: Literal["silu", "sigmoid"] | None = None
 
 
+@renamed_field("two_sided", "bidirectional")
 @dataclass(frozen=True)
 class Traits:
     """What a mechanism claims; the laws hold it to every word.
@@ -170,13 +172,18 @@ class Traits:
 
 @dataclass(frozen=True)
 class Example:
-    """A small instance for the laws: a mechanism, its head count, and what it is called in the report."""
+    """A small instance for the laws: a mechanism, what it is called in the report, and the sizes of its calls.
+
+    Args:
+        head_dim, value_dim: d and e, two odd primes where the mechanism has no say in them.
+    """
 
     label: str
     mechanism: Mechanism
     heads: int = 2
     kv_heads: int = 2
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    head_dim: int = 5
+    value_dim: int = 7
 
 
 class Mechanism(nn.Module):
@@ -197,6 +204,11 @@ class Mechanism(nn.Module):
         super().__init_subclass__(**options)
         for name in {"weights", "rows"} & vars(cls).keys():
             setattr(cls, name, in_wide(vars(cls)[name]))
+        if "extend" in vars(cls):
+            cls.extend = renamed_argument("keys", "key_mask")(vars(cls)["extend"])
+        if isinstance(vars(cls).get("host"), LayerSpec):
+            warn(f"{cls.__name__}.host", "layer")
+            cls.layer = vars(cls)["host"]
 
     def __new__(cls, *positional: Any, **named: Any) -> Self:
         """Notes what the constructor is given, for `repr`."""
@@ -373,3 +385,10 @@ def repeat_heads(tensor: Tensor, heads: int) -> Tensor:
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
     """float32 for half precision, otherwise the dtype itself: what sums are kept in."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Host":
+        warn("Host", "LayerSpec")
+        return LayerSpec
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,9 +22,11 @@ def test_atlas_as_json_is_the_whole_atlas():
     listed = json.loads(regard("atlas", "--json").stdout)
     assert [entry["name"] for entry in listed] == [entry.name for entry in entries()]
     for entry in listed:
-        assert entry["claim"]["status"] in ("works", "partly", "not reproduced")
-        assert entry["claim"]["figure"]
-        assert entry["claim"]["command"]
+        claim, measured = entry["claim"], entry["claim"]["status"] != "not measured"
+        assert claim["status"] in ("reproduced", "partly", "not reproduced", "not measured")
+        assert bool(claim["figure"]) == measured
+        assert claim["command"]
+        assert entry["system"] == ("part" if entry["missing"] else "complete")
     rows = {entry["name"]: entry["row"] for entry in listed}
     assert (rows["lightning"], rows["cab"]) == (53, 252)
 
@@ -66,7 +68,7 @@ def test_a_broken_law_is_exit_status_1(tmp_path):
         "import sys; sys.path.insert(0, 'tests'); sys.argv = ['regard', 'laws', 'mask_off_by_one']\n"
         "from mutants.mechanism import MaskOffByOne\n"
         "from regard.core.atlas import Claim, published\n"
-        "claim = Claim('', 'works', '', '')\n"
+        "claim = Claim('', cells='a.b', holds='a.c')\n"
         "published('mask_off_by_one', family='f', title='t', year=2026, claim=claim)(MaskOffByOne)\n"
         "from regard.cli import main; main()\n"
     )

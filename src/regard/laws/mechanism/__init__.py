@@ -25,6 +25,8 @@ LAWS: dict[str, Law] = {
 subject = Subject
 
 
-def example(thing: Mechanism, heads: int = 2, kv_heads: int | None = None) -> Example:
-    """A mechanism as it is, examined with so many heads."""
-    return Example(type(thing).__name__, thing, heads, kv_heads or heads)
+def example(
+    thing: Mechanism, heads: int = 2, kv_heads: int | None = None, head_dim: int = 5, value_dim: int = 7
+) -> Example:
+    """A mechanism as it is, examined in calls of these sizes; ``kv_heads`` None for as many as heads."""
+    return Example(type(thing).__name__, thing, heads, kv_heads or heads, head_dim, value_dim)

@@ -10,21 +10,19 @@ import torch
 from torch import Tensor
 
 from regard.core.layout import Layout
-from regard.core.mechanism import HEAD_DIM, Example, Mechanism, Signal, Traits, repeat_heads
+from regard.core.mechanism import Example, Mechanism, Signal, Traits, repeat_heads
 from regard.laws.finding import Broken, Unclaimed, same
 
-BATCH, VALUE_DIM = 3, 7
+BATCH = 3
 SHORT, MIDDLE, LONG = 13, 257, 563
 """MIDDLE leaves the paths for few tokens; LONG crosses the tiles and chunks of the fast paths and divides none."""
 SEED = 20_261
 
 __all__ = [
     "BATCH",
-    "HEAD_DIM",
     "LONG",
     "MIDDLE",
     "SHORT",
-    "VALUE_DIM",
     "Broken",
     "Inputs",
     "Subject",
@@ -78,8 +76,9 @@ class Subject:
     ) -> Inputs:
         """Random inputs for ``n`` queries and ``m`` keys (None: as many); ``sizes`` overrides batch, d, e, kv_heads."""
         m = n if m is None else m
-        batch, d, e = sizes.get("batch", BATCH), sizes.get("d", HEAD_DIM), sizes.get("e", VALUE_DIM)
-        heads, groups = self.example.heads, sizes.get("kv_heads", self.example.kv_heads)
+        example, batch = self.example, sizes.get("batch", BATCH)
+        d, e = sizes.get("d", example.head_dim), sizes.get("e", example.value_dim)
+        heads, groups = example.heads, sizes.get("kv_heads", example.kv_heads)
         generator = torch.Generator().manual_seed(SEED + seed)
 
         def normal(*shape: int) -> Tensor:

@@ -95,7 +95,7 @@ class Positional(Scored):
             nn.Parameter(torch.empty(heads, encodings.shape[1], size).uniform_(-bound, bound)) for _ in range(2)
         )
 
-    def score(self, q: Tensor, m: int, layout: Layout) -> Placed:
+    def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Placed:
         """The scores of queries and keys that stand where the layout says."""
         wide = accumulate_dtype(q.dtype)
         where = layout.query_positions(q.shape[2], m, q.device).clamp(min=0), layout.positions(m, q.device)
