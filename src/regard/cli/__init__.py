@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from regard.cli import atlas, compare, draw, gates, laws, look, plan, results, serve, swap, train
+from regard.cli import atlas, claims, compare, draw, gates, laws, look, plan, results, serve, swap, train
 from regard.core.errors import reason
 
 app = typer.Typer(

@@ -10,7 +10,7 @@ from torch import Tensor, nn, relu
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import HEAD_DIM, Example, LayerSpec, Traits, check_sizes
+from regard.core.mechanism import Example, LayerSpec, Traits, check_sizes
 from regard.mechanisms.linear.base import Averaged
 
 

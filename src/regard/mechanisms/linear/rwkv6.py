@@ -13,7 +13,7 @@ from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import HEAD_DIM, Example, LayerSpec, Signal, check_sizes
+from regard.core.mechanism import Example, LayerSpec, Signal, check_sizes
 from regard.kernels.scan import Inputs, scan
 from regard.mechanisms.linear.base import Recurrent, elapsed
 

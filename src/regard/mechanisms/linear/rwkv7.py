@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.core.mechanism import HEAD_DIM, Example, LayerSpec, Signal, check_sizes
+from regard.core.mechanism import Example, LayerSpec, Signal, check_sizes
 from regard.kernels.scan import Inputs
 from regard.mechanisms.linear.base import Recurrent
 

@@ -14,7 +14,7 @@ from regard.core.build import build_part
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import HEAD_DIM, Example, LayerSpec, masked_softmax, repeat_heads
+from regard.core.mechanism import Example, LayerSpec, masked_softmax, repeat_heads
 from regard.kernels.tiled import Score
 from regard.mechanisms.scored.base import Scored
 from regard.mechanisms.scored.parts.biases import BIASES, Bias
@@ -122,7 +122,8 @@ class Composed(Scored):
             masked=True,
             equivariant=cross,
         )
-        self.signals = {**self.normaliser.signals, **(GatedSoftmax.signals if self.gated else {})}
+        own = GatedSoftmax.signals if self.gated else {}
+        self.signals = {**self.scorer.signals, **self.bias.signals, **self.normaliser.signals, **own}
         rotary = self.scorer.layer.rotary and not self.bias.placed
         self.layer = LayerSpec(rotary, norm=norm, gate=None if gate == "heads" else gate)
 
