@@ -7,21 +7,21 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-Mode = Literal["nearest", "bilinear"]
+Mode = Literal["nearest", "bilinear", "aligned"]
 Size = tuple[int, int]
 
 
 def resize(x: Tensor, like: Tensor | Size, mode: Mode = "nearest") -> Tensor:
-    """``x (b, c, y', x')`` at the rows and columns of ``like``, a map or its size; corners are not aligned.
+    """``x (b, c, y', x')`` at the rows and columns of ``like``, a map or its size: odd ones are met exactly.
 
-    Odd sizes are met exactly, which scaling by a factor does not.
+    Bilinear does not align the corners of the maps; ``aligned`` is bilinear and does, as some older code has it.
     """
     size = (like.shape[2], like.shape[3]) if isinstance(like, Tensor) else like
     if x.shape[2:] == size:
         return x
     if mode == "nearest":
         return F.interpolate(x, size, mode="nearest")
-    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+    return F.interpolate(x, size, mode="bilinear", align_corners=mode == "aligned")
 
 
 def pooled(x: Tensor, like: Tensor | Size) -> Tensor:
