@@ -19,6 +19,7 @@ from regard.featuremap.mixture import Mixture
     title="Attention in Attention Network for Image Super-Resolution",
     arxiv="2104.09497",
     year=2021,
+    fidelity="authors' code",
     claim=Claim(
         text="its weights sum to one and change with the map; equals the authors' block with its weights",
         status="works",

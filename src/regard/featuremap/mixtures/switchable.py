@@ -21,6 +21,7 @@ from regard.featuremap.mixture import Mixture, MixtureTraits
     title="DetectoRS: Detecting Objects with Recursive Feature Pyramid and Switchable Atrous Convolution",
     arxiv="2006.02334",
     year=2020,
+    fidelity="hand values",
     aliases=("sac",),
     claim=Claim(
         text="begun from a convolution it is that convolution; its two branches are its definition",

@@ -81,6 +81,7 @@ class Layer(nn.Module):
     title="EfficientDet: Scalable and Efficient Object Detection",
     arxiv="1911.09070",
     year=2019,
+    fidelity="hand values",
     claim=Claim(
         text="every level depends on every map; parameters and FLOPs by formula; weights of a node sum to nearly one",
         status="works",

@@ -23,13 +23,13 @@ from regard.featuremap.resize import Size, halved, resize
     title="Feature Pyramid Networks for Object Detection",
     arxiv="1612.03144",
     year=2016,
+    fidelity="hand values",
     claim=Claim(
         text="parameters by the paper's sum; every level has d channels at its stride and depends on its own map and "
-        "the "
-        "coarser ones alone; boxes go to the level that the paper's formula gives",
+        "the coarser ones alone; boxes go to the level that the paper's formula gives",
         status="partly",
-        figure="3,344,384 parameters for ResNet-50 at d = 256; exact on odd sizes; the recall of small objects was not "
-        "measured",
+        figure="3,344,384 parameters for ResNet-50 at d = 256; exact on odd sizes; the recall of small objects was "
+        "not measured",
         command="pytest tests/claims/test_necks.py tests/laws/test_laws.py",
     ),
 )
@@ -91,6 +91,7 @@ class FPN(Neck):
     title="Path Aggregation Network for Instance Segmentation",
     arxiv="1803.01534",
     year=2018,
+    fidelity="hand values",
     claim=Claim(
         text="every level depends on every map; parameters and FLOPs by formula",
         status="works",

@@ -54,14 +54,13 @@ class PixelAttention(nn.Module):
     title="Attention in Attention Network for Image Super-Resolution",
     arxiv="2104.09497",
     year=2021,
+    fidelity="authors' code",
     claim=Claim(
         text="as many parameters as the paper says; each block is the authors' with its weights; the shares of the "
-        "branches "
-        "sum to one and change with the image",
+        "branches sum to one and change with the image",
         status="partly",
         figure="1,036,443 (×2, ×3) and 1,047,459 (×4), the paper's 1,036 K and 1,047 K; block to 1e-6; "
-        "super-resolution itself "
-        "was not measured",
+        "super-resolution itself was not measured",
         command="pytest tests/claims/test_mixtures.py tests/unit/featuremap/test_reference.py",
     ),
 )

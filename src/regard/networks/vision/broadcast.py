@@ -25,8 +25,8 @@ from regard.networks.vision.vit import ViT
     year=2022,
     aliases=("cb", "cb_s", "uniform_attention"),
     claim=Claim(
-        text="no parameters more; on digits the mean entropy of attention falls below the baseline's, and the accuracy "
-        "not more than 0.3 points",
+        text="no parameters more; on digits the mean entropy of attention falls below the baseline's, and the "
+        "accuracy not more than 0.3 points",
         status="not reproduced",
         figure="no parameters more; digits, 3 seeds, 300 steps: entropy 2.10 nats with CB, 2.07 without, accuracy "
         "87.0% against 89.0%; CB_S 2.09 and 88.6%",

@@ -71,14 +71,13 @@ class ChannelSpatialAttention(nn.Module):
     title="Single Image Super-Resolution via a Holistic Attention Network",
     arxiv="2008.08767",
     year=2020,
+    fidelity="authors' code",
     claim=Claim(
         text="as many parameters as the authors' network; both attentions begin as the identity; attention between "
-        "layers is "
-        "softmax attention of negated products",
+        "layers is softmax attention of negated products",
         status="partly",
-        figure="15,924,057 at 64 channels, ×2, with the 24 fixed numbers of its colour shifts; exact at the start; to "
-        "1e-6 the "
-        "authors' modules; super-resolution itself was not measured",
+        figure="15,924,057 at 64 channels, ×2, with the 24 fixed numbers of its colour shifts; exact at the start; "
+        "to 1e-6 the authors' modules; super-resolution itself was not measured",
         command="pytest tests/claims/test_mixtures.py tests/unit/featuremap/test_reference.py",
     ),
 )

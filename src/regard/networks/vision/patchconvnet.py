@@ -110,14 +110,13 @@ class AttentionPool(nn.Module):
     title="Augmenting Convolutional networks with attention-based aggregation",
     arxiv="2112.13692",
     year=2021,
+    fidelity="authors' code",
     claim=Claim(
         text="as many parameters and multiply-adds as the authors' models; a zero query gives the mean of the values "
-        "of all "
-        "cells and of the query itself; any height and width",
+        "of all cells and of the query itself; any height and width",
         status="partly",
         figure="S60 25,231,096, S120 47,723,896, B60 99,388,936; S60 4.0 GMAC at 224 × 224; mean to 1e-9; accuracies "
-        "and where "
-        "a trained map looks were not measured",
+        "and where a trained map looks were not measured",
         command="pytest tests/claims/test_patchconvnet.py",
     ),
 )
