@@ -11,6 +11,8 @@ them:
 - ``ulsam.py`` of Nandan91/ULSAM without its first statement, which sets a tensor type of GPUs
 - ``emca.py`` (Code/eca_resnet_multi_scale.py of eslambakr/EMCA) without the import of srm
 - ``aan.py`` of haoyuc/A2N, ``han_model.py`` (src/model/han.py of wwlCape/HAN) and its ``model/common.py``
+- ``bevanet/`` with conv.py, FS.py and LSKA.py of models/ in maomao0819/BEVANet
+- ``psmnet/`` with stackhourglass.py and submodule.py of models/ in JiaRenChang/PSMNet, in float64 without cuda
 - ``patchconvnet_models.py`` of facebookresearch/deit with the places where timm has its parts today
 """
 
@@ -104,9 +106,22 @@ def of_networks():
     }
 
 
+def bevanet():
+    return gate(authors("bevanet.LSKA").SDLSKA(8, 11), 8, 7, 6)
+
+
+def psmnet():
+    """In training, where batch norms keep the numbers of so deep a network in range; every 337th of them."""
+    net = waved(authors("psmnet.stackhourglass").PSMNet(16)).train()
+    left, right = wave((2, 3, 256, 256)), wave((2, 3, 256, 256), 0.3)
+    with torch.no_grad():
+        found = net(left, right)
+    return {"out": torch.cat(found).flatten()[::337].tolist()}
+
+
 def main(folder: str) -> None:
     sys.path.insert(0, folder)
-    values = of_timm() | of_authors() | of_networks()
+    values = of_timm() | of_authors() | of_networks() | {"sdlska": bevanet(), "psmnet": psmnet()}
     for value in values.values():
         value["out"] = [round(number, 8) for number in value["out"][::3]]
     Path(__file__).with_suffix(".json").write_text(json.dumps(values) + "\n")

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 import regard
-from reference.waves import parameter_wave, running_wave, wave
+from reference.waves import parameter_wave, running_wave, wave, waved
 from regard.networks.vision.a2n import A2Block
 from regard.networks.vision.han import ChannelSpatialAttention, LayerAttention
 from regard.networks.vision.patchconvnet import PatchConvNet
+from regard.networks.vision.psmnet import PSMNet
 
 VALUES = json.loads((Path(__file__).parents[2] / "reference" / "feature_maps.json").read_text())
 
@@ -172,3 +173,23 @@ def test_patchconvnet_is_that_of_the_authors():
     order += ["norm.weight", "norm.bias", "classes.weight", "classes.bias"]
     net.load_state_dict(in_turn(order, dict(net.named_parameters())))
     check(net(wave(VALUES["patchconvnet"]["shape"])), VALUES["patchconvnet"])
+
+
+def test_the_large_kernel_is_that_of_the_authors():
+    gate = regard.gate("sdlska(kernel=11)")(8).double().eval()
+    steps = [f"{n}.{kind}" for n in (0, 1, 2) for kind in ("weight", "bias")]
+    order = [f"{part}.{kind}" for part in ("square", "row", "column", "mix") for kind in ("weight", "bias")]
+    order += [f"select.{part}.{step}" for part in ("reduce", "expand.0", "expand.1", "expand.2") for step in steps]
+    order += ["select.cells.weight", "select.cells.bias"]
+    norms = [f"select.{part}.2" for part in ("reduce", "expand.0", "expand.1", "expand.2")]
+    state = in_turn(order, dict(gate.named_parameters())) | running(gate, norms)
+    gate.load_state_dict(state, strict=False)
+    check(gate(wave(VALUES["sdlska"]["shape"])), VALUES["sdlska"])
+
+
+@pytest.mark.slow
+def test_stereo_matching_is_that_of_the_authors():
+    net = waved(PSMNet(16, aligned=False)).train()
+    with torch.no_grad():
+        found = net(wave((2, 3, 256, 256)), wave((2, 3, 256, 256), 0.3))
+    check(torch.cat(found).flatten()[::337], VALUES["psmnet"])
