@@ -12,6 +12,7 @@ from regard.networks.vision.a2n import A2Block
 from regard.networks.vision.han import ChannelSpatialAttention, LayerAttention
 from regard.networks.vision.patchconvnet import PatchConvNet
 from regard.networks.vision.psmnet import PSMNet
+from regard.networks.vision.residual_attention import ResidualAttentionNetwork
 
 VALUES = json.loads((Path(__file__).parents[2] / "reference" / "feature_maps.json").read_text())
 
@@ -193,3 +194,19 @@ def test_stereo_matching_is_that_of_the_authors():
     with torch.no_grad():
         found = net(wave((2, 3, 256, 256)), wave((2, 3, 256, 256), 0.3))
     check(torch.cat(found).flatten()[::337], VALUES["psmnet"])
+
+
+def test_residual_attention_is_the_graph_of_the_authors():
+    """In training, since norms by batch keep the numbers of so deep a network in range."""
+    net, order = ResidualAttentionNetwork(56, 5, 4).double().train(), []
+    layers = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.BatchNorm2d | torch.nn.Linear)]
+    for layer in layers:
+        layer.register_forward_pre_hook(lambda module, _: order.append(module))
+    x = wave(VALUES["residual_attention"]["shape"])
+    net(x)
+    parameters = [parameter for module in order for parameter in module.parameters()]
+    assert len(order) == len(layers)
+    with torch.no_grad():
+        for number, parameter in enumerate(parameters):
+            parameter.copy_(parameter_wave(number, parameter.shape))
+    check(net(x), VALUES["residual_attention"])
