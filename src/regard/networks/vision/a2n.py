@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 from regard.featuremap.mixtures.attention_in_attention import AttentionInAttention
+from regard.networks.base import Network
+from regard.networks.vision.vit import image_sample
 
 SLOPE = 0.2
 
@@ -64,7 +69,7 @@ class PixelAttention(nn.Module):
         command="pytest tests/claims/test_mixtures.py tests/unit/featuremap/test_reference.py",
     ),
 )
-class A2N(nn.Module):
+class A2N(Network):
     """Images of 2, 3 or 4 times the rows and columns, by blocks with a mixture of attention and none.
 
         y = up(x) + C(upsample(h + T(blocks(h)))),   h = F x,   up bilinear
@@ -91,6 +96,27 @@ class A2N(nn.Module):
         widths = (channels, upper)
         self.upsample = nn.Sequential(*(PixelAttention(widths[min(n, 1)], upper, s) for n, s in enumerate(steps)))
         self.last = nn.Conv2d(upper, colours, 3, padding=1)
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        def made() -> A2N:
+            return cls(2, 24, 2, 8)
+
+        def whole() -> A2N:
+            with torch.device("meta"):
+                return cls(4)
+
+        given = {"output": (3, 14, 10), "again": made, "published": (whole, 1.047)}
+        return [image_sample("a2n", made(), (7, 5), 3, **given)]
+
+    def intermediates(self, images: Tensor) -> dict[str, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The weight of each entry in the branch with attention ``(b, c, y, x)`` of each block."""
+        h, found = self.first(images), {}
+        for place, block in enumerate(self.blocks):
+            if isinstance(block, A2Block):
+                found[f"blocks.{place}"] = block.mixture.attention(F.leaky_relu(block.first(h), SLOPE))
+            h = block(h)
+        return found
 
     def forward(self, images: Tensor) -> Tensor:
         h = self.first(images)

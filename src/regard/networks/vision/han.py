@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.build import build
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 from regard.featuremap.build import gate
+from regard.networks.base import Network
+from regard.networks.vision.vit import image_sample
 
 
 class GatedResidual(nn.Module):
@@ -81,7 +86,7 @@ class ChannelSpatialAttention(nn.Module):
         command="pytest tests/claims/test_mixtures.py tests/unit/featuremap/test_reference.py",
     ),
 )
-class HAN(nn.Module):
+class HAN(Network):
     """Images of s times the rows and columns, by groups of gated residual blocks that attend to each other.
 
         f_i = group_i(f_{i−1}), f_{n+1} = C f_n,   y = up(f_0 + D [csam(f_{n+1}); E lam([f_{n+1} … f_1])])
@@ -128,6 +133,16 @@ class HAN(nn.Module):
         self.upsample = nn.Sequential(*ups, convolution(channels, 3))
 
     mean: Tensor
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        def made() -> HAN:
+            net = cls(2, 16, 2, 1, 4, 1.0)
+            for gamma in (net.layers.gamma, net.cells.gamma):
+                nn.init.constant_(gamma, 0.3)
+            return net
+
+        return [image_sample("han", made(), (7, 5), 3, output=(3, 14, 10), again=made)]
 
     def forward(self, images: Tensor) -> Tensor:
         start = self.first(images - self.mean)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -10,8 +12,11 @@ from regard.blocks.spatial import flat
 from regard.core.atlas import Claim, published
 from regard.core.build import build
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 from regard.core.layout import Layout
 from regard.featuremap.build import gate
+from regard.networks.base import Network
+from regard.networks.vision.vit import image_sample
 from regard.projections.base import Grouped
 
 EPS = 1e-6
@@ -120,7 +125,7 @@ class AttentionPool(nn.Module):
         command="pytest tests/claims/test_patchconvnet.py",
     ),
 )
-class PatchConvNet(nn.Module):
+class PatchConvNet(Network):
     """A convolutional stem of stride 16, blocks of one width and resolution, and attention as the pooling.
 
         logits = norm(pool(blocks(stem(images)))) W + b
@@ -160,6 +165,22 @@ class PatchConvNet(nn.Module):
         for layer in (self.classes, *(m for m in self.pool.modules() if isinstance(m, nn.Linear))):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        def made(per_class: bool) -> PatchConvNet:
+            return cls("S60", 5, per_class, 24, 2)
+
+        def whole() -> PatchConvNet:
+            with torch.device("meta"):
+                return cls("S60")
+
+        return [
+            image_sample(
+                "one query", made(False), (33, 50), 3, output=(5,), again=lambda: made(False), published=(whole, 25.2)
+            ),
+            image_sample("one a class", made(True), (33, 50), 3, output=(5,), again=lambda: made(True)),
+        ]
 
     def forward(self, images: Tensor) -> Tensor:
         pooled = self.norm(self.pool(self.features(images)))

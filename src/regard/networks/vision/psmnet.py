@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
+from regard.networks.base import Network
 
 POOLS = (64, 32, 16, 8)
 LOSS_WEIGHTS = (0.5, 0.7, 1.0)
@@ -114,7 +118,7 @@ class Hourglass(nn.Module):
         command="pytest tests/claims/test_psmnet.py tests/unit/featuremap/test_reference.py",
     ),
 )
-class PSMNet(nn.Module):
+class PSMNet(Network):
     """Disparities of the left image's cells: the expectation under a softmax over what every shift costs.
 
         v_d = [f_left(p), f_right(p − d)],   disparity = Σ_d d softmax_d(c_d),   c three stacked `Hourglass` of v
@@ -152,7 +156,34 @@ class PSMNet(nn.Module):
                 fan = module.out_channels * module.weight[0, 0].numel()
                 nn.init.normal_(module.weight, std=(2 / fan) ** 0.5)
 
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        def made() -> PSMNet:
+            return cls(8)
+
+        def inputs(batch: int, seed: int) -> tuple[Tensor, Tensor]:
+            generator = torch.Generator().manual_seed(seed)
+            left, right = torch.randn(2, batch, 3, 17, 30, generator=generator)
+            return left, right
+
+        def whole() -> PSMNet:
+            with torch.device("meta"):
+                return cls()
+
+        given = {"inputs": inputs, "output": (1, 17, 30), "again": made, "published": (whole, 5.2)}
+        return [Sample("psmnet", made(), given)]
+
+    def intermediates(self, left: Tensor, right: Tensor) -> dict[str, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The likeness of each disparity at each cell ``(b, 1, y · x, d)``, which sums to one."""
+        costs = self.grown(left, right)[-1]
+        return {"disparities": torch.softmax(costs, 1).flatten(2).mT[:, None]}
+
     def forward(self, left: Tensor, right: Tensor) -> Tensor | list[Tensor]:
+        found = [expected(costs) for costs in self.grown(left, right)]
+        return found if self.training else found[-1]
+
+    def grown(self, left: Tensor, right: Tensor) -> list[Tensor]:
+        """The likeness of each disparity ``(b, d, y, x)`` after each hourglass; in evaluation after the last."""
         if left.shape != right.shape:
             raise wrong("right", f"shape {tuple(right.shape)}", f"the left image's, {tuple(left.shape)}")
         volume = volume_of(self.features(left), self.features(right), self.disparities // 4)
@@ -165,10 +196,8 @@ class PSMNet(nn.Module):
             out = out + start
             cost = head(out) + cost
             found.append(cost)
-        size = (self.disparities, *left.shape[2:])
-        grown = (F.interpolate(each, size, mode="trilinear", align_corners=self.aligned) for each in found)
-        disparities = [expected(each[:, 0]) for each in (grown if self.training else list(grown)[-1:])]
-        return disparities if self.training else disparities[0]
+        size, wanted = (self.disparities, *left.shape[2:]), found if self.training else found[-1:]
+        return [F.interpolate(c, size, mode="trilinear", align_corners=self.aligned)[:, 0] for c in wanted]
 
 
 def volume_of(left: Tensor, right: Tensor, disparities: int) -> Tensor:

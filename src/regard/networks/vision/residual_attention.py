@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 from regard.featuremap.resize import resize
+from regard.networks.base import Network
+from regard.networks.vision.vit import image_sample
 
 MODULES = {56: (1, 1, 1), 92: (1, 2, 3)}
 """How many attention modules each of the three stages has."""
@@ -117,7 +122,7 @@ class AttentionModule(nn.Module):
         command="pytest tests/claims/test_residual_attention.py tests/unit/featuremap/test_reference.py",
     ),
 )
-class ResidualAttentionNetwork(nn.Module):
+class ResidualAttentionNetwork(Network):
     """Three stages of attention modules on pre-activated bottlenecks, whose masks are halved three, two times and once.
 
     Shapes: ``images (b, 3, y, x)`` -> ``(b, classes)``, of any height and width.
@@ -145,6 +150,28 @@ class ResidualAttentionNetwork(nn.Module):
         self.stages, out = nn.Sequential(*stages), 2 * inside
         self.last = nn.Sequential(Unit(inside, out, 2), Unit(out, out), Unit(out, out), Activated(out))
         self.classes = nn.Linear(out, classes)
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        def made() -> ResidualAttentionNetwork:
+            return cls(56, 5, 8)
+
+        return [image_sample("attention_56", made(), (40, 35), 3, output=(5,), again=made)]
+
+    def intermediates(self, images: Tensor) -> dict[str, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The mask ``(b, c, y, x)`` of each module."""
+        found: dict[str, Tensor] = {}
+        named = [(name, module.mask) for name, module in self.named_modules() if isinstance(module, AttentionModule)]
+        hooks = [
+            mask.register_forward_hook(lambda _module, _given, out, name=name: found.update({name: out}))
+            for name, mask in named
+        ]
+        try:
+            self(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found
 
     def forward(self, images: Tensor) -> Tensor:
         x = halved(self.start(self.first(images)))
