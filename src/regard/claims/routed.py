@@ -209,7 +209,7 @@ def coherent(seed: int) -> dict[str, float]:
     """What the published defaults skip of attention among smooth fields, the cells in runs of 64 that are near."""
     generator = torch.Generator().manual_seed(seed)
     states, v = smooth(2, generator)
-    places = torch.arange(states.shape[3]).view(2, 4, 4, 4, 4, 4).permute(0, 2, 4, 1, 3, 5).flatten()
+    places = torch.arange(states.shape[2]).view(2, 4, 4, 4, 4, 4).permute(0, 2, 4, 1, 3, 5).flatten()
     q, k, v = (x[:, :, places] for x in (states, states, v))
     return kept_of(Sparge(), q, k, v, Layout())
 
