@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class Shares(Router):
     share: float
 
     def unlimited(self) -> Router:
-        other = super().unlimited()
+        other = cast(Shares, super().unlimited())
         other.share = 1.0
         return other
 
@@ -66,7 +66,8 @@ class ScaledShare(Shares, Mean):
         super().__init__(block, EVERYTHING, forced=("own",))
         if scope not in SCOPES:
             raise wrong("scope", repr(scope), f"one of {', '.join(SCOPES)}")
-        self.share, self.scope = checked_share(share), scope
+        self.share = checked_share(share)
+        self.scope: Scope = scope
 
     def choose(self, scores: Tensor, rows: Rows) -> Choice:
         more = rows.blocks - scores.shape[3]

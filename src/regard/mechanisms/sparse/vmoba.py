@@ -82,7 +82,7 @@ class VideoBlocks(Routed):
             return super().forward(q, k, v, layout, **signals)
         self.check(q, k, v, layout, signals)
         order, other = self.cut(layout, k)
-        out = Routed.forward(other, *(x[:, :, order] for x in (q, k, v)), Layout())
+        out = Routed.forward(other, q[:, :, order], k[:, :, order], v[:, :, order])
         return out[:, :, order.argsort()]
 
     def cut(self, layout: Layout, k: Tensor) -> tuple[Tensor, Routed]:
@@ -91,10 +91,9 @@ class VideoBlocks(Routed):
             raise wrong("layout", "a grid with padding or packed documents", "whole grids: each cell is a token")
         grid, chunk = layout.grid or (), self.chunk
         sizes = (1, *grid)[-3:] if len(grid) < 3 else grid
-        cells = (
-            (chunk, *sizes[1:]) if isinstance(chunk, int) else (sizes[0], *chunk) if len(chunk or ()) == 2 else chunk
-        )
-        if cells is None or len(sizes) != 3 or any(size % cell for size, cell in zip(sizes, cells, strict=True)):
+        whole = (chunk,) if isinstance(chunk, int) else tuple(chunk or ())
+        cells = (*whole, *sizes[1:]) if len(whole) == 1 else (sizes[0], *whole) if len(whole) == 2 else whole
+        if len(cells) != 3 or len(sizes) != 3 or any(size % cell for size, cell in zip(sizes, cells, strict=True)):
             raise wrong("layout.grid", str(grid), f"frames, height and width that blocks of {cells} divide")
         places = torch.arange(k.shape[2], device=k.device).view(*sizes)
         for axis, cell in enumerate(cells):
