@@ -16,10 +16,9 @@ from torch import Generator, Tensor, nn
 
 from regard.compare.growth import student
 from regard.compare.summary import Row
-from regard.compare.text import parted
 from regard.compare.trials import TRIALS, Trial, trial
-from regard.core.build import parse, split_outside
 from regard.core.errors import wrong
+from regard.core.spec import parse, split_outside
 from regard.experiments.cell import Cell, Report, Scalar
 from regard.networks.benchmark import BACKBONES, Backbone, PatternNetwork
 from regard.networks.lm import Config
@@ -73,7 +72,7 @@ class QualityCell(Cell):
         for name, allowed in (("preset", tuple(PRESETS)), ("backbone", BACKBONES)):
             if getattr(self, name) not in allowed:
                 raise wrong(name, repr(getattr(self, name)), f"one of {', '.join(allowed)}")
-        if parse(self.task)[0] not in TRIALS:
+        if parse(self.task, "task").name not in TRIALS:
             raise wrong("task", repr(self.task), f"one of {', '.join(TRIALS)}")
 
     def network(self, given: Trial) -> PatternNetwork:
@@ -91,9 +90,7 @@ class QualityCell(Cell):
             return made(config).parameter_count
 
         plain = Config(given.vocabulary, sizes.width, f"softmax*{sizes.depth}", sizes.heads)
-        mechanism, projection = parted(self.mechanism)
-        layers = f"{mechanism}*{sizes.depth}"
-        mine = Config(given.vocabulary, sizes.width, layers, sizes.heads, projection=projection)
+        mine = Config(given.vocabulary, sizes.width, f"{self.mechanism}*{sizes.depth}", sizes.heads)
         return made(mine.fitted(count(plain), count))
 
     def run(self, report: Report = lambda what: None) -> Mapping[str, Scalar]:
@@ -150,7 +147,7 @@ def plan(
     names: Sequence[str], tasks: str, seeds: int, preset: str, threads: int, say: Callable[[str], None]
 ) -> list[Cell]:
     """The cells of all mechanisms on ``tasks`` (names with commas, or "all"), without those that cannot attend so."""
-    wanted = list(TRIALS) if tasks == "all" else [task.strip() for task in split_outside(tasks, ",")]
+    wanted = list(TRIALS) if tasks == "all" else [tasks[slice(*part)].strip() for part in split_outside(tasks, ",")]
     cells: list[Cell] = []
     for task in wanted:
         given = trial(task)

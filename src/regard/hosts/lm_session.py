@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regard.core.build import parse_layers
 from regard.core.errors import wrong
+from regard.core.spec import parse_layers
 from regard.core.tile import Tokens
 from regard.hosts.mechanism_call import Implied
 from regard.hosts.session import Session
@@ -40,7 +40,7 @@ class Own(Session):
             self.model.register_forward_pre_hook(self.enter, with_kwargs=True),
             self.model.register_forward_hook(lambda *_: self.refuse_absent("the LM")),
         ]
-        texts = [written(*layer) for layer in parse_layers(self.model.config.layers)]
+        texts = [str(layer.mechanism) for layer in parse_layers(self.model.config.layers)]
         for index, (block, text) in enumerate(zip(self.model.layers, texts, strict=True)):
             self.handles.append(block.attention.register_forward_pre_hook(self.before(index, text)))
         self.model.extend = refuse
@@ -76,9 +76,3 @@ def refuse(ids: Tensor, *others: Any, **named: Any) -> Any:
     raise wrong(
         "extend", "a call under a watch", "a whole pass, model(ids): a state holds no rows of A to show", RuntimeError
     )
-
-
-def written(name: str, arguments: dict[str, Any]) -> str:
-    """The text that `parse` reads as these."""
-    inside = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-    return f"{name}({inside})" if inside else name

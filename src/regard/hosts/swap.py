@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from regard.core.build import build_for, parse
+from regard.core.build import build_text
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Host, Mechanism
@@ -234,7 +234,7 @@ def swap(
     """
     model = host(model)
     if isinstance(mechanism, Mapping):
-        chosen: dict[int | None, Mechanism] = {layer: made(given, config) for layer, given in mechanism.items()}
+        chosen: dict[int | None, Mechanism] = {layer: made(given, config, layer) for layer, given in mechanism.items()}
     else:
         one = made(mechanism, config)
         chosen = {None: one} if layers is None else dict.fromkeys(layers, one)
@@ -244,15 +244,14 @@ def swap(
     return Swap(model, chosen)
 
 
-def made(given: str | Mechanism | Pattern, config: Mapping[str, Any]) -> Mechanism:
-    """The mechanism that is meant, refused if it would have to be trained."""
+def made(given: str | Mechanism | Pattern, config: Mapping[str, Any], layer: int | None = None) -> Mechanism:
+    """The mechanism that is meant, of one layer or of all, refused if it would have to be trained."""
     if isinstance(given, str) and PATTERN.search(given):
         given = parse_pattern(given)
     if isinstance(given, Pattern):
         given = PatternAttention(given, **config)
     elif isinstance(given, str):
-        name, arguments = parse(given)
-        given = build_for({}, name, **arguments | dict(config))
+        given = build_text(given, {} if layer is None else {"layer_index": layer}, **config)
     elif config:
         raise wrong(next(iter(config)), "an argument", "none: the mechanism is made already", TypeError)
     mechanism: Any = given

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from regard.core.build import parse_layers
 from regard.core.errors import wrong
 from regard.core.layout import Layout
+from regard.core.spec import parse_layers
 from regard.networks.benchmark import Backbone, layer_of
 from regard.networks.lm import Config
 
@@ -51,7 +51,7 @@ class ViT(nn.Module):
             self.positions = nn.Parameter(0.02 * torch.randn(self.grid[0] * self.grid[1], config.width))
             plain, parsed = replace(config, rotary_base=None), parse_layers(config.layers)
             self.layers = nn.ModuleList(
-                layer_of(plain, *entry, index, "noncausal self", backbone) for index, entry in enumerate(parsed)
+                layer_of(plain, layer, index, "noncausal self", backbone) for index, layer in enumerate(parsed)
             )
             self.classes = nn.Linear(config.width, config.vocabulary)
         self.norm = nn.RMSNorm(config.width, config.eps)
