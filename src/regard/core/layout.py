@@ -74,13 +74,17 @@ class Layout:
             if not 1 <= len(self.grid) <= 3 or cells != m:
                 raise wrong("layout.grid", f"{self.grid}", f"1 to 3 sizes whose product is the {m} keys")
 
+    @staticmethod
+    def opens(segments: Tensor) -> Tensor:
+        """``(batch, m)`` bool: whether a packed document begins at each token."""
+        return torch.nn.functional.pad(segments[:, 1:] != segments[:, :-1], (1, 0), value=True)
+
     def positions(self, m: int, device: torch.device | str = "cpu") -> Tensor:
         """``(batch or 1, m)`` int64: how many real tokens of its sequence or document stand before each key."""
         real = torch.ones(1, m, dtype=torch.int64, device=device) if self.keys is None else self.keys.long()
         count = real.cumsum(1)
         if self.segments is not None and m:
-            opens = torch.nn.functional.pad(self.segments[:, 1:] != self.segments[:, :-1], (1, 0), value=True)
-            count = count - torch.where(opens, count - real, 0).cummax(1).values
+            count = count - torch.where(self.opens(self.segments), count - real, 0).cummax(1).values
         return (count - 1).clamp(min=0)
 
     def counts(self, n: int, m: int, device: torch.device | str = "cpu") -> Tensor:
@@ -92,9 +96,16 @@ class Layout:
         real = torch.ones(1, m, dtype=torch.int64, device=device) if self.keys is None else self.keys.long()
         if self.segments is None:
             return real.sum(1)[:, None, None].expand(-1, 1, n)
-        runs = torch.nn.functional.pad((self.segments[:, 1:] != self.segments[:, :-1]).cumsum(1), (1, 0))
+        runs = self.opens(self.segments).cumsum(1) - 1
         sizes = torch.zeros_like(runs).scatter_add_(1, runs, real.expand_as(runs))
         return sizes.gather(1, runs)[:, None, m - n :]
+
+    def real_queries(self, n: int) -> Tensor | None:
+        """``(batch, n)`` bool, False = padding, of the last n tokens; True before the first key. None: no padding."""
+        if self.keys is None:
+            return None
+        m = self.keys.shape[1]
+        return self.keys[:, m - n :] if n <= m else torch.nn.functional.pad(self.keys, (n - m, 0), value=True)
 
     def query_positions(self, n: int, m: int, device: torch.device | str = "cpu") -> Tensor:
         """``(batch or 1, n)`` int64: positions of the queries, the last ``n`` tokens; negative before the first key."""

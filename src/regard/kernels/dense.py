@@ -18,7 +18,7 @@ from torch import Tensor
 from regard.core.layout import Layout
 from regard.core.mechanism import accumulate_dtype, repeat_heads
 from regard.core.reduction import Partial
-from regard.kernels import flash, packed, tiled
+from regard.kernels import flash, packing, tiled
 from regard.kernels.tiled import drain, row_delta, sink_gradient, split
 
 MASKED_ROWS = 512  # queries whose mask is formed at a time
@@ -160,7 +160,7 @@ def masked_pieces(
 def packed_pieces(n: int, m: int, layout: Layout) -> Iterator[Piece]:
     """Each document of each sequence as a sequence of its own, short ones a few together under a mask."""
     assert layout.segments is not None
-    for run in packed.runs(layout.segments):
+    for run in packing.runs(layout.segments):
         rows = slice(max(run.keys.start - (m - n), 0), run.keys.stop - (m - n))
         batch = slice(None) if len(layout.segments) == 1 else slice(run.sequence, run.sequence + 1)
         if rows.stop <= rows.start:

@@ -14,7 +14,7 @@ from regard.core.atlas import Claim, published
 from regard.core.layout import Layout
 from regard.core.mechanism import accumulate_dtype, repeat_heads
 from regard.core.reduction import Partial
-from regard.kernels import packed
+from regard.kernels import packing
 
 ROWS = 256  # of a tile: causality wastes half of each square on the diagonal
 ENTRIES = 1 << 19  # of the tiles of all heads together: few steps, and a head's tile stays in its core's cache
@@ -184,7 +184,7 @@ class Tiled(torch.autograd.Function):
         out = q.new_zeros(*q.shape[:2], n, v.shape[3])
         lse = q.new_full(out.shape[:3], -torch.inf) if online else q.new_empty(0)
         blocks = list(split(0, n, ROWS))
-        for rows, seen in zip(blocks, packed.reach(layout, n, m, blocks), strict=True):
+        for rows, seen in zip(blocks, packing.reach(layout, n, m, blocks), strict=True):
             total = Online() if online else Sum()
             for span in spans(rows, seen, width(q.shape[0] * q.shape[1])):
                 mask, near = hidden(layout, n, m, span, q.device), around(span, score)
@@ -208,7 +208,7 @@ class Tiled(torch.autograd.Function):
         finite = lse.masked_fill(lse == -torch.inf, 0)
         sums = Gradients(q, k, v, ctx.learned)
         blocks = list(split(0, n, ROWS))
-        for rows, seen in zip(blocks, packed.reach(ctx.layout, n, m, blocks), strict=True):
+        for rows, seen in zip(blocks, packing.reach(ctx.layout, n, m, blocks), strict=True):
             for span in spans(rows, seen, LEAST):
                 mask, near = hidden(ctx.layout, n, m, span, q.device), around(span, ctx.score)
                 if isinstance(ctx.score, Dot) and (online or isinstance(ctx.normaliser, Sigmoid)):

@@ -12,6 +12,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from regard._version import __version__
 from regard.core.errors import wrong
 from regard.hosts.caught_weights import Caught
 from regard.hosts.mechanism_call import Implied
@@ -186,9 +187,8 @@ def about_model(subject: Ours | Theirs, name: str | None) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    import regard
 
-    return {"regard": regard.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    return {"regard": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
 
 
 def about_layer(layer: Layer) -> dict[str, Any]:

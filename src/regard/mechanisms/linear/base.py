@@ -15,7 +15,7 @@ from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism, Traits, accumulate_dtype, repeat_heads
 from regard.core.state import State, count_new
-from regard.kernels import packing as alone
+from regard.kernels import packing
 from regard.kernels.scan import Inputs, gated_flops, scan
 from regard.kernels.scan.gated import Kind
 
@@ -260,7 +260,7 @@ class Averaged(Recurrent):
                 outs.append(self.finish(x.q @ kv, q.dtype))
             return torch.cat(outs, dim=2) if len(outs) > 1 else outs[0]
 
-        return run(q, k, v, layout.keys) if layout.segments is None else alone.each(run, q, k, v, layout)
+        return run(q, k, v, layout.keys) if layout.segments is None else packing.each(run, q, k, v, layout)
 
     def cost(self, shape: Shape, layout: Layout = Layout(causal=True)) -> Cost:
         if layout.causal:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from regard.blocks.spatial import patch_grid
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.spec import parse_layers
@@ -42,9 +43,7 @@ class ViT(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if patch < 1 or image[0] % patch or image[1] % patch:
-            raise wrong("patch", str(patch), f"a divisor of the image's sides {image}")
-        self.config, self.grid = config, (image[0] // patch, image[1] // patch)
+        self.config, self.grid = config, patch_grid(image, patch)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.patches = nn.Conv2d(channels, config.width, patch, patch)
