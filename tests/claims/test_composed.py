@@ -118,7 +118,7 @@ def test_every_composition_is_its_papers_formulas(score, bias, normaliser):
     """All 164 compositions, fast and by definition, equal the papers' formulas; gradients and decoding agree."""
     mechanism = composed(score, bias, normaliser)
     (q, k, v), signals = draw(mechanism)
-    for causal in [False] * mechanism.traits.two_sided + [True] * mechanism.traits.causal:
+    for causal in [False] * mechanism.traits.bidirectional + [True] * mechanism.traits.causal:
         layout = Layout(causal=causal)
         scores = scores_of(score, mechanism.scorer, q, k) + bias_of(bias, mechanism.bias, causal, signals)
         want = weights_of(normaliser, mechanism.normaliser, scores, layout.allowed(N, N), signals)
@@ -138,7 +138,7 @@ def test_every_composition_is_its_papers_formulas(score, bias, normaliser):
         given = {name: signal[:, :, span] for name, signal in signals.items()}
         part, state = mechanism.extend(*(x[:, :, span] for x in (q, k, v)), state, keys[:, span], **given)
         parts.append(part)
-    whole = mechanism(q, k, v, Layout(causal=True, keys=keys), **signals)
+    whole = mechanism(q, k, v, Layout(causal=True, key_mask=keys), **signals)
     torch.testing.assert_close(torch.cat(parts, 2).mT[keys[:, None, None].expand(-1, HEADS, 7, -1)],
                                whole.mT[keys[:, None, None].expand(-1, HEADS, 7, -1)], **EXACT)  # fmt: skip
 
@@ -252,7 +252,7 @@ def test_what_follows_is_the_host():
     want = layer.projection.merge(normed * F.silu(apart(layer.gate(x))))
     torch.testing.assert_close(layer(x, Layout(causal=True)), want, **EXACT)
     assert layer.rotary is None
-    assert composed("distance").host.rotary
+    assert composed("distance").layer.rotary
 
 
 @pytest.mark.parametrize(

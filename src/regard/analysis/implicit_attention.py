@@ -15,7 +15,7 @@ from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import repeat_heads
-from regard.projections.base import apart
+from regard.projections.base import split_heads
 
 
 @published(
@@ -61,16 +61,16 @@ def implicit_attention(layer: Attention, x: Tensor) -> Tensor:
         taps = toeplitz(layer, n)
         before = (taps @ before.mT[..., None])[..., 0].mT
     active = torch.where(before == 0, 0.5, v / torch.where(before == 0, 1, before))  # SiLU(u) / u at 0 is 1/2
-    active = active if layer.host.activation else torch.ones_like(v)
+    active = active if layer.spec.activation else torch.ones_like(v)
     inner = repeat_heads(active.mT[..., None] * taps[None], q.shape[1])  # (b, h, e, n, n)
     found = weights[:, :, None] @ inner
     if layer.scale is not None:
         out = weights @ repeat_heads(v, q.shape[1])
         rows = (out.square().mean(-1) + EPSILON).rsqrt()
-        found = found * rows[:, :, None, :, None] * (layer.scale * layer.host.factor)[:, None, None]
+        found = found * rows[:, :, None, :, None] * (layer.scale * layer.spec.factor)[:, None, None]
     if layer.gate is not None:
-        opened = apart(layer.gate(x), layer.projection.heads)
-        opened = F.silu(opened) if layer.host.gate == "silu" else torch.sigmoid(opened)
+        opened = split_heads(layer.gate(x), layer.projection.heads)
+        opened = F.silu(opened) if layer.spec.gate == "silu" else torch.sigmoid(opened)
         found = found * opened.mT[..., None]
     return found
 
@@ -118,8 +118,8 @@ def attribution(model: nn.Module, score: Callable[[], Tensor], whole: bool = Tru
             by the mechanisms' A alone, c being the heads.
 
     Raises:
-        ValueError: a model without such layers, a mechanism that is not causal, or a call that is two-sided, padded,
-            packed or across sequences.
+        ValueError: a model without such layers, a mechanism that is not causal, or a call that is bidirectional,
+            padded, packed or across sequences.
 
     Paper: Zimerman, Ali and Wolf, arXiv 2405.16504, after Chefer et al., 2103.15679.
     """

@@ -38,7 +38,7 @@ class ShortConvolution(nn.Module):
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """``x (b, n, c)`` of all tokens of a layout."""
         n = x.shape[1]
-        return self.shifted_sum(x, layout.keys, layout.positions(n, x.device))
+        return self.shifted_sum(x, layout.key_mask, layout.positions(n, x.device))
 
     def shifted_sum(self, x: Tensor, keys: Tensor | None, positions: Tensor) -> Tensor:
         """The sum over real tokens, which are moved together for it and back afterwards."""
@@ -52,11 +52,11 @@ class ShortConvolution(nn.Module):
             out = out + earlier * self.weight[t] * (positions >= t)[..., None]
         return out if keys is None else out.take_along_dim(back[..., None], 1)
 
-    def extend(self, x: Tensor, tail: Tensor, seen: Tensor, keys: Tensor | None) -> tuple[Tensor, Tensor]:
+    def extend(self, x: Tensor, tail: Tensor, seen: Tensor, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """``(y of the new tokens, the new tail)``; ``tail (b, T − 1, c)`` holds the last real tokens, newest last."""
         held, new = tail.shape[1], x.shape[1]
         filled = torch.arange(held, 0, -1, device=x.device) <= seen[:, None]
-        fresh = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if keys is None else keys
+        fresh = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if key_mask is None else key_mask
         real, both = torch.cat([filled, fresh], 1), torch.cat([tail, x], 1)
         out = self.shifted_sum(both, real, (real.cumsum(1) - 1).clamp(min=0))[:, held:]
         order = torch.argsort(real, dim=1, stable=True)[:, new:]

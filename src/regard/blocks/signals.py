@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from regard.core.errors import wrong
 from regard.core.mechanism import Signal
-from regard.projections.base import apart
+from regard.projections.base import split_heads
 
 
 class Signals(nn.Module):
@@ -37,7 +37,7 @@ class Signals(nn.Module):
         for name, spec in specs.items():
             affine = nn.Linear(width, self.rows[name] * math.prod(self.sizes[name]))
             with torch.no_grad():
-                affine.bias.copy_(begun(spec, self.rows[name], math.prod(self.sizes[name])))
+                affine.bias.copy_(initial_bias(spec, self.rows[name], math.prod(self.sizes[name])))
                 if spec.steady:
                     affine.weight.zero_()
             self.maps[name] = affine
@@ -46,12 +46,12 @@ class Signals(nn.Module):
         """Each signal ``(b, h or g or 1, tokens, *size)``, of the queries' ``x`` or of the keys' ``context``."""
         found = {}
         for name, spec in self.specs.items():
-            flat = apart(self.maps[name](x if spec.side == "query" else context), self.rows[name])
+            flat = split_heads(self.maps[name](x if spec.side == "query" else context), self.rows[name])
             found[name] = activate(flat if self.sizes[name] else flat[..., 0], spec)
         return found
 
 
-def begun(spec: Signal, heads: int, size: int) -> Tensor:
+def initial_bias(spec: Signal, heads: int, size: int) -> Tensor:
     """``(heads · size)``: what the activation takes to the signal's start, everywhere or over its range."""
     if not isinstance(spec.start, tuple):
         return torch.full((heads * size,), 0.0 if spec.start is None else before_activation(spec.start, spec))

@@ -44,8 +44,8 @@ def compare(
     from rich.console import Console
 
     from regard.compare import cab
+    from regard.compare.parsing import parse_lengths, parse_mechanism
     from regard.compare.quality import plan as plan_quality
-    from regard.compare.text import parse_lengths, parse_mechanism
     from regard.core.build import check_spec
     from regard.core.spec import parse_layer
     from regard.experiments.store import Store

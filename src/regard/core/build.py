@@ -22,7 +22,7 @@ def build(name: str, **config: Any) -> Mechanism:
         LookupError: no such name. TypeError: an entry of another kind, whose class the message says how to get; or an
             argument that the mechanism does not take, and the message lists those it does.
     """
-    return made({}, name, mechanism(name), config)
+    return instantiate({}, name, mechanism(name), config)
 
 
 def build_for(sizes: Mapping[str, int], name: str, /, **config: Any) -> Mechanism:
@@ -32,7 +32,7 @@ def build_for(sizes: Mapping[str, int], name: str, /, **config: Any) -> Mechanis
         sizes: any of heads, kv_heads, head_dim, value_dim, and layer_index, of the layer from 0. name: in the atlas.
         config: the constructor's arguments.
     """
-    return made(sizes, name, mechanism(name), config)
+    return instantiate(sizes, name, mechanism(name), config)
 
 
 def build_text(text: str | Spec, sizes: Mapping[str, int] = MappingProxyType({}), **config: Any) -> Mechanism:
@@ -57,7 +57,7 @@ def build_part(sizes: Mapping[str, int], kind: str, text: str, known: Mapping[st
         wanted = f"one of {', '.join(known)}, or one with arguments, 'name(of=1)'"
         raise wrong(kind, repr(text), wanted + did_you_mean(spec.name, known))
     with spec.underlined():
-        return made(sizes, spec.name, known[spec.name], spec.arguments)
+        return instantiate(sizes, spec.name, known[spec.name], spec.arguments)
 
 
 def mechanism(name: str) -> type[Mechanism]:
@@ -69,7 +69,7 @@ def mechanism(name: str) -> type[Mechanism]:
     return entry.thing
 
 
-def made(sizes: Mapping[str, int], name: str, thing: type[T], config: Mapping[str, Any]) -> T:
+def instantiate(sizes: Mapping[str, int], name: str, thing: type[T], config: Mapping[str, Any]) -> T:
     """An instance of ``thing``, an unknown argument refused, with those of ``sizes`` that it takes."""
     takes = arguments_of(name, thing, config)
     return thing(**{size: value for size, value in sizes.items() if size in takes} | dict(config))

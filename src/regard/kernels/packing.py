@@ -16,7 +16,7 @@ LEAST = 128
 """Tokens below which neighbouring documents run together: fewer make a call dearer than what it leaves out."""
 
 
-def each(run: Kernel, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+def per_sequence(run: Kernel, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
     """``run(q, k, v)`` on the real tokens of each sequence and document by itself, the outputs put back in place.
 
     Where the layout has a mask, ``run`` gets the part of it that is about these tokens as a fourth argument.
@@ -41,7 +41,7 @@ def documents(layout: Layout, batch: int, m: int, device: torch.device) -> Itera
     for row, parts in enumerate(cut):
         for first, last in parts:
             tokens = torch.arange(first, last, device=device)
-            yield row, tokens if layout.keys is None else tokens[layout.keys[row, first:last]]
+            yield row, tokens if layout.key_mask is None else tokens[layout.key_mask[row, first:last]]
 
 
 def borders(segments: Tensor) -> list[list[tuple[int, int]]]:

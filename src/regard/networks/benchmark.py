@@ -53,7 +53,7 @@ def layer_of(config: Config, text: LayerText, index: int, pattern: Pattern, back
     """The layer ``index`` of such a network; its mechanism is refused where it cannot attend in the pattern."""
     attention, cross = config.attention(text, index), pattern.endswith("cross")
     traits = attention.mechanism.traits
-    able = attention.causal if pattern.startswith("causal") else traits.two_sided and (traits.cross or not cross)
+    able = attention.causal if pattern.startswith("causal") else traits.bidirectional and (traits.cross or not cross)
     if not able or (cross and attention.convolution is not None):
         raise wrong("pattern", repr(pattern), f"one that {text.mechanism.name} has")
     found = Layer(attention, config.width, config.inner_width, backbone)
@@ -62,7 +62,7 @@ def layer_of(config: Config, text: LayerText, index: int, pattern: Pattern, back
     return found
 
 
-class PatternNetwork(nn.Module):
+class BenchmarkNetwork(nn.Module):
     """Embedding, layers, norm, and the embedding again as the output matrix, in one of the four attention patterns.
 
     Every embedding passes a short causal convolution, so that a token knows those just before it and what is left to

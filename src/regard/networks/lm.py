@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from regard.blocks.attention import Attention, AttentionState
 from regard.blocks.block import Block
 from regard.core.atlas import find
-from regard.core.build import build_text, made
+from regard.core.build import build_text, instantiate
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.spec import Layer, Spec, parse, parse_layer, parse_layers
@@ -94,7 +94,7 @@ class Config:
         mechanism = build_text(layer.mechanism, sizes | {"layer_index": index})
         if not mechanism.traits.content and text.name == "grouped":
             return Attention(mechanism, ValuesOnly(self.width, self.heads, projection.value_dim))
-        part = d // mechanism.host.parts
+        part = d // mechanism.layer.parts
         turned = projection.rotary if isinstance(projection, Latent) else part - part % 2
         rotary = None if self.rotary_base is None else Rotary(turned, self.rotary_base)
         return Attention(mechanism, projection, rotary)
@@ -109,7 +109,7 @@ class Config:
             thing = Grouped if spec.name == "grouped" else find(spec.name).thing
             if not (isinstance(thing, type) and issubclass(thing, Projection)):
                 raise wrong("name", repr(spec.name), "grouped, or a projection of the atlas")
-            return made(sizes, spec.name, thing, spec.arguments)
+            return instantiate(sizes, spec.name, thing, spec.arguments)
 
     def fitted(self, parameters: int, count: Any) -> Any:
         """The same with the inner width that brings ``count(config)`` nearest to ``parameters``."""
@@ -163,9 +163,9 @@ class LM(nn.Module):
         """The blocks, from the first."""
         return list(cast(Any, self.blocks))
 
-    def forward(self, ids: Tensor, keys: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
-        """Logits of each next token; ``keys (b, n)`` False marks padding, ``segments (b, n)`` packed documents."""
-        layout, x = Layout(causal=True, keys=keys, segments=segments), self.embed(ids)
+    def forward(self, ids: Tensor, key_mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
+        """Logits of each next token; ``key_mask (b, n)`` False marks padding, ``segments (b, n)`` packed documents."""
+        layout, x = Layout(causal=True, key_mask=key_mask, segments=segments), self.embed(ids)
         for block in self.layers:
             x = block(x, layout)
         return self.read(x)
@@ -194,12 +194,12 @@ class LM(nn.Module):
         layers = tuple(block.start(batch, device=like.device, dtype=like.dtype) for block in self.layers)
         return LMState(torch.zeros(batch, dtype=torch.int64, device=like.device), layers)
 
-    def extend(self, ids: Tensor, state: LMState, keys: Tensor | None = None) -> tuple[Tensor, LMState]:
-        """``(logits of the new tokens, the state after them)``; ``keys (b, n)`` marks the real ones."""
-        _, seen = count_new(state, keys, ids.shape[1], ids.shape[0])
+    def extend(self, ids: Tensor, state: LMState, key_mask: Tensor | None = None) -> tuple[Tensor, LMState]:
+        """``(logits of the new tokens, the state after them)``; ``key_mask (b, n)`` marks the real ones."""
+        _, seen = count_new(state, key_mask, ids.shape[1], ids.shape[0])
         x, layers = self.embed(ids), []
         for block, layer in zip(self.layers, state.layers, strict=True):
-            x, layer = block.extend(x, layer, keys)
+            x, layer = block.extend(x, layer, key_mask)
             layers.append(layer)
         return self.read(x), LMState(seen, tuple(layers))
 
@@ -209,7 +209,7 @@ class LM(nn.Module):
         ids: Tensor,
         max_new_tokens: int,
         sampling: Sampling = Sampling(),
-        keys: Tensor | None = None,
+        key_mask: Tensor | None = None,
         stop: Sequence[int] = (),
     ) -> Tensor:
         """``(b, ≤ max_new_tokens)`` ids that continue ``ids (b, n)``, whose padding ``keys`` may stand on either side.
@@ -220,10 +220,10 @@ class LM(nn.Module):
             raise wrong("ids", "no tokens", "at least one to continue")
         if max_new_tokens < 0:
             raise wrong("max_new_tokens", str(max_new_tokens), "0 or more")
-        logits, state = self.extend(ids, self.start(ids.shape[0]), keys)
+        logits, state = self.extend(ids, self.start(ids.shape[0]), key_mask)
         last = torch.full((ids.shape[0],), ids.shape[1] - 1, device=ids.device)
-        if keys is not None:
-            last = (keys * torch.arange(1, ids.shape[1] + 1, device=ids.device)).argmax(1)
+        if key_mask is not None:
+            last = (key_mask * torch.arange(1, ids.shape[1] + 1, device=ids.device)).argmax(1)
         logits = logits[torch.arange(ids.shape[0], device=ids.device), last]
         found, ended = [], torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
         ends = torch.tensor(list(stop), device=ids.device, dtype=ids.dtype)

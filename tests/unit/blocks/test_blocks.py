@@ -13,7 +13,7 @@ from regard.blocks.block import Block
 from regard.blocks.convolution import ShortConvolution
 from regard.blocks.signals import Signals
 from regard.core.layout import Layout
-from regard.core.mechanism import Host, Signal
+from regard.core.mechanism import LayerSpec, Signal
 from regard.projections.base import Grouped
 from regard.projections.rotary import Rotary
 
@@ -24,10 +24,10 @@ def normal(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
 
 
-def hosted(host: Host, kv_heads: int = 2) -> Attention:
+def hosted(host: LayerSpec, kv_heads: int = 2) -> Attention:
     torch.manual_seed(3)
     mechanism = regard.build("softmax")
-    mechanism.host = host
+    mechanism.layer = host
     return Attention(mechanism, Grouped(13, 4, kv_heads, 6, 5), Rotary(6)).double()
 
 
@@ -100,7 +100,7 @@ def test_the_short_convolution_sees_the_last_real_tokens():
     torch.testing.assert_close(out[:, 4], x[:, 4] * w[0] + x[:, 3] * w[1] + x[:, 2] * w[2], **CLOSE)
     torch.testing.assert_close(out[:, 0], x[:, 0] * w[0], **CLOSE)
     keys = torch.tensor([[True, False, True, True, False, False, True], [False, False, True, True, True, True, True]])
-    padded = convolution(x, Layout(keys=keys))
+    padded = convolution(x, Layout(key_mask=keys))
     for row in range(2):
         alone = convolution(x[row, keys[row]][None], Layout())
         torch.testing.assert_close(padded[row, keys[row]], alone[0], **CLOSE)
@@ -110,11 +110,11 @@ def test_the_short_convolution_sees_the_last_real_tokens():
 
 
 HOSTS = [
-    Host(),
-    Host(rotary=False),
-    Host(convolution=4, activation="silu", unit=True),
-    Host(convolution=2, norm=True, gate="silu"),
-    Host(norm=True, gate="sigmoid", unit=True),
+    LayerSpec(),
+    LayerSpec(rotary=False),
+    LayerSpec(convolution=4, activation="silu", unit=True),
+    LayerSpec(convolution=2, norm=True, gate="silu"),
+    LayerSpec(norm=True, gate="sigmoid", unit=True),
 ]
 
 
@@ -124,7 +124,7 @@ def test_a_hosted_mechanism_is_extended_and_padded_like_one_call(host):
     generator = torch.Generator().manual_seed(1)
     keys = torch.rand(2, 19, generator=generator) < 0.7
     for mask in (None, keys):
-        want, state, parts = layer(x, Layout(causal=True, keys=mask)), layer.start(2, dtype=torch.float64), []
+        want, state, parts = layer(x, Layout(causal=True, key_mask=mask)), layer.start(2, dtype=torch.float64), []
         for part in torch.arange(19).split([5, 1, 1, 9, 3]):
             out, state = layer.extend(x[:, part], state, None if mask is None else mask[:, part])
             parts.append(out)
@@ -141,13 +141,13 @@ def test_a_hosted_mechanism_is_extended_and_padded_like_one_call(host):
 @pytest.mark.parametrize("host", HOSTS)
 def test_every_word_of_the_host_does_something(host):
     x = normal(2, 11, 13)
-    plain = hosted(Host(rotary=False))(x, Layout(causal=True))
-    if host != Host(rotary=False):
+    plain = hosted(LayerSpec(rotary=False))(x, Layout(causal=True))
+    if host != LayerSpec(rotary=False):
         assert not torch.allclose(hosted(host)(x, Layout(causal=True)), plain)
 
 
 def test_gate_norm_and_unit_are_what_they_say():
-    layer, x = hosted(replace(Host(rotary=False), norm=True, gate="sigmoid", unit=True)), normal(1, 7, 13)
+    layer, x = hosted(replace(LayerSpec(rotary=False), norm=True, gate="sigmoid", unit=True)), normal(1, 7, 13)
     q, k, v = layer.projection(x, x)
     q, k = (t / (t.square().sum(-1, keepdim=True) + 1e-6).sqrt() for t in (q, k))
     out = regard.build("softmax")(q, k, v, Layout(causal=True))
@@ -157,16 +157,16 @@ def test_gate_norm_and_unit_are_what_they_say():
 
 
 def test_cross_attention_has_no_positions_and_no_convolution():
-    layer, x, context = hosted(Host()), normal(2, 7, 13), normal(2, 11, 13)
+    layer, x, context = hosted(LayerSpec()), normal(2, 7, 13), normal(2, 11, 13)
     order = torch.randperm(11, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(layer(x, Layout(), context), layer(x, Layout(), context[:, order]), **CLOSE)
     with pytest.raises(ValueError, match="context: got another sequence"):
-        hosted(Host(convolution=3))(x, Layout(), context)
+        hosted(LayerSpec(convolution=3))(x, Layout(), context)
 
 
 def test_a_block_adds_what_its_parts_make():
     torch.manual_seed(0)
-    block = Block(hosted(Host()), 13, 17, cross=hosted(Host(rotary=False))).double()
+    block = Block(hosted(LayerSpec()), 13, 17, cross=hosted(LayerSpec(rotary=False))).double()
     x, context = normal(2, 7, 13), normal(2, 11, 13)
     h = x + block.attention(block.norms[0](x), Layout(causal=True))
     h = h + block.cross(block.norms[2](h), Layout(), context)

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
-from regard.core.mechanism import Example, Host, Signal
+from regard.core.mechanism import Example, LayerSpec, Signal
 from regard.mechanisms.linear.base import Recurrent
 
 
@@ -37,7 +37,7 @@ class GatedLinear(Recurrent):
     """
 
     signals: ClassVar = {"log_decay": Signal("log of what stays of each channel", dim="key", high=0, start=-0.05)}
-    host = Host(rotary=False, norm=True, gate="silu")
+    layer = LayerSpec(rotary=False, norm=True, gate="silu")
     by_channel = True
 
     def features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:

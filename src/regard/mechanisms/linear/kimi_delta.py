@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from regard.core.atlas import Claim, published
-from regard.core.mechanism import Host, Signal
+from regard.core.mechanism import LayerSpec, Signal
 from regard.mechanisms.linear.deltanet import STRENGTH
 from regard.mechanisms.linear.gated_deltanet import GatedDeltaNet
 
@@ -44,5 +44,5 @@ class KimiDelta(GatedDeltaNet):
         "log_decay": Signal("log of what stays of each channel", dim="key", high=0, start=-0.05),
         "beta": STRENGTH,
     }
-    host = Host(rotary=False, convolution=4, activation="silu", unit=True, norm=True, gate="sigmoid")
+    layer = LayerSpec(rotary=False, convolution=4, activation="silu", unit=True, norm=True, gate="sigmoid")
     by_channel = True

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.core.mechanism import Example, Host, check_sizes
+from regard.core.mechanism import Example, LayerSpec, check_sizes
 from regard.mechanisms.linear.selective import Selective
 
 
@@ -45,7 +45,7 @@ class SelectiveScan(Selective):
     Paper: Gu and Dao, arXiv 2312.00752; A starts at −1 … −d as there.
     """
 
-    host = Host(rotary=False, convolution=4, activation="silu", gate="silu")
+    layer = LayerSpec(rotary=False, convolution=4, activation="silu", gate="silu")
     by_channel = True
 
     def __init__(self, heads: int = 4, head_dim: int = 16) -> None:

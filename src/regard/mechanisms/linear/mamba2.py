@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.core.mechanism import Example, Host
+from regard.core.mechanism import Example, LayerSpec
 from regard.mechanisms.linear.selective import Selective
 
 
@@ -44,7 +44,7 @@ class Mamba2(Selective):
     Paper: Dao and Gu, arXiv 2405.21060.
     """
 
-    host = Host(rotary=False, convolution=4, activation="silu", norm=True, gate="silu")
+    layer = LayerSpec(rotary=False, convolution=4, activation="silu", norm=True, gate="silu")
 
     def __init__(self, heads: int = 4):
         super().__init__()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.core.mechanism import Example, Host
+from regard.core.mechanism import Example, LayerSpec
 from regard.mechanisms.linear.base import Recurrent
 
 
@@ -45,7 +45,7 @@ class Retention(Recurrent):
     undone by the norm of each head.
     """
 
-    host = Host(norm=True, gate="silu")
+    layer = LayerSpec(norm=True, gate="silu")
 
     def __init__(self, gammas: Sequence[float] | None = None):
         super().__init__()

@@ -13,7 +13,7 @@ from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Host, Signal, check_sizes
+from regard.core.mechanism import Example, LayerSpec, Signal, check_sizes
 from regard.kernels.scan import Inputs, scan
 from regard.mechanisms.linear.base import Recurrent, elapsed
 
@@ -50,7 +50,7 @@ class RWKV6(Recurrent):
     """
 
     signals: ClassVar = {"log_decay": Signal("log of what stays of each channel", dim="key", high=0, start=-0.05)}
-    host = Host(rotary=False, norm=True, gate="silu")
+    layer = LayerSpec(rotary=False, norm=True, gate="silu")
     by_channel = True
 
     def __init__(self, heads: int = 4, head_dim: int = 64) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.core.mechanism import Example, Host, Signal, check_sizes
+from regard.core.mechanism import Example, LayerSpec, Signal, check_sizes
 from regard.kernels.scan import Inputs
 from regard.mechanisms.linear.base import Recurrent
 
@@ -58,7 +58,7 @@ class RWKV7(Recurrent):
         "removed": Signal("the key whose value is taken away", dim="key"),
         "rate": Signal("how much of it, by channel", dim="key", low=0, high=1),
     }
-    host = Host(rotary=False, norm=True, gate="sigmoid")
+    layer = LayerSpec(rotary=False, norm=True, gate="sigmoid")
     by_channel = True
     kind = "removal"
 
@@ -71,13 +71,13 @@ class RWKV7(Recurrent):
     def log_decay(self, k: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
         return signals["log_decay"]
 
-    def removal(self, k: Tensor, signals: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def erase_vectors(self, k: Tensor, signals: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         key = F.normalize(signals["removed"], dim=-1)
         # The removal reads the state before it decays, the scan after: at most e^0.61 apart.
         return key * (-signals["log_decay"]).exp(), key * signals["rate"]
 
-    def prepared(self, q, k, v, real, resets, signals) -> Inputs:
-        x = super().prepared(q, k, v, real, resets, signals)
+    def scan_inputs(self, q, k, v, real, resets, signals) -> Inputs:
+        x = super().scan_inputs(q, k, v, real, resets, signals)
         rate = signals["rate"].to(x.k.dtype)
         return replace(x, k=x.k * (1 + (rate - 1) * self.gain.to(x.k.dtype)[:, None]))
 

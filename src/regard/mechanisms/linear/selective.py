@@ -21,7 +21,7 @@ class Selective(Recurrent):
 
     signals: ClassVar = {"step": Signal("Δ, how much of the token is taken in", low=0, start=0.05)}
 
-    def values(self, v: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
+    def write_values(self, v: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
         return v * signals["step"][..., None]
 
     def scaled(self, weights: Tensor, signals: Mapping[str, Tensor]) -> Tensor:

@@ -96,7 +96,7 @@ class AdaptiveFilter(Scored):
     Paper: Racioppo, arXiv 2509.04154; d in the score is that of its code, whose temperature is left out.
     """
 
-    traits = Traits(two_sided=False, cross=False, masked=True, rows="at most one", sign="nonnegative")
+    traits = Traits(bidirectional=False, cross=False, masked=True, rows="at most one", sign="nonnegative")
 
     def __init__(
         self,

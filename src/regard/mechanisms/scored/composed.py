@@ -14,7 +14,7 @@ from regard.core.build import build_part
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Host, masked_softmax, repeat_heads
+from regard.core.mechanism import Example, LayerSpec, masked_softmax, repeat_heads
 from regard.kernels.tiled import Score
 from regard.mechanisms.scored.base import Scored
 from regard.mechanisms.scored.parts.biases import BIASES, Bias
@@ -34,7 +34,7 @@ Gate = Literal["heads", "silu", "sigmoid"]
     aliases=("dense_parts",),
     claim=Claim(
         text="each part equals its paper's formula, alone and under the others; buckets and layers with relative bias "
-        "equal those of Transformers' T5, two-sided and causal",
+        "equal those of Transformers' T5, bidirectional and causal",
         status="works",
         figure="164 compositions to 1e-12 in float64; T5's bucket for every distance to 1,200, its layers to 1e-12; a "
         "window of Transformers' Swin to 1e-6, its float32",
@@ -66,7 +66,7 @@ class Composed(Scored):
     | | ``laplace`` | ½ (1 + erf((s − μ) / (σ√2))) | 2209.10655 |
     | | ``affine`` | α softmax(s) + β | 2602.23057 |
     | | ``signed`` | sign(s) softmax(abs s) | 2411.07176 |
-    | | ``queries`` | softmax over queries, divided by its sum over keys; two-sided | 2006.15055 |
+    | | ``queries`` | softmax over queries, divided by its sum over keys; bidirectional | 2006.15055 |
     | after | ``norm`` | the host divides each head's output by its root mean square | |
     | | ``gate`` | ``heads``: γ, one a head; ``silu``, ``sigmoid``: the host's, of each element | 2505.06708 |
 
@@ -111,21 +111,21 @@ class Composed(Scored):
         negative = isinstance(self.scorer, Distance) and not self.bias.learned
         if negative and isinstance(self.normaliser, Relu | Signed):
             raise wrong("normaliser", repr(normaliser), "one for scores below zero, or a learned bias with distances")
-        if not (self.normaliser.traits.causal or self.bias.two_sided):
-            raise wrong("bias", repr(bias), f"one of later keys too: {normaliser!r} is two-sided")
+        if not (self.normaliser.traits.causal or self.bias.bidirectional):
+            raise wrong("bias", repr(bias), f"one of later keys too: {normaliser!r} is bidirectional")
         rows, cross = self.normaliser.traits.rows, self.scorer.traits.cross and not self.bias.placed
         self.traits = replace(
             self.normaliser.traits,
             rows="at most one" if rows and self.gated else rows,
             cross=cross,
-            two_sided=self.bias.two_sided,
+            bidirectional=self.bias.bidirectional,
             masked=True,
             equivariant=cross,
         )
         own = GatedSoftmax.signals if self.gated else {}
         self.signals = {**self.scorer.signals, **self.bias.signals, **self.normaliser.signals, **own}
-        rotary = self.scorer.host.rotary and not self.bias.placed
-        self.host = Host(rotary, norm=norm, gate=None if gate == "heads" else gate)
+        rotary = self.scorer.layer.rotary and not self.bias.placed
+        self.layer = LayerSpec(rotary, norm=norm, gate=None if gate == "heads" else gate)
 
     def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Score:
         plain, bias = self.scorer.score(q, m, layout, **signals), self.bias.at(q, m, layout, **signals)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from regard.core.atlas import Claim, published
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Host, Traits
+from regard.core.mechanism import Example, LayerSpec, Traits
 from regard.kernels.tiled import Dot
 from regard.mechanisms.scored.base import Scored
 from regard.mechanisms.scored.parts.biases import Forget
@@ -45,9 +45,9 @@ class Forgetting(Scored):
     and v. A gate below exp(−2048) counts as shut that far.
     """
 
-    traits = Traits(two_sided=False, cross=False, masked=True, rows="one", sign="nonnegative")
+    traits = Traits(bidirectional=False, cross=False, masked=True, rows="one", sign="nonnegative")
     signals = Forget.signals
-    host = Host(rotary=False)
+    layer = LayerSpec(rotary=False)
 
     def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Biased:
         return Biased(Dot(q.shape[-1] ** -0.5), Forget().at(q, m, layout, **signals))

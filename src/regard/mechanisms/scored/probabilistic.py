@@ -135,7 +135,7 @@ class Probabilistic(Mechanism):
     α is ``alpha``, p ``precision``, π ``prior``; "norm" is π_j ∝ exp(α |k_j|² / 2), which at no steps is softmax
     attention. Values that are known for some queries come in through `Mixture`, which holds the whole model.
 
-    Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; two-sided.
+    Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; bidirectional.
     Cost: that of softmax attention, and about 3/2 of it more for each step; memory O(n + m).
 
     Args:
@@ -179,7 +179,7 @@ class Probabilistic(Mechanism):
                 mixture = mixture.adapt_keys(q)
             return mixture.read(q)
 
-        return run(q, k, columns) if layout.plain else packing.each(run, q, k, columns, layout)
+        return run(q, k, columns) if layout.plain else packing.per_sequence(run, q, k, columns, layout)
 
     def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
         return self.weights(q, k, layout)[:, :, rows]  # every row depends on all queries
@@ -201,7 +201,7 @@ class Probabilistic(Mechanism):
                 mixture = mixture.with_keys(sums[..., :-1], sums[..., -1:])
             return tiled.attend(left, joint(mixture), v, Layout(), tiled.Dot(1)).to(dtype)
 
-        return run(q, k, v) if layout.plain else packing.each(run, q, k, v, layout)
+        return run(q, k, v) if layout.plain else packing.per_sequence(run, q, k, v, layout)
 
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
         n, m, d = shape.n, shape.keys, shape.head_dim

@@ -39,7 +39,7 @@ class GatedSoftmax(Softmax):
         A_ij = γ_i softmax_j(q_i · k_j / √d)
 
     γ in (0, 1) is the signal ``gate (b, h, n)``, projected from the hidden state: the paper's gate after attention, one
-    for each head. Its gate for each element is what a host does with ``Host(gate="sigmoid")``.
+    for each head. Its gate for each element is what a host does with ``LayerSpec(gate="sigmoid")``.
 
     Paper: Qiu et al., arXiv 2505.06708.
     """

@@ -24,11 +24,11 @@ from regard.patterns.grid import Sizes, as_grid, coordinates
 class Bias(nn.Module):
     """``b_ij`` of the places of queries and keys, which count the real tokens of a sequence or document; here none.
 
-    ``placed`` says that it knows order, ``learned`` that it may be of either sign, ``two_sided`` that there is one for
-    later keys too.
+    ``placed`` says that it knows order, ``learned`` that it may be of either sign, ``bidirectional`` that there is one
+    for later keys too.
     """
 
-    placed, learned, two_sided = False, False, True
+    placed, learned, bidirectional = False, False, True
     signals: Mapping[str, Signal] = MappingProxyType({})
 
     def at(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Score | None:
@@ -40,7 +40,7 @@ class Bias(nn.Module):
 
 
 class Linear(Bias):
-    """``b_ij = −s_h |p_i − p_j|``, in two-sided attention the same on both sides.
+    """``b_ij = −s_h |p_i − p_j|``, in bidirectional attention the same on both sides.
 
     Args:
         slopes: s, one for each head, at least 0; None for ``2^{−8h/H}``, h = 1 … H (for H no power of two, those of
@@ -89,7 +89,7 @@ class Buckets(Tabled):
     """``b_ij = table[h, bucket(p_i − p_j)]``: exact for near keys, by the logarithm of the distance for far ones.
 
     Of the N buckets of a direction the first N / 2 are one distance each; the others divide the logarithms from there
-    to ``max_distance``, beyond which all share the last. Causal, N is ``buckets``; two-sided, half of them each way.
+    to ``max_distance``, beyond which all share the last. Causal, N is ``buckets``; bidirectional, half of them each.
 
     Args:
         heads: of q. buckets: an even number. max_distance: above half of them.
@@ -161,13 +161,13 @@ class Forget(Bias):
     Paper: Lin et al., arXiv 2503.02130.
     """
 
-    placed, two_sided = True, False
+    placed, bidirectional = True, False
     signals: ClassVar = {"log_forget": Signal("log of the share of its past that a token keeps", high=0)}
 
     def at(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Between:
         log_forget = signals["log_forget"].double().clamp(min=-CLOSED)
-        if layout.keys is not None:
-            log_forget = log_forget.masked_fill(~layout.keys[:, None], 0)
+        if layout.key_mask is not None:
+            log_forget = log_forget.masked_fill(~layout.key_mask[:, None], 0)
         sums, n = log_forget.cumsum(2), q.shape[2]
         return Between(F.pad(sums, (max(n - m, 0), 0))[:, :, max(m - n, 0) :], sums)
 

@@ -140,7 +140,7 @@ class Signed(Normaliser):
 
 
 class Queries(Normaliser):
-    """Queries compete for keys: ``P_ij / Σ_j P_ij`` of ``P_ij = exp(s_ij) / Σ_i exp(s_ij)``; two-sided.
+    """Queries compete for keys: ``P_ij / Σ_j P_ij`` of ``P_ij = exp(s_ij) / Σ_i exp(s_ij)``; bidirectional.
 
     Two passes: c_j, the log-sum-exp of a key's scores over the queries, then ``A_ij = softmax_j(s_ij − c_j)``, which is
     the same and cannot underflow. The sums leave out queries that are padding.
@@ -169,9 +169,9 @@ class Queries(Normaliser):
         real = layout.real_queries(n)
         if layout.segments is not None and n < m:  # packed sequences are of one length: queries before the first
             there = (torch.arange(m, device=q.device) >= m - n).expand(q.shape[0], m)
-            q, real = F.pad(q, (0, 0, m - n, 0)), there if layout.keys is None else there & layout.keys
+            q, real = F.pad(q, (0, 0, m - n, 0)), there if layout.key_mask is None else there & layout.key_mask
         mask = None if layout.mask is None else F.pad(layout.mask.mT, (q.shape[2] - n, 0))
-        across = Layout(keys=real, segments=layout.segments, mask=mask)
+        across = Layout(key_mask=real, segments=layout.segments, mask=mask)
         found = tiled.attend_lse(k, q, torch.ones_like(q[..., :1]), across, Swapped(score)).lse
         return found.masked_fill(found == -torch.inf, 0)
 
@@ -203,7 +203,7 @@ def value_sums(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
         running = wide.cumsum(2)[:, :, max(m - n, 0) :]
         return F.pad(running, (0, 0, max(n - m, 0), 0)).to(v.dtype)
 
-    return run(q, k, v, layout.keys) if layout.segments is None else packing.each(run, q, k, v, layout)
+    return run(q, k, v, layout.key_mask) if layout.segments is None else packing.per_sequence(run, q, k, v, layout)
 
 
 def counts(n: int, m: int, layout: Layout, like: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from regard.core.cost import Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Host, Traits, check_sizes
+from regard.core.mechanism import LayerSpec, Traits, check_sizes
 from regard.kernels.tiled import Dot
 from regard.mechanisms.scored.base import Scored
 from regard.mechanisms.scored.parts.tile_scores import Apart, OneHiddenLayer, Phase
@@ -107,7 +107,7 @@ class TokenPhase(Scored):
     """
 
     traits = Traits(masked=True, rows="one", sign="nonnegative", cross=False)
-    host = Host(rotary=False)
+    layer = LayerSpec(rotary=False)
 
     def __init__(self, share: float = 0.5, power: float = 0.1) -> None:
         super().__init__()
