@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from regard.core.deprecated import renamed_field
 from regard.core.errors import wrong
 
 
+@renamed_field("keys", "key_mask")
 @dataclass(frozen=True)
 class Layout:
     """The visibility of keys to queries, apart from any mechanism.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.core.cost import Cost, Shape
+from regard.core.deprecated import renamed_argument, renamed_field, warn
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.state import State
@@ -75,6 +76,15 @@ class Signal:
         """The range, wider by what rounding to half precision may add."""
         return self.low - ROUNDED * abs(self.low), self.high + ROUNDED * abs(self.high)
 
+    def within(self, noise: Tensor) -> Tensor:
+        """Normal ``noise`` moved into the range."""
+        low, high = torch.tensor(self.low), torch.tensor(self.high)
+        if low.isfinite() and high.isfinite():
+            return low + (high - low) * torch.sigmoid(noise)
+        if low.isfinite():
+            return low + nn.functional.softplus(noise)
+        return high - nn.functional.softplus(noise) if high.isfinite() else noise
+
     def check(self, name: str, x: Tensor) -> None:
         """Raises an error that names the signal if any of ``x``, padding included, is NaN or out of the range.
 
@@ -121,6 +131,7 @@ class LayerSpec:
     gate: Literal["silu", "sigmoid"] | None = None
 
 
+@renamed_field("two_sided", "bidirectional")
 @dataclass(frozen=True)
 class Traits:
     """What a mechanism claims; the laws hold it to every word.
@@ -193,6 +204,11 @@ class Mechanism(nn.Module):
         super().__init_subclass__(**options)
         for name in {"weights", "rows"} & vars(cls).keys():
             setattr(cls, name, in_wide(vars(cls)[name]))
+        if "extend" in vars(cls):
+            cls.extend = renamed_argument("keys", "key_mask")(vars(cls)["extend"])
+        if isinstance(vars(cls).get("host"), LayerSpec):
+            warn(f"{cls.__name__}.host", "layer")
+            cls.layer = vars(cls)["host"]
 
     def __new__(cls, *positional: Any, **named: Any) -> Self:
         """Notes what the constructor is given, for `repr`."""
@@ -369,3 +385,10 @@ def repeat_heads(tensor: Tensor, heads: int) -> Tensor:
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
     """float32 for half precision, otherwise the dtype itself: what sums are kept in."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Host":
+        warn("Host", "LayerSpec")
+        return LayerSpec
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

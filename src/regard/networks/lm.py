@@ -25,7 +25,6 @@ from regard.core.spec import Layer, Spec, parse, parse_layer, parse_layers
 from regard.core.state import State, count_new
 from regard.networks.sampling import Sampling
 from regard.projections.base import Grouped, Projection
-from regard.projections.latent import Latent
 from regard.projections.rotary import Rotary
 from regard.projections.values_only import ValuesOnly
 

@@ -225,6 +225,9 @@ def fitting(pattern: Pattern, q: Tensor, k: Tensor) -> tuple[int, int, int]:
     n, m, heads = q.shape[2], k.shape[2], q.shape[1]
     if pattern.heads not in (1, heads):
         raise wrong("pattern", f"{pattern.heads} heads", f"1, or the {heads} of q")
+    if pattern.crossed and n > m:
+        wanted = "at most as many queries: kernels align the last of both; softmax under Layout(mask=…) takes the rest"
+        raise wrong("q", f"{n} queries over {m} keys", wanted)
     return min(n, m), m, max(n - m, 0)
 
 

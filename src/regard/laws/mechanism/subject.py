@@ -10,20 +10,26 @@ import torch
 from torch import Tensor
 
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Mechanism, Signal, Traits, accumulate_dtype, repeat_heads
+from regard.core.mechanism import Example, Mechanism, Signal, Traits, repeat_heads
+from regard.laws.finding import Broken, Unclaimed, same
 
 BATCH = 3
 SHORT, MIDDLE, LONG = 13, 257, 563
 """MIDDLE leaves the paths for few tokens; LONG crosses the tiles and chunks of the fast paths and divides none."""
 SEED = 20_261
 
-
-class Broken(Exception):  # noqa: N818 - a finding, not a fault of the program
-    """A law does not hold; the message says where and by how much."""
-
-
-class Unclaimed(Exception):  # noqa: N818 - likewise
-    """The law is about a trait that the mechanism does not claim."""
+__all__ = [
+    "BATCH",
+    "LONG",
+    "MIDDLE",
+    "SHORT",
+    "Broken",
+    "Inputs",
+    "Subject",
+    "Unclaimed",
+    "real_rows",
+    "same",
+]
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class Subject:
         def signal(spec: Signal) -> Tensor:
             tokens = n if spec.side == "query" else m
             rows = spec.rows(heads, groups)
-            return within(normal(batch, rows, tokens, *spec.size(d, e)), spec)
+            return spec.within(normal(batch, rows, tokens, *spec.size(d, e)))
 
         q, k, v = normal(batch, heads, n, d), normal(batch, groups, m, d), normal(batch, groups, m, e)
         signals = {name: signal(spec) for name, spec in self.mechanism.signals.items()}
@@ -130,16 +136,6 @@ class Subject:
         """``weights @ v`` on the inputs: what ``forward`` is held to."""
         weights = mechanism.weights(inputs.q, inputs.k, layout, **inputs.signals)
         return weights @ repeat_heads(inputs.v, inputs.q.shape[1])
-
-
-def within(noise: Tensor, spec: Signal) -> Tensor:
-    """Normal noise moved into the signal's range."""
-    low, high = torch.tensor(spec.low), torch.tensor(spec.high)
-    if low.isfinite() and high.isfinite():
-        return low + (high - low) * torch.sigmoid(noise)
-    if low.isfinite():
-        return low + torch.nn.functional.softplus(noise)
-    return high - torch.nn.functional.softplus(noise) if high.isfinite() else noise
 
 
 def real_rows(layout: Layout, n: int, m: int, batch: int) -> Tensor:

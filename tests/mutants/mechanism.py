@@ -1,4 +1,4 @@
-"""The mutants: for each law, ways of breaking it that really happen."""
+"""Mutants of mechanisms: for each law, ways of breaking it that really happen."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from regard.core.mechanism import Mechanism, Signal, repeat_heads
 from regard.mechanisms.linear.gla import GatedLinear
 from regard.mechanisms.scored.forgetting import Forgetting
 
+ORIGINAL = Textbook
+"""What they are broken from."""
 MUTANTS: dict[str, list[type[Mechanism]]] = {}
 
 
