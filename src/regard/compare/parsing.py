@@ -42,7 +42,7 @@ def parse_mechanism(text: str) -> str:
         ValueError: neither of them.
     """
     mechanism, mark, projection = text.partition(" with ")
-    name, *arguments = (mechanism[slice(*part)].strip() for part in split_outside(mechanism, ","))
+    name, *arguments = (part.strip() for part in split_outside(mechanism, ","))
     written = (f"{name}({', '.join(arguments)})" if arguments else name) + mark + projection.strip()
     parse_layer(written)
     return written

@@ -147,7 +147,7 @@ def plan(
     names: Sequence[str], tasks: str, seeds: int, preset: str, threads: int, say: Callable[[str], None]
 ) -> list[Cell]:
     """The cells of all mechanisms on ``tasks`` (names with commas, or "all"), without those that cannot attend so."""
-    wanted = list(TRIALS) if tasks == "all" else [tasks[slice(*part)].strip() for part in split_outside(tasks, ",")]
+    wanted = list(TRIALS) if tasks == "all" else [task.strip() for task in split_outside(tasks, ",")]
     cells: list[Cell] = []
     for task in wanted:
         given = task_setting(task)

@@ -103,7 +103,7 @@ def parse_layers(text: str) -> list[Layer]:
         ValueError: as in `parse`; or a count that is not above zero.
     """
     found = []
-    for first, last in split_outside(text, ","):
+    for first, last in places_outside(text, ","):
         count, end = 1, last
         if times := re.search(r"\*([^*()]*)$", text[first:last]):
             end = first + times.start()
@@ -116,7 +116,7 @@ def parse_layers(text: str) -> list[Layer]:
 
 def layer(text: str, first: int, last: int, kind: str) -> Layer:
     """The layer that stands in this part of a text."""
-    for start, _ in split_outside(text[first:last], " with "):
+    for start, _ in places_outside(text[first:last], " with "):
         if start:
             middle = first + start - len(" with ")
             return Layer(item(text, first, middle, kind), item(text, first + start, last, "projection"))
@@ -169,8 +169,13 @@ def fault(kind: str, text: str, came: str, first: int, last: int) -> Exception:
     return wrong(kind, came, FORMS.get(kind, FORMS["mechanism"]) + underline(text, (first, last)))
 
 
-def split_outside(text: str, mark: str) -> list[tuple[int, int]]:
-    """Where the parts of ``text`` between those ``mark`` begin and end that stand outside of brackets."""
+def split_outside(text: str, mark: str) -> list[str]:
+    """The parts of ``text`` between those ``mark`` that stand outside of brackets."""
+    return [text[first:last] for first, last in places_outside(text, mark)]
+
+
+def places_outside(text: str, mark: str) -> list[tuple[int, int]]:
+    """Where these parts begin and end."""
     borders, depth = [0], 0
     for place, letter in enumerate(text):
         depth += (letter in "([{") - (letter in ")]}")

@@ -93,9 +93,8 @@ class Config:
         mechanism = build_text(layer.mechanism, sizes | {"layer_index": index})
         if not mechanism.traits.content and text.name == "grouped":
             return Attention(mechanism, ValuesOnly(self.width, self.heads, projection.value_dim))
-        part = d // mechanism.layer.parts
-        turned = projection.rotary if isinstance(projection, Latent) else part - part % 2
-        rotary = None if self.rotary_base is None else Rotary(turned, self.rotary_base)
+        turned = projection.turned // mechanism.layer.parts
+        rotary = None if self.rotary_base is None else Rotary(turned - turned % 2, self.rotary_base)
         return Attention(mechanism, projection, rotary)
 
     def projected(self, spec: Spec) -> Projection:
