@@ -31,8 +31,8 @@ class Spec:
     """A name with arguments, such as ``window(size=64)``.
 
     Args:
-        text: what it was read from. places: from "name" and from each argument to its first letter in the text and the
-            one behind its last.
+        text: what it was read from. places: from "name", the kind of text that it is, and each argument to its first
+            letter in the text and the one behind its last.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Spec:
 
     @contextmanager
     def underlined(self) -> Iterator[None]:
-        """Errors from inside that begin with an argument, or with ``name``, get it underlined where it stands."""
+        """Errors from inside that begin with an argument, the kind, or ``name`` get it underlined where it stands."""
         try:
             yield
         except (ValueError, TypeError, LookupError) as error:
@@ -136,13 +136,13 @@ def item(text: str, first: int, last: int, kind: str) -> Spec:
         at = first + min(max((error.offset or 1) - 1, 0), len(own) - 1)
         raise fault(kind, text, f"{own!r} ({error.msg})", at, at + 1) from None
     if isinstance(tree, ast.Name):
-        return Spec(tree.id, {}, text, {"name": (first, first + len(own))})
+        return Spec(tree.id, {}, text, dict.fromkeys((kind, "name"), (first, first + len(own))))
     if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Name):
         raise fault(kind, text, repr(own), first, first + len(own))
     if tree.args:
         raise fault(kind, text, "an argument without a name", *(first + place for place in span(own, tree.args[0])))
     arguments: dict[str, Any] = {}
-    places = {"name": (first, first + len(tree.func.id))}
+    places = dict.fromkeys((kind, "name"), (first, first + len(tree.func.id)))
     for keyword in tree.keywords:
         start, end = (first + place for place in span(own, keyword))
         if keyword.arg is None or keyword.arg in arguments:

@@ -67,7 +67,6 @@ def known(kind: str, text: str) -> tuple[type, dict[str, Any]]:
     with spec.underlined():
         entry = find(spec.name)
         if entry.kind != kind:
-            came = f"{spec.name!r}, {a(entry.kind)}"
-            raise wrong("name", came, f"{a(kind)}: one of regard.entries(kind={kind!r})", TypeError)
+            raise wrong(kind, f"{spec.name!r}, {a(entry.kind)}", f"one of regard.entries(kind={kind!r})", TypeError)
         arguments_of(spec.name, entry.thing, spec.arguments)
     return entry.thing, dict(spec.arguments)

@@ -106,7 +106,7 @@ class Config:
         with spec.underlined():
             thing = Grouped if spec.name == "grouped" else find(spec.name).thing
             if not (isinstance(thing, type) and issubclass(thing, Projection)):
-                raise wrong("name", repr(spec.name), "grouped, or a projection of the atlas")
+                raise wrong("projection", repr(spec.name), "grouped, or a projection of the atlas")
             return instantiate(sizes, spec.name, thing, spec.arguments)
 
     def fitted(self, parameters: int, count: Any) -> Any:
