@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import torch
@@ -65,6 +65,25 @@ class Dot:
             return (q if self.scale == 1 else q * self.scale) @ k.mT
         products = (q * (self.scale / self.softcap)) @ k.mT
         return self.softcap * torch.tanh(products) if products.requires_grad else products.tanh_().mul_(self.softcap)
+
+
+@dataclass(frozen=True)
+class Raised:
+    """``s_ij + b_ij`` with the ``bias`` b ``(b or 1, h or 1, n, m)``."""
+
+    score: Score
+    bias: Tensor
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return *self.score.parameters, self.bias
+
+    @property
+    def halo(self) -> tuple[int, int, int]:
+        return halo(self.score)
+
+    def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
+        return self.score(q, k, span) + self.bias[:, :, span.rows, span.cols].to(q.dtype)
 
 
 @dataclass(frozen=True)
@@ -155,6 +174,8 @@ def cells(n: int, m: int, causal: bool) -> int:
 def run(q: Tensor, k: Tensor, v: Tensor, layout: Layout, score: Score | None, normaliser: Any) -> tuple[Tensor, Tensor]:
     """``(out, lse)`` in the dtypes of ``q`` and of its sums; under a pointwise normaliser ``lse`` is empty."""
     score = Dot(q.shape[-1] ** -0.5) if score is None else score
+    if layout.bias is not None:
+        score, layout = Raised(score, layout.bias), replace(layout, bias=None)
     wide = accumulate_dtype(q.dtype)
     q_wide, k_wide, v_wide = (
         by_rows(x.to(wide)) for x in (q, repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1]))

@@ -86,7 +86,7 @@ class AffineScaled(Softmax):
     Paper: Bae et al., arXiv 2602.23057; from its abstract.
     """
 
-    traits = Traits(masked=True, equivariant=True)
+    traits = Traits(masked=True, biased=True, equivariant=True)
     signals = Affine.signals
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:

@@ -102,6 +102,7 @@ class Delta(Mechanism):
             time="quadratic",
             state="linear",
             masked=False,
+            biased=False,
             equivariant=False,
         )
 

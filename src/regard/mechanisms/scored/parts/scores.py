@@ -106,7 +106,7 @@ class TokenPhase(Scored):
     Paper: Wang et al., arXiv 2509.12635.
     """
 
-    traits = Traits(masked=True, rows="one", sign="nonnegative", cross=False)
+    traits = Traits(masked=True, biased=True, rows="one", sign="nonnegative", cross=False)
     layer = LayerSpec(rotary=False)
 
     def __init__(self, share: float = 0.5, power: float = 0.1) -> None:
