@@ -21,7 +21,7 @@ import typer
 
 from regard.blocks.signals import Signals
 from regard.compare.quality import scores
-from regard.core.build import build_for, parse
+from regard.core.build import build_text
 from regard.core.layout import Layout
 from regard.experiments.store import Store
 from regard.experiments.timing import interleaved
@@ -89,8 +89,7 @@ def speed(n: int = 4096, threads: Annotated[int, typer.Option(min=1)] = 1) -> No
     torch.set_num_threads(threads)
     lines = [["mechanism", "forward", "training step"], ["---"] * 3]
     for text in TIMED:
-        name, arguments = parse(text)
-        mechanism = build_for({"heads": 8, "head_dim": 64}, name, **arguments)
+        mechanism = build_text(text, {"heads": 8, "head_dim": 64})
         tensors = [torch.randn(1, 8, n, 64) for _ in range(3)]
         x = torch.randn(1, n, 512)
         signals = {k: s.detach() for k, s in Signals(mechanism.signals, 512, 8, 8, 64, 64)(x, x).items()}

@@ -9,6 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from regard._version import __version__ as __version__
 from regard.core.kinds import KINDS
 from regard.renamed import install
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from regard.laws import check
     from regard.records.format import Record
 
-__version__ = "0.1.0"
 
 install()
 

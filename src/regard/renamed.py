@@ -57,6 +57,7 @@ MODULES = {
     "hosts.scans": "hosts.recurrent_layers",
     "hosts.skim": "hosts.bert.skim_mask",
     "kernels.alone": "kernels.packing",
+    "kernels.packed": "kernels.packing",
     "mechanisms.linear.dynamics": "studies.linear_dynamics",
     "mechanisms.linear.series": "mechanisms.linear.taylor_features",
     "mechanisms.scored.biases": "mechanisms.scored.parts.biases",

@@ -17,7 +17,7 @@ KINDS = ["gla", "retnet", "mamba2", "mamba", "rwkv6", "gated_deltanet", "deltane
 def layer(kind, kv_heads=None):
     torch.manual_seed(0)
     config = Config(vocabulary=8, width=24, heads=4, kv_heads=kv_heads, layers=kind)
-    return config.attention(kind, {}).double()
+    return config.attention(kind).double()
 
 
 @torch.no_grad()

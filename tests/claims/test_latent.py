@@ -5,6 +5,7 @@ import torch
 
 import regard
 from regard.blocks.attention import Attention
+from regard.core.build import build_text
 from regard.core.layout import Layout
 from regard.projections.base import Grouped
 from regard.projections.latent import ExpandedQueries, Latent
@@ -32,9 +33,8 @@ def test_absorbed_is_expanded(rotary, query_rank, mechanism):
     """MLA: the absorbed form equals the expanded one, gradients too, in one call and token by token."""
     torch.manual_seed(0)
     expanded = Latent(WIDTH, 3, 6, 5, rotary, 7, query_rank).double()
-    name, arguments = regard.core.build.parse(mechanism)
     turn = Rotary(rotary) if rotary else None
-    layers = [Attention(regard.build(name, **arguments), p, turn) for p in (expanded, expanded.as_form("absorbed"))]
+    layers = [Attention(build_text(mechanism), p, turn) for p in (expanded, expanded.as_form("absorbed"))]
     want, got = (layer(hidden(), CAUSAL) for layer in layers)
     torch.testing.assert_close(got, want, atol=1e-12, rtol=0)
     gradients = [torch.autograd.grad(out.square().sum(), expanded.down.weight)[0] for out in (want, got)]

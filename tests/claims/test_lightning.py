@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from regard.core.layout import Layout
-from regard.mechanisms.linear.lightning import Lightning, alibi_slopes
+from regard.mechanisms.linear.lightning import Lightning
+from regard.mechanisms.slopes import alibi_slopes
 
 CAUSAL = Layout(causal=True)
 

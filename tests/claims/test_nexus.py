@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import regard
 from regard.blocks.attention import Attention
+from regard.core.build import build_text
 from regard.core.layout import Layout
 from regard.projections.base import Grouped
 from regard.projections.nexus import Nexus
@@ -52,9 +53,8 @@ def test_it_is_its_definition(order, causal):
 @pytest.mark.parametrize("mechanism", ["softmax", "window(size=5)", "gated", "gated_deltanet", "gla"])
 def test_nothing_leaks_from_the_future_and_it_decodes(mechanism):
     """Nexus: later tokens change no earlier output, bit by bit; decoding, with padding, equals one call."""
-    name, config = regard.core.build.parse(mechanism)
     torch.manual_seed(0)
-    layer = Attention(regard.build(name, **config), Nexus(WIDTH, 4, 4, 6, 6, 3), Rotary(6)).double()
+    layer = Attention(build_text(mechanism), Nexus(WIDTH, 4, 4, 6, 6, 3), Rotary(6)).double()
     x, keys = hidden(23), torch.rand(2, 23, generator=torch.Generator().manual_seed(3)) < 0.7
     want = layer(x, CAUSAL)
     for cut in (1, 7, 22):

@@ -9,27 +9,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+import mutants.pairs  # noqa: F401 - registers those about masks and biases
+from mutants.register import MUTANTS as MUTANTS
+from mutants.register import breaks
 from mutants.textbook import Seen, Textbook
 from regard.core.cost import Cost
 from regard.core.layout import Layout
-from regard.core.mechanism import Mechanism, Signal, repeat_heads
+from regard.core.mechanism import Signal, repeat_heads
 from regard.mechanisms.linear.gla import GatedLinear
 from regard.mechanisms.scored.forgetting import Forgetting
 
 ORIGINAL = Textbook
 """What they are broken from."""
-MUTANTS: dict[str, list[type[Mechanism]]] = {}
-
-
-def breaks(*laws: str):
-    """Registers a mutant under the laws that must reject it."""
-
-    def register(mutant: type[Mechanism]) -> type[Mechanism]:
-        for law in laws:
-            MUTANTS.setdefault(law, []).append(mutant)
-        return mutant
-
-    return register
 
 
 @breaks("definition")
@@ -228,113 +219,6 @@ class SlotPositions(Textbook):
     def visible(self, n, m, layout, device):
         fresh = torch.arange(m, device=device) % 4 != 3
         return super().visible(n, m, layout, device) & fresh
-
-
-def with_mask(change):
-    """A ``visible`` under the layout's mask as ``change`` leaves it."""
-
-    def visible(self, n, m, layout, device):
-        given = layout if layout.mask is None else dataclasses.replace(layout, mask=change(layout.mask))
-        return Textbook.visible(self, n, m, given, device)
-
-    return visible
-
-
-@breaks("mask")
-class MaskIgnored(Textbook):
-    """Takes a mask and shows what it hides, in both of its forms."""
-
-    visible = with_mask(torch.ones_like)
-
-
-@breaks("mask")
-class MaskIgnoredFast(Textbook):
-    """The fast path alone forgets the mask."""
-
-    def forward(self, q, k, v, layout=Layout(), **signals):
-        return super().forward(q, k, v, dataclasses.replace(layout, mask=None), **signals)
-
-
-@breaks("mask")
-class MaskTransposed(Textbook):
-    """Reads the mask's rows as keys."""
-
-    visible = with_mask(lambda mask: mask.mT if mask.shape[2] == mask.shape[3] else mask)
-
-
-@breaks("mask")
-class MaskInverted(Textbook):
-    """Takes True for hidden."""
-
-    visible = with_mask(torch.logical_not)
-
-
-@breaks("mask")
-class HeadsOfMaskDropped(Textbook):
-    """Uses the first head's mask for all heads, in its fast form."""
-
-    def forward(self, q, k, v, layout=Layout(), **signals):
-        mask = layout.mask if layout.mask is None else layout.mask[:, :1]
-        return super().forward(q, k, v, dataclasses.replace(layout, mask=mask), **signals)
-
-
-@breaks("mask")
-class BatchOfMaskDropped(Textbook):
-    """Uses the first sequence's mask for all, in both of its forms."""
-
-    visible = with_mask(lambda mask: mask[:1])
-
-
-@breaks("mask")
-class MaskInPlaceOfTheRest(Textbook):
-    """Where there is a mask, causality and padding are forgotten."""
-
-    def visible(self, n, m, layout, device):
-        return super().visible(n, m, layout if layout.mask is None else Layout(mask=layout.mask), device)
-
-
-@breaks("mask")
-class MaskAfterSoftmax(Textbook):
-    """Hides weights after they were normalised: those hidden take their share all the same."""
-
-    def weights(self, q, k, layout=Layout(), **signals):
-        a = super().weights(q, k, dataclasses.replace(layout, mask=None), **signals)
-        return a if layout.mask is None else a * layout.mask
-
-
-@breaks("mask")
-class BlindRowsSpread(Textbook):
-    """A query whose keys are all hidden sees all of them, as a softmax of equal scores does."""
-
-    def normalise(self, scores, allowed):
-        return torch.softmax(scores.masked_fill(~allowed, torch.finfo(scores.dtype).min), dim=-1)
-
-
-@breaks("mask")
-class RowsUnmasked(Textbook):
-    """Some rows of A are read without the mask."""
-
-    def rows(self, q, k, layout, rows, **signals):
-        return super().rows(q, k, dataclasses.replace(layout, mask=None), rows, **signals)
-
-
-@breaks("mask")
-class HiddenKeysTrained(Textbook):
-    """Gradients flow to what the mask hides."""
-
-    def forward(self, q, k, v, layout=Layout(), **signals):
-        out = super().forward(q, k, v, layout, **signals)
-        return out if layout.mask is None else out + (v - v.detach()).mean((1, 2), keepdim=True)
-
-
-@breaks("edges")
-class MaskTakenUnclaimed(Textbook):
-    """Does not claim masks and runs under one."""
-
-    traits = dataclasses.replace(Textbook.traits, masked=False)
-
-    def forward(self, q, k, v, layout=Layout(), **signals):
-        return super().forward(q, k, v, dataclasses.replace(layout, mask=None), **signals)
 
 
 @breaks("gradients")

@@ -25,18 +25,21 @@ class Seen(State):
 class Textbook(Mechanism):
     """Softmax attention, dense, in a few lines."""
 
-    traits = Traits(masked=True, rows="one", sign="nonnegative", equivariant=True)
+    traits = Traits(masked=True, biased=True, rows="one", sign="nonnegative", equivariant=True)
 
     def weights(self, q, k, layout=Layout(), **signals):
         self.check(q, k, None, layout, signals)
         k = repeat_heads(k, q.shape[1])
         dtype = accumulate_dtype(q.dtype)
-        scores = q.to(dtype) @ k.to(dtype).transpose(-1, -2) * self.scale(q)
+        scores = q.to(dtype) @ k.to(dtype).transpose(-1, -2) * self.scale(q) + self.added(layout)
         allowed = self.visible(q.shape[2], k.shape[2], layout, q.device)
         return self.normalise(scores.masked_fill(~allowed, -torch.inf), allowed).to(q.dtype)
 
     def scale(self, q: Tensor) -> float:
         return q.shape[-1] ** -0.5
+
+    def added(self, layout: Layout) -> Tensor:
+        return torch.zeros(()) if layout.bias is None else layout.bias
 
     def visible(self, n: int, m: int, layout: Layout, device) -> Tensor:
         return layout.allowed(n, m, device)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from regard import Layout, build
-from regard.mechanisms.linear.lightning import alibi_slopes
 from regard.mechanisms.scored.positional import sinusoids
+from regard.mechanisms.slopes import alibi_slopes
 from regard.networks.vision.twins import Twins
 from regard.projections.latent import Latent
 from regard.projections.rotary import Rotary

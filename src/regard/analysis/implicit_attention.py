@@ -82,7 +82,7 @@ def matrix_of_a_layer() -> tuple[Tensor, Tensor]:
     """The output of a layer, from its matrix and by itself."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        layer = Config(vocabulary=8, width=16, heads=2, layers="gla").attention("gla", {}).double()
+        layer = Config(vocabulary=8, width=16, heads=2, layers="gla").attention("gla").double()
     x = torch.randn(2, 7, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return reproduced(layer, x), layer(x, Layout(causal=True))
 

@@ -9,6 +9,12 @@ from regard.core.errors import wrong
 from regard.core.layout import Layout
 
 
+def check_taps(name: str, taps: int) -> None:
+    """Raises an error that names the argument if a causal convolution does not reach its own token."""
+    if taps < 1:
+        raise wrong(name, str(taps), "at least 1: the token itself")
+
+
 class ShortConvolution(nn.Module):
     """Each channel becomes a weighted sum of its last few tokens.
 
@@ -23,8 +29,7 @@ class ShortConvolution(nn.Module):
 
     def __init__(self, channels: int, taps: int) -> None:
         super().__init__()
-        if taps < 1:
-            raise wrong("taps", str(taps), "at least 1: the token itself")
+        check_taps("taps", taps)
         self.taps = taps
         weight = torch.randn(taps, channels) * 0.1 / taps
         weight[0] += 1

@@ -90,6 +90,13 @@ class NonLocal(nn.Module):
         return x + image(self.attention(flat(x), Layout(grid=grid)), grid)
 
 
+def patch_grid(sides: Grid, patch: int, name: str = "patch") -> Grid:
+    """Rows and columns of square patches of an image; an error that names the argument if they do not divide it."""
+    if patch < 1 or sides[0] % patch or sides[1] % patch:
+        raise wrong(name, str(patch), f"a divisor of the sides {sides}")
+    return sides[0] // patch, sides[1] // patch
+
+
 def image(x: Tensor, grid: Grid) -> Tensor:
     """Tokens ``(b, n, width)`` as ``(b, width, rows, columns)``."""
     if x.shape[1] != grid[0] * grid[1]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from regard.claims.figures import Figures, Finding
 from regard.core.atlas import Claim
-from regard.core.build import literal
 from regard.core.errors import wrong
+from regard.core.spec import literal
 from regard.experiments.cell import Cell
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from regard.claims.cells import measured
 from regard.claims.figures import Figures, Finding, interval
 from regard.claims.testbeds.source import VOCABULARY, characters, held_out_loss, windows
-from regard.core.build import parse_layers
 from regard.core.layout import Layout
+from regard.core.spec import parse_layers
 from regard.experiments.cell import Cell
 from regard.networks.lm import LM, Config
 from regard.projections.gates import Gates

@@ -32,11 +32,14 @@ app.add_typer(train.app, name="train")
 
 
 def main() -> None:
-    """The entry point: bad input is one line on standard error and exit status 2."""
+    """The entry point: bad input is one line on standard error, and its faulty part underlined, with exit status 2."""
     try:
         app()
     except (ValueError, TypeError, LookupError, OSError) as error:
-        print(f"regard: {' '.join(said(error).split())}", file=sys.stderr)
+        about, *rest = said(error).split("\n  ")
+        if len(rest) != 2 or rest[1].strip("^ "):  # not a text with marks under it
+            about, rest = " ".join([about, *rest]), []
+        print("\n  ".join([f"regard: {' '.join(about.split())}", *rest]), file=sys.stderr)
         sys.exit(2)
 
 

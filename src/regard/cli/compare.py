@@ -44,9 +44,10 @@ def compare(
     from rich.console import Console
 
     from regard.compare import cab
-    from regard.compare.parsing import parse_lengths, parse_mechanism, parted
+    from regard.compare.parsing import parse_lengths, parse_mechanism
     from regard.compare.quality import plan as plan_quality
-    from regard.core.build import check_text
+    from regard.core.build import check_spec
+    from regard.core.spec import parse_layer
     from regard.experiments.store import Store
 
     console = Console(highlight=False)
@@ -56,7 +57,7 @@ def compare(
         raise wrong("mechanisms", "none", "at least one; `regard atlas` lists them")
     names = [parse_mechanism(mechanism) for mechanism in mechanisms or cab.MECHANISMS]
     for name in names:
-        check_text(parted(name)[0])  # before anything is measured
+        check_spec(parse_layer(name).mechanism)  # before anything is measured
     cells: list[Cell] = []
     if suite == "cab":
         cells += cab.cells(names, seeds, preset, threads, console.print)

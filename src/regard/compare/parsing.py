@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from regard.core.build import parse, split_outside
 from regard.core.errors import wrong
+from regard.core.spec import parse_layer, split_outside
 
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20}
 
@@ -36,22 +36,13 @@ def parse_lengths(text: str, option: str = "--lengths") -> list[int]:
 
 
 def parse_mechanism(text: str) -> str:
-    """``window,size=64`` or ``window(size=64)``, as the latter; ``softmax with nexus(order=2)`` as it is.
+    """``window,size=64`` or ``window(size=64)``, with a projection where wanted, as the latter.
 
     Raises:
         ValueError: neither of them.
     """
-    text, projection = parted(text)
-    if projection != "grouped":
-        parse(projection)
-        return f"{parse_mechanism(text)} with {projection}"
-    name, *arguments = split_outside(text, ",")
-    written = f"{name}({', '.join(argument.strip() for argument in arguments)})" if arguments else text.strip()
-    parse(written)
+    mechanism, mark, projection = text.partition(" with ")
+    name, *arguments = (part.strip() for part in split_outside(mechanism, ","))
+    written = (f"{name}({', '.join(arguments)})" if arguments else name) + mark + projection.strip()
+    parse_layer(written)
     return written
-
-
-def parted(text: str) -> tuple[str, str]:
-    """``(mechanism, projection)`` of ``softmax with nexus(order=2)``; without any the projection is ``grouped``."""
-    mechanism, _, projection = text.partition(" with ")
-    return mechanism.strip(), projection.strip() or "grouped"

@@ -14,12 +14,11 @@ import torch.nn.functional as F
 from rich.table import Table
 from torch import Generator, Tensor, nn
 
-from regard.compare.parsing import parted
 from regard.compare.scaling import student
 from regard.compare.summary import Row
 from regard.compare.task_settings import TRIALS, TaskSetting, task_setting
-from regard.core.build import parse, split_outside
 from regard.core.errors import wrong
+from regard.core.spec import parse, split_outside
 from regard.experiments.cell import Cell, Report, Scalar
 from regard.networks.benchmark import BACKBONES, Backbone, BenchmarkNetwork
 from regard.networks.lm import Config
@@ -73,7 +72,7 @@ class QualityCell(Cell):
         for name, allowed in (("preset", tuple(PRESETS)), ("backbone", BACKBONES)):
             if getattr(self, name) not in allowed:
                 raise wrong(name, repr(getattr(self, name)), f"one of {', '.join(allowed)}")
-        if parse(self.task)[0] not in TRIALS:
+        if parse(self.task, "task").name not in TRIALS:
             raise wrong("task", repr(self.task), f"one of {', '.join(TRIALS)}")
 
     def network(self, given: TaskSetting) -> BenchmarkNetwork:
@@ -91,9 +90,7 @@ class QualityCell(Cell):
             return made(config).parameter_count
 
         plain = Config(given.vocabulary, sizes.width, f"softmax*{sizes.depth}", sizes.heads)
-        mechanism, projection = parted(self.mechanism)
-        layers = f"{mechanism}*{sizes.depth}"
-        mine = Config(given.vocabulary, sizes.width, layers, sizes.heads, projection=projection)
+        mine = Config(given.vocabulary, sizes.width, f"{self.mechanism}*{sizes.depth}", sizes.heads)
         return made(mine.fitted(count(plain), count))
 
     def run(self, report: Report = lambda what: None) -> Mapping[str, Scalar]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
 
-from regard.core.build import parse
 from regard.core.errors import did_you_mean, wrong
+from regard.core.spec import Spec, parse
 from regard.networks.benchmark import Pattern
 from regard.tasks import Copy, Induction
 from regard.tasks.arena import ByteLM, ByteText, Pathfinder, Retrieval
@@ -103,14 +103,19 @@ def task_setting(text: str) -> TaskSetting:
     Raises:
         LookupError: no such name. TypeError: an argument that the task does not take. ValueError: one it refuses.
     """
-    name, arguments = parse(text)
-    if name not in TRIALS:
-        raise wrong("--task", repr(name), f"some of {', '.join(TRIALS)}{did_you_mean(name, TRIALS)}", LookupError)
-    return changed(TRIALS[name](), name, arguments) if arguments else TRIALS[name]()
+    spec = parse(text, "--task")
+    if spec.name not in TRIALS:
+        offered = f"some of {', '.join(TRIALS)}{did_you_mean(spec.name, TRIALS)}"
+        raise wrong("--task", repr(spec.name), offered, LookupError)
+    with spec.underlined():
+        return changed(TRIALS[spec.name](), spec)
 
 
-def changed(given: TaskSetting, name: str, arguments: dict[str, Any]) -> TaskSetting:
+def changed(given: TaskSetting, spec: Spec) -> TaskSetting:
     """The trial with other arguments; vocabulary and chance follow the task's."""
+    if not spec.arguments:
+        return given
+    name, arguments = spec.name, spec.arguments
     own = {key: value for key, value in arguments.items() if key != "length"}
     known = [field.name for field in fields(given.task)]
     for key in own:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regard.blocks.block import Block
-from regard.core.build import build_for, parse
+from regard.core.build import build_text
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
@@ -48,14 +48,13 @@ class Workload:
     """Something with a forward call, a decoding step and a cost.
 
     Args:
-        text: the mechanism, as `core.build.parse` reads it.
+        text: the mechanism, as `core.spec.parse` reads it.
     """
 
     def __init__(self, text: str, sizes: Sizes) -> None:
-        name, config = parse(text)
         of = {"heads": sizes.heads, "kv_heads": sizes.kv_heads, "head_dim": sizes.head_dim}
         of |= {"value_dim": sizes.head_dim, "layer_index": 0}
-        self.text, self.sizes, self.mechanism = text, sizes, build_for(of, name, **config)
+        self.text, self.sizes, self.mechanism = text, sizes, build_text(text, of)
         if sizes.kv_heads != sizes.heads and not self.mechanism.traits.grouped:
             raise wrong("--kv-heads", str(sizes.kv_heads), f"{sizes.heads}: {text} does not group queries")
         self.causal = self.mechanism.traits.causal
@@ -128,8 +127,7 @@ class BlockWorkload(Workload):
         super().__init__(text, sizes)
         config = Config(VOCABULARY, sizes.width, text, sizes.heads, sizes.kv_heads)
         torch.manual_seed(0)
-        name, arguments = parse(text)
-        block = Block(config.attention(name, arguments), sizes.width, config.inner_width)
+        block = Block(config.attention(text), sizes.width, config.inner_width)
         self.network: nn.Module = block.to(sizes.device, sizes.dtype)
         self.inner = config.inner_width
 

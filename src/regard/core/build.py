@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from regard.core.atlas import find
 from regard.core.errors import a, did_you_mean, wrong
 from regard.core.kinds import KINDS
 from regard.core.mechanism import Mechanism
+from regard.core.spec import Spec, parse
 
 T = TypeVar("T")
 
@@ -35,19 +36,29 @@ def build_for(sizes: Mapping[str, int], name: str, /, **config: Any) -> Mechanis
     return instantiate(sizes, name, mechanism(name), config)
 
 
+def build_text(text: str | Spec, sizes: Mapping[str, int] = MappingProxyType({}), **config: Any) -> Mechanism:
+    """The mechanism of a text such as ``"window(size=64)"``, with ``config`` over its arguments, as `build_for` does.
+
+    Raises:
+        ValueError, LookupError, TypeError: no such text, name or argument; the message underlines the faulty part.
+    """
+    spec = parse(text) if isinstance(text, str) else text
+    with spec.underlined():
+        return build_for(sizes, spec.name, **{**spec.arguments, **config})
+
+
 def build_part(sizes: Mapping[str, int], kind: str, text: str, known: Mapping[str, type[T]]) -> T:
     """The part that ``text``, a name with arguments, says, as `build_for` does: for mechanisms made of parts.
 
     Raises:
         ValueError: no such part; the message names its ``kind`` and the ``known``. TypeError: as in `build`.
     """
-    try:
-        name, config = parse(text)
-        thing = known[name]
-    except (ValueError, LookupError):
+    spec = parse(text, kind)
+    if spec.name not in known:
         wanted = f"one of {', '.join(known)}, or one with arguments, 'name(of=1)'"
-        raise wrong(kind, repr(text), wanted + did_you_mean(text.partition("(")[0], known)) from None
-    return instantiate(sizes, name, thing, config)
+        raise wrong(kind, repr(text), wanted + did_you_mean(spec.name, known))
+    with spec.underlined():
+        return instantiate(sizes, spec.name, known[spec.name], spec.arguments)
 
 
 def mechanism(name: str) -> type[Mechanism]:
@@ -65,10 +76,10 @@ def instantiate(sizes: Mapping[str, int], name: str, thing: type[T], config: Map
     return thing(**{size: value for size, value in sizes.items() if size in takes} | dict(config))
 
 
-def check_text(text: str) -> None:
-    """Raises what `build` would of a mechanism's ``text`` with a name or an argument that there is not."""
-    name, config = parse(text)
-    arguments_of(name, mechanism(name), config)
+def check_spec(spec: Spec) -> None:
+    """Raises what `build_text` would of a name or an argument that there is not."""
+    with spec.underlined():
+        arguments_of(spec.name, mechanism(spec.name), spec.arguments)
 
 
 def arguments_of(name: str, thing: Any, config: Mapping[str, Any]) -> list[str]:
@@ -79,60 +90,3 @@ def arguments_of(name: str, thing: Any, config: Mapping[str, Any]) -> list[str]:
             wanted = f"one of {name}'s: {', '.join(takes) or 'none'}{did_you_mean(given, takes)}"
             raise wrong(given, "an unknown argument", wanted, TypeError)
     return takes
-
-
-def parse(text: str) -> tuple[str, dict[str, Any]]:
-    """``(name, config)`` of ``"window(size=64, sinks=4)"``, or of a bare ``"softmax"``: what `build` takes.
-
-    Values are Python literals; a bare word is a string, and so is what looks like a call: ``"x(of=window(size=3))"``.
-
-    Raises:
-        ValueError: the text is not a name with keyword arguments.
-    """
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body
-        if isinstance(tree, ast.Name):
-            return tree.id, {}
-        if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and not tree.args:
-            return tree.func.id, {keyword.arg or "**": literal(keyword.value) for keyword in tree.keywords}
-    except (SyntaxError, ValueError):
-        pass
-    raise wrong("mechanism", repr(text), "a name, or a name with arguments such as 'window(size=64, sinks=4)'")
-
-
-def written(name: str, arguments: dict[str, Any]) -> str:
-    """The text that `parse` reads as these."""
-    inside = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-    return f"{name}({inside})" if inside else name
-
-
-def parse_layers(text: str) -> list[tuple[str, dict[str, Any]]]:
-    """One `parse` for each layer of ``"softmax*2, window(size=64)*3"``.
-
-    Raises:
-        ValueError: a part is neither a mechanism nor a mechanism times a count above zero.
-    """
-    layers = []
-    for part in split_outside(text, ","):
-        what, _, times = part.rpartition("*") if part.rstrip()[-1:].isdigit() and "*" in part else (part, "", "1")
-        if not times.strip().isdigit() or int(times) < 1:
-            raise wrong("layers", repr(part.strip()), "a mechanism, or one times a count, such as 'softmax*2'")
-        layers += [parse(what)] * int(times)
-    return layers
-
-
-def split_outside(text: str, mark: str) -> list[str]:
-    """The parts of ``text`` between those ``mark`` that stand outside of brackets."""
-    parts, depth = [""], 0
-    for letter in text:
-        depth += (letter in "([{") - (letter in ")]}")
-        if letter == mark and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return parts
-
-
-def literal(node: ast.expr) -> Any:
-    """The value of a literal, or the text of a bare word or call."""
-    return ast.unparse(node) if isinstance(node, ast.Name | ast.Call) else ast.literal_eval(node)

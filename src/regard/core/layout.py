@@ -34,6 +34,8 @@ class Layout:
         grid: the sizes of a 1-, 2- or 3-D grid whose flattened cells the ``m`` tokens are.
         mask: ``(batch or 1, heads or 1, n, m)`` bool for query heads, False = hidden. None: nothing is. For mechanisms
             whose `Traits` are ``masked``, in whole calls: ``extend`` takes none.
+        bias: ``(batch or 1, heads or 1, n, m)``, finite numbers that are added to the scores, after any softcap, before
+            they become weights; differentiable. For mechanisms whose `Traits` are ``biased``, in whole calls.
     """
 
     causal: bool = False
@@ -41,6 +43,7 @@ class Layout:
     segments: Tensor | None = None
     grid: tuple[int, ...] | None = None
     mask: Tensor | None = None
+    bias: Tensor | None = None
 
     @property
     def regular(self) -> bool:
@@ -49,8 +52,8 @@ class Layout:
 
     @property
     def plain(self) -> bool:
-        """Whether only ``causal`` restricts."""
-        return self.regular and self.mask is None
+        """Whether only ``causal`` restricts, and nothing is added."""
+        return self.regular and self.mask is None and self.bias is None
 
     def check(self, q: Tensor, k: Tensor) -> None:
         """Raises a ValueError or TypeError that names the field that does not fit ``q`` and ``k``."""
@@ -67,6 +70,8 @@ class Layout:
                 raise wrong(f"layout.{name}", f"device {given.device}", f"the device of k, {k.device}")
         if self.mask is not None:
             check_mask(self.mask, q, k)
+        if self.bias is not None:
+            check_bias(self.bias, q, k)
         if self.segments is not None and n > m:
             raise wrong("layout.segments", f"{n} queries over {m} keys", "no more queries than keys")
         if self.grid is not None:
@@ -76,13 +81,17 @@ class Layout:
             if not 1 <= len(self.grid) <= 3 or cells != m:
                 raise wrong("layout.grid", f"{self.grid}", f"1 to 3 sizes whose product is the {m} keys")
 
+    @staticmethod
+    def opens(segments: Tensor) -> Tensor:
+        """``(batch, m)`` bool: whether a packed document begins at each token."""
+        return torch.nn.functional.pad(segments[:, 1:] != segments[:, :-1], (1, 0), value=True)
+
     def positions(self, m: int, device: torch.device | str = "cpu") -> Tensor:
         """``(batch or 1, m)`` int64: how many real tokens of its sequence or document stand before each key."""
         real = torch.ones(1, m, dtype=torch.int64, device=device) if self.key_mask is None else self.key_mask.long()
         count = real.cumsum(1)
         if self.segments is not None and m:
-            opens = torch.nn.functional.pad(self.segments[:, 1:] != self.segments[:, :-1], (1, 0), value=True)
-            count = count - torch.where(opens, count - real, 0).cummax(1).values
+            count = count - torch.where(self.opens(self.segments), count - real, 0).cummax(1).values
         return (count - 1).clamp(min=0)
 
     def counts(self, n: int, m: int, device: torch.device | str = "cpu") -> Tensor:
@@ -94,9 +103,16 @@ class Layout:
         real = torch.ones(1, m, dtype=torch.int64, device=device) if self.key_mask is None else self.key_mask.long()
         if self.segments is None:
             return real.sum(1)[:, None, None].expand(-1, 1, n)
-        runs = torch.nn.functional.pad((self.segments[:, 1:] != self.segments[:, :-1]).cumsum(1), (1, 0))
+        runs = self.opens(self.segments).cumsum(1) - 1
         sizes = torch.zeros_like(runs).scatter_add_(1, runs, real.expand_as(runs))
         return sizes.gather(1, runs)[:, None, m - n :]
+
+    def real_queries(self, n: int) -> Tensor | None:
+        """``(batch, n)`` bool, False = padding, of the last n tokens; True before the first key. None: no padding."""
+        if self.key_mask is None:
+            return None
+        m = self.key_mask.shape[1]
+        return self.key_mask[:, m - n :] if n <= m else torch.nn.functional.pad(self.key_mask, (n - m, 0), value=True)
 
     def query_positions(self, n: int, m: int, device: torch.device | str = "cpu") -> Tensor:
         """``(batch or 1, n)`` int64: positions of the queries, the last ``n`` tokens; negative before the first key."""
@@ -131,11 +147,10 @@ class Layout:
     def of(self, sequence: int, head: int | None = None) -> Layout:
         """The layout of one sequence of the batch, or of one head of it."""
         keys, segments = (x if x is None else x[sequence : sequence + 1] for x in (self.key_mask, self.segments))
-        mask = self.mask
-        if mask is not None:
-            mask = mask[min(sequence, mask.shape[0] - 1)][None]
-            mask = mask if head is None or mask.shape[1] == 1 else mask[:, head : head + 1]
-        return replace(self, key_mask=keys, segments=segments, mask=mask)
+        mask, bias = (x if x is None else x[min(sequence, x.shape[0] - 1)][None] for x in (self.mask, self.bias))
+        if head is not None:
+            mask, bias = (x if x is None or x.shape[1] == 1 else x[:, head : head + 1] for x in (mask, bias))
+        return replace(self, key_mask=keys, segments=segments, mask=mask, bias=bias)
 
     def slice(self, n: int, m: int, rows: slice) -> tuple[Layout, int]:
         """The layout of the queries ``rows`` alone, with the number of leading keys that it is about.
@@ -152,19 +167,35 @@ class Layout:
             segments=None if self.segments is None else self.segments[:, :stop],
             grid=None,
             mask=None if self.mask is None else self.mask[:, :, rows, :stop],
+            bias=None if self.bias is None else self.bias[:, :, rows, :stop],
         )
         return cut, stop
 
 
 def check_mask(mask: Tensor, q: Tensor, k: Tensor) -> None:
     """Raises an error that names the layout's mask if it does not fit ``q`` and ``k``."""
-    (batch, heads, n), m = q.shape[:3], k.shape[2]
     if mask.dtype != torch.bool:
         hint = "torch.bool, True = may be seen (of a mask that is added to scores: `mask == 0`)"
         raise wrong("layout.mask", f"dtype {mask.dtype}", hint, TypeError)
-    fits = mask.dim() == 4 and mask.shape[0] in (1, batch) and mask.shape[1] in (1, heads)
-    if not fits or tuple(mask.shape[2:]) != (n, m):
+    check_pairs("mask", mask, q, k)
+
+
+def check_bias(bias: Tensor, q: Tensor, k: Tensor) -> None:
+    """Raises an error that names the layout's bias if it does not fit ``q`` and ``k``, or is not finite (on a CPU)."""
+    if not bias.is_floating_point():
+        hint = "a floating-point dtype: what is added to scores (True and False are for `mask`)"
+        raise wrong("layout.bias", f"dtype {bias.dtype}", hint, TypeError)
+    check_pairs("bias", bias, q, k)
+    if bias.device.type == "cpu" and not torch.compiler.is_compiling() and not bias.isfinite().all():
+        raise wrong("layout.bias", "numbers that are not finite", "finite ones; what is to be hidden is for `mask`")
+
+
+def check_pairs(name: str, given: Tensor, q: Tensor, k: Tensor) -> None:
+    """Raises an error that names the layout's field if its shape or device does not fit ``q`` and ``k``."""
+    (batch, heads, n), m = q.shape[:3], k.shape[2]
+    fits = given.dim() == 4 and given.shape[0] in (1, batch) and given.shape[1] in (1, heads)
+    if not fits or tuple(given.shape[2:]) != (n, m):
         sizes = f"({batch} or 1, {heads} or 1, {n}, {m})"
-        raise wrong("layout.mask", f"shape {tuple(mask.shape)}", f"(batch or 1, heads or 1, n, m) = {sizes}")
-    if mask.device != k.device:
-        raise wrong("layout.mask", f"device {mask.device}", f"the device of k, {k.device}")
+        raise wrong(f"layout.{name}", f"shape {tuple(given.shape)}", f"(batch or 1, heads or 1, n, m) = {sizes}")
+    if given.device != k.device:
+        raise wrong(f"layout.{name}", f"device {given.device}", f"the device of k, {k.device}")

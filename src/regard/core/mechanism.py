@@ -145,7 +145,7 @@ class Traits:
             them; a network that is trained with it may learn from them what it will not have when it generates.
         grouped: accepts fewer kv heads than heads.
         packed: accepts ``Layout.segments``.
-        masked: accepts ``Layout.mask``.
+        masked: accepts ``Layout.mask``. biased: accepts ``Layout.bias``.
         rows: what the entries of each row of A sum to: "one", "at most one", or None for no claim.
         sign: the sign of A's entries, or None for no claim.
         time, state: growth of time and of the decoding state with the length. flops: whether `Cost.flops` is what is
@@ -163,6 +163,7 @@ class Traits:
     grouped: bool = True
     packed: bool = True
     masked: bool = False
+    biased: bool = False
     rows: Literal["one", "at most one"] | None = None
     sign: Literal["nonnegative"] | None = None
     time: Growth = "quadratic"
@@ -302,6 +303,8 @@ class Mechanism(nn.Module):
         if layout.mask is not None and not self.traits.masked:
             way = "say it by causal, keys or segments, or take a mechanism that can, such as softmax or pattern"
             raise wrong("layout.mask", "a mask", f"None: {name} cannot hide single pairs; {way}")
+        if layout.bias is not None and not self.traits.biased:
+            raise wrong("layout.bias", "a bias", f"None: nothing is added to the scores of {name}; softmax takes one")
         for missing in self.signals.keys() - signals.keys():
             raise wrong(missing, "nothing", f"the signal of {name}: {self.signals[missing].meaning}", TypeError)
         for unknown in signals.keys() - self.signals.keys():
@@ -315,7 +318,8 @@ class Mechanism(nn.Module):
 def instead(traits: Traits, what: str) -> str:
     """How a call says ``what`` another library takes as an argument."""
     if what == "bias":
-        return "what is added to scores as a part of the mechanism: composed(bias=alibi), t5, table"
+        here = "layout=Layout(bias=…) (batch or 1, heads or 1, n, m), or " if traits.biased else ""
+        return f"{here}what is added to scores as a part of the mechanism: composed(bias=alibi), t5, table"
     if what != "mask":
         return what
     pairs = "Layout(mask=…) (batch or 1, heads or 1, n, m), True = may be seen; " if traits.masked else ""
@@ -378,6 +382,11 @@ def masked_softmax(scores: Tensor, seen: Tensor, sink: Tensor | None = None) -> 
     if sink is not None:
         scores = torch.cat([scores, sink[:, None, None].to(scores.dtype).expand(*scores.shape[:3], 1)], dim=-1)
     return torch.softmax(scores, dim=-1)[..., : seen.shape[-1]].masked_fill(~seen, 0)
+
+
+def raised(scores: Tensor, layout: Layout, rows: slice = slice(None)) -> Tensor:
+    """Some rows of the scores ``(b, h, rows, m)`` with what the layout adds to them."""
+    return scores if layout.bias is None else scores + layout.bias[:, :, rows].to(scores.dtype)
 
 
 def repeat_heads(tensor: Tensor, heads: int) -> Tensor:

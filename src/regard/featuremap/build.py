@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from regard.core.atlas import find
-from regard.core.build import arguments_of, parse, split_outside
+from regard.core.build import arguments_of
 from regard.core.errors import a, wrong
+from regard.core.spec import parse, split_outside
 from regard.featuremap.gate import Gate, Series
 from regard.featuremap.mixture import Mixture
 from regard.featuremap.neck import Neck, NeckChain
@@ -142,9 +143,10 @@ def neck(text: str) -> NeckFactory:
 
 def known(kind: str, text: str) -> tuple[type, dict[str, Any]]:
     """The class of this ``kind`` that a text names, and the arguments in it."""
-    name, config = parse(text)
-    entry = find(name)
-    if entry.kind != kind:
-        raise wrong(kind, f"{name!r}, {a(entry.kind)}", f"one of regard.entries(kind={kind!r})", TypeError)
-    arguments_of(name, entry.thing, config)
-    return entry.thing, config
+    spec = parse(text, kind)
+    with spec.underlined():
+        entry = find(spec.name)
+        if entry.kind != kind:
+            raise wrong(kind, f"{spec.name!r}, {a(entry.kind)}", f"one of regard.entries(kind={kind!r})", TypeError)
+        arguments_of(spec.name, entry.thing, spec.arguments)
+    return entry.thing, dict(spec.arguments)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regard.core.build import parse_layers, written
 from regard.core.errors import wrong
+from regard.core.spec import parse_layers
 from regard.core.tile import Tokens
 from regard.hosts.mechanism_call import ImplicitAttention
 from regard.hosts.session import Session
@@ -40,7 +40,7 @@ class LMSession(Session):
             self.model.register_forward_pre_hook(self.enter, with_kwargs=True),
             self.model.register_forward_hook(lambda *_: self.refuse_absent("the LM")),
         ]
-        texts = [written(*layer) for layer in parse_layers(self.model.config.layers)]
+        texts = [str(layer.mechanism) for layer in parse_layers(self.model.config.layers)]
         for index, (block, text) in enumerate(zip(self.model.layers, texts, strict=True)):
             self.handles.append(block.attention.register_forward_pre_hook(self.before(index, text)))
         self.model.extend = refuse

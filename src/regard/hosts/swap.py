@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from regard.core.build import build_for, parse, written
+from regard.core.build import build_text
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import LayerSpec, Mechanism
+from regard.core.spec import Spec, parse
 from regard.hosts.attachment import Attachment, Spot
 from regard.hosts.attention_arguments import Asked
 from regard.hosts.attention_interface import host, label
@@ -262,7 +263,7 @@ def swap(
     model = host(model)
     if isinstance(mechanism, Mapping):
         chosen: dict[int | None, tuple[Mechanism, str]] = {
-            layer: (instantiate(given, config), said(given, config)) for layer, given in mechanism.items()
+            layer: (instantiate(given, config, layer), said(given, config)) for layer, given in mechanism.items()
         }
     else:
         one = (instantiate(mechanism, config), said(mechanism, config))
@@ -273,15 +274,14 @@ def swap(
     return Swap(model, chosen)
 
 
-def instantiate(given: str | Mechanism | Pattern, config: Mapping[str, Any]) -> Mechanism:
-    """The mechanism that is meant, refused if it would have to be trained."""
+def instantiate(given: str | Mechanism | Pattern, config: Mapping[str, Any], layer: int | None = None) -> Mechanism:
+    """The mechanism that is meant, of one layer or of all, refused if it would have to be trained."""
     if isinstance(given, str) and PATTERN.search(given):
         given = parse_pattern(given)
     if isinstance(given, Pattern):
         given = PatternAttention(given, **config)
     elif isinstance(given, str):
-        name, arguments = parse(given)
-        given = build_for({}, name, **arguments | dict(config))
+        given = build_text(given, {} if layer is None else {"layer_index": layer}, **config)
     elif config:
         raise wrong(next(iter(config)), "an argument", "none: the mechanism is made already", TypeError)
     mechanism: Any = given
@@ -296,10 +296,10 @@ def instantiate(given: str | Mechanism | Pattern, config: Mapping[str, Any]) -> 
 def said(given: str | Mechanism | Pattern, config: Mapping[str, Any]) -> str:
     """A mechanism as a text from which it can be made again, or, where it was given as an object, what it is."""
     if isinstance(given, str) and not PATTERN.search(given):
-        name, arguments = parse(given)
-        return written(name, arguments | dict(config))
+        spec = parse(given)
+        return str(Spec(spec.name, {**spec.arguments, **config}))
     if isinstance(given, str):
-        return written("pattern", {"of": given, **config})
+        return str(Spec("pattern", {"of": given, **config}))
     return f"a {type(given).__name__}"
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from regard.core.layout import Layout
 from regard.core.mechanism import accumulate_dtype, repeat_heads
 from regard.core.reduction import Partial
-from regard.kernels import flash, packed, tiled
+from regard.kernels import flash, packing, tiled
 from regard.kernels.tiled import drain, row_delta, sink_gradient, split
 
 MASKED_ROWS = 512  # queries whose mask is formed at a time
@@ -86,6 +86,22 @@ class Piece:
         return (self.mask.cumsum(-1) > 0)[:, :, 0].index_select(-1, rows.clamp(max=self.mask.shape[-1] - 1))
 
 
+@dataclass(frozen=True)
+class Raised(Piece):
+    """A piece whose scores get a bias beside its mask; without gradients for it.
+
+    Args:
+        added: ``(b or 1, h or 1, rows, cols)``.
+    """
+
+    added: Tensor | None = None
+
+    def bias(self, dtype: torch.dtype) -> Tensor | None:
+        assert self.added is not None
+        added = self.added.to(dtype)
+        return added if self.mask is None else added.masked_fill(~self.mask, -torch.inf)
+
+
 def additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Zero where the mask is True, −∞ elsewhere."""
     if mask is None:
@@ -113,10 +129,16 @@ def attend_lse(
     q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), scale: float | None = None, sink: Tensor | None = None
 ) -> Partial:
     """``attend`` with the log-sum-exp of each row (sink included); both are differentiable."""
-    if q.device.type != "cpu":
+    learned = layout.bias is not None and layout.bias.requires_grad and torch.is_grad_enabled()
+    if q.device.type != "cpu" or learned:
         return tiled.attend_lse(q, k, v, layout, dot(q, scale), tiled.Softmax(sink))
+    wide = accumulate_dtype(q.dtype)
+    if layout.bias is not None and q.dtype != wide:  # what is added keeps its precision
+        part = attend_lse(q.to(wide), k.to(wide), v.to(wide), layout, scale, sink)
+        return Partial(part.out.to(q.dtype), part.lse)
     n, m, heads = q.shape[2], k.shape[2], q.shape[1]
-    if n == 1 and heads != k.shape[1] and layout.segments is None and layout.mask is None and sink is None:
+    alone = layout.segments is None and layout.mask is None and layout.bias is None
+    if n == 1 and heads != k.shape[1] and alone and sink is None:
         folded = q.unflatten(1, (k.shape[1], -1)).squeeze(3)  # a decoding step: the group's queries are the rows
         part = over(folded, k, v, pieces(folded.shape[2], m, Layout(key_mask=layout.key_mask)), scale)
         return Partial(part.out.flatten(1, 2)[:, :, None], part.lse.flatten(1, 2)[:, :, None])
@@ -130,6 +152,8 @@ def dot(q: Tensor, scale: float | None) -> tiled.Dot:
 
 def pieces(n: int, m: int, layout: Layout) -> list[Piece]:
     """A layout as pieces."""
+    if layout.bias is not None:
+        return list(raised_pieces(n, m, layout, layout.bias))
     if layout.segments is not None and n * m > SMALL:
         return list(packed_pieces(n, m, layout))
     given = layout.segments if layout.mask is None else layout.mask
@@ -139,6 +163,12 @@ def pieces(n: int, m: int, layout: Layout) -> list[Piece]:
     if layout.causal and n > 1:
         return causal_pieces(n, m, mask)
     return [Piece(slice(0, n), slice(0, m), mask=mask)] if m else []
+
+
+def raised_pieces(n: int, m: int, layout: Layout, bias: Tensor) -> Iterator[Piece]:
+    """All rows under a bias and the mask that the layout is, a part of the rows at a time."""
+    for piece in masked_pieces(n, m, layout, slice(0, n), slice(0, m), bias.device):
+        yield Raised(piece.rows, piece.cols, mask=piece.mask, alone=True, added=bias[:, :, piece.rows, piece.cols])
 
 
 def masked_pieces(
@@ -160,7 +190,7 @@ def masked_pieces(
 def packed_pieces(n: int, m: int, layout: Layout) -> Iterator[Piece]:
     """Each document of each sequence as a sequence of its own, short ones a few together under a mask."""
     assert layout.segments is not None
-    for run in packed.runs(layout.segments):
+    for run in packing.runs(layout.segments):
         rows = slice(max(run.keys.start - (m - n), 0), run.keys.stop - (m - n))
         batch = slice(None) if len(layout.segments) == 1 else slice(run.sequence, run.sequence + 1)
         if rows.stop <= rows.start:

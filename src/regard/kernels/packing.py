@@ -1,18 +1,22 @@
-"""Padded and packed batches as what they stand for: sequences and documents on their own."""
+"""Unpads a batch: where its documents lie, and a kernel run on each sequence or packed document by itself (varlen)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from regard.core.layout import Layout
 
-Run = Callable[..., Tensor]
+Kernel = Callable[..., Tensor]
+LEAST = 128
+"""Tokens below which neighbouring documents run together: fewer make a call dearer than what it leaves out."""
 
 
-def per_sequence(run: Run, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+def per_sequence(run: Kernel, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
     """``run(q, k, v)`` on the real tokens of each sequence and document by itself, the outputs put back in place.
 
     Where the layout has a mask, ``run`` gets the part of it that is about these tokens as a fourth argument.
@@ -24,26 +28,64 @@ def per_sequence(run: Run, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> T
     for row, tokens in documents(layout, q.shape[0], m, k.device):
         queries = tokens[tokens >= m - n] - (m - n)
         if queries.numel():
-            single = slice(row, row + 1)
-            mask = () if layout.mask is None else (mask_of(layout.mask, row, queries, tokens),)
-            part = run(q[single, :, queries], k[single, :, tokens], v[single, :, tokens], *mask)
+            single, mask = slice(row, row + 1), layout.of(row).mask
+            shown = () if mask is None else (mask.index_select(2, queries).index_select(3, tokens),)
+            part = run(q[single, :, queries], k[single, :, tokens], v[single, :, tokens], *shown)
             out[row, :, queries] = part[0]
     return out
 
 
-def mask_of(mask: Tensor, row: int, queries: Tensor, keys: Tensor) -> Tensor:
-    """``(1, heads or 1, queries, keys)``: what a mask ``(batch or 1, heads or 1, n, m)`` says of some of a sequence."""
-    own = mask[min(row, mask.shape[0] - 1)][None]
-    return own.index_select(2, queries).index_select(3, keys)
-
-
 def documents(layout: Layout, batch: int, m: int, device: torch.device) -> Iterator[tuple[int, Tensor]]:
     """Each sequence and document: its row in the batch, and the columns of its real tokens."""
-    for row in range(batch):
-        tokens = torch.arange(m, device=device)
-        tokens = tokens if layout.key_mask is None else tokens[layout.key_mask[row]]
-        if layout.segments is None:
-            yield row, tokens
-        else:
-            lengths = layout.segments[row][tokens].unique_consecutive(return_counts=True)[1]
-            yield from ((row, part) for part in tokens.split(lengths.tolist()))
+    cut = [[(0, m)]] * batch if layout.segments is None else borders(layout.segments)
+    for row, parts in enumerate(cut):
+        for first, last in parts:
+            tokens = torch.arange(first, last, device=device)
+            yield row, tokens if layout.key_mask is None else tokens[layout.key_mask[row, first:last]]
+
+
+def borders(segments: Tensor) -> list[list[tuple[int, int]]]:
+    """Of each sequence of ``segments (b, m)`` its documents: the place of the first token, and that behind the last."""
+    opens, m = Layout.opens(segments).cpu(), segments.shape[1]
+    return [list(pairwise([*row.nonzero()[:, 0].tolist(), m])) for row in opens]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Some documents that lie beside each other in one sequence.
+
+    Args:
+        sequence: of the batch. keys: their places. alone: whether it is one document.
+    """
+
+    sequence: int
+    keys: slice
+    alone: bool
+
+
+def runs(segments: Tensor) -> Iterator[Run]:
+    """The documents of ``segments (b, m)``, those shorter than `LEAST` a few together."""
+    for sequence, parts in enumerate(borders(segments)):
+        start, held = 0, 0
+        for first, last in parts:
+            if held and last - first >= LEAST:
+                yield Run(sequence, slice(start, first), held == 1)
+                start, held = first, 0
+            held += 1
+            if last - start >= LEAST or last == segments.shape[1]:
+                yield Run(sequence, slice(start, last), held == 1)
+                start, held = last, 0
+
+
+def reach(layout: Layout, n: int, m: int, blocks: list[slice]) -> list[tuple[int, int]]:
+    """The keys, from the first to behind the last, that some query of each block of rows may see."""
+    shift = m - n
+    last = [min(max(rows.stop + shift, 0), m) if layout.causal else m for rows in blocks]
+    if layout.segments is None:
+        return [(0, stop) for stop in last]
+    place = torch.arange(m + 1, device=layout.segments.device)
+    begins = torch.nn.functional.pad(Layout.opens(layout.segments), (0, 1), value=True)
+    opened = torch.where(begins[:, :-1], place[:-1], 0).cummax(1).values.amin(0)[shift:]
+    closed = torch.where(begins[:, 1:], place[1:], m).flip(1).cummin(1).values.flip(1).amax(0)[shift:]
+    ends = torch.stack([torch.stack([opened[rows].amin(), closed[rows].amax()]) for rows in blocks]).tolist()
+    return [(first, min(stop, end)) for (first, end), stop in zip(ends, last, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import torch
@@ -14,7 +14,7 @@ from regard.core.atlas import Claim, published
 from regard.core.layout import Layout
 from regard.core.mechanism import accumulate_dtype, repeat_heads
 from regard.core.reduction import Partial
-from regard.kernels import packed
+from regard.kernels import packing
 
 ROWS = 256  # of a tile: causality wastes half of each square on the diagonal
 ENTRIES = 1 << 19  # of the tiles of all heads together: few steps, and a head's tile stays in its core's cache
@@ -65,6 +65,25 @@ class Dot:
             return (q if self.scale == 1 else q * self.scale) @ k.mT
         products = (q * (self.scale / self.softcap)) @ k.mT
         return self.softcap * torch.tanh(products) if products.requires_grad else products.tanh_().mul_(self.softcap)
+
+
+@dataclass(frozen=True)
+class Raised:
+    """``s_ij + b_ij`` with the ``bias`` b ``(b or 1, h or 1, n, m)``."""
+
+    score: Score
+    bias: Tensor
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return *self.score.parameters, self.bias
+
+    @property
+    def halo(self) -> tuple[int, int, int]:
+        return halo(self.score)
+
+    def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
+        return self.score(q, k, span) + self.bias[:, :, span.rows, span.cols].to(q.dtype)
 
 
 @dataclass(frozen=True)
@@ -155,6 +174,8 @@ def cells(n: int, m: int, causal: bool) -> int:
 def run(q: Tensor, k: Tensor, v: Tensor, layout: Layout, score: Score | None, normaliser: Any) -> tuple[Tensor, Tensor]:
     """``(out, lse)`` in the dtypes of ``q`` and of its sums; under a pointwise normaliser ``lse`` is empty."""
     score = Dot(q.shape[-1] ** -0.5) if score is None else score
+    if layout.bias is not None:
+        score, layout = Raised(score, layout.bias), replace(layout, bias=None)
     wide = accumulate_dtype(q.dtype)
     q_wide, k_wide, v_wide = (
         by_rows(x.to(wide)) for x in (q, repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1]))
@@ -184,7 +205,7 @@ class Tiled(torch.autograd.Function):
         out = q.new_zeros(*q.shape[:2], n, v.shape[3])
         lse = q.new_full(out.shape[:3], -torch.inf) if online else q.new_empty(0)
         blocks = list(split(0, n, ROWS))
-        for rows, seen in zip(blocks, packed.reach(layout, n, m, blocks), strict=True):
+        for rows, seen in zip(blocks, packing.reach(layout, n, m, blocks), strict=True):
             total = Online() if online else Sum()
             for span in spans(rows, seen, width(q.shape[0] * q.shape[1])):
                 mask, near = hidden(layout, n, m, span, q.device), around(span, score)
@@ -208,7 +229,7 @@ class Tiled(torch.autograd.Function):
         finite = lse.masked_fill(lse == -torch.inf, 0)
         sums = Gradients(q, k, v, ctx.learned)
         blocks = list(split(0, n, ROWS))
-        for rows, seen in zip(blocks, packed.reach(ctx.layout, n, m, blocks), strict=True):
+        for rows, seen in zip(blocks, packing.reach(ctx.layout, n, m, blocks), strict=True):
             for span in spans(rows, seen, LEAST):
                 mask, near = hidden(ctx.layout, n, m, span, q.device), around(span, ctx.score)
                 if isinstance(ctx.score, Dot) and (online or isinstance(ctx.normaliser, Sigmoid)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from regard.blocks.attention import Attention
 from regard.blocks.block import GatedNetwork
 from regard.blocks.convolution import ShortConvolution
-from regard.core.build import parse_layers
 from regard.core.errors import wrong
 from regard.core.layout import Layout
+from regard.core.spec import Layer as LayerText
+from regard.core.spec import parse_layers
 from regard.networks.base import Network
 from regard.networks.lm import Config
 
@@ -49,15 +50,13 @@ class Layer(nn.Module):
         return h + self.network(self.norms[1](h) if self.backbone == "sequential" else normed)
 
 
-def layer_of(
-    config: Config, name: str, arguments: dict[str, Any], index: int, pattern: Pattern, backbone: Backbone
-) -> Layer:
+def layer_of(config: Config, text: LayerText, index: int, pattern: Pattern, backbone: Backbone) -> Layer:
     """The layer ``index`` of such a network; its mechanism is refused where it cannot attend in the pattern."""
-    attention, cross = config.attention(name, arguments, index), pattern.endswith("cross")
+    attention, cross = config.attention(text, index), pattern.endswith("cross")
     traits = attention.mechanism.traits
     able = attention.causal if pattern.startswith("causal") else traits.bidirectional and (traits.cross or not cross)
     if not able or (cross and attention.convolution is not None):
-        raise wrong("pattern", repr(pattern), f"one that {name} has")
+        raise wrong("pattern", repr(pattern), f"one that {text.mechanism.name} has")
     found = Layer(attention, config.width, config.inner_width, backbone)
     with torch.no_grad():
         found.network.down.weight.mul_((2 * config.depth) ** -0.5)
@@ -93,7 +92,7 @@ class BenchmarkNetwork(Network):
             self.convolution = ShortConvolution(config.width, TAPS)
             parsed = parse_layers(config.layers)
             self.layers = nn.ModuleList(
-                layer_of(config, *entry, index, pattern, backbone) for index, entry in enumerate(parsed)
+                layer_of(config, layer, index, pattern, backbone) for index, layer in enumerate(parsed)
             )
         self.norm = nn.RMSNorm(config.width)
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from regard.blocks.attention import Attention, AttentionState
 from regard.blocks.block import Block, GatedNetwork
 from regard.core.atlas import Claim, published
-from regard.core.build import build, parse_layers
+from regard.core.build import build
 from regard.core.cost import Cost
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.core.layout import Layout
+from regard.core.spec import Layer, parse_layers
 from regard.core.state import State, count_new
 from regard.networks.lm import LM, Config, LMState, text_sample
 from regard.projections.base import Grouped, split_heads
@@ -159,9 +160,9 @@ class DeconstructedLM(LM):
 
     def __init__(self, config: Config, seed: int | None = None) -> None:
         super().__init__(config, seed)
-        parsed = parse_layers(config.layers)
-        self.kinds = [name for name, _ in parsed]
-        self.length = max([given.get("length", 2048) for name, given in parsed if name in FIXED], default=0)
+        parsed = [layer.mechanism for layer in parse_layers(config.layers)]
+        self.kinds = [spec.name for spec in parsed]
+        self.length = max([spec.arguments.get("length", 2048) for spec in parsed if spec.name in FIXED], default=0)
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed + 1)
@@ -176,13 +177,16 @@ class DeconstructedLM(LM):
         fixed.fix(torch.arange(23))
         return [text_sample(model.config.layers, model) for model in (*found, fixed)]
 
-    def block(self, name: str, arguments: dict[str, Any], index: int) -> Block:
-        c = self.config
+    def block(self, layer: Layer, index: int) -> Block:
+        c, spec, name = self.config, layer.mechanism, layer.mechanism.name
         if name not in VARIANTS:
-            return super().block(name, arguments, index)
-        for given in arguments.keys() - ({"length"} if name in FIXED else set()):
-            raise wrong(given, "an unknown argument", f"none but length in {' and '.join(FIXED)}", TypeError)
-        standard = c.attention("softmax", {})
+            return super().block(layer, index)
+        with spec.underlined():
+            for given in spec.arguments.keys() - ({"length"} if name in FIXED else set()):
+                raise wrong(given, "an unknown argument", f"none but length in {' and '.join(FIXED)}", TypeError)
+        if layer.projection is not None:
+            raise wrong("layers", repr(str(layer)), f"{name} without a projection of its own")
+        standard = c.attention("softmax")
         p, attention = standard.projection, standard
         if name == "no_mixing":
             attention = cast(Attention, NoMixing(c.width))

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from regard.blocks.attention import Attention, AttentionState
 from regard.blocks.block import Block
 from regard.core.atlas import find
-from regard.core.build import build_for, parse, parse_layers
+from regard.core.build import build_text, instantiate
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.core.layout import Layout
+from regard.core.spec import Layer, Spec, parse, parse_layer, parse_layers
 from regard.core.state import State, count_new
 from regard.networks.base import Network
 from regard.networks.sampling import Sampling
@@ -43,13 +44,13 @@ class Config:
 
     Args:
         vocabulary: number of token ids. width: of the hidden states. layers: the mechanism of each layer in order, as
-            in ``"softmax*2, window(size=64)*2"``.
+            in ``"softmax*2, window(size=64)*2"``; with a projection of its own, ``"softmax with nexus(order=2)"``.
         heads, kv_heads, head_dim, value_dim: of the attention; None: heads, width / heads, and head_dim.
         inner: of the gated networks, None for 8/3 of the width, to the next multiple of 8, 0 for attention alone.
         rotary_base: of the rotary positions; None for no positions but what the mechanisms know themselves.
-        eps: under the root of the norms. projection: how queries, keys and values come from hidden states, in all
-            layers: ``"grouped"`` (values alone where a mechanism reads no queries and keys), or one of the atlas, as
-            ``"latent(rank=64, plain=32, rotary=16, value=32)"``.
+        eps: under the root of the norms. projection: how queries, keys and values come from hidden states, in layers
+            that do not say: ``"grouped"`` (values alone where a mechanism reads no queries and keys), or one of the
+            atlas, as ``"latent(rank=64, plain=32, rotary=16, value=32)"``.
 
     Raises:
         ValueError: a size below one, heads that do not divide the width where head_dim is left out, or layers that are
@@ -77,7 +78,7 @@ class Config:
         if self.head_dim is None and self.width % self.heads:
             raise wrong("width", str(self.width), f"a multiple of the {self.heads} heads, or a head_dim")
         parse_layers(self.layers)
-        parse(self.projection)
+        parse(self.projection, "projection")
 
     @property
     def depth(self) -> int:
@@ -88,30 +89,31 @@ class Config:
     def inner_width(self) -> int:
         return -(-self.width * 8 // 24) * 8 if self.inner is None else self.inner
 
-    def attention(self, name: str, arguments: dict[str, Any], index: int = 0) -> Attention:
+    def attention(self, layer: str | Layer, index: int = 0) -> Attention:
         """The attention of one layer, the ``index``-th from 0."""
-        projection = self.projected()
+        layer = parse_layer(layer) if isinstance(layer, str) else layer
+        text = layer.projection or parse(self.projection, "projection")
+        projection = self.projected(text)
         d, e = projection.head_dim, projection.value_dim
         sizes = {"heads": projection.heads, "kv_heads": projection.kv_heads, "head_dim": d, "value_dim": e}
-        mechanism = build_for(sizes | {"layer_index": index}, name, **arguments)
-        if not mechanism.traits.content and isinstance(projection, Grouped):
+        mechanism = build_text(layer.mechanism, sizes | {"layer_index": index})
+        if not mechanism.traits.content and text.name == "grouped":
             return Attention(mechanism, ValuesOnly(self.width, self.heads, projection.value_dim))
         turned = projection.turned // mechanism.layer.parts
         rotary = None if self.rotary_base is None else Rotary(turned - turned % 2, self.rotary_base)
         return Attention(mechanism, projection, rotary)
 
-    def projected(self) -> Projection:
+    def projected(self, spec: Spec) -> Projection:
         """One layer's projection, its sizes those of the configuration where its text does not give them."""
-        name, arguments = parse(self.projection)
-        thing = Grouped if name == "grouped" else find(name).thing
-        if not (isinstance(thing, type) and issubclass(thing, Projection)):
-            raise wrong("projection", repr(self.projection), "grouped, or a projection of the atlas")
         d = self.width // self.heads if self.head_dim is None else self.head_dim
         e = d if self.value_dim is None else self.value_dim
         sizes = {"width": self.width, "heads": self.heads, "kv_heads": self.kv_heads or self.heads}
         sizes |= {"head_dim": d, "value_dim": e}
-        takes = inspect.signature(thing).parameters
-        return thing(**{size: value for size, value in sizes.items() if size in takes} | arguments)
+        with spec.underlined():
+            thing = Grouped if spec.name == "grouped" else find(spec.name).thing
+            if not (isinstance(thing, type) and issubclass(thing, Projection)):
+                raise wrong("projection", repr(spec.name), "grouped, or a projection of the atlas")
+            return instantiate(sizes, spec.name, thing, spec.arguments)
 
     def fitted(self, parameters: int, count: Any) -> Any:
         """The same with the inner width that brings ``count(config)`` nearest to ``parameters``."""
@@ -146,7 +148,7 @@ class LM(Network):
             self.embedding = nn.Embedding(config.vocabulary, config.width)
             nn.init.normal_(self.embedding.weight, std=config.width**-0.5)
             self.blocks = nn.ModuleList(
-                self.block(*layer, index) for index, layer in enumerate(parse_layers(config.layers))
+                self.block(layer, index) for index, layer in enumerate(parse_layers(config.layers))
             )
         self.norm = nn.RMSNorm(config.width, config.eps)
 
@@ -158,11 +160,11 @@ class LM(Network):
             text_sample("a window, a recurrence", cls(Config(29, layers="window(size=3), gla", **sizes), seed=0)),
         ]
 
-    def block(self, name: str, arguments: dict[str, Any], index: int) -> Block:
+    def block(self, layer: Layer, index: int) -> Block:
         """The layer ``index``; the root of their number shrinks output matrices, so that depth adds no variance."""
-        attention = self.config.attention(name, arguments, index)
+        attention = self.config.attention(layer, index)
         if not attention.causal:
-            raise wrong("layers", repr(name), "mechanisms and projections that are causal")
+            raise wrong("layers", repr(str(layer)), "mechanisms and projections that are causal")
         block = Block(attention, self.config.width, self.config.inner_width, eps=self.config.eps)
         with torch.no_grad():
             block.network.down.weight.mul_((2 * self.config.depth) ** -0.5)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from regard.core.build import build_for, parse
+from regard.core.build import build_text
 from regard.core.errors import reason, wrong
 from regard.core.layout import Layout
 from regard.hosts.mechanism_call import ImplicitAttention, normalised_magnitude
@@ -112,9 +112,8 @@ class Record:
         """The call of such a layer."""
         prefix = f"{about['index']}/"
         own = {name.removeprefix(prefix): x for name, x in (self.tensors or {}).items() if name.startswith(prefix)}
-        name, arguments = parse(about["mechanism"])
         sizes = {"heads": about["heads"], "head_dim": about["head_dim"], "layer_index": about["index"]}
-        mechanism = build_for(sizes, name, **arguments)
+        mechanism = build_text(about["mechanism"], sizes)
         mechanism.load_state_dict({name: own.pop(f"mechanism.{name}") for name in mechanism.state_dict()})
         q, k = (own.pop(name)[None] for name in ("q", "k"))
         signals = {name.removeprefix("signal."): signal[None] for name, signal in own.items()}

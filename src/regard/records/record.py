@@ -12,8 +12,10 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from regard.core.build import check_text
+from regard._version import __version__
+from regard.core.build import check_spec
 from regard.core.errors import wrong
+from regard.core.spec import parse
 from regard.hosts.caught_weights import Caught
 from regard.hosts.mechanism_call import ImplicitAttention
 from regard.hosts.session import Layer, Session
@@ -191,9 +193,7 @@ def about_model(subject: LMModel | TransformersModel, name: str | None) -> dict[
 
 
 def versions() -> dict[str, str]:
-    import regard
-
-    return {"regard": regard.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    return {"regard": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
 
 
 def about_layer(layer: Layer) -> dict[str, Any]:
@@ -229,7 +229,7 @@ def basis(source: AttentionMap | ImplicitAttention) -> dict[str, Tensor]:
 def named(mechanism: str) -> bool:
     """Whether a text names a mechanism of the atlas, and not one that was given as an object."""
     try:
-        check_text(mechanism)
+        check_spec(parse(mechanism))
     except (LookupError, TypeError, ValueError):
         return False
     return True

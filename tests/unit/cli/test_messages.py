@@ -49,16 +49,21 @@ def command(monkeypatch, capsys):
         (("look", "--file", "."), ".: a folder, not a file"),
     ],
 )
-def test_a_slip_is_one_line_with_the_way_out(arguments, said, command, monkeypatch, tmp_path):
+def test_a_slip_is_one_line_with_the_way_out_and_its_place(arguments, said, command, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     if arguments[0] != "look":
         monkeypatch.setattr(small, "load", lambda *_: pytest.fail("a model was loaded first"))
     status, _, error = command(*arguments)
     assert status == 2
     assert error.startswith("regard: ")
-    assert said in error
-    assert len(error.splitlines()) == 1
+    assert said in error.splitlines()[0]
+    assert not error.splitlines()[1:] or error.splitlines()[2].strip(" ^") == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_argument_is_underlined(command):
+    _, _, error = command("compare", "softmax", "window(sise=3) with gates", "--lengths", "64")
+    assert error.splitlines()[1:] == ["  window(sise=3) with gates", "         ^^^^^^"]
 
 
 def test_names_near_enough_are_offered_and_no_others():

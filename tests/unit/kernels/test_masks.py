@@ -1,5 +1,7 @@
 """Masks of pairs in the kernels, against PyTorch's attention under the same mask, over drawn shapes."""
 
+from dataclasses import replace
+
 import hypothesis
 import pytest
 import torch
@@ -101,3 +103,43 @@ def test_what_cannot_hide_pairs_says_so_and_what_to_do(name):
         ValueError, match=r"layout\.mask: got a mask, want None: \w+ cannot hide single pairs; .*softmax"
     ):
         attention(q, q, q, layout)
+
+
+@pytest.mark.parametrize("kernel", ["dense", "tiled"])
+@pytest.mark.parametrize("learned", [False, True])
+@hypothesis.given(calls(), st.booleans())
+@hypothesis.settings(max_examples=8, deadline=None)
+def test_a_bias_is_added_under_any_mask(kernel, learned, call, packed):
+    q, k, v, layout = call
+    n, m = q.shape[2], k.shape[2]
+    bias = torch.randn(1, q.shape[1], n, m, dtype=torch.float64, requires_grad=learned)
+    segments = (torch.arange(m) // 9).expand(len(q), -1) if packed and n <= m else None
+    given = replace(layout, bias=bias, segments=segments)
+    got, seen = KERNELS[kernel](q, k, v, given), given.allowed(n, m)
+    scores = q @ k.repeat_interleave(q.shape[1] // k.shape[1], 1).mT * q.shape[-1] ** -0.5 + bias
+    a = torch.softmax(scores.masked_fill(~seen, -1e9), -1).masked_fill(~seen, 0)
+    want = a @ v.repeat_interleave(q.shape[1] // k.shape[1], 1)
+    torch.testing.assert_close(got, want, atol=1e-9, rtol=1e-9)
+    leaves, weight = (q, k, v, *([bias] if learned else [])), torch.randn_like(want)
+    for x, y in zip(*(torch.autograd.grad((z * weight).sum(), leaves) for z in (got, want)), strict=True):
+        torch.testing.assert_close(x, y, atol=1e-8, rtol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_large_bias_keeps_its_precision_in_half_precision(dtype):
+    q, k, v = (torch.randn(1, 2, 7, 5, generator=torch.Generator().manual_seed(1)) for _ in range(3))
+    bias = 300 + torch.arange(49.0).view(1, 1, 7, 7) / 49
+    want = dense.attend(q, k, v, Layout(bias=bias - 300))
+    got = dense.attend(*(x.to(dtype) for x in (q, k, v)), Layout(bias=bias))
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.float(), want, atol=2e-2, rtol=2e-2)
+
+
+def test_a_bias_where_none_is_taken_is_named():
+    q = torch.randn(1, 2, 3, 5)
+    with pytest.raises(ValueError, match=r"layout\.bias: got a bias, want None: nothing is added to the scores of L"):
+        build("lightning")(q, q, q, Layout(causal=True, bias=torch.zeros(1, 1, 3, 3)))
+    with pytest.raises(TypeError, match=r"attn_bias: .*want layout=Layout\(bias=…\)"):
+        build("softmax")(q, q, q, attn_bias=q)
+    with pytest.raises(ValueError, match=r"layout\.bias: .*what is to be hidden is for `mask`"):
+        build("softmax")(q, q, q, Layout(bias=torch.full((1, 1, 3, 3), -torch.inf)))

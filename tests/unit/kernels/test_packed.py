@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 
 from regard import Layout
-from regard.kernels import dense, packed, tiled
+from regard.kernels import dense, packing, tiled
 
 
 @st.composite
@@ -33,7 +33,7 @@ def batches(draw):
 )
 def test_packed_is_masked(monkeypatch, attend, call):
     monkeypatch.setattr(dense, "SMALL", 0)
-    monkeypatch.setattr(packed, "LEAST", 11)
+    monkeypatch.setattr(packing, "LEAST", 11)
     monkeypatch.setattr(dense, "MASKED_ROWS", 13)
     q, k, v, layout = call
     got, seen = attend(q, k, v, layout), layout.allowed(q.shape[2], k.shape[2])
@@ -55,15 +55,15 @@ def test_nothing_is_computed_between_documents(size, most, causal):
     pieces = dense.pieces(n, n, layout)
     pairs = sum((p.rows.stop - p.rows.start) * (p.cols.stop - p.cols.start) for p in pieces)
     assert pairs <= 2 * n * most
-    assert all(piece.mask is None for piece in pieces) or size < packed.LEAST
+    assert all(piece.mask is None for piece in pieces) or size < packing.LEAST
     blocks = list(tiled.split(0, n, tiled.ROWS))
-    widths = [last - first for first, last in packed.reach(layout, n, n, blocks)]
+    widths = [last - first for first, last in packing.reach(layout, n, n, blocks)]
     assert max(widths) <= min(n, tiled.ROWS + 2 * size)
 
 
 def test_runs_are_whole_documents_and_every_token_is_in_one():
     segments = torch.tensor([[0] * 300 + [1] * 5 + [2] * 60 + [3] * 200 + [4] * 3, [7] * 568])
-    found = [(run.sequence, run.keys.start, run.keys.stop, run.alone) for run in packed.runs(segments)]
+    found = [(run.sequence, run.keys.start, run.keys.stop, run.alone) for run in packing.runs(segments)]
     assert found == [
         (0, 0, 300, True),
         (0, 300, 365, False),

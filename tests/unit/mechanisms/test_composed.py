@@ -4,13 +4,14 @@ import pytest
 import torch
 
 import regard
-from regard.core.build import parse
+from regard.core.build import build_text
 from regard.core.layout import Layout
+from regard.core.spec import parse
 
 WRONG = [
     ({"score": "cosine"}, ValueError, "score: got 'cosine', want one of dot, additive, network, distance, phase"),
     ({"bias": "rotary"}, ValueError, "bias: got 'rotary', want one of none, alibi, t5, table"),
-    ({"normaliser": "softmax(3)"}, ValueError, "normaliser: got .*, want one of softmax, sigmoid, relu"),
+    ({"normaliser": "softmax(3)"}, ValueError, "normaliser: got an argument without a name, want a name"),
     (
         {"normaliser": "softmax(power=2)"},
         TypeError,
@@ -62,8 +63,7 @@ def test_a_part_with_arguments_needs_no_quotes():
     bare = "composed(score=network(hidden=3), bias=table(grid=(2, 3)), softcap=1.5)"
     quoted = "composed(score='network(hidden=3)', bias='table(grid=(2, 3))', softcap=1.5)"
     assert parse(bare) == parse(quoted)
-    name, config = parse(bare)
-    assert regard.build(name, **config).bias.grid == (2, 3)
+    assert build_text(bare).bias.grid == (2, 3)
 
 
 def test_a_query_at_right_angles_to_a_key_gives_it_no_weight():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from regard.core.mechanism import Example, Mechanism
+from regard.laws.mechanism.biases import bias
 from regard.laws.mechanism.calls import edges, grouped, padding
 from regard.laws.mechanism.equation import cost, definition, gradients, linear, rows
 from regard.laws.mechanism.masks import mask
@@ -18,7 +19,7 @@ Law = Callable[[Subject], str]
 LAWS: dict[str, Law] = {
     law.__name__: law
     for law in (
-        *(definition, linear, causal, rows, extend, padding, mask),
+        *(definition, linear, causal, rows, extend, padding, mask, bias),
         *(gradients, grouped, cost, symmetry, edges, ranges),
     )
 }

@@ -228,6 +228,11 @@ def refusals(subject: Subject, mechanism: Mechanism) -> None:
     bad += [("layout.mask", good, replace(layout, mask=given)) for given in (mask[0], mask[..., 1:], mask.double())]
     if not subject.traits.masked:
         bad.append(("layout.mask", good, replace(layout, mask=mask)))
+    added = mask.double()
+    given = (added[0], added[..., 1:], added.long(), added.masked_fill(mask, -torch.inf))
+    bad += [("layout.bias", good, replace(layout, bias=given)) for given in given]
+    if not subject.traits.biased:
+        bad.append(("layout.bias", good, replace(layout, bias=added)))
     for name in ("attn_mask", "is_causal"):
         bad.append((name, replace(good, signals=good.signals | {name: mask}), layout))
     for argument, inputs, given in [*bad, ("layout", good, mask)]:

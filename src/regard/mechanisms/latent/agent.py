@@ -13,8 +13,7 @@ from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Mechanism, Traits, repeat_heads
-from regard.kernels import dense
-from regard.kernels import packing as alone
+from regard.kernels import dense, packing
 
 
 @published(
@@ -80,7 +79,7 @@ class Agent(Mechanism):
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, None, layout, signals)
         out, scale = q.new_zeros(*q.shape[:3], k.shape[2]), q.shape[-1] ** -0.5
-        for row, tokens in alone.documents(layout, q.shape[0], k.shape[2], k.device):
+        for row, tokens in packing.documents(layout, q.shape[0], k.shape[2], k.device):
             if len(tokens):
                 own = q[row : row + 1, :, tokens]
                 pooled, keys = self.pool(own), repeat_heads(k[row : row + 1, :, tokens], q.shape[1])
@@ -100,7 +99,7 @@ class Agent(Mechanism):
 
         if k.shape[2] == 0:
             return q.new_zeros(*q.shape[:3], v.shape[3])
-        return run(q, k, v) if layout.plain else alone.per_sequence(run, q, k, v, layout)
+        return run(q, k, v) if layout.plain else packing.per_sequence(run, q, k, v, layout)
 
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
         agents, d, e = min(self.agents, shape.n), shape.head_dim, shape.values

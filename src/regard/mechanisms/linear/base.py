@@ -15,7 +15,7 @@ from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism, Traits, accumulate_dtype, repeat_heads
 from regard.core.state import State, count_new
-from regard.kernels import packing as alone
+from regard.kernels import packing
 from regard.kernels.scan import Inputs, gated_flops, scan
 from regard.kernels.scan.gated import Kind
 
@@ -263,7 +263,7 @@ class Averaged(Recurrent):
                 outs.append(self.finish(x.q @ kv, q.dtype))
             return torch.cat(outs, dim=2) if len(outs) > 1 else outs[0]
 
-        return run(q, k, v, layout.key_mask) if layout.segments is None else alone.per_sequence(run, q, k, v, layout)
+        return run(q, k, v, layout.key_mask) if layout.segments is None else packing.per_sequence(run, q, k, v, layout)
 
     def cost(self, shape: Shape, layout: Layout = Layout(causal=True)) -> Cost:
         if layout.causal:

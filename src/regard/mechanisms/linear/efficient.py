@@ -14,7 +14,7 @@ from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, LayerSpec, Mechanism, Traits, accumulate_dtype, repeat_heads
-from regard.kernels import packing as alone
+from regard.kernels import packing
 
 
 @published(
@@ -88,7 +88,7 @@ class Efficient(Mechanism):
             return (left @ right.mT).to(q.dtype)
         n, m = q.shape[2], k.shape[2]
         out = q.new_zeros(*q.shape[:3], m)
-        for row, tokens in alone.documents(layout, q.shape[0], m, k.device):
+        for row, tokens in packing.documents(layout, q.shape[0], m, k.device):
             left, right = self.maps(q[row : row + 1], k[row : row + 1, :, tokens], None)
             own = tokens[tokens >= m - n] - (m - n)
             out[row, :, own[:, None], tokens] = (left[0, :, own] @ right[0].mT).to(q.dtype)
@@ -101,7 +101,7 @@ class Efficient(Mechanism):
             left, right = self.maps(q, k, keys)
             return (left @ (right.mT @ repeat_heads(v, q.shape[1]).to(right.dtype))).to(q.dtype)
 
-        return run(q, k, v, layout.key_mask) if layout.segments is None else alone.per_sequence(run, q, k, v, layout)
+        return run(q, k, v, layout.key_mask) if layout.segments is None else packing.per_sequence(run, q, k, v, layout)
 
     def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
         if layout.segments is not None:

@@ -15,7 +15,7 @@ from regard.core.cost import Cost, Shape
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, LayerSpec, Mechanism, Traits, accumulate_dtype, repeat_heads
 from regard.core.state import State, count_new
-from regard.kernels import packing as alone
+from regard.kernels import packing
 from regard.kernels.scan import Inputs, gated_flops, scan
 from regard.mechanisms.linear.base import adjoint
 
@@ -83,7 +83,7 @@ class Flow(Mechanism):
         n, m = q.shape[2], k.shape[2]
         if not layout.plain:
             out = q.new_zeros(*q.shape[:3], m)
-            for row, tokens in alone.documents(layout, q.shape[0], m, k.device):
+            for row, tokens in packing.documents(layout, q.shape[0], m, k.device):
                 own = tokens[tokens >= m - n] - (m - n)
                 single = self.weights(q[row : row + 1, :, own], k[row : row + 1, :, tokens], Layout(layout.causal))
                 out[row][:, own[:, None], tokens] = single[0]
@@ -124,7 +124,7 @@ class Flow(Mechanism):
             out = (out * x.read[..., None])[:, :, max(m - n, 0) :]
             return pad(out, (0, 0, max(n - m, 0), 0)).to(q.dtype)
 
-        return run(q, k, v) if layout.plain else alone.per_sequence(run, q, k, v, layout)
+        return run(q, k, v) if layout.plain else packing.per_sequence(run, q, k, v, layout)
 
     def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> FlowState:
         """Nothing has flowed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from regard.core.mechanism import Example, accumulate_dtype, repeat_heads
 from regard.core.state import count_new
 from regard.kernels import scan
 from regard.mechanisms.linear.base import Recurrent, RecurrentState, aligned, unaligned
+from regard.mechanisms.slopes import alibi_slopes
 
 
 @published(
@@ -124,10 +124,3 @@ class Lightning(Recurrent):
             Example("default slopes", cls(), heads=3, kv_heads=3),
             Example("given slopes, grouped", cls(slopes=(0.0, 0.1, 3.0, 50.0)), heads=4, kv_heads=2),
         ]
-
-
-def alibi_slopes(heads: int) -> tuple[float, ...]:
-    """``2^{-8 t / h}`` for t = 1 … h, if h is a power of two; else the power below's, then every other one above."""
-    below = 2 ** math.floor(math.log2(heads))
-    slopes = [2 ** (-8 * t / below) for t in range(1, below + 1)]
-    return tuple(slopes + [2 ** (-4 * t / below) for t in range(1, 2 * (heads - below), 2)])

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.core.mechanism import Example, LayerSpec, Signal, check_sizes
-from regard.mechanisms.linear.base import Recurrent
+from regard.core.mechanism import Example, LayerSpec, check_sizes
+from regard.mechanisms.linear.selective import Selective
 
 
 @published(
@@ -33,7 +32,7 @@ from regard.mechanisms.linear.base import Recurrent
         ),
     ),
 )
-class SelectiveScan(Recurrent):
+class SelectiveScan(Selective):
     """A selective state-space layer whose every state dimension decays at a rate of its own, read as attention.
 
         h_t = exp(Δ_t A_h) ⊙ h_{t−1} + Δ_t B_t x_tᵀ,   y_t = h_tᵀ C_t;   C = q, B = k, x = v
@@ -51,7 +50,6 @@ class SelectiveScan(Recurrent):
     Paper: Gu and Dao, arXiv 2312.00752; A starts at −1 … −d as there.
     """
 
-    signals: ClassVar = {"step": Signal("Δ, how much of the token is taken in", low=0, start=0.05)}
     layer = LayerSpec(rotary=False, convolution=4, activation="silu", gate="silu")
     by_channel = True
 
@@ -63,12 +61,6 @@ class SelectiveScan(Recurrent):
 
     def log_decay(self, k: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
         return -self.log_rate.to(k.dtype).exp()[None, :, None] * signals["step"][..., None]
-
-    def write_values(self, v: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
-        return v * signals["step"][..., None]
-
-    def scaled(self, weights: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
-        return weights * signals["step"][..., None, :].to(weights.dtype)
 
     def check(self, q, k, v, layout, signals) -> None:
         super().check(q, k, v, layout, signals)

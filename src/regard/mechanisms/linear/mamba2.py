@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.core.mechanism import Example, LayerSpec, Signal
-from regard.mechanisms.linear.base import Recurrent
+from regard.core.mechanism import Example, LayerSpec
+from regard.mechanisms.linear.selective import Selective
 
 
 @published(
@@ -28,7 +27,7 @@ from regard.mechanisms.linear.base import Recurrent
         holds="common.within(most=1e-9)",
     ),
 )
-class Mamba2(Recurrent):
+class Mamba2(Selective):
     """A selective state-space layer with one decay for each head, read as attention.
 
         H_t = exp(Δ_t A_h) H_{t−1} + Δ_t B_t x_tᵀ,   y_t = H_tᵀ C_t;   C = q, B = k, x = v
@@ -45,7 +44,6 @@ class Mamba2(Recurrent):
     Paper: Dao and Gu, arXiv 2405.21060.
     """
 
-    signals: ClassVar = {"step": Signal("Δ, how much of the token is taken in", low=0, start=0.05)}
     layer = LayerSpec(rotary=False, convolution=4, activation="silu", norm=True, gate="silu")
 
     def __init__(self, heads: int = 4):
@@ -56,12 +54,6 @@ class Mamba2(Recurrent):
 
     def log_decay(self, k: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
         return -self.log_rate.to(k.dtype).exp()[None, :, None] * signals["step"]
-
-    def write_values(self, v: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
-        return v * signals["step"][..., None]
-
-    def scaled(self, weights: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
-        return weights * signals["step"][..., None, :].to(weights.dtype)
 
     def check(self, q, k, v, layout, signals) -> None:
         super().check(q, k, v, layout, signals)

@@ -59,7 +59,7 @@ class Alibi(Scored):
     Paper: Press et al., arXiv 2108.12409; causal there, the bidirectional form is that of its follow-ups.
     """
 
-    traits = Traits(masked=True, rows="one", sign="nonnegative", cross=False)
+    traits = Traits(masked=True, biased=True, rows="one", sign="nonnegative", cross=False)
     layer = LayerSpec(rotary=False)
 
     def __init__(self, slopes: Sequence[float] | None = None):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from regard.core.cost import Cost, Shape
 from regard.core.layout import Layout
-from regard.core.mechanism import Traits, accumulate_dtype, masked_softmax, repeat_heads
+from regard.core.mechanism import Traits, accumulate_dtype, masked_softmax, raised, repeat_heads
 from regard.kernels import tiled
 from regard.kernels.tiled import Score, Span
 from regard.mechanisms.cached import Cached
@@ -48,7 +48,8 @@ class Scored(Cached):
         own = {name: x[:, :, start:stop] if self.signals[name].side == "query" else x for name, x in signals.items()}
         left, right = self.prepared(q[:, :, start:stop], repeat_heads(k, q.shape[1]), **own)
         score = self.score(q, m, layout, **signals)
-        return score(left, right, Span(slice(start, stop), slice(0, m))).to(q.dtype)
+        scores = score(left, right, Span(slice(start, stop), slice(0, m)))
+        return raised(scores, layout, slice(start, stop)).to(q.dtype)
 
     def normalised(self, scores: Tensor, allowed: Tensor) -> Tensor:
         """Rows of A from their scores."""

@@ -120,6 +120,7 @@ class Composed(Scored):
             cross=cross,
             bidirectional=self.bias.bidirectional,
             masked=True,
+            biased=not isinstance(self.normaliser, Queries),
             equivariant=cross,
         )
         own = GatedSoftmax.signals if self.gated else {}
@@ -168,7 +169,7 @@ class Composed(Scored):
 
     def check(self, q, k, v, layout, signals) -> None:
         super().check(q, k, v, layout, signals)
-        self.scorer.check(q, k, v, layout, {name: signals[name] for name in self.scorer.signals})
+        self.scorer.check(q, k, v, replace(layout, bias=None), {name: signals[name] for name in self.scorer.signals})
         self.normaliser.check(q)
         self.bias.check(q, k, layout)
 

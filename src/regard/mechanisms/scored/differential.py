@@ -12,7 +12,7 @@ from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, LayerSpec, Traits, masked_softmax, repeat_heads
+from regard.core.mechanism import Example, LayerSpec, Traits, masked_softmax, raised, repeat_heads
 from regard.kernels import dense
 from regard.mechanisms.cached import Cached
 
@@ -54,7 +54,7 @@ class Differential(Cached):
     Paper: Ye et al., arXiv 2410.05258; 1e-5 under the root of its norm.
     """
 
-    traits = Traits(masked=True, equivariant=True)
+    traits = Traits(masked=True, biased=True, equivariant=True)
 
     def __init__(self, head_dim: int = 64, layer_index: int = 0) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Differential(Cached):
         self.check(q, k, None, layout, signals)
         seen, scale = layout.allowed(q.shape[2], k.shape[2], q.device), (q.shape[3] // 2) ** -0.5
         pairs = zip(q.chunk(2, 3), repeat_heads(k, q.shape[1]).chunk(2, 3), strict=True)
-        first, second = (masked_softmax(scale * x @ y.mT, seen) for x, y in pairs)
+        first, second = (masked_softmax(raised(scale * x @ y.mT, layout), seen) for x, y in pairs)
         return first - self.share(q) * second
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class Forgetting(Scored):
     and v. A gate below exp(−2048) counts as shut that far.
     """
 
-    traits = Traits(bidirectional=False, cross=False, masked=True, rows="one", sign="nonnegative")
+    traits = Traits(bidirectional=False, cross=False, masked=True, biased=True, rows="one", sign="nonnegative")
     signals = Forget.signals
     layer = LayerSpec(rotary=False)
 

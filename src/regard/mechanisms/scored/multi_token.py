@@ -16,8 +16,7 @@ from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, LayerSpec, Mechanism, Traits, accumulate_dtype, masked_softmax, repeat_heads
 from regard.core.state import State
-from regard.kernels import packing as alone
-from regard.kernels import tiled
+from regard.kernels import packing, tiled
 from regard.kernels.tiled import Span
 from regard.mechanisms.cached import KeyValues
 
@@ -141,7 +140,7 @@ class MultiToken(Mechanism):
         def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return self.defined(q, k, slice(0, q.shape[2])) @ repeat_heads(v, q.shape[1])
 
-        return alone.per_sequence(run, q, k, columns, layout)[:, :, rows]
+        return packing.per_sequence(run, q, k, columns, layout)[:, :, rows]
 
     def defined(self, q: Tensor, k: Tensor, rows: slice) -> Tensor:
         """The equation for one whole sequence: ``(b, h, rows, m)``."""
@@ -163,10 +162,11 @@ class MultiToken(Mechanism):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = CAUSAL, **signals: Tensor) -> Tensor:
         self.check(q, k, v, layout, signals)
         if layout.segments is not None:
-            return alone.per_sequence(self.attended, q, k, v, layout)
-        if layout.key_mask is None:
+            return packing.per_sequence(self.attended, q, k, v, layout)
+        keys, queries = layout.key_mask, layout.real_queries(q.shape[2])
+        if keys is None or queries is None:
             return self.attended(q, k, v)
-        x = close(q, k, v, layout.key_mask, real_queries(layout.key_mask, q.shape[2]))
+        x = close(q, k, v, keys, queries)
         return ordered(self.attended(x.q, x.k, x.v, x.keys), x.rank)
 
     def attended(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None) -> Tensor:
@@ -256,9 +256,3 @@ def close(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, queries: Tensor) -> Clo
 def ordered(x: Tensor, order: Tensor) -> Tensor:
     """The tokens of ``(b, heads, tokens, …)`` in the ``order (b, tokens)``."""
     return x.take_along_dim(order[:, None, :, None], 2)
-
-
-def real_queries(keys: Tensor, n: int) -> Tensor:
-    """``(b, n)`` of the keys' flags ``(b, m)``: the last n; queries before the first key are no padding."""
-    m = keys.shape[1]
-    return keys[:, m - n :] if n <= m else F.pad(keys, (n - m, 0), value=True)

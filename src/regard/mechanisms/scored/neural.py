@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
-from regard.core.cost import Shape
-from regard.core.errors import wrong
-from regard.core.layout import Layout
-from regard.core.mechanism import Example, check_sizes
-from regard.kernels.tiled import Span
-from regard.mechanisms.scored.base import Scored
-
-
-@dataclass(frozen=True)
-class Network:
-    """``s_ij = w_h · σ(x_i + y_j)`` of queries x and keys y; ``out (h, D)`` is w, ``activation`` σ."""
-
-    out: Tensor
-    activation: Callable[[Tensor], Tensor] = torch.relu
-
-    @property
-    def parameters(self) -> tuple[Tensor, ...]:
-        return (self.out,)
-
-    def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
-        hidden = self.activation(q[..., :, None, :] + k[..., None, :, :])
-        return (hidden @ self.out.to(q.dtype)[:, None, :, None])[..., 0]
+from regard.core.mechanism import Example
+from regard.mechanisms.scored.parts.scores import Network
 
 
 @published(
@@ -55,7 +33,7 @@ class Network:
         ),
     ),
 )
-class NeuralAttention(Scored):
+class NeuralAttention(Network):
     """Softmax attention whose scores come from a network of one hidden layer on each pair of query and key.
 
         A = softmax_j(w_h · relu(W_h [q_i; k_j] + b_h)),   computed as relu((Q_h q_i) + (K_h k_j + b_h))
@@ -70,30 +48,6 @@ class NeuralAttention(Scored):
 
     Paper: DiGiugno and Mahmood, arXiv 2502.17206.
     """
-
-    def __init__(self, heads: int = 4, head_dim: int = 64, hidden: int = 8) -> None:
-        super().__init__()
-        if min(heads, head_dim, hidden) < 1:
-            raise wrong("heads, head_dim, hidden", f"{heads}, {head_dim}, {hidden}", "at least 1 each")
-        self.query = nn.Parameter(torch.randn(heads, head_dim, hidden) * head_dim**-0.5)
-        self.key = nn.Parameter(torch.randn(heads, head_dim, hidden) * head_dim**-0.5)
-        self.bias = nn.Parameter(torch.zeros(heads, hidden))
-        self.out = nn.Parameter(torch.randn(heads, hidden) * hidden**-0.5)
-
-    def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Network:
-        return Network(self.out)
-
-    def prepared(self, q: Tensor, k: Tensor, **signals: Tensor) -> tuple[Tensor, Tensor]:
-        dtype = q.dtype
-        return q @ self.query.to(dtype), k @ self.key.to(dtype) + self.bias.to(dtype)[:, None]
-
-    def check(self, q, k, v, layout, signals) -> None:
-        super().check(q, k, v, layout, signals)
-        check_sizes(q, *self.query.shape[:2])
-
-    def products(self, shape: Shape) -> tuple[int, int]:
-        hidden = self.out.shape[1]
-        return hidden, (shape.n + shape.keys) * shape.head_dim * hidden
 
     @classmethod
     def examples(cls) -> Sequence[Example]:

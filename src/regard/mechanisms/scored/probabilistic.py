@@ -14,8 +14,7 @@ from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Mechanism, Traits, accumulate_dtype, repeat_heads
-from regard.kernels import packing as alone
-from regard.kernels import tiled
+from regard.kernels import packing, tiled
 from regard.kernels.tiled import Span
 from regard.mechanisms.scored.parts.tile_scores import squared_distance
 
@@ -191,7 +190,7 @@ class Probabilistic(Mechanism):
                 mixture = mixture.adapt_keys(q)
             return mixture.read(q)
 
-        return run(q, k, columns) if layout.plain else alone.per_sequence(run, q, k, columns, layout)
+        return run(q, k, columns) if layout.plain else packing.per_sequence(run, q, k, columns, layout)
 
     def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
         return self.weights(q, k, layout)[:, :, rows]  # every row depends on all queries
@@ -213,7 +212,7 @@ class Probabilistic(Mechanism):
                 mixture = mixture.with_keys(sums[..., :-1], sums[..., -1:])
             return tiled.attend(left, joint(mixture), v, Layout(), tiled.Dot(1)).to(dtype)
 
-        return run(q, k, v) if layout.plain else alone.per_sequence(run, q, k, v, layout)
+        return run(q, k, v) if layout.plain else packing.per_sequence(run, q, k, v, layout)
 
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
         n, m, d = shape.n, shape.keys, shape.head_dim

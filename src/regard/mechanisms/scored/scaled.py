@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Signal, Traits, accumulate_dtype, repeat_heads
+from regard.core.mechanism import Example, Signal, Traits
 from regard.kernels import dense
-from regard.kernels import packing as alone
+from regard.mechanisms.scored.parts.normalisers import Affine, affine
 from regard.mechanisms.scored.softmax import Softmax
 
 
@@ -92,11 +91,8 @@ class AffineScaled(Softmax):
     Paper: Bae et al., arXiv 2602.23057; from its abstract.
     """
 
-    traits = Traits(masked=True, equivariant=True)
-    signals: ClassVar = {
-        "alpha": Signal("what the softmax is multiplied with", side="query", start=1.0, steady=True),
-        "beta": Signal("what is added to every weight", side="query", start=0.0, steady=True),
-    }
+    traits = Traits(masked=True, biased=True, equivariant=True)
+    signals = Affine.signals
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         plain = super().weights(q, k, layout, **signals)
@@ -105,30 +101,7 @@ class AffineScaled(Softmax):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, v, layout, signals)
-        return self.mixed(dense.attend(q, k, v, layout, self.scale), q, k, v, layout, **signals)
-
-    @classmethod
-    def mixed(cls, out: Tensor, q: Tensor, k: Tensor, v: Tensor, layout: Layout, **signals: Tensor) -> Tensor:
-        """``α_i o_i + β_i Σ_j v_j`` over the keys j that i sees."""
-        alpha, beta = (signals[name][..., None].to(v.dtype) for name in ("alpha", "beta"))
-        return alpha * out + beta * cls.sums(q, k, v, layout)
-
-    @staticmethod
-    def sums(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
-        """Σ of the values that each query sees, ``(b, h, n, e)``, in one pass over them; under a mask from means."""
-        if layout.mask is not None:
-            means = dense.attend(torch.zeros_like(q), k, v, layout)
-            return means * layout.counts(q.shape[2], k.shape[2], q.device)[..., None].to(v.dtype)
-
-        def run(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None) -> Tensor:
-            n, m, wide = q.shape[2], k.shape[2], repeat_heads(v, q.shape[1]).to(accumulate_dtype(v.dtype))
-            wide = wide if keys is None else wide.masked_fill(~keys[:, None, :, None], 0)
-            if not layout.causal:
-                return wide.sum(2, keepdim=True).expand(-1, -1, n, -1).to(v.dtype)
-            running = wide.cumsum(2)[:, :, max(m - n, 0) :]
-            return torch.nn.functional.pad(running, (0, 0, max(n - m, 0), 0)).to(v.dtype)
-
-        return run(q, k, v, layout.key_mask) if layout.segments is None else alone.per_sequence(run, q, k, v, layout)
+        return affine(dense.attend(q, k, v, layout, self.scale), q, k, v, layout, **signals)
 
     @classmethod
     def examples(cls) -> Sequence[Example]:

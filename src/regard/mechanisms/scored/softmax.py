@@ -12,7 +12,7 @@ from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Traits, masked_softmax, repeat_heads
+from regard.core.mechanism import Example, Traits, masked_softmax, raised, repeat_heads
 from regard.kernels import dense, tiled
 from regard.mechanisms.cached import Cached
 
@@ -53,7 +53,7 @@ class Softmax(Cached):
     Paper: Vaswani et al., arXiv 1706.03762; one or a few kv heads: Shazeer, 1911.02150, and Ainslie et al., 2305.13245.
     """
 
-    traits = Traits(masked=True, rows="one", sign="nonnegative", equivariant=True)
+    traits = Traits(masked=True, biased=True, rows="one", sign="nonnegative", equivariant=True)
 
     def __init__(self, scale: float | None = None, softcap: float | None = None, sink_heads: int | None = None):
         super().__init__()
@@ -70,7 +70,7 @@ class Softmax(Cached):
         scores = q @ repeat_heads(k, q.shape[1]).mT * self.score(q).scale
         if self.softcap is not None:
             scores = self.softcap * torch.tanh(scores / self.softcap)
-        return masked_softmax(scores, allowed, self.sink)
+        return masked_softmax(raised(scores, layout), allowed, self.sink)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, v, layout, signals)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
-from regard.core.build import build_for, parse
+from regard.core.build import build_text
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
@@ -81,9 +81,7 @@ class AllOrHere(Mechanism):
 
     def __init__(self, of: str | Mechanism = "window(size=256)"):
         super().__init__()
-        if isinstance(of, str):
-            name, config = parse(of)
-            of = build_for({}, name, **config)
+        of = build_text(of) if isinstance(of, str) else of
         if not of.traits.causal or of.signals:
             raise wrong("of", type(of).__name__, "a causal mechanism without signals")
         self.local, self.full = of, Softmax()

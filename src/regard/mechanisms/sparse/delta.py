@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
-from regard.core.build import build_for, parse
+from regard.core.build import build_text
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
@@ -87,9 +87,7 @@ class Delta(Mechanism):
             raise wrong("gamma", str(gamma), "at least 1: every query an anchor")
         if tail < 0:
             raise wrong("tail", str(tail), "0 or more queries")
-        if isinstance(of, str):
-            name, config = parse(of)
-            of = build_for({}, name, **config)
+        of = build_text(of) if isinstance(of, str) else of
         if not of.traits.causal:
             raise wrong("of", type(of).__name__, "a causal mechanism")
         self.sparse, self.dense, self.gamma, self.tail = of, Softmax(), gamma, tail
@@ -104,6 +102,7 @@ class Delta(Mechanism):
             time="quadratic",
             state="linear",
             masked=False,
+            biased=False,
             equivariant=False,
         )
 

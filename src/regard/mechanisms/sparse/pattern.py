@@ -14,8 +14,7 @@ from regard.core.cost import Cost, Shape
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Mechanism, Traits, accumulate_dtype, masked_softmax, repeat_heads
 from regard.core.state import State, count_new
-from regard.kernels import dense
-from regard.kernels import packing as alone
+from regard.kernels import dense, packing
 from regard.kernels.block_sparse import plan as block_sparse
 from regard.mechanisms.cached import KeyValues
 from regard.patterns import Causal, Pattern, parse_pattern
@@ -83,7 +82,7 @@ class Patterned(Mechanism):
         batch = next(len(x) for x in (layout.key_mask, layout.segments) if x is not None)
         heads = self.pattern_for(0, layout).heads
         seen = torch.zeros(batch, heads, last - first, m, dtype=torch.bool, device=device)
-        for row, tokens in alone.documents(layout, batch, m, torch.device(device)):
+        for row, tokens in packing.documents(layout, batch, m, torch.device(device)):
             queries = tokens[tokens >= m - n] - (m - n)
             mine = slice(int((queries < first).sum()), int((queries < last).sum()))
             part = self.pattern_for(len(tokens), layout).dense(len(queries), len(tokens), device, mine)
@@ -114,7 +113,7 @@ class Patterned(Mechanism):
                 return block_sparse.attend(q, k, v, pattern, self.scale, mask)
             return block_sparse.attend_unfused(q, k, v, pattern, self.scale, bias, mask)
 
-        return run(q, k, v, layout.mask) if layout.regular else alone.per_sequence(run, q, k, v, layout)
+        return run(q, k, v, layout.mask) if layout.regular else packing.per_sequence(run, q, k, v, layout)
 
     def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Kept:
         """Nothing kept."""

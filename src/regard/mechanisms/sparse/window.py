@@ -15,8 +15,7 @@ from regard.core.cost import Cost, Shape
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Mechanism, Traits, masked_softmax, repeat_heads
 from regard.core.state import State, count_new
-from regard.kernels import band, dense
-from regard.kernels import packing as alone
+from regard.kernels import band, dense, packing
 from regard.kernels.block_sparse import plan as block_sparse
 from regard.patterns import Causal, line
 
@@ -105,7 +104,7 @@ class SlidingWindow(Mechanism):
             pattern = self.window | self.sinks
             return block_sparse.attend(q, k, v, Causal() & pattern if layout.causal else pattern, self.scale, mask)
 
-        return run(q, k, v, layout.mask) if layout.regular else alone.per_sequence(run, q, k, v, layout)
+        return run(q, k, v, layout.mask) if layout.regular else packing.per_sequence(run, q, k, v, layout)
 
     def start(
         self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from regard.blocks.attention import Attention, AttentionState
 from regard.blocks.block import Block
-from regard.blocks.convolution import ShortConvolution
+from regard.blocks.convolution import ShortConvolution, check_taps
 from regard.core.cost import Cost
 from regard.core.errors import wrong
 from regard.core.layout import Layout
@@ -36,8 +36,7 @@ class LongConvolution(nn.Module):
 
     def __init__(self, channels: int, length: int) -> None:
         super().__init__()
-        if length < 1:
-            raise wrong("length", str(length), "at least 1: the token itself")
+        check_taps("length", length)
         fading = length ** torch.linspace(0, 1, channels)
         weight = torch.randn(length, channels) * torch.exp(-torch.arange(length)[:, None] / fading)
         self.weight = nn.Parameter(weight / weight.norm(dim=0))

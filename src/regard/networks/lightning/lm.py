@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from regard.core.build import parse_layers
 from regard.core.errors import wrong
+from regard.core.spec import Layer, Spec, parse_layers
 from regard.networks.lm import LM, Config
 
 
@@ -24,7 +24,7 @@ class LightningLM(LM):
     """
 
     def __init__(self, config: Config, seed: int | None, made: Callable[[int], nn.Module]) -> None:
-        if any(layer != ("lightning", {}) for layer in parse_layers(config.layers)):
+        if any(layer != Layer(Spec("lightning")) for layer in parse_layers(config.layers)):
             raise wrong("layers", repr(config.layers), "lightning in each layer, such as 'lightning*2'")
         super().__init__(config, seed)
         with torch.random.fork_rng(devices=[], enabled=seed is not None):

@@ -11,7 +11,8 @@ from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.state import count_new
 from regard.mechanisms.linear.base import RecurrentState
-from regard.mechanisms.linear.lightning import Lightning, alibi_slopes
+from regard.mechanisms.linear.lightning import Lightning
+from regard.mechanisms.slopes import alibi_slopes
 from regard.projections.base import merge_heads, split_heads
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.blocks.attention import Attention
-from regard.blocks.spatial import ConditionalPositions, Grid, SpatialReduction, flat
+from regard.blocks.spatial import ConditionalPositions, Grid, SpatialReduction, flat, patch_grid
 from regard.core.atlas import Claim, published
 from regard.core.build import build
 from regard.core.errors import wrong
@@ -104,9 +104,7 @@ class Twins(Network):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for width, h, depth, ratio, patch in zip(widths, heads, depths, ratios, patches, strict=True):
-                if grid[0] % patch or grid[1] % patch:
-                    raise wrong("patches", str(patch), f"a divisor of the sides {grid}")
-                grid = (grid[0] // patch, grid[1] // patch)
+                grid = patch_grid(grid, patch, "patches")
                 self.embeddings.append(nn.Conv2d(before, width, patch, patch))
                 self.norms.append(nn.LayerNorm(width))
                 layers = [

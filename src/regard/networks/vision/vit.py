@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regard.core.build import parse_layers
+from regard.blocks.spatial import patch_grid
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.core.layout import Layout
+from regard.core.spec import parse_layers
 from regard.networks.base import Network
 from regard.networks.benchmark import BACKBONES, Backbone, layer_of
 from regard.networks.lm import Config
@@ -47,16 +48,14 @@ class ViT(Network):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if patch < 1 or image[0] % patch or image[1] % patch:
-            raise wrong("patch", str(patch), f"a divisor of the image's sides {image}")
-        self.config, self.grid = config, (image[0] // patch, image[1] // patch)
+        self.config, self.grid = config, patch_grid(image, patch)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.patches = nn.Conv2d(channels, config.width, patch, patch)
             self.positions = nn.Parameter(0.02 * torch.randn(self.grid[0] * self.grid[1], config.width))
             plain, parsed = replace(config, rotary_base=None), parse_layers(config.layers)
             self.layers = nn.ModuleList(
-                layer_of(plain, *entry, index, "noncausal self", backbone) for index, entry in enumerate(parsed)
+                layer_of(plain, layer, index, "noncausal self", backbone) for index, layer in enumerate(parsed)
             )
             self.classes = nn.Linear(config.width, config.vocabulary)
         self.norm = nn.RMSNorm(config.width, config.eps)

@@ -16,8 +16,8 @@ from regard.core.layout import Layout
 from regard.core.mechanism import Signal, accumulate_dtype
 from regard.kernels.scan.decays import CLOSED
 from regard.kernels.tiled import Score
-from regard.mechanisms.linear.lightning import alibi_slopes
 from regard.mechanisms.scored.parts.tile_scores import Between, Offsets, Slopes
+from regard.mechanisms.slopes import alibi_slopes
 from regard.patterns.grid import Sizes, as_grid, coordinates
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +14,9 @@ from torch import Tensor, nn
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Signal, Traits, accumulate_dtype, masked_softmax, repeat_heads
-from regard.kernels import tiled
+from regard.kernels import dense, packing, tiled
 from regard.kernels.tiled import Pointwise, Score, Span
-from regard.mechanisms.scored.multi_token import real_queries
 from regard.mechanisms.scored.parts.tile_scores import Gaussian, Power, Shifted, Swapped
-from regard.mechanisms.scored.scaled import AffineScaled
 
 
 class Normaliser(nn.Module):
@@ -110,7 +109,10 @@ class Affine(Softmax):
     """``α_i softmax_j(s_ij) + β_i`` for the keys that i sees, α and β signals (arXiv 2602.23057)."""
 
     traits = Traits()
-    signals = AffineScaled.signals
+    signals: ClassVar = {
+        "alpha": Signal("what the softmax is multiplied with", side="query", start=1.0, steady=True),
+        "beta": Signal("what is added to every weight", side="query", start=0.0, steady=True),
+    }
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,7 +123,8 @@ class Affine(Softmax):
         return mixed.masked_fill(~layout.allowed(n, scores.shape[3], scores.device, rows), 0)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, score: Score, **signals: Tensor) -> Tensor:
-        return AffineScaled.mixed(super().attend(q, k, v, layout, score), q, k, v, layout, **signals)
+        plain = super().attend(q, k, v, layout, score)
+        return affine(plain, q, k, v, layout, signals["alpha"], signals["beta"])
 
 
 class Signed(Normaliser):
@@ -150,7 +153,8 @@ class Queries(Normaliser):
     def weigh(self, scores: Tensor, n: int, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
         m = scores.shape[3]
         seen = layout.allowed(n, m, scores.device)
-        real = seen if layout.key_mask is None else seen & real_queries(layout.key_mask, n)[:, None, :, None]
+        there = layout.real_queries(n)
+        real = seen if there is None else seen & there[:, None, :, None]
         sums = torch.logsumexp(scores.masked_fill(~real, torch.finfo(scores.dtype).min), 2, keepdim=True)
         return masked_softmax(scores - sums.masked_fill(~real.any(2, keepdim=True), 0), seen)[:, :, rows]
 
@@ -162,7 +166,7 @@ class Queries(Normaliser):
     def sums(self, q: Tensor, k: Tensor, layout: Layout, score: Score) -> Tensor:
         """c ``(b, h, m)``, zero where no query sees the key."""
         n, m = q.shape[2], k.shape[2]
-        real = None if layout.key_mask is None else real_queries(layout.key_mask, n)
+        real = layout.real_queries(n)
         if layout.segments is not None and n < m:  # packed sequences are of one length: queries before the first
             there = (torch.arange(m, device=q.device) >= m - n).expand(q.shape[0], m)
             q, real = F.pad(q, (0, 0, m - n, 0)), there if layout.key_mask is None else there & layout.key_mask
@@ -178,6 +182,28 @@ class Queries(Normaliser):
 def signed_softmax(scores: Tensor, allowed: Tensor) -> Tensor:
     """Rows of the softmax of absolute scores, with the scores' signs."""
     return masked_softmax(scores.abs(), allowed) * scores.sign()
+
+
+def affine(out: Tensor, q: Tensor, k: Tensor, v: Tensor, layout: Layout, alpha: Tensor, beta: Tensor) -> Tensor:
+    """``α_i o_i + β_i Σ_j v_j`` over the keys j that i sees; ``alpha, beta (b, h, n)``."""
+    return alpha[..., None].to(v.dtype) * out + beta[..., None].to(v.dtype) * value_sums(q, k, v, layout)
+
+
+def value_sums(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+    """Σ of the values that each query sees, ``(b, h, n, e)``, in one pass over them; under a mask from means."""
+    if layout.mask is not None:
+        means = dense.attend(torch.zeros_like(q), k, v, layout)
+        return means * layout.counts(q.shape[2], k.shape[2], q.device)[..., None].to(v.dtype)
+
+    def run(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None) -> Tensor:
+        n, m, wide = q.shape[2], k.shape[2], repeat_heads(v, q.shape[1]).to(accumulate_dtype(v.dtype))
+        wide = wide if keys is None else wide.masked_fill(~keys[:, None, :, None], 0)
+        if not layout.causal:
+            return wide.sum(2, keepdim=True).expand(-1, -1, n, -1).to(v.dtype)
+        running = wide.cumsum(2)[:, :, max(m - n, 0) :]
+        return F.pad(running, (0, 0, max(n - m, 0), 0)).to(v.dtype)
+
+    return run(q, k, v, layout.key_mask) if layout.segments is None else packing.per_sequence(run, q, k, v, layout)
 
 
 def counts(n: int, m: int, layout: Layout, like: Tensor) -> Tensor:

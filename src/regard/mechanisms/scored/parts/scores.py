@@ -5,14 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from regard.core.cost import Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import check_sizes
+from regard.core.mechanism import LayerSpec, Traits, check_sizes
 from regard.kernels.tiled import Dot
 from regard.mechanisms.scored.base import Scored
-from regard.mechanisms.scored.neural import Network, NeuralAttention
-from regard.mechanisms.scored.parts.tile_scores import Apart
-from regard.mechanisms.scored.tapa import Tapa
+from regard.mechanisms.scored.parts.tile_scores import Apart, OneHiddenLayer, Phase
 
 
 class DotProduct(Scored):
@@ -56,12 +55,74 @@ class Additive(Scored):
             raise wrong("heads, head_dim", f"{heads}, {head_dim}", "at least 1 each")
         self.out = nn.Parameter(torch.randn(heads, head_dim) * head_dim**-0.5)
 
-    def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Network:
-        return Network(self.out, torch.tanh)
+    def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> OneHiddenLayer:
+        return OneHiddenLayer(self.out, torch.tanh)
 
     def check(self, q, k, v, layout, signals) -> None:
         super().check(q, k, v, layout, signals)
         check_sizes(q, *self.out.shape)
 
 
-SCORES = {"dot": DotProduct, "additive": Additive, "network": NeuralAttention, "distance": Distance, "phase": Tapa}
+class Network(Scored):
+    """``s_ij = w_h · relu(W_h [q_i; k_j] + b_h)``, computed as ``relu((Q_h q_i) + (K_h k_j + b_h))``.
+
+    Args:
+        heads, head_dim: of q. hidden: units of each head's network, D.
+
+    Paper: DiGiugno and Mahmood, arXiv 2502.17206.
+    """
+
+    def __init__(self, heads: int = 4, head_dim: int = 64, hidden: int = 8) -> None:
+        super().__init__()
+        if min(heads, head_dim, hidden) < 1:
+            raise wrong("heads, head_dim, hidden", f"{heads}, {head_dim}, {hidden}", "at least 1 each")
+        self.query = nn.Parameter(torch.randn(heads, head_dim, hidden) * head_dim**-0.5)
+        self.key = nn.Parameter(torch.randn(heads, head_dim, hidden) * head_dim**-0.5)
+        self.bias = nn.Parameter(torch.zeros(heads, hidden))
+        self.out = nn.Parameter(torch.randn(heads, hidden) * hidden**-0.5)
+
+    def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> OneHiddenLayer:
+        return OneHiddenLayer(self.out)
+
+    def prepared(self, q: Tensor, k: Tensor, **signals: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = q.dtype
+        return q @ self.query.to(dtype), k @ self.key.to(dtype) + self.bias.to(dtype)[:, None]
+
+    def check(self, q, k, v, layout, signals) -> None:
+        super().check(q, k, v, layout, signals)
+        check_sizes(q, *self.query.shape[:2])
+
+    def products(self, shape: Shape) -> tuple[int, int]:
+        hidden = self.out.shape[1]
+        return hidden, (shape.n + shape.keys) * shape.head_dim * hidden
+
+
+class TokenPhase(Scored):
+    """``s_ij = (q_A·k_A / √D_A) cos(2π |p_i − p_j|^α q_P·k_P / √D_P)``, q = [q_A, q_P].
+
+    Args:
+        share: of the dimensions that is the amplitude, D_A / D. power: α.
+
+    Paper: Wang et al., arXiv 2509.12635.
+    """
+
+    traits = Traits(masked=True, biased=True, rows="one", sign="nonnegative", cross=False)
+    layer = LayerSpec(rotary=False)
+
+    def __init__(self, share: float = 0.5, power: float = 0.1) -> None:
+        super().__init__()
+        if not 0 < share < 1:
+            raise wrong("share", str(share), "above 0 and below 1")
+        if not power > 0:
+            raise wrong("power", str(power), "above zero")
+        self.share, self.power = share, power
+
+    def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Phase:
+        d = q.shape[-1]
+        if d < 2:
+            raise wrong("q", f"head_dim {d}", "at least 2: an amplitude and a phase")
+        split = min(max(round(self.share * d), 1), d - 1)
+        return Phase(split, self.power, *self.places(q, m, layout))
+
+
+SCORES = {"dot": DotProduct, "additive": Additive, "network": Network, "distance": Distance, "phase": TokenPhase}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +39,44 @@ class Apart:
 
     def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
         return -self.scale * squared_distance(q, k)
+
+
+@dataclass(frozen=True)
+class OneHiddenLayer:
+    """``s_ij = w_h · σ(x_i + y_j)`` of queries x and keys y; ``out (h, D)`` is w, ``activation`` σ."""
+
+    out: Tensor
+    activation: Callable[[Tensor], Tensor] = torch.relu
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return (self.out,)
+
+    def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
+        hidden = self.activation(q[..., :, None, :] + k[..., None, :, :])
+        return (hidden @ self.out.to(q.dtype)[:, None, :, None])[..., 0]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """``s_ij = (q_A·k_A / √D_A) cos(2π |p_i − p_j|^α q_P·k_P / √D_P)``.
+
+    Args:
+        split: D_A, the first dimensions, of the amplitude. power: α. queries, keys: positions ``(b or 1, tokens)``.
+    """
+
+    split: int
+    power: float
+    queries: Tensor
+    keys: Tensor
+    parameters: tuple[Tensor, ...] = ()
+
+    def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
+        apart = (self.queries[:, span.rows, None] - self.keys[:, None, span.cols]).abs()[:, None].to(q.dtype)
+        rest = q.shape[-1] - self.split
+        amplitude = q[..., : self.split] @ k[..., : self.split].mT * self.split**-0.5
+        phase = q[..., self.split :] @ k[..., self.split :].mT * rest**-0.5
+        return amplitude * torch.cos(2 * math.pi * apart**self.power * phase)
 
 
 @dataclass(frozen=True)
