@@ -60,3 +60,15 @@ def test_the_old_name_of_the_layer_specification():
     """`regard.Host` is `regard.LayerSpec`."""
     with pytest.deprecated_call():
         assert regard.Host is regard.LayerSpec
+
+
+def test_what_stood_beside_the_laws():
+    """`HEAD_DIM` and `within` of the laws' subject, and `regard.laws.LAWS`, which were those of mechanisms."""
+    from regard.laws.mechanism import subject
+
+    with pytest.deprecated_call(match=r"HEAD_DIM is now Example.head_dim"):
+        assert subject.HEAD_DIM == 5
+    with pytest.deprecated_call(match=r"within is now Signal.within"):
+        assert subject.within(torch.tensor([-9.0]), regard.Signal("", low=0.0)) > 0
+    with pytest.deprecated_call(match=r"LAWS is now regard.laws.mechanism.LAWS"):
+        assert "definition" in regard.laws.LAWS
