@@ -1,6 +1,7 @@
 """Names of 0.1 work, and warn."""
 
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -64,8 +65,7 @@ def test_the_old_name_of_the_layer_specification():
 
 def test_what_stood_beside_the_laws():
     """`HEAD_DIM` and `within` of the laws' subject, and `regard.laws.LAWS`, which were those of mechanisms."""
-    from regard.laws.mechanism import subject
-
+    subject = import_module("regard.laws.mechanism.subject")
     with pytest.deprecated_call(match=r"HEAD_DIM is now Example.head_dim"):
         assert subject.HEAD_DIM == 5
     with pytest.deprecated_call(match=r"within is now Signal.within"):
