@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from regard.core.atlas import ENTRIES
+from regard.core.deprecated import warn
 from regard.core.errors import wrong
 from regard.core.kinds import KINDS, Kind, kind_of
 from regard.laws.finding import Broken, Finding, Report, Unclaimed, same
@@ -115,3 +116,11 @@ def kind_to_check(thing: Any) -> Kind:
         wanted = f"an instance or a class of a kind that has laws: {', '.join(bases)}"
         raise wrong("thing", f"{thing!r}, a {type(thing).__name__}", wanted, TypeError)
     return kind
+
+
+def __getattr__(name: str) -> Any:
+    """The laws of mechanisms, which were all there were in 0.1, until 0.3."""
+    if name != "LAWS":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warn("regard.laws.LAWS", "regard.laws.mechanism.LAWS")
+    return KINDS["mechanism"].module.LAWS

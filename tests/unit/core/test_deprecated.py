@@ -1,6 +1,7 @@
 """Names of 0.1 work, and warn."""
 
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -60,3 +61,14 @@ def test_the_old_name_of_the_layer_specification():
     """`regard.Host` is `regard.LayerSpec`."""
     with pytest.deprecated_call():
         assert regard.Host is regard.LayerSpec
+
+
+def test_what_stood_beside_the_laws():
+    """`HEAD_DIM` and `within` of the laws' subject, and `regard.laws.LAWS`, which were those of mechanisms."""
+    subject = import_module("regard.laws.mechanism.subject")
+    with pytest.deprecated_call(match=r"HEAD_DIM is now Example.head_dim"):
+        assert subject.HEAD_DIM == 5
+    with pytest.deprecated_call(match=r"within is now Signal.within"):
+        assert subject.within(torch.tensor([-9.0]), regard.Signal("", low=0.0)) > 0
+    with pytest.deprecated_call(match=r"LAWS is now regard.laws.mechanism.LAWS"):
+        assert "definition" in regard.laws.LAWS

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from regard.core.deprecated import warn
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Mechanism, Signal, Traits, repeat_heads
 from regard.laws.finding import Broken, Unclaimed, same
@@ -143,3 +145,17 @@ def real_rows(layout: Layout, n: int, m: int, batch: int) -> Tensor:
     if layout.key_mask is None or (n > m and not layout.causal):
         return torch.ones(batch, n, dtype=torch.bool)
     return torch.nn.functional.pad(layout.key_mask[:, max(m - n, 0) :].cpu(), (max(n - m, 0), 0), value=True)
+
+
+def __getattr__(name: str) -> Any:
+    """What stood here in 0.1, until 0.3."""
+    former = {
+        "HEAD_DIM": ("Example.head_dim", Example.head_dim),
+        "VALUE_DIM": ("Example.value_dim", Example.value_dim),
+        "within": ("Signal.within", lambda noise, spec: spec.within(noise)),
+    }
+    if name not in former:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    present, value = former[name]
+    warn(name, present)
+    return value
