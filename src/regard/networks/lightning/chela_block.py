@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from regard.blocks.attention import Attention, AttentionState
 from regard.blocks.block import Block
 from regard.blocks.convolution import ShortConvolution
-from regard.core.atlas import Claim, published
 from regard.core.cost import Cost
 from regard.core.errors import wrong
 from regard.core.layout import Layout
@@ -216,39 +215,6 @@ def with_past(state: AttentionState, past: Tensor) -> FedState:
     return FedState(state.seen, state.inner, state.tail, state.nested, past=past)
 
 
-@published(
-    "chela",
-    family="linear",
-    kind="network",
-    row=42,
-    title="Short-Long Convolutions Help Hardware-Efficient Linear Attention to Focus on Long Sequences",
-    arxiv="2406.08128",
-    year=2024,
-    aliases=("short_long_convolution",),
-    fidelity="hand values",
-    claim=(
-        Claim(
-            "the merged kernel equals the two convolutions",
-            cells="long_texts.merged_kernel",
-            holds="common.within(most=1e-5)",
-        ),
-        Claim(
-            "tiles equal quadratic linear attention",
-            cells="long_texts.chela_block",
-            holds="long_texts.is_its_equations",
-        ),
-        Claim(
-            "time a token within 15% from 1k to 16k tokens",
-            cells="long_texts.time_of(block=chela)",
-            holds="long_texts.within_15_percent",
-        ),
-        Claim(
-            "nested lists 3 points above linear attention alone",
-            cells="long_texts.nested_lists",
-            holds="long_texts.three_points_above",
-        ),
-    ),
-)
 class ChelaBlock(Block):
     """A pre-norm block of gated linear attention that reads a short and a long convolution, and a gated network.
 

@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from regard.core.atlas import Claim, published
+from regard.core.kinds import Sample
 from regard.networks.lightning.lm import LightningLM
 from regard.networks.lightning.transnormer_block import RootNorm, TransnormerBlock
-from regard.networks.lm import Config
+from regard.networks.lm import Config, text_sample
 
 
+@published(
+    "transnormer",
+    family="linear",
+    kind="network",
+    row=90,
+    title="Various Lengths, Constant Speed: Efficient Language Modeling with Lightning Attention",
+    arxiv="2405.17381",
+    year=2024,
+    aliases=("tnl", "transnormer_llm"),
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "equals the quadratic form, gradients too",
+            cells="long_texts.transnormer_block",
+            holds="common.within(most=1e-9)",
+        ),
+        Claim(
+            "time a token within 15% from 1k to 16k tokens at a fixed number of tokens a batch",
+            cells="long_texts.time_of(block=transnormer)",
+            holds="long_texts.within_15_percent",
+        ),
+    ),
+)
 class TransnormerLM(LightningLM):
-    """`LM` with `TransnormerBlock` for every layer, and their norm before the logits.
+    """A causal language model of gated lightning attention, forgetting faster in lower layers, and gated networks.
+
+    `LM` with `TransnormerBlock` for every layer, and their norm before the logits.
 
     Args:
         config: the sizes; its layers are ``"lightning*L"``, its rotary positions and kv heads are not used. seed: of
@@ -19,6 +48,10 @@ class TransnormerLM(LightningLM):
 
     Papers: Qin et al., arXiv 2405.17381 and 2307.14995.
     """
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        return [text_sample("2 layers", cls(Config(29, 24, "lightning*2", heads=3, inner=17), seed=0))]
 
     def __init__(self, config: Config, seed: int | None = None) -> None:
         sizes, depth = (config.width, config.heads, config.inner_width), config.depth

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
@@ -98,29 +97,6 @@ class GatedLightning(nn.Module):
         return Cost(batch * n * 10 * width**2 + inner.flops, weights + inner.bytes, inner.state_bytes)
 
 
-@published(
-    "transnormer",
-    family="linear",
-    kind="network",
-    row=90,
-    title="Various Lengths, Constant Speed: Efficient Language Modeling with Lightning Attention",
-    arxiv="2405.17381",
-    year=2024,
-    aliases=("tnl", "transnormer_llm"),
-    fidelity="hand values",
-    claim=(
-        Claim(
-            "equals the quadratic form, gradients too",
-            cells="long_texts.transnormer_block",
-            holds="common.within(most=1e-9)",
-        ),
-        Claim(
-            "time a token within 15% from 1k to 16k tokens at a fixed number of tokens a batch",
-            cells="long_texts.time_of(block=transnormer)",
-            holds="long_texts.within_15_percent",
-        ),
-    ),
-)
 class TransnormerBlock(nn.Module):
     """A pre-norm block of gated lightning attention and a gated network without activations.
 
