@@ -29,13 +29,21 @@ from regard.projections.base import split_heads
     arxiv="2405.16504",
     year=2024,
     aliases=("unified_implicit_attention",),
-    claim=Claim(
-        text="the matrix of a whole layer, times its values, is the layer, for state-space and gated linear ones; "
-        "nothing stands above the diagonal",
-        status="works",
-        figure="1e-9 in float64 for eight mechanisms with their hosts; deletion test of a trained Mamba, three seeds: "
-        "area 0.28 to 0.31, by the mechanism alone 0.28 to 0.38, in random order 0.49 to 0.50",
-        command="pytest tests/claims/test_implicit.py",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            (
+                "the matrix of a whole layer, times its values, is the layer, for state-space and gated "
+                "linear ones; nothing stands above the diagonal"
+            ),
+            cells="layers.matrix",
+            holds="layers.is_the_layer",
+        ),
+        Claim(
+            "deleting what whole matrices point at loses the answer sooner than by the mechanism alone",
+            cells="layers.deletions",
+            holds="layers.tells_what_matters",
+        ),
     ),
 )
 @shown_by(lambda: [Sample("gla", implicit_attention, {"known": matrix_of_a_layer})])
@@ -170,13 +178,15 @@ def attribution(model: nn.Module, score: Callable[[], Tensor], whole: bool = Tru
     arxiv="2511.18380",
     year=2025,
     aliases=("mamba_as_attention", "effective_rank"),
+    missing="the maps of trained vision models",
+    fidelity="hand values",
     claim=Claim(
-        text="the unrolled matrix reproduces the scan; every block of it below the diagonal has at most the rank of "
-        "the state, which softmax attention's has not",
-        status="partly",
-        figure="ranks at most the state size for five mechanisms, above it for softmax; the maps of trained vision "
-        "models are not built",
-        command="pytest tests/claims/test_implicit.py",
+        (
+            "every block of the unrolled matrix below the diagonal has at most the rank of the state, "
+            "which softmax attention's has not"
+        ),
+        cells="layers.ranks",
+        holds="layers.is_that_of_the_state",
     ),
 )
 @shown_by(lambda: [Sample("planted", block_rank, {"known": rank_of_a_product})])

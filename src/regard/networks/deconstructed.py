@@ -121,15 +121,21 @@ class DeconstructedState(LMState):
     arxiv="2510.11602",
     year=2025,
     aliases=("random_qk", "fixed_qk", "static_qk", "self_gated", "no_mixing"),
-    claim=Claim(
-        text="without mixing a token is alone; maps fixed by random embeddings or a text do not know the sequence, "
-        "static ones not the layers below; alone such layers do worse, alternated they come within 0.05 nats",
-        status="partly",
-        figure="fixed maps bit-equal for all texts; on its own text a fixed map equals standard attention to 1e-12; "
-        "self-gating equals its recurrence to 1e-12; four layers, two seeds: standard 1.92, alone 2.46 without mixing "
-        "(pairs of characters 2.43), 2.27 based and self-gated, 2.02 static, but 1.90 with random and fixed maps, no "
-        "worse; alternated all within 0.05 but based, 0.055",
-        command="pytest tests/claims/test_deconstructed.py",
+    fidelity="hand values",
+    claim=(
+        Claim("without mixing a token is alone", cells="language.alone", holds="language.only_without_mixing"),
+        Claim(
+            ("maps fixed by random embeddings or a text do not know the sequence, static ones not the layers below"),
+            cells="language.fixed_maps",
+            holds="language.do_not_know",
+        ),
+        Claim(
+            "on its own text a fixed map is standard attention",
+            cells="language.own_text",
+            holds="common.within(most=1e-12)",
+        ),
+        Claim("alone such layers do worse", cells="language.variants", holds="language.alone_is_worse"),
+        Claim("alternated they come within 0.05 nats", cells="language.variants", holds="language.alternated_is_near"),
     ),
 )
 class DeconstructedLM(LM):

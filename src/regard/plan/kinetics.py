@@ -43,13 +43,20 @@ class Split:
     arxiv="2506.05333",
     year=2025,
     aliases=("eflops", "test_time_scaling"),
-    claim=Claim(
-        text="compute plus intensity times bytes, calibrated on a few steps, predicts the time of others within 15%; "
-        "attention's share grows with the length; with capped reads the frontier lies above the dense one",
-        status="partly",
-        figure="see docs/claims.md for the error of the predictions; the frontier is that of assumed solve rates, in "
-        "which sparse reading loses nothing; the paper's AIME gains need its models",
-        command="pytest tests/claims/test_plan.py",
+    missing="the solve rates of its models",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            ("compute plus intensity times bytes, calibrated on a few steps, predicts the time of others within 15%"),
+            cells="planning.calibrated",
+            holds="common.at_most(figure=error, most=0.15, said='largest error of 11 predictions', form='.1%')",
+        ),
+        Claim("attention's share grows with the length", cells="planning.share", holds="planning.grows"),
+        Claim(
+            "with capped reads the frontier lies above the dense one",
+            cells="planning.frontiers",
+            holds="planning.lies_above",
+        ),
     ),
 )
 def kinetics(

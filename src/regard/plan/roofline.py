@@ -68,12 +68,21 @@ class Network:
     arxiv="2507.15465",
     year=2025,
     aliases=("roofline", "mla_roofline"),
-    claim=Claim(
-        text="decoding with absorbed latent attention has over 100 times the arithmetic intensity of multi-head "
-        "attention; the formulas equal the FLOPs and bytes of the einsums; an expert's grows with its tokens",
-        status="works",
-        figure="intensity 241.8 against 1.0 FLOP a byte, 241.8 times; FLOPs and bytes of the einsums exact",
-        command="pytest tests/claims/test_plan.py",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            (
+                "decoding with absorbed latent attention has over 100 times the arithmetic intensity of "
+                "multi-head attention; an expert's grows with its tokens"
+            ),
+            cells="planning.intensities",
+            holds="planning.is_over_100_times",
+        ),
+        Claim(
+            "the formulas equal the FLOPs and bytes of the einsums",
+            cells="planning.einsums",
+            holds="common.is_true(figure=exact, said='FLOPs and bytes exact')",
+        ),
     ),
 )
 @dataclass(frozen=True)

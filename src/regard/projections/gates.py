@@ -25,14 +25,29 @@ At = Literal["query", "key", "value", "heads", "output"]
     arxiv="2505.06708",
     year=2025,
     aliases=("gate_positions",),
-    claim=Claim(
-        text="a sigmoid gate at any of five places; a trained language model with one behind attention loses nothing, "
-        "opens it by less than half and looks less at the first token",
-        status="partly",
-        figure="all five places equal their equation to 1e-12; small language model, three seeds, gates behind "
-        "attention: loss 0.8% below softmax's, 7.9% below at ten times the rate, opened by 0.45; on the first token "
-        "0.9%, without 0.8%: models so small have no sink",
-        command="pytest tests/claims/test_gates.py tests/claims/test_small_models.py",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "a sigmoid gate at any of five places is its equation",
+            cells="projections.gate",
+            holds="common.within(most=1e-12)",
+        ),
+        Claim(
+            "a trained language model with one behind attention loses nothing",
+            cells="small_lm.beside(layers='softmax*2', projection='gates(at=heads)')",
+            holds="small_lm.loss_at_most(ratio=1.0)",
+        ),
+        Claim("opens it by less than half", cells="projections.gated_models", holds="projections.opens_little"),
+        Claim(
+            "looks less at the first token",
+            cells="projections.gated_models",
+            holds="projections.looks_less_at_the_first",
+        ),
+        Claim(
+            "and bears ten times the learning rate better",
+            cells="projections.gated_and_fast",
+            holds="projections.loses_less",
+        ),
     ),
 )
 class Gates(Grouped):

@@ -25,11 +25,11 @@ Form = Literal["expanded", "absorbed"]
     arxiv="2405.04434",
     year=2024,
     aliases=("mla", "multi_head_latent"),
+    fidelity="third-party code",
     claim=Claim(
-        text="the absorbed form, which attends to the latents of all heads at once, equals the expanded one",
-        status="works",
-        figure="1e-12 in float64, with rotary positions, in one call and token by token",
-        command="pytest tests/claims/test_latent.py",
+        ("the absorbed form, which attends to the latents of all heads at once, equals the expanded one"),
+        cells="projections.absorbed",
+        holds="common.within(most=1e-10)",
     ),
 )
 class Latent(Projection):
@@ -148,13 +148,14 @@ class Latent(Projection):
     arxiv="2105.04779",
     year=2021,
     aliases=("el_attention",),
+    fidelity="hand values",
     claim=Claim(
-        text="queries that are expanded by the key matrix attend to hidden states themselves: equal to multi-head "
-        "attention, with a cache of one vector a token for all heads",
-        status="works",
-        figure="1e-12 in float64, in one call and token by token; the cache is the hidden states, kept once: "
-        "the values are a view of them",
-        command="pytest tests/claims/test_latent.py",
+        (
+            "queries that are expanded by the key matrix attend to hidden states themselves: equal to "
+            "multi-head attention, with a cache of one vector a token for all heads"
+        ),
+        cells="projections.expanded_queries",
+        holds="projections.caches_hidden_states",
     ),
 )
 class ExpandedQueries(Projection):

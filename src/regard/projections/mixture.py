@@ -27,13 +27,15 @@ Router = Literal["softmax", "relu", "norm"]
     arxiv="2410.11842",
     year=2024,
     aliases=("mixture_of_head", "mixture_of_heads"),
-    claim=Claim(
-        text="gates of one are multi-head attention; a small language model with 75% of its heads loses at most 0.02 "
-        "to it; routed heads are used alike",
-        status="works",
-        figure="1e-12; loss -0.005 and +0.016 from that of all heads; loads vary by 0.19 at most; all heads are "
-        "computed, so no time is saved",
-        command="pytest tests/claims/test_mixture.py",
+    fidelity="hand values",
+    claim=(
+        Claim("gates of one are multi-head attention", cells="moh.gates_of_one", holds="common.within(most=1e-12)"),
+        Claim(
+            "a small language model with 75% of its heads loses at most 0.02 to it",
+            cells="moh.trained",
+            holds="moh.loses_little",
+        ),
+        Claim("routed heads are used alike", cells="moh.trained", holds="moh.are_used_alike"),
     ),
 )
 class MixtureOfHeads(Grouped):

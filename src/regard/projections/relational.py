@@ -27,13 +27,17 @@ Symbols = Literal["attention", "position", "relative"]
     arxiv="2405.16727",
     year=2024,
     aliases=("dat", "dual_attention", "relational_attention"),
-    claim=Claim(
-        text="without relational heads it is multi-head attention; with them, and as many parameters, same or "
-        "different is learned from at most half the samples",
-        status="partly",
-        figure="bit for bit; the equation to 1e-12; 95% after 1,920, 2,560 and 1,920 samples against 3,200, 2,560 "
-        "and 2,560: 77%, not half",
-        command="pytest tests/claims/test_relational.py",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "without relational heads it is multi-head attention", cells="dual.without", holds="common.within(most=0)"
+        ),
+        Claim("its layers are the equation", cells="dual.equation", holds="common.within(most=1e-12)"),
+        Claim(
+            ("with them, and as many parameters, same or different is learned from at most half the samples"),
+            cells="dual.samples",
+            holds="dual.takes_half",
+        ),
     ),
 )
 class Dual(Projection):

@@ -25,13 +25,26 @@ COMMAND = "pytest tests/claims/test_projections.py"
     arxiv="1911.02150",
     year=2019,
     aliases=("mqa",),
-    claim=Claim(
-        text="one key and one value head for all queries: the cache is 1 / h of multi-head attention's; heads that are "
-        "equal convert without a change",
-        status="works",
-        figure="cache bytes exactly 1 / h; conversion of equal heads to 1e-12; at 4,096 tokens and a batch of eight "
-        "6.4 times the tokens a second; small language model of equal parameters, three seeds: loss 0.2% above",
-        command=f"{COMMAND} tests/claims/test_small_models.py",
+    fidelity="third-party code",
+    claim=(
+        Claim(
+            (
+                "one key and one value head for all queries: the cache is 1 / h of multi-head attention's; "
+                "heads that are equal convert without a change"
+            ),
+            cells="projections.multi_query",
+            holds="projections.caches_one_head",
+        ),
+        Claim(
+            "it decodes at least 1.5 times as fast at 4,096 tokens and a batch of eight",
+            cells="projections.decoding",
+            holds="common.at_least(figure=ratio, least=1.5, said='speed over multi-head attention', form='.1f')",
+        ),
+        Claim(
+            "a small language model of equal parameters loses at most 3%",
+            cells="small_lm.beside(layers='softmax*2', kv_heads=1)",
+            holds="small_lm.loss_at_most(ratio=1.03)",
+        ),
     ),
 )
 @shown_by(lambda: [grouped_sample(kv_heads) for kv_heads in (1, 2)])
@@ -75,13 +88,23 @@ def grouped_sample(kv_heads: int) -> Sample:
     arxiv="2310.07911",
     year=2023,
     aliases=("mhe",),
-    claim=Claim(
-        text="one projection for all heads and 3 h d more parameters; equal embeddings make equal heads",
-        status="partly",
-        figure="parameters exact; equal heads to rounding; three seeds: a small language model tells 99% as many next "
-        "characters, but packages of 64 characters are told 35.1% and 34.7% of the time against 36.7%, one of five by "
-        "chance: not 95%",
-        command=f"{COMMAND} tests/claims/test_small_models.py",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "one projection for all heads and 3 h d more parameters; equal embeddings make equal heads",
+            cells="projections.embeddings",
+            holds="projections.are_few",
+        ),
+        Claim(
+            ("a small language model tells at least 95% as many next characters as with multi-head attention"),
+            cells="projections.embedded_models",
+            holds="projections.tells_as_many_characters",
+        ),
+        Claim(
+            "texts are classified at least 95% as well",
+            cells="projections.texts_of(forms='MHA add multiply')",
+            holds="projections.keeps_most(forms='add multiply')",
+        ),
     ),
 )
 class HeadEmbeddings(Projection):
@@ -154,13 +177,26 @@ class HeadEmbeddings(Projection):
     arxiv="2510.23052",
     year=2025,
     aliases=("kha",),
-    claim=Claim(
-        text="maps shared by all heads, that begin as the identity: then multi-head attention exactly; they fold into "
-        "its matrices",
-        status="partly",
-        figure="both to 1e-12; small language model, three seeds: loss 1.0% below multi-head attention's, 1.1% with "
-        "the gated network for values; the gradient's largest norm is 1.7 times its median, 1.6 without",
-        command=f"{COMMAND} tests/claims/test_small_models.py",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            (
+                "maps shared by all heads, that begin as the identity: then multi-head attention exactly; "
+                "they fold into its matrices"
+            ),
+            cells="projections.knocking",
+            holds="projections.begins_and_folds",
+        ),
+        Claim(
+            "a small language model's loss is no higher than multi-head attention's",
+            cells="small_lm.beside(layers='softmax*2', projection='knocking_heads')",
+            holds="small_lm.loss_at_most(ratio=1.0)",
+        ),
+        Claim(
+            "nor with the gated network for values",
+            cells="small_lm.beside(layers='softmax*2', projection='knocking_heads(values=gated)')",
+            holds="small_lm.loss_at_most(ratio=1.0)",
+        ),
     ),
 )
 class KnockingHeads(Grouped):
@@ -254,16 +290,28 @@ class KnockingHeads(Grouped):
     arxiv="2403.01643",
     year=2024,
     aliases=("optimised_attention", "efficient_projection"),
-    claim=Claim(
-        text="optimised attention has 3/4, efficient attention 1/2 of multi-head attention's parameters, super "
-        "attention one matrix over positions more; efficient attention is within a point of multi-head attention on "
-        "digits and texts, super attention within 0.3",
-        status="partly",
-        figure="exactly 0.75, 0.5 and, where the length is the width, 0.75; equal to multi-head attention with those "
-        "matrices the identity; three seeds: digits 98.0% (MHA), 97.6% (efficient), 97.8% (super), packages of 64 "
-        "characters 36.7%, 36.4%, 36.6%: that super is within 0.3 is inside the spread of the seeds; no "
-        "causal form of super attention",
-        command=COMMAND,
+    missing="a causal form of super attention",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            (
+                "optimised attention has 3/4, efficient attention 1/2 of multi-head attention's parameters, "
+                "super attention one matrix over positions more; they are multi-head attention with the "
+                "identity for what they lack"
+            ),
+            cells="projections.fewer",
+            holds="projections.has_fewer",
+        ),
+        Claim(
+            "on digits efficient and super attention are within a point of multi-head attention",
+            cells="projections.on_digits",
+            holds="projections.within_a_point(forms='efficient super')",
+        ),
+        Claim(
+            "on texts too",
+            cells="projections.texts_of(forms='MHA efficient super')",
+            holds="projections.within_a_point(forms='efficient super')",
+        ),
     ),
 )
 class FewerMatrices(Projection):
@@ -367,14 +415,26 @@ class FewerMatrices(Projection):
     arxiv="2410.13732",
     year=2024,
     aliases=("minimal_transformer", "symmetric_attention"),
-    claim=Claim(
-        text="one matrix in the place of query and key matrices scores the same pairs; a symmetric one gives symmetric "
-        "scores; without networks, value and output matrices digits are told apart as well, within a point",
-        status="partly",
-        figure="scores to 1e-12, symmetry exact, parameters exact; digits, six layers, three seeds: 96.4% with 18% of "
-        "the parameters where value and output matrices are merged, against 97.2% of the full transformer, but 93.0% "
-        "with 10% where they are left out",
-        command=COMMAND,
+    fidelity="hand values",
+    claim=(
+        Claim(
+            (
+                "one matrix in the place of query and key matrices scores the same pairs; a symmetric one "
+                "gives symmetric scores"
+            ),
+            cells="projections.merged",
+            holds="projections.scores_the_same",
+        ),
+        Claim(
+            ("without networks, value and output matrices merged, digits are told apart as well, within a point"),
+            cells="projections.minimal",
+            holds="projections.tells_digits_as_well(arm=merged)",
+        ),
+        Claim(
+            "and with value and output matrices left out",
+            cells="projections.minimal",
+            holds="projections.tells_digits_as_well(arm='left out')",
+        ),
     ),
 )
 class Merged(Projection):

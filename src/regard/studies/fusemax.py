@@ -89,13 +89,22 @@ def subscript(node: ast.Subscript) -> tuple[str, tuple[str, ...]]:
     arxiv="2406.10491",
     year=2024,
     aliases=("einsum_cascade",),
-    claim=Claim(
-        text="naive, deferred and running softmax pass three times, twice and once over the keys, and are one "
-        "function; the one-pass cascade keeps a two-dimensional array busy with buffers that do not grow",
-        status="partly",
-        figure="passes 3, 2 and 1; equal to softmax within 1e-12; modelled utilisation 99.9% at 1M keys; the speed-up "
-        "over FLAT of the paper's simulator (6.7) is not modelled",
-        command="pytest tests/claims/test_plan.py",
+    missing="the speed-up over FLAT of the paper's simulator",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            (
+                "naive, deferred and running softmax pass three times, twice and once over the keys, and are "
+                "one function"
+            ),
+            cells="planning.passes",
+            holds="planning.are_three_two_one",
+        ),
+        Claim(
+            "the one-pass cascade keeps a two-dimensional array busy with buffers that do not grow",
+            cells="planning.array",
+            holds="planning.stays_busy",
+        ),
     ),
 )
 class Cascade:

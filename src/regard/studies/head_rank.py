@@ -25,13 +25,18 @@ COMMAND = "pytest tests/claims/test_rank.py"
     arxiv="2002.07028",
     year=2020,
     aliases=("low_rank_bottleneck", "fixed_multi_head"),
-    claim=Claim(
-        text="a head of size n or more can attend by any positive matrix, a small one cannot; more heads of a "
-        "fixed size do not raise a small model's loss, more heads of size d / h do",
-        status="works",
-        figure="n = 24: search under 1e-4 and closed form under 1e-12 at d_p = n, over 0.01 at n / 4; loss of an LM "
-        "with 1, 4, 16 heads: fixed 1.53, 1.39, 1.24, divided 1.53, 1.51, 3.77 (a second seed alike)",
-        command=COMMAND,
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "a head of size n or more can attend by any positive matrix, a small one cannot",
+            cells="head_rank.any_matrix",
+            holds="head_rank.needs_n",
+        ),
+        Claim(
+            "more heads of a fixed size do not raise a small model's loss, more heads of size d / h do",
+            cells="head_rank.language_model",
+            holds="head_rank.never_hurts",
+        ),
     ),
 )
 def head_for(target: Tensor, x: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
@@ -118,14 +123,19 @@ def check_target(target: Tensor) -> None:
     arxiv="2407.16153",
     year=2024,
     aliases=("nearest_neighbour_head", "benefits_of_rank"),
-    claim=Claim(
-        text="one head of full rank picks the nearest of N points on the sphere; one layer of trained heads of "
-        "rank d / 4 keeps at least 3 times its error with H r = 4 d; depth narrows the gap",
-        status="partly",
-        figure="β = 100: right on all of 5,000 draws for 4 and 64 points; d = 16, 8 points, one seed: error 0.10 "
-        "for one trained head of rank 16, 0.46 for 16 of rank 4, 4.4 times at a rate of 0.03 but 1.9 times at 0.01; "
-        "d = 8, rank 2, 16 heads: 0.31, with a second layer 0.27, full rank 0.19",
-        command=COMMAND,
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "one head of full rank picks the nearest of N points on the sphere",
+            cells="head_rank.full_rank",
+            holds="head_rank.picks_the_nearest",
+        ),
+        Claim(
+            "one layer of trained heads of rank d / 4 keeps at least 3 times its error with H r = 4 d",
+            cells="head_rank.low_rank",
+            holds="head_rank.misses_it",
+        ),
+        Claim("depth narrows the gap", cells="head_rank.depth", holds="head_rank.narrows"),
     ),
 )
 def nearest(points: Tensor, y: Tensor, beta: float) -> tuple[Tensor, Tensor]:

@@ -18,14 +18,17 @@ from regard.core.errors import wrong
     arxiv="2305.02582",
     year=2023,
     aliases=("layernorm_expressivity",),
-    claim=Claim(
-        text="projection and scaling together are LayerNorm; of random keys many are unselectable, of scaled ones "
-        "none; the majority of a list is learned sooner with the projection, by queries that turn towards "
-        "the 1-vector",
-        status="partly",
-        figure="LayerNorm to 1e-6; 200 keys in 8 dimensions: 18% unselectable, 0 once scaled, as linear programs say; "
-        "majority is not reproduced: queries turned from 58° to 52° of the 1-vector, in another run from 70° to 77°",
-        command="pytest tests/claims/test_layer_norm.py",
+    missing="the training on majorities",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "projection and scaling together are LayerNorm", cells="theory.two_parts", holds="common.within(most=1e-6)"
+        ),
+        Claim(
+            "of random keys many are unselectable, of scaled ones none",
+            cells="theory.selectable",
+            holds="theory.none_once_scaled",
+        ),
     ),
 )
 class LayerNormParts(nn.Module):

@@ -57,13 +57,21 @@ class System:
     arxiv="2405.15731",
     year=2024,
     aliases=("dsf",),
-    claim=Claim(
-        text="linear attention, state-space and delta-rule layers are one kind of system; linear attention equals a "
-        "state-space layer whose transition is the identity, and a gated one with the same decay",
-        status="partly",
-        figure="system, matrix and mechanism agree to 1e-9 for every recurrence over a matrix; the paper's training "
-        "experiments are not repeated",
-        command="pytest tests/claims/test_dynamics.py",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "linear attention, state-space and delta-rule layers are one kind of system",
+            cells="theory.system",
+            holds="common.within(most=1e-7)",
+        ),
+        Claim(
+            (
+                "linear attention equals a state-space layer whose transition is the identity, and a gated "
+                "one with the same decay"
+            ),
+            cells="theory.identity_transition",
+            holds="common.within(most=1e-9)",
+        ),
     ),
 )
 def as_system(mechanism: Recurrent, q: Tensor, k: Tensor, v: Tensor, **signals: Tensor) -> System:
@@ -107,13 +115,21 @@ def as_system(mechanism: Recurrent, q: Tensor, k: Tensor, v: Tensor, **signals: 
     arxiv="2508.08289",
     year=2025,
     aliases=("conditioning", "associative_capacity"),
-    claim=Claim(
-        text="a linear memory of M random pairs in d dimensions recalls with a squared error of (M − 1) / d: its "
-        "capacity grows with d; repeated error correction recalls exactly while M ≤ d",
-        status="works",
-        figure="error over (M − 1) / d between 0.9 and 1.1 for d = 32 … 256; 10 sweeps of the delta rule at M = d / 2: "
-        "0.001 (5 sweeps: 0.012)",
-        command="pytest tests/claims/test_dynamics.py",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            (
+                "a linear memory of M random pairs in d dimensions recalls with a squared error of (M − 1) / "
+                "d: its capacity grows with d"
+            ),
+            cells="theory.capacity",
+            holds="theory.is_linear_in_the_dimension",
+        ),
+        Claim(
+            "repeated error correction recalls exactly while M ≤ d",
+            cells="theory.swept",
+            holds="theory.correction_is_exact",
+        ),
     ),
 )
 def recall_errors(pairs: int, dim: int, sweeps: int = 0, trials: int = 16, seed: int = 0) -> Mapping[str, float]:

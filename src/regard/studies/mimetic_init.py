@@ -30,13 +30,15 @@ INGREDIENTS = ("decay", "step", "products", "convolution")
     arxiv="2410.11135",
     year=2024,
     aliases=("mimetic_initialization",),
-    claim=Claim(
-        text="a two-layer Mamba copies 64 tokens or more to 95% in a third of the steps that its own initial values "
-        "need, or where it stays below 50% with them; each ingredient helps",
-        status="partly",
-        figure="one seed, 64 tokens, 500 steps: 90.6% against 48.4% with Mamba's own values, not 95%; "
-        "in the best head 95% of queries look most at their copy or up to 2 tokens on; ingredients are not measured",
-        command="pytest tests/claims/test_mimetic.py",
+    missing="the ablation of its ingredients",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            ("a two-layer Mamba copies 64 tokens to 95% where it stays below 50% with its own initial values"),
+            cells="theory.copying",
+            holds="theory.copies_to_95",
+        ),
+        Claim("it copies sooner, by a diagonal", cells="theory.copying", holds="theory.copies_sooner"),
     ),
 )
 @torch.no_grad()

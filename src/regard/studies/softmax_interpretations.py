@@ -24,12 +24,21 @@ COMMAND = "pytest tests/claims/test_readings.py"
     arxiv="2304.04556",
     year=2023,
     aliases=("bayesian_attention", "slot_competition"),
-    claim=Claim(
-        text="with a uniform prior the responsibilities of a mixture are softmax attention, a log prior is an additive "
-        "bias, competition of queries is a step of Slot Attention, and repeated reading never raises the free energy",
-        status="works",
-        figure="equalities to 1e-12 in float64; the free energy falls or stays over 20 steps in 64 draws",
-        command=COMMAND,
+    fidelity="hand values",
+    claim=(
+        Claim(
+            (
+                "with a uniform prior the responsibilities of a mixture are softmax attention, a log prior is"
+                " an additive bias, competition of queries is a step of Slot Attention"
+            ),
+            cells="theory.posterior",
+            holds="common.within(most=1e-12)",
+        ),
+        Claim(
+            "repeated reading never raises the free energy",
+            cells="theory.energy",
+            holds="common.at_most(figure=rise, most=1e-12, said='largest rise', form='.0e')",
+        ),
     ),
 )
 def responsibilities(q: Tensor, k: Tensor, log_prior: Tensor | None = None, slots: bool = False) -> Tensor:
@@ -88,12 +97,14 @@ class Fit:
     arxiv="2111.05498",
     year=2021,
     aliases=("sdm",),
+    fidelity="hand values",
     claim=Claim(
-        text="the overlap of two addresses' circles falls about exponentially with their distance, so that reading the "
-        "memory is softmax attention at a β set by the radius",
-        status="works",
-        figure="64 bits, radii 5 … 22: see docs/claims.md for the correlations and the cosine of both readings",
-        command=COMMAND,
+        (
+            "the overlap of two addresses' circles falls about exponentially with their distance, so that"
+            " reading the memory is softmax attention at a β set by the radius"
+        ),
+        cells="theory.distributed_memory",
+        holds="theory.is_attention",
     ),
 )
 def overlap(bits: int, radius: int) -> list[int]:

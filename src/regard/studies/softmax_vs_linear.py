@@ -21,14 +21,18 @@ from regard.core.errors import wrong
     arxiv="2310.11685",
     year=2023,
     aliases=("planted_key",),
-    claim=Claim(
-        text="one planted key in n, its mark a quarter above all others': softmax classifies at least 95% and linear "
-        "attention of as many parameters at most 60%, by construction and trained; a stronger key closes the gap",
-        status="partly",
-        figure="(n, d) = (160, 8), (176, 6), (192, 5), five seeds: trained softmax at least 99.9%, linear at most "
-        "58.2%; constructed softmax 100%, "
-        "linear at most 60.4%, on average under 60%; gap 43.6% at a mark of 1.25, 0.0% at 16",
-        command="pytest tests/claims/test_planted.py",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            (
+                "one planted key in n, its mark a quarter above all others': by construction softmax "
+                "classifies at least 95% and linear attention of as many parameters at most 60%"
+            ),
+            cells="theory.constructed",
+            holds="theory.finds_by_construction",
+        ),
+        Claim("trained likewise", cells="theory.planted", holds="theory.finds_by_training"),
+        Claim("a stronger key closes the gap", cells="theory.gap", holds="theory.closes"),
     ),
 )
 class PlantedClassifier(nn.Module):

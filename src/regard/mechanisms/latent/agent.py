@@ -24,13 +24,19 @@ from regard.kernels import dense, packing
     arxiv="2312.08874",
     year=2023,
     aliases=("agent_attention",),
-    claim=Claim(
-        text="equals the product of its two softmax matrices; time per doubling of n below 2.3; a digits network "
-        "within a point of softmax",
-        status="partly",
-        figure="equal to 1e-12; cost linear in n by formula and count; position biases, the convolution over values "
-        "and the digits network are not built",
-        command="pytest tests/claims/test_efficient.py",
+    missing="position biases, the convolution over values and the network",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "equals the product of its two softmax matrices",
+            cells="long_texts.two_matrices",
+            holds="common.within(most=1e-12)",
+        ),
+        Claim(
+            "cost linear in n",
+            cells="long_texts.doubled_of(name=agent)",
+            holds="common.at_most(figure=ratio, most=2.0, said='FLOPs for twice the tokens')",
+        ),
     ),
 )
 class Agent(Mechanism):

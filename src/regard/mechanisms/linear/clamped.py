@@ -22,15 +22,27 @@ from regard.mechanisms.linear.base import Averaged
     arxiv="2501.16182",
     year=2025,
     aliases=("enhanced_linear_attention", "clamped_linear"),
-    claim=Claim(
-        text="keys and values first equals queries and keys first; four times the pixels cost four times the FLOPs; on "
-        "digits the local concentration module does not harm, and the ten largest weights of linear attention hold "
-        "less than softmax's",
-        status="partly",
-        figure="equal to 1e-9; FLOPs 4.00 times, of a network with windows 4.05; digits, two seeds: "
-        "96.9% with the module, 94.2% without; top-10 mass 40% against softmax's 57%; "
-        "the pyramid with its stem and separate windows is not built",
-        command="pytest tests/claims/test_l2vit.py",
+    missing="the pyramid with its stem and separate windows",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "keys and values first equals queries and keys first",
+            cells="vision.clamped",
+            holds="common.within(most=1e-7)",
+        ),
+        Claim(
+            "four times the pixels cost four times the FLOPs", cells="vision.four_times", holds="vision.cost_four_times"
+        ),
+        Claim(
+            "on digits the local concentration module does not harm",
+            cells="vision.concentrated",
+            holds="vision.module_does_not_harm",
+        ),
+        Claim(
+            "the ten largest weights of linear attention hold less than softmax's",
+            cells="vision.concentrated",
+            holds="vision.holds_less",
+        ),
     ),
 )
 class Clamped(Averaged):

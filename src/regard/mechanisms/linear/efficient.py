@@ -25,13 +25,20 @@ from regard.kernels import packing
     arxiv="1812.01243",
     year=2018,
     aliases=("efficient_attention",),
-    claim=Claim(
-        text="with scaling it is (Q Kᵀ / n) V; with softmax the implied rows sum to one; memory is linear in n; in a "
-        "segmentation network it raises the overlap (`NonLocal`)",
-        status="works",
-        figure="equal to 1e-12; rows sum to one to 1e-12; as many bytes a token from 1,024 to 4,096; mean IoU on drawn "
-        "scenes that need distant context 1.00 with the module, 0.43 without, three seeds of 1,000 steps",
-        command="pytest tests/claims/test_efficient.py",
+    fidelity="hand values",
+    claim=(
+        Claim("with scaling it is (Q Kᵀ / n) V", cells="long_texts.scaling", holds="common.within(most=1e-12)"),
+        Claim(
+            "with softmax the implied rows sum to one",
+            cells="long_texts.rows_of_efficient",
+            holds="common.within(most=1e-12)",
+        ),
+        Claim("memory is linear in n", cells="long_texts.memory", holds="long_texts.grows_evenly"),
+        Claim(
+            "in a segmentation network it raises the overlap",
+            cells="vision.segmentation",
+            holds="vision.raises_the_overlap",
+        ),
     ),
 )
 class Efficient(Mechanism):

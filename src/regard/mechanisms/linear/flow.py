@@ -49,13 +49,28 @@ class FlowState(State):
     arxiv="2202.06258",
     year=2022,
     aliases=("flow_attention", "flowformer"),
-    claim=Claim(
-        text="each query's incoming and each key's outgoing flow is one after conservation; causal and bidirectional "
-        "forms equal their definitions at linear cost",
-        status="partly",
-        figure="conservation to 1e-5 (the paper's ε); forms to 1e-9; lists of operations, three seeds: 30.7% right, "
-        "linear attention 32.1%: not above it",
-        command="pytest tests/claims/test_flow.py; regard compare flow linear --task listops",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "each query's incoming and each key's outgoing flow is one after conservation",
+            cells="long_texts.conserved",
+            holds="long_texts.is_conserved",
+        ),
+        Claim(
+            "the causal form is its definition token by token",
+            cells="long_texts.flow_steps",
+            holds="common.within(most=1e-7)",
+        ),
+        Claim(
+            "at linear cost",
+            cells="long_texts.doubled_of(name=flow)",
+            holds="common.at_most(figure=ratio, most=2.0, said='FLOPs for twice the tokens')",
+        ),
+        Claim(
+            "on lists of operations it is above linear attention",
+            cells="long_texts.listops",
+            holds="long_texts.above_linear",
+        ),
     ),
 )
 class Flow(Mechanism):

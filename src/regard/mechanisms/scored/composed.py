@@ -32,13 +32,14 @@ Gate = Literal["heads", "silu", "sigmoid"]
     title="Attention from parts: scores, biases and normalisers of many papers",
     year=2026,
     aliases=("dense_parts",),
+    fidelity="third-party code",
     claim=Claim(
-        text="each part equals its paper's formula, alone and under the others; buckets and layers with relative bias "
-        "equal those of Transformers' T5, bidirectional and causal",
-        status="works",
-        figure="164 compositions to 1e-12 in float64; T5's bucket for every distance to 1,200, its layers to 1e-12; a "
-        "window of Transformers' Swin to 1e-6, its float32",
-        command="pytest tests/claims/test_composed.py",
+        (
+            "a bucket of every distance, layers with relative bias and a window with a table equal those "
+            "of Transformers' T5 and Swin"
+        ),
+        cells="composed.beside_transformers",
+        holds="common.within(most=1e-6)",
     ),
 )
 class Composed(Scored):

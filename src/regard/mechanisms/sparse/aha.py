@@ -41,13 +41,18 @@ class Routed(State):
     title="Learning When Not to Attend Globally",
     year=2025,
     aliases=("all_or_here",),
-    claim=Claim(
-        text="all queries routed to all keys is softmax attention, none is the window; without gradients only routed "
-        "queries are computed over all keys; at w = 32 at least 80% of them are not needed",
-        status="partly",
-        figure="both ends equal to 1e-12; 7% of the queries routed cost 12% of all-key attention; the share "
-        "that a trained model needs is not measured",
-        command="pytest tests/claims/test_aha.py",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "all queries routed to all keys is softmax attention, none is the window",
+            cells="sparse.both_ends",
+            holds="common.within(most=1e-12)",
+        ),
+        Claim(
+            "without gradients only routed queries are computed over all keys",
+            cells="sparse.routed",
+            holds="sparse.costs_its_share",
+        ),
     ),
 )
 class AllOrHere(Mechanism):

@@ -30,13 +30,21 @@ COMMAND = "pytest tests/claims/test_neighborhood.py"
     arxiv="2403.04690",
     year=2024,
     aliases=("na", "natten", "fna", "fused_neighborhood"),
-    claim=Claim(
-        text="fused and batched-GEMM forms equal the brute-force neighbourhood for all windows, dilations and causal "
-        "axes; fused memory is linear; at least 3 times faster than gathering, 64 × 64 cells, k = 13",
-        status="works",
-        figure="1e-9 in float64, gradients 1e-8; 64 × 64 cells, k = 7 and 13: 0.17–0.25 and 0.26–0.35 of dense; "
-        "gathering takes over 3 times as long (docs/claims.md)",
-        command=COMMAND,
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "equals the brute-force neighbourhood cell by cell, also where the window is the map",
+            cells="neighborhood.wide",
+            holds="common.within(most=1e-12)",
+        ),
+        Claim(
+            (
+                "fused it takes at most 0.35 of dense attention on 64 × 64 cells with k = 13, and gathering "
+                "at least 3 times as long"
+            ),
+            cells="neighborhood.speed",
+            holds="neighborhood.is_fast",
+        ),
     ),
 )
 class NeighborhoodAttention(Patterned):
@@ -100,12 +108,18 @@ class NeighborhoodAttention(Patterned):
     arxiv="2209.15001",
     year=2022,
     aliases=("dinat", "dilated_neighborhood"),
-    claim=Claim(
-        text="dilation 1 is neighbourhood attention; equals it on each grid of one residue; a dilated and "
-        "then a local layer reach the whole map when k · k ≥ its side",
-        status="works",
-        figure="1e-12 in float64 on every residue; the reach complete at 25 × 25, k = 5",
-        command=COMMAND,
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "dilation 1 is neighbourhood attention; equals it on each grid of one residue",
+            cells="neighborhood.residues",
+            holds="common.within(most=1e-12)",
+        ),
+        Claim(
+            "a dilated and then a local layer reach the whole map when k · k ≥ its side",
+            cells="neighborhood.reach",
+            holds="neighborhood.reaches_the_map",
+        ),
     ),
 )
 class DilatedNeighborhood(NeighborhoodAttention):
@@ -136,12 +150,23 @@ class DilatedNeighborhood(NeighborhoodAttention):
     arxiv="2504.16922",
     year=2025,
     aliases=("generalized_neighborhood",),
-    claim=Claim(
-        text="stride 1 is neighbourhood attention, stride w blocked attention; counted tiles equal brute force; the "
-        "speed-up measured never exceeds the simulator's bound",
-        status="works",
-        figure="both limits to 1e-12; tile counts exact; see docs/claims.md for the measured share of the bound",
-        command=COMMAND,
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "stride 1 is neighbourhood attention, stride w blocked attention",
+            cells="neighborhood.strides",
+            holds="common.within(most=1e-12)",
+        ),
+        Claim(
+            "counted tiles equal brute force",
+            cells="neighborhood.counted",
+            holds="common.is_true(figure=exact, said='tile counts exact')",
+        ),
+        Claim(
+            "the speed-up measured never exceeds the simulator's bound",
+            cells="neighborhood.speed",
+            holds="neighborhood.is_bounded",
+        ),
     ),
 )
 class GeneralizedNeighborhood(NeighborhoodAttention):
@@ -198,13 +223,21 @@ def simulate(pattern: Neighborhood, queries: Sizes, keys: Sizes) -> Simulated:
     arxiv="2204.07143",
     year=2022,
     aliases=("neighborhood_bias",),
-    claim=Claim(
-        text="k as wide as the map is full attention with relative bias; equals the brute-force reference; time linear "
-        "in the cells; equivariant to shifts in the interior",
-        status="partly",
-        figure="1e-12 in float64; 2.0 to 2.1 times the time for twice the cells over two doublings, 2.43 at most in "
-        "one; the four-stage network is not built",
-        command=COMMAND,
+    missing="the four-stage network",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "k as wide as the map is full attention with relative bias",
+            cells="neighborhood.wide",
+            holds="common.within(most=1e-12)",
+        ),
+        Claim("equals the brute-force reference", cells="neighborhood.by_cells", holds="common.within(most=1e-12)"),
+        Claim("equivariant to shifts in the interior", cells="neighborhood.shifts", holds="common.within(most=1e-12)"),
+        Claim(
+            "time linear in the cells: twice the cells take less than 2.3 times as long",
+            cells="neighborhood.growth",
+            holds="common.at_most(figure=ratio, most=2.3, said='times the time for twice the cells', form='.2f')",
+        ),
     ),
 )
 class NeighborhoodBias(NeighborhoodAttention):

@@ -24,13 +24,23 @@ from regard.networks.lm import LM, Config, LMState, text_sample
     arxiv="2409.10870",
     year=2024,
     aliases=("attention_shortcuts", "depth_attention"),
-    claim=Claim(
-        text="all weight on the last layer is the model without shortcuts; a character model's loss is at most that of "
-        "one with as many parameters; the weights over depth differ by token and by class of token",
-        status="partly",
-        figure="the baseline to 1e-6; held-out nats of 3 seeds 1.647, 1.694, 1.640 against 1.671, 1.686, 1.650 of "
-        "equal parameters: 0.009 lower in the mean, within the seeds; letters and blanks weigh layers differently",
-        command="pytest tests/claims/test_shortcuts.py",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "all weight on the last layer is the model without shortcuts",
+            cells="language.last_layer",
+            holds="common.within(most=1e-6)",
+        ),
+        Claim(
+            "a character model's loss is at most that of one with as many parameters",
+            cells="language.shortcuts",
+            holds="language.loses_no_more",
+        ),
+        Claim(
+            "the weights over depth differ by token and by class of token",
+            cells="language.shortcuts",
+            holds="language.weights_differ",
+        ),
     ),
 )
 class ShortcutLM(LM):

@@ -21,15 +21,28 @@ from regard.networks.lm import Config, text_sample
     arxiv="2406.08128",
     year=2024,
     aliases=("short_long_convolution",),
-    claim=Claim(
-        text="the merged kernel equals the two convolutions to 1e-5; tiles equal quadratic linear attention to 1e-4; "
-        "time a token within 15% from 1k to 16k tokens; nested lists 3 points above linear attention alone",
-        status="partly",
-        figure="equal within 1e-5 and 1e-4, 1e-9 in float64; forward and backward of 16,384 tokens on a CPU thread: "
-        "time a token at 4k and 16k over that at 1k 0.93 and 1.11 with 1,024 taps, 1.05 and 1.30 with as many taps as "
-        "tokens; nested lists of 24 tokens, 400 steps: 42.2% and 42.7% against 40.2% and 40.8% without "
-        "convolutions: 2 points, not 3",
-        command="pytest tests/claims/test_chela.py",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "the merged kernel equals the two convolutions",
+            cells="long_texts.merged_kernel",
+            holds="common.within(most=1e-5)",
+        ),
+        Claim(
+            "tiles equal quadratic linear attention",
+            cells="long_texts.chela_block",
+            holds="long_texts.is_its_equations",
+        ),
+        Claim(
+            "time a token within 15% from 1k to 16k tokens",
+            cells="long_texts.time_of(block=chela)",
+            holds="long_texts.within_15_percent",
+        ),
+        Claim(
+            "nested lists 3 points above linear attention alone",
+            cells="long_texts.nested_lists",
+            holds="long_texts.three_points_above",
+        ),
     ),
 )
 class ChelaLM(LightningLM):

@@ -32,13 +32,17 @@ def change(layer: Layer, x: Tensor) -> Tensor:
     arxiv="2212.06011",
     year=2022,
     aliases=("ode_transformer", "parallel_block"),
-    claim=Claim(
-        text="a unit Euler step is the parallel block; RK4's global error falls as h⁴; adjoint and direct gradients "
-        "agree; on digits parallel blocks do no worse than sequential ones and RK4 no worse than Euler",
-        status="partly",
-        figure="1e-12; slopes 0.96 to 0.99 (Euler) and 3.95 to 3.99 (RK4); adjoint within 3e-8 of direct gradients; "
-        "digits, 3 seeds, 300 steps: parallel 92.0%, sequential 89.0%; RK4 83.0%, below Euler's 88.7%: not reproduced",
-        command="pytest tests/claims/test_ode.py",
+    fidelity="hand values",
+    claim=(
+        Claim("a unit Euler step is the parallel block", cells="vision.euler_step", holds="common.within(most=1e-12)"),
+        Claim("RK4's global error falls as h⁴", cells="vision.error_order", holds="vision.has_its_order"),
+        Claim("adjoint and direct gradients agree", cells="vision.adjoint", holds="common.within(most=1e-6)"),
+        Claim(
+            "on digits parallel blocks do no worse than sequential ones",
+            cells="vision.blocks",
+            holds="vision.parallel_is_no_worse",
+        ),
+        Claim("and RK4 no worse than Euler", cells="vision.solvers", holds="vision.rk4_is_no_worse"),
     ),
 )
 class ODEViT(ViT):

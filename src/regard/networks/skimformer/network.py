@@ -26,14 +26,23 @@ from regard.networks.skimformer.attention import Skim, SkimBlock, inner
     arxiv="2109.01078",
     year=2021,
     aliases=("skimformer", "skimming_mask"),
-    claim=Claim(
-        text="on pages of two columns the perplexity of masked words is below that of 1-D positions; one q·kᵀ "
-        "a forward pass; A does not change with the text; weight in a word's own block is at least twice chance",
-        status="works",
-        figure="one q·kᵀ in 1 and 4 layers; A equal bit for bit under two texts; three seeds: perplexity 7.1 "
-        "against 11.2 to 11.6, and 17 to 21 of a standard encoder with 1-D positions; 4.0 to 4.1 times chance, 1.0 "
-        "untrained; the accuracy of a masked encoder is not measured",
-        command="pytest tests/claims/test_skim.py",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "one q·kᵀ a forward pass; A does not change with the text",
+            cells="language.products",
+            holds="language.skims_once",
+        ),
+        Claim(
+            "on pages of two columns the perplexity of masked words is below that of 1-D positions",
+            cells="language.on_pages",
+            holds="language.reads_pages",
+        ),
+        Claim(
+            "weight in a word's own block is at least twice chance",
+            cells="language.on_pages",
+            holds="language.looks_in_its_block",
+        ),
     ),
 )
 class Skimformer(Network):

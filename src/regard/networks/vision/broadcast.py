@@ -63,13 +63,17 @@ class ContextBroadcast(nn.Module):
     arxiv="2210.08457",
     year=2022,
     aliases=("cb", "cb_s", "uniform_attention"),
-    claim=Claim(
-        text="no parameters more; on digits the mean entropy of attention falls below the baseline's, and the accuracy "
-        "not more than 0.3 points",
-        status="not reproduced",
-        figure="no parameters more; digits, 3 seeds, 300 steps: entropy 2.10 nats with CB, 2.07 without, accuracy "
-        "87.0% against 89.0%; CB_S 2.09 and 88.6%",
-        command="pytest tests/claims/test_broadcast.py",
+    fidelity="hand values",
+    claim=(
+        Claim("no parameters more", cells="vision.broadcast", holds="vision.has_no_parameter_more"),
+        Claim(
+            (
+                "on digits the mean entropy of attention falls below the baseline's, and the accuracy not "
+                "more than 0.3 points"
+            ),
+            cells="vision.broadcast",
+            holds="vision.lowers_entropy",
+        ),
     ),
 )
 class BroadcastViT(ViT):

@@ -55,12 +55,20 @@ def summarised(width: int, heads: int, grid: Grid, ratio: int) -> Attention:
     arxiv="2104.13840",
     year=2021,
     aliases=("twins_svt", "twins_pcpvt", "gsa", "lsa"),
-    claim=Claim(
-        text="windows equal attention in each window; a window layer and a summary layer let every token reach every "
-        "other; SVT-S has 24 million parameters",
-        status="works",
-        figure="1e-9 in float64; all pairs reached; 24.04 million; digits 98.7% (SVT) and 98.0% (PCPVT)",
-        command="pytest tests/claims/test_twins.py",
+    fidelity="hand values",
+    claim=(
+        Claim("windows equal attention in each window", cells="vision.windows", holds="common.within(most=1e-9)"),
+        Claim(
+            "a window layer and a summary layer let every token reach every other",
+            cells="vision.pair_of_layers",
+            holds="vision.reaches_every_token",
+        ),
+        Claim("SVT-S has 24 million parameters", cells="vision.svt_s", holds="vision.has_24_million"),
+        Claim(
+            "small SVT and PCPVT tell at least 97% of held-out digits",
+            cells="vision.twins_on_digits",
+            holds="common.at_least(figure=right, least=0.97, said='digits of SVT and PCPVT', form='.1%')",
+        ),
     ),
 )
 class Twins(Network):
