@@ -82,6 +82,26 @@ class Nothing(torch.nn.Module):
         return torch.zeros_like(x)
 
 
+def resnest():
+    """One block a stage, an eighth of the channels; norms by batch keep its numbers in range."""
+    timm()
+    block = importlib.import_module("timm.models.resnest").ResNestBottleneck
+    inner = {"radix": 2, "avd": True, "avd_first": False}
+    net = importlib.import_module("timm.models.resnet").ResNet(
+        block,
+        (1, 1, 1, 1),
+        5,
+        stem_type="deep",
+        stem_width=4,
+        avg_down=True,
+        channels=(8, 16, 32, 64),
+        block_args=inner,
+    )
+    shape = (2, 3, 75, 70)
+    with torch.no_grad():
+        return {"shape": shape, "out": waved(net).train()(wave(shape)).flatten().tolist()}
+
+
 def of_authors():
     triplet, fca = authors("triplet_attention"), authors("fca_layer").MultiSpectralAttentionLayer
     high, ulsam = authors("mhn_model").HighDivModule, authors("ulsam").ULSAM
@@ -164,6 +184,7 @@ def residual_attention(folder: str, shrink: int = 16):
 def main(folder: str) -> None:
     sys.path.insert(0, folder)
     values = of_timm() | of_authors() | of_networks() | {"sdlska": bevanet(), "psmnet": psmnet()}
+    values["resnest"] = resnest()
     values["residual_attention"] = residual_attention(folder)
     for value in values.values():
         value["out"] = [round(number, 8) for number in value["out"][::3]]
