@@ -30,6 +30,9 @@ def test_the_examples_of_the_docs_run():
         "cy": (2, 64, 14, 1),
         "yx": (2, 1, 14, 9),
     }
+    levels = [tuple(each.shape[1:]) for each in scope["neck"](scope["maps"])]
+    assert f"# {levels}" in DOCS
+    assert scope["neck"].reads == [(0, 1, 2)] * 4
 
 
 def test_the_command_prints_what_was_measured():
