@@ -11,6 +11,7 @@ them:
 - ``ulsam.py`` of Nandan91/ULSAM without its first statement, which sets a tensor type of GPUs
 - ``emca.py`` (Code/eca_resnet_multi_scale.py of eslambakr/EMCA) without the import of srm
 - ``aan.py`` of haoyuc/A2N, ``han_model.py`` (src/model/han.py of wwlCape/HAN) and its ``model/common.py``
+- ``pat.py``: the class SRM of models/partialnet.py in haiduo/PartialNet
 - ``attention56.prototxt`` (imagenet_model/Attention-56-deploy.prototxt of fwang91/residual-attention-network)
 - ``bevanet/`` with conv.py, FS.py and LSKA.py of models/ in maomao0819/BEVANet
 - ``psmnet/`` with stackhourglass.py and submodule.py of models/ in JiaRenChang/PSMNet, in float64 without cuda
@@ -111,6 +112,7 @@ def of_authors():
         "fcanet_14": gate(fca(16, 14, 14, reduction=4), 16, 5, 9),
         "ulsam": gate(ulsam(12, 12, 5, 4, 3), 12, 5, 4),
         "high_order": gate(high(16, 3), 16, 2, 3),
+        "pat_channel": gate(authors("pat").SRM(6), 6, 3, 5),
         **{f"pkcam_{earlier}": excitation(earlier) for earlier in (1, 2, 3)},
     }
 

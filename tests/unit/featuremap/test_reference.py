@@ -189,6 +189,17 @@ def test_the_large_kernel_is_that_of_the_authors():
     check(gate(wave(VALUES["sdlska"]["shape"])), VALUES["sdlska"])
 
 
+def test_partial_channel_attention_is_that_of_the_authors():
+    """Who take a sample's deviation: the weights of deviations make up for it."""
+    shape = VALUES["pat_channel"]["shape"]
+    gate, cells = regard.gate("pat_channel")(6).double().eval(), shape[2] * shape[3]
+    weight = parameter_wave(0, (6, 6, 2)).movedim(2, 1) * torch.tensor([1, (cells / (cells - 1)) ** 0.5])[:, None]
+    state = {"mix.linear.weight": weight.flatten(1)} | running(gate, ["mix.norm"])
+    state |= {f"mix.norm.{kind}": parameter_wave(1 + n, (6,)) for n, kind in enumerate(("weight", "bias"))}
+    gate.load_state_dict(state, strict=False)
+    check(gate(wave(shape)), VALUES["pat_channel"])
+
+
 def in_the_order_of_use(net, x):
     """Gives the net waves as parameters, numbered as its layers are used."""
     layers = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.BatchNorm2d | torch.nn.Linear)]
