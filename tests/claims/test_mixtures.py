@@ -6,11 +6,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import regard
 from regard.featuremap.mixtures.switchable import SwitchableAtrous
 from regard.networks.vision.a2n import A2N
 from regard.networks.vision.han import HAN, LayerAttention
+from regard.networks.vision.resnest import ResNeSt
 
 EXACT = {"atol": 1e-9, "rtol": 0}
 
@@ -121,3 +123,17 @@ def test_layers_least_alike_weigh_most():
     weights = torch.softmax(products.amax(-1, keepdim=True) - products, -1)
     torch.testing.assert_close(attention(maps), maps + (weights @ tokens).view_as(maps), **EXACT)
     assert (weights.argmin(-1) == torch.arange(4)).all()
+
+
+def test_the_sizes_of_resnest(record_property):
+    """ResNeSt-50 has 27,483,240 parameters, printed as 27.5 million, and takes 5.4 billion multiply-adds."""
+    with torch.device("meta"):
+        net = ResNeSt().eval()
+        with FlopCounterMode(display=False) as counter:
+            net(torch.empty(1, 3, 224, 224))
+    work = counter.get_total_flops() / 2e9
+    record_property("GMAC", f"{work:.3f}")
+    assert count(net) == 27_483_240
+    assert round(work, 1) == 5.4
+    with pytest.raises(ValueError, match="layers: got 51, want one of 50, 101, 200, 269"):
+        ResNeSt(51)

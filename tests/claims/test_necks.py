@@ -186,3 +186,24 @@ def test_the_attention_to_channels_begins_as_a_relu():
     torch.nn.init.zeros_(task.second.weight)
     torch.nn.init.zeros_(task.second.bias)
     torch.testing.assert_close(task(maps), torch.relu(maps), **EXACT)
+
+
+def test_separable_convolutions_take_a_third_of_the_work(record_property):
+    """The pyramid of rates of DeepLabv3+ on ResNet's 2,048 channels: separable takes at most a third of dense."""
+    with torch.device("meta"):
+        necks = [regard.neck(f"deeplabv3plus(separable={word})")((256, 2048), out=256) for word in (True, False)]
+    low = 2 * (256 * 48 + 9 * 304 + 304 * 256 + 9 * 256 + 256 * 256)  # of a finest map of one cell
+    separable, dense = (neck.flops([(1, 1), (33, 33)]) - low for neck in necks)
+    record_property("ratio", f"{separable / dense:.2f}")
+    assert separable / dense <= 1 / 3
+
+
+@settings(max_examples=3, deadline=None)
+@given(rate=st.integers(1, 4), y=st.integers(1, 9), x=st.integers(1, 9))
+def test_a_rate_is_a_kernel_with_zeros_between(rate, y, x):
+    torch.manual_seed(0)
+    neck, maps = regard.neck(f"deeplabv3plus(rates=({rate},))")((4, 6), out=4).double(), pyramid((6,), y, x)[0]
+    convolution = neck.spread[0][0][0]
+    kernel = torch.zeros(6, 1, 2 * rate + 1, 2 * rate + 1, dtype=torch.float64)
+    kernel[:, :, ::rate, ::rate] = convolution.weight
+    torch.testing.assert_close(convolution(maps), F.conv2d(maps, kernel, padding=rate, groups=6), **EXACT)

@@ -11,6 +11,7 @@ them:
 - ``ulsam.py`` of Nandan91/ULSAM without its first statement, which sets a tensor type of GPUs
 - ``emca.py`` (Code/eca_resnet_multi_scale.py of eslambakr/EMCA) without the import of srm
 - ``aan.py`` of haoyuc/A2N, ``han_model.py`` (src/model/han.py of wwlCape/HAN) and its ``model/common.py``
+- ``pat.py``: the class SRM of models/partialnet.py in haiduo/PartialNet
 - ``attention56.prototxt`` (imagenet_model/Attention-56-deploy.prototxt of fwang91/residual-attention-network)
 - ``bevanet/`` with conv.py, FS.py and LSKA.py of models/ in maomao0819/BEVANet
 - ``psmnet/`` with stackhourglass.py and submodule.py of models/ in JiaRenChang/PSMNet, in float64 without cuda
@@ -82,6 +83,26 @@ class Nothing(torch.nn.Module):
         return torch.zeros_like(x)
 
 
+def resnest():
+    """One block a stage, an eighth of the channels; norms by batch keep its numbers in range."""
+    timm()
+    block = importlib.import_module("timm.models.resnest").ResNestBottleneck
+    inner = {"radix": 2, "avd": True, "avd_first": False}
+    net = importlib.import_module("timm.models.resnet").ResNet(
+        block,
+        (1, 1, 1, 1),
+        5,
+        stem_type="deep",
+        stem_width=4,
+        avg_down=True,
+        channels=(8, 16, 32, 64),
+        block_args=inner,
+    )
+    shape = (2, 3, 75, 70)
+    with torch.no_grad():
+        return {"shape": shape, "out": waved(net).train()(wave(shape)).flatten().tolist()}
+
+
 def of_authors():
     triplet, fca = authors("triplet_attention"), authors("fca_layer").MultiSpectralAttentionLayer
     high, ulsam = authors("mhn_model").HighDivModule, authors("ulsam").ULSAM
@@ -91,6 +112,7 @@ def of_authors():
         "fcanet_14": gate(fca(16, 14, 14, reduction=4), 16, 5, 9),
         "ulsam": gate(ulsam(12, 12, 5, 4, 3), 12, 5, 4),
         "high_order": gate(high(16, 3), 16, 2, 3),
+        "pat_channel": gate(authors("pat").SRM(6), 6, 3, 5),
         **{f"pkcam_{earlier}": excitation(earlier) for earlier in (1, 2, 3)},
     }
 
@@ -164,6 +186,7 @@ def residual_attention(folder: str, shrink: int = 16):
 def main(folder: str) -> None:
     sys.path.insert(0, folder)
     values = of_timm() | of_authors() | of_networks() | {"sdlska": bevanet(), "psmnet": psmnet()}
+    values["resnest"] = resnest()
     values["residual_attention"] = residual_attention(folder)
     for value in values.values():
         value["out"] = [round(number, 8) for number in value["out"][::3]]

@@ -39,7 +39,7 @@ class GateFigures:
     macs: int
     network_parameters: int
     network_macs: int
-    milliseconds: float
+    milliseconds: float | None
     low: float
     high: float
     scale: float
@@ -55,8 +55,10 @@ def names() -> list[str]:
     return [entry.name for entry in entries(kind="gate") if entry.name != "composed_gate"]
 
 
-def measure(texts: Iterable[str], channels: int = 256, size: int = 56, batch: int = 1) -> list[GateFigures]:
-    """The figures of gates, on maps of so many channels, rows and columns.
+def measure(
+    texts: Iterable[str], channels: int = 256, size: int = 56, batch: int = 1, timed: bool = True
+) -> list[GateFigures]:
+    """The figures of gates, on maps of so many channels, rows and columns; with their times if ``timed``.
 
     Raises:
         ValueError: a size below one, or channels that a gate does not take.
@@ -65,11 +67,13 @@ def measure(texts: Iterable[str], channels: int = 256, size: int = 56, batch: in
         if number < 1:
             raise wrong(name, str(number), "at least 1")
     rows = {entry.name: entry.row for entry in entries(kind="gate")}
-    return [figures(text, rows.get(text.partition("(")[0].strip()), (batch, channels, size, size)) for text in texts]
+    return [
+        figures(text, rows.get(text.partition("(")[0].strip()), (batch, channels, size, size), timed) for text in texts
+    ]
 
 
 @torch.no_grad()
-def figures(text: str, row: int | None, shape: Sequence[int]) -> GateFigures:
+def figures(text: str, row: int | None, shape: Sequence[int], timed: bool) -> GateFigures:
     """Those of one gate, whose weights and map are drawn with a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -81,7 +85,7 @@ def figures(text: str, row: int | None, shape: Sequence[int]) -> GateFigures:
         *(text, row, tuple(parts), made.parameter_count, made.flops(tuple(shape)) // 2),
         network_parameters=sum(number * each.parameter_count for each, _, number in inside),
         network_macs=sum(number * each.flops(of) // 2 for each, of, number in inside),
-        milliseconds=milliseconds(made, x),
+        milliseconds=milliseconds(made, x) if timed else None,
         low=min(part.min().item() for part in parts.values()),
         high=max(part.max().item() for part in parts.values()),
         scale=made.scale(x).expand_as(x).mean().item(),
@@ -99,16 +103,16 @@ def milliseconds(made: Gate, x: torch.Tensor) -> float:
     return statistics.median(spent[1:])
 
 
-def table(found: Sequence[GateFigures], timed: bool = True) -> list[tuple[str, ...]]:
-    """The head and the lines of a table; without ``timed``, what every machine gives alike."""
-    costs = ("parameters", "MACs", "in ResNet-50", "its MACs", "ms")
-    head, lines = ("gate", "row", "factors", *costs, "factors from … to", "scale"), []
+def table(found: Sequence[GateFigures]) -> list[tuple[str, ...]]:
+    """The head and the lines of a table. Times and what random numbers decide stand in the last three columns."""
+    costs = ("parameters", "MACs", "in ResNet-50", "its MACs")
+    head, lines = ("gate", "row", "factors", *costs, "ms", "factors from … to", "scale"), []
     for f in found:
         cost = (f"{f.parameters:,}", brief(f.macs), f"{f.network_parameters:,}", brief(f.network_macs))
-        span = f"{f.low:.2g} … {f.high:.2g}"
-        about = (f.name, str(f.row or ""), " ".join(f.maps))
-        lines.append((*about, *cost, f"{f.milliseconds:.2f}", span, f"{f.scale:.2f}"))
-    return [head, *lines] if timed else [tuple(line[:7]) for line in (head, *lines)]
+        about, span = (f.name, str(f.row or ""), " ".join(f.maps)), f"{f.low:.2g} … {f.high:.2g}"
+        spent = "" if f.milliseconds is None else f"{f.milliseconds:.2f}"
+        lines.append((*about, *cost, spent, span, f"{f.scale:.2f}"))
+    return [head, *lines]
 
 
 def brief(number: int) -> str:

@@ -43,7 +43,7 @@ class Composed(Gate):
     | | ``query`` | mean of all cells under a learned attention |
     | | ``dct(frequencies, size)`` | a cosine of another frequency for each group of channels |
     | | ``none`` | each cell itself |
-    | mix | ``mlp(ratio, divisor, bias, norm)``, ``dense(bias)`` | matrices over the channels |
+    | mix | ``mlp(ratio, divisor, bias, norm)``, ``dense(bias, norm)`` | matrices over the channels |
     | | ``conv1d(kernel)`` | a convolution along the channels |
     | | ``conv2d(kernel)`` | a convolution and a norm over the two axes that are left |
     | | ``strips(kernel, groups, norm_groups)``, ``joint(ratio)`` | rows and columns, by the same weights |

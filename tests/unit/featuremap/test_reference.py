@@ -13,6 +13,7 @@ from regard.networks.vision.han import ChannelSpatialAttention, LayerAttention
 from regard.networks.vision.patchconvnet import PatchConvNet
 from regard.networks.vision.psmnet import PSMNet
 from regard.networks.vision.residual_attention import ResidualAttentionNetwork
+from regard.networks.vision.resnest import ResNeSt
 
 VALUES = json.loads((Path(__file__).parents[2] / "reference" / "feature_maps.json").read_text())
 
@@ -188,6 +189,36 @@ def test_the_large_kernel_is_that_of_the_authors():
     check(gate(wave(VALUES["sdlska"]["shape"])), VALUES["sdlska"])
 
 
+def test_partial_channel_attention_is_that_of_the_authors():
+    """Who take a sample's deviation: the weights of deviations make up for it."""
+    shape = VALUES["pat_channel"]["shape"]
+    gate, cells = regard.gate("pat_channel")(6).double().eval(), shape[2] * shape[3]
+    weight = parameter_wave(0, (6, 6, 2)).movedim(2, 1) * torch.tensor([1, (cells / (cells - 1)) ** 0.5])[:, None]
+    state = {"mix.linear.weight": weight.flatten(1)} | running(gate, ["mix.norm"])
+    state |= {f"mix.norm.{kind}": parameter_wave(1 + n, (6,)) for n, kind in enumerate(("weight", "bias"))}
+    gate.load_state_dict(state, strict=False)
+    check(gate(wave(shape)), VALUES["pat_channel"])
+
+
+def in_the_order_of_use(net, x):
+    """Gives the net waves as parameters, numbered as its layers are used."""
+    layers = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.BatchNorm2d | torch.nn.Linear)]
+    order = []
+    for layer in layers:
+        layer.register_forward_pre_hook(lambda module, _: order.append(module))
+    net(x)
+    assert len(order) == len(layers)
+    with torch.no_grad():
+        for number, parameter in enumerate(p for module in order for p in module.parameters()):
+            parameter.copy_(parameter_wave(number, parameter.shape))
+
+
+def test_resnest_is_that_of_timm():
+    net, x = ResNeSt(50, 5, width=8, blocks=(1, 1, 1, 1)).double().train(), wave(VALUES["resnest"]["shape"])
+    in_the_order_of_use(net, x)
+    check(net(x), VALUES["resnest"])
+
+
 @pytest.mark.slow
 def test_stereo_matching_is_that_of_the_authors():
     net = waved(PSMNet(16, aligned=False)).train()
@@ -198,15 +229,6 @@ def test_stereo_matching_is_that_of_the_authors():
 
 def test_residual_attention_is_the_graph_of_the_authors():
     """In training, since norms by batch keep the numbers of so deep a network in range."""
-    net, order = ResidualAttentionNetwork(56, 5, 4).double().train(), []
-    layers = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.BatchNorm2d | torch.nn.Linear)]
-    for layer in layers:
-        layer.register_forward_pre_hook(lambda module, _: order.append(module))
-    x = wave(VALUES["residual_attention"]["shape"])
-    net(x)
-    parameters = [parameter for module in order for parameter in module.parameters()]
-    assert len(order) == len(layers)
-    with torch.no_grad():
-        for number, parameter in enumerate(parameters):
-            parameter.copy_(parameter_wave(number, parameter.shape))
+    net, x = ResidualAttentionNetwork(56, 5, 4).double().train(), wave(VALUES["residual_attention"]["shape"])
+    in_the_order_of_use(net, x)
     check(net(x), VALUES["residual_attention"])

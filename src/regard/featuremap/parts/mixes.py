@@ -95,19 +95,28 @@ class Mlp(Mix):
 
 
 class Dense(Mix):
-    """One matrix from all statistics of all channels to the channels: ``W [p_1 … p_s] + b``."""
+    """One matrix from all statistics of all channels to the channels: ``norm(W [p_1 … p_s] + b)``.
 
-    def __init__(self, channels: int, over: Sequence[str], statistics: int, bias: bool = True) -> None:
+    Args:
+        bias: b. norm: whether there is a batch norm.
+    """
+
+    def __init__(
+        self, channels: int, over: Sequence[str], statistics: int, bias: bool = True, norm: bool = False
+    ) -> None:
         super().__init__(channels, over, statistics)
         self.need("yx")
         self.linear = nn.Linear(statistics * channels, channels, bias)
+        self.norm, self.batch_norm = (nn.BatchNorm1d(channels) if norm else None), norm
 
     def forward(self, pooled: list[Tensor]) -> list[Tensor]:
-        return [self.linear(statistics.flatten(1))[:, None] for statistics in pooled]
+        mixed = [self.linear(statistics.flatten(1)) for statistics in pooled]
+        return [(each if self.norm is None else self.norm(each))[:, None] for each in mixed]
 
     @property
     def parameter_count(self) -> int:
-        return self.channels * (self.statistics * self.channels + (self.linear.bias is not None))
+        extra = (self.linear.bias is not None) + 2 * (self.norm is not None)
+        return self.channels * (self.statistics * self.channels + extra)
 
     def flops(self, shape: MapShape) -> int:
         return 2 * shape[0] * self.statistics * self.channels**2 * len(self.over)
