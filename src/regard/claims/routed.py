@@ -90,6 +90,14 @@ def keeps_recall(found: Figures) -> Finding:
     return Finding.of(f"recall at {tokens:,.0f} tokens: {told}", shares["dense"] > 0.8, kept >= 0.95, lost <= 0.75)
 
 
+def bound_keeps_recall(found: Figures) -> Finding:
+    """The bound keeps 90% of dense recall, the window and random blocks at most half."""
+    shares = {name: found.mean(name) / found.mean("dense") for name in ("bound", "random", "window")}
+    told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+    lost = max(shares["random"], shares["window"])
+    return Finding.of(f"of dense recall, {found.mean('dense'):.1%}: {told}", shares["bound"] >= 0.9, lost <= 0.5)
+
+
 def seconds(run: Callable[[], Any], times: int) -> float:
     """The least CPU time of so many runs."""
     best = float("inf")

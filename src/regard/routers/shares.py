@@ -16,7 +16,7 @@ from regard.routers.base import EVERYTHING, Router, Summary, means, pooled, prod
 from regard.routers.blocks import Mean
 
 Scope = Literal["query_head", "block", "head_global", "overall"]
-SCOPES: dict[str, tuple[int, ...]] = {
+SCOPES: dict[Scope, tuple[int, ...]] = {
     "query_head": (3,),
     "block": (1, 2),
     "head_global": (3, 2),
@@ -34,6 +34,7 @@ class Shares(Router):
 
     def unlimited(self) -> Router:
         other = super().unlimited()
+        assert isinstance(other, Shares)
         other.share = 1.0
         return other
 
@@ -66,7 +67,8 @@ class ScaledShare(Shares, Mean):
         super().__init__(block, EVERYTHING, forced=("own",))
         if scope not in SCOPES:
             raise wrong("scope", repr(scope), f"one of {', '.join(SCOPES)}")
-        self.share, self.scope = checked_share(share), scope
+        self.share = checked_share(share)
+        self.scope: Scope = scope
 
     def choose(self, scores: Tensor, rows: Rows) -> Choice:
         more = rows.blocks - scores.shape[3]
