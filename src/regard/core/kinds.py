@@ -158,6 +158,8 @@ KINDS: dict[str, Kind] = {
             "Analyses",
             "A result computed from a model's weights or activations.",
             "",
+            base="regard.analysis.base.Analysis",
+            laws="regard.laws.analysis",
         ),
         Kind("objective", "Objectives", "A loss and what goes with it in training.", "regard.train"),
         Kind(
