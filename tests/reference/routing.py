@@ -4,7 +4,8 @@ TRITON_INTERPRET=1 PYTHONPATH=AUTHORS python tests/reference/routing.py
 
 AUTHORS holds one file of each repository under another name: `moba_naive.py` (MoonshotAI/MoBA 61e456b,
 moba/moba_naive.py), `vmoba.py` (KwaiVGI/VMoBA 4da72ff, src/vmoba.py), `sparge_utils.py` (thu-ml/SpargeAttn bfd980b,
-spas_sage_attn/utils.py). With flash-linear-attention 0.6.0, Transformers 5.24, PyTorch 2.13.
+spas_sage_attn/utils.py), `mosa_code.py` and `positional_encoding.py` (piotrpiekos/MoSA f6dc4bc, mosa/MoSA.py).
+With flash-linear-attention 0.6.0, Transformers 5.24, PyTorch 2.13.
 """
 
 import json
@@ -25,6 +26,7 @@ for missing in ("flash_attn", "flash_attn.flash_attn_interface"):  # imported by
 import sparge_utils  # noqa: E402
 import vmoba  # noqa: E402
 from moba_naive import moba_attn_varlen_naive  # noqa: E402
+from mosa_code import PureMoSA  # noqa: E402
 
 
 def tokens_last(*given):
@@ -84,9 +86,24 @@ def sparge():
     return {"q": q.tolist(), "k": k.tolist(), "map": found.bool().tolist()}
 
 
+def mosa():
+    """Three heads that take a quarter of 17 tokens, unturned, with and without the first; q, k, v of all tokens."""
+    named = {"x": torch.randn(1, 17, 12)}
+    for include in (0, 1):
+        layer = PureMoSA(3, 4, 12, 5, include_first=include, rotate_fraction=0.5)
+        layer.pe.forward = lambda q, at, k, also: (q, k)
+        torch.nn.init.normal_(layer.r[0].weight)
+        q, k, v = torch.einsum("bti,eij->betj", named["x"], layer.QKV.W).chunk(3, -1)
+        with torch.no_grad():
+            out = layer(named["x"])
+        named |= {f"{name}{include}": x for name, x in {"q": q, "k": k, "v": v, "out": out, "O": layer.O.W}.items()}
+        named[f"route{include}"] = layer.r(named["x"]).transpose(1, 2)
+    return {name: x.tolist() for name, x in named.items() if name != "x"}
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
-    parts = {each.__name__: each() for each in (moba, nsa, dynamic_mask, video, sparge)}
+    parts = {each.__name__: each() for each in (moba, nsa, dynamic_mask, video, sparge, mosa)}
     rounded = json.loads(json.dumps(parts), parse_float=lambda text: float(f"{float(text):.8g}"))
     text = ",\n".join(f"{json.dumps(name)}: {json.dumps(part)}" for name, part in rounded.items())
     (Path(__file__).parent / "routing.json").write_text(f"{{{text}}}\n")

@@ -9,6 +9,7 @@ import torch
 from regard.core.layout import Layout
 from regard.mechanisms.sparse.dynamic_mask import DynamicMask
 from regard.mechanisms.sparse.moba import MoBA
+from regard.mechanisms.sparse.mosa import ExpertChoice
 from regard.mechanisms.sparse.nsa import NativeSparse
 from regard.mechanisms.sparse.sparge import Sparge
 from regard.patterns.choice import Rows
@@ -63,3 +64,10 @@ def test_sparge_takes_the_same_blocks():
     found = router(q, k, router.rows(torch.arange(-16, 48)[None], 48, False)).mask
     assert torch.equal(found, wanted)
     assert 0 < wanted.double().mean() < 1
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_heads_that_choose_their_tokens(first):
+    q, k, v, route, out, after = given("mosa", *(f"{name}{first}" for name in ("q", "k", "v", "route", "out", "O")))
+    heads = ExpertChoice(4, bool(first))(q, k, v, CAUSAL, route=route)
+    near(torch.einsum("betj,eji->bti", heads, after), out)

@@ -17,6 +17,7 @@ from regard.core.mechanism import Mechanism
 from regard.mechanisms.scored.softmax import Softmax
 from regard.mechanisms.sparse.dynamic_mask import DynamicMask
 from regard.mechanisms.sparse.moba import MoBA
+from regard.mechanisms.sparse.mosa import ExpertChoice
 from regard.mechanisms.sparse.nsa import NativeSparse
 from regard.mechanisms.sparse.routed import Routed, RoutedBlocks
 from regard.mechanisms.sparse.sparge import Sparge
@@ -87,6 +88,14 @@ def keeps_recall(found: Figures) -> Finding:
     kept, lost = shares["middle"] / shares["dense"], max(shares["window"], shares["random"]) / shares["dense"]
     tokens = found.mean("tokens")
     return Finding.of(f"recall at {tokens:,.0f} tokens: {told}", shares["dense"] > 0.8, kept >= 0.95, lost <= 0.75)
+
+
+def bound_keeps_recall(found: Figures) -> Finding:
+    """The bound keeps 90% of dense recall, the window and random blocks at most half."""
+    shares = {name: found.mean(name) / found.mean("dense") for name in ("bound", "random", "window")}
+    told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+    lost = max(shares["random"], shares["window"])
+    return Finding.of(f"of dense recall, {found.mean('dense'):.1%}: {told}", shares["bound"] >= 0.9, lost <= 0.5)
 
 
 def seconds(run: Callable[[], Any], times: int) -> float:
@@ -218,3 +227,33 @@ def coherence_is_used(found: Figures) -> Finding:
     """At least half skipped at a relative L1 error below 0.05."""
     skipped, error = found.mean("skipped"), found.mean("error")
     return Finding.of(f"{skipped:.1%} skipped at a relative L1 error of {error:.3f}", skipped >= 0.5, error < 0.05)
+
+
+@measured(sparsity=(2, 4, 8), seed=range(2))
+def expert_choice(sparsity: int, seed: int) -> dict[str, float]:
+    """The share of pairs that attend, and of tokens taken whose being taken later tokens change, by both ways."""
+    generator, n = torch.Generator().manual_seed(seed), 512
+    q, k = torch.randn(2, 1, 4, n, 16, generator=generator)
+    route, later = torch.rand(2, 1, 4, n, generator=generator)
+    changed = torch.cat([route[:, :, : n // 2], later[:, :, n // 2 :] ** 0.5], 2)
+    found = {}
+    for name, mechanism in (("best", ExpertChoice(sparsity)), ("threshold", ExpertChoice(threshold=1 - 1 / sparsity))):
+        maps = [mechanism.weights(q, k, Layout(causal=True), route=given) > 0 for given in (route, changed)]
+        taken = [each.diagonal(dim1=2, dim2=3)[:, :, : n // 2] for each in maps]
+        found[f"{name}_pairs"] = 2 * maps[0].double().mean().item()
+        found[f"{name}_changed"] = ((taken[0] != taken[1]).sum() / taken[0].sum()).item()
+    return found
+
+
+def experts_leak(found: Figures) -> Finding:
+    """Pairs are 1 / s² of all to 2%, at least a tenth of the choice changes with the best, none by a threshold."""
+    shares = [row["best_pairs"] * row["sparsity"] ** 2 for row in found.rows]
+    changed = found.by("sparsity", "best_changed")
+    told = ", ".join(f"{sum(each) / len(each):.0%} at sparsity {s}" for s, each in changed.items())
+    return Finding.of(
+        f"pairs times s² {min(shares):.3f} to {max(shares):.3f}; of what is taken, later tokens change {told}, and "
+        f"{max(found('threshold_changed')):.0%} by a threshold",
+        all(abs(share - 1) <= 0.02 for share in shares),
+        min(found("best_changed")) >= 0.1,
+        max(found("threshold_changed")) == 0,
+    )

@@ -176,7 +176,7 @@ class Call:
             if not place % 2:
                 yield number, owner, keys, None
                 continue
-            here = rows.here.expand(owner // self.groups + 1, -1)[owner // self.groups][number % rows.n]
+            here = rows.here[min(owner // self.groups, len(rows.here) - 1)][number % rows.n]
             yield number, owner, keys, torch.arange(keys.start, keys.stop, device=here.device) <= here[:, None]
 
 

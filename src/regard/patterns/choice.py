@@ -130,7 +130,7 @@ def best(scores: Tensor, count: int) -> Tensor:
     """``(…, count)`` int64: where the largest of ``scores (…, x)`` are, ascending, of equal ones the first; −1 behind
     where fewer than ``count`` are above −∞."""
     size = scores.shape[-1]
-    if not size or not scores.numel():
+    if not count or not scores.numel():
         return torch.full((*scores.shape[:-1], count), -1, dtype=torch.int64, device=scores.device)
     top = scores.topk(min(count, size), dim=-1)
     least = top.values[..., -1:]

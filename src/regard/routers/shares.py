@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from regard.routers.base import EVERYTHING, Router, Summary, means, pooled, prod
 from regard.routers.blocks import Mean
 
 Scope = Literal["query_head", "block", "head_global", "overall"]
-SCOPES: dict[str, tuple[int, ...]] = {
+SCOPES: dict[Scope, tuple[int, ...]] = {
     "query_head": (3,),
     "block": (1, 2),
     "head_global": (3, 2),
@@ -33,7 +33,8 @@ class Shares(Router):
     share: float
 
     def unlimited(self) -> Router:
-        other = cast(Shares, super().unlimited())
+        other = super().unlimited()
+        assert isinstance(other, Shares)
         other.share = 1.0
         return other
 

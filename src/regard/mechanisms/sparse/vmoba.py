@@ -82,7 +82,8 @@ class VideoBlocks(Routed):
             return super().forward(q, k, v, layout, **signals)
         self.check(q, k, v, layout, signals)
         order, other = self.cut(layout, k)
-        out = Routed.forward(other, q[:, :, order], k[:, :, order], v[:, :, order])
+        queries, keys, values = (x[:, :, order] for x in (q, k, v))
+        out = Routed.forward(other, queries, keys, values, Layout())
         return out[:, :, order.argsort()]
 
     def cut(self, layout: Layout, k: Tensor) -> tuple[Tensor, Routed]:
@@ -90,12 +91,11 @@ class VideoBlocks(Routed):
         if not layout.regular:
             raise wrong("layout", "a grid with padding or packed documents", "whole grids: each cell is a token")
         grid, chunk = layout.grid or (), self.chunk
-        sizes = (1, *grid)[-3:] if len(grid) < 3 else grid
-        whole = (chunk,) if isinstance(chunk, int) else tuple(chunk or ())
-        cells = (*whole, *sizes[1:]) if len(whole) == 1 else (sizes[0], *whole) if len(whole) == 2 else whole
-        if len(cells) != 3 or len(sizes) != 3 or any(size % cell for size, cell in zip(sizes, cells, strict=True)):
+        cells: tuple[int, ...] = (chunk, *grid[1:]) if isinstance(chunk, int) else tuple(chunk or ())
+        cells = (*grid[:1], *cells) if len(cells) == 2 else cells
+        if len(grid) != 3 or len(cells) != 3 or any(size % cell for size, cell in zip(grid, cells, strict=True)):
             raise wrong("layout.grid", str(grid), f"frames, height and width that blocks of {cells} divide")
-        places = torch.arange(k.shape[2], device=k.device).view(*sizes)
+        places = torch.arange(k.shape[2], device=k.device).view(*grid)
         for axis, cell in enumerate(cells):
             places = places.unflatten(2 * axis, (-1, cell))
         order = places.permute(0, 2, 4, 1, 3, 5).flatten()

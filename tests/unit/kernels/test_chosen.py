@@ -1,0 +1,68 @@
+"""Attention to chosen blocks: ties, positions of their own, half precision, and what is refused."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from regard.core.mechanism import masked_softmax, repeat_heads
+from regard.kernels import chosen
+from regard.patterns.choice import Choice, Rows, best
+from regard.routers.blocks import Mean
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 9), st.integers(0, 11), st.integers(0, 10**6))
+def test_best_are_those_of_a_stable_sort(size, count, seed):
+    scores = torch.randint(0, 3, (2, size), generator=torch.Generator().manual_seed(seed)).float()
+    scores = scores.masked_fill(scores == 2, -torch.inf)
+    order = scores.sort(dim=-1, descending=True, stable=True)
+    for row in range(2):
+        want = [int(i) for i, x in zip(order.indices[row], order.values[row], strict=True) if x > -torch.inf][:count]
+        assert [i for i in best(scores, count)[row].tolist() if i >= 0] == sorted(want)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.integers(1, 5), st.integers(1, 23), st.integers(0, 19), st.sampled_from(["keys", "mask", "queries"]),
+    st.sampled_from([torch.float64, torch.float16, torch.bfloat16]), st.integers(0, 10**6),
+)  # fmt: skip
+def test_sequences_that_stand_elsewhere(block, n, past, way, dtype, seed):
+    """Every sequence of a batch has positions of its own, as padded caches do."""
+    generator = torch.Generator().manual_seed(seed)
+    q = torch.randn(2, 4, n, 5, generator=generator).to(dtype)
+    k, v = (torch.randn(2, 2, n + past, size, generator=generator).to(dtype) for size in (5, 7))
+    here = torch.stack([torch.arange(n), torch.arange(past, past + n)])
+    rows = Rows(here, n + past, block)
+    choice = Mean(block, 4)(q, k, rows)
+    got = chosen.attend(q, k, v, choice, way=way).out
+    exact = (x.double() for x in (q, repeat_heads(k, 4), repeat_heads(v, 4)))
+    queries, keys, values = exact
+    want = masked_softmax(queries @ keys.mT * 5**-0.5, choice.spread()) @ values
+    tolerance = 1e-9 if dtype == torch.float64 else 3e-2
+    torch.testing.assert_close(got.double(), want, atol=tolerance, rtol=tolerance)
+
+
+def test_long_inputs_take_other_ways_and_agree():
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 1, 2, 701, 8, generator=generator, dtype=torch.float64)
+    for router, way in ((Mean(64, 3), "queries"), (Mean(16, 12, size=48), "blocks"), (Mean(16, 5), "mask")):
+        choice = router(q, k, router.rows(torch.arange(701)[None], 701, True))
+        assert chosen.cheapest(choice) == way
+        want = chosen.attend(q, k, v, choice, way="mask")
+        torch.testing.assert_close(chosen.attend(q, k, v, choice).out, want.out)
+        torch.testing.assert_close(chosen.attend(q, k, v, choice).lse, want.lse)
+
+
+def test_what_does_not_fit_is_named():
+    q, k = torch.randn(2, 1, 2, 9, 4)
+    choice = Mean(3, 3)(q, k, Rows.last(9, 9, 3, 1, True))
+    with pytest.raises(ValueError, match=r"^choice: got"):
+        chosen.attend(q[:, :, :5], k, k, choice)
+    pairs = Mean(3, 5, size=2)(q, k, Rows.last(9, 9, 3, 2, True))
+    with pytest.raises(ValueError, match=r"^choice: got rows of 2 queries, want rows of one query each"):
+        chosen.attend(q, k, k, pairs, way="queries")
+    with pytest.raises(ValueError, match=r"^budget: got 2, want at least the 3 blocks that are forced"):
+        Mean(3, 2)
+    with pytest.raises(ValueError, match=r"^index: got shape"):
+        Choice(torch.zeros(1, 2, 8, 3, dtype=torch.int64), Rows.last(9, 9, 3, 1, True))
