@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from regard.cli import atlas, claims, compare, draw, laws, look, plan, results, serve, swap, train
+from regard.cli import atlas, claims, compare, draw, laws, look, plan, results, serve, steer, swap, train
 from regard.core.errors import reason
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("laws")(laws.laws)
 app.command("compare")(compare.compare)
 app.command("plan")(plan.plan)
 app.command("results")(results.results)
+app.command("steer")(steer.steer)
 app.command("swap-report")(swap.swap_report)
 app.add_typer(train.app, name="train")
 
