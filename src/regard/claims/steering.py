@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from functools import cache
@@ -147,7 +148,7 @@ def bias_of_places(lookups: Lookups) -> dict[int, Tensor]:
     for index, depth in enumerate(DEPTHS):
         reading = SpanMasses(SPANS, layers=UPPER, rows=LATE)
         with steer(smollm2()[0], reading):
-            ask(read, lookups.asked[:, index])
+            ask(copy.deepcopy(read), lookups.asked[:, index])
         unasked = torch.arange(PAIRS) != depth
         counts += unasked
         for layer, means in reading.means().items():

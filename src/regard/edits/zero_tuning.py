@@ -20,6 +20,7 @@ from regard.edits.tilt import Tilt
     title="ZeroTuning: Unlocking the Initial Token's Power to Enhance Large Language Models Without Training",
     arxiv="2505.11739",
     year=2025,
+    missing="the profiles of heads that say which gain by more and which by less",
     fidelity="abstract only",
     claim=Claim(
         "one factor at the first token, searched, gains on held-out lookups in SmolLM2, and more than at random tokens",

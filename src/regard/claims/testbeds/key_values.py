@@ -82,14 +82,16 @@ def looked_up(lookups: Lookups, *edits: Edit | Made) -> tuple[Tensor, Tensor]:
     """
     model, _ = smollm2()
     made = [[edit if isinstance(edit, Edit) else edit(depth) for edit in edits] for depth in DEPTHS]
-    once = all(isinstance(edit, Edit) or late(other) for edit, other in zip(edits, made[0], strict=True))
+    once = all(
+        other.resumable and (isinstance(edit, Edit) or late(other)) for edit, other in zip(edits, made[0], strict=True)
+    )
     logs, right, read = [], [], None
     for depth, at in enumerate(made):
         asked = lookups.asked[:, depth]
         with steer(model, *at):
             if read is None or not once:
                 read = read_contexts(lookups)
-            out = ask(read, asked)
+            out = ask(copy.deepcopy(read) if once else read, asked)
         digits = asked[:, -DIGITS:]
         logs.append(out.gather(2, digits[..., None])[..., 0].mean(1))
         right.append((out.argmax(-1) == digits).all(1))
@@ -107,9 +109,12 @@ def read_contexts(lookups: Lookups) -> DynamicCache:
 
 @torch.no_grad()
 def ask(read: DynamicCache, asked: Tensor) -> Tensor:
-    """Log-probabilities ``(c, DIGITS, vocabulary)`` of the digits of ``asked (c, n)`` after contexts that were read."""
+    """Log-probabilities ``(c, DIGITS, vocabulary)`` of the digits of ``asked (c, n)`` after contexts that were read.
+
+    They go on in ``read`` itself.
+    """
     model, _ = smollm2()
-    logits = model(input_ids=asked[:, :-1], past_key_values=copy.deepcopy(read)).logits
+    logits = model(input_ids=asked[:, :-1], past_key_values=read).logits
     return logits[:, -DIGITS:].float().log_softmax(-1)
 
 
