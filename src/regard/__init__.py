@@ -9,6 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from regard.core.kinds import KINDS
 from regard.renamed import install
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ LATE = {
     "check": "regard.laws",
     "entries": "regard.core.atlas",
     "find": "regard.core.atlas",
+    "flow": "regard.analysis.flow",
     "gate": "regard.featuremap.build",
     "insert": "regard.featuremap.insert",
     "search": "regard.core.atlas",
@@ -78,6 +80,7 @@ __all__ = [
     "check",
     "entries",
     "find",
+    "flow",
     "gate",
     "insert",
     "search",
@@ -95,6 +98,9 @@ def __getattr__(name: str) -> Any:
         found = getattr(import_module(LATE[name]), name)
         globals()[name] = found
         return found
+    if name in KINDS and KINDS[name].verb == f"regard.{name}":
+        globals()[name] = found = import_module("regard.core.verbs").maker(name)
+        return found
     if not name.startswith("_") and find_spec(f"regard.{name}") is not None:
         return import_module(f"regard.{name}")
     raise AttributeError(f"module 'regard' has no attribute {name!r}")
@@ -102,4 +108,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """The public names."""
-    return sorted(__all__)
+    return sorted({*__all__, *(name for name, kind in KINDS.items() if kind.base and kind.verb == f"regard.{name}")})
