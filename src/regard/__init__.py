@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from regard.featuremap.build import gate, mixture, neck
     from regard.featuremap.insert import insert
     from regard.hosts.attach import attach
+    from regard.hosts.calibrate import calibrate
     from regard.hosts.steer import steer
     from regard.hosts.swap import swap
     from regard.hosts.watch import watch
@@ -47,6 +48,7 @@ LATE = {
     "Traits": "regard.core.mechanism",
     "attach": "regard.hosts.attach",
     "build": "regard.core.build",
+    "calibrate": "regard.hosts.calibrate",
     "check": "regard.laws",
     "entries": "regard.core.atlas",
     "find": "regard.core.atlas",
@@ -76,6 +78,7 @@ __all__ = [
     "Traits",
     "attach",
     "build",
+    "calibrate",
     "check",
     "entries",
     "find",

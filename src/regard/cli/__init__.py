@@ -6,7 +6,22 @@ import sys
 
 import typer
 
-from regard.cli import atlas, claims, compare, draw, gates, laws, look, plan, results, route, serve, swap, train
+from regard.cli import (
+    atlas,
+    claims,
+    compare,
+    draw,
+    gates,
+    laws,
+    look,
+    plan,
+    results,
+    route,
+    serve,
+    steer,
+    swap,
+    train,
+)
 from regard.core.errors import reason
 
 app = typer.Typer(
@@ -26,6 +41,7 @@ app.command("gates")(gates.gates)
 app.command("compare")(compare.compare)
 app.command("plan")(plan.plan)
 app.command("results")(results.results)
+app.command("steer")(steer.steer)
 app.command("swap-report")(swap.swap_report)
 app.command("route-report")(route.route_report)
 app.add_typer(train.app, name="train")

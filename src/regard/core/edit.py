@@ -18,6 +18,8 @@ from regard.core.tile import Tokens
 
 Rows = slice | Sequence[int] | Literal["all", "last"]
 Part = Literal["resid", "attn", "mlp"]
+Spans = Sequence[tuple[int, int]]
+Heads = Sequence[int] | Mapping[int, Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -108,14 +110,15 @@ class Where:
         layers: indices of attention layers, in order of execution. heads: of each layer; a mapping from layer to heads
             chooses both.
         rows: query positions, a slice of them, or ``"last"`` for the newest real token of each pass.
-        keys: spans ``(start, stop)`` of key positions. tokens: ids of the tokens that keys have to be.
+        keys: spans ``(start, stop)`` of key positions, or a mapping from rows of the batch to theirs.
+        tokens: ids of the tokens that keys have to be.
         batch: rows of the batch.
     """
 
     layers: Iterable[int] | None = None
-    heads: Sequence[int] | Mapping[int, Sequence[int]] | None = None
+    heads: Heads | None = None
     rows: Rows | None = None
-    keys: Sequence[tuple[int, int]] | None = None
+    keys: Spans | Mapping[int, Spans] | None = None
     tokens: Sequence[int] | None = None
     batch: Sequence[int] | None = None
 
@@ -126,7 +129,8 @@ class Where:
             raise wrong("rows", repr(self.rows), "positions, a slice of them, 'last' or 'all'")
         if isinstance(self.rows, slice) and self.rows.step not in (None, 1):
             raise wrong("rows", repr(self.rows), "a slice of neighbours")
-        for span in self.keys or ():
+        rows = self.keys.values() if isinstance(self.keys, Mapping) else [self.keys or ()]
+        for span in (span for spans in rows for span in spans):
             if len(span) != 2 or not 0 <= span[0] <= span[1]:
                 raise wrong("keys", repr(span), "spans (start, stop) of positions, from 0")
 
@@ -180,8 +184,7 @@ class Where:
         at = place.key_positions
         found = (at >= 0) & self.chosen_batch(place)[:, None]
         if self.keys is not None:
-            spans = [(at >= start) & (at < stop) for start, stop in self.keys]
-            found = found & torch.stack([torch.zeros_like(found), *spans]).any(0)
+            found = found & in_spans(at, self.keys)
         if self.tokens is not None:
             if place.tokens is None or place.tokens.ids.shape != place.positions.shape:
                 raise wrong("tokens", "a pass whose token ids are not known", "keys=, or input_ids from the first pass")
@@ -202,6 +205,15 @@ def among(named: Sequence[int], size: int, what: str, device: torch.device) -> T
     found = torch.zeros(size, dtype=torch.bool, device=device)
     found[indices] = True
     return found
+
+
+def in_spans(at: Tensor, spans: Spans | Mapping[int, Spans]) -> Tensor:
+    """Which of the positions ``at (batch, m)`` lie in spans, or in those of their row of the batch."""
+    if isinstance(spans, Mapping):
+        among(list(spans), len(at), "rows of the batch in keys", at.device)
+        return torch.cat([in_spans(row[None], spans.get(index, ())) for index, row in enumerate(at)])
+    inside = [(at >= start) & (at < stop) for start, stop in spans]
+    return torch.stack([torch.zeros_like(at, dtype=torch.bool), *inside]).any(0)
 
 
 def within(at: Tensor, rows: slice | Sequence[int]) -> Tensor:

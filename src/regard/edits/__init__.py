@@ -7,6 +7,7 @@
 | `ZeroTuning` | more or less to the first token |
 | `ACT` | less to sinks in the text |
 | `FoundInTheMiddle` | attention to passages without the bias of their places |
+| `SoftInjection` | heads say what they said of a task's examples |
 | `HeadAblation`, `HeadScale` | heads off, louder, softer, reversed |
 | `Temperature` | heads sharper or flatter |
 | `Trace`, `SpanMasses` | nothing: they read |
@@ -16,6 +17,7 @@ from regard.edits.ablation import HeadAblation
 from regard.edits.act import ACT
 from regard.edits.found_in_the_middle import FoundInTheMiddle, SpanMasses
 from regard.edits.scaling import HeadScale, Temperature
+from regard.edits.soft_injection import SoftInjection
 from regard.edits.tilt import Highlight, KnockOut, Tilt
 from regard.edits.trace import Trace
 from regard.edits.zero_tuning import ZeroTuning
@@ -27,6 +29,7 @@ __all__ = [
     "HeadScale",
     "Highlight",
     "KnockOut",
+    "SoftInjection",
     "SpanMasses",
     "Temperature",
     "Tilt",

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from regard.core.edit import Edit, Place, Rows, Where, sampled
+from regard.core.edit import Edit, Heads, Place, Rows, Where, sampled
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 
@@ -33,7 +33,7 @@ class HeadAblation(Edit):
 
     def __init__(
         self,
-        heads: Sequence[int] | Mapping[int, Sequence[int]],
+        heads: Heads,
         by: Literal["zero", "mean"] | Mapping[int, Tensor] = "zero",
         *,
         strength: float = 1.0,

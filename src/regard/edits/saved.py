@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 
 from regard.core.atlas import entries
-from regard.core.edit import Edit
+from regard.core.build import parse
+from regard.core.edit import Edit, Spans
 from regard.core.errors import did_you_mean, reason, wrong
 
 FORMAT = "regard edits 1"
@@ -70,6 +72,32 @@ def loaded(text: str, known: Mapping[str, type[Edit]] | None = None) -> list[Edi
             raise wrong("edit", repr(one["edit"]), offered, LookupError)
         found.append(classes[one["edit"]](**whole(one["arguments"])))
     return found
+
+
+def edit_of(text: str, keys: Spans | None = None) -> Edit:
+    """The edit that a text such as ``"zero_tuning(gamma=0.6)"`` says, with ``keys`` if it takes some and names none.
+
+    Raises:
+        LookupError: no such edit. TypeError: an argument that it does not take, or one that is missing.
+    """
+    name, given = parse(text)
+    classes = by_name()
+    if name not in classes:
+        offered = f"one of {', '.join(sorted(classes))}{did_you_mean(name, classes)}"
+        raise wrong("edit", repr(name), offered, LookupError)
+    takes = inspect.signature(classes[name]).parameters
+    for argument in given:
+        if argument not in takes:
+            wanted = f"one of {name}'s: {', '.join(takes)}{did_you_mean(argument, takes)}"
+            raise wrong(argument, "an unknown argument", wanted, TypeError)
+    if keys is not None and "keys" in takes and not {"keys", "tokens"} & given.keys():
+        given = {"keys": keys, **given}
+    missing = [
+        n for n, p in takes.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and n not in given
+    ]
+    if missing:
+        raise wrong(missing[0], f"nothing in {text!r}", f"a value: {name} needs one", TypeError)
+    return classes[name](**given)
 
 
 def by_name() -> dict[str, type[Edit]]:

@@ -7,10 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from regard.core.edit import Edit, Place, Rows, Where, sampled
+from regard.core.edit import Edit, Heads, Place, Rows, Where, sampled
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
-from regard.edits.tilt import Heads
 
 
 class HeadScale(Edit):

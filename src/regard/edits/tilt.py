@@ -10,12 +10,9 @@ import torch
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
-from regard.core.edit import Edit, Place, Rows, Where, sampled
+from regard.core.edit import Edit, Heads, Place, Rows, Spans, Where, sampled
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
-
-Heads = Sequence[int] | Mapping[int, Sequence[int]]
-Spans = Sequence[tuple[int, int]]
 
 
 class Tilt(Edit):
@@ -48,11 +45,11 @@ def tilted(m: Tensor, factors: Tensor) -> Tensor:
     arxiv="2311.02262",
     year=2023,
     aliases=("highlight",),
+    fidelity="hand values",
     claim=Claim(
-        text="the highlighted keys' share of a row's odds grows by the factor, in prefill and decoding alike",
-        status="works",
-        figure="rows equal the dense definition to 1e-5 over drawn layouts",
-        command="pytest tests/unit/edits/test_edits.py",
+        "the text that is highlighted is used more, and another's less: key–value lookup in SmolLM2",
+        cells="steering.highlight",
+        holds="steering.highlighted",
     ),
 )
 class Highlight(Tilt):
@@ -61,7 +58,8 @@ class Highlight(Tilt):
         A'_ij = A_ij / C_i for highlighted j, e^−s A_ij / C_i for others
 
     Args:
-        keys: spans of positions of the unpadded text, or ``tokens``: ids. strength: s; PASTA's α = 0.01 is log 100.
+        keys: spans of positions of the unpadded text, of each row of the batch if a mapping; or ``tokens``: ids.
+        strength: s; PASTA's α = 0.01 is log 100.
         heads, layers, rows, batch: see `core.edit.Where`; the paper chooses heads by what they gain on a task.
     """
 
@@ -69,7 +67,7 @@ class Highlight(Tilt):
 
     def __init__(
         self,
-        keys: Spans | None = None,
+        keys: Spans | Mapping[int, Spans] | None = None,
         strength: float = math.log(100),
         *,
         tokens: Sequence[int] | None = None,
@@ -109,7 +107,7 @@ class KnockOut(Tilt):
 
     def __init__(
         self,
-        keys: Spans | None = None,
+        keys: Spans | Mapping[int, Spans] | None = None,
         strength: float = 1.0,
         *,
         tokens: Sequence[int] | None = None,

@@ -67,6 +67,20 @@ def test_highlighting_weighs_the_others_less():
     torch.testing.assert_close(after, expected / expected.sum(-1, keepdim=True), **CLOSE)
 
 
+def test_each_row_of_a_batch_has_spans_of_its_own():
+    model, ids = causal("Llama"), tokens(2, 13)
+    with regard.steer(model, Highlight({0: [(2, 5)], 1: [(6, 8), (1, 2)]}, 2.0)):
+        both = logits(model, ids)
+    for row, spans in enumerate(([(2, 5)], [(6, 8), (1, 2)])):
+        with regard.steer(model, Highlight(spans, 2.0)):
+            torch.testing.assert_close(both[row], logits(model, ids[row : row + 1])[0], **CLOSE)
+    with (
+        regard.steer(model, Highlight({2: [(2, 5)]})),
+        pytest.raises(ValueError, match=r"rows of the batch in keys: got"),
+    ):
+        logits(model, ids)
+
+
 def test_what_is_knocked_out_has_no_weight_and_no_effect():
     before, after = maps(KnockOut([(1, 4)], rows=slice(4, None)))
     expected = before.clone()

@@ -1,0 +1,99 @@
+"""`regard steer`: what does a model say if it attends otherwise?"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from regard.core.errors import wrong
+
+if TYPE_CHECKING:
+    from regard.core.edit import Edit
+
+LIKELIEST = 5
+
+
+def steer(
+    edit: Annotated[
+        list[str] | None, typer.Option("--edit", help="such as 'zero_tuning(gamma=0.6)'; more than one act in order")
+    ] = None,
+    edits: Annotated[Path | None, typer.Option(help="a file of edits, as regard.edits.saved.save writes it")] = None,
+    on: Annotated[
+        list[str] | None, typer.Option("--on", help="a passage of the text that edits of keys are about")
+    ] = None,
+    model: Annotated[str, typer.Option(help="tiny, smollm2, a folder, or an id of a model hub")] = "tiny",
+    text: Annotated[str | None, typer.Option(help="the prompt; the sample text if left out")] = None,
+    file: Annotated[str | None, typer.Option(help="a file with the prompt; - reads standard input")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="how many tokens to generate")] = 24,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="a folder for two records with pages: before and after")
+    ] = None,
+) -> None:
+    """Run a model with its attention edited, and without, and print what it says either way."""
+    from rich.console import Console
+    from transformers.utils import logging
+
+    from regard.cli.look import load, read_text
+    from regard.hosts.steer import steer as steered
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    content, _ = read_text(text, file)
+    network, tokenizer = load(model, None)
+    if tokenizer is None:
+        raise wrong("--model", f"{model}, which has no tokenizer", "one that has")
+    chosen = read_edits(edit or [], edits, on or [], tokenizer, content)
+    console = Console(highlight=False)
+    ways = {"before": steered(network), "after": steered(network, *chosen)}
+    for name, way in ways.items():
+        with way:
+            show(console, name, network, tokenizer, content, tokens)
+            if output is not None:
+                keep(console, network, tokenizer, content, output / name)
+
+
+def read_edits(texts: list[str], file: Path | None, passages: list[str], tokenizer: Any, content: str) -> list[Edit]:
+    """The edits that were asked for.
+
+    Raises:
+        ValueError: none, or one that takes keys and was given none.
+    """
+    from regard.edits.saved import edit_of, load
+    from regard.hosts.spans import spans_of
+
+    spans = spans_of(tokenizer, content, *passages) if passages else None
+    found = [edit_of(text, spans) for text in texts] + (load(file) if file is not None else [])
+    if not found:
+        raise wrong("--edit", "none", "an edit such as 'pasta(strength=2.0)' --on 'a passage', or --edits FILE")
+    return found
+
+
+def show(console: Any, name: str, network: Any, tokenizer: Any, content: str, tokens: int) -> None:
+    """Prints the likeliest next tokens and how the text goes on."""
+    import torch
+    from rich.text import Text
+
+    inputs = tokenizer(content, return_tensors="pt")
+    with torch.no_grad():
+        out = network.generate(
+            **inputs, max_new_tokens=tokens, do_sample=False, output_logits=True, return_dict_in_generate=True
+        )
+    chances = out.logits[0][0].float().softmax(-1).topk(LIKELIEST)
+    likely = [f"{tokenizer.decode(index)!r} {chance:.1%}" for chance, index in zip(*map(list, chances), strict=True)]
+    said = tokenizer.decode(out.sequences[0, inputs["input_ids"].shape[1] :])
+    console.print(Text(f"{name:<8}", style="bold").append("   ".join(likely), style="not bold"), soft_wrap=True)
+    console.print(Text(said), soft_wrap=True)
+
+
+def keep(console: Any, network: Any, tokenizer: Any, content: str, folder: Path) -> None:
+    """Writes a record of the text, with its page."""
+    from regard.records.record import record
+    from regard.web.page import page_html
+
+    seen = record(network, tokenizer, content, command=shlex.join(["regard", *sys.argv[1:]]))
+    seen.save(folder, extra={"page.html": page_html})
+    console.print(f"page     {(folder / 'page.html').resolve().as_uri()}", soft_wrap=True)

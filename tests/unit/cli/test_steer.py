@@ -1,0 +1,63 @@
+"""`regard steer` end to end, and what it says of bad input."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from regard.cli import app
+from regard.edits import Highlight
+from regard.edits.saved import edit_of, save
+from regard.hosts import small
+from regard.hosts.spans import spans_of
+
+TEXT = "def first(items):\n    return items[0]\n\ndef second(items):\n    return "
+
+
+def steered(*arguments: str):
+    return CliRunner().invoke(app, ["steer", "--text", TEXT, "--tokens", "3", *arguments])
+
+
+def test_what_a_model_says_is_printed_without_and_with_an_edit(tmp_path):
+    done = steered("--edit", "pasta(strength=3.0)", "--on", "items[0]", "-o", str(tmp_path / "out"))
+    assert done.exit_code == 0, done.output
+    before, after = done.output.split("after  ")
+    assert before.startswith("before ")
+    assert before.splitlines()[0].split(maxsplit=1)[1] != after.splitlines()[0].strip()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"before", "after"}
+    assert (tmp_path / "out" / "after" / "page.html").is_file()
+
+
+def test_edits_come_from_a_file(tmp_path):
+    save([Highlight([(2, 5)], 0.0)], tmp_path / "edits.json")
+    done = steered("--edits", str(tmp_path / "edits.json"))
+    before, after = done.output.split("after  ")
+    assert before.split(maxsplit=1)[1].split() == after.split()
+
+
+def test_passages_are_found_in_tokens():
+    _, tokenizer = small.load("tiny")
+    ids = tokenizer(TEXT)["input_ids"]
+    spans = spans_of(tokenizer, TEXT, "(items)", "items[0]")
+    assert len(spans) == 3
+    assert all("items" in tokenizer.decode(ids[start:stop]) for start, stop in spans)
+    with pytest.raises(ValueError, match="passages: got 'none', want a part of the text"):
+        spans_of(tokenizer, TEXT, "none")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("zero_tunin(gamma=1)", r"edit: got 'zero_tunin', want one of .*did you mean 'zero_tuning'"),
+        ("zero_tuning(gama=1)", "gama: got an unknown argument, want one of zero_tuning's: gamma"),
+        ("zero_tuning", "gamma: got nothing in 'zero_tuning', want a value"),
+    ],
+)
+def test_edits_that_are_misspelled_are_named(text, said):
+    with pytest.raises((LookupError, TypeError), match=said):
+        edit_of(text)
+
+
+def test_nothing_to_do_is_named():
+    with pytest.raises(ValueError, match="--edit: got none, want an edit such as"):
+        raise steered().exception
