@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from regard.core.atlas import entries
-from regard.core.build import parse
 from regard.core.edit import Edit, Spans
 from regard.core.errors import did_you_mean, reason, wrong
+from regard.core.spec import parse
 
 FORMAT = "regard edits 1"
 
@@ -80,7 +80,8 @@ def edit_of(text: str, keys: Spans | None = None) -> Edit:
     Raises:
         LookupError: no such edit. TypeError: an argument that it does not take, or one that is missing.
     """
-    name, given = parse(text)
+    spec = parse(text, "edit")
+    name, given = spec.name, dict(spec.arguments)
     classes = by_name()
     if name not in classes:
         offered = f"one of {', '.join(sorted(classes))}{did_you_mean(name, classes)}"
