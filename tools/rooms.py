@@ -14,7 +14,7 @@ ROOMS = {
     "records": ["unit/probes"],
     "compare": ["unit/compare"],
     "experiments": ["unit/compare"],
-    "plan": ["unit/plan", "claims/test_plan.py"],
+    "plan": ["unit/plan"],
     "web": ["web"],
 }
 LEFT_OUT = ("triton.py", "fla.py", "lists.py", "small", "bundle")
@@ -35,8 +35,8 @@ def tests_of(tests: Path, room: str, file: str) -> list[str]:
     chosen = [p for p in every_test(tests) if within(p, own) and re.search(stem, text_of(p))]
     if room not in ("kernels", "hosts") or not chosen:
         chosen += own
-    claims = [p for p in every_test(tests) if "claims" in p.parts and p not in chosen]
-    chosen += [p for p in claims if imports(p, module) or (room == "mechanisms" and re.search(stem, text_of(p)))][:4]
+    others = [p for p in every_test(tests) if p not in chosen]
+    chosen += [p for p in others if imports(p, module) or (room == "mechanisms" and re.search(stem, text_of(p)))][:4]
     names = mechanisms_of(tests.parent / "src", room, file)
     laws = [str(tests / LAWS), "-k", " or ".join(["not test_law", *(f"{name}:" for name in names)])] if names else []
     return [*dict.fromkeys(map(str, chosen)), *laws]
