@@ -11,8 +11,3 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are imported
 torch.set_num_threads(1)
-
-
-def pytest_addoption(parser):
-    """Where `make claims` has the measured claims written."""
-    parser.addoption("--write-claims", metavar="PAGE", default=None, help="write what the claim tests measured")

@@ -10,7 +10,7 @@ ROOMS = {
     "kernels": ["unit/kernels"],
     "mechanisms": ["unit/mechanisms"],
     "patterns": ["unit/patterns"],
-    "projections": ["unit/blocks"],
+    "projections": ["unit/projections", "unit/blocks"],
     "networks": ["unit/networks"],
     "edits": ["unit/edits"],
     "analysis": ["unit/analysis"],
@@ -21,7 +21,7 @@ ROOMS = {
     "records": ["unit/probes"],
     "compare": ["unit/compare"],
     "experiments": ["unit/compare"],
-    "plan": ["unit/plan", "claims/test_plan.py"],
+    "plan": ["unit/plan"],
     "web": ["web"],
 }
 LEFT_OUT = ("triton.py", "fla.py", "lists.py", "small", "bundle")
@@ -49,8 +49,8 @@ def tests_of(tests: Path, room: str, file: str) -> list[str]:
     chosen = [p for p in every_test(tests) if within(p, own) and re.search(stem, text_of(p))]
     if room not in ("kernels", "hosts") or not chosen:
         chosen += own
-    claims = [p for p in every_test(tests) if "claims" in p.parts and p not in chosen]
-    chosen += [p for p in claims if imports(p, module) or (room == "mechanisms" and re.search(stem, text_of(p)))][:4]
+    others = [p for p in every_test(tests) if p not in chosen]
+    chosen += [p for p in others if imports(p, module) or (room == "mechanisms" and re.search(stem, text_of(p)))][:4]
     told = [f"{name}:" for name in lawful_of(tests.parent / "src", room, file)]
     told += ["beside"] if room in ("projections", "networks") else []  # what no paper claims
     laws = [str(tests / LAWS), "-k", " or ".join(["not test_law", *told])] if told else []

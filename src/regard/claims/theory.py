@@ -50,7 +50,7 @@ def system(name: str) -> dict[str, float]:
     """How far the dynamical system of a mechanism, and its matrix, are from the mechanism."""
     (entry,) = entries(name)
     example = entry.thing.examples()[0]
-    mechanism, n, d = example.mechanism.double(), 23, 17
+    mechanism, n, d = example.mechanism.double(), 23, 5
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, example.heads, n, d, dtype=torch.float64) for _ in range(3))
     k, given = F.normalize(k, dim=-1), signals_of(mechanism, example.heads, n, d)

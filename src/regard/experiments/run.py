@@ -83,7 +83,7 @@ def attempt(cell: Cell, show: Show = lambda what: None) -> Outcome:
     """One cell; what it raises is its outcome."""
     try:
         return Outcome(cell, dict(cell.run(show)))
-    except (ValueError, TypeError, LookupError, RuntimeError, MemoryError) as error:
+    except (ValueError, TypeError, LookupError, RuntimeError, MemoryError, OSError, ImportError) as error:
         return Outcome(cell, error=" ".join(str(error).split()) or type(error).__name__)
 
 

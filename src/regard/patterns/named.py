@@ -17,7 +17,6 @@ from regard.patterns.grid import GridTokens, Neighborhood, Plane, Same, Sizes, T
 from regard.patterns.line import Blocks, GlobalKeys, Parts
 
 T = TypeVar("T")
-COMMAND = "pytest tests/claims/test_patterns.py"
 
 
 def drawn(*cases: tuple[tuple[Any, ...], int]) -> Callable[[T], T]:

@@ -13,8 +13,6 @@ from regard.core.errors import wrong
 from regard.core.kinds import Sample, shown_by
 from regard.projections.base import Grouped, Projection, split_heads
 
-COMMAND = "pytest tests/claims/test_projections.py"
-
 
 @published(
     "multi_query",

@@ -13,8 +13,6 @@ from regard.core.errors import wrong
 from regard.mechanisms.scored.softmax import Softmax
 from regard.projections.base import Grouped
 
-COMMAND = "pytest tests/claims/test_rank.py"
-
 
 @published(
     "fixed_head_size",

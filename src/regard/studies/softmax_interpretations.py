@@ -12,8 +12,6 @@ from torch import Tensor
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 
-COMMAND = "pytest tests/claims/test_readings.py"
-
 
 @published(
     "posterior",

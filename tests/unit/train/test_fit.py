@@ -35,6 +35,21 @@ def test_the_rate_rises_and_falls():
     assert rates[-1] == pytest.approx(0.1, abs=0.01)
 
 
+def test_training_ends_where_it_is_told_to_and_steps_say_their_gradient():
+    seen = []
+
+    def until(step):
+        seen.append(step)
+        return step.number == 5
+
+    def loss(model, generator):
+        return (model.weight * 3).sum()
+
+    fit(torch.nn.Linear(4, 1, bias=False), loss, Recipe(12), until=until)
+    assert [step.number for step in seen] == [1, 2, 3, 4, 5]
+    assert all(step.norm == pytest.approx(6) for step in seen)  # four weights of gradient 3, before the clip to 1
+
+
 def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path):
     whole = trained(tmp_path / "whole")
 

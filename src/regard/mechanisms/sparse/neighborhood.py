@@ -18,8 +18,6 @@ from regard.mechanisms.sparse.pattern import Patterned
 from regard.patterns import Neighborhood, Pattern, Trailing
 from regard.patterns.grid import Sizes, coordinates, on_axes, tiles
 
-COMMAND = "pytest tests/claims/test_neighborhood.py"
-
 
 @published(
     "neighborhood",
