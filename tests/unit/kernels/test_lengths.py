@@ -27,6 +27,22 @@ def test_new_lengths_find_a_plan(text):
     assert all(n <= block_sparse.roomy(pattern, n, n) <= 1.13 * n for n in range(512, 20_000, 7))
 
 
+@pytest.mark.parametrize("more", [0, 79])
+def test_masked_calls_and_queries_before_the_first_key_find_a_plan_too(more):
+    pattern = p.parse_pattern("Causal & (Window(64) | Sinks(4))")
+    block_sparse.planned.cache_clear()
+    for n in (521, 541, 569):
+        generator = torch.Generator().manual_seed(n)
+        q, k, v = (torch.randn(2, 3, size, 3, dtype=torch.float64, generator=generator) for size in (n + more, n, n))
+        mask = torch.rand(2, 1, n + more, n, generator=generator) < 0.7
+        seen = torch.nn.functional.pad(pattern.dense(n), (0, 0, more, 0)) & mask
+        for given, shown in ((mask, seen), (None, seen | torch.nn.functional.pad(pattern.dense(n), (0, 0, more, 0)))):
+            scores = (q @ k.mT * 3**-0.5).masked_fill(~shown, -1e9)
+            want = torch.softmax(scores, -1).masked_fill(~shown, 0) @ v
+            torch.testing.assert_close(block_sparse.attend(q, k, v, pattern, mask=given), want, atol=1e-9, rtol=1e-9)
+    assert block_sparse.planned.cache_info().misses == 1
+
+
 def test_cells_of_long_inputs_are_estimated_well():
     pattern = p.parse_pattern("Causal & (Window(300) | Sinks(8))")
     short = block_sparse.cells(pattern, 1 << 13, 1 << 13)

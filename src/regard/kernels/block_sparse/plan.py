@@ -199,10 +199,11 @@ def attend_lse(
         shown = dense_mask(pattern, n, m).to(q.device)
         shown = shown if mask is None else shown & mask
         return dense.over(q, k, v, [dense.Piece(slice(blind, q.shape[2]), slice(0, m), mask=shown)], scale)
-    if mask is None and (more := roomy(pattern, n, m) - m):
+    if more := roomy(pattern, n, m) - m:
         q, k, v = (torch.nn.functional.pad(x, (0, 0, 0, more)) for x in (q, k, v))
-        part = run(q, k, v, planned(pattern, n + more, m + more).within(m).to(q.device), blind, scale)
-        return Partial(part.out[:, :, :n], part.lse[:, :, :n])
+        mask = mask if mask is None else torch.nn.functional.pad(mask, (0, more, 0, more))
+        part = run(q, k, v, planned(pattern, n + more, m + more).within(m).to(q.device), blind, scale, mask)
+        return Partial(part.out[:, :, : blind + n], part.lse[:, :, : blind + n])
     return run(q, k, v, planned(pattern, n, m).to(q.device), blind, scale, mask)
 
 
