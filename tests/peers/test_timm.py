@@ -83,7 +83,8 @@ def test_eca_adds_86_weights_to_resnet50_and_its_own_weights_still_load():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAIRS)
 def test_as_fast_as_timm(name, record_property):
-    """Forward and backward in turn with timm's module: the median ratio of CPU time is at most 1.1."""
+    """Forward and backward in turn with timm's module: the best CPU time of 41 rounds is at most a tenth above
+    timm's."""
     gate, peer = both(name, 256)
     x = torch.randn(8, 256, 28, 28, requires_grad=True)
 
@@ -94,6 +95,8 @@ def test_as_fast_as_timm(name, record_property):
 
     for module in (gate, peer):
         spent(module)
-    ratios = sorted(spent(gate) / spent(peer) for _ in range(41))
-    record_property("ratio", f"{ratios[20]:.2f}")
-    assert ratios[20] <= 1.1
+    best = [spent(gate), spent(peer)]
+    for _ in range(40):
+        best = [min(least, spent(module)) for least, module in zip(best, (gate, peer), strict=True)]
+    record_property("ratio", f"{best[0] / best[1]:.2f}")
+    assert best[0] <= 1.1 * best[1]

@@ -15,8 +15,9 @@ from regard.featuremap.composed import Composed
     title="Partial Convolution Meets Visual Attention",
     year=2025,
     fidelity="authors' code",
-    missing="the network: the partial convolution beside it, the partial attention to cells, and partial self-attention "
-    "in the last stage",
+    missing="the network: the partial convolution beside it, the partial attention to cells, and partial "
+    "self-attention "
+    "at the end",
     claim=Claim(
         text="equals the authors' module with its weights, but for the deviation, which here is the population's",
         status="works",
