@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 
 import pytest
@@ -93,10 +94,9 @@ def test_as_fast_as_timm(name, record_property):
         module(x).sum().backward()
         return time.process_time() - begun
 
-    for module in (gate, peer):
-        spent(module)
-    best = [spent(gate), spent(peer)]
-    for _ in range(40):
-        best = [min(least, spent(module)) for least, module in zip(best, (gate, peer), strict=True)]
-    record_property("ratio", f"{best[0] / best[1]:.2f}")
-    assert best[0] <= 1.1 * best[1]
+    best, order = {gate: 1e9, peer: 1e9}, random.Random(0)
+    for _ in range(61):
+        for module in order.sample([gate, peer, *(2 * [gate, peer])], 6):  # what ran before must not decide
+            best[module] = min(best[module], spent(module))
+    record_property("ratio", f"{best[gate] / best[peer]:.2f}")
+    assert best[gate] <= 1.1 * best[peer]
