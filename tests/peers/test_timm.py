@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 
 import pytest
@@ -83,7 +84,8 @@ def test_eca_adds_86_weights_to_resnet50_and_its_own_weights_still_load():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAIRS)
 def test_as_fast_as_timm(name, record_property):
-    """Forward and backward in turn with timm's module: the median ratio of CPU time is at most 1.1."""
+    """Forward and backward in turn with timm's module: the best CPU time of 41 rounds is at most a tenth above
+    timm's."""
     gate, peer = both(name, 256)
     x = torch.randn(8, 256, 28, 28, requires_grad=True)
 
@@ -92,8 +94,9 @@ def test_as_fast_as_timm(name, record_property):
         module(x).sum().backward()
         return time.process_time() - begun
 
-    for module in (gate, peer):
-        spent(module)
-    ratios = sorted(spent(gate) / spent(peer) for _ in range(41))
-    record_property("ratio", f"{ratios[20]:.2f}")
-    assert ratios[20] <= 1.1
+    best, order = {gate: 1e9, peer: 1e9}, random.Random(0)
+    for _ in range(61):
+        for module in order.sample([gate, peer, *(2 * [gate, peer])], 6):  # what ran before must not decide
+            best[module] = min(best[module], spent(module))
+    record_property("ratio", f"{best[gate] / best[peer]:.2f}")
+    assert best[gate] <= 1.1 * best[peer]

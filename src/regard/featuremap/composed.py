@@ -13,7 +13,7 @@ from regard.core.errors import did_you_mean, wrong
 from regard.core.kinds import Sample
 from regard.featuremap.gate import AXES, Factors, Gate, GateTraits, MapShape, Rule
 from regard.featuremap.parts.mixes import MIXES, Mix
-from regard.featuremap.parts.pools import POOLS, Pool, dims
+from regard.featuremap.parts.pools import POOLS, Pool
 from regard.featuremap.parts.squashes import SQUASHES
 
 
@@ -75,6 +75,7 @@ class Composed(Gate):
             raise wrong("squash", repr(squash), f"one of {', '.join(SQUASHES)}{did_you_mean(squash, SQUASHES)}")
         self.over, self.rule, self.squash = branches(over), rule, SQUASHES[squash]
         sizes: dict[str, Any] = {"channels": channels}
+        self.places = [placed(axes) for axes in self.over]
         pooled: list[dict[str, Any]] = [sizes | {"over": axes} for axes in self.over]
         self.pools = nn.ModuleList(build_part(each, "pool", pool, POOLS) for each in pooled)
         branched: dict[str, Any] = sizes | {"over": self.over, "statistics": self.members[0].statistics}
@@ -98,16 +99,11 @@ class Composed(Gate):
         )
 
     def factors(self, x: Tensor, past: Sequence[Tensor] | None = None) -> Factors:
+        mixed = self.mix([pool(x) for pool in self.pools])
         found: Factors = {}
-        mixed = self.mix([pool(x) for pool in self.members])
-        for axes, numbers in zip(self.over, mixed, strict=True):
-            left = [axis for axis in AXES if axis not in axes]
-            positions = tuple(2 + place for place, axis in enumerate(left) if axis != "c")
+        for (name, positions, spread), numbers in zip(self.places, mixed, strict=True):
             factor = self.squash.function(numbers, positions)
-            factor = factor[:, 0] if factor.shape[1] == 1 else factor.mean(1)
-            for place in dims(axes):
-                factor = factor.unsqueeze(place)
-            found["".join(left)] = factor
+            found[name] = (factor if factor.shape[1] == 1 else factor.mean(1, keepdim=True))[spread]
         return found
 
     @property
@@ -132,6 +128,14 @@ class Composed(Gate):
             {"over": "none", "pool": "none", "mix": "power(order=2)"},
         )
         return [Sample(", ".join(f"{k}={v}" for k, v in text.items()), cls(12, **text)) for text in texts]
+
+
+def placed(over: str) -> tuple[str, tuple[int, ...], tuple[Any, ...]]:
+    """Of what a branch gives ``(b, 1, …)``: the axes left, which dimensions are positions, and the index that spreads
+    it."""
+    left = [axis for axis in AXES if axis not in over]
+    positions = tuple(2 + place for place, axis in enumerate(left) if axis != "c")
+    return "".join(left), positions, (slice(None), 0, *(slice(None) if axis in left else None for axis in AXES))
 
 
 def branches(over: str) -> tuple[str, ...]:

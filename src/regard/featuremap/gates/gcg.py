@@ -32,11 +32,11 @@ from regard.featuremap.parts.pools import Query
     ),
 )
 class GuidedContextGating(Gate):
-    """Cells are weighed by what they share with a global context: ``y = x ⊙ σ(ψ(norm(relu(relu(W_x x) + relu(W_g g) +
-    b))))``.
+    """Cells are weighed by what they share with the map's global context.
 
-        g = x + V_2 relu(V_1 Σ_p a_p x_p),   a = softmax over cells of w · x
+        y = x ⊙ σ(ψ(norm(relu(relu(W_x x) + relu(W_g g) + b)))),   g = x + V_2 relu(V_1 Σ_p a_p x_p)
 
+    a is a softmax over cells of w · x: `Query`.
     The layer norm is over the channels of each cell. Parameters: c + 2 c h + 2 (c² + c) + 4 c + 1, h = c / ratio.
 
     Args:

@@ -78,7 +78,8 @@ class Mlp(Mix):
         self.second = nn.Linear(self.hidden, channels, bias)
 
     def forward(self, pooled: list[Tensor]) -> list[Tensor]:
-        return [self.one(statistics).sum(1, keepdim=True) for statistics in pooled]
+        mixed = [self.one(statistics) for statistics in pooled]
+        return mixed if self.statistics == 1 else [each.sum(1, keepdim=True) for each in mixed]
 
     def one(self, statistics: Tensor) -> Tensor:
         """Of each statistic ``(b, s, c)`` alone."""
