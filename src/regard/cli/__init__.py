@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from regard.cli import atlas, claims, compare, draw, laws, look, plan, results, serve, swap, train
+from regard.cli import atlas, claims, compare, draw, heads, laws, look, patch, plan, results, serve, swap, train
 from regard.core.errors import reason
 
 app = typer.Typer(
@@ -17,6 +17,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("look")(look.look)
+app.command("heads")(heads.heads)
+app.command("patch")(patch.patch)
 app.command("serve")(serve.serve)
 app.command("atlas")(atlas.atlas)
 app.command("claims")(claims.claims)
