@@ -9,6 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from regard.core.kinds import KINDS
 from regard.renamed import install
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from regard.core.mechanism import Example, LayerSpec, Mechanism, Signal, Traits
     from regard.core.reduction import Partial
     from regard.core.state import State
-    from regard.featuremap.build import gate
+    from regard.featuremap.build import gate, mixture, neck
     from regard.featuremap.insert import insert
     from regard.hosts.attach import attach
     from regard.hosts.steer import steer
@@ -54,6 +55,8 @@ LATE = {
     "patch": "regard.analysis.patching",
     "gate": "regard.featuremap.build",
     "insert": "regard.featuremap.insert",
+    "mixture": "regard.featuremap.build",
+    "neck": "regard.featuremap.build",
     "search": "regard.core.atlas",
     "steer": "regard.hosts.steer",
     "swap": "regard.hosts.swap",
@@ -82,6 +85,8 @@ __all__ = [
     "gate",
     "heads",
     "insert",
+    "mixture",
+    "neck",
     "patch",
     "search",
     "steer",
@@ -98,6 +103,9 @@ def __getattr__(name: str) -> Any:
         found = getattr(import_module(LATE[name]), name)
         globals()[name] = found
         return found
+    if name in KINDS and KINDS[name].verb == f"regard.{name}":
+        globals()[name] = found = import_module("regard.core.verbs").maker(name)
+        return found
     if not name.startswith("_") and find_spec(f"regard.{name}") is not None:
         return import_module(f"regard.{name}")
     raise AttributeError(f"module 'regard' has no attribute {name!r}")
@@ -105,4 +113,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """The public names."""
-    return sorted(__all__)
+    return sorted({*__all__, *(name for name, kind in KINDS.items() if kind.base and kind.verb == f"regard.{name}")})

@@ -6,7 +6,23 @@ import sys
 
 import typer
 
-from regard.cli import atlas, claims, compare, draw, heads, laws, look, patch, plan, results, serve, swap, train
+from regard.cli import (
+    atlas,
+    claims,
+    compare,
+    draw,
+    gates,
+    heads,
+    laws,
+    look,
+    patch,
+    plan,
+    results,
+    route,
+    serve,
+    swap,
+    train,
+)  # fmt: skip
 from regard.core.errors import reason
 
 app = typer.Typer(
@@ -24,10 +40,12 @@ app.command("atlas")(atlas.atlas)
 app.command("claims")(claims.claims)
 app.command("draw")(draw.draw)
 app.command("laws")(laws.laws)
+app.command("gates")(gates.gates)
 app.command("compare")(compare.compare)
 app.command("plan")(plan.plan)
 app.command("results")(results.results)
 app.command("swap-report")(swap.swap_report)
+app.command("route-report")(route.route_report)
 app.add_typer(train.app, name="train")
 
 

@@ -19,11 +19,14 @@ from regard.mechanisms.linear.base import Recurrent
     arxiv="2312.06635",
     year=2023,
     aliases=("gated_linear_attention",),
-    claim=Claim(
-        text="the chunked form with decays by channel equals the recurrence, at decays that overflow the plain form",
-        status="works",
-        figure="float32 within 1e-4 of float64 at log decays of −30 a token, where exp of the negated sums overflows",
-        command="pytest tests/claims/test_recurrent.py",
+    fidelity="third-party code",
+    claim=(
+        Claim(
+            "the chunked form with decays by channel equals the recurrence",
+            cells="recurrent.forms_of(kind=gla)",
+            holds="common.within(most=1e-9)",
+        ),
+        Claim("also at decays that overflow the plain form", cells="recurrent.overflowing", holds="recurrent.is_safe"),
     ),
 )
 class GatedLinear(Recurrent):

@@ -26,12 +26,18 @@ SLOWEST = -0.6065306597  # −exp(−1/2): no channel keeps less than exp of thi
     arxiv="2503.14456",
     year=2025,
     aliases=("goose", "generalized_delta_rule"),
-    claim=Claim(
-        text="a removal key of its own: with the write key for it and equal rates it is the gated delta rule; a memory "
-        "takes away what another key recalls while it writes",
-        status="works",
-        figure="the step-by-step recurrence and the gated delta rule within 1e-9 in float64",
-        command="pytest tests/claims/test_recurrent.py",
+    fidelity="third-party code",
+    claim=(
+        Claim(
+            "a memory takes away what another key recalls while it writes",
+            cells="recurrent.forms_of(kind=rwkv7)",
+            holds="common.within(most=1e-9)",
+        ),
+        Claim(
+            "with the write key removed and equal rates it is the gated delta rule",
+            cells="recurrent.write_key_removed",
+            holds="common.within(most=1e-9)",
+        ),
     ),
 )
 class RWKV7(Recurrent):

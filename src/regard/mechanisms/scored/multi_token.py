@@ -76,13 +76,15 @@ class ConvCache(State):
     arxiv="2504.00927",
     year=2025,
     aliases=("mta", "multi_token_attention"),
-    claim=Claim(
-        text="untrained it is softmax attention; nothing leaks from later tokens; finds the block that holds the "
-        "letters of a question where softmax attention of the same size does not",
-        status="works",
-        figure="equal to 1e-12; nothing leaks, bit for bit; the toy task of its paper, one seed: error 1.4%, "
-        "softmax 54.0%",
-        command="pytest tests/claims/test_multi_token.py",
+    fidelity="hand values",
+    claim=(
+        Claim("untrained it is softmax attention", cells="multi_token.untrained", holds="common.within(most=1e-6)"),
+        Claim("nothing leaks from later tokens", cells="multi_token.edited", holds="multi_token.nothing_leaks"),
+        Claim(
+            ("finds the block that holds the letters of a question where softmax attention of the same size does not"),
+            cells="multi_token.toy_task",
+            holds="multi_token.finds_the_block",
+        ),
     ),
 )
 class MultiToken(Mechanism):

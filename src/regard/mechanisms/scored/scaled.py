@@ -25,13 +25,12 @@ from regard.mechanisms.scored.softmax import Softmax
     arxiv="2505.06708",
     year=2025,
     aliases=("gated_attention", "headwise_gate"),
+    missing="gates of every element and at other places, which are the projection `gates`",
+    fidelity="hand values",
     claim=Claim(
-        text="a sigmoid gate after attention: at one it is softmax attention, at zero a head is silent; trained, sinks "
-        "and loss spikes fall",
-        status="partly",
-        figure="the limits to 1e-12; the gates of every element, and at other places, are the projection `gates`, "
-        "whose trained models are measured",
-        command="pytest tests/claims/test_scored.py",
+        "a sigmoid gate after attention: at one it is softmax attention, at zero a head is silent",
+        cells="scored.of_gated",
+        holds="scored.is_softmax_and_silent",
     ),
 )
 class GatedSoftmax(Softmax):
@@ -68,12 +67,18 @@ class GatedSoftmax(Softmax):
     arxiv="2602.23057",
     year=2026,
     aliases=("asa",),
-    claim=Claim(
-        text="α = 1, β = 0 is softmax attention; rows sum to α + β times the visible keys; trained, loss is no higher",
-        status="partly",
-        figure="the limit and the sums to 1e-12; not reproduced in a small language model, three seeds: loss 10% above "
-        "softmax's, gradients' largest norm 3.7 times their median against 1.6",
-        command="pytest tests/claims/test_scored.py tests/claims/test_small_models.py",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "α = 1, β = 0 is softmax attention; rows sum to α + β times the visible keys",
+            cells="scored.of_affine",
+            holds="scored.is_softmax_and_sums",
+        ),
+        Claim(
+            "trained, a small language model's loss is no higher than softmax's",
+            cells="small_lm.beside(layers='affine_scaled*2')",
+            holds="small_lm.loss_at_most(ratio=1.0)",
+        ),
     ),
 )
 class AffineScaled(Softmax):

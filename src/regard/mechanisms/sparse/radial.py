@@ -20,12 +20,26 @@ from regard.patterns import Pattern, Radial
     arxiv="2506.19852",
     year=2025,
     aliases=("radial_attention",),
-    claim=Claim(
-        text="the density of frames falls as log(n) / n; equals masked dense attention; on scores that decay over "
-        "space and time the output is at most half as wrong as with a window of equal density",
-        status="works",
-        figure="see docs/claims.md; 1e-9 in float64",
-        command="pytest tests/claims/test_patterns.py",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "follows its rules of halving bands; equals masked dense attention",
+            cells="patterns.radial",
+            holds="patterns.exact",
+        ),
+        Claim(
+            "the density of frames falls as log(n) / n",
+            cells="patterns.radial_pairs",
+            holds="patterns.grows_as_n_log_n",
+        ),
+        Claim(
+            (
+                "on scores that decay over space and time the output is at most half as wrong as with a "
+                "window of equal density"
+            ),
+            cells="patterns.radial_error",
+            holds="patterns.is_half_as_wrong",
+        ),
     ),
 )
 class RadialAttention(Patterned):
