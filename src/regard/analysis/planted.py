@@ -72,3 +72,41 @@ def last_plus(ids: Tensor, step: int) -> Tensor:
         if len(earlier) and int(earlier[-1]) + step < i:
             found[i] = int(earlier[-1]) + step
     return found
+
+
+def planted_model(heads: Sequence[Head] = PLACES, orders: Sequence[Sequence[int]] | None = None) -> Any:
+    """A small random Llama in float64 whose heads say nothing but for ``heads``; those of each layer in an order."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        sizes: Any = {"hidden_size": 6 * HEADS, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=29, intermediate_size=7, initializer_range=0.5, **sizes))
+    silenced: Any = model.double().eval()
+    for layer, block in enumerate(silenced.model.layers):
+        attention, width = block.self_attn, silenced.config.head_dim
+        order = range(HEADS) if orders is None else orders[layer]
+        channels = torch.cat([torch.arange(width) + head * width for head in order])
+        silent = [head for head in range(HEADS) if (layer, head) not in heads]
+        with torch.no_grad():
+            for head in silent:
+                attention.o_proj.weight[:, head * width : (head + 1) * width] = 0
+            for matrix in (attention.q_proj, attention.k_proj, attention.v_proj):
+                matrix.weight.copy_(matrix.weight[channels])
+            attention.o_proj.weight.copy_(attention.o_proj.weight[:, channels])
+    return silenced
+
+
+def model_sample(analysis: Any, data: Sequence[Any], score: str, **more: Any) -> Sample:
+    """The example of an analysis that runs a model: the heads that say something are the ones it is to find."""
+    given: Mapping[str, Any] = {
+        "data": list(data),
+        "planted": planted_model(),
+        "null": planted_model(()),
+        "heads": PLACES,
+        "score": score,
+        "threshold": 1e-9,
+        "permuted": lambda orders: planted_model(orders=orders),
+        **more,
+    }
+    return Sample(type(analysis).__name__, analysis, given)

@@ -20,8 +20,8 @@ from regard.probes.places import NeedleHits
 
 MOST = 50
 """Tokens of an answer at most, as in the authors' code."""
-MANUAL = 30_000
-"""Characters of it: some 8,000 tokens."""
+MANUAL = 24_000
+"""Characters of it: some 7,000 tokens."""
 RECALLED = 0.5
 """Share of the needle's tokens that an answer must have for its run to count, as there."""
 
@@ -37,8 +37,9 @@ RECALLED = 0.5
     year=2024,
     claim=Claim(
         text="few heads copy from the context, and without them the model no longer can",
-        status="partly",
-        figure="SmolLM2: 18 and 15 of 270 heads at 256 and 512 tokens, all of the fewer among the more",
+        status="works",
+        figure="SmolLM2: 18 and 15 of 270 heads at 256 and 512 tokens, all of the fewer among the more; "
+        "recall of digits 100%, without the 13 best 8%, without 13 random of the same layers 100% (5 draws)",
         command="pytest tests/claims/test_heads.py",
     ),
 )

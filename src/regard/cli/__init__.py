@@ -12,8 +12,10 @@ from regard.cli import (
     compare,
     draw,
     gates,
+    heads,
     laws,
     look,
+    patch,
     plan,
     results,
     route,
@@ -32,6 +34,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("look")(look.look)
+app.command("heads")(heads.heads)
+app.command("patch")(patch.patch)
 app.command("serve")(serve.serve)
 app.command("atlas")(atlas.atlas)
 app.command("claims")(claims.claims)

@@ -3,7 +3,8 @@
 What examples are ``given``: ``known``, a function that gives a result and what it has to be; or, for analyses of heads,
 ``data``, the subjects ``planted`` and ``null``, the ``heads`` that are planted, the ``score`` of a row of the table and
 the ``threshold`` from which it counts; ``permuted``, from orders of the heads of each layer to the planted subject with
-its heads in that order; ``other``, a subject that shows the same otherwise, in other blocks of rows or rows of a batch.
+its heads in that order; ``other``, a subject that shows the same in other blocks of rows; ``pooled`` False where a
+fit to all data is not that of its parts merged.
 """
 
 from __future__ import annotations
@@ -86,6 +87,8 @@ def heads(case: Case) -> str:
 
 def merge(case: Case) -> str:
     """Results of parts of the data merge to that of all, and stay as they were."""
+    if not case.sample.given.get("pooled", True):
+        raise Unclaimed("what is fitted to parts of the data is not the fit to all")
     data, subject = list(case.given("data")), case.given("planted")
     if len(data) < 2:
         raise Broken(f"{len(data)} texts, which cannot be parted")

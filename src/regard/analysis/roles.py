@@ -1,0 +1,189 @@
+"""What each head of a model is for, and what it causes: the table behind `regard heads`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from regard.analysis.base import Head, HeadAnalysis, HeadScores, Result, run_together
+from regard.analysis.head_importance import loss_rises, slopes
+from regard.analysis.induction_heads import DuplicateTokenHeads, InductionHeads, PreviousTokenHeads, repeats
+from regard.analysis.patching import ids_of
+from regard.analysis.retrieval_heads import RetrievalHeads, answered, needles
+from regard.analysis.sinks import SinkHeads, windows
+from regard.core.errors import wrong
+from regard.networks import LM
+
+ROLES: dict[str, type[HeadAnalysis]] = {
+    of.name: of for of in (RetrievalHeads, InductionHeads, PreviousTokenHeads, DuplicateTokenHeads, SinkHeads)
+}
+"""The analysis of each role."""
+FORMAT, VERSION = "regard-heads", 1
+TAKEN_OUT = 12
+"""Heads whose causal number is exact, at most."""
+
+
+@dataclass(frozen=True)
+class Roles(Result):
+    """The roles of a model's heads.
+
+    Args:
+        model: its name. scores: by role. estimates: by layer ``(heads,)``, change of the text's loss in nats a token
+            where a head is taken out, to first order. rises: the exact change, for the heads that were taken out.
+        notes: what was not measured, and why.
+    """
+
+    model: str
+    scores: Mapping[str, HeadScores]
+    estimates: Mapping[int, Tensor] = field(default_factory=dict)
+    rises: Mapping[Head, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    name = "heads"
+
+    def merge(self, other: Roles) -> Roles:
+        """Scores over the prompts of both; causal numbers are of one text, so that they are left out.
+
+        Raises:
+            ValueError: another model, or other roles.
+        """
+        if (self.model, set(self.scores)) != (other.model, set(other.scores)):
+            raise wrong("other", f"roles of {other.model}", f"the same roles of {self.model}")
+        scores = {role: seen.merge(other.scores[role]) for role, seen in self.scores.items()}
+        return Roles(self.model, scores, notes=tuple(dict.fromkeys(self.notes + other.notes)))
+
+    def heads(self, role: str) -> list[Head]:
+        """Those whose score reaches the role's threshold, the best first.
+
+        Raises:
+            ValueError: the role was not measured.
+        """
+        if role not in self.scores:
+            raise wrong("role", repr(role), f"one of {', '.join(self.scores)}")
+        return [(layer, head) for layer, head, _ in self.scores[role].ranked(ROLES[role].threshold)]
+
+    def table(self) -> list[dict[str, Any]]:
+        """A row a head: its roles, its scores, its causal numbers; None for what was not measured."""
+        mine = {role: set(self.heads(role)) for role in self.scores}
+        values = {role: seen.values for role, seen in self.scores.items()}
+        rows = []
+        for layer, count in sorted({at: len(row) for of in values.values() for at, row in of.items()}.items()):
+            for head in range(count):
+                row: dict[str, Any] = {"layer": layer, "head": head}
+                row["roles"] = [role for role in self.scores if (layer, head) in mine[role]]
+                row |= {role: number(of[layer][head]) if layer in of else None for role, of in values.items()}
+                row["loss_estimate"] = number(self.estimates[layer][head]) if layer in self.estimates else None
+                row["loss_rise"] = self.rises.get((layer, head))
+                rows.append(row)
+        return rows
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the table as JSON, whole or not at all."""
+        path = Path(path)
+        thresholds = {role: ROLES[role].threshold for role in self.scores}
+        about = {"format": FORMAT, "version": VERSION, "model": self.model, "thresholds": thresholds}
+        passing = path.with_name(f".{path.name}.new")
+        passing.write_text(json.dumps({**about, "notes": self.notes, "heads": self.table()}, indent=1), "utf-8")
+        passing.replace(path)
+        return path
+
+
+def number(x: Tensor) -> float | None:
+    """A float for JSON; None where there is none."""
+    return None if math.isnan(float(x)) else float(x)
+
+
+def load_roles(path: str | Path) -> dict[str, list[Head]]:
+    """The heads of each role from a file that `Roles.save` wrote, the best first.
+
+    Raises:
+        ValueError: another file.
+    """
+    try:
+        given = json.loads(Path(path).read_text("utf-8"))
+        if (given.get("format"), given.get("version")) != (FORMAT, VERSION):
+            raise ValueError(f"format {given.get('format')}")
+        return {
+            role: [
+                (r["layer"], r["head"])
+                for r in sorted(given["heads"], key=lambda r: -(r[role] or 0))
+                if role in r["roles"]
+            ]
+            for role in given["thresholds"]
+        }
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise wrong("path", f"{path} ({error})", "a table that `regard heads` wrote") from error
+
+
+def heads(
+    model: Any,
+    tokenizer: Any,
+    text: str | Sequence[int] | Tensor,
+    *,
+    causal: bool = True,
+    lengths: Sequence[int] = (256, 512),
+    seed: int = 0,
+    name: str | None = None,
+    progress: Callable[[str], None] = lambda what: None,
+) -> Roles:
+    """What every head of a causal language model is for, by its papers' own stimuli, and what it causes.
+
+    Retrieval by needles that the model answers; induction, previous and same token on repeated random tokens; sinks on
+    windows of 64 tokens of the text. The causal columns are of the text: the change of its loss where a head is taken
+    out, to first order for all, and exactly for those that have a role, the best `TAKEN_OUT` of them.
+
+    Args:
+        model: a Transformers model with logits. tokenizer: its own; None leaves retrieval out.
+        text: at least 64 tokens. causal: with the causal columns. lengths: of the needles' prompts. seed: of the draws.
+        name: of the model in the table. progress: told what is done.
+
+    Raises:
+        ValueError: a text that is too short, or a model that gives no logits.
+    """
+    if isinstance(model, LM) or not model.can_generate():
+        raise wrong("model", type(model).__name__, "a causal language model of Transformers")
+    ids = ids_of(tokenizer, text)
+    scores, notes = dict[str, HeadScores](), list[str]()
+    progress("sinks")
+    scores |= run_together([SinkHeads()], model, windows(ids))
+    progress("induction")
+    start = None if tokenizer is None else tokenizer.bos_token_id
+    random_texts = repeats(model.config.get_text_config().vocab_size, seed=seed, start=start)
+    scores |= run_together([InductionHeads(), PreviousTokenHeads(), DuplicateTokenHeads()], model, random_texts)
+    if tokenizer is None:
+        notes.append("retrieval was not measured: there is no tokenizer to write needles with")
+    else:
+        progress("retrieval")
+        asked = needles(tokenizer, lengths, seed=seed)
+        runs = list(answered(model, asked))
+        if runs:
+            scores |= run_together([RetrievalHeads()], model, runs)
+        if len(runs) < len(asked):
+            notes.append(f"the model recalled {len(runs)} of {len(asked)} needles; retrieval is measured on those")
+    found = Roles(name or model.config.name_or_path or type(model).__name__, in_order(scores), notes=tuple(notes))
+    if not causal:
+        return found
+    progress("causal effects")
+    return replace(found, **effects(model, ids, found))
+
+
+def in_order(scores: Mapping[str, HeadScores]) -> dict[str, HeadScores]:
+    """The scores in the order of `ROLES`."""
+    return {role: scores[role] for role in ROLES if role in scores}
+
+
+def effects(model: Any, ids: Tensor, found: Roles) -> dict[str, Any]:
+    """The causal columns."""
+    estimates = {layer: -dots.sum(1).double() / (len(ids) - 1) for layer, dots in slopes(model, ids).items()}
+    chosen: dict[Head, None] = {}
+    for rank in range(TAKEN_OUT):
+        for role in found.scores:
+            chosen |= dict.fromkeys(found.heads(role)[rank : rank + 1])
+    rises = loss_rises(model, [ids], list(chosen)[:TAKEN_OUT])
+    return {"estimates": estimates, "rises": {head: float(rise[0]) for head, rise in rises.items()}}

@@ -1,0 +1,87 @@
+"""`regard heads`: what is each head of a model for, and what does it cause?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from regard.analysis.roles import Roles
+
+SHOWN = 8  # heads a role
+
+
+def heads(
+    model: Annotated[str, typer.Option(help="tiny, smollm2, a folder, or an id of a model hub")] = "tiny",
+    text: Annotated[str | None, typer.Option(help="the text whose sinks and losses are measured")] = None,
+    file: Annotated[str | None, typer.Option(help="a file with it; - reads standard input")] = None,
+    lengths: Annotated[str, typer.Option(help="of the prompts that needles are hidden in, in tokens")] = "256,512",
+    causal: Annotated[bool, typer.Option(help="take heads out, and say what the loss does")] = True,
+    seed: Annotated[int, typer.Option(help="of the random tokens and needles")] = 0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="a JSON file for the table")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the table as JSON")] = False,
+) -> None:
+    """Say which heads retrieve, copy, look back or rest on sinks, with what the text's loss owes to each."""
+    from rich.console import Console
+    from transformers.utils import logging
+
+    from regard.analysis.roles import heads as measure
+    from regard.cli.look import load, read_text
+    from regard.cli.progress import Steps
+    from regard.core.errors import wrong
+    from regard.hosts import small
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    sizes = [int(part) for part in lengths.split(",") if part.strip().isdecimal()]
+    if len(sizes) != lengths.count(",") + 1:
+        raise wrong("--lengths", repr(lengths), "numbers of tokens, such as 256,512")
+    if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
+        raise wrong("--output", str(output), "a file in a folder that is there")
+    content, origin = read_text(text, file)
+    network, tokenizer = load(model, None)
+    with Steps() as steps:
+        steps(f"looking at the heads of {model} with {origin}")
+        found = measure(
+            network,
+            tokenizer,
+            content,
+            causal=causal,
+            lengths=sizes,
+            seed=seed,
+            name=small.TITLES.get(model, model),
+            progress=steps,
+        )
+    if output is not None:
+        found.save(output)
+    if as_json:
+        typer.echo(json.dumps(found.table(), indent=2))
+        return
+    show(Console(highlight=False), found)
+    if output is not None:
+        typer.echo(f"\ntable   {output}")
+
+
+def show(console: Console, found: Roles) -> None:
+    """Prints the heads of each role, and those that cause most."""
+    from regard.analysis.roles import ROLES
+
+    count = sum(len(row) for row in next(iter(found.scores.values())).values.values())
+    console.print(f"[bold]{found.model}[/]  {count} heads", soft_wrap=True)
+    for role, scores in found.scores.items():
+        those = found.heads(role)
+        said = "   ".join(f"L{layer}H{head} {scores.of((layer, head)):.2f}" for layer, head in those[:SHOWN])
+        more = f"   and {len(those) - SHOWN} more" if len(those) > SHOWN else ""
+        what = f"{role.replace('_', ' ')} ({len(those)} from {ROLES[role].threshold:g})"
+        console.print(f"[bold]{what:<28}[/]{said or 'none'}{more}", soft_wrap=True)
+    rises = sorted(found.rises.items(), key=lambda rise: -rise[1])[:SHOWN]
+    if rises:
+        said = "   ".join(f"L{layer}H{head} {rise:+.3f}" for (layer, head), rise in rises)
+        console.print(f"[bold]{'loss without it, nats':<28}[/]{said}", soft_wrap=True)
+    for note in found.notes:
+        console.print(note, soft_wrap=True)

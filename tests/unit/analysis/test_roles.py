@@ -1,0 +1,179 @@
+"""The table of heads: what the shipped model's are for and cause, kept as JSON; needles; gradients against removal."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+import regard
+from regard.analysis.base import HeadScores, Prompt, sample_moments
+from regard.analysis.head_gates import CausalHeadGating, HeadGates
+from regard.analysis.head_importance import HeadImportance, loss_rises, ordered, slopes, text_loss
+from regard.analysis.planted import planted_model
+from regard.analysis.retrieval_heads import Needle, manual, needles, recalled
+from regard.analysis.roles import Roles, load_roles
+from regard.edits import HeadAblation
+from regard.hosts import small
+from regard.hosts.attach import attach
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return small.load("tiny")
+
+
+@pytest.fixture(scope="module")
+def found(tiny):
+    return regard.heads(*tiny, small.SAMPLE.read_text()[:700], lengths=[96])
+
+
+def test_the_shipped_models_heads_have_their_roles(found):
+    assert (3, 2) in found.heads("induction") or (3, 1) in found.heads("induction")
+    assert found.heads("previous_token")
+    table = found.table()
+    assert len(table) == 32
+    assert all(row["loss_estimate"] is not None for row in table)
+    measured = [row for row in table if row["loss_rise"] is not None]
+    assert 0 < len(measured) <= 12
+    assert all(row["roles"] for row in measured)
+    assert "the model recalled" in " ".join(found.notes)
+
+
+def test_the_table_is_kept_whole(found, tmp_path):
+    path = found.save(tmp_path / "roles.json")
+    assert load_roles(path) == {role: found.heads(role) for role in found.scores}
+    assert json.loads(path.read_text())["heads"] == found.table()
+    path.write_text('{"format": "regard-heads", "version": 9}')
+    with pytest.raises(ValueError, match=r"path: got .*want a table that `regard heads` wrote"):
+        load_roles(path)
+
+
+def test_roles_merge_by_prompts_and_refuse_other_models():
+    def roles(model: str, values: list[list[float]]) -> Roles:
+        return Roles(
+            model, {"sink": HeadScores("sink", sample_moments({0: torch.tensor(values)}))}, {0: torch.zeros(2)}
+        )
+
+    both = roles("a", [[1.0, 0.0]]).merge(roles("a", [[0.0, 0.0], [1.0, 0.0]]))
+    assert both.scores["sink"].values[0].tolist() == [2 / 3, 0]
+    assert both.heads("sink") == [(0, 0)]
+    assert both.estimates == {}
+    with pytest.raises(ValueError, match="other: got roles of b"):
+        roles("a", [[1.0, 0.0]]).merge(roles("b", [[1.0, 0.0]]))
+    with pytest.raises(ValueError, match="role: got 'copying', want one of sink"):
+        both.heads("copying")
+
+
+def test_the_causal_columns_are_of_gates_and_of_removal(tiny, found):
+    model = tiny[0]
+    ids = torch.tensor(tiny[1](small.SAMPLE.read_text()[:700]).input_ids)
+    (layer, head), rise = next(iter(found.rises.items()))
+    with torch.no_grad():
+        whole = cross_entropy(model(ids[None]).logits[0, :-1], ids[1:])
+        with attach(model, edits=[HeadAblation({layer: [head]})]):
+            without = cross_entropy(model(ids[None]).logits[0, :-1], ids[1:])
+    assert abs(float(without - whole) - rise) < 1e-5
+    assert abs(found.rises[layer, head] - float(loss_rises(model, [ids], [(layer, head)])[layer, head][0])) < 1e-6
+
+
+def test_gradients_do_not_stay(tiny):
+    ids = torch.randint(1, 2048, (19,), generator=torch.Generator().manual_seed(0))
+    slopes(tiny[0], ids)
+    assert all(p.requires_grad and p.grad is None for p in tiny[0].parameters())
+
+
+def test_importance_is_normalised_in_each_layer():
+    texts = [Prompt(torch.arange(1, 14)), Prompt(torch.arange(5, 25))]
+    scores = HeadImportance().run(planted_model(), texts)
+    raw, normed = ordered(scores, by_norm=False), ordered(scores)
+    assert set(raw[:4]) == {(0, 0), (0, 2), (1, 1), (1, 2)}
+    assert set(normed[-2:]) == {(0, 1), (1, 0)}
+    dots = (
+        slopes(planted_model(), texts[0].ids)[0][1].abs().sum()
+        + slopes(planted_model(), texts[1].ids)[0][1].abs().sum()
+    )
+    assert abs(scores.of((0, 1)) - float(dots) / 33) < 1e-9
+
+
+def test_a_head_that_says_nothing_can_go():
+    model, texts = planted_model(), [torch.arange(3, 21)]
+    silent, whole = [(0, 0), (0, 2), (1, 1), (1, 2)], text_loss(planted_model(), texts)
+    torch.testing.assert_close(text_loss(model, texts, silent), whole)
+    assert float((text_loss(model, texts, [(0, 1)]) - whole).abs()) > 1e-4
+
+
+def test_open_gates_are_the_model():
+    model, ids = planted_model(), torch.arange(3, 21)[None]
+    with torch.no_grad():
+        whole = model(ids).logits
+        with attach(model, edits=[HeadGates(torch.ones(2, 3))]):
+            torch.testing.assert_close(model(ids).logits, whole)
+        shut = torch.ones(2, 3)
+        shut[0, 1] = 0
+        with attach(model, edits=[HeadGates(shut)]):
+            gated = model(ids).logits
+        with attach(model, edits=[HeadAblation({0: [1]})]):
+            torch.testing.assert_close(model(ids).logits, gated)
+
+
+def test_gates_tell_a_helper_from_a_noise_head():
+    """A model fitted through one head, with noise planted in another: the first stays open, the other is shut."""
+    model, draw = planted_model([(0, 1)]), torch.Generator().manual_seed(1)
+    block = torch.randint(0, 29, (24, 5), generator=draw)
+    prompts = [Prompt(torch.cat([row, row[:1]]), answer=5) for row in block]  # the first token is said again
+    ids = torch.stack([prompt.ids for prompt in prompts])
+    descent = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(90):
+        descent.zero_grad()
+        cross_entropy(model(ids).logits[:, 4], ids[:, 5]).backward()
+        descent.step()
+    with torch.no_grad():
+        noisy = model.model.layers[1].self_attn.o_proj.weight
+        noisy[:, 6:12] = 3 * torch.randn(18, 6, generator=draw, dtype=torch.float64)
+    found = CausalHeadGating(steps=30, batch=24).run(model, prompts)
+    assert float(found.interfering[1, 1]) > 0.8
+    assert float(found.facilitating[1, 1]) < 0.2
+    total = found.facilitating + found.irrelevant + found.interfering
+    assert bool((total >= 1 - 1e-9).all())  # they add up to one but for what is both open and shut
+
+
+def test_needles_lie_where_they_are_said_to(tiny):
+    tokenizer = tiny[1]
+    for prompt in needles(tokenizer, [200, 301], (0.0, 0.4, 1.0), seed=3):
+        assert prompt.answer == len(prompt.ids) in (200, 301)
+        assert prompt.needle is not None
+        secret = tokenizer.decode(prompt.ids[slice(*prompt.needle)]).strip()
+        assert secret.isdigit()
+        assert len(secret) == 5
+        assert f"The special code is {secret}." in tokenizer.decode(prompt.ids)
+        whole = torch.cat([prompt.ids, prompt.ids[slice(*prompt.needle)]])
+        assert recalled(prompt, whole) == 1
+        assert recalled(prompt, torch.cat([prompt.ids, prompt.ids[prompt.needle[0] : prompt.needle[0] + 1]])) < 1
+    with pytest.raises(ValueError, match="lengths: got 20"):
+        needles(tokenizer, [20])
+    with pytest.raises(ValueError, match="lengths: got 500"):
+        needles(tokenizer, [500], haystack="too short", needle=Needle(digits=3))
+    assert len(manual()) > 9000
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ([], "data: got 0 prompts"),
+        ([Prompt(torch.arange(5))], "data: got 1 prompts"),
+        ([Prompt(torch.arange(5), answer=5)], "data"),
+    ],
+)
+def test_gating_wants_answers(data, said):
+    with pytest.raises(ValueError, match=said):
+        CausalHeadGating(1).run(planted_model(), data)
+
+
+def test_what_has_no_words_has_no_heads_table(tiny):
+    with pytest.raises(ValueError, match="model: got BertModel, want a causal language model"):
+        regard.heads(*small.load("minilm"), "a b c")
+    with pytest.raises(ValueError, match="ids: got 3 tokens, want at least 64"):
+        regard.heads(tiny[0], None, [3, 4, 5])

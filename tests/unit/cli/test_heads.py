@@ -1,0 +1,57 @@
+"""`regard heads` and `regard patch`, and what they say of bad input."""
+
+import json
+import sys
+
+import pytest
+
+from regard.cli import main
+
+BASE, DONOR = ("When Mary and Emma went to the park, {} gave a book to".format(who) for who in ("Mary", "Emma"))  # noqa: UP032
+
+
+def run(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["regard", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_heads_are_printed_and_kept(tmp_path, monkeypatch, capsys):
+    text = "for item in items:\n    print(item)\n" * 9
+    target = tmp_path / "heads.json"
+    assert run(monkeypatch, "heads", "--text", text, "--lengths", "96", "--no-causal", "-o", str(target)) == 0
+    said = capsys.readouterr().out
+    for word in ("regard-tiny", "32 heads", "induction", "previous token", "sink", "heads.json"):
+        assert word in said
+    assert len(json.loads(target.read_text())["heads"]) == 32
+
+
+def test_patching_names_heads(monkeypatch, capsys):
+    assert run(monkeypatch, "patch", BASE, DONOR, "--answers", " Mary, Emma", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == 32
+    assert max(row["effect"] for row in rows) > 0.1
+    assert run(monkeypatch, "patch", BASE, DONOR, "--answers", " Mary, Emma", "--sites", "mlp") == 0
+    assert "L3 mlp" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("heads", "--lengths", "many"), "--lengths: got 'many'"),
+        (("heads", "-o", "nowhere/heads.json"), "--output: got nowhere/heads.json, want a file in a folder"),
+        (("heads", "--text", "short"), "ids: got"),
+        (("patch", BASE, DONOR, "--answers", "one"), "--answers: got 'one', want two words"),
+        (("patch", BASE, DONOR, "--answers", " Mary, Mary"), "which begin with the same token"),
+        (("patch", BASE, DONOR + " the", "--answers", " Mary, Emma"), "pair: got shapes"),
+        (("patch", BASE, DONOR, "--answers", " Mary, Emma", "--sites", "x"), "part: got 'x', want one of z"),
+        (("patch", BASE, DONOR, "--answers", " Mary, Emma", "--slots", "first"), "--slots: got 'first'"),
+    ],
+)
+def test_bad_input_is_one_clear_line(arguments, said, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, *arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert said in lines[-1]
+    assert list(tmp_path.iterdir()) == []
