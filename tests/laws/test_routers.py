@@ -9,6 +9,7 @@ from regard.mechanisms.sparse.nsa import Compressed
 from regard.mechanisms.sparse.routed import Routed
 from regard.routers.blocks import SCORES
 from regard.routers.shares import ScaledShare, SimilarShare
+from regard.routers.tree import Halves
 
 OF_MECHANISMS = [
     pytest.param(
@@ -21,7 +22,7 @@ OF_MECHANISMS = [
 ]
 ALONE = [
     pytest.param(sample, id=f"{of.__name__}:{sample.label}")
-    for of in (*SCORES.values(), Compressed, ScaledShare, SimilarShare)
+    for of in (*SCORES.values(), Compressed, ScaledShare, SimilarShare, Halves)
     for sample in of.examples()
 ]
 

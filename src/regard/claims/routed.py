@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism
 from regard.mechanisms.scored.softmax import Softmax
 from regard.mechanisms.sparse.dynamic_mask import DynamicMask
+from regard.mechanisms.sparse.hip import HierarchicallyPruned
 from regard.mechanisms.sparse.moba import MoBA
 from regard.mechanisms.sparse.mosa import ExpertChoice
 from regard.mechanisms.sparse.nsa import NativeSparse
@@ -23,6 +25,7 @@ from regard.mechanisms.sparse.routed import Routed, RoutedBlocks
 from regard.mechanisms.sparse.sparge import Sparge
 from regard.mechanisms.sparse.vmoba import VideoBlocks
 from regard.mechanisms.sparse.window import SlidingWindow
+from regard.routers.tree import Halves
 from regard.tasks.lexicon import FILLER, NAMES
 
 KEYS = 256
@@ -39,6 +42,11 @@ def candidates() -> dict[str, Mechanism | None]:
 @measured(seed=range(2))
 def recalls(seed: int) -> dict[str, float]:
     """The share of right answer tokens of 40 planted codes, the questions alone routed over a dense prefill."""
+    return recalled(seed, candidates())
+
+
+def recalled(seed: int, mechanisms: Mapping[str, Mechanism | None]) -> dict[str, float]:
+    """The recall of SmolLM2 with each of them in the questions, None for its own attention."""
     from regard.hosts import small
     from regard.hosts.swap import swap
 
@@ -47,7 +55,7 @@ def recalls(seed: int) -> dict[str, float]:
     found = {}
     with torch.no_grad():
         cache = model(input_ids=context[None], use_cache=True, logits_to_keep=1).past_key_values
-        for name, mechanism in candidates().items():
+        for name, mechanism in mechanisms.items():
             held = {"input_ids": questions[None], "past_key_values": copy.deepcopy(cache)}
             if mechanism is None:
                 logits = model(**held).logits
@@ -257,3 +265,38 @@ def experts_leak(found: Figures) -> Finding:
         min(found("best_changed")) >= 0.1,
         max(found("threshold_changed")) == 0,
     )
+
+
+@measured(tokens=(1024, 4096, 16384))
+def walks(tokens: int) -> dict[str, float]:
+    """How many keys one query looks at, 64 blocks of 2 kept, and what 2 k (log₂(n / k) + 1) is."""
+    router, looked = Halves(2, 64, 0), 0
+    rows = router.rows(torch.tensor([[tokens - 1]]), tokens, True)
+    scores = torch.randn(1, 1, 1, rows.blocks, generator=torch.Generator().manual_seed(0))
+
+    def score_at(index: Tensor) -> Tensor:
+        nonlocal looked
+        looked += index.shape[3]
+        return scores.gather(3, index)
+
+    router.walked(score_at, rows, 1, 1)
+    return {"looked": looked, "most": 2 * 64 * (math.log2(tokens / 128) + 1)}
+
+
+def looks_at_few(found: Figures) -> Finding:
+    """Never more than that."""
+    told = ", ".join(f"{row['looked']:,} of {row['tokens']:,}" for row in found.rows)
+    return Finding.of(f"keys looked at: {told}", all(row["looked"] <= row["most"] for row in found.rows))
+
+
+@measured(seed=range(1))
+def pruned_recall(seed: int) -> dict[str, float]:
+    """The recall of `recalls` with walks of queries alone and of 32 together, and dense."""
+    one, many = HierarchicallyPruned(2, 128, 16), HierarchicallyPruned(2, 128, 16, 32)
+    return recalled(seed, {"dense": None, "one": one, "many": many})
+
+
+def pruning_keeps_recall(found: Figures) -> Finding:
+    """95% of dense recall, with queries that walk alone."""
+    dense, one, many = (found.mean(name) for name in ("dense", "one", "many"))
+    return Finding.of(f"recall of {one:.1%}, of 32 together {many:.1%}, dense {dense:.1%}", one >= 0.95 * dense)

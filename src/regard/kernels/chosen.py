@@ -29,6 +29,10 @@ COARSE = 32
 """Keys in a block from which queries are gathered for it."""
 WHOLE = 1 << 17
 """Pairs up to which one call under a mask is faster than pieces."""
+DEAR = 8
+"""How many times a gathered key costs what one under a mask does."""
+GATHERED = 1 << 14
+"""Keys of one head that are gathered at a time."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None = None, way: Route | None = None):
@@ -51,25 +55,29 @@ def attend(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None 
         raise wrong("choice", f"{sizes}", f"{(q.shape[2], k.shape[2], tuple(q.shape[:2]))}")
     if not k.shape[2] or not q.shape[2]:
         return dense.over(q, k, v, [], scale)
-    return WAYS[way or cheapest(choice)](q, k, v, choice, scale)
+    slopes = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    return WAYS[way or cheapest(choice, slopes)](q, k, v, choice, scale)
 
 
-def cheapest(choice: Choice) -> Route:
-    """The way that is taken."""
-    rows = choice.rows
-    if rows.n <= FEW and choice.index.shape[3] * rows.block < rows.m:
+def cheapest(choice: Choice, slopes: bool = False) -> Route:
+    """The way that is taken; with ``slopes``, for gradients, no copies of keys are made for many queries."""
+    rows, width = choice.rows, choice.index.shape[3] * choice.rows.block
+    if rows.n <= FEW and width < rows.m:
         return "keys"
     if rows.n * rows.m <= WHOLE:
         return "mask"
     aligned = rows.here.shape[0] == 1 and int(rows.here[0, 0]) >= 0
     if rows.size > 1 and aligned:
         return "blocks"
-    return "queries" if rows.block >= COARSE and rows.size == 1 and aligned else "mask"
+    if rows.block >= COARSE and rows.size == 1 and aligned:
+        return "queries"
+    return "keys" if not slopes and width * DEAR <= rows.m else "mask"
 
 
 def cells(n: int, m: int, block: int, size: int, budget: int) -> int:
     """The most entries of A that `attend` computes for one head."""
-    if n * m <= WHOLE or (size == 1 and block < COARSE and n > FEW):
+    few, fine = n <= FEW and budget * block < m, size == 1 and block < COARSE and budget * block * DEAR > m
+    if not few and (n * m <= WHOLE or fine):
         return n * m
     return -(-n // size) * size * min(budget * block, -(-m // block) * block)
 
@@ -85,7 +93,15 @@ def by_mask(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None
 
 
 def by_keys(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None) -> Partial:
-    """The keys of its blocks copied for each row."""
+    """The keys of its blocks copied for each row, a few rows at a time."""
+    rows, width = choice.rows, max(choice.index.shape[3] * choice.rows.block, 1)
+    step = max(GATHERED // width, 1) * rows.size
+    parts = [copied(q[:, :, some], k, v, choice.at(some), scale) for some in split(0, rows.n, step)]
+    return Partial(torch.cat([part.out for part in parts], 2), torch.cat([part.lse for part in parts], 2))
+
+
+def copied(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None) -> Partial:
+    """`by_keys` of some rows."""
     rows, (batch, heads) = choice.rows, q.shape[:2]
     count, size = rows.count, rows.size
     block = choice.index.clamp(min=0)[..., None] * rows.block + torch.arange(rows.block, device=q.device)

@@ -44,8 +44,8 @@ class Mean(Router):
     year=2024,
     aliases=("min_max_bound",),
     claim=Claim(
-        text="an untrained language model whose questions see 256 keys each, in blocks of the best bounds, has at "
-        "least 90% of its recall, where random blocks and a window lose half",
+        text="an untrained language model whose questions see 256 keys each, in blocks of the best bounds, has 90% of "
+        "its recall or more, where random blocks and a window lose half",
         cells="routed.recalls",
         holds="routed.bound_keeps_recall",
     ),

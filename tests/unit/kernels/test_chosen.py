@@ -46,7 +46,12 @@ def test_sequences_that_stand_elsewhere(block, n, past, way, dtype, seed):
 def test_long_inputs_take_other_ways_and_agree():
     generator = torch.Generator().manual_seed(0)
     q, k, v = torch.randn(3, 1, 2, 701, 8, generator=generator, dtype=torch.float64)
-    for router, way in ((Mean(64, 3), "queries"), (Mean(16, 12, size=48), "blocks"), (Mean(16, 5), "mask")):
+    for router, way in (
+        (Mean(64, 3), "queries"),
+        (Mean(16, 12, size=48), "blocks"),
+        (Mean(16, 9), "mask"),
+        (Mean(4, 5), "keys"),
+    ):
         choice = router(q, k, router.rows(torch.arange(701)[None], 701, True))
         assert chosen.cheapest(choice) == way
         want = chosen.attend(q, k, v, choice, way="mask")
