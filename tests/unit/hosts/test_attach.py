@@ -535,3 +535,14 @@ def test_places_tell_positions_without_padding():
     assert Where(rows="last").chosen_rows(place).tolist() == [[False, True], [False, True]]
     assert Where(rows=[1]).chosen_rows(place).tolist() == [[True, False], [False, False]]
     assert Where(keys=[(1, 2)], batch=[0]).chosen_keys(place).tolist() == [[False, True, False], [False] * 3]
+
+
+def test_an_encoder_decoder_generates_with_its_two_caches_as_without():
+    model, ids = t5(), tokens(2, 7)
+    options = {"max_new_tokens": 5, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    options |= {"eos_token_id": None}
+    with regard.steer(model, HeadAblation([1]), Tilt(3.0, keys=[(0, 2)])):
+        cached, whole = (model.generate(ids, use_cache=use, **options) for use in (True, False))
+    plain = model.generate(ids, **options)
+    torch.testing.assert_close(torch.stack(cached.logits), torch.stack(whole.logits), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(torch.stack(plain.logits), torch.stack(whole.logits), atol=1e-4)
