@@ -7,8 +7,6 @@ import pytest
 import torch
 
 from regard import Layout, build
-from regard.blocks.attention import Attention
-from regard.projections.base import Grouped
 
 VALUES = json.loads((Path(__file__).parents[1] / "reference" / "recurrences.json").read_text())
 CAUSAL = Layout(causal=True)
@@ -43,21 +41,3 @@ def test_scan_definition_and_steps_are_what_published_code_computes(name):
     dense = mechanism.weights(q, k, CAUSAL, **signals) @ v
     for got in (mechanism(q, k, v, CAUSAL, **signals), dense, torch.cat(steps, 2)):
         torch.testing.assert_close(got, want, rtol=0, atol=2e-5)
-
-
-def test_a_layer_of_gated_delta_rule_is_that_of_qwen3_next():
-    """With its convolution, unit lengths, norm of each head and gate, from the same weights."""
-    given = tensors("qwen3_next")
-    layer = Attention(build("gated_deltanet"), Grouped(6, 2, 2, 3, 5)).double()
-    own = dict(layer.named_parameters())
-    weights = {
-        **{f"projection.{name}.weight": given[name] for name in "qkv"},
-        **{"projection.out.weight": given["merge"], "gate.weight": given["z"], "scale": given["norm"]},
-        **{"signals.maps.beta.weight": given["b"], "signals.maps.beta.bias": torch.zeros(2)},
-        **{"signals.maps.log_decay.weight": given["a"], "signals.maps.log_decay.bias": given["bias"]},
-        "convolution.weight": given["taps"].mT.flip(0),
-    }
-    assert weights.keys() == own.keys()
-    for name, value in weights.items():
-        own[name].data.copy_(value)
-    torch.testing.assert_close(layer(given["x"], CAUSAL), given["out"], rtol=0, atol=2e-5)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
+from regard.core.host import Activation, Rank
+from regard.core.host import Host as Host
 from regard.core.layout import Layout
 from regard.core.state import State
 
@@ -48,6 +50,9 @@ class Signal:
         start: its value in an untrained block, two for a geometric range over its heads, or over the channels of each;
             None for the middle that the block's activation has at zero. steady: then for every token alike.
         hard: it acts through a threshold, and its gradient is a straight-through estimate.
+        rank, inner: of the map that makes it of hidden states, ``inner(x W₁) W₂ + b``; None for ``x W + b``.
+        form: of its distance from the one bound that it has. scale: of a "softplus", a factor. rate: a learned factor
+            besides, exp(a_h) for each head. of: "key" for the key itself, times a learned number for each channel.
     """
 
     meaning: str
@@ -59,6 +64,12 @@ class Signal:
     start: float | tuple[float, float] | None = None
     steady: bool = False
     hard: bool = False
+    rank: Rank | None = None
+    inner: Activation | None = None
+    form: Literal["softplus", "exp"] = "softplus"
+    scale: float = 1.0
+    rate: bool = False
+    of: Literal["hidden", "key"] = "hidden"
 
     def rows(self, heads: int, kv_heads: int) -> int:
         """How many heads it has in a call of so many."""
@@ -96,26 +107,6 @@ class Signal:
             return x
         low, high = self.ends
         return torch.where((x >= low) & (x <= high), x, torch.nan)
-
-
-@dataclass(frozen=True)
-class Host:
-    """What the block around a mechanism does to q, k, v and the output, as its paper has it.
-
-    Args:
-        rotary: q and k are turned by their positions (RoPE); False where the mechanism knows order by itself.
-        convolution: taps of the causal depthwise convolution over q, k and v, 0 for none.
-        activation: of q, k and v (after the convolution). unit: q and k are then scaled to length one.
-        norm: the output of each head is divided by its root mean square. gate: the output is multiplied by this
-            function of a projection of the hidden state.
-    """
-
-    rotary: bool = True
-    convolution: int = 0
-    activation: Literal["silu"] | None = None
-    unit: bool = False
-    norm: bool = False
-    gate: Literal["silu", "sigmoid"] | None = None
 
 
 @dataclass(frozen=True)
@@ -220,6 +211,10 @@ class Mechanism(nn.Module):
         ``keys (batch, new)`` bool marks the real tokens among the new ones; rows of padding are unspecified but finite.
         """
         raise NotImplementedError
+
+    def written(self, k: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
+        """The keys ``(b, h, m, d)`` that values are written under, for a host's bonus."""
+        return k
 
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
         """What ``forward`` costs for ``shape``, and the bytes of the state after ``shape.keys`` tokens."""

@@ -53,7 +53,7 @@ def layer_of(config: Config, name: str, arguments: dict[str, Any], pattern: Patt
     attention, cross = config.attention(name, arguments), pattern.endswith("cross")
     traits = attention.mechanism.traits
     able = attention.causal if pattern.startswith("causal") else traits.two_sided and (traits.cross or not cross)
-    if not able or (cross and attention.convolution is not None):
+    if not able or (cross and not attention.crosses):
         raise wrong("pattern", repr(pattern), f"one that {name} has")
     found = Layer(attention, config.width, config.inner_width, backbone)
     with torch.no_grad():

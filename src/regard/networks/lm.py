@@ -27,6 +27,7 @@ from regard.networks.sampling import Sampling
 from regard.projections.base import Grouped, Projection
 from regard.projections.latent import Latent
 from regard.projections.rotary import Rotary
+from regard.projections.selective import as_hosted
 from regard.projections.values_only import ValuesOnly
 
 IGNORED = -100
@@ -40,7 +41,9 @@ class Config:
     Args:
         vocabulary: number of token ids. width: of the hidden states. layers: the mechanism of each layer in order, as
             in ``"softmax*2, window(size=64)*2"``.
-        heads, kv_heads, head_dim, value_dim: of the attention; None: heads, width / heads, and head_dim.
+        heads, kv_heads, head_dim, value_dim: of the attention; None: heads, width / heads, and head_dim. Where queries
+            and keys are shared, as in Mamba-2, kv_heads counts the groups that share them, None for 1. Mamba's heads
+            are the channels of all, of one value each.
         inner: of the gated networks, None for 8/3 of the width, to the next multiple of 8, 0 for attention alone.
         rotary_base: of the rotary positions; None for no positions but what the mechanisms know themselves.
         eps: under the root of the norms. projection: how queries, keys and values come from hidden states, in all
@@ -87,10 +90,17 @@ class Config:
     def attention(self, name: str, arguments: dict[str, Any]) -> Attention:
         """The attention of one layer."""
         projection = self.projected()
-        d = projection.head_dim
-        mechanism = build_for({"heads": self.heads, "head_dim": d}, name, **arguments)
+        d, e = projection.head_dim, projection.value_dim
+        heads = {"heads": self.heads, "head_dim": d}
+        mechanism = build_for(heads, name, **arguments)
         if not mechanism.traits.content and isinstance(projection, Grouped):
-            return Attention(mechanism, ValuesOnly(self.width, self.heads, projection.value_dim))
+            return Attention(mechanism, ValuesOnly(self.width, self.heads, e))
+        kind = mechanism.host.projection if self.projection == "grouped" else "grouped"
+        if kind == "selective":
+            mechanism = build_for({**heads, "heads": self.heads * e}, name, **arguments)
+            projection = as_hosted(kind, self.width, self.heads * e, self.kv_heads or 1, d, 1)
+        elif kind != "grouped":
+            projection = as_hosted(kind, self.width, self.heads, self.kv_heads or 1, d, e)
         turned = projection.rotary if isinstance(projection, Latent) else d - d % 2
         rotary = None if self.rotary_base is None else Rotary(turned, self.rotary_base)
         return Attention(mechanism, projection, rotary)

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
+from regard.core.host import Norm
 from regard.core.mechanism import Example, Host, Signal
 from regard.mechanisms.linear.base import Recurrent
 
@@ -41,7 +42,7 @@ class DeltaNet(Recurrent):
     """
 
     signals: ClassVar = {"beta": STRENGTH}
-    host = Host(rotary=False, convolution=4, activation="silu", unit=True, norm=True)
+    host = Host(rotary=False, convolution=4, activation="silu", unit=True, norm=Norm(eps=1e-5))
     kind = "delta"
 
     def features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:

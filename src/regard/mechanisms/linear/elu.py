@@ -38,7 +38,7 @@ class Linear(Averaged):
     Paper: Katharopoulos et al., arXiv 2006.16236.
     """
 
-    host = Host()
+    host = Host(rotary=False)
 
     def features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         return elu(q) + 1, elu(k) + 1

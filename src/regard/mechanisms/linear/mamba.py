@@ -14,6 +14,9 @@ from regard.core.mechanism import Example, Host, Signal, check_sizes
 from regard.laws.mechanism.subject import HEAD_DIM
 from regard.mechanisms.linear.base import Recurrent
 
+STEPS = (0.001, 0.1)
+"""Δ of the first and last head at the start."""
+
 
 @published(
     "mamba",
@@ -36,7 +39,7 @@ class SelectiveScan(Recurrent):
 
     Δ is the signal ``step (b, h, m)``; A_h is −exp of the parameter ``log_rate (h, d)``. Mamba is the case of one value
     a head: heads are its channels, d its state dimensions, and B and C are shared by all heads. Short convolution,
-    SiLU and gate are its host's; the skip D x is left to blocks.
+    SiLU, Δ (of low rank), B and C of what these give, skip D x and gate are its host's.
 
     Args:
         heads: of q. head_dim: d, the state dimensions.
@@ -47,8 +50,10 @@ class SelectiveScan(Recurrent):
     Paper: Gu and Dao, arXiv 2312.00752; A starts at −1 … −d as there.
     """
 
-    signals: ClassVar = {"step": Signal("Δ, how much of the token is taken in", low=0, start=0.05)}
-    host = Host(rotary=False, convolution=4, activation="silu", gate="silu")
+    signals: ClassVar = {"step": Signal("Δ, how much of the token is taken in", low=0, start=STEPS, rank="sixteenth")}
+    host = Host(
+        rotary=False, convolution=4, bias=True, activation="silu", skip=True, gate="silu", projection="selective"
+    )
     by_channel = True
 
     def __init__(self, heads: int = 4, head_dim: int = 16) -> None:

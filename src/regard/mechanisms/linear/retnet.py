@@ -10,6 +10,7 @@ from torch import Tensor
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
+from regard.core.host import Norm
 from regard.core.mechanism import Example, Host
 from regard.mechanisms.linear.base import Recurrent
 
@@ -45,7 +46,7 @@ class Retention(Recurrent):
     undone by the norm of each head.
     """
 
-    host = Host(norm=True, gate="silu")
+    host = Host(norm=Norm(eps=1e-5), gate="silu")
 
     def __init__(self, gammas: Sequence[float] | None = None):
         super().__init__()
