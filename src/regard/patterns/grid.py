@@ -111,8 +111,7 @@ class Neighborhood(OnGrid):
         leader(i) = min(⌊i / s⌋ s + ⌊s / 2⌋, L − 1),   centre = clamp(leader, ⌊w / 2⌋, L − ⌈w / 2⌉)
         j is seen if centre − ⌊w / 2⌋ ≤ j < centre + ⌈w / 2⌉
 
-    and on a causal axis the leader is the last of its group of s queries, and j is seen if leader − w < j ≤ i; the
-    group at the end counts as whole, so that a row does not depend on what follows it.
+    and on a causal axis the leader is the last of its group of s queries, and j is seen if leader − w < j ≤ i.
     A window as long as the axis or longer shows all of it.
 
     Args:
@@ -152,7 +151,7 @@ class Neighborhood(OnGrid):
         residue, place = cell % step, cell // step
         length = (size - 1 - residue) // step + 1
         if self.causal[axis]:
-            leader = place // s * s + s - 1
+            leader = (place // s * s + s - 1).minimum(length - 1)
             first, last = (leader - w + 1).clamp(min=0), place
         else:
             leader = (place // s * s + s // 2).minimum(length - 1)
