@@ -5,7 +5,8 @@ python tests/reference/authors.py FOLDER        (PyTorch 2.13, Transformers 5.24
 FOLDER holds checkouts, each named owner+repository: mit-han-lab+radial-attention, PCR-git+Adaptive-Filter-Attention,
 opallab+positional_attention, thuml+Flowformer, cmsflash+efficient-attention, trestad+CogAttn, ChuanyangZheng+L2ViT,
 apple+ml-sigmoid-attention, armingerami+fastmax, apple+ml-probabilistic-attention, SHI-Labs+NATTEN,
-facebookresearch+RAM, LeapLabTHU+Agent-Attention. Of each, the named functions and classes alone are run.
+facebookresearch+RAM, LeapLabTHU+Agent-Attention, jeffwillette+delta-attention. Of each, the named
+functions and classes alone are run.
 """
 
 import ast
@@ -258,6 +259,29 @@ def agent():
     return {"q": q, "k": k, "v": v, "out": heads(layer(torch.zeros(1, TOKENS, HEADS * DIM), TOKENS, 1))}
 
 
+def delta():
+    """The first queries of two heads: a window of three with a sink, corrected every four queries."""
+    seen = torch.ones(150, 150, dtype=torch.bool).tril()
+    near = seen & (torch.ones_like(seen).triu(-2) | (torch.arange(150) < 1))
+
+    def rows(q, k, v, where, _):
+        return F.scaled_dot_product_attention(q, k, v, seen[where[0]])
+
+    file = "delta_attention/llama.py"
+    own = taken("jeffwillette+delta-attention", file, "LlamaAttention", repeat_kv=lambda x, _: x, qsa_kernel=rows)
+    q, k, v = drawn((1, 32, 150, DIM), (1, 32, 150, DIM), (1, 32, 150, DIM))
+    self = SimpleNamespace(
+        config=SimpleNamespace(delta_lambda=4, sliding_window=3, mode="delta"),
+        hip_attn_args=SimpleNamespace(need_apply_rope=False),
+        hip_attention_interface=lambda _, q, k, v, *__, **___: (
+            F.scaled_dot_product_attention(q, k, v, near).transpose(1, 2), None
+        ),
+    )  # fmt: skip
+    out = own.LlamaAttention.delta_forward(self, SimpleNamespace(num_key_value_groups=1), q, k, v, None)[0]
+    q, k, v, out = (x[:, :2, :20] for x in (q, k, v, out.transpose(1, 2)))
+    return {"q": q, "k": k, "v": v, "out": out}
+
+
 def window():
     """Softmax attention of PyTorch, causal and under the window of three that Transformers makes."""
     q, k, v = qkv()
@@ -271,7 +295,7 @@ def window():
 
 MADE = (
     radial, adaptive_filter, positional, flow, efficient, cog, l2vit, sigmoid, fastmax, probabilistic, neighborhood,
-    multi_token, agent, window,
+    multi_token, agent, delta, window,
 )  # fmt: skip
 
 

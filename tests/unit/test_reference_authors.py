@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from regard import Layout, build
+from regard import Layout, build, entries
 from regard.patterns import Neighborhood, Radial
 from regard.patterns.line import Trailing
 
@@ -132,6 +132,13 @@ def test_scores_are_convolved_and_heads_mixed_as_in_multi_token_attention():
         same(got, want)
 
 
+def test_sparse_rows_are_corrected_as_in_delta_attention():
+    """The first five groups: theirs takes the last 128 queries from dense attention."""
+    q, k, v, want = tensors("delta", "q", "k", "v", "out")
+    for got in both_forms(build("delta", of="window(size=3, sinks=1)", gamma=4), q, k, v, CAUSAL):
+        same(got, want)
+
+
 @pytest.mark.parametrize(("text", "field"), [("softmax", "causal"), ("window(size=3)", "window")])
 def test_softmax_and_its_window_are_those_of_pytorch_and_transformers(text, field):
     q, k, v, want = tensors("window", "q", "k", "v", field)
@@ -139,3 +146,14 @@ def test_softmax_and_its_window_are_those_of_pytorch_and_transformers(text, fiel
     mechanism = build(name, size=int(size[:-1])) if size else build(name)
     for got in both_forms(mechanism, q, k, v, CAUSAL):
         same(got, want)
+
+
+def test_every_mechanism_has_its_evidence_written_down():
+    """Evidence that is code has values, and its test among those here."""
+    folder = Path(__file__).parents[1] / "reference"
+    evidence = json.loads((folder / "evidence.json").read_text())
+    assert evidence.keys() == {entry.name for entry in entries(kind="mechanism")}
+    for name, about in evidence.items():
+        assert about["fidelity"] in ("authors' code", "third-party code", "hand values", "abstract only"), name
+        assert (about["fidelity"] in ("hand values", "abstract only")) == (not about["code"]), name
+        assert not about["code"] or (folder / about["values"]).is_file(), name
