@@ -175,7 +175,6 @@ def rwkv6(w):
 
 
 def rwkv7(w):
-    """Ours decays by −0.61 σ of minus what is projected, so that its sign is turned."""
     own = {
         "projection.q.weight": w["r_proj.weight"],
         "projection.k.weight": w["k_proj.weight"],
@@ -185,8 +184,8 @@ def rwkv7(w):
         "signals.factors.removed": w["k_k"].view(2, 3),
         "shift.share": torch.cat([w[f"x_{name}"][0] for name in "rkvgwa"]),
         **{
-            f"signals.maps.{name}.{ours}": w[f"{letter}_lora.lora.{theirs}"] * (sign if theirs[0] == "2" else 1)
-            for name, letter, sign in (("log_decay", "w", -1), ("rate", "a", 1))
+            f"signals.maps.{name}.{ours}": w[f"{letter}_lora.lora.{theirs}"]
+            for name, letter in (("log_decay", "w"), ("rate", "a"))
             for ours, theirs in (("down.weight", "0.weight"), ("weight", "2.weight"), ("bias", "2.bias"))
         },
         "output.bonus": w["r_k"],

@@ -41,3 +41,23 @@ def test_scan_definition_and_steps_are_what_published_code_computes(name):
     dense = mechanism.weights(q, k, CAUSAL, **signals) @ v
     for got in (mechanism(q, k, v, CAUSAL, **signals), dense, torch.cat(steps, 2)):
         torch.testing.assert_close(got, want, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("least", [-0.6, -20.0, -60.0])
+def test_a_removal_is_exact_whatever_the_decay(least):
+    """RWKV-7 in float32 is the recurrence in float64, where next to nothing is left of what it takes away."""
+    torch.manual_seed(0)
+    q, k, removed = torch.randn(3, 1, 2, 70, 7)
+    v, decay, rate = torch.randn(1, 2, 70, 5), least * torch.rand(1, 2, 70, 7), torch.rand(1, 2, 70, 7)
+    mechanism = build("rwkv7", heads=2, head_dim=7)
+    got = mechanism(q, k, v, CAUSAL, log_decay=decay, removed=removed, rate=rate)
+    q, k, v, decay, rate, key = (
+        x.double() for x in (q, k, v, decay, rate, torch.nn.functional.normalize(removed, dim=-1))
+    )
+    state, want = torch.zeros(1, 2, 7, 5, dtype=torch.float64), []
+    for t in range(70):
+        taken = key[:, :, t, None] @ state
+        state = decay[:, :, t].exp()[..., None] * state - (rate * key)[:, :, t, :, None] * taken
+        state = state + (k * rate)[:, :, t, :, None] * v[:, :, t, None]
+        want.append(q[:, :, t, None] @ state)
+    torch.testing.assert_close(got.double(), torch.cat(want, 2), rtol=1e-5, atol=2e-5)

@@ -19,7 +19,7 @@ class Signals(nn.Module):
     """One affine map for each signal, followed by what brings it into its range.
 
         s = act(x W + b),   act: low + (high − low) σ(·) between two bounds, low + far(·) above one,
-        high − far(·) below one, the identity without any;   far: scale softplus, or exp
+        high − far(·) below one, the identity without any;   far: the signal's form, times its scale
 
     b is set so that ``x W = 0`` gives the signal's `start`; W is zero at first where that is to be `steady`. A map may
     be of low rank, a distance ``far`` have a learned factor ``exp(a_h)`` for each head, and a signal be the key times
@@ -96,27 +96,33 @@ def begun(spec: Signal, heads: int, size: int) -> Tensor:
 
 def activate(x: Tensor, spec: Signal, rate: Tensor | None = None) -> Tensor:
     """Any numbers ``(b, h, tokens, …)`` brought into the signal's range, its distance times ``exp(rate) (h,)``."""
-    if math.isfinite(spec.low) and math.isfinite(spec.high):
+    if ranged(spec):
         return spec.low + (spec.high - spec.low) * torch.sigmoid(x)
     if not (math.isfinite(spec.low) or math.isfinite(spec.high)):
         return x
-    far = x.exp() if spec.form == "exp" else spec.scale * F.softplus(x)
+    far = spec.scale * {"exp": torch.exp, "sigmoid": torch.sigmoid}.get(spec.form or "", F.softplus)(x)
     if rate is not None:
         far = far * rate.exp().view(-1, *[1] * (x.dim() - 2))
-    return spec.low + far if math.isfinite(spec.low) else spec.high - far
+    return spec.high - far if math.isfinite(spec.high) else spec.low + far
+
+
+def ranged(spec: Signal) -> bool:
+    """Whether its activation covers all of two bounds."""
+    return math.isfinite(spec.low) and math.isfinite(spec.high) and spec.form is None
 
 
 def before_activation(value: float, spec: Signal) -> float:
     """The number that `activate` takes to ``value``."""
     if not spec.low < value < spec.high:
         raise wrong("start", str(value), f"inside of the signal's range, {spec.low} to {spec.high}")
-    if math.isfinite(spec.low) and math.isfinite(spec.high):
+    if ranged(spec):
         share = (value - spec.low) / (spec.high - spec.low)
         return math.log(share / (1 - share))
-    if math.isfinite(spec.low) or math.isfinite(spec.high):
-        distance = value - spec.low if math.isfinite(spec.low) else spec.high - value
-        if spec.form == "exp":
-            return math.log(distance)
-        distance = distance / spec.scale
-        return distance + math.log(-math.expm1(-distance))
-    return value
+    if not (math.isfinite(spec.low) or math.isfinite(spec.high)):
+        return value
+    distance = (spec.high - value if math.isfinite(spec.high) else value - spec.low) / spec.scale
+    if spec.form == "exp":
+        return math.log(distance)
+    if spec.form == "sigmoid":
+        return math.log(distance / (1 - distance))
+    return distance + math.log(-math.expm1(-distance))

@@ -51,8 +51,9 @@ class Signal:
             None for the middle that the block's activation has at zero. steady: then for every token alike.
         hard: it acts through a threshold, and its gradient is a straight-through estimate.
         rank, inner: of the map that makes it of hidden states, ``inner(x W₁) W₂ + b``; None for ``x W + b``.
-        form: of its distance from the one bound that it has. scale: of a "softplus", a factor. rate: a learned factor
-            besides, exp(a_h) for each head. of: "key" for the key itself, times a learned number for each channel.
+        form: of its distance from its upper bound, or from the lower one where that is all, times ``scale``; None for
+            "softplus", or between two bounds a sigmoid over all of the range. rate: a learned factor besides, exp(a_h)
+            for each head. of: "key" for the key itself, times a learned number for each channel.
     """
 
     meaning: str
@@ -66,7 +67,7 @@ class Signal:
     hard: bool = False
     rank: Rank | None = None
     inner: Activation | None = None
-    form: Literal["softplus", "exp"] = "softplus"
+    form: Literal["softplus", "exp", "sigmoid"] | None = None
     scale: float = 1.0
     rate: bool = False
     of: Literal["hidden", "key"] = "hidden"

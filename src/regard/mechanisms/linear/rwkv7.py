@@ -18,7 +18,8 @@ from regard.kernels.scan import Inputs
 from regard.laws.mechanism.subject import HEAD_DIM
 from regard.mechanisms.linear.base import Recurrent
 
-SLOWEST = -0.6065306597  # −exp(−1/2): no channel keeps less than exp of this of a token's past
+SLOWEST = 0.6065306597  # exp(−1/2): a block's channels keep at least exp of minus this of a token's past
+LEAST = -60.0  # what is taken away is read before the decay, as e^60 times what is read after it
 
 
 @published(
@@ -43,9 +44,9 @@ class RWKV7(Recurrent):
         κ̂ = κ / |κ|,   k̃ = k ⊙ (1 + (a − 1) ⊙ α)
 
     w, κ and a are given by the signals ``log_decay``, ``removed`` and ``rate``, each ``(b, h, m, d)``; α is the
-    parameter ``gain (h, d)``. In a block κ is the key times a learned number for each channel. Token shift, group norm,
-    the bonus of the token itself, which follows the norm, and the gate of low rank are its host's. The mixture of each
-    layer's values with the first layer's is no part of one layer.
+    parameter ``gain (h, d)``. In a block w keeps at least exp(−0.61), and κ is the key times a learned number for each
+    channel. Token shift, group norm, the bonus of the token itself, which follows the norm, and the gate of low rank
+    are its host's. The mixture of each layer's values with the first layer's is no part of one layer.
 
     Args:
         heads, head_dim: of q.
@@ -60,11 +61,13 @@ class RWKV7(Recurrent):
         "log_decay": Signal(
             "log of what stays of each channel",
             dim="key",
-            low=SLOWEST,
+            low=LEAST,
             high=0,
             start=(-0.0025, -0.38),
             rank=64,
             inner="tanh",
+            form="sigmoid",
+            scale=SLOWEST,
         ),
         "removed": Signal("the key whose value is taken away", dim="key", of="key"),
         "rate": Signal("how much of it, by channel", dim="key", low=0, high=1, start=0.45, rank=64),
@@ -90,7 +93,7 @@ class RWKV7(Recurrent):
 
     def removal(self, k: Tensor, signals: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         key = F.normalize(signals["removed"], dim=-1)
-        # The removal reads the state before it decays, the scan after: at most e^0.61 apart.
+        # The removal reads the state before it decays, the scan after.
         return key * (-signals["log_decay"]).exp(), key * signals["rate"]
 
     def prepared(self, q, k, v, real, resets, signals) -> Inputs:
