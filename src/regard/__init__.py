@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from regard.core.build import build
     from regard.core.cost import Cost, Shape
     from regard.core.layout import Layout
-    from regard.core.mechanism import Example, Host, Mechanism, Signal, Traits
+    from regard.core.mechanism import Example, LayerSpec, Mechanism, Signal, Traits
     from regard.core.reduction import Partial
     from regard.core.state import State
     from regard.hosts.swap import swap
@@ -53,7 +53,7 @@ LATE = {
 __all__ = [
     "Cost",
     "Example",
-    "Host",
+    "LayerSpec",
     "Layout",
     "Mechanism",
     "Partial",

@@ -15,7 +15,7 @@ VOCABULARY = MASK + 1
 
 @dataclass(frozen=True)
 class Pages:
-    """Words' ``boxes (b, n, 4)``, the ``block (b, n)`` each belongs to, and ``keys (b, n)``, True at words."""
+    """Words' ``boxes (b, n, 4)``, the ``block (b, n)`` each belongs to, and ``key_mask (b, n)``, True at words."""
 
     boxes: Tensor
     block: Tensor

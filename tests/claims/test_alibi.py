@@ -15,7 +15,7 @@ def test_a_shifted_text_is_attended_to_alike():
     alibi = regard.build("alibi")
     alone = alibi(q[:, :, 89:], k[:, :, 89:], v[:, :, 89:], Layout(causal=True))
     documents = (torch.arange(120) >= 89).long()[None]
-    for layout in (Layout(causal=True, keys=documents.bool()), Layout(causal=True, segments=documents)):
+    for layout in (Layout(causal=True, key_mask=documents.bool()), Layout(causal=True, segments=documents)):
         torch.testing.assert_close(alibi(q, k, v, layout)[:, :, 89:], alone, atol=1e-12, rtol=1e-12)
 
 

@@ -25,7 +25,7 @@ def test_each_token_takes_the_mean():
     torch.testing.assert_close(scaled(x), x + scaled.scale * (uniform @ x))
     keys = torch.tensor([[True, False, True, True, False], [True] * 5])
     for module in (ContextBroadcast(), scaled):
-        found = module(x, Layout(keys=keys))
+        found = module(x, Layout(key_mask=keys))
         torch.testing.assert_close(found[0, keys[0]], module(x[:1, keys[0]])[0])
         torch.testing.assert_close(found[1], module(x)[1])
 

@@ -134,7 +134,7 @@ def test_every_composition_is_its_papers_formulas(score, bias, normaliser):
         given = {name: signal[:, :, span] for name, signal in signals.items()}
         part, state = mechanism.extend(*(x[:, :, span] for x in (q, k, v)), state, keys[:, span], **given)
         parts.append(part)
-    whole = mechanism(q, k, v, Layout(causal=True, keys=keys), **signals)
+    whole = mechanism(q, k, v, Layout(causal=True, key_mask=keys), **signals)
     torch.testing.assert_close(torch.cat(parts, 2).mT[keys[:, None, None].expand(-1, HEADS, 7, -1)],
                                whole.mT[keys[:, None, None].expand(-1, HEADS, 7, -1)], **EXACT)  # fmt: skip
 
@@ -248,7 +248,7 @@ def test_what_follows_is_the_host():
     want = layer.projection.merge(normed * F.silu(apart(layer.output.gate(x))))
     torch.testing.assert_close(layer(x, Layout(causal=True)), want, **EXACT)
     assert layer.rotary is None
-    assert composed("distance").host.rotary
+    assert composed("distance").layer.rotary
 
 
 @pytest.mark.parametrize(

@@ -77,10 +77,10 @@ def test_attribution_of_a_linear_layer_is_its_matrix():
 
 
 def test_attribution_refuses_what_it_would_misread():
-    """Padding, a model without attention, and two-sided calls; the layers are as before afterwards."""
+    """Padding, a model without attention, and bidirectional calls; the layers are as before afterwards."""
     model, ids = LM(Config(8, 24, "gla", heads=4), seed=0), torch.randint(8, (1, 9))
     with pytest.raises(ValueError, match=r"score: got a call under .*want one of causal self-attention"):
-        attribution(model, lambda: model(ids, keys=torch.ones(1, 9, dtype=torch.bool)).sum())
+        attribution(model, lambda: model(ids, key_mask=torch.ones(1, 9, dtype=torch.bool)).sum())
     found = layer("softmax")
     with pytest.raises(ValueError, match="score: got a call under"):
         attribution(found, lambda: found(torch.randn(1, 5, 24, dtype=torch.float64)).sum())

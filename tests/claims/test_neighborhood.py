@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 import regard
 from regard import patterns as p
-from regard.experiments.clock import interleaved
+from regard.experiments.timing import interleaved
 from regard.kernels.block_sparse import plan as block_sparse
 from regard.mechanisms.sparse.neighborhood import simulate
 

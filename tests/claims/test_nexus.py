@@ -69,7 +69,7 @@ def test_nothing_leaks_from_the_future_and_it_decodes(mechanism):
             parts.append(out)
             start += size
         rows = torch.ones(2, 23, dtype=torch.bool) if real is None else real
-        whole = layer(x, Layout(causal=True, keys=real))
+        whole = layer(x, Layout(causal=True, key_mask=real))
         torch.testing.assert_close(torch.cat(parts, 1)[rows], whole[rows], atol=1e-9, rtol=1e-9)
     order = torch.tensor([1, 0])
     token = hidden(1, seed=4)

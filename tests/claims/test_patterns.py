@@ -8,7 +8,7 @@ import torch
 
 import regard
 from regard import patterns as p
-from regard.experiments.clock import interleaved
+from regard.experiments.timing import interleaved
 from regard.kernels.block_sparse import plan as block_sparse
 
 CAUSAL = regard.Layout(causal=True)

@@ -37,7 +37,7 @@ def test_weights_are_the_same_for_every_input():
         placed = mechanism.encodings[:11]
         scores = (placed @ mechanism.query) @ (placed @ mechanism.key).mT / 7**0.5
         torch.testing.assert_close(first, torch.softmax(scores, -1).expand(2, -1, -1, -1))
-        padded = Layout(keys=torch.tensor([[False] * 4 + [True] * 11]))
+        padded = Layout(key_mask=torch.tensor([[False] * 4 + [True] * 11]))
         shifted = mechanism.weights(torch.randn(1, 3, 15, 5), torch.randn(1, 3, 15, 5), padded)
         torch.testing.assert_close(shifted[0, :, 4:, 4:], first[0])
     network = NumberNetwork(N)

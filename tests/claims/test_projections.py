@@ -131,7 +131,7 @@ def test_fewer_matrices_are_multi_head_attention_with_the_identity():
 
 
 def test_super_attention_mixes_values_by_place():
-    """Super attention: efficient attention of values mixed by a matrix over places; two-sided, whole texts only."""
+    """Super attention: efficient attention of values mixed by a matrix over places; bidirectional, whole texts only."""
     torch.manual_seed(0)
     found = FewerMatrices(WIDTH, 1, "super", length=WIDTH).double()
     assert found.parameter_count == sum(p.numel() for p in found.parameters()) == 3 * WIDTH**2
@@ -145,7 +145,7 @@ def test_super_attention_mixes_values_by_place():
     n = x.shape[1]
     weights = torch.softmax(found.q(x) @ x.mT * WIDTH**-0.5, -1)
     torch.testing.assert_close(attention(found)(x), weights @ (found.align[:n, :n] @ x), **EXACT)
-    for layout in (CAUSAL, Layout(keys=torch.ones(x.shape[:2], dtype=torch.bool))):
+    for layout in (CAUSAL, Layout(key_mask=torch.ones(x.shape[:2], dtype=torch.bool))):
         with pytest.raises(ValueError, match="layout"):
             attention(found)(x, layout)
     with pytest.raises(ValueError, match="projection"):

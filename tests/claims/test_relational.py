@@ -85,13 +85,13 @@ def test_sizes_costs_and_decoding(symbols, relational, kv_heads):
             parts.append(out)
             start += size
         rows = torch.ones(2, 23, dtype=torch.bool) if keys is None else keys
-        whole = layer(x, Layout(causal=True, keys=keys))
+        whole = layer(x, Layout(causal=True, key_mask=keys))
         torch.testing.assert_close(torch.cat(parts, 1)[rows], whole[rows], atol=1e-9, rtol=1e-9)
     assert state.bytes == 2 * 23 * 8 * layer.projection.cached_numbers
 
 
 class Pair(torch.nn.Module):
-    """Whether two objects are the same, by one two-sided block and the mean of its tokens."""
+    """Whether two objects are the same, by one bidirectional block and the mean of its tokens."""
 
     def __init__(self, projection, inner: int, width: int = 32) -> None:
         super().__init__()

@@ -58,7 +58,7 @@ class Standard(nn.Module):
     def loss(self, ids, boxes, targets, keys):
         x = self.embedding(ids) + self.places[: ids.shape[1]]
         for block in self.blocks:
-            x = block(x, Layout(keys=keys))
+            x = block(x, Layout(key_mask=keys))
         logits = F.linear(self.norm(x), self.embedding.weight)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
@@ -66,7 +66,7 @@ class Standard(nn.Module):
 @torch.no_grad()
 def nearness(skim, boxes, drawn):
     """Weight on other words of a word's block, over the share that such words have among all others."""
-    weights = skim(boxes, Layout(keys=drawn.keys)).mean(1)
+    weights = skim(boxes, Layout(key_mask=drawn.keys)).mean(1)
     others = drawn.keys[:, :, None] & drawn.keys[:, None] & ~torch.eye(weights.shape[2], dtype=torch.bool)
     same = others & (drawn.block[:, :, None] == drawn.block[:, None])
     mass = ((weights * same).sum(2) / (weights * others).sum(2))[drawn.keys]
@@ -127,7 +127,7 @@ def test_text_changes_nothing_in_a():
     assert all(torch.equal(given[0], other) for other in given[1:])
     moved = drawn.boxes.clone()
     moved[:, 5, ::2] += 1
-    assert not torch.equal(model.skim(moved, Layout(keys=drawn.keys)), given[0])
+    assert not torch.equal(model.skim(moved, Layout(key_mask=drawn.keys)), given[0])
 
 
 @torch.no_grad()
@@ -213,7 +213,7 @@ def test_every_layer_sees_the_k_largest(minilm, text, heads):
     masked = SkimmingMask(small.load("minilm")[0], Skim(24, heads, PLACES), 8)
     masked.model.set_attn_implementation("eager")
     keys = torch.arange(61) < torch.tensor([[61], [40]])
-    weights, seen = masked.skim(drawn.boxes, Layout(keys=keys)), []
+    weights, seen = masked.skim(drawn.boxes, Layout(key_mask=keys)), []
     for layer in cast(Any, masked.model).encoder.layer:
         layer.attention.self.register_forward_hook(lambda _, args, out: seen.append(out[1]))
     masked(ids, drawn.boxes, keys)

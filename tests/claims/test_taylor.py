@@ -96,7 +96,7 @@ def test_orders_that_cannot_be_are_refused():
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("order", [1, 2])
 def test_fastmax_is_the_explicit_polynomial_attention(order, causal):
-    """Fastmax, p = 1 and 2, causal and two-sided: output and gradients as n × n to 1e-9, none negative."""
+    """Fastmax, p = 1 and 2, causal and bidirectional: output and gradients as n × n to 1e-9, none negative."""
     q, k, v = draw(131)
     products = standard(q) @ standard(k).mT / (5 if order == 1 else 1)
     f = sum(products**power / math.factorial(power) for power in range(order + 1))

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
 from regard.networks.vision.twins import Twins, TwinsLayer, local, summarised
-from regard.projections.base import apart
+from regard.projections.base import split_heads
 from regard.train.fit import Recipe, fit
 
 
@@ -16,7 +16,7 @@ def test_windows_are_attention_in_each_window():
     layer = local(16, 2, (12, 8), 4).double()
     x = torch.randn(2, 96, 16, dtype=torch.float64)
     windows = x.view(2, 3, 4, 2, 4, 16).transpose(2, 3).reshape(12, 16, 16)
-    q, k, v = (apart(m(windows), 2) for m in (layer.projection.q, layer.projection.k, layer.projection.v))
+    q, k, v = (split_heads(m(windows), 2) for m in (layer.projection.q, layer.projection.k, layer.projection.v))
     want = layer.projection.merge(F.scaled_dot_product_attention(q, k, v))
     want = want.view(2, 3, 2, 4, 4, 16).transpose(2, 3).reshape(2, 96, 16)
     torch.testing.assert_close(layer(x), want, atol=1e-9, rtol=0)

@@ -11,7 +11,7 @@ N = 101
 
 
 def reach(mechanism, layers, causal):
-    """The tokens whose value the last (causal) or middle (two-sided) token's output depends on after some layers."""
+    """The tokens whose value the last (causal) or middle (bidirectional) token's output depends on."""
     torch.manual_seed(1)
     x = torch.randn(1, 1, N, 5, requires_grad=True)
     state, place = x, N - 1 if causal else N // 2

@@ -18,7 +18,7 @@ from families.inputs import BATCH, LENGTH
 from families.truth import Weights, truth
 from regard.hosts.attention_interface import configurations
 from regard.hosts.session import Session
-from regard.hosts.softmax_call import Map
+from regard.hosts.softmax_call import AttentionMap
 from regard.hosts.swap import swap
 from regard.hosts.watch import watch
 from regard.probes import Distance, Entropy
@@ -194,7 +194,7 @@ def apart(one: list[Tensor], other: list[Tensor]) -> float:
 def whole(session: Session, layer: int) -> Tensor:
     """A of a layer's last call ``(batch, heads, n, m)``."""
     source, rows = session.maps[layer], None
-    if isinstance(source, Map):
+    if isinstance(source, AttentionMap):
         rows = torch.arange(source.call.n)
         strip = source.strip(rows)
         weights = strip.weights.new_zeros(*strip.weights.shape[:3], source.call.m)

@@ -45,7 +45,7 @@ def layout_of(data, subject, n, m) -> Layout | None:
     kind = data.draw(st.sampled_from(kinds))
     flags = torch.tensor(data.draw(st.lists(st.booleans(), min_size=2 * m, max_size=2 * m))).view(2, m)
     if kind == "keys":
-        return Layout(causal=causal, keys=flags)
+        return Layout(causal=causal, key_mask=flags)
     return Layout(causal=causal, segments=flags.cumsum(1) if kind == "segments" else None)
 
 

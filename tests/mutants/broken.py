@@ -151,19 +151,19 @@ class NegativeWeights(Textbook):
 class ShiftedCache(Textbook):
     """Drops the oldest entry of the cache whenever a single token arrives."""
 
-    def extend(self, q, k, v, state, keys=None, **signals):
+    def extend(self, q, k, v, state, key_mask=None, **signals):
         if k.shape[2] == 1 and state.k.shape[2] > 1:
-            state = Seen(state.seen, state.k[:, :, 1:], state.v[:, :, 1:], state.keys[:, 1:])
-        return super().extend(q, k, v, state, keys, **signals)
+            state = Seen(state.seen, state.k[:, :, 1:], state.v[:, :, 1:], state.key_mask[:, 1:])
+        return super().extend(q, k, v, state, key_mask, **signals)
 
 
 @breaks("extend")
 class ForgottenPadding(Textbook):
     """The cache forgets which of its entries were padding."""
 
-    def extend(self, q, k, v, state, keys=None, **signals):
-        state = dataclasses.replace(state, keys=torch.ones_like(state.keys))
-        return super().extend(q, k, v, state, keys, **signals)
+    def extend(self, q, k, v, state, key_mask=None, **signals):
+        state = dataclasses.replace(state, key_mask=torch.ones_like(state.key_mask))
+        return super().extend(q, k, v, state, key_mask, **signals)
 
 
 @breaks("extend")
@@ -173,8 +173,8 @@ class UnselectedState(Textbook):
     def start(self, batch, *, device="cpu", dtype=torch.float32):
         return HalfSelected(**super().start(batch, device=device, dtype=dtype).__dict__)
 
-    def extend(self, q, k, v, state, keys=None, **signals):
-        out, after = super().extend(q, k, v, state, keys, **signals)
+    def extend(self, q, k, v, state, key_mask=None, **signals):
+        out, after = super().extend(q, k, v, state, key_mask, **signals)
         return out, HalfSelected(**after.__dict__)
 
 
@@ -199,7 +199,7 @@ class SegmentsIgnored(Textbook):
     """Lets packed documents see each other."""
 
     def visible(self, n, m, layout, device):
-        return Layout(causal=layout.causal, keys=layout.keys).allowed(n, m, device)
+        return Layout(causal=layout.causal, key_mask=layout.key_mask).allowed(n, m, device)
 
 
 @breaks("padding")
@@ -504,5 +504,5 @@ class LostDecays(GatedLinear):
 
 
 def layout_without_causal(layout: Layout) -> Layout:
-    """The same layout, two-sided."""
+    """The same layout, bidirectional."""
     return dataclasses.replace(layout, causal=False)

@@ -59,13 +59,13 @@ class Textbook(Mechanism):
         seen = torch.zeros(batch, dtype=torch.int64, device=device)
         return Seen(seen, empty(0, 0, 0), empty(0, 0, 0), empty(0).bool())
 
-    def extend(self, q, k, v, state, keys=None, **signals):
-        _, seen = count_new(state, keys, k.shape[2], k.shape[0])
-        real = torch.ones_like(k[:, 0, :, 0], dtype=torch.bool) if keys is None else keys
+    def extend(self, q, k, v, state, key_mask=None, **signals):
+        _, seen = count_new(state, key_mask, k.shape[2], k.shape[0])
+        real = torch.ones_like(k[:, 0, :, 0], dtype=torch.bool) if key_mask is None else key_mask
         if state.k.shape[2]:
             k, v = torch.cat([state.k, k], 2), torch.cat([state.v, v], 2)
         real = torch.cat([state.keys, real], 1)
-        out = self.forward(q, k, v, Layout(causal=True, keys=real), **signals)
+        out = self.forward(q, k, v, Layout(causal=True, key_mask=real), **signals)
         return out, Seen(seen, k, v, real)
 
     def cost(self, shape: Shape, layout: Layout = Layout()):

@@ -127,11 +127,11 @@ def positional():
 
 
 def flow():
-    """Two-sided and causal."""
+    """Bidirectional and causal."""
     own = taken("thuml+Flowformer", "Flow_Attention.py", "Flow_Attention", "Flow_Attention_Causal")
     q, k, v = qkv(DIM)
     found = {"q": q, "k": k, "v": v}
-    for name, made in (("two_sided", own.Flow_Attention), ("causal", own.Flow_Attention_Causal)):
+    for name, made in (("bidirectional", own.Flow_Attention), ("causal", own.Flow_Attention_Causal)):
         layer = made(HEADS * DIM, HEADS * DIM, HEADS * DIM, HEADS).eval()
         for part in (layer.query_projection, layer.key_projection, layer.value_projection, layer.out_projection):
             identity(part)
@@ -191,7 +191,7 @@ def sigmoid():
 
 
 def fastmax():
-    """Of queries and keys that are standardised already: two-sided and causal, of both orders."""
+    """Of queries and keys that are standardised already: bidirectional and causal, of both orders."""
     own = taken("armingerami+fastmax", "test_fastmax.py", "fastmax_function")
     q, k, v = qkv()
     standard = [(x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True, correction=0) for x in (q, k)]

@@ -57,7 +57,7 @@ def test_positional_attention_has_biases():
         same(got, want)
 
 
-@pytest.mark.parametrize("field", ["two_sided", "causal"])
+@pytest.mark.parametrize("field", ["bidirectional", "causal"])
 def test_flows_are_those_of_flowformer(field):
     q, k, v, want = tensors("flow", "q", "k", "v", field)
     for got in both_forms(build("flow"), q, k, v, Layout(causal=field == "causal")):

@@ -18,7 +18,7 @@ ORIGIN = {"regard": "0", "torch": "2", "python": "3", "machine": "a machine", "g
 
 def cost(mechanism: str, phase: str, length: int, seconds: float) -> dict:
     fields = CostCell(mechanism, phase, length, heads=2, kv_heads=2, head_dim=8).fields
-    figures = {"seconds": seconds, "yardstick_seconds": 1e-9 * length**2, "ratio": seconds / (1e-9 * length**2)}
+    figures = {"seconds": seconds, "baseline_seconds": 1e-9 * length**2, "ratio": seconds / (1e-9 * length**2)}
     figures |= {"ratio_low": 0.9 * figures["ratio"], "ratio_high": 1.1 * figures["ratio"], "state_bytes": 512}
     return {"kind": "cost", **fields, **figures, "time_growth": "linear", "state_growth": "constant", **ORIGIN}
 
@@ -42,7 +42,7 @@ def page(tmp_path, open_page):
 def test_the_charts_show_every_mechanism_and_prediction(page):
     expect(page.locator(".chart h2").first).to_have_text("Time over length: one pass")
     chart = page.locator(".chart").first
-    expect(chart.locator("circle.full")).to_have_count(9)  # two mechanisms and the yardstick
+    expect(chart.locator("circle.full")).to_have_count(9)  # two mechanisms and the baseline
     expect(chart.locator("circle.open")).to_have_count(2)
     expect(chart.locator(".key")).to_contain_text("lightning n^1.00 ± 0.00, claimed n^1")
     page.get_by_role("button", name="train · mechanism").click()

@@ -73,7 +73,7 @@ def matrices_of(layer: Attention, x: Tensor) -> tuple[Tensor, Tensor]:
             own = layer.convolution.bias[-v.shape[1] * v.shape[3] :].view(v.shape[1], 1, v.shape[3])
             before, added = before + own, added + own
     active = torch.where(before == 0, 0.5, v / torch.where(before == 0, 1, before))  # SiLU(u) / u at 0 is 1/2
-    active = repeat_heads(active if layer.host.activation else torch.ones_like(v), heads)
+    active = repeat_heads(active if layer.spec.activation else torch.ones_like(v), heads)
     if output.skip is not None:
         weights = weights + output.skip[:, None, None] * torch.eye(n, dtype=x.dtype, device=x.device)
         out = out + output.skip[:, None, None] * repeat_heads(v, heads)
@@ -141,8 +141,8 @@ def attribution(model: nn.Module, score: Callable[[], Tensor], whole: bool = Tru
             by the mechanisms' A alone, c being the heads.
 
     Raises:
-        ValueError: a model without such layers, a mechanism that is not causal, or a call that is two-sided, padded,
-            packed or across sequences.
+        ValueError: a model without such layers, a mechanism that is not causal, or a call that is bidirectional,
+            padded, packed or across sequences.
 
     Paper: Zimerman, Ali and Wolf, arXiv 2405.16504, after Chefer et al., 2103.15679.
     """

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from regard.core.host import Activation, Rank
+from regard.core.layer import Activation, Rank
 
 ACTIVATIONS = {"silu": silu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
 

@@ -18,7 +18,7 @@ from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism, repeat_heads
 from regard.core.state import State, count_new
-from regard.projections.base import Grouped, Projection, apart, together
+from regard.projections.base import Grouped, Projection, merge_heads, split_heads
 from regard.projections.rotary import Rotary
 from regard.projections.selective import Selective
 
@@ -44,10 +44,10 @@ class AttentionState(State):
 
 
 class Attention(nn.Module):
-    """``y = merge(gate(x) ⊙ norm(A(q, k) v))`` with q, k, v projected from x, as the mechanism's `host` has it.
+    """``y = merge(gate(x) ⊙ norm(A(q, k) v))`` with q, k, v projected from x, as the mechanism's `layer` has it.
 
     In order: token shift, projection, short convolution, activation, unit length, rotary positions, the mechanism with
-    its signals, skip, norm, bonus, gate, merge. What `host` does not name is left out.
+    its signals, skip, norm, bonus, gate, merge. What `layer` does not name is left out.
 
     Args:
         mechanism: A. projection: from and to hidden states. rotary: how positions turn q and k where the mechanism's
@@ -61,18 +61,18 @@ class Attention(nn.Module):
     def __init__(self, mechanism: Mechanism, projection: Projection, rotary: Rotary | None = None) -> None:
         super().__init__()
         heads, groups = projection.heads, projection.kv_heads
-        d, e, host = projection.head_dim, projection.value_dim, mechanism.host
+        d, e, spec = projection.head_dim, projection.value_dim, mechanism.layer
         check_projection(mechanism, projection)
-        self.mechanism, self.projection, self.host = mechanism, projection, host
-        self.rotary = rotary if host.rotary else None
+        self.mechanism, self.projection, self.spec = mechanism, projection, spec
+        self.rotary = rotary if spec.rotary else None
         source = projection.width if self.selective is None else self.selective.inner
         self.signals = Signals(mechanism.signals, source, heads, groups, d, e, projection.width)
         self.sizes = [count * size for count, size in zip(projection.counts, (d, d, e), strict=True)]
-        self.channels = (self.sizes[2] if self.selective else sum(self.sizes)) if host.convolution else 0
-        self.convolution = ShortConvolution(self.channels, host.convolution, host.bias) if host.convolution else None
-        readers = ["q", "k", "v", "gate", *self.signals.maps] if host.gate else ["q", "k", "v", *self.signals.maps]
-        self.shift = None if host.shift is None else TokenShift(projection.width, readers, host.shift.rank)
-        self.output = Output(host, projection)
+        self.channels = (self.sizes[2] if self.selective else sum(self.sizes)) if spec.convolution else 0
+        self.convolution = ShortConvolution(self.channels, spec.convolution, spec.bias) if spec.convolution else None
+        readers = ["q", "k", "v", "gate", *self.signals.maps] if spec.gate else ["q", "k", "v", *self.signals.maps]
+        self.shift = None if spec.shift is None else TokenShift(projection.width, readers, spec.shift.rank)
+        self.output = Output(spec, projection)
 
     @property
     def selective(self) -> Selective | None:
@@ -104,7 +104,9 @@ class Attention(nn.Module):
     def read(self, x: Tensor, layout: Layout, context: Tensor | None) -> dict[str, Tensor]:
         """The hidden states that each map reads, by its name, where they are not x itself: after the token shift."""
         if not self.projection.causal and (layout.causal or not layout.plain):
-            raise wrong("layout", str(layout), f"whole texts, two-sided: {type(self.projection).__name__} mixes them")
+            raise wrong(
+                "layout", str(layout), f"whole texts, bidirectional: {type(self.projection).__name__} mixes them"
+            )
         if context is not None and self.projection.order > 1:
             raise wrong("context", "another sequence", "None: queries and keys come from attention to the same tokens")
         if context is not None and not self.crosses:
@@ -134,9 +136,9 @@ class Attention(nn.Module):
     ) -> Given:
         """q, k, v after convolution and activation, before positions; and the signals."""
         if self.selective is not None:
-            v = self.activated(apart(convolved(together(self.selective.written(own))), self.projection.heads))
+            v = self.activated(split_heads(convolved(merge_heads(self.selective.written(own))), self.projection.heads))
             q, k = self.selective.scored(v)
-            return q, k, v, self.signals(together(v), together(v), {}, k)
+            return q, k, v, self.signals(merge_heads(v), merge_heads(v), {}, k)
         if self.shift is not None:
             q, k, v = self.projection(read["q"], read["k"], read["v"])  # type: ignore[call-arg]
         else:
@@ -152,66 +154,66 @@ class Attention(nn.Module):
             name = type(self.projection).__name__
             raise wrong("projection", name, "one whose tokens do not know of later ones: it cannot be continued")
         inner = self.mechanism.start(batch, device=device, dtype=dtype)
-        taps = max(self.host.convolution, 1)
+        taps = max(self.spec.convolution, 1)
         tail = torch.zeros(batch, taps - 1, self.channels, device=device, dtype=dtype)
         last = torch.zeros(batch, 1, 0 if self.shift is None else self.projection.width, device=device, dtype=dtype)
         return AttentionState(inner.seen, inner, tail, (inner,) * (self.projection.order - 1), last)
 
-    def extend(self, x: Tensor, state: AttentionState, keys: Tensor | None = None) -> tuple[Tensor, AttentionState]:
-        """``(y of the new tokens, the state after them)``; ``keys (b, n)`` marks the real ones."""
-        positions, seen = count_new(state, keys, x.shape[1], x.shape[0])
+    def extend(self, x: Tensor, state: AttentionState, key_mask: Tensor | None = None) -> tuple[Tensor, AttentionState]:
+        """``(y of the new tokens, the state after them)``; ``key_mask (b, n)`` marks the real ones."""
+        positions, seen = count_new(state, key_mask, x.shape[1], x.shape[0])
         tails, nested = [state.tail], list(state.nested)
         read, last = {}, state.last
         if self.shift is not None:
-            read, last = self.shift.extend(x, state.last, state.seen, keys)
+            read, last = self.shift.extend(x, state.last, state.seen, key_mask)
 
         def convolved(z: Tensor) -> Tensor:
             assert self.convolution is not None
-            mixed, tails[0] = self.convolution.extend(z, state.tail, state.seen, keys)
+            mixed, tails[0] = self.convolution.extend(z, state.tail, state.seen, key_mask)
             return mixed
 
         q, k, v, signals = self.projected(read, x, x, convolved if self.convolution is not None else lambda z: z)
 
         def attend(level: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            out, nested[level] = self.mechanism.extend(q, k, v, nested[level], keys, **signals)
+            out, nested[level] = self.mechanism.extend(q, k, v, nested[level], key_mask, **signals)
             return out
 
         q, k = self.scored(q, k, positions, attend)
         v = self.valued(k, v, positions)
-        out, inner = self.mechanism.extend(q, k, v, state.inner, keys, **signals)
+        out, inner = self.mechanism.extend(q, k, v, state.inner, key_mask, **signals)
         y = self.finish(out, x, positions, (q, k, v, signals), read.get("gate", x))
         return y, AttentionState(seen, inner, tails[0], tuple(nested), last)
 
     @property
     def inside(self) -> slice | None:
         """Where values stand in the keys, if neither positions nor what the host does set them apart."""
-        inside, turned = self.projection.inside, 0 if self.rotary is None else self.rotary.dim
-        apart = self.host.convolution or self.host.activation or self.host.unit
+        inside, turned = self.projection.value_slice, 0 if self.rotary is None else self.rotary.dim
+        apart = self.spec.convolution or self.spec.activation or self.spec.unit
         return None if apart or inside is None or inside.start < turned else inside
 
     def valued(self, k: Tensor, v: Tensor, positions: Tensor | None) -> Tensor:
         """The values as the mechanism is given them: a view of the keys where they are part of these."""
         inside = self.inside
-        return self.projection.placed(v, positions) if inside is None else k[..., inside]
+        return self.projection.add_value_positions(v, positions) if inside is None else k[..., inside]
 
     def joined(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """``(b, n, channels)``: all heads of all three side by side."""
-        return torch.cat([together(part) for part in (q, k, v)], dim=2)
+        return torch.cat([merge_heads(part) for part in (q, k, v)], dim=2)
 
     def cut(self, x: Tensor) -> list[Tensor]:
         """`joined` undone."""
         parts = x.split(self.sizes, dim=2)
-        return [apart(part, count) for part, count in zip(parts, self.projection.counts, strict=True)]
+        return [split_heads(part, count) for part, count in zip(parts, self.projection.counts, strict=True)]
 
     def activated(self, x: Tensor) -> Tensor:
-        """What `host` names as activation."""
-        return F.silu(x) if self.host.activation == "silu" else x
+        """What `layer` names as activation."""
+        return F.silu(x) if self.spec.activation == "silu" else x
 
     def scored(self, q: Tensor, k: Tensor, positions: Tensor | None, attend: Nested) -> tuple[Tensor, Tensor]:
         """Queries and keys as the mechanism scores them, after the nested attentions of `Projection.order`."""
 
         def prepared(x: Tensor) -> Tensor:
-            if self.host.unit:
+            if self.spec.unit:
                 x = x * torch.rsqrt(x.square().sum(-1, keepdim=True) + EPSILON)
             return x if self.rotary is None or positions is None else self.rotary(x, positions)
 
@@ -235,7 +237,7 @@ class Attention(nn.Module):
         ``given`` are the mechanism's inputs, which a skip or a bonus reads, ``opening`` what the gate reads, x if None.
         """
         own = None
-        if self.host.bonus and given is not None:
+        if self.spec.bonus and given is not None:
             q, k, _, signals = given
             own = q, self.mechanism.written(repeat_heads(k, q.shape[1]), signals)
         out = self.output(out, x if opening is None else opening, None if given is None else given[2], own)
@@ -252,19 +254,19 @@ class Attention(nn.Module):
             inner = Cost(*sums)
         matrices = p.flops + self.signals.flops + self.output.flops + (0 if self.shift is None else self.shift.flops)
         weights = sum(parameter.numel() for parameter in self.parameters()) * itemsize
-        kept = max(self.host.convolution - 1, 0) * self.channels + (0 if self.shift is None else p.width)
+        kept = max(self.spec.convolution - 1, 0) * self.channels + (0 if self.shift is None else p.width)
         state = inner.state_bytes + batch * kept * itemsize
         return Cost(batch * n * matrices + inner.flops, weights + inner.bytes, state)
 
 
 def check_projection(mechanism: Mechanism, projection: Projection) -> None:
     """Raises an error if a projection cannot do what a mechanism and its host ask for."""
-    host, name, came = mechanism.host, type(mechanism).__name__, type(projection).__name__
+    spec, name, came = mechanism.layer, type(mechanism).__name__, type(projection).__name__
     if projection.heads != projection.kv_heads and not mechanism.traits.grouped:
         wanted = f"the {projection.heads} heads: {name} does not group queries"
         raise wrong("kv_heads", str(projection.kv_heads), wanted)
-    if (host.projection == "selective") != isinstance(projection, Selective):
-        wanted = "Selective" if host.projection == "selective" else "one of hidden states"
+    if (spec.projection == "selective") != isinstance(projection, Selective):
+        wanted = "Selective" if spec.projection == "selective" else "one of hidden states"
         raise wrong("projection", came, f"{wanted}, as {name} has it")
-    if host.shift is not None and type(projection) is not Grouped:
+    if spec.shift is not None and type(projection) is not Grouped:
         raise wrong("projection", came, f"Grouped: the token shift of {name} sets what q, k and v read apart")

@@ -71,10 +71,10 @@ class Block(nn.Module):
         self,
         x: Tensor,
         state: AttentionState,
-        keys: Tensor | None = None,
+        key_mask: Tensor | None = None,
         context: Tensor | None = None,
         seen: Layout = Layout(),
     ) -> tuple[Tensor, AttentionState]:
         """``(the new tokens' hidden states, the state after them)``."""
-        out, state = self.attention.extend(self.norms[0](x), state, keys)
+        out, state = self.attention.extend(self.norms[0](x), state, key_mask)
         return self.rest(x + out, context, seen), state

@@ -33,12 +33,12 @@ class ShortConvolution(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """``x (b, n, c)`` of all tokens of a layout."""
-        out = shifted_sum(x, self.weight, layout.keys, layout.positions(x.shape[1], x.device))
+        out = shifted_sum(x, self.weight, layout.key_mask, layout.positions(x.shape[1], x.device))
         return out if self.bias is None else out + self.bias
 
-    def extend(self, x: Tensor, tail: Tensor, seen: Tensor, keys: Tensor | None) -> tuple[Tensor, Tensor]:
+    def extend(self, x: Tensor, tail: Tensor, seen: Tensor, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """``(y of the new tokens, the new tail)``; ``tail (b, T − 1, c)`` holds the last real tokens, newest last."""
-        out, tail = extended(x, self.weight, tail, seen, keys)
+        out, tail = extended(x, self.weight, tail, seen, key_mask)
         return out if self.bias is None else out + self.bias, tail
 
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from regard.blocks.affine import ACTIVATIONS, Affine, inner_size
 from regard.core.errors import wrong
-from regard.core.host import Host, Norm
+from regard.core.layer import LayerSpec, Norm
 from regard.core.mechanism import repeat_heads
-from regard.projections.base import Projection, apart
+from regard.projections.base import Projection, split_heads
 
 
 class HeadNorm(nn.Module):
@@ -57,19 +57,19 @@ class HeadNorm(nn.Module):
 class Output(nn.Module):
     """``gate(x) ⊙ (norm(o + D v) + (q · (u ⊙ k)) v)``, or ``norm(gate(x) ⊙ (o + D v))``, of the heads' outputs o.
 
-    D starts as 1, u as 0. What the host does not name is left out.
+    D starts as 1, u as 0. What the layer does not name is left out.
 
     Args:
-        host: what there is. projection: whose heads and sizes count.
+        layer: what there is. projection: whose heads and sizes count.
     """
 
-    def __init__(self, host: Host, projection: Projection) -> None:
+    def __init__(self, layer: LayerSpec, projection: Projection) -> None:
         super().__init__()
-        heads, e, spec = projection.heads, projection.value_dim, host.gated
+        heads, e, spec = projection.heads, projection.value_dim, layer.gated
         self.heads, self.spec = heads, spec
-        self.norm = None if host.normed is None else HeadNorm(host.normed, heads, projection.counts[1], e)
-        self.skip = nn.Parameter(torch.ones(heads)) if host.skip else None
-        self.bonus = nn.Parameter(torch.zeros(heads, projection.head_dim)) if host.bonus else None
+        self.norm = None if layer.normed is None else HeadNorm(layer.normed, heads, projection.counts[1], e)
+        self.skip = nn.Parameter(torch.ones(heads)) if layer.skip else None
+        self.bonus = nn.Parameter(torch.zeros(heads, projection.head_dim)) if layer.bonus else None
         self.gate = None
         if spec is not None:
             rank = inner_size(spec.rank, projection.width, e)
@@ -102,7 +102,7 @@ class Output(nn.Module):
         """The gate ``(b, h, n, e)``, None without one."""
         if self.gate is None or self.spec is None:
             return None
-        gate = apart(self.gate(x), self.heads)
+        gate = split_heads(self.gate(x), self.heads)
         return gate if self.spec.activation is None else ACTIVATIONS[self.spec.activation](gate)
 
     @property

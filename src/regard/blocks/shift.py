@@ -44,11 +44,13 @@ class TokenShift(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout) -> dict[str, Tensor]:
         """What each reader is given of all tokens ``x (b, n, width)`` of a layout."""
-        return self.mixed(x, shifted_sum(x, self.past, layout.keys, layout.positions(x.shape[1], x.device)))
+        return self.mixed(x, shifted_sum(x, self.past, layout.key_mask, layout.positions(x.shape[1], x.device)))
 
-    def extend(self, x: Tensor, tail: Tensor, seen: Tensor, keys: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
+    def extend(
+        self, x: Tensor, tail: Tensor, seen: Tensor, key_mask: Tensor | None
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """The same of new tokens, and the new tail ``(b, 1, width)``, which is the last real token."""
-        delta, tail = extended(x, self.past, tail, seen, keys)
+        delta, tail = extended(x, self.past, tail, seen, key_mask)
         return self.mixed(x, delta), tail
 
     def mixed(self, x: Tensor, delta: Tensor) -> dict[str, Tensor]:

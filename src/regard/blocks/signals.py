@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from regard.blocks.affine import Affine, inner_size
 from regard.core.errors import wrong
 from regard.core.mechanism import Signal, repeat_heads
-from regard.projections.base import apart
+from regard.projections.base import split_heads
 
 
 class Signals(nn.Module):
@@ -52,7 +52,7 @@ class Signals(nn.Module):
                 continue
             affine = Affine(width, rows * size, inner_size(spec.rank, hidden or width, value_dim), spec.inner)
             with torch.no_grad():
-                affine.bias.copy_(begun(spec, rows, size))
+                affine.bias.copy_(initial_bias(spec, rows, size))
                 if spec.steady:
                     affine.weight.zero_()
             self.maps[name] = affine
@@ -73,7 +73,7 @@ class Signals(nn.Module):
                 found[name] = repeat_heads(k, self.rows[name]) * self.factors[name][:, None]
                 continue
             source = apart_from.get(name, x if spec.side == "query" else context)
-            flat = apart(self.maps[name](source), self.rows[name])
+            flat = split_heads(self.maps[name](source), self.rows[name])
             flat = flat if self.sizes[name] else flat[..., 0]
             found[name] = activate(flat, spec, self.rates[name] if spec.rate else None)
         return found
@@ -84,7 +84,7 @@ class Signals(nn.Module):
         return 2 * sum(weight.numel() for weight in self.maps.parameters() if weight.dim() == 2)
 
 
-def begun(spec: Signal, heads: int, size: int) -> Tensor:
+def initial_bias(spec: Signal, heads: int, size: int) -> Tensor:
     """``(heads · size)``: what the activation takes to the signal's start, everywhere or over its range."""
     if not isinstance(spec.start, tuple):
         return torch.full((heads * size,), 0.0 if spec.start is None else before_activation(spec.start, spec))

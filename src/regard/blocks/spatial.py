@@ -76,7 +76,7 @@ class NonLocal(nn.Module):
     Shapes: ``x (b, width, rows, columns)`` -> the same. Cost: that of the attention over rows · columns tokens.
 
     Args:
-        attention: two-sided, of any mechanism; one that wants a grid is told the map's.
+        attention: bidirectional, of any mechanism; one that wants a grid is told the map's.
 
     Papers: Wang et al., arXiv 1711.07971, around ``softmax``; Shen et al., 1812.01243, around ``efficient``.
     """

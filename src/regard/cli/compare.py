@@ -44,8 +44,8 @@ def compare(
     from rich.console import Console
 
     from regard.compare import cab
+    from regard.compare.parsing import parse_lengths, parse_mechanism, parted
     from regard.compare.quality import plan as plan_quality
-    from regard.compare.text import parse_lengths, parse_mechanism, parted
     from regard.core.build import check_text
     from regard.experiments.store import Store
 

@@ -27,8 +27,8 @@ def plan(
     from rich.console import Console
     from rich.table import Table
 
+    from regard.compare.parsing import parse_lengths
     from regard.compare.tables import size
-    from regard.compare.text import parse_lengths
     from regard.core.errors import wrong
     from regard.plan.config import model_shape
     from regard.plan.device import DEVICES, here

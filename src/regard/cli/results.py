@@ -20,10 +20,10 @@ def results(
     from rich.console import Console
 
     from regard.cli.compare import report
+    from regard.compare.parsing import parse_lengths
     from regard.compare.plots import plot_cost, plot_pareto
     from regard.compare.quality import pareto
     from regard.compare.summary import curves, predictions
-    from regard.compare.text import parse_lengths
     from regard.experiments.query import as_lines, query_table
     from regard.experiments.store import Store
 

@@ -24,17 +24,17 @@ def swap_report(
     from transformers.utils import logging
 
     from regard.cli.progress import Steps
-    from regard.compare.swapped import swap_report as measure
+    from regard.compare.swap_report import swap_report as measure
     from regard.core.errors import wrong
     from regard.hosts import small
     from regard.hosts.load import load
-    from regard.hosts.swap import made
+    from regard.hosts.swap import instantiate
 
     parts = lengths.split(",")
     if not all(part.strip().isdigit() for part in parts):
         raise wrong("--lengths", repr(lengths), "numbers of tokens, such as 512,1024")
     logging.set_verbosity_error()
-    made(mechanism, {})  # a name that is misspelled is refused before a model is loaded
+    instantiate(mechanism, {})  # a name that is misspelled is refused before a model is loaded
     text = (file or small.SAMPLE).read_text(encoding="utf-8")
     network, tokenizer = load(model)
     sizes = [int(part) for part in parts]

@@ -77,13 +77,13 @@ def _fit(
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    from regard.compare.trials import trial
+    from regard.compare.task_settings import task_setting
     from regard.core.errors import wrong
     from regard.networks import Config
     from regard.train.fit import Recipe
     from regard.train.lm import accuracy_of, train_lm
 
-    given = trial(name)
+    given = task_setting(name)
     if given.pattern != "causal self":
         raise wrong("name", repr(name), "a task of causal self-attention, which a language model has")
     config, recipe = Config(given.vocabulary, width, layers, heads), Recipe(steps, rate, seed=seed)

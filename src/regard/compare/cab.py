@@ -12,7 +12,7 @@ import torch
 from regard.compare.cost import CostCell
 from regard.compare.quality import QualityCell, scores
 from regard.compare.summary import Row
-from regard.compare.trials import trial
+from regard.compare.task_settings import task_setting
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.layout import Layout
@@ -73,7 +73,7 @@ def cells(mechanisms: Sequence[str], seeds: int, preset: str, threads: int, say:
                     for seed in range(seeds)
                 ]
                 try:
-                    planned[0].network(trial(task))
+                    planned[0].network(task_setting(task))
                 except ValueError as error:
                     if not str(error).startswith("pattern"):
                         raise
@@ -214,7 +214,7 @@ def markdown(found: Sequence[Standing]) -> str:
     for s in found:
         marks = ["–" if s.scores[place] is None else f"{s.scores[place]:.1%}" for place in places]
         beyond = "never" if s.efficiency is None else "always" if s.efficiency == 0 else f"{s.efficiency:,.0f}"
-        last = "the yardstick" if s.mechanism == VANILLA else beyond
+        last = "the baseline" if s.mechanism == VANILLA else beyond
         lines.append("| " + " | ".join([f"`{s.mechanism}`", f"{s.index:+.2f}", *marks, last]) + " |")
     lines += ["", "| patterns | correlation of scores |", "|---|---|"]
     for (first, second), value in correlations(found).items():

@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from regard.compare.subjects import LEVELS, Alone, Sizes, Subject, fused, step
+from regard.compare.workloads import LEVELS, MechanismWorkload, Sizes, Workload, fused, step
 from regard.core.errors import wrong
 from regard.experiments.cell import Cell, Report, Scalar
-from regard.experiments.clock import Work, ceilings, interleaved, peak
+from regard.experiments.timing import Work, ceilings, interleaved, peak
 
 PHASES = ("prefill", "decode", "train")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 ROOM = 256
-"""Tokens for which the yardstick's cache has room beyond those it holds, as a serving engine would keep."""
+"""Tokens for which the baseline's cache has room beyond those it holds, as a serving engine would keep."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class CostCell(Cell):
         device = torch.device(self.device)
         return Sizes(self.batch, self.heads, self.kv_heads, self.head_dim, DTYPES[self.dtype], device, self.seed)
 
-    def subject(self) -> Subject:
+    def subject(self) -> Workload:
         """What is timed.
 
         Raises:
@@ -74,21 +74,21 @@ class CostCell(Cell):
         """
         found = LEVELS[self.level](self.mechanism, self.sizes)
         if self.phase == "decode" and not found.causal:
-            raise wrong("phase", f"decode of {self.mechanism}", "prefill or train: it is two-sided only")
+            raise wrong("phase", f"decode of {self.mechanism}", "prefill or train: it is bidirectional only")
         return found
 
     def run(self, report: Report = lambda what: None) -> Mapping[str, Scalar]:
         torch.set_num_threads(self.threads)
         report(f"{self.label}: time")
         subject = self.subject()
-        work, yardstick = WORKS[self.phase](subject, self.length), yardsticks(self, subject)
-        ratio = interleaved(work, yardstick, self.sizes.device)
+        work, baseline = WORKS[self.phase](subject, self.length), baselines(self, subject)
+        ratio = interleaved(work, baseline, self.sizes.device)
         cost, counted = subject.cost(self.length), count(work, self.phase)
         roof = ceilings(self.sizes.device, self.sizes.dtype, self.threads)
         floor = roof.floor(*least(self, subject, counted))
         figures: dict[str, Scalar] = {
             "seconds": ratio.seconds,
-            "yardstick_seconds": ratio.yardstick,
+            "baseline_seconds": ratio.baseline,
             "ratio": ratio.median,
             "ratio_low": ratio.low,
             "ratio_high": ratio.high,
@@ -107,11 +107,11 @@ class CostCell(Cell):
         if self.memory:
             report(f"{self.label}: memory")
             figures["peak_bytes"] = memory(self, "mine")
-            figures["yardstick_peak_bytes"] = memory(self, "yardstick")
+            figures["baseline_peak_bytes"] = memory(self, "baseline")
         return figures
 
 
-def prefill(subject: Subject, n: int) -> Work:
+def prefill(subject: Workload, n: int) -> Work:
     """One pass without gradients."""
     inputs = subject.inputs(n)
 
@@ -122,14 +122,14 @@ def prefill(subject: Subject, n: int) -> Work:
     return work
 
 
-def train(subject: Subject, n: int) -> Work:
+def train(subject: Workload, n: int) -> Work:
     """Forward and backward."""
     inputs = subject.inputs(n, grad=True)
     leaves = [leaf for leaf in subject.leaves(inputs) if leaf.requires_grad]
     return lambda: step(lambda: subject.forward(inputs), leaves)
 
 
-def decode(subject: Subject, n: int) -> Work:
+def decode(subject: Workload, n: int) -> Work:
     """One token, after ``n`` and those of the calls before: the state goes on."""
     with torch.no_grad():
         held = [subject.extend(subject.inputs(n), subject.start())]
@@ -143,16 +143,16 @@ def decode(subject: Subject, n: int) -> Work:
     return work
 
 
-WORKS: dict[str, Callable[[Subject, int], Work]] = {"prefill": prefill, "decode": decode, "train": train}
+WORKS: dict[str, Callable[[Workload, int], Work]] = {"prefill": prefill, "decode": decode, "train": train}
 
 
-def yardsticks(cell: CostCell, subject: Subject) -> Work:
+def baselines(cell: CostCell, subject: Workload) -> Work:
     """The same work with PyTorch's fused attention: directly for a mechanism, as `softmax` in a block or model."""
     if cell.level != "mechanism":
         other = LEVELS[cell.level]("softmax", cell.sizes)
         other.causal = subject.causal
         return WORKS[cell.phase](other, cell.length)
-    plain = Alone("softmax", cell.sizes)
+    plain = MechanismWorkload("softmax", cell.sizes)
     if cell.phase == "decode":
         return fused_decode(plain, cell.length)
     inputs = plain.inputs(cell.length, grad=cell.phase == "train")
@@ -161,7 +161,7 @@ def yardsticks(cell: CostCell, subject: Subject) -> Work:
     return torch.no_grad()(lambda: fused(inputs, subject.causal))
 
 
-def fused_decode(plain: Alone, n: int) -> Work:
+def fused_decode(plain: MechanismWorkload, n: int) -> Work:
     """One token over a cache with room: its key and value are put in, then the filled part is attended to."""
     whole, token = plain.inputs(n + ROOM), plain.inputs(1)
     filled = [n]
@@ -187,7 +187,7 @@ def count(work: Work, phase: str) -> int | None:
     return counter.get_total_flops()
 
 
-def least(cell: CostCell, subject: Subject, counted: int | None) -> tuple[int, int]:
+def least(cell: CostCell, subject: Workload, counted: int | None) -> tuple[int, int]:
     """``(FLOPs, bytes)`` that the phase cannot do without.
 
     Of a causal quadratic mechanism half of the formula's FLOPs; of a training step three times a pass's; of a decoding
@@ -202,7 +202,7 @@ def least(cell: CostCell, subject: Subject, counted: int | None) -> tuple[int, i
 
 
 def memory(cell: CostCell, which: str) -> int:
-    """Peak bytes of the work or its yardstick beyond its inputs; on a CPU in a process of its own."""
+    """Peak bytes of the work or its baseline beyond its inputs; on a CPU in a process of its own."""
     if cell.device != "cpu":
         return peak(chosen(cell, which), cell.sizes.device)
     command = [sys.executable, "-m", "regard.compare.memory", json.dumps(cell.fields), which]
@@ -213,6 +213,6 @@ def memory(cell: CostCell, which: str) -> int:
 
 
 def chosen(cell: CostCell, which: str) -> Any:
-    """The cell's work, or its yardstick's."""
+    """The cell's work, or its baseline's."""
     subject = cell.subject()
-    return WORKS[cell.phase](subject, cell.length) if which == "mine" else yardsticks(cell, subject)
+    return WORKS[cell.phase](subject, cell.length) if which == "mine" else baselines(cell, subject)

@@ -1,4 +1,4 @@
-"""Peak memory of one cell, in a process of its own: ``python -m regard.compare.memory FIELDS mine|yardstick``."""
+"""Peak memory of one cell, in a process of its own: ``python -m regard.compare.memory FIELDS mine|baseline``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from regard.compare.cost import CostCell, chosen
-from regard.experiments.clock import peak
+from regard.experiments.timing import peak
 
 
 def main(fields: str, which: str) -> None:

@@ -44,13 +44,13 @@ def plot_cost(found: Sequence[Curve], predicted: Sequence[Row], target: Path) ->
 
 def draw_panel(axis: Any, found: Sequence[Curve], predicted: Sequence[Row], colours: Mapping[str, str]) -> None:
     """The curves of one phase."""
-    yardstick: dict[int, list[float]] = {}
+    baseline: dict[int, list[float]] = {}
     for curve in found:
         rows, colour = curve.rows, colours[curve.rows[0]["mechanism"]]
         label, seconds = f"{rows[0]['mechanism']}  {curve.growth}", [row["seconds"] for row in rows]
         axis.plot(curve.lengths, seconds, "o-", color=colour, label=label)
-        low = [row["yardstick_seconds"] * row["ratio_low"] for row in rows]
-        high = [row["yardstick_seconds"] * row["ratio_high"] for row in rows]
+        low = [row["baseline_seconds"] * row["ratio_low"] for row in rows]
+        high = [row["baseline_seconds"] * row["ratio_high"] for row in rows]
         axis.fill_between(curve.lengths, low, high, color=colour, alpha=0.15, linewidth=0)
         mine = [row for row in predicted if row["mechanism"] == rows[0]["mechanism"]]
         beyond = [(row["length"], row["seconds"]) for row in mine]
@@ -59,9 +59,9 @@ def draw_panel(axis: Any, found: Sequence[Curve], predicted: Sequence[Row], colo
             axis.plot(*zip(*joined, strict=True), ":", color=colour)
             axis.plot(*zip(*beyond, strict=True), "o", color=colour, mfc="white")
         for row in rows:
-            yardstick.setdefault(row["length"], []).append(row["yardstick_seconds"])
-    lengths = sorted(yardstick)
-    middle = [sorted(yardstick[n])[len(yardstick[n]) // 2] for n in lengths]
+            baseline.setdefault(row["length"], []).append(row["baseline_seconds"])
+    lengths = sorted(baseline)
+    middle = [sorted(baseline[n])[len(baseline[n]) // 2] for n in lengths]
     axis.plot(lengths, middle, "k--", linewidth=1, label="fused attention (PyTorch)")
 
 

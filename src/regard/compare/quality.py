@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from rich.table import Table
 from torch import Generator, Tensor, nn
 
-from regard.compare.growth import student
+from regard.compare.parsing import parted
+from regard.compare.scaling import student
 from regard.compare.summary import Row
-from regard.compare.text import parted
-from regard.compare.trials import TRIALS, Trial, trial
+from regard.compare.task_settings import TRIALS, TaskSetting, task_setting
 from regard.core.build import parse, split_outside
 from regard.core.errors import wrong
 from regard.experiments.cell import Cell, Report, Scalar
-from regard.networks.benchmark import BACKBONES, Backbone, PatternNetwork
+from regard.networks.benchmark import BACKBONES, Backbone, BenchmarkNetwork
 from regard.networks.lm import Config
 from regard.tasks import batch
 from regard.tasks.lookup import NOTHING
@@ -76,7 +76,7 @@ class QualityCell(Cell):
         if parse(self.task)[0] not in TRIALS:
             raise wrong("task", repr(self.task), f"one of {', '.join(TRIALS)}")
 
-    def network(self, given: Trial) -> PatternNetwork:
+    def network(self, given: TaskSetting) -> BenchmarkNetwork:
         """The model, its gated networks widened or narrowed until it has the parameters of one with softmax, to 1%.
 
         Raises:
@@ -84,8 +84,8 @@ class QualityCell(Cell):
         """
         sizes = PRESETS[self.preset]
 
-        def made(config: Config) -> PatternNetwork:
-            return PatternNetwork(config, given.pattern, self.backbone, self.seed)
+        def made(config: Config) -> BenchmarkNetwork:
+            return BenchmarkNetwork(config, given.pattern, self.backbone, self.seed)
 
         def count(config: Config) -> int:
             return made(config).parameter_count
@@ -98,7 +98,7 @@ class QualityCell(Cell):
 
     def run(self, report: Report = lambda what: None) -> Mapping[str, Scalar]:
         torch.set_num_threads(self.threads)
-        given, sizes = trial(self.task), PRESETS[self.preset]
+        given, sizes = task_setting(self.task), PRESETS[self.preset]
         network, begun = self.network(given), time.perf_counter()
         recipe = Recipe(sizes.steps, sizes.rate, seed=self.seed + 1)
 
@@ -120,7 +120,7 @@ class QualityCell(Cell):
 
 
 @torch.no_grad()
-def tested(network: nn.Module, given: Trial, sizes: Preset) -> dict[str, Scalar]:
+def tested(network: nn.Module, given: TaskSetting, sizes: Preset) -> dict[str, Scalar]:
     """Accuracy, loss and number of answers on held-out examples."""
     generator, hits, losses = Generator().manual_seed(TEST_SEED), [], []
     for _ in range(0, sizes.tests, sizes.batch):
@@ -131,7 +131,7 @@ def tested(network: nn.Module, given: Trial, sizes: Preset) -> dict[str, Scalar]
     return {"accuracy": found.mean().item(), "loss": nats.mean().item(), "answers": found.numel()}
 
 
-def answered(model: nn.Module, task: Any, given: Trial, generator: Generator, size: int) -> tuple[Tensor, Tensor]:
+def answered(model: nn.Module, task: Any, given: TaskSetting, generator: Generator, size: int) -> tuple[Tensor, Tensor]:
     """``(logits (answers, vocabulary), targets (answers,))`` of a batch, as the pattern shows it to the model."""
     if given.pattern.endswith("cross"):
         examples = [task.sample(generator, given.length) for _ in range(size)]
@@ -153,7 +153,7 @@ def plan(
     wanted = list(TRIALS) if tasks == "all" else [task.strip() for task in split_outside(tasks, ",")]
     cells: list[Cell] = []
     for task in wanted:
-        given = trial(task)
+        given = task_setting(task)
         for name in names:
             planned = [QualityCell(name, task, seed, preset, threads=threads) for seed in range(seeds)]
             try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from regard.compare.cost import CostCell
-from regard.compare.growth import Exponent, claimed, exponent, projected
+from regard.compare.scaling import Exponent, claimed, exponent, projected
 
 Row = Mapping[str, Any]
 SETTING = (
@@ -58,11 +58,11 @@ class Curve:
             return cost.state_bytes if first["phase"] == "decode" else cost.flops
 
         seconds, error = projected(self.lengths, [row["seconds"] for row in self.rows], work, length)
-        theirs = [row["yardstick_seconds"] for row in self.rows]
-        other, _ = projected(self.lengths, theirs, yardstick_work(first), length)
+        theirs = [row["baseline_seconds"] for row in self.rows]
+        other, _ = projected(self.lengths, theirs, baseline_work(first), length)
         cost = subject.cost(length)
         setting = {name: first[name] for name in SETTING}
-        figures = {"seconds": seconds, "yardstick_seconds": other, "ratio": seconds / other, "fit_error": error}
+        figures = {"seconds": seconds, "baseline_seconds": other, "ratio": seconds / other, "fit_error": error}
         state = cost.state_bytes if first["state_bytes"] is not None else None
         flops = None if first["phase"] == "decode" else cost.flops
         return setting | figures | {"length": length, "state_bytes": state, "flops_formula": flops, "predicted": True}
@@ -74,8 +74,8 @@ def floor_of(row: Row) -> float | None:
     return None if floor is None or floor > row["seconds"] else floor
 
 
-def yardstick_work(row: Row) -> Callable[[int], float]:
-    """How the yardstick's work grows: by the formula of `softmax` in the same setting."""
+def baseline_work(row: Row) -> Callable[[int], float]:
+    """How the baseline's work grows: by the formula of `softmax` in the same setting."""
     subject = cell_of({**row, "mechanism": "softmax"}).subject()
     return lambda n: float(subject.cost(n).state_bytes if row["phase"] == "decode" else subject.cost(n).flops)
 

@@ -103,7 +103,7 @@ def published(
     def register(thing: T) -> T:
         named: Any = thing
         where = f"{named.__module__}.{named.__qualname__}"
-        entry = made(where, name, thing.__doc__, family, kind, row, title, arxiv, year, claim, aliases, thing)
+        entry = checked_entry(where, name, thing.__doc__, family, kind, row, title, arxiv, year, claim, aliases, thing)
         taken = ENTRIES.get(name) or indexed().get(name)
         if taken is not None and (taken.where != where or "<locals>" in where):
             raise wrong("name", repr(name), f"a name not taken by {taken.where}")
@@ -113,7 +113,7 @@ def published(
     return register
 
 
-def made(
+def checked_entry(
     where: str,
     name: str,
     doc: str | None,
@@ -158,7 +158,7 @@ def entry_of(declaration: Declaration) -> Entry:
     told = Claim(**{("text", "status", "figure", "command")[int(k)] if k.isdigit() else k: v for k, v in claim.items()})
     about = {"kind": "mechanism", "row": None, "arxiv": None, "aliases": (), **given, "claim": told}
     name = about.pop("0") if "0" in about else about.pop("name")
-    return made(where=declaration.where, name=name, doc=declaration.doc, traits=declaration.traits, **about)
+    return checked_entry(where=declaration.where, name=name, doc=declaration.doc, traits=declaration.traits, **about)
 
 
 def everything() -> dict[str, Entry]:

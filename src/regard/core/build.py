@@ -21,12 +21,12 @@ def build(name: str, **config: Any) -> Mechanism:
         LookupError: no such name. TypeError: an entry of another kind, whose class the message says how to get; or an
             argument that the mechanism does not take, and the message lists those it does.
     """
-    return made({}, name, mechanism(name), config)
+    return instantiate({}, name, mechanism(name), config)
 
 
 def build_for(sizes: Mapping[str, int], name: str, /, **config: Any) -> Mechanism:
     """`build`, with those of ``sizes`` (heads, head_dim) filled in that the constructor takes and ``config`` lacks."""
-    return made(sizes, name, mechanism(name), config)
+    return instantiate(sizes, name, mechanism(name), config)
 
 
 def build_part(sizes: Mapping[str, int], kind: str, text: str, known: Mapping[str, type[T]]) -> T:
@@ -41,7 +41,7 @@ def build_part(sizes: Mapping[str, int], kind: str, text: str, known: Mapping[st
     except (ValueError, LookupError):
         wanted = f"one of {', '.join(known)}, or one with arguments, 'name(of=1)'"
         raise wrong(kind, repr(text), wanted + did_you_mean(text.partition("(")[0], known)) from None
-    return made(sizes, name, thing, config)
+    return instantiate(sizes, name, thing, config)
 
 
 def mechanism(name: str) -> type[Mechanism]:
@@ -53,7 +53,7 @@ def mechanism(name: str) -> type[Mechanism]:
     return entry.thing
 
 
-def made(sizes: Mapping[str, int], name: str, thing: type[T], config: Mapping[str, Any]) -> T:
+def instantiate(sizes: Mapping[str, int], name: str, thing: type[T], config: Mapping[str, Any]) -> T:
     """An instance of ``thing``, an unknown argument refused, with those of ``sizes`` that it takes."""
     takes = arguments_of(name, thing, config)
     return thing(**{size: value for size, value in sizes.items() if size in takes} | dict(config))

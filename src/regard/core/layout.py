@@ -17,7 +17,7 @@ class Layout:
     Query ``i`` of ``n`` may see key ``j`` of ``m`` if all of these hold:
 
     * ``causal``: ``j <= i + (m - n)``: the two sequences are aligned at their END, as decoding needs;
-    * ``keys[b, j]``: the key is a token, not padding;
+    * ``key_mask[b, j]``: the key is a token, not padding;
     * ``segments[b, i + (m - n)] == segments[b, j]``: both belong to the same packed document;
     * ``mask[b, h, i, j]``: nothing else hides this key from this query.
 
@@ -27,7 +27,7 @@ class Layout:
 
     Args:
         causal: queries see no later keys.
-        keys: ``(batch, m)`` bool, False = padding. None: no padding.
+        key_mask: ``(batch, m)`` bool, False = padding. None: no padding.
         segments: ``(batch, m)`` int, ids of packed documents, each one run of tokens. None: one. Needs ``n <= m``.
         grid: the sizes of a 1-, 2- or 3-D grid whose flattened cells the ``m`` tokens are.
         mask: ``(batch or 1, heads or 1, n, m)`` bool for query heads, False = hidden. None: nothing is. For mechanisms
@@ -35,7 +35,7 @@ class Layout:
     """
 
     causal: bool = False
-    keys: Tensor | None = None
+    key_mask: Tensor | None = None
     segments: Tensor | None = None
     grid: tuple[int, ...] | None = None
     mask: Tensor | None = None
@@ -43,7 +43,7 @@ class Layout:
     @property
     def regular(self) -> bool:
         """Whether every key is a token of one document, so that positions are places in memory."""
-        return self.keys is None and self.segments is None
+        return self.key_mask is None and self.segments is None
 
     @property
     def plain(self) -> bool:
@@ -53,7 +53,7 @@ class Layout:
     def check(self, q: Tensor, k: Tensor) -> None:
         """Raises a ValueError or TypeError that names the field that does not fit ``q`` and ``k``."""
         batch, n, m = q.shape[0], q.shape[2], k.shape[2]
-        for name, dtypes in (("keys", (torch.bool,)), ("segments", (torch.int32, torch.int64))):
+        for name, dtypes in (("key_mask", (torch.bool,)), ("segments", (torch.int32, torch.int64))):
             given = getattr(self, name)
             if given is None:
                 continue
@@ -76,7 +76,7 @@ class Layout:
 
     def positions(self, m: int, device: torch.device | str = "cpu") -> Tensor:
         """``(batch or 1, m)`` int64: how many real tokens of its sequence or document stand before each key."""
-        real = torch.ones(1, m, dtype=torch.int64, device=device) if self.keys is None else self.keys.long()
+        real = torch.ones(1, m, dtype=torch.int64, device=device) if self.key_mask is None else self.key_mask.long()
         count = real.cumsum(1)
         if self.segments is not None and m:
             opens = torch.nn.functional.pad(self.segments[:, 1:] != self.segments[:, :-1], (1, 0), value=True)
@@ -89,7 +89,7 @@ class Layout:
             return self.allowed(n, m, device).sum(-1)
         if self.causal:
             return (self.query_positions(n, m, device) + 1).clamp(min=0)[:, None]
-        real = torch.ones(1, m, dtype=torch.int64, device=device) if self.keys is None else self.keys.long()
+        real = torch.ones(1, m, dtype=torch.int64, device=device) if self.key_mask is None else self.key_mask.long()
         if self.segments is None:
             return real.sum(1)[:, None, None].expand(-1, 1, n)
         runs = torch.nn.functional.pad((self.segments[:, 1:] != self.segments[:, :-1]).cumsum(1), (1, 0))
@@ -119,8 +119,8 @@ class Layout:
         columns = torch.arange(first, last, device=device)[None, :]
         everywhere = torch.ones(stop - start, last - first, dtype=torch.bool, device=device)
         allowed = (columns <= queries if self.causal else everywhere)[None]
-        if self.keys is not None:
-            allowed = allowed & self.keys[:, None, first:last]
+        if self.key_mask is not None:
+            allowed = allowed & self.key_mask[:, None, first:last]
         if self.segments is not None:
             own = self.segments[:, m - n + start : m - n + stop, None]
             allowed = allowed & (own == self.segments[:, None, first:last])
@@ -128,12 +128,12 @@ class Layout:
 
     def of(self, sequence: int, head: int | None = None) -> Layout:
         """The layout of one sequence of the batch, or of one head of it."""
-        keys, segments = (x if x is None else x[sequence : sequence + 1] for x in (self.keys, self.segments))
+        keys, segments = (x if x is None else x[sequence : sequence + 1] for x in (self.key_mask, self.segments))
         mask = self.mask
         if mask is not None:
             mask = mask[min(sequence, mask.shape[0] - 1)][None]
             mask = mask if head is None or mask.shape[1] == 1 else mask[:, head : head + 1]
-        return replace(self, keys=keys, segments=segments, mask=mask)
+        return replace(self, key_mask=keys, segments=segments, mask=mask)
 
     def slice(self, n: int, m: int, rows: slice) -> tuple[Layout, int]:
         """The layout of the queries ``rows`` alone, with the number of leading keys that it is about.
@@ -143,10 +143,10 @@ class Layout:
         """
         stop = min(max(rows.stop + (m - n), 0), m) if (self.causal or self.segments is not None) else m
         if not self.causal and self.segments is not None:
-            raise wrong("layout.segments", "rows of a two-sided packed layout", "whole layouts when not causal")
+            raise wrong("layout.segments", "rows of a bidirectional packed layout", "whole layouts when not causal")
         cut = replace(
             self,
-            keys=None if self.keys is None else self.keys[:, :stop],
+            key_mask=None if self.key_mask is None else self.key_mask[:, :stop],
             segments=None if self.segments is None else self.segments[:, :stop],
             grid=None,
             mask=None if self.mask is None else self.mask[:, :, rows, :stop],

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
-from regard.core.host import Activation, Rank
-from regard.core.host import Host as Host
+from regard.core.layer import Activation, Rank
+from regard.core.layer import LayerSpec as LayerSpec
 from regard.core.layout import Layout
 from regard.core.state import State
 
@@ -116,9 +116,9 @@ class Traits:
 
     Args:
         causal: accepts ``Layout(causal=True)`` and can be extended. resumable: extending by any chunks equals one call.
-        two_sided: accepts ``Layout(causal=False)``.
-        cross: accepts n ≠ m when two-sided. suffix: accepts n < m when causal, as the last queries of a whole call: no
-            row reads an earlier query.
+        bidirectional: accepts ``Layout(causal=False)``.
+        cross: accepts n ≠ m when bidirectional. suffix: accepts n < m when causal, as the last queries of a whole call:
+            no row reads an earlier query.
         grouped: accepts fewer kv heads than heads.
         packed: accepts ``Layout.segments``.
         masked: accepts ``Layout.mask``.
@@ -127,12 +127,12 @@ class Traits:
         time, state: growth of time and of the decoding state with the length. flops: whether `Cost.flops` is what is
             computed or, where the data decide, the most.
         linear: A does not depend on v. content: it depends on q and k, and not on positions alone.
-        equivariant: two-sided and unpadded, permuting keys changes nothing, permuting queries permutes the rows.
+        equivariant: bidirectional and unpadded, permuting keys changes nothing, permuting queries permutes the rows.
     """
 
     causal: bool = True
     resumable: bool = True
-    two_sided: bool = True
+    bidirectional: bool = True
     cross: bool = True
     suffix: bool = True
     grouped: bool = True
@@ -171,7 +171,7 @@ class Mechanism(nn.Module):
     signals: Mapping[str, Signal] = MappingProxyType({})  # of the class; an instance that wraps another takes its own
     arguments: Mapping[str, Any]  # of the constructor, as they were given
     traits: Traits = Traits()  # of the class; an instance narrows them where its configuration does
-    host: Host = Host()
+    layer: LayerSpec = LayerSpec()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -205,11 +205,12 @@ class Mechanism(nn.Module):
         raise NotImplementedError
 
     def extend(
-        self, q: Tensor, k: Tensor, v: Tensor, state: Any, keys: Tensor | None = None, **signals: Tensor
+        self, q: Tensor, k: Tensor, v: Tensor, state: Any, key_mask: Tensor | None = None, **signals: Tensor
     ) -> tuple[Tensor, State]:
         """``(A v for the new tokens, the state after them)``: causal prefill and decoding are this one call.
 
-        ``keys (batch, new)`` bool marks the real tokens among the new ones; rows of padding are unspecified but finite.
+        ``key_mask (batch, new)`` bool marks the real tokens among the new ones; rows of padding are unspecified but
+        finite.
         """
         raise NotImplementedError
 
@@ -255,8 +256,8 @@ class Mechanism(nn.Module):
             raise wrong("layout", came, f"a Layout: {instead(self.traits, 'mask')}", TypeError)
         layout.check(q, k)
         if layout.causal and not self.traits.causal:
-            raise wrong("layout.causal", "True", f"False: {name} is two-sided only")
-        if not layout.causal and not self.traits.two_sided:
+            raise wrong("layout.causal", "True", f"False: {name} is bidirectional only")
+        if not layout.causal and not self.traits.bidirectional:
             raise wrong("layout.causal", "False", f"True: {name} is causal only")
         if not layout.causal and q.shape[2] != k.shape[2] and not self.traits.cross:
             raise wrong("k", f"{k.shape[2]} keys", f"the {q.shape[2]} tokens of q: {name} is self-attention")
@@ -287,7 +288,7 @@ def instead(traits: Traits, what: str) -> str:
     if what != "mask":
         return what
     pairs = "Layout(mask=…) (batch or 1, heads or 1, n, m), True = may be seen; " if traits.masked else ""
-    return f"{pairs}Layout(keys=…) (batch, m) for padding, Layout(causal=True), or several of them in one"
+    return f"{pairs}Layout(key_mask=…) (batch, m) for padding, Layout(causal=True), or several of them in one"
 
 
 def in_wide(method: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -79,7 +79,7 @@ class Tile:
         rows: ``(rows,)`` int64, ascending slots of the queries.
         start: first key slot that ``weights`` cover. m: number of key slots.
         queries: ``(batch, rows)`` bool, False = a padding query, which no statistic may count.
-        keys: ``(batch, m)`` bool, False = padding.
+        key_mask: ``(batch, m)`` bool, False = padding.
         causal: whether row i sees no key slot after i. cross: whether the keys are another sequence than the queries.
         visible: ``(batch or 1, heads or 1, rows, w)`` bool, what may be seen; None: all keys, or, if ``causal``, those
             up to the row.
@@ -95,7 +95,7 @@ class Tile:
     start: int
     m: int
     queries: Tensor
-    keys: Tensor
+    key_mask: Tensor
     causal: bool
     visible: Tensor | None = None
     log_weights: Tensor | None = None
@@ -112,7 +112,7 @@ class Tile:
     @cached_property
     def positions(self) -> Tensor:
         """``(batch, m)``: how many real keys stand before each slot, in the dtype of the weights."""
-        return (self.keys.cumsum(1) - 1).clamp(min=0).to(self.weights.dtype)
+        return (self.key_mask.cumsum(1) - 1).clamp(min=0).to(self.weights.dtype)
 
     @property
     def own(self) -> Tensor:
@@ -160,7 +160,7 @@ class Tile:
         """``(batch, heads or 1, g, w)``: how many real queries of each of ``groups (g, rows)`` may see each key."""
         counted = (groups[None] * self.queries[:, None, :]).to(self.weights.dtype)[:, None]
         slots = torch.arange(self.start, self.start + self.weights.shape[3], device=self.rows.device)
-        real = self.keys[:, None, None, self.columns]
+        real = self.key_mask[:, None, None, self.columns]
         if self.visible is not None:
             return counted @ self.visible.to(counted.dtype) * real
         if not self.causal:

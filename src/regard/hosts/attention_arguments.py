@@ -16,7 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from regard.core.errors import wrong
 from regard.hosts.caches import is_cache
-from regard.hosts.softmax_call import Call
+from regard.hosts.softmax_call import SoftmaxCall
 
 READ = (
     "query",
@@ -54,7 +54,7 @@ class Asked:
 
     module: nn.Module
     v: Tensor
-    call: Call
+    call: SoftmaxCall
     declared: bool
     dropout: float
     window: int | None
@@ -106,7 +106,7 @@ class Reader:
             chosen = selected(given["indices"], m)
             seen = chosen if seen is None else seen & chosen
         sinks, scaling = given.get("sinks", given.get("s_aux")), given.get("scaling")
-        call = Call(
+        call = SoftmaxCall(
             q,
             k,
             q.shape[3] ** -0.5 if scaling is None else float(scaling),

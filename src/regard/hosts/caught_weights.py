@@ -115,7 +115,7 @@ class Reading:
                 start=0,
                 m=source.m,
                 queries=queries[:, rows],
-                keys=keys,
+                key_mask=keys,
                 causal=layer.causal,
                 visible=None if source.visible is None else source.visible[:, :, rows],
                 tokens=tokens,

@@ -62,7 +62,7 @@ class Pass:
         return Handed(self.cache, self.past, self.cache is not None, self.new)
 
 
-class Passes:
+class PassTracker:
     """Follows the forward passes of ``model`` and of the models inside it by hooks, which `remove` takes out.
 
     The innermost running pass says where an attention call stands: an encoder inside an encoder-decoder has no

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from regard.core.build import parse_layers
 from regard.core.errors import wrong
 from regard.core.tile import Tokens
-from regard.hosts.mechanism_call import Implied
+from regard.hosts.mechanism_call import ImplicitAttention
 from regard.hosts.session import Session
 from regard.networks import LM
 
 
-class Own(Session):
+class LMSession(Session):
     """The session of an `LM`: hooks before its attention layers, from `install` to `remove`.
 
     Args:
@@ -65,7 +65,7 @@ class Own(Session):
         def show(layer: Any, arguments: tuple[Any, ...]) -> None:
             x, layout = arguments
             q, k, _, signals = layer.inputs(x, layout)
-            source = Implied(layer.mechanism, q, k, layout, signals)
+            source = ImplicitAttention(layer.mechanism, q, k, layout, signals)
             self.implied(f"blocks.{index}.attention", text, source, self.tokens, self.sequence)
 
         return show

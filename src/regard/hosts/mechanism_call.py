@@ -16,7 +16,7 @@ from regard.mechanisms.sparse.window import SlidingWindow
 
 
 @dataclass(frozen=True)
-class Implied:
+class ImplicitAttention:
     """A of one call of a mechanism, row by row; memory is that of the rows asked for.
 
     Args:
@@ -107,7 +107,7 @@ class Implied:
     ) -> Tile:
         """``weights`` of the ``rows`` as they are handed to probes."""
         batch, device = self.q.shape[0], self.q.device
-        real = self.layout.keys
+        real = self.layout.key_mask
         keys = torch.ones(batch, self.m, dtype=torch.bool, device=device) if real is None else real
         slots = rows + self.shift
         every = torch.ones(batch, len(rows), dtype=torch.bool, device=device)
@@ -118,7 +118,7 @@ class Implied:
             start=0,
             m=self.m,
             queries=keys[:, slots] if self.aligned else every,
-            keys=keys,
+            key_mask=keys,
             causal=self.layout.causal,
             visible=self.visible(rows),
             tokens=tokens,
@@ -135,7 +135,7 @@ def spans(rows: Tensor) -> list[slice]:
     return [slice(int(rows[a]), int(rows[b - 1]) + 1) for a, b in zip(starts, stops, strict=True)]
 
 
-def shares(weights: Tensor) -> Tensor:
+def normalised_magnitude(weights: Tensor) -> Tensor:
     """``|A_ij| / Σ_j |A_ij|``: what each key has of its row, whatever the sign; rows of zeros stay."""
     sizes = weights.abs()
     return sizes / sizes.sum(-1, keepdim=True).clamp(min=torch.finfo(sizes.dtype).tiny)

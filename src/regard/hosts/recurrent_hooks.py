@@ -18,9 +18,9 @@ from transformers import PreTrainedModel
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.hosts import caches
-from regard.hosts.forward_pass import Pass, Passes, arguments, recomputing
-from regard.hosts.mechanism_call import Implied
-from regard.hosts.recurrent_layers import Notes, Scan, scan_of
+from regard.hosts.forward_pass import Pass, PassTracker, arguments, recomputing
+from regard.hosts.mechanism_call import ImplicitAttention
+from regard.hosts.recurrent_layers import Activations, RecurrentLayer, recurrent_layer_of
 from regard.hosts.session import Session
 
 PACKAGES = {"fla": "fla-core", "mamba_ssm": "mamba-ssm", "causal_conv1d": "causal-conv1d"}
@@ -32,7 +32,7 @@ CLOSE_HALF = 2e-2
 
 
 @dataclass
-class Memory:
+class TokenHistory:
     """What a layer's tokens so far were, kept while a cache goes on.
 
     Args:
@@ -44,7 +44,7 @@ class Memory:
     keys: Tensor
     state: Tensor | None = None
 
-    def going_on(self, state: Tensor | None) -> Memory | None:
+    def going_on(self, state: Tensor | None) -> TokenHistory | None:
         """The memory of the sequences that a cache holds by now, which a search may have exchanged or dropped.
 
         Args:
@@ -56,22 +56,22 @@ class Memory:
             return None
         same = torch.stack([(self.state == row).flatten(1).all(1) for row in state])
         rows = same.int().argmax(1)
-        return Memory([part[rows] for part in self.parts], self.keys[rows]) if bool(same.any(1).all()) else None
+        return TokenHistory([part[rows] for part in self.parts], self.keys[rows]) if bool(same.any(1).all()) else None
 
 
-class Follower:
+class RecurrentHooks:
     """Hooks in the layers of ``model`` that are no attention calls, until `remove`.
 
     Args:
         session: that is shown what can be read. passes: in which the model is.
     """
 
-    def __init__(self, model: PreTrainedModel, session: Session, passes: Passes) -> None:
+    def __init__(self, model: PreTrainedModel, session: Session, passes: PassTracker) -> None:
         self.model, self.session, self.passes = model, session, passes
-        self.memories: WeakKeyDictionary[Any, dict[str, Memory]] = WeakKeyDictionary()
+        self.memories: WeakKeyDictionary[Any, dict[str, TokenHistory]] = WeakKeyDictionary()
         self.handles: list[Any] = []
         for name, module in model.named_modules():
-            scan = scan_of(module)
+            scan = recurrent_layer_of(module)
             if scan is not None:
                 self.follow(name, module, scan)
 
@@ -93,9 +93,9 @@ class Follower:
         """The class of a module."""
         return type(self.model.get_submodule(name)).__name__
 
-    def follow(self, name: str, layer: nn.Module, scan: Scan) -> None:
+    def follow(self, name: str, layer: nn.Module, scan: RecurrentLayer) -> None:
         """Listens to a layer that can be read."""
-        notes, kernels = Notes(), kernels_of(layer)
+        notes, kernels = Activations(), kernels_of(layer)
 
         def enter(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if kernels and not interpreted() and next(layer.parameters()).device.type == "cpu":
@@ -128,7 +128,7 @@ class Follower:
         ]
 
     @torch.no_grad()
-    def show(self, name: str, layer: nn.Module, scan: Scan, notes: Notes, coarse: bool) -> None:
+    def show(self, name: str, layer: nn.Module, scan: RecurrentLayer, notes: Activations, coarse: bool) -> None:
         """Shows the session what a layer's scan, which has just run, attended to.
 
         ``coarse``: it ran by GPU kernels, which multiply float32 as TF32.
@@ -147,7 +147,7 @@ class Follower:
             reading = scan.read(layer, memory.parts, notes)
         n = reading.given.shape[2]
         queries = reading.q[:, :, reading.q.shape[2] - n :]
-        source = Implied(reading.mechanism, queries, reading.k, Layout(True, keys), reading.signals)
+        source = ImplicitAttention(reading.mechanism, queries, reading.k, Layout(True, keys), reading.signals)
         tokens = place.tokens if place.tokens is not None and place.tokens.ids.shape == memory.keys.shape else None
         dtype = memory.parts[0].dtype
         half = torch.finfo(dtype).bits < 32
@@ -176,7 +176,7 @@ class Follower:
                 )
             held[turn] = now
 
-    def remember(self, name: str, parts: list[Tensor], notes: Notes) -> Memory:
+    def remember(self, name: str, parts: list[Tensor], notes: Activations) -> TokenHistory:
         """The layer's tokens so far, with the new ``parts``."""
         cache, mask = notes.cache, notes.given.get("attention_mask")
         keys = torch.ones(parts[0].shape[:2], dtype=torch.bool, device=parts[0].device)
@@ -189,7 +189,7 @@ class Follower:
                 raise wrong("past_key_values", what, "a cache that begins inside", RuntimeError)
             parts = [torch.cat(pair, dim=1) for pair in zip(before.parts, parts, strict=True)]
             keys = torch.cat([before.keys, keys], dim=1)
-        held[name] = Memory(parts, keys)
+        held[name] = TokenHistory(parts, keys)
         if cache is not None:
             self.passes.counted[cache] = keys.shape[1]
         return held[name]

@@ -33,14 +33,14 @@ from regard.mechanisms.linear.kimi_delta import KimiDelta
 from regard.mechanisms.linear.lightning import Lightning
 from regard.mechanisms.linear.mamba import SelectiveScan
 from regard.mechanisms.linear.mamba2 import Mamba2
-from regard.projections.base import apart
+from regard.projections.base import split_heads
 
 EPSILON = 1e-6
 """Under the root of delta nets' unit lengths."""
 
 
 @dataclass
-class Notes:
+class Activations:
     """One call of a layer.
 
     Args:
@@ -60,7 +60,7 @@ class Notes:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ScanInputs:
     """A layer's scan over all m tokens so far, as a mechanism's call, and what the layer made of the last n of them.
 
         given = gate ⊙ (A v + skip v)
@@ -105,7 +105,7 @@ class Reading:
         return float(apart.max() / scale.max().clamp(min=torch.finfo(apart.dtype).tiny))
 
 
-class Scan:
+class RecurrentLayer:
     """How one kind of layer is read. Everything is of shape ``(b, tokens, …)``.
 
     A layer is of the kind if it has all ``parts`` and ``marks``, whatever its class is called.
@@ -128,7 +128,7 @@ class Scan:
         """The submodules to listen to."""
         return [name for name in (*self.parts, *self.others) if isinstance(getattr(layer, name, None), nn.Module)]
 
-    def begun(self, layer: Any, notes: Notes) -> bool:
+    def begun(self, layer: Any, notes: Activations) -> bool:
         """Whether the cache holds a state of this layer; early releases say where the new tokens stand, or of all."""
         known, position = getattr(notes.cache, "has_previous_state", False), notes.given.get("cache_position")
         if callable(known):
@@ -140,23 +140,23 @@ class Scan:
         states = getattr(caches.layer(cache, layer.layer_idx), "recurrent_states", None)
         return states.get(0) if isinstance(states, dict) else states
 
-    def tokens(self, layer: Any, notes: Notes) -> list[Tensor]:
+    def tokens(self, layer: Any, notes: Activations) -> list[Tensor]:
         """What has to be known of each token that passed."""
         raise NotImplementedError
 
-    def read(self, layer: Any, tokens: list[Tensor], notes: Notes) -> Reading:
+    def read(self, layer: Any, tokens: list[Tensor], notes: Activations) -> ScanInputs:
         """The reading of all ``tokens`` so far."""
         raise NotImplementedError
 
 
-class MambaScan(Scan):
+class MambaLayer(RecurrentLayer):
     """Mamba's mixer; with norms of B, C and the step, those of Falcon-Mamba and Jamba."""
 
     parts = ("in_proj", "x_proj", "out_proj")
     others = ("dt_layernorm", "b_layernorm", "c_layernorm")
     marks = ("conv1d", "dt_proj", "A_log", "D")
 
-    def tokens(self, layer: Any, notes: Notes) -> list[Tensor]:
+    def tokens(self, layer: Any, notes: Activations) -> list[Tensor]:
         states = layer.A_log.shape[1]
         low = notes.out["x_proj"].split([notes.out["x_proj"].shape[-1] - 2 * states, states, states], dim=-1)
         if hasattr(layer, "rms_eps") and not hasattr(
@@ -165,65 +165,71 @@ class MambaScan(Scan):
             low = [F.rms_norm(x.float(), x.shape[-1:], eps=layer.rms_eps).to(x.dtype) for x in low]
         return [notes.into["x_proj"], *(notes.out.get(name, x) for name, x in zip(self.others, low, strict=True))]
 
-    def read(self, layer: Any, tokens: list[Tensor], notes: Notes) -> Reading:
+    def read(self, layer: Any, tokens: list[Tensor], notes: Activations) -> ScanInputs:
         x, low, b, c = tokens
         step = softplus(layer.dt_proj.weight @ low.mT, layer.dt_proj.bias[:, None])
         gate = notes.out["in_proj"].chunk(2, dim=-1)[1]
         return selective(layer, x, b[:, None], c[:, None], step, gate, notes)
 
 
-class ManyHeadedMambaScan(Scan):
+class ManyHeadedMambaLayer(RecurrentLayer):
     """Zamba's mixer: Mamba's for each of some groups of channels, with projections of its own."""
 
     parts = ("in_proj", "out_proj")
     marks = ("conv1d", "x_proj_weight", "dt_proj_weight", "dt_proj_bias", "A_log", "D")
 
-    def tokens(self, layer: Any, notes: Notes) -> list[Tensor]:
+    def tokens(self, layer: Any, notes: Activations) -> list[Tensor]:
         return [notes.out["in_proj"].unflatten(-1, (-1, 2))[..., 0]]
 
-    def read(self, layer: Any, tokens: list[Tensor], notes: Notes) -> Reading:
+    def read(self, layer: Any, tokens: list[Tensor], notes: Activations) -> ScanInputs:
         states, mixed = layer.A_log.shape[-1], convolved(layer, tokens[0])
-        projected = apart(mixed, len(layer.x_proj_weight)) @ layer.x_proj_weight.mT
+        projected = split_heads(mixed, len(layer.x_proj_weight)) @ layer.x_proj_weight.mT
         low, b, c = projected.split([projected.shape[-1] - 2 * states, states, states], dim=-1)
         step = softplus(layer.dt_proj_weight @ low.mT, layer.dt_proj_bias[..., None]).flatten(1, 2)
         gate = notes.out["in_proj"].unflatten(-1, (-1, 2))[..., 1]
         return selective(layer, mixed, b, c, step, gate, notes)
 
 
-class Mamba2Scan(Scan):
+class Mamba2Layer(RecurrentLayer):
     """Mamba-2's mixer; where no norm follows the scan, as in some of Falcon-H1, a gate does."""
 
     parts = ("in_proj", "out_proj")
     others = ("norm",)
     marks = ("conv1d", "dt_bias", "A_log", "D", "n_groups")
 
-    def tokens(self, layer: Any, notes: Notes) -> list[Tensor]:
+    def tokens(self, layer: Any, notes: Activations) -> list[Tensor]:
         mixed, low = self.projected(layer, notes)[1:]
         step = softplus(low, layer.dt_bias)
         least, most = getattr(layer, "time_step_limit", None) or (getattr(layer, "time_step_min", 0.0), torch.inf)
         alone = notes.begun and mixed.shape[1] == 1
         return [mixed, step if alone else step.clamp(least, most)]
 
-    def projected(self, layer: Any, notes: Notes) -> Sequence[Tensor]:
+    def projected(self, layer: Any, notes: Activations) -> Sequence[Tensor]:
         """Gate, what is convolved, and the raw step."""
         sizes = [layer.out_proj.in_features, len(layer.conv1d.weight), len(layer.dt_bias)]
         return (notes.out["in_proj"] * getattr(layer, "mup_vector", 1)).split(sizes, dim=-1)
 
-    def read(self, layer: Any, tokens: list[Tensor], notes: Notes) -> Reading:
+    def read(self, layer: Any, tokens: list[Tensor], notes: Activations) -> ScanInputs:
         (mixed, step), heads, inner = tokens, len(layer.dt_bias), layer.out_proj.in_features
         mixed = convolved(layer, mixed).double()
         states = (mixed.shape[-1] - inner) // 2
         x, b, c = mixed.split([inner, states, states], dim=-1)
         mechanism = Mamba2(heads).to(x)
         mechanism.log_rate.copy_(layer.A_log)
-        q = repeat_heads(apart(c, layer.n_groups), heads)
+        q = repeat_heads(split_heads(c, layer.n_groups), heads)
         given = notes.into["norm" if "norm" in notes.into else "out_proj"]
-        gate = None if "norm" in notes.into else F.silu(apart(self.projected(layer, notes)[0].double(), heads))
-        parts = (q, apart(b, layer.n_groups), apart(x, heads), {"step": step.mT}, apart(given.double(), heads))
-        return Reading("mamba2", mechanism, *parts, layer.D.double(), gate)
+        gate = None if "norm" in notes.into else F.silu(split_heads(self.projected(layer, notes)[0].double(), heads))
+        parts = (
+            q,
+            split_heads(b, layer.n_groups),
+            split_heads(x, heads),
+            {"step": step.mT},
+            split_heads(given.double(), heads),
+        )
+        return ScanInputs("mamba2", mechanism, *parts, layer.D.double(), gate)
 
 
-class DeltaScan(Scan):
+class DeltaLayer(RecurrentLayer):
     """The gated delta nets of Qwen3.5 and of OLMo-hybrid, whose projections are called otherwise.
 
     Args:
@@ -240,26 +246,26 @@ class DeltaScan(Scan):
     def fits(self, layer: nn.Module) -> bool:
         return super().fits(layer) and hasattr(layer, self.last)
 
-    def tokens(self, layer: Any, notes: Notes) -> list[Tensor]:
+    def tokens(self, layer: Any, notes: Activations) -> list[Tensor]:
         beta = notes.out[self.beta].sigmoid()
         return [torch.cat([notes.out[name] for name in self.mixed], dim=-1), beta, self.decays(layer, notes)]
 
-    def decays(self, layer: Any, notes: Notes) -> Tensor:
+    def decays(self, layer: Any, notes: Activations) -> Tensor:
         """The logarithm of what stays."""
         return decay_of(layer, notes.out[self.decay])
 
-    def read(self, layer: Any, tokens: list[Tensor], notes: Notes) -> Reading:
+    def read(self, layer: Any, tokens: list[Tensor], notes: Activations) -> ScanInputs:
         mixed, beta, decay = tokens
         mixed, heads = convolved(layer, mixed).double(), beta.shape[-1]
         values = getattr(layer, self.last).in_features
         width = (mixed.shape[-1] - values) // 2
         q, k, v = mixed.split([width, width, values], dim=-1)
         groups = getattr(layer, "num_k_heads", heads)
-        q, k = (unit(apart(part, groups)) for part in (q, k))
+        q, k = (unit(split_heads(part, groups)) for part in (q, k))
         given = notes.into[self.norm].double().view(len(v), -1, heads, values // heads).transpose(1, 2)
         name, mechanism = self.mechanism(layer)
         signals = {"log_decay": decay.double().transpose(1, 2), "beta": beta.double().mT}
-        return Reading(name, mechanism, repeat_heads(q, heads), k, apart(v, heads), signals, given)
+        return ScanInputs(name, mechanism, repeat_heads(q, heads), k, split_heads(v, heads), signals, given)
 
     def mechanism(self, layer: Any) -> tuple[str, Mechanism]:
         """The mechanism and its name."""
@@ -267,7 +273,7 @@ class DeltaScan(Scan):
         return "gated_deltanet(negative=True)" if doubled else "gated_deltanet", GatedDeltaNet(negative=doubled)
 
 
-class FusedDeltaScan(DeltaScan):
+class FusedDeltaLayer(DeltaLayer):
     """Qwen3-Next's gated delta net, whose projections are sorted by key heads."""
 
     marks = ("conv1d", "A_log", "dt_bias", "fix_query_key_value_ordering")
@@ -275,66 +281,68 @@ class FusedDeltaScan(DeltaScan):
     def __init__(self) -> None:
         super().__init__(("in_proj_qkvz",), "in_proj_ba", "in_proj_ba", "norm", "out_proj")
 
-    def tokens(self, layer: Any, notes: Notes) -> list[Tensor]:
+    def tokens(self, layer: Any, notes: Activations) -> list[Tensor]:
         found = layer.fix_query_key_value_ordering(notes.out["in_proj_qkvz"], notes.out["in_proj_ba"])
         q, k, v, _, beta, decay = found
         return [torch.cat([part.flatten(2) for part in (q, k, v)], dim=-1), beta.sigmoid(), decay_of(layer, decay)]
 
 
-class KimiDeltaScan(DeltaScan):
+class KimiDeltaLayer(DeltaLayer):
     """Delta nets whose channels decay apart, by a forget gate that gives the decays themselves."""
 
     marks = ("conv1d",)
 
-    def decays(self, layer: Any, notes: Notes) -> Tensor:
+    def decays(self, layer: Any, notes: Activations) -> Tensor:
         return notes.out[self.decay]
 
     def mechanism(self, layer: Any) -> tuple[str, Mechanism]:
         return "kimi_delta", KimiDelta()
 
 
-class LightningScan(Scan):
+class LightningLayer(RecurrentLayer):
     """MiniMax' lightning attention."""
 
     parts = ("qkv_proj", "norm")
     marks = ("slope_rate", "act_fn")
 
-    def begun(self, layer: Any, notes: Notes) -> bool:
+    def begun(self, layer: Any, notes: Activations) -> bool:
         return self.state(layer, notes.cache) is not None
 
     def state(self, layer: Any, cache: Any) -> Tensor | None:
         held = getattr(cache, "linear_cache", [])[layer.layer_idx : layer.layer_idx + 1]
         return held[0] if held and isinstance(held[0], Tensor) else None
 
-    def tokens(self, layer: Any, notes: Notes) -> list[Tensor]:
+    def tokens(self, layer: Any, notes: Activations) -> list[Tensor]:
         return [layer.act_fn(notes.out["qkv_proj"])]
 
-    def read(self, layer: Any, tokens: list[Tensor], notes: Notes) -> Reading:
+    def read(self, layer: Any, tokens: list[Tensor], notes: Activations) -> ScanInputs:
         heads = len(layer.slope_rate)
-        q, k, v = apart(tokens[0].double(), heads).chunk(3, dim=-1)
+        q, k, v = split_heads(tokens[0].double(), heads).chunk(3, dim=-1)
         mechanism = Lightning(layer.slope_rate.double().flatten().tolist())
-        return Reading("lightning", mechanism, q, k, v, {}, apart(notes.into["norm"].double(), heads))
+        return ScanInputs("lightning", mechanism, q, k, v, {}, split_heads(notes.into["norm"].double(), heads))
 
 
 SEPARATE = ("q_proj", "k_proj", "v_proj")
-SCANS: tuple[Scan, ...] = (
-    MambaScan(),
-    ManyHeadedMambaScan(),
-    Mamba2Scan(),
-    FusedDeltaScan(),
-    DeltaScan(("in_proj_qkv",), "in_proj_b", "in_proj_a", "norm", "out_proj"),
-    DeltaScan(SEPARATE, "b_proj", "a_proj", "o_norm", "o_proj"),
-    KimiDeltaScan(SEPARATE, "b_proj", "forget_gate", "o_norm", "o_proj"),
-    LightningScan(),
+SCANS: tuple[RecurrentLayer, ...] = (
+    MambaLayer(),
+    ManyHeadedMambaLayer(),
+    Mamba2Layer(),
+    FusedDeltaLayer(),
+    DeltaLayer(("in_proj_qkv",), "in_proj_b", "in_proj_a", "norm", "out_proj"),
+    DeltaLayer(SEPARATE, "b_proj", "a_proj", "o_norm", "o_proj"),
+    KimiDeltaLayer(SEPARATE, "b_proj", "forget_gate", "o_norm", "o_proj"),
+    LightningLayer(),
 )
 
 
-def scan_of(layer: nn.Module) -> Scan | None:
+def recurrent_layer_of(layer: nn.Module) -> RecurrentLayer | None:
     """How a layer is read, None where it is of none of `SCANS`."""
     return next((scan for scan in SCANS if scan.fits(layer)), None)
 
 
-def selective(layer: Any, x: Tensor, b: Tensor, c: Tensor, step: Tensor, gate: Tensor, notes: Notes) -> Reading:
+def selective(
+    layer: Any, x: Tensor, b: Tensor, c: Tensor, step: Tensor, gate: Tensor, notes: Activations
+) -> ScanInputs:
     """Mamba's scan of ``x (b, m, channels)`` with ``b, c (b, 1 or heads, m, states)`` and ``step (b, channels, m)``."""
     x, b, c, step, gate = (part.double() for part in (x, b, c, step, gate))
     rates = layer.A_log.flatten(0, -2)
@@ -342,7 +350,7 @@ def selective(layer: Any, x: Tensor, b: Tensor, c: Tensor, step: Tensor, gate: T
     mechanism.log_rate.copy_(rates)
     given, skip = notes.into["out_proj"].double().mT[..., None], layer.D.double().flatten()
     parts = (repeat_heads(c, len(rates)), b, x.mT[..., None], {"step": step}, given, skip)
-    return Reading("mamba", mechanism, *parts, F.silu(gate.mT[..., None]))
+    return ScanInputs("mamba", mechanism, *parts, F.silu(gate.mT[..., None]))
 
 
 def softplus(raw: Tensor, bias: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor
 from regard.core.errors import wrong
 from regard.core.tile import Probe, Tokens
 from regard.hosts import session_table as table
-from regard.hosts.mechanism_call import Implied, shares
-from regard.hosts.softmax_call import Call, Map
+from regard.hosts.mechanism_call import ImplicitAttention, normalised_magnitude
+from regard.hosts.softmax_call import AttentionMap, SoftmaxCall
 
 if TYPE_CHECKING:
     from regard.hosts.caught_weights import Caught
@@ -78,7 +78,9 @@ class Choice:
             raise wrong(f"layers[{layer}]", f"heads {self.layers[layer]}", f"some of 0 to {of - 1}")
         return heads
 
-    def blocks(self, call: Call | Implied | Caught, layer: int, past: int) -> tuple[list[Tensor], float]:
+    def blocks(
+        self, call: SoftmaxCall | ImplicitAttention | Caught, layer: int, past: int
+    ) -> tuple[list[Tensor], float]:
         """``(blocks of rows, the share of all rows that they are)``."""
         if self.rows is None or self.rows >= call.n:
             return call.blocks(), 1.0
@@ -112,7 +114,7 @@ class Session:
                 raise wrong("probes", f"{probe!r}, a {type(probe).__name__}", wanted, TypeError)
         self.probes, self.choice, self.keep, self.seen, self.shares = list(probes), choice, keep, seen, shares
         self.layers: list[Layer] = []
-        self.maps: dict[int, Map | Implied | Caught] = {}
+        self.maps: dict[int, AttentionMap | ImplicitAttention | Caught] = {}
 
     def __getitem__(self, name: str) -> Any:
         """The result of the probe of this name."""
@@ -146,7 +148,7 @@ class Session:
         self.layers.append(describe(len(self.layers)))
         return self.layers[-1]
 
-    def retain(self, layer: int, source: Map | Implied | Caught) -> None:
+    def retain(self, layer: int, source: AttentionMap | ImplicitAttention | Caught) -> None:
         """Keeps the call if all that are kept stay within the budget, and gives up otherwise."""
         self.maps[layer] = source
         if sum(kept.bytes for kept in self.maps.values()) > self.keep:
@@ -156,7 +158,7 @@ class Session:
         self,
         name: str,
         mechanism: str,
-        source: Implied,
+        source: ImplicitAttention,
         tokens: Tokens | None = None,
         sequence: int = 0,
         check: Callable[[Tensor, Tensor], None] | None = None,
@@ -181,7 +183,7 @@ class Session:
                     check(rows, weights)
                     weights = weights.float()
                 weights = weights if heads is None else weights[:, heads]
-                weights = shares(weights) if layer.shares else weights
+                weights = normalised_magnitude(weights) if layer.shares else weights
                 tile = source.tile(layer.index, rows, weights, tokens, sequence, share)
                 for probe in self.probes:
                     probe.update(tile)

@@ -21,7 +21,7 @@ LEAST_ROWS = 16
 
 
 @dataclass(frozen=True)
-class Call:
+class SoftmaxCall:
     """A softmax attention call without its values.
 
         A_ij = exp(s_ij − lse_i) where j may be seen, 0 elsewhere;   s_ij = cap(scaling · q_i·k_j) + bias_ij
@@ -64,7 +64,7 @@ class Call:
     def m(self) -> int:
         return self.k.shape[2]
 
-    def select(self, heads: Tensor) -> Call:
+    def select(self, heads: Tensor) -> SoftmaxCall:
         """The call of some ``heads (h,)`` alone."""
 
         def of_heads(tensor: Tensor | None) -> Tensor | None:
@@ -143,7 +143,7 @@ def grouped(q: Tensor, kt: Tensor) -> Tensor:
     return torch.bmm(folded, kt.reshape(batch * groups, dim, -1)).view(batch, heads, rows, -1)
 
 
-def attend(call: Call, v: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+def attend(call: SoftmaxCall, v: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
     """``(A v (batch, heads, n, e), lse (batch, heads, n))``: fused where PyTorch has a fused kernel for the call.
 
     ``lse`` is −∞ for a query that sees nothing, and is not differentiated; the output is.
@@ -158,7 +158,7 @@ def attend(call: Call, v: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]
     return (out * torch.exp(lse - total)[..., None]).to(out.dtype), total
 
 
-def attend_fused(call: Call, v: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
+def attend_fused(call: SoftmaxCall, v: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
     """PyTorch's own attention, without cap and sinks; on a CPU its kernel gives the log-sum-exp too."""
     heads = call.q.shape[1]
     k, v = repeat_heads(call.k, heads), repeat_heads(v, heads)
@@ -177,7 +177,7 @@ def bias_is_constant(bias: Tensor | None) -> bool:
     return bias is None or not (torch.is_grad_enabled() and bias.requires_grad)
 
 
-def additive(call: Call) -> Tensor | None:
+def additive(call: SoftmaxCall) -> Tensor | None:
     """Mask and bias as one bias in the dtype of q; None where there is neither."""
     every = torch.arange(call.n, device=call.q.device)
     seen = call.visible(every, 0, call.m)
@@ -190,19 +190,19 @@ def additive(call: Call) -> Tensor | None:
 
 
 @torch.no_grad()
-def log_sum_exp(call: Call) -> Tensor:
+def log_sum_exp(call: SoftmaxCall) -> Tensor:
     """lse ``(batch, heads, n)`` without sinks, by blocks of rows."""
     return torch.cat([masked_scores(call, rows).logsumexp(3) for rows in call.blocks()], dim=2)
 
 
-def masked_scores(call: Call, rows: Tensor) -> Tensor:
+def masked_scores(call: SoftmaxCall, rows: Tensor) -> Tensor:
     """s of whole rows, ``(batch, heads, rows, m)``, −∞ where hidden."""
     scores = call.scores(rows, 0, call.m)
     seen = call.visible(rows, 0, call.m)
     return scores if seen is None else scores.masked_fill(~seen, -torch.inf)
 
 
-def attend_tiled(call: Call, v: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
+def attend_tiled(call: SoftmaxCall, v: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
     """The definition, by blocks of rows: what cap and sinks need."""
     outs, sums = [], []
     for rows in call.blocks():
@@ -217,7 +217,7 @@ def attend_tiled(call: Call, v: Tensor, dropout: float) -> tuple[Tensor, Tensor]
     return torch.cat(outs, dim=2), torch.cat(sums, dim=2)
 
 
-def dense(call: Call) -> Tensor:
+def dense(call: SoftmaxCall) -> Tensor:
     """A ``(batch, heads, n, m)`` whole, with its gradient, as a model returns it that is asked for its weights."""
     blocks = []
     for rows in call.blocks():
@@ -230,7 +230,7 @@ def dense(call: Call) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Strip:
+class AttentionRows:
     """Some rows of A over the keys ``start …``: fields as in `core.tile.Tile`."""
 
     weights: Tensor
@@ -240,13 +240,13 @@ class Strip:
 
 
 @dataclass(frozen=True)
-class Map:
+class AttentionMap:
     """A of a call whose log-sum-exp is known: any rows of it, without the rest.
 
     The sum −lse goes into the product itself: with q' = [scaling · q, −lse] and k' = [k, 1], log A = q' k'ᵀ.
     """
 
-    call: Call
+    call: SoftmaxCall
     lse: Tensor
 
     @property
@@ -261,7 +261,7 @@ class Map:
         return torch.cat([k, k.new_ones(*k.shape[:3], 1)], dim=3).transpose(2, 3)
 
     @torch.no_grad()
-    def strip(self, rows: Tensor) -> Strip:
+    def strip(self, rows: Tensor) -> AttentionRows:
         """The ``rows`` (ascending) of A, over the keys that any of them may see."""
         first, last = int(rows[0]), int(rows[-1])
         start, stop = self.call.span(first, last, rows)
@@ -273,7 +273,7 @@ class Map:
         if visible is not None:
             for entries in (weights, logs):
                 entries[..., free - start :].masked_fill_(~visible, 0)
-        return Strip(weights, logs, start, None if plain else visible)
+        return AttentionRows(weights, logs, start, None if plain else visible)
 
     def log_weights(self, rows: Tensor, start: int, stop: int) -> Tensor:
         """s − lse, not yet masked."""

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
-from regard.hosts.forward_pass import Passes
-from regard.hosts.softmax_call import Call, masked_scores
+from regard.hosts.forward_pass import PassTracker
+from regard.hosts.softmax_call import SoftmaxCall, masked_scores
 from regard.hosts.softmax_traces import PRODUCTS, RESHAPING, Source, Trace, contracted, moved, tensors
 
 FAR = 5000.0
@@ -52,7 +52,7 @@ class Softmaxes(TorchFunctionMode):
         model: whose passes are heard. passes: in which it is. reader: who is shown A.
     """
 
-    def __init__(self, model: PreTrainedModel, passes: Passes, reader: Reader) -> None:
+    def __init__(self, model: PreTrainedModel, passes: PassTracker, reader: Reader) -> None:
         super().__init__()
         self.passes, self.reader = passes, reader
         self.running: list[nn.Module] = []
@@ -250,7 +250,7 @@ def weights_of_call(
         mask = every if every.dtype == torch.bool else every > every.amax(-1, keepdim=True) - FAR
         bias = None if every.dtype == torch.bool else every.masked_fill(~mask, 0)
     scaling = query.shape[-1] ** -0.5 if scale is None else scale
-    call = Call(q, k, scaling, is_causal, mask=mask, bias=bias)
+    call = SoftmaxCall(q, k, scaling, is_causal, mask=mask, bias=bias)
     rows = torch.arange(call.n, device=q.device)
     visible = call.visible(rows, 0, call.m)
     weights = masked_scores(call, rows).softmax(-1).nan_to_num(0)

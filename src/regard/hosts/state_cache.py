@@ -33,12 +33,12 @@ class Held:
     before: State | None = None
     latest: tuple[Tensor, Tensor, Tensor, Tensor | None] | None = None
 
-    def extend(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None) -> tuple[Tensor, Held]:
+    def extend(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> tuple[Tensor, Held]:
         """``(A v, what is left after it)`` of the new tokens."""
-        out, state = self.mechanism.extend(q, k, v, self.state, keys)
+        out, state = self.mechanism.extend(q, k, v, self.state, key_mask)
         if not 1 < q.shape[2] <= RECALL:
             return out, Held(self.mechanism, state)
-        return out, Held(self.mechanism, state, self.state, (q.detach(), k.detach(), v.detach(), keys))
+        return out, Held(self.mechanism, state, self.state, (q.detach(), k.detach(), v.detach(), key_mask))
 
     def shorter(self, count: int) -> Held:
         """Without the last ``count`` tokens of the latest pass."""
@@ -57,7 +57,7 @@ class Held:
         return Held(self.mechanism, self.state.select(rows.to(self.state.seen.device)))
 
 
-class Kept(CacheLayerMixin):
+class StateCacheLayer(CacheLayerMixin):
     """One layer of a Transformers cache that holds a mechanism's state, and hands new keys and values through.
 
     What stands in its ``keys`` only says that there are some, as models ask.
@@ -152,7 +152,9 @@ class Home:
     def of(cls, cache: Any, k: Tensor, module: nn.Module) -> Home:
         """That of the layer that has just handed out the keys ``k``, or else of the module's own layer."""
         layers = list(getattr(caches.own(cache), "layers", []))
-        held = [layer.latest() if isinstance(layer, Kept) else getattr(layer, "keys", None) for layer in layers]
+        held = [
+            layer.latest() if isinstance(layer, StateCacheLayer) else getattr(layer, "keys", None) for layer in layers
+        ]
         gave = [i for i, keys in enumerate(held) if keys is k]
         index = gave[0] if gave else getattr(module, "layer_idx", None)
         return cls(cache, index, caches.layer(cache, index))
@@ -162,9 +164,9 @@ class Home:
         """Whether it is one of Transformers' growing caches, in whose place a state can stand."""
         return type(self.layer) in (DynamicLayer, DynamicSlidingWindowLayer)
 
-    def replace(self, swap: Any, slots: int) -> Kept:
+    def replace(self, swap: Any, slots: int) -> StateCacheLayer:
         """Puts a layer of the swap's states, after so many tokens, in the layer's place."""
-        kept = Kept(swap, slots, self.layer.is_sliding)
+        kept = StateCacheLayer(swap, slots, self.layer.is_sliding)
         kept.keys = self.layer.keys.new_zeros(1, 1, 1, 1)
         caches.own(self.cache).layers[self.index] = kept
         return kept

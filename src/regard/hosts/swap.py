@@ -16,13 +16,13 @@ from transformers import PreTrainedModel
 from regard.core.build import build_for, parse
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Host, Mechanism
+from regard.core.mechanism import LayerSpec, Mechanism
 from regard.hosts.attention_arguments import Asked, Reader
 from regard.hosts.attention_interface import Installed, host, label
-from regard.hosts.forward_pass import Pass, Passes
+from regard.hosts.forward_pass import Pass, PassTracker
 from regard.hosts.slots import Slots
 from regard.hosts.softmax_call import attend, dense
-from regard.hosts.state_cache import Held, Home, Kept
+from regard.hosts.state_cache import Held, Home, StateCacheLayer
 from regard.kernels.block_sparse.plan import Bias
 from regard.mechanisms.sparse.pattern import PatternAttention, Patterned
 from regard.mechanisms.sparse.window import SlidingWindow
@@ -56,7 +56,7 @@ class Swap(AbstractContextManager["Swap"]):
     def install(self) -> Swap:
         """Puts the mechanism in, to stay until `remove`."""
         self.installed = Installed(self.model, self.attend, "swap")
-        self.passes = Passes(self.model, self.finished)
+        self.passes = PassTracker(self.model, self.finished)
         return self
 
     def remove(self) -> None:
@@ -99,7 +99,7 @@ class Swap(AbstractContextManager["Swap"]):
         owner = (
             self.owners.setdefault(handed.cache, {}).setdefault(home.index, name) if home.layer is not None else None
         )
-        kept = home.layer if isinstance(home.layer, Kept) else None
+        kept = home.layer if isinstance(home.layer, StateCacheLayer) else None
         asked = self.reader.read(eager, module, args, kwargs, 0 if kept is None else kept.slots - k.shape[2])
         call, mechanism = asked.call, self.chosen.get(layer, self.chosen.get(None))
         if mechanism is None:
@@ -124,10 +124,10 @@ class Swap(AbstractContextManager["Swap"]):
             fresh = own and handed.given and handed.past == 0 and call.n == call.m
             out = self.run(fitted, q, asked, Turn(layer, home, slots.query, place.keys, fresh))
         else:
-            out = fitted(q, call.k, asked.v, two_sided(fitted, call.mask))
+            out = fitted(q, call.k, asked.v, bidirectional(fitted, call.mask))
         return out.transpose(1, 2).contiguous(), None
 
-    def refuse(self, layer: int, asked: Asked, kept: Kept | None) -> None:
+    def refuse(self, layer: int, asked: Asked, kept: StateCacheLayer | None) -> None:
         """Raises a ValueError for a call that no mechanism can stand in for."""
         if kept is not None and kept.swap() is not self:
             raise wrong("past_key_values", "a cache that another swap filled", "a new cache", RuntimeError)
@@ -154,10 +154,10 @@ class Swap(AbstractContextManager["Swap"]):
 
     def run(self, mechanism: Mechanism, q: Tensor, asked: Asked, turn: Turn) -> Tensor:
         """A causal call: on from the layer's state where its cache can hold one, else over all keys."""
-        call, kept = asked.call, turn.home.layer if isinstance(turn.home.layer, Kept) else None
+        call, kept = asked.call, turn.home.layer if isinstance(turn.home.layer, StateCacheLayer) else None
         n, total = call.n, turn.past + call.n
         keys = turn.keys(call.mask, total)
-        layout = Layout(causal=True, keys=keys)
+        layout = Layout(causal=True, key_mask=keys)
         regular = says(call.mask, layout, n, total, asked.window)
         if kept is None and not (turn.fresh and regular):
             if call.m != total:
@@ -234,9 +234,9 @@ def swap(
     """
     model = host(model)
     if isinstance(mechanism, Mapping):
-        chosen: dict[int | None, Mechanism] = {layer: made(given, config) for layer, given in mechanism.items()}
+        chosen: dict[int | None, Mechanism] = {layer: instantiate(given, config) for layer, given in mechanism.items()}
     else:
-        one = made(mechanism, config)
+        one = instantiate(mechanism, config)
         chosen = {None: one} if layers is None else dict.fromkeys(layers, one)
     for layer in chosen:
         if layer is not None and layer < 0:
@@ -244,7 +244,7 @@ def swap(
     return Swap(model, chosen)
 
 
-def made(given: str | Mechanism | Pattern, config: Mapping[str, Any]) -> Mechanism:
+def instantiate(given: str | Mechanism | Pattern, config: Mapping[str, Any]) -> Mechanism:
     """The mechanism that is meant, refused if it would have to be trained."""
     if isinstance(given, str) and PATTERN.search(given):
         given = parse_pattern(given)
@@ -257,7 +257,7 @@ def made(given: str | Mechanism | Pattern, config: Mapping[str, Any]) -> Mechani
         raise wrong(next(iter(config)), "an argument", "none: the mechanism is made already", TypeError)
     mechanism: Any = given
     needs = [*mechanism.signals, *(name for name, _ in mechanism.named_parameters())]
-    needs += [] if mechanism.host == Host() else ["a block of its own (convolution, activation, norm or gate)"]
+    needs += [] if mechanism.layer == LayerSpec() else ["a block of its own (convolution, activation, norm or gate)"]
     if needs:
         name = type(mechanism).__name__
         raise wrong("mechanism", f"{name}, which needs {', '.join(needs)}", "one that needs no training, as a window")
@@ -298,17 +298,17 @@ def says(mask: Tensor | None, layout: Layout, n: int, m: int, window: int | None
     if window is not None:
         slots = torch.arange(m, device=mask.device)
         allowed = allowed & (slots > slots[m - n :, None] - window)
-    real = torch.ones((), dtype=torch.bool) if layout.keys is None else layout.keys[:, None, m - n :, None]
+    real = torch.ones((), dtype=torch.bool) if layout.key_mask is None else layout.key_mask[:, None, m - n :, None]
     return mask.shape[-1] == m and bool((mask & real == allowed & real).all())
 
 
-def two_sided(mechanism: Mechanism, mask: Tensor | None) -> Layout:
+def bidirectional(mechanism: Mechanism, mask: Tensor | None) -> Layout:
     """What a mask ``(b, h, n, m)`` says that does not hide all later keys: padding, or pairs of its own."""
     if mask is None:
         return Layout()
     keys = mask[:, 0].any(1)
     if bool((mask == keys[:, None, None]).all()):
-        return Layout(keys=keys.expand(len(keys), -1))
+        return Layout(key_mask=keys.expand(len(keys), -1))
     return masked(mechanism, mask, False)
 
 

@@ -16,12 +16,12 @@ from regard.core.tile import Probe, Tile
 from regard.hosts.attention_arguments import Asked, Reader
 from regard.hosts.attention_interface import Installed, host, label
 from regard.hosts.caught_weights import Reading
-from regard.hosts.forward_pass import Pass, Passes, recomputing
-from regard.hosts.lm_session import Own
-from regard.hosts.recurrent_hooks import Follower
+from regard.hosts.forward_pass import Pass, PassTracker, recomputing
+from regard.hosts.lm_session import LMSession
+from regard.hosts.recurrent_hooks import RecurrentHooks
 from regard.hosts.session import Choice, Layer, Session
 from regard.hosts.slots import Slots
-from regard.hosts.softmax_call import Call, Map, attend, dense
+from regard.hosts.softmax_call import AttentionMap, SoftmaxCall, attend, dense
 from regard.hosts.softmax_hooks import Softmaxes
 from regard.networks import LM
 
@@ -38,8 +38,8 @@ class Watched(Session):
         self.model = model
         self.names = {id(module): name for name, module in model.named_modules()}
         self.reader = Reader(model, "regard.watch")
-        self.passes = Passes(model, self.finished)
-        self.follower = Follower(model, self, self.passes)
+        self.passes = PassTracker(model, self.finished)
+        self.follower = RecurrentHooks(model, self, self.passes)
         self.softmaxes = Softmaxes(model, self.passes, Reading(self))
         self.installed: Installed | None = None
 
@@ -107,7 +107,7 @@ class Watched(Session):
             if (heads := self.choice.heads(layer.index, layer.heads)) is not None:
                 chosen = torch.tensor(heads, device=lse.device)
                 call, lse = call.select(chosen), lse[:, chosen]
-            source = Map(call, lse)
+            source = AttentionMap(call, lse)
             for tile in self.tiles(layer, source, place, slots):
                 for probe in self.probes:
                     probe.update(tile)
@@ -124,19 +124,19 @@ class Watched(Session):
         scores = (asked.window, call.softcap, call.scaling, call.sinks is not None)
         return self.noted(name, lambda index: Layer(index, name, *sizes, causal, cross, *scores))
 
-    def refuse_two_sequences(self, name: str, call: Call, place: Pass) -> None:
+    def refuse_two_sequences(self, name: str, call: SoftmaxCall, place: Pass) -> None:
         """Raises a RuntimeError for keys that are the module's own tokens and those of another sequence at once."""
         handed = self.passes.handed(place, name)
         if any(call.m == handed.past + call.n + other for other in handed.others):
             what = f"{name}, whose keys are its own tokens and another sequence's at once"
             raise wrong("model", what, "layers that attend to one sequence: distances have no meaning", RuntimeError)
 
-    def astray(self, layer: Layer, call: Call, place: Pass) -> Exception:
+    def astray(self, layer: Layer, call: SoftmaxCall, place: Pass) -> Exception:
         """What to raise where a layer's keys are not those that its cache and its queries would make."""
         what = f"{call.m} keys for {call.n} queries in {layer.name}, after {place.past} tokens"
         return wrong("past_key_values", what, "a cache whose length tells which tokens its keys are", RuntimeError)
 
-    def tiles(self, layer: Layer, source: Map, place: Pass, slots: Slots) -> Iterator[Tile]:
+    def tiles(self, layer: Layer, source: AttentionMap, place: Pass, slots: Slots) -> Iterator[Tile]:
         """The rows of one call, in the slots of the whole sequence."""
         call, first = source.call, slots.key
         stop = call.m if layer.cross else slots.query + call.n
@@ -153,7 +153,7 @@ class Watched(Session):
                 start=first + strip.start,
                 m=stop,
                 queries=queries[:, rows],
-                keys=keys,
+                key_mask=keys,
                 causal=layer.causal,
                 visible=None if strip.visible is None else strip.visible[..., :width],
                 log_weights=strip.log_weights[..., :width],
@@ -198,7 +198,7 @@ def watch(
             its first forward pass ends without a call of the attention interface.
     """
     about = (probes, Choice(layers, rows, seed), keep, seen, shares)
-    session = Own(model, *about) if isinstance(model, LM) else Watched(host(model), *about)
+    session = LMSession(model, *about) if isinstance(model, LM) else Watched(host(model), *about)
     try:
         session.install()
         yield session
@@ -206,13 +206,13 @@ def watch(
         session.remove()
 
 
-def detached(call: Call, lse: Tensor) -> tuple[Call, Tensor]:
+def detached(call: SoftmaxCall, lse: Tensor) -> tuple[SoftmaxCall, Tensor]:
     """The same without a gradient."""
     parts = {name: value.detach() for name, value in vars(call).items() if isinstance(value, Tensor)}
     return replace(call, **parts), lse.detach()
 
 
-def real_tokens(call: Call, place: Pass, layer: Layer, slots: Slots, stop: int) -> tuple[Tensor, Tensor]:
+def real_tokens(call: SoftmaxCall, place: Pass, layer: Layer, slots: Slots, stop: int) -> tuple[Tensor, Tensor]:
     """``(keys (batch, stop), queries (batch, n))`` bool: which of them are no padding.
 
     The pass's own mask of two axes says so; else keys are real that any query may see, and all are in a causal layer of

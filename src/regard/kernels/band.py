@@ -82,7 +82,7 @@ def outside(n: int, m: int, size: int, causal: bool, sinks: int, device: torch.d
 
 
 def cells(n: int, m: int, size: int, causal: bool, sinks: int) -> int:
-    """How many scores the pieces hold: about n (size + block), twice that two-sided, and n for each sink."""
+    """How many scores the pieces hold: about n (size + block), twice that bidirectional, and n for each sink."""
     total = 0
     for piece in pieces(n, m, size, causal, sinks, torch.device("meta")):
         rows, cols = piece.rows.stop - piece.rows.start, piece.cols.stop - piece.cols.start

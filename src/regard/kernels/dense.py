@@ -118,7 +118,7 @@ def attend_lse(
     n, m, heads = q.shape[2], k.shape[2], q.shape[1]
     if n == 1 and heads != k.shape[1] and layout.segments is None and layout.mask is None and sink is None:
         folded = q.unflatten(1, (k.shape[1], -1)).squeeze(3)  # a decoding step: the group's queries are the rows
-        part = over(folded, k, v, pieces(folded.shape[2], m, Layout(keys=layout.keys)), scale)
+        part = over(folded, k, v, pieces(folded.shape[2], m, Layout(key_mask=layout.key_mask)), scale)
         return Partial(part.out.flatten(1, 2)[:, :, None], part.lse.flatten(1, 2)[:, :, None])
     return over(q, k, v, pieces(n, m, layout), scale, sink)
 
@@ -135,7 +135,7 @@ def pieces(n: int, m: int, layout: Layout) -> list[Piece]:
     given = layout.segments if layout.mask is None else layout.mask
     if given is not None:
         return list(masked_pieces(n, m, layout, slice(0, n), slice(0, m), given.device))
-    mask = None if layout.keys is None else layout.keys[:, None, None]
+    mask = None if layout.key_mask is None else layout.key_mask[:, None, None]
     if layout.causal and n > 1:
         return causal_pieces(n, m, mask)
     return [Piece(slice(0, n), slice(0, m), mask=mask)] if m else []
@@ -168,7 +168,7 @@ def packed_pieces(n: int, m: int, layout: Layout) -> Iterator[Piece]:
         if not run.alone or layout.mask is not None:
             yield from masked_pieces(n, m, layout.of(run.sequence), rows, run.keys, layout.segments.device, batch)
             continue
-        keys = None if layout.keys is None else layout.keys[batch, run.keys]
+        keys = None if layout.key_mask is None else layout.key_mask[batch, run.keys]
         keys = None if keys is None or bool(keys.all()) else keys
         inner = pieces(rows.stop - rows.start, run.keys.stop - run.keys.start, Layout(layout.causal, keys))
         for piece in inner:

@@ -12,7 +12,7 @@ from regard.core.layout import Layout
 Run = Callable[..., Tensor]
 
 
-def each(run: Run, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+def per_sequence(run: Run, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
     """``run(q, k, v)`` on the real tokens of each sequence and document by itself, the outputs put back in place.
 
     Where the layout has a mask, ``run`` gets the part of it that is about these tokens as a fourth argument.
@@ -41,7 +41,7 @@ def documents(layout: Layout, batch: int, m: int, device: torch.device) -> Itera
     """Each sequence and document: its row in the batch, and the columns of its real tokens."""
     for row in range(batch):
         tokens = torch.arange(m, device=device)
-        tokens = tokens if layout.keys is None else tokens[layout.keys[row]]
+        tokens = tokens if layout.key_mask is None else tokens[layout.key_mask[row]]
         if layout.segments is None:
             yield row, tokens
         else:

@@ -411,8 +411,8 @@ def hidden(layout: Layout, n: int, m: int, span: Span, device: torch.device) -> 
     if layout.causal and cols.stop - 1 > rows.start + shift:
         queries = torch.arange(rows.start + shift, rows.stop + shift, device=device)
         mask = (torch.arange(cols.start, cols.stop, device=device) > queries[:, None])[None, None]
-    if layout.keys is not None:
-        padding = ~layout.keys[:, None, None, cols]
+    if layout.key_mask is not None:
+        padding = ~layout.key_mask[:, None, None, cols]
         mask = padding if mask is None else mask | padding
     if layout.segments is not None:
         own = layout.segments[:, None, rows.start + shift : rows.stop + shift, None]

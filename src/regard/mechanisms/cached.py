@@ -13,7 +13,7 @@ from regard.core.mechanism import Mechanism
 from regard.core.state import State, count_new
 
 
-class Room:
+class GrowableBuffer:
     """Storage with room to grow: appending a token copies nothing until it is full, then it doubles.
 
     Only the state that wrote last may append in place; an older one, of which another has been continued, gets a copy.
@@ -23,12 +23,12 @@ class Room:
         self.tensor = like.new_empty(*like.shape[:2], capacity, like.shape[3])
         self.filled = 0
 
-    def append(self, old: Tensor, new: Tensor) -> tuple[Room, Tensor]:
+    def append(self, old: Tensor, new: Tensor) -> tuple[GrowableBuffer, Tensor]:
         """``old``, a view of this storage, followed by ``new``: where they are now, and a view of them."""
         before, after = old.shape[2], old.shape[2] + new.shape[2]
         room = self
         if self.filled != before or after > self.tensor.shape[2]:
-            room = Room(new, max(2 * before, after))
+            room = GrowableBuffer(new, max(2 * before, after))
             room.tensor[:, :, :before] = old
         room.tensor[:, :, before:after] = new
         room.filled = after
@@ -42,14 +42,14 @@ class KeyValues(State):
     Args:
         k, values: ``(batch, kv_heads, m, d)`` and ``(…, e)``; four axes of size zero before the first token. Values are
             None where all are views of coordinates of their keys, ``inside`` from the first to the last.
-        keys: ``(batch, m)`` bool, False = padding; None while there has been none.
+        key_mask: ``(batch, m)`` bool, False = padding; None while there has been none.
         rooms: the storage behind k and values, where they may grow in place; None where autograd records.
     """
 
     k: Tensor
     values: Tensor | None
-    keys: Tensor | None = None
-    rooms: tuple[Room, ...] | None = None
+    key_mask: Tensor | None = None
+    rooms: tuple[GrowableBuffer, ...] | None = None
     inside: tuple[int, int] | None = None
 
     @property
@@ -71,12 +71,12 @@ class KeyValues(State):
             inside = None
         pairs = [(k[:, :, :0] if first else self.k, k)]
         pairs += [] if inside else [(v[:, :, :0] if first else self.v, v)]
-        real = joined(self.keys, pairs[0][0].shape[2], keys, k.shape[2], k)
+        real = joined(self.key_mask, pairs[0][0].shape[2], keys, k.shape[2], k)
         if torch.is_grad_enabled() and any(x.requires_grad for pair in pairs for x in pair):
             rooms, whole = None, [torch.cat(pair, 2) for pair in pairs]
         else:
             held = self.rooms if self.rooms is not None and len(self.rooms) == len(pairs) else None
-            held = held or tuple(Room(new, 0) for _, new in pairs)
+            held = held or tuple(GrowableBuffer(new, 0) for _, new in pairs)
             grown = [room.append(old, new) for room, (old, new) in zip(held, pairs, strict=True)]
             rooms, whole = tuple(room for room, _ in grown), [tensor for _, tensor in grown]
         return KeyValues(seen, whole[0], None if inside else whole[1], real, rooms, inside)
@@ -112,9 +112,9 @@ class Cached(Mechanism):
         return KeyValues.empty(batch, device, dtype)
 
     def extend(
-        self, q: Tensor, k: Tensor, v: Tensor, state: Any, keys: Tensor | None = None, **signals: Tensor
+        self, q: Tensor, k: Tensor, v: Tensor, state: Any, key_mask: Tensor | None = None, **signals: Tensor
     ) -> tuple[Tensor, KeyValues]:
         """Appends the new tokens, then attends to all: ``(out, cache)``."""
         self.check(q, k, v, Layout(causal=True), signals)
-        grown = state.append(k, v, keys)
-        return self(q, grown.k, grown.v, Layout(causal=True, keys=grown.keys), **signals), grown
+        grown = state.append(k, v, key_mask)
+        return self(q, grown.k, grown.v, Layout(causal=True, key_mask=grown.key_mask), **signals), grown

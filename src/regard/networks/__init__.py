@@ -1,9 +1,9 @@
 """Published architectures, and the plain language model, assembled from blocks."""
 
-from regard.networks.benchmark import PatternNetwork
+from regard.networks.benchmark import BenchmarkNetwork
 from regard.networks.lm import LM, Config, LMState, fitted
 from regard.networks.sampling import Sampling
 from regard.networks.vision.twins import Twins
 from regard.networks.vision.vit import ViT
 
-__all__ = ["LM", "Config", "LMState", "PatternNetwork", "Sampling", "Twins", "ViT", "fitted"]
+__all__ = ["LM", "BenchmarkNetwork", "Config", "LMState", "Sampling", "Twins", "ViT", "fitted"]

@@ -52,7 +52,7 @@ def layer_of(config: Config, name: str, arguments: dict[str, Any], pattern: Patt
     """One layer of a network of such sizes; its mechanism is refused where it cannot attend in the pattern."""
     attention, cross = config.attention(name, arguments), pattern.endswith("cross")
     traits = attention.mechanism.traits
-    able = attention.causal if pattern.startswith("causal") else traits.two_sided and (traits.cross or not cross)
+    able = attention.causal if pattern.startswith("causal") else traits.bidirectional and (traits.cross or not cross)
     if not able or (cross and not attention.crosses):
         raise wrong("pattern", repr(pattern), f"one that {name} has")
     found = Layer(attention, config.width, config.inner_width, backbone)
@@ -61,7 +61,7 @@ def layer_of(config: Config, name: str, arguments: dict[str, Any], pattern: Patt
     return found
 
 
-class PatternNetwork(nn.Module):
+class BenchmarkNetwork(nn.Module):
     """Embedding, layers, norm, and the embedding again as the output matrix, in one of the four attention patterns.
 
     Every embedding passes a short causal convolution, so that a token knows those just before it and what is left to

@@ -18,7 +18,7 @@ from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.state import State, count_new
 from regard.networks.lm import LM, Config, LMState
-from regard.projections.base import Grouped, apart
+from regard.projections.base import Grouped, split_heads
 
 FIXED = ("random_qk", "fixed_qk")
 VARIANTS = ("no_mixing", "self_gated", "static_qk", *FIXED)
@@ -36,8 +36,8 @@ class NoMixing(GatedNetwork):
     def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> State:
         return State(torch.zeros(batch, dtype=torch.int64, device=device))
 
-    def extend(self, x: Tensor, state: State, keys: Tensor | None = None) -> tuple[Tensor, State]:
-        return self(x), State(count_new(state, keys, x.shape[1], x.shape[0])[1])
+    def extend(self, x: Tensor, state: State, key_mask: Tensor | None = None) -> tuple[Tensor, State]:
+        return self(x), State(count_new(state, key_mask, x.shape[1], x.shape[0])[1])
 
     def cost(self, n: int, m: int | None = None, batch: int = 1, causal: bool = True, itemsize: int = 4) -> Cost:
         weights = sum(parameter.numel() for parameter in self.parameters())
@@ -55,10 +55,10 @@ class SelfGated(Grouped):
         self.head_dim = 1
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k = apart(self.q(context), self.heads), apart(self.k(context), self.heads)
+        q, k = split_heads(self.q(context), self.heads), split_heads(self.k(context), self.heads)
         scores = (F.silu(q) * k).sum(-1, keepdim=True) * q.shape[-1] ** -0.5
         ones = scores.new_ones(x.shape[0], self.heads, x.shape[1], 1)
-        return ones, scores, apart(self.v(context), self.heads)
+        return ones, scores, split_heads(self.v(context), self.heads)
 
     @property
     def parameter_count(self) -> int:
@@ -71,9 +71,9 @@ class Elsewhere(Grouped):
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         (asking, _), (source, hidden) = x.chunk(2, -1), context.chunk(2, -1)
         return (
-            apart(self.q(asking), self.heads),
-            apart(self.k(source), self.kv_heads),
-            apart(self.v(hidden), self.kv_heads),
+            split_heads(self.q(asking), self.heads),
+            split_heads(self.k(source), self.kv_heads),
+            split_heads(self.v(hidden), self.kv_heads),
         )
 
 
@@ -84,9 +84,9 @@ class ElsewhereBlock(Block):
         return self.rest(x + self.attention(self.joined(x, source), layout), None, Layout())
 
     def extend(  # pyright: ignore
-        self, x: Tensor, state: AttentionState, keys: Tensor | None = None, source: Tensor | None = None
+        self, x: Tensor, state: AttentionState, key_mask: Tensor | None = None, source: Tensor | None = None
     ) -> tuple[Tensor, AttentionState]:
-        out, state = self.attention.extend(self.joined(x, source), state, keys)
+        out, state = self.attention.extend(self.joined(x, source), state, key_mask)
         return self.rest(x + out, None, Layout()), state
 
     def joined(self, x: Tensor, source: Tensor | None) -> Tensor:
@@ -194,8 +194,8 @@ class DeconstructedLM(LM):
         self.embed(ids[None])
         self.text.copy_(ids)
 
-    def forward(self, ids: Tensor, keys: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
-        layout, x = Layout(causal=True, keys=keys, segments=segments), self.embed(ids)
+    def forward(self, ids: Tensor, key_mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
+        layout, x = Layout(causal=True, key_mask=key_mask, segments=segments), self.embed(ids)
         tables, positions, static = self.tables(ids.shape[1]), layout.positions(ids.shape[1], ids.device), x
         for i, block in enumerate(self.layers):
             x = block(x, layout, *self.source(i, static, tables, positions))
@@ -233,15 +233,15 @@ class DeconstructedLM(LM):
         plain = super().start(batch)
         return DeconstructedState(plain.seen, plain.layers, self.tables(self.length))
 
-    def extend(self, ids: Tensor, state: LMState, keys: Tensor | None = None) -> tuple[Tensor, LMState]:
+    def extend(self, ids: Tensor, state: LMState, key_mask: Tensor | None = None) -> tuple[Tensor, LMState]:
         assert isinstance(state, DeconstructedState)
-        positions, seen = count_new(state, keys, ids.shape[1], ids.shape[0])
+        positions, seen = count_new(state, key_mask, ids.shape[1], ids.shape[0])
         if self.length and int(seen.max()) > self.length:
             raise wrong("ids", f"{int(seen.max())} tokens in all", f"at most the {self.length} positions")
         static = x = self.embed(ids)
         layers = []
         for i, (block, layer) in enumerate(zip(cast(Any, self.layers), state.layers, strict=True)):
-            x, layer = block.extend(x, layer, keys, *self.source(i, static, state.tables, positions))
+            x, layer = block.extend(x, layer, key_mask, *self.source(i, static, state.tables, positions))
             layers.append(layer)
         return self.read(x), DeconstructedState(seen, tuple(layers), state.tables)
 

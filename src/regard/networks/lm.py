@@ -95,7 +95,7 @@ class Config:
         mechanism = build_for(heads, name, **arguments)
         if not mechanism.traits.content and isinstance(projection, Grouped):
             return Attention(mechanism, ValuesOnly(self.width, self.heads, e))
-        kind = mechanism.host.projection if self.projection == "grouped" else "grouped"
+        kind = mechanism.layer.projection if self.projection == "grouped" else "grouped"
         if kind == "selective":
             mechanism = build_for({**heads, "heads": self.heads * e}, name, **arguments)
             projection = as_hosted(kind, self.width, self.heads * e, self.kv_heads or 1, d, 1)
@@ -168,9 +168,9 @@ class LM(nn.Module):
         """The blocks, from the first."""
         return list(cast(Any, self.blocks))
 
-    def forward(self, ids: Tensor, keys: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
-        """Logits of each next token; ``keys (b, n)`` False marks padding, ``segments (b, n)`` packed documents."""
-        layout, x = Layout(causal=True, keys=keys, segments=segments), self.embed(ids)
+    def forward(self, ids: Tensor, key_mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
+        """Logits of each next token; ``key_mask (b, n)`` False marks padding, ``segments (b, n)`` packed documents."""
+        layout, x = Layout(causal=True, key_mask=key_mask, segments=segments), self.embed(ids)
         for block in self.layers:
             x = block(x, layout)
         return self.read(x)
@@ -199,12 +199,12 @@ class LM(nn.Module):
         layers = tuple(block.start(batch, device=like.device, dtype=like.dtype) for block in self.layers)
         return LMState(torch.zeros(batch, dtype=torch.int64, device=like.device), layers)
 
-    def extend(self, ids: Tensor, state: LMState, keys: Tensor | None = None) -> tuple[Tensor, LMState]:
-        """``(logits of the new tokens, the state after them)``; ``keys (b, n)`` marks the real ones."""
-        _, seen = count_new(state, keys, ids.shape[1], ids.shape[0])
+    def extend(self, ids: Tensor, state: LMState, key_mask: Tensor | None = None) -> tuple[Tensor, LMState]:
+        """``(logits of the new tokens, the state after them)``; ``key_mask (b, n)`` marks the real ones."""
+        _, seen = count_new(state, key_mask, ids.shape[1], ids.shape[0])
         x, layers = self.embed(ids), []
         for block, layer in zip(self.layers, state.layers, strict=True):
-            x, layer = block.extend(x, layer, keys)
+            x, layer = block.extend(x, layer, key_mask)
             layers.append(layer)
         return self.read(x), LMState(seen, tuple(layers))
 
@@ -214,7 +214,7 @@ class LM(nn.Module):
         ids: Tensor,
         max_new_tokens: int,
         sampling: Sampling = Sampling(),
-        keys: Tensor | None = None,
+        key_mask: Tensor | None = None,
         stop: Sequence[int] = (),
     ) -> Tensor:
         """``(b, ≤ max_new_tokens)`` ids that continue ``ids (b, n)``, whose padding ``keys`` may stand on either side.
@@ -225,10 +225,10 @@ class LM(nn.Module):
             raise wrong("ids", "no tokens", "at least one to continue")
         if max_new_tokens < 0:
             raise wrong("max_new_tokens", str(max_new_tokens), "0 or more")
-        logits, state = self.extend(ids, self.start(ids.shape[0]), keys)
+        logits, state = self.extend(ids, self.start(ids.shape[0]), key_mask)
         last = torch.full((ids.shape[0],), ids.shape[1] - 1, device=ids.device)
-        if keys is not None:
-            last = (keys * torch.arange(1, ids.shape[1] + 1, device=ids.device)).argmax(1)
+        if key_mask is not None:
+            last = (key_mask * torch.arange(1, ids.shape[1] + 1, device=ids.device)).argmax(1)
         logits = logits[torch.arange(ids.shape[0], device=ids.device), last]
         found, ended = [], torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
         ends = torch.tensor(list(stop), device=ids.device, dtype=ids.dtype)

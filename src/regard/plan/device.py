@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from regard.core.errors import wrong
-from regard.experiments.clock import ceilings
+from regard.experiments.timing import ceilings
 
 
 @dataclass(frozen=True)

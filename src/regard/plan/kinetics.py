@@ -80,7 +80,7 @@ def kinetics(
 
 
 @dataclass(frozen=True)
-class Plan:
+class DecodingPlan:
     """A way of spending: which model, how long its answers, how many of them; with its cost and solve rate."""
 
     model: str
@@ -98,7 +98,7 @@ def frontier(
     samples: Sequence[int],
     rate: Callable[[str, int], float],
     batch: int = 64,
-) -> list[Plan]:
+) -> list[DecodingPlan]:
     """The plans that no cheaper one equals, cheapest first.
 
     ``rate(model, answer)`` is the chance that one answer solves the task; of k samples ``1 − (1 − rate)^k`` do. Weights
@@ -107,15 +107,15 @@ def frontier(
     plans = []
     for (name, model), answer, k in itertools.product(models.items(), answers, samples):
         cost = kinetics(model, device, prompt, answer, k, max(batch, k)).total
-        plans.append(Plan(name, answer, k, cost, 1 - (1 - rate(name, answer)) ** k))
-    best: list[Plan] = []
+        plans.append(DecodingPlan(name, answer, k, cost, 1 - (1 - rate(name, answer)) ** k))
+    best: list[DecodingPlan] = []
     for plan in sorted(plans, key=lambda plan: (plan.cost, -plan.rate)):
         if not best or plan.rate > best[-1].rate:
             best.append(plan)
     return best
 
 
-def at_budget(plans: Sequence[Plan], budget: float) -> float:
+def at_budget(plans: Sequence[DecodingPlan], budget: float) -> float:
     """The best solve rate that ``budget`` buys on a frontier; 0 if nothing."""
     return max((plan.rate for plan in plans if plan.cost <= budget), default=0.0)
 

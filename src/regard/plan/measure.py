@@ -6,7 +6,7 @@ import statistics
 
 import torch
 
-from regard.experiments.clock import clock
+from regard.experiments.timing import clock
 from regard.networks import LM, Config
 from regard.plan.mixers import GroupedAttention
 from regard.plan.roofline import ModelShape, Network

@@ -18,7 +18,7 @@ The first four lines pool all sequences they see, and merge over corpora; the ot
 from importlib import import_module
 from typing import Any
 
-from regard.probes.means import (
+from regard.probes.head_statistics import (
     Distance,
     DuplicateToken,
     Entropy,
@@ -30,7 +30,7 @@ from regard.probes.means import (
     Sink,
     Spans,
 )
-from regard.probes.tokens import Edges, EntropyRows, Links, Pooled, Received
+from regard.probes.token_statistics import Edges, EntropyRows, Links, Pooled, Received
 
 LATE = ("observe", "observe_model")
 

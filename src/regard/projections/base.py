@@ -36,11 +36,11 @@ class Projection(nn.Module):
         """``(q, k, v)`` of hidden states ``x (b, n, width)`` and of those attended to, ``context (b, m, width)``."""
         raise NotImplementedError
 
-    def placed(self, v: Tensor, positions: Tensor | None) -> Tensor:
+    def add_value_positions(self, v: Tensor, positions: Tensor | None) -> Tensor:
         """Values ``(b, g, m, e)`` with what their tokens' ``positions (b or 1, m)`` add, None in another sequence."""
         return v
 
-    def opened(self, out: Tensor, x: Tensor, positions: Tensor | None) -> Tensor:
+    def gate_heads(self, out: Tensor, x: Tensor, positions: Tensor | None) -> Tensor:
         """The heads' outputs ``(b, h, n, e)`` after what the queries' own ``x (b, n, width)`` does to them.
 
         ``positions (b or 1, n)`` are those of x, None in attention to another sequence.
@@ -53,7 +53,7 @@ class Projection(nn.Module):
 
     def finish(self, out: Tensor, x: Tensor, positions: Tensor | None) -> Tensor:
         """All that follows attention: `opened`, then `merge`, then what x does to the whole."""
-        return self.merge(self.opened(out, x, positions))
+        return self.merge(self.gate_heads(out, x, positions))
 
     @property
     def parameter_count(self) -> int:
@@ -71,14 +71,14 @@ class Projection(nn.Module):
         return self.heads, self.kv_heads, self.kv_heads
 
     @property
-    def inside(self) -> slice | None:
+    def value_slice(self) -> slice | None:
         """The coordinates of each key that its value is, so that a cache can hold both once; None if it is not."""
         return None
 
     @property
     def cached_numbers(self) -> int:
         """Numbers that a cache of all tokens holds for each of them."""
-        return self.kv_heads * (self.head_dim + (self.value_dim if self.inside is None else 0))
+        return self.kv_heads * (self.head_dim + (self.value_dim if self.value_slice is None else 0))
 
     @property
     def flops(self) -> int:
@@ -107,7 +107,7 @@ class Grouped(Projection):
         """``values`` are the hidden states of the values where these are not the keys'."""
         queries, keys, written = self.counts
         v = self.v(context if values is None else values)
-        return apart(self.q(x), queries), apart(self.k(context), keys), apart(v, written)
+        return split_heads(self.q(x), queries), split_heads(self.k(context), keys), split_heads(v, written)
 
     def merge(self, out: Tensor) -> Tensor:
         return self.out(out.transpose(1, 2).flatten(2))
@@ -118,11 +118,11 @@ class Grouped(Projection):
         return self.width * (queries + self.kv_heads * (self.head_dim + self.value_dim))
 
 
-def apart(x: Tensor, heads: int) -> Tensor:
+def split_heads(x: Tensor, heads: int) -> Tensor:
     """``(b, n, heads · d)`` as ``(b, heads, n, d)``."""
     return x.unflatten(2, (heads, -1)).transpose(1, 2)
 
 
-def together(x: Tensor) -> Tensor:
+def merge_heads(x: Tensor) -> Tensor:
     """`apart` undone."""
     return x.transpose(1, 2).flatten(2)

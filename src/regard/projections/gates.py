@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.projections.base import Grouped, apart
+from regard.projections.base import Grouped, split_heads
 
 At = Literal["query", "key", "value", "heads", "output"]
 
@@ -74,7 +74,7 @@ class Gates(Grouped):
 
     def opening(self, x: Tensor) -> Tensor:
         """σ(x W^G) ``(b, heads, n, numbers)`` of tokens ``x (b, n, width)``; one head at the output."""
-        return torch.sigmoid(apart(self.gate(x), self.gated))
+        return torch.sigmoid(split_heads(self.gate(x), self.gated))
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = super().forward(x, context)
@@ -86,7 +86,7 @@ class Gates(Grouped):
             v = v * self.opening(context)
         return q, k, v
 
-    def opened(self, out: Tensor, x: Tensor, positions: Tensor | None) -> Tensor:
+    def gate_heads(self, out: Tensor, x: Tensor, positions: Tensor | None) -> Tensor:
         return out * self.opening(x) if self.at == "heads" else out
 
     def finish(self, out: Tensor, x: Tensor, positions: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.projections.base import Grouped, Projection, apart
+from regard.projections.base import Grouped, Projection, split_heads
 
 Form = Literal["expanded", "absorbed"]
 
@@ -95,7 +95,7 @@ class Latent(Projection):
         return found
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q = apart(self.query_up(self.query_norm(self.query_down(x))), self.heads)
+        q = split_heads(self.query_up(self.query_norm(self.query_down(x))), self.heads)
         turned, latent = self.down(context).split([self.rotary, self.rank], dim=-1)
         turned, latent = turned[:, None], self.norm(latent)[:, None]
         if self.form == "expanded":
@@ -111,7 +111,7 @@ class Latent(Projection):
         return self.out(out.transpose(1, 2).flatten(2))
 
     @property
-    def inside(self) -> slice | None:
+    def value_slice(self) -> slice | None:
         return None if self.form == "expanded" else slice(self.rotary, self.rotary + self.rank)
 
     @property
@@ -166,7 +166,7 @@ class ExpandedQueries(Projection):
         p = self.of
         keys = p.k.weight.view(p.kv_heads, p.head_dim, p.width).repeat_interleave(p.heads // p.kv_heads, 0)
         factor = (p.width / p.head_dim) ** 0.5  # mechanisms divide by the root of the width instead
-        return apart(p.q(x), p.heads) @ keys * factor, context[:, None], context[:, None]
+        return split_heads(p.q(x), p.heads) @ keys * factor, context[:, None], context[:, None]
 
     def merge(self, out: Tensor) -> Tensor:
         p = self.of
@@ -174,7 +174,7 @@ class ExpandedQueries(Projection):
         return p.merge(out @ values.mT)
 
     @property
-    def inside(self) -> slice | None:
+    def value_slice(self) -> slice | None:
         return slice(0, self.width)
 
     @property

@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.projections.base import Grouped, apart
+from regard.projections.base import Grouped, split_heads
 
 Router = Literal["softmax", "relu", "norm"]
 
@@ -98,7 +98,7 @@ class MixtureOfHeads(Grouped):
             return p, p > 0
         if self.router == "norm":
             queries = nn.functional.linear(x, self.q.weight[self.shared * self.head_dim :])
-            lengths = apart(queries, self.heads - self.shared).norm(dim=-1).mT
+            lengths = split_heads(queries, self.heads - self.shared).norm(dim=-1).mT
             p = torch.softmax(lengths / lengths.std(-1, keepdim=True, correction=0).clamp(min=1e-6), -1)
         else:
             p = torch.softmax(self.routers["route"](x), -1)
@@ -120,7 +120,7 @@ class MixtureOfHeads(Grouped):
             common, p = common * balance[..., :1], p * balance[..., 1:]
         return torch.cat([common, p], -1).mT
 
-    def opened(self, out: Tensor, x: Tensor, positions: Tensor | None) -> Tensor:
+    def gate_heads(self, out: Tensor, x: Tensor, positions: Tensor | None) -> Tensor:
         return out * self.gates(x)[..., None]
 
     @property

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.projections.base import Projection, apart, together
+from regard.projections.base import Projection, merge_heads, split_heads
 from regard.projections.rotary import Rotary
 
 Symbols = Literal["attention", "position", "relative"]
@@ -112,22 +112,22 @@ class Dual(Projection):
             self.templates = nn.Parameter(torch.randn(self.library, self.width))
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k = apart(self.q(x), self.heads), apart(self.k(context), self.kv_heads)
+        q, k = split_heads(self.q(x), self.heads), split_heads(self.k(context), self.kv_heads)
         parts = []
         if self.v is not None:
-            v = apart(self.v(context), self.kv_heads - self.groups)
+            v = split_heads(self.v(context), self.kv_heads - self.groups)
             parts.append(F.pad(v, (0, self.value_dim - self.size)))
         if self.groups:
             keys = (self.relation_k or self.relation_q)(context)[:, None].expand(-1, self.groups, -1, -1)
             if self.symbols == "attention":
                 found = torch.softmax(self.symbol_q(context) @ self.templates.mT * self.width**-0.5, -1) @ self.rows
-                symbols = apart(self.symbol_v(found), self.groups)
+                symbols = split_heads(self.symbol_v(found), self.groups)
             else:
                 symbols = keys.new_zeros(*keys.shape[:3], self.told)
             parts.append(torch.cat([keys, symbols], -1))
         return q, k, torch.cat(parts, 1)
 
-    def placed(self, v: Tensor, positions: Tensor | None) -> Tensor:
+    def add_value_positions(self, v: Tensor, positions: Tensor | None) -> Tensor:
         if not self.groups or self.symbols == "attention":
             return v
         if positions is None:
@@ -137,7 +137,7 @@ class Dual(Projection):
         else:
             if positions.numel() and int(positions.max()) >= self.library:
                 raise wrong("library", str(self.library), f"{int(positions.max()) + 1} or more, for so many positions")
-            symbols = apart(self.symbol_v(self.rows[positions.expand(v.shape[0], -1)]), self.groups)
+            symbols = split_heads(self.symbol_v(self.rows[positions.expand(v.shape[0], -1)]), self.groups)
         before, own = v.split([self.kv_heads - self.groups, self.groups], 1)
         symbols = symbols.expand(*own.shape[:3], -1)
         return torch.cat([before, torch.cat([own[..., : -self.told], symbols], -1)], 1)
@@ -147,7 +147,7 @@ class Dual(Projection):
         half = torch.ones(self.told // 2, dtype=like.dtype, device=like.device)
         return torch.cat([half, 0 * half])[None, None, None]
 
-    def opened(self, out: Tensor, x: Tensor, positions: Tensor | None) -> Tensor:
+    def gate_heads(self, out: Tensor, x: Tensor, positions: Tensor | None) -> Tensor:
         sensory, taken = out.split([self.heads - self.relational, self.relational], 1)
         sensory = sensory[..., : self.size]
         if not self.relational:
@@ -162,7 +162,7 @@ class Dual(Projection):
         return torch.cat([sensory, related @ self.relation_out + symbols], 1)
 
     def merge(self, out: Tensor) -> Tensor:
-        return self.out(together(out))
+        return self.out(merge_heads(out))
 
     @property
     def parameter_count(self) -> int:

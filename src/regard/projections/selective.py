@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from regard.core.errors import wrong
-from regard.projections.base import Grouped, Projection, apart, together
+from regard.projections.base import Grouped, Projection, merge_heads, split_heads
 
 
 class MultiValue(Grouped):
@@ -71,12 +71,12 @@ class Selective(MultiValue):
 
     def written(self, context: Tensor) -> Tensor:
         """Values ``(b, h, m, e)`` as they are projected."""
-        return apart(self.v(context), self.heads)
+        return split_heads(self.v(context), self.heads)
 
     def scored(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys ``(b, g, m, d)`` of values as the mechanism takes them."""
-        z = together(v)
-        return apart(self.q(z), self.groups), apart(self.k(z), self.groups)
+        z = merge_heads(v)
+        return split_heads(self.q(z), self.groups), split_heads(self.k(z), self.groups)
 
     @property
     def parameter_count(self) -> int:
@@ -84,6 +84,6 @@ class Selective(MultiValue):
 
 
 def as_hosted(kind: str, width: int, heads: int, kv_heads: int, head_dim: int, value_dim: int) -> Grouped:
-    """The plain projection that a host names, `Host.projection`; ``kv_heads`` are the groups of those that share."""
+    """The plain projection that a layer names, `LayerSpec.projection`; ``kv_heads`` are the groups of those that share."""
     made = {"grouped": Grouped, "multi_value": MultiValue, "selective": Selective}[kind]
     return made(width, heads, kv_heads, head_dim, value_dim)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.projections.base import Grouped, Projection, apart
+from regard.projections.base import Grouped, Projection, split_heads
 
 COMMAND = "pytest tests/claims/test_projections.py"
 
@@ -231,7 +231,7 @@ class FewerMatrices(Projection):
         super:     q = x W^Q,      k = c,          v = W^A c,                   y = o W^O
 
     W^A has a row and a column for each place of a text of at most ``length`` tokens, so that values know of all tokens:
-    the super form is two-sided and takes whole texts, neither padded nor packed. W^A begins as the identity.
+    the super form is bidirectional and takes whole texts, neither padded nor packed. W^A begins as the identity.
 
     Parameters: 3 width², 2 width², and 2 width² + length².
 
@@ -266,7 +266,7 @@ class FewerMatrices(Projection):
         return self.align is None
 
     @property
-    def inside(self) -> slice | None:
+    def value_slice(self) -> slice | None:
         return slice(0, self.head_dim) if self.align is None and not isinstance(self.k, nn.Linear) else None
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -275,7 +275,11 @@ class FewerMatrices(Projection):
             if m > len(self.align):
                 raise wrong("context", f"{m} tokens", f"at most {len(self.align)}, the length of the matrix")
             values = self.align[:m, :m] @ values
-        return apart(self.q(x), self.heads), apart(self.k(context), self.heads), apart(values, self.heads)
+        return (
+            split_heads(self.q(x), self.heads),
+            split_heads(self.k(context), self.heads),
+            split_heads(values, self.heads),
+        )
 
     def merge(self, out: Tensor) -> Tensor:
         return self.out(out.transpose(1, 2).flatten(2))
@@ -343,7 +347,7 @@ class Merged(Projection):
         return x[:, None] @ matrix, context[:, None], context[:, None]
 
     @property
-    def inside(self) -> slice | None:
+    def value_slice(self) -> slice | None:
         return slice(0, self.width)
 
     def merge(self, out: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from regard.projections.base import Projection, apart
+from regard.projections.base import Projection, split_heads
 
 
 class ValuesOnly(Projection):
@@ -25,7 +25,7 @@ class ValuesOnly(Projection):
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k = (part.new_zeros(part.shape[0], self.heads, part.shape[1], 1) for part in (x, context))
-        return q, k, apart(self.v(context), self.heads)
+        return q, k, split_heads(self.v(context), self.heads)
 
     def merge(self, out: Tensor) -> Tensor:
         return self.out(out.transpose(1, 2).flatten(2))

@@ -20,8 +20,8 @@ from torch import Tensor
 from regard.core.build import build_for, parse
 from regard.core.errors import reason, wrong
 from regard.core.layout import Layout
-from regard.hosts.mechanism_call import Implied, shares
-from regard.hosts.softmax_call import Call
+from regard.hosts.mechanism_call import ImplicitAttention, normalised_magnitude
+from regard.hosts.softmax_call import SoftmaxCall
 
 FORMAT, VERSION = "regard-record", 1
 
@@ -87,7 +87,7 @@ class Record:
             return self.implied_region(about, head, slice(first, last), slice(start, stop))
         q, k, lse = (self.tensors[f"{layer}/{name}"] for name in ("q", "k", "lse"))
         group = head // (about["heads"] // about["kv_heads"])
-        call = Call(
+        call = SoftmaxCall(
             q[None, head : head + 1],
             k[None, group : group + 1],
             about["scaling"],
@@ -105,10 +105,10 @@ class Record:
         source, parts = self.implied(about), []
         for block in source.blocks(torch.arange(rows.start, rows.stop)):
             weights = source.weights(block)[:, head]
-            parts.append((shares(weights) if about["shares"] else weights)[0, :, keys])
+            parts.append((normalised_magnitude(weights) if about["shares"] else weights)[0, :, keys])
         return torch.cat(parts).float()
 
-    def implied(self, about: Mapping[str, Any]) -> Implied:
+    def implied(self, about: Mapping[str, Any]) -> ImplicitAttention:
         """The call of such a layer."""
         prefix = f"{about['index']}/"
         own = {name.removeprefix(prefix): x for name, x in (self.tensors or {}).items() if name.startswith(prefix)}
@@ -117,7 +117,7 @@ class Record:
         mechanism.load_state_dict({name: own.pop(f"mechanism.{name}") for name in mechanism.state_dict()})
         q, k = (own.pop(name)[None] for name in ("q", "k"))
         signals = {name.removeprefix("signal."): signal[None] for name, signal in own.items()}
-        return Implied(mechanism, q, k, Layout(causal=about["causal"]), signals)
+        return ImplicitAttention(mechanism, q, k, Layout(causal=about["causal"]), signals)
 
     def save(self, folder: str | Path, extra: Mapping[str, Callable[[Path], str]] | None = None) -> Path:
         """Writes the folder, whole or not at all; a record that stands there is replaced.

@@ -12,7 +12,7 @@ from regard.core.errors import wrong
 from regard.networks import LM
 
 
-class Theirs:
+class TransformersModel:
     """A Transformers model of text.
 
     Raises:
@@ -47,7 +47,7 @@ class Theirs:
         self.model(input_ids=torch.tensor([list(ids)], device=self.model.device), **wanted)
 
 
-class Ours:
+class LMModel:
     """A language model of ours, of any mechanisms."""
 
     longest: int | None = None

@@ -11,8 +11,8 @@ from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism
 from regard.core.tile import Probe, Tokens
-from regard.hosts.lm_session import Own
-from regard.hosts.mechanism_call import Implied
+from regard.hosts.lm_session import LMSession
+from regard.hosts.mechanism_call import ImplicitAttention
 from regard.hosts.session import Choice
 from regard.networks import LM
 
@@ -43,7 +43,7 @@ def observe(
     wanted = (q.shape[0], k.shape[2])
     if ids is not None and tuple(ids.shape) != wanted:
         raise wrong("ids", f"shape {tuple(ids.shape)}", f"(batch, m) = {wanted}")
-    source, tokens = Implied(mechanism, q, k, layout, signals), None if ids is None else Tokens(ids)
+    source, tokens = ImplicitAttention(mechanism, q, k, layout, signals), None if ids is None else Tokens(ids)
     for rows in source.blocks():
         tile = source.tile(layer, rows, source.weights(rows), tokens)
         for probe in probes:
@@ -59,13 +59,13 @@ def observe_model(
 
     Args:
         model: of any mechanisms. ids: ``(b, n)``. probes: what is fed; each keeps its layers apart.
-        keys: ``(b, n)`` bool, False = padding.
+        key_mask: ``(b, n)`` bool, False = padding.
 
     Returns:
         The logits ``(b, n, vocabulary)`` and the probes' results by name.
     """
 
-    session = Own(model, probes, Choice())
+    session = LMSession(model, probes, Choice())
     try:
         session.install()
         logits = model(ids, keys)

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from regard.core.errors import wrong
 from regard.hosts.caught_weights import Caught
-from regard.hosts.mechanism_call import Implied
+from regard.hosts.mechanism_call import ImplicitAttention
 from regard.hosts.session import Layer, Session
-from regard.hosts.softmax_call import Call, Map
+from regard.hosts.softmax_call import AttentionMap, SoftmaxCall
 from regard.hosts.watch import watch
 from regard.networks import LM
-from regard.probes.means import (
+from regard.probes.head_statistics import (
     Distance,
     DuplicateToken,
     Entropy,
@@ -30,9 +30,9 @@ from regard.probes.means import (
     Retrieval,
     Sink,
 )
-from regard.probes.tokens import Edges, EntropyRows, Pooled, Received
+from regard.probes.token_statistics import Edges, EntropyRows, Pooled, Received
 from regard.records.format import FORMAT, VERSION, Record, check_folder
-from regard.records.models import Ours, Theirs
+from regard.records.models import LMModel, TransformersModel
 from regard.records.token_texts import Tokens, decode, encode, unnamed
 
 __all__ = ["Record", "check_folder", "record"]
@@ -75,7 +75,7 @@ def record(
     Raises:
         ValueError: no tokens, more than the model has positions for, or an encoder-decoder model.
     """
-    subject = Ours(model) if isinstance(model, LM) else Theirs(model)
+    subject = LMModel(model) if isinstance(model, LM) else TransformersModel(model)
     tokens = read(tokenizer, text)
     ids = tokens.ids
     if subject.longest is not None and len(ids) + generate > subject.longest:
@@ -113,14 +113,14 @@ def read(tokenizer: Any, text: str | Sequence[int] | Tensor) -> Tokens:
     return found
 
 
-def reporter(subject: Ours | Theirs, progress: Callable[[str, int, int], None]) -> Callable[[int], None]:
+def reporter(subject: LMModel | TransformersModel, progress: Callable[[str, int, int], None]) -> Callable[[int], None]:
     """What to call after each layer."""
     return lambda layer: progress("looking at layers", layer + 1, subject.depth or 0)
 
 
 def gather(
     session: Session,
-    subject: Ours | Theirs,
+    subject: LMModel | TransformersModel,
     tokens: Tokens,
     prompt: int,
     rows: int | None,
@@ -180,7 +180,7 @@ def layer_arrays(session: Session, results: Mapping[str, Any], layer: int, n: in
     return found
 
 
-def about_model(subject: Ours | Theirs, name: str | None) -> dict[str, Any]:
+def about_model(subject: LMModel | TransformersModel, name: str | None) -> dict[str, Any]:
     parameters = sum(parameter.numel() for parameter in subject.model.parameters())
     return {"name": name or subject.name, "architecture": subject.architecture, "parameters": parameters}
 
@@ -204,27 +204,27 @@ def kept_tensors(session: Session, layers: Sequence[Layer]) -> dict[str, Tensor]
         source = session.maps[layer.index]
         if isinstance(source, Caught):
             return None
-        if isinstance(source, Map) and not describes(layer, source):
+        if isinstance(source, AttentionMap) and not describes(layer, source):
             return None
         found |= {f"{layer.index}/{name}": tensor.float().cpu() for name, tensor in basis(source).items()}
     return found
 
 
-def basis(source: Map | Implied) -> dict[str, Tensor]:
+def basis(source: AttentionMap | ImplicitAttention) -> dict[str, Tensor]:
     """What A follows from, of the one sequence: q, k and the log-sum-exp, or signals and the mechanism's parameters."""
-    if isinstance(source, Map):
+    if isinstance(source, AttentionMap):
         return {"q": source.call.q[0], "k": source.call.k[0], "lse": source.lse[0]}
     found = {"q": source.q[0], "k": source.k[0]}
     found |= {f"signal.{name}": signal[0] for name, signal in source.signals.items()}
     return found | {f"mechanism.{name}": tensor for name, tensor in source.mechanism.state_dict().items()}
 
 
-def describes(layer: Layer, source: Map) -> bool:
+def describes(layer: Layer, source: AttentionMap) -> bool:
     """Whether ``causal`` and ``window`` say what may be seen, and nothing is added to the scores."""
     call = source.call
     if call.bias is not None:
         return False
-    said = Call(call.q, call.k, call.scaling, layer.causal, layer.window if layer.causal else None)
+    said = SoftmaxCall(call.q, call.k, call.scaling, layer.causal, layer.window if layer.causal else None)
     for rows in call.blocks():
         true, told = (every.visible(rows, 0, call.m) for every in (call, said))
         everything = torch.ones(1, 1, len(rows), call.m, dtype=torch.bool, device=rows.device)

@@ -84,14 +84,14 @@ def as_system(mechanism: Recurrent, q: Tensor, k: Tensor, v: Tensor, **signals: 
     plain = isinstance(mechanism, Recurrent) and type(mechanism).run is Recurrent.run and not mechanism.normalised
     if not plain:
         raise wrong("mechanism", type(mechanism).__name__, "a recurrence over a matrix, not normalised", TypeError)
-    x = mechanism.prepared(q, k, v, None, None, signals)
+    x = mechanism.scan_inputs(q, k, v, None, None, signals)
     d = x.k.shape[3]
     stays = torch.ones_like(x.k) if x.log_decay is None else x.log_decay.exp()
     stays = stays if stays.dim() == 4 else stays[..., None].expand_as(x.k)
     transition, write = torch.diag_embed(stays), x.k
     if x.beta is not None:
         write = x.beta[..., None] * x.k
-    recalled, along = (x.erased, x.erasing) if x.beta is None else (x.k, write)
+    recalled, along = (x.erase_key, x.erase_value) if x.beta is None else (x.k, write)
     if recalled is not None and along is not None:
         eye = torch.eye(d, dtype=x.k.dtype, device=x.k.device)
         transition = (eye - along[..., :, None] * recalled[..., None, :]) @ transition

@@ -13,9 +13,9 @@ from regard.blocks.block import Block
 from regard.blocks.convolution import ShortConvolution
 from regard.blocks.output import HeadNorm
 from regard.blocks.signals import Signals
-from regard.core.host import Gate, Norm, Shift
+from regard.core.layer import Gate, Norm, Shift
 from regard.core.layout import Layout
-from regard.core.mechanism import Host, Signal
+from regard.core.mechanism import LayerSpec, Signal
 from regard.projections.base import Grouped
 from regard.projections.rotary import Rotary
 from regard.projections.selective import MultiValue, Selective, as_hosted
@@ -27,10 +27,10 @@ def normal(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
 
 
-def hosted(host: Host, kv_heads: int = 2) -> Attention:
+def hosted(host: LayerSpec, kv_heads: int = 2) -> Attention:
     torch.manual_seed(3)
     mechanism = regard.build("softmax")
-    mechanism.host = host
+    mechanism.layer = host
     layer = Attention(mechanism, as_hosted(host.projection, 13, 4, kv_heads, 6, 5), Rotary(6)).double()
     for weight in [*layer.output.parameters(), *(layer.shift.parameters() if layer.shift else [])]:
         torch.nn.init.normal_(weight)
@@ -116,7 +116,7 @@ def test_the_short_convolution_sees_the_last_real_tokens():
     torch.testing.assert_close(out[:, 4], x[:, 4] * w[0] + x[:, 3] * w[1] + x[:, 2] * w[2], **CLOSE)
     torch.testing.assert_close(out[:, 0], x[:, 0] * w[0], **CLOSE)
     keys = torch.tensor([[True, False, True, True, False, False, True], [False, False, True, True, True, True, True]])
-    padded = convolution(x, Layout(keys=keys))
+    padded = convolution(x, Layout(key_mask=keys))
     for row in range(2):
         alone = convolution(x[row, keys[row]][None], Layout())
         torch.testing.assert_close(padded[row, keys[row]], alone[0], **CLOSE)
@@ -126,16 +126,18 @@ def test_the_short_convolution_sees_the_last_real_tokens():
 
 
 HOSTS = [
-    Host(),
-    Host(rotary=False),
-    Host(convolution=4, activation="silu", unit=True),
-    Host(convolution=2, norm=True, gate="silu"),
-    Host(norm=True, gate="sigmoid", unit=True),
-    Host(convolution=3, bias=True, skip=True, norm=Norm("group"), gate=Gate("silu", before_norm=True)),
-    Host(convolution=3, activation="silu", norm=Norm("all"), projection="multi_value"),
-    Host(convolution=3, activation="silu", skip=True, gate="silu", projection="selective"),
-    Host(shift=Shift(), norm=Norm(centred=True, each=True), bonus=True, gate=Gate(None, rank=3, inner="sigmoid")),
-    Host(shift=Shift(7), norm=Norm("all", centred=True), gate=Gate("sigmoid", rank="value", inner="tanh", bias=True)),
+    LayerSpec(),
+    LayerSpec(rotary=False),
+    LayerSpec(convolution=4, activation="silu", unit=True),
+    LayerSpec(convolution=2, norm=True, gate="silu"),
+    LayerSpec(norm=True, gate="sigmoid", unit=True),
+    LayerSpec(convolution=3, bias=True, skip=True, norm=Norm("group"), gate=Gate("silu", before_norm=True)),
+    LayerSpec(convolution=3, activation="silu", norm=Norm("all"), projection="multi_value"),
+    LayerSpec(convolution=3, activation="silu", skip=True, gate="silu", projection="selective"),
+    LayerSpec(shift=Shift(), norm=Norm(centred=True, each=True), bonus=True, gate=Gate(None, rank=3, inner="sigmoid")),
+    LayerSpec(
+        shift=Shift(7), norm=Norm("all", centred=True), gate=Gate("sigmoid", rank="value", inner="tanh", bias=True)
+    ),
 ]
 
 
@@ -145,7 +147,7 @@ def test_a_hosted_mechanism_is_extended_and_padded_like_one_call(host):
     generator = torch.Generator().manual_seed(1)
     keys = torch.rand(2, 19, generator=generator) < 0.7
     for mask in (None, keys):
-        want, state, parts = layer(x, Layout(causal=True, keys=mask)), layer.start(2, dtype=torch.float64), []
+        want, state, parts = layer(x, Layout(causal=True, key_mask=mask)), layer.start(2, dtype=torch.float64), []
         for part in torch.arange(19).split([5, 1, 1, 9, 3]):
             out, state = layer.extend(x[:, part], state, None if mask is None else mask[:, part])
             parts.append(out)
@@ -162,13 +164,13 @@ def test_a_hosted_mechanism_is_extended_and_padded_like_one_call(host):
 @pytest.mark.parametrize("host", HOSTS)
 def test_every_word_of_the_host_does_something(host):
     x = normal(2, 11, 13)
-    plain = hosted(Host(rotary=False))(x, Layout(causal=True))
-    if host != Host(rotary=False):
+    plain = hosted(LayerSpec(rotary=False))(x, Layout(causal=True))
+    if host != LayerSpec(rotary=False):
         assert not torch.allclose(hosted(host)(x, Layout(causal=True)), plain)
 
 
 def test_gate_norm_and_unit_are_what_they_say():
-    layer, x = hosted(replace(Host(rotary=False), norm=True, gate="sigmoid", unit=True)), normal(1, 7, 13)
+    layer, x = hosted(replace(LayerSpec(rotary=False), norm=True, gate="sigmoid", unit=True)), normal(1, 7, 13)
     q, k, v = layer.projection(x, x)
     q, k = (t / (t.square().sum(-1, keepdim=True) + 1e-6).sqrt() for t in (q, k))
     out = regard.build("softmax")(q, k, v, Layout(causal=True))
@@ -178,16 +180,16 @@ def test_gate_norm_and_unit_are_what_they_say():
 
 
 def test_cross_attention_has_no_positions_and_no_convolution():
-    layer, x, context = hosted(Host()), normal(2, 7, 13), normal(2, 11, 13)
+    layer, x, context = hosted(LayerSpec()), normal(2, 7, 13), normal(2, 11, 13)
     order = torch.randperm(11, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(layer(x, Layout(), context), layer(x, Layout(), context[:, order]), **CLOSE)
     with pytest.raises(ValueError, match="context: got another sequence"):
-        hosted(Host(convolution=3))(x, Layout(), context)
+        hosted(LayerSpec(convolution=3))(x, Layout(), context)
 
 
 def test_a_block_adds_what_its_parts_make():
     torch.manual_seed(0)
-    block = Block(hosted(Host()), 13, 17, cross=hosted(Host(rotary=False))).double()
+    block = Block(hosted(LayerSpec()), 13, 17, cross=hosted(LayerSpec(rotary=False))).double()
     x, context = normal(2, 7, 13), normal(2, 11, 13)
     h = x + block.attention(block.norms[0](x), Layout(causal=True))
     h = h + block.cross(block.norms[2](h), Layout(), context)
@@ -197,18 +199,21 @@ def test_a_block_adds_what_its_parts_make():
 
 def test_what_a_host_cannot_have_is_refused():
     for wrong, words in [
-        (lambda: Host(bias=True), "bias: got True, want False where nothing is convolved"),
-        (lambda: Host(shift=Shift(), convolution=4), "shift: got"),
-        (lambda: Host(gate=Gate("silu", before_norm=True)), r"gate\.before_norm: got True"),
-        (lambda: hosted(Host(shift=Shift()))(normal(1, 3, 13), Layout(), normal(1, 5, 13)), "context: got another"),
+        (lambda: LayerSpec(bias=True), "bias: got True, want False where nothing is convolved"),
+        (lambda: LayerSpec(shift=Shift(), convolution=4), "shift: got"),
+        (lambda: LayerSpec(gate=Gate("silu", before_norm=True)), r"gate\.before_norm: got True"),
+        (
+            lambda: hosted(LayerSpec(shift=Shift()))(normal(1, 3, 13), Layout(), normal(1, 5, 13)),
+            "context: got another",
+        ),
     ]:
         with pytest.raises(ValueError, match=words):
             wrong()
     mechanism = regard.build("softmax")
-    mechanism.host = Host(projection="selective")
+    mechanism.layer = LayerSpec(projection="selective")
     with pytest.raises(ValueError, match="projection: got Grouped, want Selective, as Softmax has it"):
         Attention(mechanism, Grouped(13, 4, 2, 6, 5))
-    mechanism.host = Host(shift=Shift())
+    mechanism.layer = LayerSpec(shift=Shift())
     with pytest.raises(ValueError, match="projection: got MultiValue, want Grouped: the token shift"):
         Attention(mechanism, MultiValue(13, 4, 2, 6, 5))
 

@@ -6,17 +6,17 @@ import pytest
 import torch
 
 from regard.compare.cost import CostCell
-from regard.compare.growth import exponent, projected
+from regard.compare.parsing import parse_length, parse_lengths, parse_mechanism
+from regard.compare.scaling import exponent, projected
 from regard.compare.summary import curves, predictions
-from regard.compare.text import parse_length, parse_lengths, parse_mechanism
-from regard.experiments.clock import Ceilings, Ratio
+from regard.experiments.timing import Ceilings, Ratio
 
 SMALL = {"heads": 2, "kv_heads": 2, "head_dim": 8, "memory": False}
 
 
 def test_ratios_are_of_neighbouring_runs():
     ratio = Ratio.of([2.0, 6.0, 3.0, 8.0, 5.0], [1.0, 2.0, 1.5, 2.0, 2.5])
-    assert (ratio.seconds, ratio.yardstick, ratio.median) == (5.0, 2.0, 2.0)
+    assert (ratio.seconds, ratio.baseline, ratio.median) == (5.0, 2.0, 2.0)
     assert (ratio.low, ratio.high, ratio.rounds) == (2.0, 3.0, 5)
 
 
@@ -82,7 +82,7 @@ def test_memory_is_measured_in_a_process_of_its_own():
 def test_curves_and_predictions_come_from_rows():
     cells = [CostCell("lightning", "prefill", n, **SMALL) for n in (64, 128, 256)]
     rows = [
-        {"kind": "cost", **cell.fields, "seconds": 1e-5 * cell.length, "yardstick_seconds": 1e-9 * cell.length**2}
+        {"kind": "cost", **cell.fields, "seconds": 1e-5 * cell.length, "baseline_seconds": 1e-9 * cell.length**2}
         | {"time_growth": "linear", "state_growth": "constant", "state_bytes": 512}
         for cell in cells
     ]
@@ -92,7 +92,7 @@ def test_curves_and_predictions_come_from_rows():
     (row,) = predictions([curve], [1 << 20])
     assert row["predicted"] is True
     assert row["seconds"] == pytest.approx(1e-5 * 2**20, rel=0.02)
-    assert row["yardstick_seconds"] == pytest.approx(1e-9 * 2**40, rel=0.02)
+    assert row["baseline_seconds"] == pytest.approx(1e-9 * 2**40, rel=0.02)
     assert row["state_bytes"] == 512
 
 

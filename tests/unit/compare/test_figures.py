@@ -8,11 +8,11 @@ import torch.nn.functional as F
 
 from regard.compare import cost
 from regard.compare.cost import CostCell, fused_decode, least
-from regard.compare.growth import Exponent, exponent, student
-from regard.compare.subjects import Alone
+from regard.compare.scaling import Exponent, exponent, student
 from regard.compare.summary import Curve, floor_of
 from regard.compare.tables import line
-from regard.experiments import clock
+from regard.compare.workloads import MechanismWorkload
+from regard.experiments import timing
 from regard.web.results import shown
 
 SMALL = {"heads": 2, "kv_heads": 2, "head_dim": 8, "memory": False}
@@ -67,8 +67,8 @@ def test_a_floor_above_the_time_is_none():
 def test_ceilings_by_hand(monkeypatch):
     """1,536³ multiply-adds in the best of six times, 2 s; 2^24 numbers of 4 bytes read and written in 1 s."""
     times = iter([3.0, 2.0, 5.0, 4.0, 2.5, 9.0, 7.0, 1.0, 3.0, 2.0, 4.0, 6.0])
-    monkeypatch.setattr(clock, "clock", lambda work, device: next(times))
-    roof = clock.ceilings.__wrapped__(torch.device("cpu"), torch.float32, 1)
+    monkeypatch.setattr(timing, "clock", lambda work, device: next(times))
+    roof = timing.ceilings.__wrapped__(torch.device("cpu"), torch.float32, 1)
     assert (roof.flops, roof.bytes) == (2 * 1536**3 / 2.0, 2 * (1 << 24) * 4 / 1.0)
     assert roof.floor(int(roof.flops * 3), 0) == pytest.approx(3)
     assert roof.floor(0, int(roof.bytes * 5)) == pytest.approx(5)
@@ -95,7 +95,7 @@ def test_a_step_of_decoding_reads_the_state_once():
     assert least(cell, cell.subject(), 123) == (123, 2 * 2 * 37 * 8 * 4)  # keys and values of two heads
 
 
-def test_the_yardstick_decodes_after_as_many_tokens(monkeypatch):
+def test_the_baseline_decodes_after_as_many_tokens(monkeypatch):
     """n + 1 keys, then one more each time, and from n + 1 again when its room is used up."""
     seen, real = [], F.scaled_dot_product_attention
     monkeypatch.setattr(cost, "ROOM", 3)
@@ -103,7 +103,7 @@ def test_the_yardstick_decodes_after_as_many_tokens(monkeypatch):
         F, "scaled_dot_product_attention", lambda q, k, v, **how: seen.append(k.shape[2]) or real(q, k, v, **how)
     )
     cell = CostCell("softmax", "decode", 17, **SMALL)
-    work = fused_decode(Alone("softmax", cell.sizes), 17)
+    work = fused_decode(MechanismWorkload("softmax", cell.sizes), 17)
     for _ in range(5):
         work()
     assert seen == [18, 19, 20, 18, 19]
@@ -112,9 +112,9 @@ def test_the_yardstick_decodes_after_as_many_tokens(monkeypatch):
 def test_rounds_and_turns(monkeypatch):
     """Each is warmed up once and runs in turn; ratios are of neighbours."""
     order = []
-    monkeypatch.setattr(clock, "clock", lambda work, device: work())
+    monkeypatch.setattr(timing, "clock", lambda work, device: work())
     mine, theirs = (lambda: order.append("a") or 6.0), (lambda: order.append("b") or 3.0)
-    ratio = clock.interleaved(mine, theirs, torch.device("cpu"), seconds=1e9, rounds=4)
+    ratio = timing.interleaved(mine, theirs, torch.device("cpu"), seconds=1e9, rounds=4)
     assert "".join(order) == "ab" * 5
-    assert (ratio.rounds, ratio.median, ratio.seconds, ratio.yardstick) == (4, 2.0, 6.0, 3.0)
-    assert clock.interleaved(mine, theirs, torch.device("cpu"), seconds=0, rounds=9).rounds == 3
+    assert (ratio.rounds, ratio.median, ratio.seconds, ratio.baseline) == (4, 2.0, 6.0, 3.0)
+    assert timing.interleaved(mine, theirs, torch.device("cpu"), seconds=0, rounds=9).rounds == 3

@@ -8,9 +8,9 @@ from torch import Generator
 
 import regard
 from regard.compare.quality import PRESETS, QualityCell, answered, plan, quality_table, score, scores
-from regard.compare.trials import TRIALS, trial
+from regard.compare.task_settings import TRIALS, task_setting
 from regard.core.mechanism import Mechanism
-from regard.networks.benchmark import BACKBONES, PATTERNS, PatternNetwork
+from regard.networks.benchmark import BACKBONES, PATTERNS, BenchmarkNetwork
 
 QUICK = [name for name in TRIALS if name not in ("text", "retrieval", "lm")]
 
@@ -21,7 +21,7 @@ def mechanisms() -> list[str]:
 
 @pytest.mark.parametrize("name", mechanisms())
 def test_models_of_all_mechanisms_have_the_same_parameters_to_one_percent(name):
-    given = trial("recall" if regard.find(name).thing().traits.causal else "masked_recall")
+    given = task_setting("recall" if regard.find(name).thing().traits.causal else "masked_recall")
     plain = QualityCell("softmax", "recall").network(given).parameter_count
     assert abs(QualityCell(name, "recall").network(given).parameter_count - plain) <= 0.01 * plain
 
@@ -29,7 +29,7 @@ def test_models_of_all_mechanisms_have_the_same_parameters_to_one_percent(name):
 @pytest.mark.parametrize("name", QUICK)
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_every_task_runs_in_its_pattern(name, backbone):
-    given = trial(name)
+    given = task_setting(name)
     network = QualityCell("softmax", name, preset="smoke", backbone=backbone).network(given)
     logits, targets = answered(network, given.task, given, Generator().manual_seed(0), 3)
     assert logits.shape == (len(targets), given.vocabulary)
@@ -38,7 +38,7 @@ def test_every_task_runs_in_its_pattern(name, backbone):
 
 
 def test_answers_are_hidden_from_two_sided_models():
-    given, seen = trial("masked_recall"), []
+    given, seen = task_setting("masked_recall"), []
 
     def model(ids):
         seen.append(ids)
@@ -102,14 +102,14 @@ def test_what_cannot_attend_in_a_pattern_is_left_out_and_said():
 
 
 def test_tasks_take_arguments():
-    given = trial("recall(pairs=4, vocabulary=32, power=0.5, length=40)")
+    given = task_setting("recall(pairs=4, vocabulary=32, power=0.5, length=40)")
     assert (given.length, given.vocabulary, given.chance, given.task.power) == (40, 32, 1 / 16, 0.5)
-    assert trial("masked_recall(pairs=4, vocabulary=32)").vocabulary == 33
+    assert task_setting("masked_recall(pairs=4, vocabulary=32)").vocabulary == 33
     cells = plan(["softmax"], "recall(pairs=2, length=16), copy", 1, "smoke", 1, print)
     assert [cell.task for cell in cells] == ["recall(pairs=2, length=16)", "copy"]
     assert cells[0].run()["length"] == 16
     with pytest.raises(TypeError, match="size: got an unknown argument, want one of recall's: length, pairs"):
-        trial("recall(size=3)")
+        task_setting("recall(size=3)")
 
 
 def test_bad_input_is_named():
@@ -117,11 +117,11 @@ def test_bad_input_is_named():
         QualityCell("softmax", "recall", preset="huge")
     with pytest.raises(ValueError, match="task: got 'chess'"):
         QualityCell("softmax", "chess")
-    network = QualityCell("softmax", "lookup").network(trial("lookup"))
+    network = QualityCell("softmax", "lookup").network(task_setting("lookup"))
     with pytest.raises(ValueError, match="context: got None"):
         network(torch.zeros(1, 3, dtype=torch.int64))
     with pytest.raises(ValueError, match="pattern, backbone: got 'sideways'"):
-        PatternNetwork(network.config, "sideways")
+        BenchmarkNetwork(network.config, "sideways")
 
 
 @pytest.mark.slow

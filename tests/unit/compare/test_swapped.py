@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from regard.compare.swapped import swap_report, text_loss
+from regard.compare.swap_report import swap_report, text_loss
 from regard.hosts import small
 
 TEXT = "def area(width, height):\n    return width * height\n" * 3

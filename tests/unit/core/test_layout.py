@@ -19,7 +19,7 @@ def test_causal_is_aligned_at_the_end():
 
 def test_padding_and_documents():
     keys = torch.tensor([[False, True, True], [True, True, False]])
-    assert seen(Layout(causal=True, keys=keys), 3, 3) == [["...", ".x.", ".xx"], ["x..", "xx.", "xx."]]
+    assert seen(Layout(causal=True, key_mask=keys), 3, 3) == [["...", ".x.", ".xx"], ["x..", "xx.", "xx."]]
     segments = torch.tensor([[0, 0, 1, 1, 1]])
     assert seen(Layout(segments=segments), 5, 5) == [["xx...", "xx...", "..xxx", "..xxx", "..xxx"]]
     assert seen(Layout(causal=True, segments=segments), 2, 5) == [["..xx.", "..xxx"]]
@@ -27,14 +27,14 @@ def test_padding_and_documents():
 
 @pytest.mark.parametrize(("n", "m"), [(7, 7), (3, 11), (11, 3)])
 def test_rows_of_allowed_are_rows(n, m):
-    layout = Layout(causal=True, keys=torch.rand(2, m) < 0.7)
+    layout = Layout(causal=True, key_mask=torch.rand(2, m) < 0.7)
     assert torch.equal(layout.allowed(n, m, rows=slice(1, 3)), layout.allowed(n, m)[:, :, 1:3])
 
 
 @pytest.mark.parametrize(("n", "m"), [(7, 7), (3, 11), (11, 3)])
 @pytest.mark.parametrize("causal", [True, False])
 def test_a_slice_sees_what_its_rows_saw(n, m, causal):
-    layout = Layout(causal=causal, keys=torch.rand(2, m) < 0.7)
+    layout = Layout(causal=causal, key_mask=torch.rand(2, m) < 0.7)
     cut, kept = layout.slice(n, m, slice(1, 3))
     whole = layout.allowed(n, m)[:, :, 1:3]
     assert torch.equal(cut.allowed(2, kept), whole[..., :kept])
@@ -45,9 +45,9 @@ def test_a_slice_sees_what_its_rows_saw(n, m, causal):
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("sizes", [(2, 5), (1, 5), (2, 1), (1, 1)])
 def test_a_mask_hides_pairs_and_moves_nobody(n, m, causal, sizes):
-    plain = Layout(causal=causal, keys=torch.rand(2, m) < 0.7)
+    plain = Layout(causal=causal, key_mask=torch.rand(2, m) < 0.7)
     mask = torch.rand(*sizes, n, m) < 0.6
-    layout = Layout(causal=causal, keys=plain.keys, mask=mask)
+    layout = Layout(causal=causal, key_mask=plain.key_mask, mask=mask)
     whole = layout.allowed(n, m)
     assert torch.equal(whole, plain.allowed(n, m) & mask)
     assert torch.equal(layout.allowed(n, m, rows=slice(1, 3)), whole[:, :, 1:3])
@@ -63,7 +63,7 @@ def test_a_mask_hides_pairs_and_moves_nobody(n, m, causal, sizes):
 
 def test_positions_count_real_tokens():
     keys = torch.tensor([[False, False, True, True, True], [True, True, False, True, False]])
-    layout = Layout(causal=True, keys=keys)
+    layout = Layout(causal=True, key_mask=keys)
     assert layout.positions(5)[0, 2:].tolist() == [0, 1, 2]
     assert layout.positions(5)[1, [0, 1, 3]].tolist() == [0, 1, 2]
     assert layout.query_positions(2, 5)[:, 0].tolist() == [1, 2]
@@ -73,11 +73,11 @@ def test_positions_count_real_tokens():
 @pytest.mark.parametrize(
     ("layout", "error", "message"),
     [
-        (Layout(keys=torch.ones(2, 4)), TypeError, r"layout\.keys: got dtype torch\.float32, want torch\.bool"),
+        (Layout(key_mask=torch.ones(2, 4)), TypeError, r"layout\.keys: got dtype torch\.float32, want torch\.bool"),
         (
-            Layout(keys=torch.ones(2, 5).bool()),
+            Layout(key_mask=torch.ones(2, 5).bool()),
             ValueError,
-            r"layout.keys: got shape \(2, 5\), want \(batch, m\) = \(2, 4\)",
+            r"layout.key_mask: got shape \(2, 5\), want \(batch, m\) = \(2, 4\)",
         ),
         (Layout(segments=torch.ones(2, 4)), TypeError, "layout.segments: got dtype torch.float32"),
         (Layout(grid=(2, 3)), ValueError, r"layout.grid: got \(2, 3\), want 1 to 3 sizes whose product is the 4 keys"),
@@ -109,7 +109,7 @@ def test_packing_needs_a_key_for_each_query():
     [
         ((torch.ones(6, 6).bool(),), {}, r"layout: got a tensor of torch.bool, want a Layout: Layout\(mask=…\) .*True"),
         ((), {"attn_mask": torch.ones(6, 6)}, r"attn_mask: got an unknown signal, want Layout\(mask=…\)"),
-        ((), {"attention_mask": torch.ones(1, 6)}, r"attention_mask: .*Layout\(keys=…\) \(batch, m\) for padding"),
+        ((), {"attention_mask": torch.ones(1, 6)}, r"attention_mask: .*Layout\(key_mask=…\) \(batch, m\) for padding"),
         ((), {"is_causal": True}, r"is_causal: got an unknown signal, want layout=Layout\(causal=True\)"),
         ((), {"attn_bias": torch.ones(6, 6)}, r"attn_bias: got an unknown signal, want .*composed\(bias=alibi\)"),
         ((), {"window": 3}, r"window: got an unknown signal, want one of Softmax's: no signals"),

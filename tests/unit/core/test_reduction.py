@@ -51,9 +51,9 @@ def test_merged_parts_have_the_gradients_of_the_whole_whatever_is_hidden(cut, re
     )
     keys = torch.tensor([real, [False] * 11])
     spans = slice(0, cut), slice(cut, 11)
-    first, second = (attend(q, k[:, :, part], v[:, :, part], Layout(keys=keys[:, part])) for part in spans)
+    first, second = (attend(q, k[:, :, part], v[:, :, part], Layout(key_mask=keys[:, part])) for part in spans)
     found = []
-    for part in (first + second, attend(q, k, v, Layout(keys=keys))):
+    for part in (first + second, attend(q, k, v, Layout(key_mask=keys))):
         seen = part.lse.isfinite()
         loss = part.out.square().sum() + part.lse.masked_fill(~seen, 0).sin().sum()
         found.append(torch.autograd.grad(loss, (q, k, v)))

@@ -11,7 +11,7 @@ from transformers.models.llama import modeling_llama
 
 import regard
 from regard.hosts.attention_arguments import Reader
-from regard.hosts.softmax_call import Map, attend, dense
+from regard.hosts.softmax_call import AttentionMap, attend, dense
 from regard.hosts.watch import watch
 from unit.hosts.models import bert, causal, eager, spread, tokens
 from unit.hosts.test_watch import CLOSE, Dense, assert_maps
@@ -21,7 +21,7 @@ SIZES = {"vocab_size": 29, "hidden_size": 24, "num_hidden_layers": 2, "num_atten
 
 
 class Module(torch.nn.Module):
-    """An attention module that is two-sided."""
+    """An attention module that is bidirectional."""
 
     is_causal = False
 
@@ -66,7 +66,7 @@ def test_a_call_is_what_eager_attention_makes_of_it(data):
     out, lse = attend(asked.call, v)
     torch.testing.assert_close(out.transpose(1, 2), expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(dense(asked.call), weights, atol=1e-4, rtol=1e-4)
-    strip = Map(asked.call, lse).strip(torch.arange(n))
+    strip = AttentionMap(asked.call, lse).strip(torch.arange(n))
     found = torch.zeros_like(weights)
     found[..., strip.start : strip.start + strip.weights.shape[3]] = strip.weights
     torch.testing.assert_close(found, weights, atol=1e-4, rtol=1e-4)

@@ -10,7 +10,7 @@ import transformers
 from transformers.cache_utils import DynamicCache
 
 import regard
-from regard.hosts.state_cache import Kept
+from regard.hosts.state_cache import StateCacheLayer
 from unit.hosts.models import ROPE, bert, causal, eager, spread, tokens
 from unit.hosts.test_swap import CLOSE, logits, mistral_of
 
@@ -49,7 +49,7 @@ def test_every_call_goes_on_from_a_state_of_its_own(made, padded):
     with regard.swap(model, "softmax"):
         got = model.generate(ids, return_dict_in_generate=True, **options)
     assert torch.equal(got.sequences, expected)
-    kept = [layer for layer in got.past_key_values.layers if isinstance(layer, Kept)]
+    kept = [layer for layer in got.past_key_values.layers if isinstance(layer, StateCacheLayer)]
     assert len(kept) == (0 if made is shared else 2)  # its layers hold a recurrence's state beside the keys
     assert len({call for layer in kept for call in layer.held}) == sum(len(layer.held) for layer in kept)
 

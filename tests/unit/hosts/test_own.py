@@ -7,7 +7,7 @@ import torch
 
 import regard
 from regard.core.layout import Layout
-from regard.hosts.mechanism_call import shares, spans
+from regard.hosts.mechanism_call import normalised_magnitude, spans
 from regard.networks import LM, Config
 from regard.probes import Received, Sink
 from unit.hosts.test_watch import Dense
@@ -57,7 +57,9 @@ def test_shares_are_shown_where_rows_are_none_by_themselves():
     for layer, want in enumerate(defined(lm, ids)):
         want = want.abs() / want.abs().sum(-1, keepdim=True) if layer > 1 else want
         torch.testing.assert_close(session["dense"][layer], want, atol=1e-6, rtol=1e-5)
-    assert torch.equal(shares(torch.tensor([[0.0, 0.0], [3.0, -1.0]])), torch.tensor([[0.0, 0.0], [0.75, 0.25]]))
+    assert torch.equal(
+        normalised_magnitude(torch.tensor([[0.0, 0.0], [3.0, -1.0]])), torch.tensor([[0.0, 0.0], [0.75, 0.25]])
+    )
 
 
 def test_layers_heads_and_rows_are_chosen():

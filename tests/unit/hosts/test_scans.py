@@ -98,7 +98,7 @@ def test_the_rows_are_those_of_the_recurrence_step_by_step(name):
     def listen(module, args, kwargs):
         heard[module] = (args or [*kwargs.values()])[0]
 
-    layers = [module for module in model.modules() if scans.scan_of(module) is not None]
+    layers = [module for module in model.modules() if scans.recurrent_layer_of(module) is not None]
     handles = [module.register_forward_pre_hook(listen, with_kwargs=True) for module in layers]
     output, session = seen(model, 19, input_ids=ids)
     for handle in handles:

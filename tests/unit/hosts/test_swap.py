@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import regard
-from regard.hosts.state_cache import Kept
+from regard.hosts.state_cache import StateCacheLayer
 from unit.hosts.models import bert, causal, eager, rwkv, tokens
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -71,7 +71,7 @@ def test_generation_goes_on_from_the_mechanisms_own_state(beams, padded):
         got = model.generate(ids, attention_mask=mask, return_dict_in_generate=True, **settings)
     assert torch.equal(got.sequences, expected)
     cache = got.past_key_values
-    assert all(isinstance(layer, Kept) for layer in cache.layers)
+    assert all(isinstance(layer, StateCacheLayer) for layer in cache.layers)
     assert {held.state.k.shape[2] for layer in cache.layers for held in layer.held.values()} == {4}
 
 

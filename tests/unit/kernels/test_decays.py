@@ -47,8 +47,8 @@ def plainly(x: Inputs, state: torch.Tensor):
         written = at.v
         if at.beta is not None:
             written = at.beta[..., None] * (at.v - at.k @ state)
-        if at.erased is not None and at.erasing is not None:
-            state = state - at.erasing.mT @ (at.erased @ state)
+        if at.erase_key is not None and at.erase_value is not None:
+            state = state - at.erase_value.mT @ (at.erase_key @ state)
         state = state + at.k.mT @ written
         outs.append(at.q @ state)
     return torch.cat(outs, 2), state
@@ -106,8 +106,8 @@ def test_a_shut_gate_is_a_reset_of_a_packed_document(kind, channels):
     assert x.log_decay is not None
     shut = x.resets[:, None, :, None] if channels else x.resets[:, None]
     weak = x.log_decay.clamp(min=-0.3)
-    by_gate = Inputs(x.q, x.k, x.v, weak.masked_fill(shut, -torch.inf), x.beta, x.erased, x.erasing)
-    by_reset = Inputs(x.q, x.k, x.v, weak, x.beta, x.erased, x.erasing, x.resets)
+    by_gate = Inputs(x.q, x.k, x.v, weak.masked_fill(shut, -torch.inf), x.beta, x.erase_key, x.erase_value)
+    by_reset = Inputs(x.q, x.k, x.v, weak, x.beta, x.erase_key, x.erase_value, x.resets)
     for got, want in zip(scan(by_gate, state), scan(by_reset, state), strict=True):
         torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-10)
 
@@ -116,8 +116,8 @@ def test_a_shut_gate_is_a_reset_of_a_packed_document(kind, channels):
 def test_gates_that_never_close_are_no_gates(kind, channels):
     x, state = drawn(131, kind, channels, False, seed=5)
     assert x.log_decay is not None
-    opened = Inputs(x.q, x.k, x.v, torch.zeros_like(x.log_decay), x.beta, x.erased, x.erasing)
-    without = Inputs(x.q, x.k, x.v, None, x.beta, x.erased, x.erasing)
+    opened = Inputs(x.q, x.k, x.v, torch.zeros_like(x.log_decay), x.beta, x.erase_key, x.erase_value)
+    without = Inputs(x.q, x.k, x.v, None, x.beta, x.erase_key, x.erase_value)
     for got, want in zip(scan(opened, state), scan(without, state), strict=True):
         torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-10)
 

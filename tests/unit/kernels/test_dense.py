@@ -8,9 +8,9 @@ from regard.core.reduction import Partial
 from regard.kernels import band, dense, flash, tiled
 
 LAYOUTS = {
-    "two-sided": Layout(),
+    "bidirectional": Layout(),
     "causal": Layout(causal=True),
-    "padded": Layout(causal=True, keys=torch.arange(19)[None] >= torch.tensor([[0], [7]])),
+    "padded": Layout(causal=True, key_mask=torch.arange(19)[None] >= torch.tensor([[0], [7]])),
     "packed": Layout(causal=True, segments=(torch.arange(19) > 8).long().expand(2, -1)),
 }
 
@@ -72,7 +72,7 @@ def test_plain_products_stand_in_for_the_operator(causal, masked):
 
 def test_padding_alone_forms_no_square_mask():
     keys = torch.rand(2, 4096) > 0.2
-    (square,) = dense.pieces(4096, 4096, Layout(causal=True, keys=keys))
+    (square,) = dense.pieces(4096, 4096, Layout(causal=True, key_mask=keys))
     assert square.mask.shape == (2, 1, 1, 4096)
 
 

@@ -41,9 +41,9 @@ def step_by_step(x: Inputs, state: torch.Tensor):
             state = state * (kept[..., None] if kept.dim() == 3 else kept[..., None, None])
         if x.beta is not None:
             v = x.beta[:, :, t, None] * (v - torch.einsum("bhd,bhde->bhe", k, state))
-        if x.erased is not None and x.erasing is not None:
-            recalled = torch.einsum("bhd,bhde->bhe", x.erased[:, :, t], state)
-            state = state - x.erasing[:, :, t, :, None] * recalled[..., None, :]
+        if x.erase_key is not None and x.erase_value is not None:
+            recalled = torch.einsum("bhd,bhde->bhe", x.erase_key[:, :, t], state)
+            state = state - x.erase_value[:, :, t, :, None] * recalled[..., None, :]
         state = state + k[..., :, None] * v[..., None, :]
         outs.append(torch.einsum("bhd,bhde->bhe", q, state))
     return torch.stack(outs, 2), state

@@ -60,7 +60,7 @@ def test_rows_across_chunks_are_those_of_the_definition(layers, of):
     place = torch.arange(n)[None]
     layout = {
         "plain": Layout(causal=True),
-        "padded": Layout(causal=True, keys=(place >= 7) & (place < 149)),
+        "padded": Layout(causal=True, key_mask=(place >= 7) & (place < 149)),
         "packed": Layout(causal=True, segments=(place >= 61).long() + (place >= 97)),
     }[of]
     dense = mechanism.weights(q, k, layout, **signals)

@@ -90,7 +90,7 @@ def test_spans_of_a_recurrence_are_one_call(name, packed, monkeypatch):
     signals = {name: x.sigmoid() if name == "beta" else -x.abs() / 9 for name, x in noise.items()}
     keys = torch.rand(2, 90) < 0.8
     segments = (torch.arange(90)[None] >= torch.tensor([[31], [64]])).long() if packed else None
-    layout, found = Layout(causal=True, keys=keys, segments=segments), []
+    layout, found = Layout(causal=True, key_mask=keys, segments=segments), []
     for span in (1000, 32):
         monkeypatch.setattr(base, "SPAN", span)
         out = mechanism(q, k, v, layout, **signals) * keys[:, None, :, None]

@@ -12,7 +12,7 @@ import regard
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism
 from regard.networks import LM, Config, Sampling, fitted
-from regard.networks.benchmark import PatternNetwork
+from regard.networks.benchmark import BenchmarkNetwork
 
 CLOSE = {"atol": 1e-9, "rtol": 1e-9}
 
@@ -65,11 +65,11 @@ def test_padding_on_either_side_changes_nothing(layers, side):
     for row, short in enumerate((0, 5, 11)):
         keys[row, slice(0, short) if side == "left" else slice(17 - short, 17)] = False
     with torch.no_grad():
-        padded = lm(ids, keys=keys)
+        padded = lm(ids, key_mask=keys)
         for row in range(3):
             alone = lm(ids[row, keys[row]][None])
             torch.testing.assert_close(padded[row, keys[row]], alone[0], **CLOSE)
-        drawn = lm.generate(ids, 7, keys=keys)
+        drawn = lm.generate(ids, 7, key_mask=keys)
         for row in range(3):
             assert torch.equal(drawn[row], lm.generate(ids[row, keys[row]][None], 7)[0])
 
@@ -152,7 +152,7 @@ def test_without_networks_blocks_are_attention_alone(tmp_path):
     torch.testing.assert_close(lm(ids), lm.read(x), **CLOSE)
     lm.save_pretrained(tmp_path)
     assert torch.equal(LM.from_pretrained(tmp_path).double()(ids), lm(ids))
-    parallel = PatternNetwork(lm.config, "causal self", "parallel").layers[0]
+    parallel = BenchmarkNetwork(lm.config, "causal self", "parallel").layers[0]
     torch.testing.assert_close(
         parallel(x.float(), Layout(), None), x.float() + parallel.attention(parallel.norms[0](x.float()))
     )

@@ -31,7 +31,7 @@ def tiles(dense, ids=None, cuts=(0,), causal=True, keys=None, start=False, **oth
             start=0,
             m=n,
             queries=keys[:, first:last],
-            keys=keys,
+            key_mask=keys,
             causal=causal,
             tokens=tokens,
             **other,

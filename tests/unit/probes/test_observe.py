@@ -56,7 +56,7 @@ def test_padding_and_packing():
     q, k = inputs(23, 23, batch=2)
     keys = torch.ones(2, 23, dtype=torch.bool)
     keys[1, :7] = False
-    found = observe(Plain(), q, k, Layout(causal=True, keys=keys), [Distance()], layer=3)["distance"][3].value
+    found = observe(Plain(), q, k, Layout(causal=True, key_mask=keys), [Distance()], layer=3)["distance"][3].value
     total = torch.zeros(6)
     for row, start in ((0, 0), (1, 7)):
         dense = Plain().weights(q[row : row + 1, :, start:], k[row : row + 1, :, start:], Layout(causal=True))

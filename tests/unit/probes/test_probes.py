@@ -83,8 +83,8 @@ def test_the_scores_of_perfect_heads_are_one():
 
 def test_received_is_the_mean_over_those_who_may_see():
     close(fed(Received(), A, None, CUTS, start=True).result()[0].value[0], A[0].sum(1) / (N - ROWS))
-    two_sided = make_map(HEADS, N, causal=False)
-    close(fed(Received(), two_sided, None, CUTS, causal=False).result()[0].value[0], two_sided[0].mean(1))
+    bidirectional = make_map(HEADS, N, causal=False)
+    close(fed(Received(), bidirectional, None, CUTS, causal=False).result()[0].value[0], bidirectional[0].mean(1))
 
 
 @pytest.mark.parametrize("cells", [1, 7, 16, N])

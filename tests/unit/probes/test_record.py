@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from regard.hosts import small
-from regard.hosts.softmax_call import Call, Map
+from regard.hosts.softmax_call import AttentionMap, SoftmaxCall
 from regard.hosts.watch import Layer
 from regard.probes import Links
-from regard.probes.means import Moments
+from regard.probes.head_statistics import Moments
 from regard.records.record import Record, check_folder, describes, record, weighed
 from regard.records.token_texts import encode
 from unit.hosts.models import bert, causal, eager, t5, tokens
@@ -221,10 +221,10 @@ def test_only_what_the_header_can_say_is_kept():
     q = torch.zeros(1, 2, 11, 5)
     i, j = torch.arange(11)[:, None], torch.arange(11)
     windowed = ((j <= i) & (j > i - 3))[None, None]
-    assert describes(layer, Map(Call(q, q, 1.0, mask=windowed), q[..., 0]))
-    assert not describes(layer, Map(Call(q, q, 1.0, mask=windowed & (j != 4)), q[..., 0]))
-    assert not describes(layer, Map(Call(q, q, 1.0, causal=True), q[..., 0]))
-    assert not describes(layer, Map(Call(q, q, 1.0, mask=windowed, bias=q[:, :, :, :1]), q[..., 0]))
+    assert describes(layer, AttentionMap(SoftmaxCall(q, q, 1.0, mask=windowed), q[..., 0]))
+    assert not describes(layer, AttentionMap(SoftmaxCall(q, q, 1.0, mask=windowed & (j != 4)), q[..., 0]))
+    assert not describes(layer, AttentionMap(SoftmaxCall(q, q, 1.0, causal=True), q[..., 0]))
+    assert not describes(layer, AttentionMap(SoftmaxCall(q, q, 1.0, mask=windowed, bias=q[:, :, :, :1]), q[..., 0]))
 
 
 def test_every_ending_of_the_document_is_kept(minilm):

@@ -39,8 +39,8 @@ class SkimmingMask:
         self.model, self.skim, self.top = model, skim, top
 
     def mask(self, boxes: Tensor, keys: Tensor | None = None) -> Tensor:
-        """M ``(b, h, n, n)`` bool of ``boxes (b, n, 4)``; ``keys (b, n)`` False marks padding."""
-        weights, layout = self.skim(boxes, Layout(keys=keys)), Layout(keys=keys)
+        """M ``(b, h, n, n)`` bool of ``boxes (b, n, 4)``; ``key_mask (b, n)`` False marks padding."""
+        weights, layout = self.skim(boxes, Layout(key_mask=keys)), Layout(key_mask=keys)
         n = weights.shape[3]
         best = weights.topk(min(self.top, n)).indices
         picked = torch.zeros_like(weights, dtype=torch.bool).scatter_(3, best, True)

@@ -130,7 +130,7 @@ def taken(x: Tensor, index: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BlockPlan:
     """How a pattern is computed for one length.
 
     Args:
@@ -144,7 +144,7 @@ class Plan:
     pieces: Sequence[Gathered]
     cells: int
 
-    def to(self, device: torch.device) -> Plan:
+    def to(self, device: torch.device) -> BlockPlan:
         """The plan on another device."""
         if self.order.device == device:
             return self
@@ -152,9 +152,9 @@ class Plan:
             Gathered(p.rows, p.size, p.index.to(device), None if p.mask is None else p.mask.to(device))
             for p in self.pieces
         ]
-        return Plan(self.order.to(device), self.back.to(device), pieces, self.cells)
+        return BlockPlan(self.order.to(device), self.back.to(device), pieces, self.cells)
 
-    def within(self, m: int) -> Plan:
+    def within(self, m: int) -> BlockPlan:
         """The plan for the first ``m`` of its tokens: what stands behind them is hidden."""
         return replace(self, pieces=[piece.before(m) for piece in self.pieces])
 
@@ -293,7 +293,7 @@ def attend_unfused(
 
 
 def run(
-    q: Tensor, k: Tensor, v: Tensor, plan: Plan, blind: int, scale: float | None, mask: Tensor | None = None
+    q: Tensor, k: Tensor, v: Tensor, plan: BlockPlan, blind: int, scale: float | None, mask: Tensor | None = None
 ) -> Partial:
     """Queries put in the plan's order, attended, and put back."""
     k, v = repeat_heads(k, q.shape[1]).contiguous(), repeat_heads(v, q.shape[1]).contiguous()
@@ -348,7 +348,7 @@ def line_of(n: int) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=32)
-def planned(pattern: Pattern, n: int, m: int) -> Plan:
+def planned(pattern: Pattern, n: int, m: int) -> BlockPlan:
     """The plan of a pattern, kept for the next call."""
     queries, keys = regions(pattern, n, m, line_of(n), TILES)
     cover = pattern.cover_of(queries, keys, n, m, exact=False)
@@ -371,7 +371,7 @@ def grouped(counts: Tensor, cols: int) -> list[Tensor]:
     return groups
 
 
-def assembled(cover: Cover, queries: Region, keys: Region, visible, shift: int) -> Plan:
+def assembled(cover: Cover, queries: Region, keys: Region, visible, shift: int) -> BlockPlan:
     """A cover as pieces, its blocks of queries sorted by how many keys they see."""
     size, cols = queries.tokens.shape[1], keys.tokens.shape[1]
     blocks, heads = len(queries.tokens), cover.heads
@@ -399,7 +399,7 @@ def assembled(cover: Cover, queries: Region, keys: Region, visible, shift: int) 
     count = int(order.max()) + 1 if len(order) else 0
     places = torch.arange(len(order))
     back = torch.full((count,), len(order)).scatter_reduce_(0, order, places, "amin")
-    return Plan(order, back, pieces, total)
+    return BlockPlan(order, back, pieces, total)
 
 
 def share(pattern: Pattern, n: int) -> float:

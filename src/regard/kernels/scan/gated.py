@@ -28,8 +28,8 @@ class Inputs:
         q, k: ``(b, h, n, d)``. v: ``(b, h, n, e)``.
         log_decay: ``(b, h, n)`` for each head or ``(b, h, n, d)`` for each channel, −inf to 0; None for none.
         beta: ``(b, h, n)``, how much of what the key recalls is replaced; None for no delta rule.
-        erased, erasing: ``(b, h, n, d)``, p and b of a removal of its own: what p recalls is taken away along b; None
-            for none. Not together with beta.
+        erase_key, erase_value: ``(b, h, n, d)``, p and b of the generalised delta rule: what p recalls is taken away
+            along b; None for none. Not together with beta.
         resets: ``(b, n)`` bool, tokens before which everything is forgotten: the first ones of packed documents.
     """
 
@@ -38,8 +38,8 @@ class Inputs:
     v: Tensor
     log_decay: Tensor | None = None
     beta: Tensor | None = None
-    erased: Tensor | None = None
-    erasing: Tensor | None = None
+    erase_key: Tensor | None = None
+    erase_value: Tensor | None = None
     resets: Tensor | None = None
 
     @property
@@ -59,7 +59,7 @@ class Inputs:
             return None if x is None else change(x, axis)
 
         q, k, v = (change(x, 2) for x in (self.q, self.k, self.v))
-        others = (given(x, 2) for x in (self.log_decay, self.beta, self.erased, self.erasing))
+        others = (given(x, 2) for x in (self.log_decay, self.beta, self.erase_key, self.erase_value))
         return Inputs(q, k, v, *others, resets=given(self.resets, 1))
 
     def part(self, span: slice) -> Inputs:
@@ -76,8 +76,8 @@ def scan(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
 
         S_t = (I − b_t p_tᵀ) G_t S_{t−1} + β_t k_t v_tᵀ,   o_t = S_tᵀ q_t,   G_t = diag(exp(log_decay_t))
 
-    With ``beta``, the delta rule, p_t = k_t and b_t = β_t k_t; else β_t is 1, p_t ``erased`` and b_t ``erasing``, or
-    the first factor is the identity. A reset makes S_{t−1} zero. Chunks of C tokens are
+    With ``beta``, the delta rule, p_t = k_t and b_t = β_t k_t; else β_t is 1, p_t ``erase_key`` and b_t
+    ``erase_value``, or the first factor is the identity. A reset makes S_{t−1} zero. Chunks of C tokens are
     matrix products. Decays of any strength are safe, −inf and 0 included, whichever come before which: `decays.Sums`.
     The backward pass keeps a state every `WINDOW` tokens and computes the rest again. On CUDA, other kernels may do all
     of it: `gpu.fla`.
@@ -88,7 +88,7 @@ def scan(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
     Papers: chunks: Hua et al., arXiv 2202.10447; the delta rule as triangular systems: Yang et al., 2406.06484; with
     decay: Yang et al., 2412.06464; channels: Yang et al., 2312.06635.
     """
-    if inputs.v.numel() and inputs.erased is None and fla.usable(state):
+    if inputs.v.numel() and inputs.erase_key is None and fla.usable(state):
         return fla.scan(inputs, state)
     out, state = cast(Any, Scan.apply)(inputs, state, *inputs.tensors)
     return out, state
@@ -162,11 +162,11 @@ def window(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
         fresh = (since[..., -1] == 0)[..., None, None].to(state.dtype)
         kept = fresh if kept is None else kept * fresh
     chunks = Chunks(within, reading, writing, x.v, None, kept)
-    if x.erased is not None and x.erasing is not None:
-        chunks = removal(x, x.erased, x.erasing, decay, since, chunks)
+    if x.erase_key is not None and x.erase_value is not None:
+        chunks = generalised_delta(x, x.erase_key, x.erase_value, decay, since, chunks)
     elif x.beta is not None:
         chunks = delta(x, x.beta[..., None], decay, since, chunks)
-    outs, state = march(chunks, state)
+    outs, state = chunk_recurrence(chunks, state)
     return outs.flatten(2, 3), state
 
 
@@ -177,8 +177,8 @@ def step(x: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
     if x.log_decay is not None:
         state = state * (x.log_decay[..., None] if x.log_decay.dim() == 3 else x.log_decay.mT).exp()
     written = x.v if x.beta is None else x.beta[..., None] * (x.v - x.k @ state)
-    if x.erased is not None and x.erasing is not None:
-        state = state - x.erasing.mT @ (x.erased @ state)
+    if x.erase_key is not None and x.erase_value is not None:
+        state = state - x.erase_value.mT @ (x.erase_key @ state)
     state = state + x.k.mT @ written
     return x.q @ state, state
 
@@ -202,7 +202,7 @@ class Chunks:
     added: Tensor | None = None
 
 
-def march(x: Chunks, state: Tensor) -> tuple[Tensor, Tensor]:
+def chunk_recurrence(x: Chunks, state: Tensor) -> tuple[Tensor, Tensor]:
     """The state from chunk to chunk.
 
         new_c = values_c + keys_c S_c,   out_c = base_c + within_c new_c + reading_c S_c
@@ -211,7 +211,7 @@ def march(x: Chunks, state: Tensor) -> tuple[Tensor, Tensor]:
     Shapes: ``state (b, h, d, e)`` -> ``(b, h, chunks, C, e)`` and the last state.
     """
     if gpu.usable(state) and state.shape[2] <= WIDEST:
-        from regard.kernels.scan.triton import march as in_triton
+        from regard.kernels.scan.triton import chunk_recurrence as in_triton
 
         return in_triton(x, state)
     before, outs = [], []
@@ -235,36 +235,36 @@ def delta(x: Inputs, beta: Tensor, decay: Sums | None, since: Tensor | None, pla
 
     (I + B) U = β (V − K̃ S),   B_ij = β_i k_i·k_j decay_ij for j < i,   K̃ = k decayed from the chunk's start
     """
-    erased = x.k if decay is None else x.k * decay.total.exp()
+    erase_key = x.k if decay is None else x.k * decay.total.exp()
     if since is not None:
-        erased = erased * (since == 0)[..., None]
+        erase_key = erase_key * (since == 0)[..., None]
     system = beta * pairs(x.k, x.k, decay, since, -1)
-    right = torch.cat([beta * x.v, -beta * erased], dim=-1)
+    right = torch.cat([beta * x.v, -beta * erase_key], dim=-1)
     solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
     values, keys = solved.split([x.v.shape[-1], x.k.shape[-1]], dim=-1)
     return replace(plain, values=values, keys=keys)
 
 
-def removal(
-    x: Inputs, erased: Tensor, erasing: Tensor, decay: Sums | None, since: Tensor | None, plain: Chunks
+def generalised_delta(
+    x: Inputs, erase_key: Tensor, erase_value: Tensor, decay: Sums | None, since: Tensor | None, plain: Chunks
 ) -> Chunks:
     """The chunks under a removal apart from the writing: a unit triangular system gives what each token takes away.
 
     (I + B) U = P̃ S + C V,   B_ij = p_i·b_j decay_ij,  C_ij = p_i·k_j decay_ij for j < i,   P̃ = p decayed from the start
     """
-    recalling, ending = erased, erasing
+    recalling, ending = erase_key, erase_value
     if decay is not None:
-        recalling = erased * decay.total.exp()
-        ending = erasing * (decay[..., -1:, :] - decay).exp()
+        recalling = erase_key * decay.total.exp()
+        ending = erase_value * (decay[..., -1:, :] - decay).exp()
     if since is not None:
         recalling = recalling * (since == 0)[..., None]
         ending = ending * (since == since[..., -1:])[..., None]
-    system = pairs(erased, erasing, decay, since, -1)
-    right = torch.cat([pairs(erased, x.k, decay, since, -1) @ x.v, recalling], dim=-1)
+    system = pairs(erase_key, erase_value, decay, since, -1)
+    right = torch.cat([pairs(erase_key, x.k, decay, since, -1) @ x.v, recalling], dim=-1)
     solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
     taken, recalled = solved.split([x.v.shape[-1], x.k.shape[-1]], dim=-1)
     base, added = plain.within @ x.v, plain.writing.mT @ x.v
-    back = -pairs(x.q, erasing, decay, since, 0)
+    back = -pairs(x.q, erase_value, decay, since, 0)
     return Chunks(back, plain.reading, -ending, taken, recalled, plain.kept, base, added)
 
 

@@ -84,17 +84,17 @@ def backward_kernel(
         put(slopes, which * (chunks + 1) + c, slope, D, E, start, DP, EP)
 
 
-def march(x: Chunks, state: Tensor) -> tuple[Tensor, Tensor]:
+def chunk_recurrence(x: Chunks, state: Tensor) -> tuple[Tensor, Tensor]:
     """`scan.gated.march` as one program for each head and some columns of its state.
 
     Cost: the sequential products; the gradients of all but the state and what is written are batched products after it.
     """
     kept = None if x.kept is None else x.kept.expand(*x.values.shape[:3], state.shape[2], 1)[..., 0]
     given = [x.within, x.reading, x.writing, x.values, x.keys, kept, state, x.base, x.added]
-    return cast(Any, March.apply)(*(None if part is None else part.contiguous() for part in given))
+    return cast(Any, ChunkRecurrence.apply)(*(None if part is None else part.contiguous() for part in given))
 
 
-class March(torch.autograd.Function):
+class ChunkRecurrence(torch.autograd.Function):
     """Forward keeps the states between the chunks; backward marches once from the end."""
 
     @staticmethod

@@ -31,7 +31,7 @@ def padding(subject: Subject) -> str:
     for n in (SHORT, LONG):
         for causal in subject.directions():
             for side in ("left", "right"):
-                layout = Layout(causal=causal, keys=subject.padding(n, BATCH, side))
+                layout = Layout(causal=causal, key_mask=subject.padding(n, BATCH, side))
                 worst = max(worst, padded(subject, mechanism, layout, n, f"causal={causal}, {side} padding, n={n}"))
             if subject.traits.packed:
                 worst = max(worst, packed(subject, mechanism, causal, n))
@@ -40,10 +40,10 @@ def padding(subject: Subject) -> str:
 
 def padded(subject: Subject, mechanism: Mechanism, layout: Layout, n: int, where: str) -> float:
     """The worst difference of a padded batch from its sequences alone, and from itself with other padding."""
-    assert layout.keys is not None
+    assert layout.key_mask is not None
     inputs, rubbish = subject.draw(n), subject.draw(n, seed=1)
-    out, rows = subject.call(inputs, layout, mechanism), layout.keys.cpu()
-    hidden = ~layout.keys
+    out, rows = subject.call(inputs, layout, mechanism), layout.key_mask.cpu()
+    hidden = ~layout.key_mask
 
     def spoil(name: str, tensor: Tensor) -> Tensor:
         if name == "q" or subject.side(name) == "query":
@@ -54,7 +54,7 @@ def padded(subject: Subject, mechanism: Mechanism, layout: Layout, n: int, where
 
     worst = same(subject.call(inputs.map(spoil), layout, mechanism), out, 1e-9, f"{where}: padding's contents", rows)
     for row in range(BATCH):
-        real = layout.keys[row]
+        real = layout.key_mask[row]
         alone = inputs.map(lambda _, tensor, row=row, real=real: tensor[row : row + 1, :, real])
         single = subject.call(alone, Layout(causal=layout.causal), mechanism)
         worst = max(worst, same(out[row : row + 1][:, :, real], single, 1e-9, f"{where}: sequence {row} alone"))
@@ -87,7 +87,7 @@ def grouped(subject: Subject) -> str:
             inputs = subject.draw(SHORT, kv_heads=groups)
             repeated = inputs.map(lambda name, tensor: spread(subject, name, tensor, heads))
             got, want = subject.call(inputs, layout, mechanism), subject.call(repeated, layout, mechanism)
-            rows = None if layout.keys is None else layout.keys.cpu()
+            rows = None if layout.key_mask is None else layout.key_mask.cpu()
             worst = max(worst, same(got, want, 1e-9, f"{groups} of {heads} heads, {name}", rows))
     if heads == 1:
         raise Unclaimed("one head cannot be grouped")
@@ -107,10 +107,12 @@ def edges(subject: Subject) -> str:
         for name, layout in subject.layouts(n, m):
             blind(subject, mechanism, n, m, layout, f"{name}, n={n}, m={m}")
     for causal in subject.directions():
-        layout = Layout(causal=causal, keys=torch.zeros(BATCH, SHORT, dtype=torch.bool, device=subject.device))
+        layout = Layout(causal=causal, key_mask=torch.zeros(BATCH, SHORT, dtype=torch.bool, device=subject.device))
         blind(subject, mechanism, SHORT, SHORT, layout, f"causal={causal}, all padding")
         some = subject.padding(SHORT, BATCH, "left") & (torch.arange(BATCH, device=subject.device) != 1)[:, None]
-        blind(subject, mechanism, SHORT, SHORT, Layout(causal=causal, keys=some), f"causal={causal}, one all padding")
+        blind(
+            subject, mechanism, SHORT, SHORT, Layout(causal=causal, key_mask=some), f"causal={causal}, one all padding"
+        )
         strided(subject, mechanism, Layout(causal=causal))
     for name, layout in subject.layouts(SHORT, SHORT):
         loud(subject, mechanism, layout, name)
@@ -213,8 +215,8 @@ def refusals(subject: Subject, mechanism: Mechanism) -> None:
         ("k", replace(good, k=good.k.float()), layout),
         ("v", replace(good, v=wrong_length), layout),
         ("v", replace(good, v=good.v[:1]), layout),
-        ("layout.keys", good, replace(layout, keys=flags)),
-        ("layout.keys", good, replace(layout, keys=flags[:, 1:].long())),
+        ("layout.key_mask", good, replace(layout, key_mask=flags)),
+        ("layout.key_mask", good, replace(layout, key_mask=flags[:, 1:].long())),
         ("surplus", replace(good, signals=good.signals | {"surplus": good.q}), layout),
     ]
     bad += [

@@ -78,9 +78,9 @@ def idle(subject: Subject, mechanism: Mechanism, layout: Layout) -> None:
     if layout.causal:
         cut = subject.call(inputs, replace(layout, mask=triangle), mechanism)
         same(cut, plain, 1e-9, "causal, a triangle")
-        # Where order does not matter, the causal form is the two-sided one under a triangle.
-        if subject.traits.two_sided and subject.traits.equivariant:
-            same(subject.call(inputs, Layout(mask=triangle), mechanism), plain, 1e-9, "two-sided, a triangle")
+        # Where order does not matter, the causal form is the bidirectional one under a triangle.
+        if subject.traits.bidirectional and subject.traits.equivariant:
+            same(subject.call(inputs, Layout(mask=triangle), mechanism), plain, 1e-9, "bidirectional, a triangle")
 
 
 def apart(subject: Subject, mechanism: Mechanism, layout: Layout) -> None:

@@ -17,7 +17,7 @@ def causal(subject: Subject) -> str:
     Where the data decide what is computed, other rows in a product may round a row differently, by a few bits.
     """
     if not subject.traits.causal:
-        raise Unclaimed("two-sided only")
+        raise Unclaimed("bidirectional only")
     checked, bits = 0, 0 if subject.traits.flops == "exact" else 64
     for dtype in (torch.float64, torch.float32):
         mechanism = subject.cast(dtype)
@@ -66,7 +66,7 @@ def changed_after(subject: Subject, old: Inputs, new: Inputs, i: int, shift: int
 def extend(subject: Subject) -> str:
     """Any split into chunks, down to one token at a time, with padding in any of them, equals one call."""
     if not subject.traits.causal:
-        raise Unclaimed("two-sided only")
+        raise Unclaimed("bidirectional only")
     if not subject.traits.resumable:
         raise Unclaimed("each call stands for itself")
     worst, n, mechanism = 0.0, 41, subject.cast(torch.float64)
@@ -81,7 +81,7 @@ def extend(subject: Subject) -> str:
         ("padding anywhere", holes),
     ):
         rows = torch.ones(BATCH, n, dtype=torch.bool) if keys is None else keys.cpu()
-        want = subject.call(inputs, Layout(causal=True, keys=keys), mechanism)
+        want = subject.call(inputs, Layout(causal=True, key_mask=keys), mechanism)
         for split in ([n], [1] * n, [3, 1, 1, 17, 2, 7, 10], [29] + [1] * (n - 29)):
             got = in_chunks(inputs, split, keys, mechanism, subject.device)
             worst = max(worst, same(got, want, 1e-9, f"{name}, chunks {brief(split)}", rows))

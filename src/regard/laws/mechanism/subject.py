@@ -89,14 +89,14 @@ class Subject:
     def layouts(self, n: int, m: int, batch: int = BATCH) -> Iterator[tuple[str, Layout]]:
         """Every kind of layout that the traits allow for these lengths, with a name for the report."""
         for causal in self.directions():
-            name = "causal" if causal else "two-sided"
+            name = "causal" if causal else "bidirectional"
             if not self.fits(n, m, causal):
                 continue
             base = Layout(causal=causal)
             yield name, base
             if m > 3:
                 for side in ("left", "right"):
-                    yield f"{name}, {side} padding", replace(base, keys=self.padding(m, batch, side))
+                    yield f"{name}, {side} padding", replace(base, key_mask=self.padding(m, batch, side))
             if self.traits.packed and n <= m and m > 3:
                 yield f"{name}, packed", replace(base, segments=self.documents(m, batch))
 
@@ -106,7 +106,9 @@ class Subject:
 
     def directions(self) -> list[bool]:
         """The values of ``Layout.causal`` that the traits claim."""
-        return [causal for causal, claimed in ((True, self.traits.causal), (False, self.traits.two_sided)) if claimed]
+        return [
+            causal for causal, claimed in ((True, self.traits.causal), (False, self.traits.bidirectional)) if claimed
+        ]
 
     def padding(self, m: int, batch: int, side: str) -> Tensor:
         """``(batch, m)`` bool with 0, 1/4, 1/2 … of each sequence padded on one side."""
@@ -141,9 +143,9 @@ def within(noise: Tensor, spec: Signal) -> Tensor:
 
 def real_rows(layout: Layout, n: int, m: int, batch: int) -> Tensor:
     """``(batch, n)`` bool: queries that are real tokens; the output of the others is unspecified."""
-    if layout.keys is None or (n > m and not layout.causal):
+    if layout.key_mask is None or (n > m and not layout.causal):
         return torch.ones(batch, n, dtype=torch.bool)
-    return torch.nn.functional.pad(layout.keys[:, max(m - n, 0) :].cpu(), (max(n - m, 0), 0), value=True)
+    return torch.nn.functional.pad(layout.key_mask[:, max(m - n, 0) :].cpu(), (max(n - m, 0), 0), value=True)
 
 
 def same(got: Tensor, want: Tensor, tolerance: float, where: str, rows: Tensor | None = None) -> float:

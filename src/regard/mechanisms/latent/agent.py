@@ -39,7 +39,7 @@ class Agent(Mechanism):
 
         A = softmax(Q Gᵀ / √d) softmax(G Kᵀ / √d),   G = mean of the queries in each of a equal stretches
 
-    A is ``weights``; a is ``agents``. Two-sided self-attention.
+    A is ``weights``; a is ``agents``. Bidirectional self-attention.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, n, d)``, ``v (b, g, n, e)`` -> ``(b, h, n, e)``; g divides h.
     Cost: ``4 a (n + m) max(d, e)`` FLOPs a head, memory O(n + m). Padded and packed batches run one by one.
@@ -71,7 +71,11 @@ class Agent(Mechanism):
         self, n: int, m: int, layout: Layout, device: torch.device | str = "cpu", rows: slice | None = None
     ) -> Tensor:
         seen = layout.allowed(n, m, device, rows)
-        return seen if layout.keys is None else seen & layout.keys[:, None, m - n :, None][:, :, rows or slice(0, n)]
+        return (
+            seen
+            if layout.key_mask is None
+            else seen & layout.key_mask[:, None, m - n :, None][:, :, rows or slice(0, n)]
+        )
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, None, layout, signals)
@@ -96,7 +100,7 @@ class Agent(Mechanism):
 
         if k.shape[2] == 0:
             return q.new_zeros(*q.shape[:3], v.shape[3])
-        return run(q, k, v) if layout.plain else alone.each(run, q, k, v, layout)
+        return run(q, k, v) if layout.plain else alone.per_sequence(run, q, k, v, layout)
 
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
         agents, d, e = min(self.agents, shape.n), shape.head_dim, shape.values

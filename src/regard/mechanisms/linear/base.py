@@ -26,7 +26,7 @@ EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
-class Matrix(State):
+class RecurrentState(State):
     """All that is left of the past.
 
     Args:
@@ -42,15 +42,16 @@ class Recurrent(Mechanism):
 
         S_t = (I − b_t p_tᵀ) G_t S_{t−1} + β_t k_t v_tᵀ,   o_t = S_tᵀ q_t,   k = φ(k), q = φ'(q)
 
-    A subclass gives what differs: `features` (φ, φ'), `log_decay` (of G), `strength` (β, with which comes the delta
-    rule: p = k, b = β k) or `removal` (p and b of its own), `values`, and whether rows are `normalised` by their sums,
-    of which none counts below `least`. Padding neither decays nor writes; each packed document begins with S = 0.
+    A subclass gives what differs: `features` (φ, φ'), `log_decay` (of G), `write_strength` (β, with which comes the
+    delta rule: p = k, b = β k) or `erase_vectors` (p and b of the generalised delta rule), `write_values`, and whether
+    rows are `normalised` by their sums, of which none counts below `least`. Padding neither decays nor
+    writes; each packed document begins with S = 0.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h; causal.
     State: D E numbers a head, at least float32, whatever the length.
     """
 
-    traits = Traits(two_sided=False, time="linear", state="constant")
+    traits = Traits(bidirectional=False, time="linear", state="constant")
     normalised: bool = False
     least: float = EPSILON
     by_channel: bool = False
@@ -68,15 +69,15 @@ class Recurrent(Mechanism):
         """``(b or 1, h or 1, m)``, or ``(…, m, D)`` where channels decay apart; at most 0; None for no decay."""
         return None
 
-    def strength(self, signals: Mapping[str, Tensor]) -> Tensor | None:
+    def write_strength(self, signals: Mapping[str, Tensor]) -> Tensor | None:
         """β ``(b, h or 1, m)``; None for no delta rule."""
         return None
 
-    def removal(self, k: Tensor, signals: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    def erase_vectors(self, k: Tensor, signals: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """p and b ``(b, h, m, D)``: what p recalls is taken away along b; None for no removal."""
         return None, None
 
-    def values(self, v: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
+    def write_values(self, v: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
         """What is written of each token."""
         return v
 
@@ -88,18 +89,18 @@ class Recurrent(Mechanism):
         """Outputs and the state after them."""
         return scan(x, state)
 
-    def prepared(
+    def scan_inputs(
         self, q: Tensor, k: Tensor, v: Tensor, real: Tensor | None, resets: Tensor | None, signals: Mapping[str, Tensor]
     ) -> Inputs:
         """What the scan reads, in the precision of sums: one query a key, padding silent."""
         wide, heads = accumulate_dtype(q.dtype), q.shape[1]
         signals = {name: self.signals[name].guarded(x.to(wide)) for name, x in signals.items()}
-        written = self.values(repeat_heads(v, heads).to(wide), signals)
+        written = self.write_values(repeat_heads(v, heads).to(wide), signals)
         if self.normalised:
             written = torch.cat([written, torch.ones_like(written[..., :1])], dim=-1)
         q, k = self.features(q.to(wide), repeat_heads(k, heads).to(wide))
-        decay, beta = self.log_decay(k, signals), self.strength(signals)
-        erased, erasing = self.removal(k, signals)
+        decay, beta = self.log_decay(k, signals), self.write_strength(signals)
+        erase_key, erase_value = self.erase_vectors(k, signals)
         decay = None if decay is None else decay.expand(*k.shape[:3], *decay.shape[3:])
         beta = None if beta is None else beta.expand(k.shape[:3])
         if real is not None:
@@ -108,8 +109,8 @@ class Recurrent(Mechanism):
             if decay is not None:
                 decay = decay.masked_fill(silent if decay.dim() == 3 else silent[..., None], 0)
             beta = None if beta is None else beta.masked_fill(silent, 0)
-            erasing = None if erasing is None else erasing.masked_fill(silent[..., None], 0)
-        return Inputs(q, k, written, decay, beta, erased, erasing, resets)
+            erase_value = None if erase_value is None else erase_value.masked_fill(silent[..., None], 0)
+        return Inputs(q, k, written, decay, beta, erase_key, erase_value, resets)
 
     def finish(self, out: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows divided by their sums where they are to be."""
@@ -121,20 +122,20 @@ class Recurrent(Mechanism):
         self.check(q, k, None, layout, signals)
         n, m = q.shape[2], k.shape[2]
         blank = k.new_zeros(*k.shape[:3], 1)
-        x = self.prepared(aligned(q, m), k, blank, layout.keys, None, signals)
-        allowed = Layout(True, layout.keys, layout.segments).allowed(m, m, q.device)
+        x = self.scan_inputs(aligned(q, m), k, blank, layout.key_mask, None, signals)
+        allowed = Layout(True, layout.key_mask, layout.segments).allowed(m, m, q.device)
         seen = self.pairs(x, allowed)
         if x.beta is not None:
             products = decayed_pairs(x.k, x.k, x.log_decay, allowed.tril(-1)) * x.beta[..., None]
             system = products + torch.eye(m, dtype=products.dtype, device=q.device)
             seen = torch.linalg.solve_triangular(system.mT, seen.mT, upper=True, unitriangular=True).mT
             seen = seen * x.beta[..., None, :]
-        if x.erased is not None and x.erasing is not None:
+        if x.erase_key is not None and x.erase_value is not None:
             earlier, eye = allowed.tril(-1), torch.eye(m, dtype=seen.dtype, device=q.device)
-            recalled = decayed_pairs(x.erased, x.k, x.log_decay, earlier)
-            system = decayed_pairs(x.erased, x.erasing, x.log_decay, earlier) + eye
+            recalled = decayed_pairs(x.erase_key, x.k, x.log_decay, earlier)
+            system = decayed_pairs(x.erase_key, x.erase_value, x.log_decay, earlier) + eye
             taken = torch.linalg.solve_triangular(system, recalled, upper=False, unitriangular=True)
-            seen = seen - decayed_pairs(x.q, x.erasing, x.log_decay, allowed) @ taken
+            seen = seen - decayed_pairs(x.q, x.erase_value, x.log_decay, allowed) @ taken
         if self.normalised:
             seen = seen / seen.sum(-1, keepdim=True).clamp(min=self.least)
         return unaligned(self.scaled(seen, signals), n).to(q.dtype)
@@ -151,7 +152,7 @@ class Recurrent(Mechanism):
         signals = {name: x[:, :, :last] for name, x in signals.items()}
 
         def run(v: Tensor) -> Tensor:
-            x = self.prepared(queries, k[:, :, :last], v, cut.keys, starts(cut.segments), signals)
+            x = self.scan_inputs(queries, k[:, :, :last], v, cut.key_mask, starts(cut.segments), signals)
             x = replace(x.each(lambda part, axis: part.detach()), v=x.v)
             return self.finish(self.run(x, self.empty(x))[0], v.dtype)
 
@@ -159,7 +160,7 @@ class Recurrent(Mechanism):
         return pad(found, (0, m - last, stop - start - len(own), 0))
 
     def scaled(self, weights: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
-        """The weights once `values` has scaled what is written."""
+        """The weights once `write_values` has scaled what is written."""
         return weights
 
     def forward(
@@ -175,9 +176,9 @@ class Recurrent(Mechanism):
             return [None] * max(-(-m // size), 1) if x is None else x.split(size, axis)
 
         own = zip(*(spans(x, 2) for x in (q, k, v, *signals.values())), strict=True)
-        shared = zip(spans(layout.keys, 1), spans(starts(layout.segments), 1), strict=True)
+        shared = zip(spans(layout.key_mask, 1), spans(starts(layout.segments), 1), strict=True)
         for (queries, keys, values, *given), (real, new) in zip(own, shared, strict=True):
-            inputs = self.prepared(queries, keys, values, real, new, dict(zip(signals, given, strict=True)))
+            inputs = self.scan_inputs(queries, keys, values, real, new, dict(zip(signals, given, strict=True)))
             out, state = self.run(inputs, self.empty(inputs) if state is None else state)
             outs.append(self.finish(out, q.dtype))
         return unaligned(torch.cat(outs, dim=2) if len(outs) > 1 else outs[0], n)
@@ -186,20 +187,22 @@ class Recurrent(Mechanism):
         """S before the first token."""
         return inputs.v.new_zeros(*inputs.k.shape[:2], inputs.k.shape[3], inputs.v.shape[3])
 
-    def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Matrix:
+    def start(
+        self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> RecurrentState:
         """No memory yet."""
         nothing = torch.empty(batch, 0, 0, 0, device=device, dtype=accumulate_dtype(dtype))
-        return Matrix(torch.zeros(batch, dtype=torch.int64, device=device), nothing)
+        return RecurrentState(torch.zeros(batch, dtype=torch.int64, device=device), nothing)
 
     def extend(
-        self, q: Tensor, k: Tensor, v: Tensor, state: Any, keys: Tensor | None = None, **signals: Tensor
-    ) -> tuple[Tensor, Matrix]:
+        self, q: Tensor, k: Tensor, v: Tensor, state: Any, key_mask: Tensor | None = None, **signals: Tensor
+    ) -> tuple[Tensor, RecurrentState]:
         """Scans on from the memory."""
         self.check(q, k, v, Layout(causal=True), signals)
-        _, seen = count_new(state, keys, k.shape[2], k.shape[0])
-        inputs = self.prepared(q, k, v, keys, None, signals)
+        _, seen = count_new(state, key_mask, k.shape[2], k.shape[0])
+        inputs = self.scan_inputs(q, k, v, key_mask, None, signals)
         out, kv = self.run(inputs, state.kv if state.kv.shape[1] else self.empty(inputs))
-        return self.finish(out, q.dtype), Matrix(seen, kv)
+        return self.finish(out, q.dtype), RecurrentState(seen, kv)
 
     def cost(self, shape: Shape, layout: Layout = Layout(causal=True)) -> Cost:
         heads, d, e = shape.batch * shape.heads, self.feature_dim(shape.head_dim), shape.values + self.normalised
@@ -221,12 +224,12 @@ class Recurrent(Mechanism):
 
 
 class Averaged(Recurrent):
-    """The base of linear attention whose rows are divided by their sums, causal or two-sided.
+    """The base of linear attention whose rows are divided by their sums, causal or bidirectional.
 
         A_ij = φ'(q_i) · φ(k_j) / max(Σ_j φ'(q_i) · φ(k_j), least)
 
-    A subclass gives `features`, and `feature_dim` where they are more than the channels. Two-sided, the sum runs over
-    all keys, and a packed batch runs document by document.
+    A subclass gives `features`, and `feature_dim` where they are more than the channels. Bidirectional, the sum runs
+    over all keys, and a packed batch runs document by document.
     """
 
     traits = Traits(time="linear", state="constant", rows="one", sign="nonnegative")
@@ -236,7 +239,7 @@ class Averaged(Recurrent):
         self.check(q, k, None, layout, signals)
         if layout.causal:
             return super().weights(q, k, layout, **signals)
-        x = self.prepared(q, k, k[..., :1], None, None, signals)
+        x = self.scan_inputs(q, k, k[..., :1], None, None, signals)
         products = (x.q @ x.k.mT).masked_fill(~layout.allowed(q.shape[2], k.shape[2], q.device), 0)
         return (products / products.sum(-1, keepdim=True).clamp(min=self.least)).to(q.dtype)
 
@@ -252,15 +255,15 @@ class Averaged(Recurrent):
             for first in range(0, max(k.shape[2], 1), SPAN):
                 part = slice(first, first + SPAN)
                 real = None if keys is None else keys[:, part]
-                x = self.prepared(q[:, :, :0], k[:, :, part], v[:, :, part], real, None, signals)
+                x = self.scan_inputs(q[:, :, :0], k[:, :, part], v[:, :, part], real, None, signals)
                 products.append(x.k.mT @ x.v)
             kv = torch.stack(products).sum(0)
             for first in range(0, max(q.shape[2], 1), SPAN):
-                x = self.prepared(q[:, :, first : first + SPAN], k[:, :, :0], v[:, :, :0], None, None, signals)
+                x = self.scan_inputs(q[:, :, first : first + SPAN], k[:, :, :0], v[:, :, :0], None, None, signals)
                 outs.append(self.finish(x.q @ kv, q.dtype))
             return torch.cat(outs, dim=2) if len(outs) > 1 else outs[0]
 
-        return run(q, k, v, layout.keys) if layout.segments is None else alone.each(run, q, k, v, layout)
+        return run(q, k, v, layout.key_mask) if layout.segments is None else alone.per_sequence(run, q, k, v, layout)
 
     def cost(self, shape: Shape, layout: Layout = Layout(causal=True)) -> Cost:
         if layout.causal:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
-from regard.core.mechanism import Example, Host, Traits
+from regard.core.mechanism import Example, LayerSpec, Traits
 from regard.mechanisms.linear.base import Recurrent
 from regard.mechanisms.linear.taylor_features import series, series_dim
 
@@ -41,8 +41,8 @@ class Based(Recurrent):
     Paper: Arora et al., arXiv 2402.18668.
     """
 
-    traits = Traits(two_sided=False, time="linear", state="constant", rows="one", sign="nonnegative")
-    host = Host(rotary=False)
+    traits = Traits(bidirectional=False, time="linear", state="constant", rows="one", sign="nonnegative")
+    layer = LayerSpec(rotary=False)
     normalised = True
 
     def features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:

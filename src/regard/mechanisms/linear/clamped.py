@@ -10,7 +10,7 @@ from torch import Tensor, nn, relu
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Host, Traits, check_sizes
+from regard.core.mechanism import Example, LayerSpec, Traits, check_sizes
 from regard.laws.mechanism.subject import HEAD_DIM
 from regard.mechanisms.linear.base import Averaged
 
@@ -52,7 +52,7 @@ class Clamped(Averaged):
     """
 
     traits = Traits(time="linear", state="constant")
-    host = Host(rotary=False)
+    layer = LayerSpec(rotary=False)
 
     def __init__(self, heads: int = 4, head_dim: int = 16, least: float = 100.0) -> None:
         super().__init__()

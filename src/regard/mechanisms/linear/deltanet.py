@@ -8,8 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
-from regard.core.host import Norm
-from regard.core.mechanism import Example, Host, Signal
+from regard.core.layer import Norm
+from regard.core.mechanism import Example, LayerSpec, Signal
 from regard.mechanisms.linear.base import Recurrent
 
 STRENGTH = Signal("how much of what the key recalls is replaced", low=0, high=1)
@@ -42,13 +42,13 @@ class DeltaNet(Recurrent):
     """
 
     signals: ClassVar = {"beta": STRENGTH}
-    host = Host(rotary=False, convolution=4, activation="silu", unit=True, norm=Norm(eps=1e-5))
+    layer = LayerSpec(rotary=False, convolution=4, activation="silu", unit=True, norm=Norm(eps=1e-5))
     kind = "delta"
 
     def features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         return q * q.shape[-1] ** -0.5, k
 
-    def strength(self, signals: Mapping[str, Tensor]) -> Tensor:
+    def write_strength(self, signals: Mapping[str, Tensor]) -> Tensor:
         return signals["beta"]
 
     @classmethod

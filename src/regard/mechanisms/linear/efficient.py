@@ -13,7 +13,7 @@ from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Host, Mechanism, Traits, accumulate_dtype, repeat_heads
+from regard.core.mechanism import Example, LayerSpec, Mechanism, Traits, accumulate_dtype, repeat_heads
 from regard.kernels import packing as alone
 
 
@@ -40,7 +40,7 @@ class Efficient(Mechanism):
         A = ρ_q(Q) ρ_k(K)ᵀ;   softmax: ρ_q over the channels of each query, ρ_k over the positions of each channel;
         scaling: ρ(X) = X / √m
 
-    A is ``weights``; m counts the real keys of the sequence or document. Two-sided.
+    A is ``weights``; m counts the real keys of the sequence or document. Bidirectional.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h.
     Cost: ``2 (n + m) d e`` FLOPs a head, memory O((n + m)(d + e)). A packed batch runs document by document.
@@ -57,7 +57,7 @@ class Efficient(Mechanism):
     """
 
     traits = Traits(causal=False, rows="one", sign="nonnegative", time="linear", equivariant=True)
-    host = Host(rotary=False)
+    layer = LayerSpec(rotary=False)
 
     def __init__(self, normaliser: Literal["softmax", "scaling"] = "softmax"):
         super().__init__()
@@ -84,7 +84,7 @@ class Efficient(Mechanism):
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, None, layout, signals)
         if layout.segments is None:
-            left, right = self.maps(q, k, layout.keys)
+            left, right = self.maps(q, k, layout.key_mask)
             return (left @ right.mT).to(q.dtype)
         n, m = q.shape[2], k.shape[2]
         out = q.new_zeros(*q.shape[:3], m)
@@ -101,7 +101,7 @@ class Efficient(Mechanism):
             left, right = self.maps(q, k, keys)
             return (left @ (right.mT @ repeat_heads(v, q.shape[1]).to(right.dtype))).to(q.dtype)
 
-        return run(q, k, v, layout.keys) if layout.segments is None else alone.each(run, q, k, v, layout)
+        return run(q, k, v, layout.key_mask) if layout.segments is None else alone.per_sequence(run, q, k, v, layout)
 
     def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
         if layout.segments is not None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import elu
 
 from regard.core.atlas import Claim, published
-from regard.core.mechanism import Example, Host
+from regard.core.mechanism import Example, LayerSpec
 from regard.mechanisms.linear.base import Averaged
 
 
@@ -32,13 +32,13 @@ class Linear(Averaged):
 
         A_ij = φ(q_i) · φ(k_j) / Σ_{j' ≤ i} φ(q_i) · φ(k_j'),   φ(x) = elu(x) + 1
 
-    A is ``weights``; two-sided, the sum runs over all keys. See `Recurrent` for shapes and state, which has one column
-    more for the sums.
+    A is ``weights``; bidirectional, the sum runs over all keys. See `Recurrent` for shapes and state, which has one
+    column more for the sums.
 
     Paper: Katharopoulos et al., arXiv 2006.16236.
     """
 
-    host = Host(rotary=False)
+    layer = LayerSpec(rotary=False)
 
     def features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         return elu(q) + 1, elu(k) + 1

@@ -9,7 +9,7 @@ from torch import Tensor, rsqrt
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.core.mechanism import Example, Host
+from regard.core.mechanism import Example, LayerSpec
 from regard.mechanisms.linear.base import Averaged
 from regard.mechanisms.linear.taylor_features import series, series_dim
 
@@ -26,8 +26,8 @@ from regard.mechanisms.linear.taylor_features import series, series_dim
         text="equals the explicit polynomial attention, gradients too; twice the tokens up to 8k cost at most 2.3 "
         "times; a small language model within 5% of softmax's loss at p = 2",
         status="partly",
-        figure="equal to 1e-9 with gradients for p = 1 and 2, causal and two-sided; 1.98 to 2.11 times the time from "
-        "4k to 8k; a byte-level model at p = 2 after 200 steps: loss 2.041 against softmax's 1.900, 7.4% above it",
+        figure="equal to 1e-9 with gradients for p = 1 and 2, causal and bidirectional; 1.98 to 2.11 times the time "
+        "from 4k to 8k; a byte-level model at p = 2 after 200 steps: loss 2.041 against softmax's 1.900, 7.4% above it",
         command="pytest tests/claims/test_taylor.py -k 'polynomial or twice or fastmax'",
     ),
 )
@@ -50,7 +50,7 @@ class Fastmax(Averaged):
     Paper: Gerami et al., arXiv 2402.07901; standard deviations are of the population, as in its code.
     """
 
-    host = Host()
+    layer = LayerSpec()
 
     def __init__(self, order: Literal[1, 2] = 2):
         super().__init__()

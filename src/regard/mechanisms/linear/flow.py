@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Host, Mechanism, Traits, accumulate_dtype, repeat_heads
+from regard.core.mechanism import Example, LayerSpec, Mechanism, Traits, accumulate_dtype, repeat_heads
 from regard.core.state import State, count_new
 from regard.kernels import packing as alone
 from regard.kernels.scan import Inputs, gated_flops, scan
@@ -23,7 +23,7 @@ EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
-class Flows(State):
+class FlowState(State):
     """All that is left of the past.
 
     Args:
@@ -50,8 +50,8 @@ class Flows(State):
     year=2022,
     aliases=("flow_attention", "flowformer"),
     claim=Claim(
-        text="each query's incoming and each key's outgoing flow is one after conservation; causal and two-sided forms "
-        "equal their definitions at linear cost",
+        text="each query's incoming and each key's outgoing flow is one after conservation; causal and bidirectional "
+        "forms equal their definitions at linear cost",
         status="partly",
         figure="conservation to 1e-5 (the paper's ε); forms to 1e-9; lists of operations, three seeds: 30.7% right, "
         "linear attention 32.1%: not above it",
@@ -76,7 +76,7 @@ class Flow(Mechanism):
     """
 
     traits = Traits(suffix=False, sign="nonnegative", time="linear", state="constant", equivariant=True)
-    host = Host(rotary=False)
+    layer = LayerSpec(rotary=False)
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, None, layout, signals)
@@ -91,7 +91,7 @@ class Flow(Mechanism):
         wide = accumulate_dtype(q.dtype)
         left, right = q.to(wide).sigmoid(), repeat_heads(k, q.shape[1]).to(wide).sigmoid()
         if not layout.causal:
-            read, share = two_sided(left, right)
+            read, share = bidirectional(left, right)
             return (read[..., None] * (left @ right.mT) * share[..., None, :]).to(q.dtype)
         x = steps(first_blank(left, m), right, blank(left, 0), n)
         allowed = torch.ones(m, m, dtype=torch.bool, device=q.device).tril()
@@ -116,7 +116,7 @@ class Flow(Mechanism):
             left, right = q.to(wide).sigmoid(), repeat_heads(k, q.shape[1]).to(wide).sigmoid()
             values = repeat_heads(v, q.shape[1]).to(wide)
             if not layout.causal:
-                read, share = two_sided(left, right)
+                read, share = bidirectional(left, right)
                 return (read[..., None] * (left @ (right.mT @ (values * share[..., None])))).to(q.dtype)
             left = first_blank(left, m)
             x = steps(left, right, blank(left, values.shape[3]), n)
@@ -124,29 +124,29 @@ class Flow(Mechanism):
             out = (out * x.read[..., None])[:, :, max(m - n, 0) :]
             return pad(out, (0, 0, max(n - m, 0), 0)).to(q.dtype)
 
-        return run(q, k, v) if layout.plain else alone.each(run, q, k, v, layout)
+        return run(q, k, v) if layout.plain else alone.per_sequence(run, q, k, v, layout)
 
-    def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Flows:
+    def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> FlowState:
         """Nothing has flowed."""
         like = torch.empty(batch, 0, 0, 0, device=device, dtype=accumulate_dtype(dtype))
         return blank(like, 0)
 
     def extend(
-        self, q: Tensor, k: Tensor, v: Tensor, state: Any, keys: Tensor | None = None, **signals: Tensor
-    ) -> tuple[Tensor, Flows]:
+        self, q: Tensor, k: Tensor, v: Tensor, state: Any, key_mask: Tensor | None = None, **signals: Tensor
+    ) -> tuple[Tensor, FlowState]:
         """Goes on from the sums."""
         self.check(q, k, v, Layout(causal=True), signals)
-        _, seen = count_new(state, keys, k.shape[2], k.shape[0])
+        _, seen = count_new(state, key_mask, k.shape[2], k.shape[0])
         wide = accumulate_dtype(q.dtype)
         left, right = q.to(wide).sigmoid(), repeat_heads(k, q.shape[1]).to(wide).sigmoid()
         values = repeat_heads(v, q.shape[1]).to(wide)
         if state.kv.shape[1] == 0:
             state = blank(left, values.shape[3])
-        x = steps(left, right, state, q.shape[2], keys)
-        right = right if keys is None else right.masked_fill(~keys[:, None, :, None], 0)
+        x = steps(left, right, state, q.shape[2], key_mask)
+        right = right if key_mask is None else right.masked_fill(~key_mask[:, None, :, None], 0)
         out, kv = scan(Inputs(left, right, values * x.share[..., None]), state.kv)
-        after = {f.name: getattr(x.after, f.name) for f in fields(Flows)} | {"kv": kv, "seen": seen}
-        return (out * x.read[..., None]).to(q.dtype), Flows(**after)
+        after = {f.name: getattr(x.after, f.name) for f in fields(FlowState)} | {"kv": kv, "seen": seen}
+        return (out * x.read[..., None]).to(q.dtype), FlowState(**after)
 
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
         heads, d, e, n, m = shape.batch * shape.heads, shape.head_dim, shape.values, shape.n, shape.keys
@@ -158,7 +158,7 @@ class Flow(Mechanism):
         return [Example("plain", cls(), heads=3, kv_heads=3), Example("grouped", cls(), heads=4, kv_heads=2)]
 
 
-def two_sided(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+def bidirectional(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """``(what each query's row is multiplied with (b, h, n), what each key's column is (b, h, m))``."""
     n, m = left.shape[2], right.shape[2]
     inflow = ((left + EPSILON) @ (right.sum(2) + EPSILON)[..., None])[..., 0]
@@ -175,13 +175,13 @@ class Steps:
 
     read: Tensor
     share: Tensor
-    before: Flows
-    after: Flows
+    before: FlowState
+    after: FlowState
 
 
-def steps(left: Tensor, right: Tensor, before: Flows, n: int, keys: Tensor | None = None) -> Steps:
-    """Causal flows from the sums so far; ``keys (b, m)`` False marks tokens that bring none, and of the tokens only the
-    last ``n`` have queries."""
+def steps(left: Tensor, right: Tensor, before: FlowState, n: int, keys: Tensor | None = None) -> Steps:
+    """Causal flows from the sums so far; ``key_mask (b, m)`` False marks tokens that bring none, and of the tokens only
+    the last ``n`` have queries."""
     m = right.shape[2]
     real = torch.ones(left.shape[0], m, dtype=torch.bool, device=left.device) if keys is None else keys
     asks = real & (torch.arange(m, device=left.device) >= m - n)
@@ -199,17 +199,17 @@ def steps(left: Tensor, right: Tensor, before: Flows, n: int, keys: Tensor | Non
     share = source / weight.clamp(min=EPSILON) * place
     last = {"keys_sum": keys_sum, "queries_sum": queries_sum, "out_sum": out_sum, "in_sum": in_sum, "weight": weight}
     ends = {name: x[:, :, -1] if m else getattr(before, name) for name, x in last.items()}
-    after = Flows(**{"seen": before.seen, "kv": before.kv} | ends)
+    after = FlowState(**{"seen": before.seen, "kv": before.kv} | ends)
     return Steps(torch.sigmoid(sink) / inflow / place, share, before, after)
 
 
-def blank(like: Tensor, e: int) -> Flows:
+def blank(like: Tensor, e: int) -> FlowState:
     """No flow yet, for queries like ``like (b, h, n, d)``."""
     batch, heads, _, d = like.shape
     sums = [like.new_zeros(batch, heads, d) for _ in range(4)]
     seen = torch.zeros(batch, dtype=torch.int64, device=like.device)
     a, b, c, f = sums
-    return Flows(seen, a, b, c, f, like.new_zeros(batch, heads), like.new_zeros(batch, heads, d, e))
+    return FlowState(seen, a, b, c, f, like.new_zeros(batch, heads), like.new_zeros(batch, heads, d, e))
 
 
 def first_blank(left: Tensor, m: int) -> Tensor:

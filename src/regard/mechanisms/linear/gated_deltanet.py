@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
-from regard.core.mechanism import Example, Host, Signal
+from regard.core.mechanism import Example, LayerSpec, Signal
 from regard.mechanisms.linear.base import Recurrent
 from regard.mechanisms.linear.deltanet import STRENGTH
 
@@ -47,7 +47,7 @@ class GatedDeltaNet(Recurrent):
         "log_decay": Signal("log of what stays", high=0, start=(-0.001, -0.5), rate=True),
         "beta": STRENGTH,
     }
-    host = Host(rotary=False, convolution=4, activation="silu", unit=True, norm=True, gate="silu")
+    layer = LayerSpec(rotary=False, convolution=4, activation="silu", unit=True, norm=True, gate="silu")
     kind = "delta"
 
     def __init__(self, negative: bool = False) -> None:
@@ -60,7 +60,7 @@ class GatedDeltaNet(Recurrent):
     def log_decay(self, k: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
         return signals["log_decay"]
 
-    def strength(self, signals: Mapping[str, Tensor]) -> Tensor:
+    def write_strength(self, signals: Mapping[str, Tensor]) -> Tensor:
         return 2 * signals["beta"] if self.negative else signals["beta"]
 
     @classmethod

@@ -9,8 +9,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
-from regard.core.host import Norm
-from regard.core.mechanism import Example, Host, Signal
+from regard.core.layer import Norm
+from regard.core.mechanism import Example, LayerSpec, Signal
 from regard.mechanisms.linear.base import Recurrent
 
 START = -math.log(2) / 16  # σ(0)^{1/16}
@@ -44,7 +44,7 @@ class GatedLinear(Recurrent):
     signals: ClassVar = {
         "log_decay": Signal("log of what stays of each channel", dim="key", high=0, start=START, rank=16, scale=1 / 16)
     }
-    host = Host(rotary=False, norm=Norm(eps=1e-5), gate="silu")
+    layer = LayerSpec(rotary=False, norm=Norm(eps=1e-5), gate="silu")
     by_channel = True
 
     def features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from regard.core.atlas import Claim, published
-from regard.core.host import Gate, Host, Norm
+from regard.core.layer import Gate, LayerSpec, Norm
 from regard.core.mechanism import Signal
 from regard.mechanisms.linear.deltanet import STRENGTH
 from regard.mechanisms.linear.gated_deltanet import GatedDeltaNet
@@ -47,7 +47,7 @@ class KimiDelta(GatedDeltaNet):
         ),
         "beta": STRENGTH,
     }
-    host = Host(
+    layer = LayerSpec(
         rotary=False,
         convolution=4,
         activation="silu",

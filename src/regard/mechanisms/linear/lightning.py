@@ -12,12 +12,12 @@ from torch import Tensor
 from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
-from regard.core.host import Norm
+from regard.core.layer import Norm
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Host, accumulate_dtype, repeat_heads
+from regard.core.mechanism import Example, LayerSpec, accumulate_dtype, repeat_heads
 from regard.core.state import count_new
 from regard.kernels import scan
-from regard.mechanisms.linear.base import Matrix, Recurrent, aligned, unaligned
+from regard.mechanisms.linear.base import Recurrent, RecurrentState, aligned, unaligned
 
 
 @published(
@@ -64,7 +64,7 @@ class Lightning(Recurrent):
     Paper: Qin et al., arXiv 2401.04658. Their models shrink the slopes layer by layer; give ``slopes`` to do so.
     """
 
-    host = Host(rotary=False, activation="silu", norm=Norm("all"), gate="sigmoid")
+    layer = LayerSpec(rotary=False, activation="silu", norm=Norm("all"), gate="sigmoid")
 
     def __init__(self, slopes: Sequence[float] | None = None):
         super().__init__()
@@ -108,15 +108,15 @@ class Lightning(Recurrent):
         return out.to(q.dtype), kv
 
     def extend(
-        self, q: Tensor, k: Tensor, v: Tensor, state: Any, keys: Tensor | None = None, **signals: Tensor
-    ) -> tuple[Tensor, Matrix]:
+        self, q: Tensor, k: Tensor, v: Tensor, state: Any, key_mask: Tensor | None = None, **signals: Tensor
+    ) -> tuple[Tensor, RecurrentState]:
         """Scans on from the memory; padding neither fades nor adds to it."""
-        if keys is not None:
-            return super().extend(q, k, v, state, keys, **signals)
+        if key_mask is not None:
+            return super().extend(q, k, v, state, key_mask, **signals)
         self.check(q, k, v, Layout(causal=True), signals)
-        _, seen = count_new(state, keys, k.shape[2], k.shape[0])
+        _, seen = count_new(state, key_mask, k.shape[2], k.shape[0])
         out, kv = self.steady(q, k, v, state.kv if state.kv.shape[1] else None)
-        return out, Matrix(seen, kv)
+        return out, RecurrentState(seen, kv)
 
     def cost(self, shape: Shape, layout: Layout = Layout(causal=True)) -> Cost:
         heads, d, e = shape.batch * shape.heads, shape.head_dim, shape.values

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.core.mechanism import Example, Host, Signal, check_sizes
+from regard.core.mechanism import Example, LayerSpec, Signal, check_sizes
 from regard.laws.mechanism.subject import HEAD_DIM
 from regard.mechanisms.linear.base import Recurrent
 
@@ -51,7 +51,7 @@ class SelectiveScan(Recurrent):
     """
 
     signals: ClassVar = {"step": Signal("Δ, how much of the token is taken in", low=0, start=STEPS, rank="sixteenth")}
-    host = Host(
+    layer = LayerSpec(
         rotary=False, convolution=4, bias=True, activation="silu", skip=True, gate="silu", projection="selective"
     )
     by_channel = True
@@ -65,7 +65,7 @@ class SelectiveScan(Recurrent):
     def log_decay(self, k: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
         return -self.log_rate.to(k.dtype).exp()[None, :, None] * signals["step"][..., None]
 
-    def values(self, v: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
+    def write_values(self, v: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
         return v * signals["step"][..., None]
 
     def scaled(self, weights: Tensor, signals: Mapping[str, Tensor]) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.core.host import Gate, Norm
-from regard.core.mechanism import Example, Host, Signal
+from regard.core.layer import Gate, Norm
+from regard.core.mechanism import Example, LayerSpec, Signal
 from regard.mechanisms.linear.base import Recurrent
 from regard.mechanisms.linear.mamba import STEPS
 
@@ -49,7 +49,7 @@ class Mamba2(Recurrent):
     """
 
     signals: ClassVar = {"step": Signal("Δ, how much of the token is taken in", low=0, start=STEPS)}
-    host = Host(
+    layer = LayerSpec(
         rotary=False,
         convolution=4,
         bias=True,
@@ -69,7 +69,7 @@ class Mamba2(Recurrent):
     def log_decay(self, k: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
         return -self.log_rate.to(k.dtype).exp()[None, :, None] * signals["step"]
 
-    def values(self, v: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
+    def write_values(self, v: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
         return v * signals["step"][..., None]
 
     def scaled(self, weights: Tensor, signals: Mapping[str, Tensor]) -> Tensor:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
-from regard.core.host import Norm, Shift
+from regard.core.layer import Norm, Shift
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Host, Signal, check_sizes
+from regard.core.mechanism import Example, LayerSpec, Signal, check_sizes
 from regard.kernels.scan import Inputs, scan
 from regard.laws.mechanism.subject import HEAD_DIM
 from regard.mechanisms.linear.base import Recurrent, elapsed
@@ -62,7 +62,7 @@ class RWKV6(Recurrent):
             form="exp",
         )
     }
-    host = Host(rotary=False, shift=Shift(32), norm=Norm(centred=True, each=True, eps=64e-5), gate="silu")
+    layer = LayerSpec(rotary=False, shift=Shift(32), norm=Norm(centred=True, each=True, eps=64e-5), gate="silu")
     by_channel = True
 
     def __init__(self, heads: int = 4, head_dim: int = 64) -> None:

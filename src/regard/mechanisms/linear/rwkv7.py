@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.core.host import Gate, Norm, Shift
-from regard.core.mechanism import Example, Host, Signal, check_sizes
+from regard.core.layer import Gate, Norm, Shift
+from regard.core.mechanism import Example, LayerSpec, Signal, check_sizes
 from regard.kernels.scan import Inputs
 from regard.laws.mechanism.subject import HEAD_DIM
 from regard.mechanisms.linear.base import Recurrent
@@ -72,7 +72,7 @@ class RWKV7(Recurrent):
         "removed": Signal("the key whose value is taken away", dim="key", of="key"),
         "rate": Signal("how much of it, by channel", dim="key", low=0, high=1, start=0.45, rank=64),
     }
-    host = Host(
+    layer = LayerSpec(
         rotary=False,
         shift=Shift(),
         norm=Norm(centred=True, each=True, eps=64e-5),
@@ -91,13 +91,13 @@ class RWKV7(Recurrent):
     def log_decay(self, k: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
         return signals["log_decay"]
 
-    def removal(self, k: Tensor, signals: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def erase_vectors(self, k: Tensor, signals: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         key = F.normalize(signals["removed"], dim=-1)
         # The removal reads the state before it decays, the scan after.
         return key * (-signals["log_decay"]).exp(), key * signals["rate"]
 
-    def prepared(self, q, k, v, real, resets, signals) -> Inputs:
-        x = super().prepared(q, k, v, real, resets, signals)
+    def scan_inputs(self, q, k, v, real, resets, signals) -> Inputs:
+        x = super().scan_inputs(q, k, v, real, resets, signals)
         return replace(x, k=self.written(x.k, signals))
 
     def written(self, k: Tensor, signals: Mapping[str, Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.core.mechanism import Example, Host, Traits
+from regard.core.mechanism import Example, LayerSpec, Traits
 from regard.mechanisms.linear.base import Recurrent
 from regard.mechanisms.linear.taylor_features import series, series_dim
 
@@ -55,7 +55,7 @@ class SoftmaxRecurrence(Recurrent):
     Paper: Mongaras and Larson, arXiv 2507.23632.
     """
 
-    host = Host()
+    layer = LayerSpec()
 
     def __init__(self, order: int = 2, normaliser: Literal["denominator", "none"] = "denominator"):
         super().__init__()
@@ -64,9 +64,9 @@ class SoftmaxRecurrence(Recurrent):
         if order < 1 or (normaliser == "denominator" and order % 2):
             raise wrong("order", str(order), "at least 1, and even with the denominator")
         self.order, self.normalised = order, normaliser == "denominator"
-        base = Traits(two_sided=False, time="linear", state="constant")
+        base = Traits(bidirectional=False, time="linear", state="constant")
         self.traits = replace(base, rows="one", sign="nonnegative") if self.normalised else base
-        self.host = Host() if self.normalised else Host(norm=True)
+        self.layer = LayerSpec() if self.normalised else LayerSpec(norm=True)
 
     def features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         if self.feature_dim(q.shape[-1]) > MOST:

@@ -97,7 +97,7 @@ class AdaptiveFilter(Scored):
     Paper: Racioppo, arXiv 2509.04154; the score is that of its code.
     """
 
-    traits = Traits(two_sided=False, cross=False, masked=True, rows="at most one", sign="nonnegative")
+    traits = Traits(bidirectional=False, cross=False, masked=True, rows="at most one", sign="nonnegative")
 
     def __init__(
         self,

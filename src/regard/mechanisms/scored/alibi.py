@@ -10,7 +10,7 @@ from torch import Tensor
 from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Host, Traits
+from regard.core.mechanism import Example, LayerSpec, Traits
 from regard.kernels import toeplitz
 from regard.kernels.tiled import Dot
 from regard.mechanisms.scored.base import Scored
@@ -51,11 +51,11 @@ class Alibi(Scored):
     Raises:
         ValueError: a slope below zero, or another number of them than q has heads.
 
-    Paper: Press et al., arXiv 2108.12409; causal there, the two-sided form is that of its follow-ups.
+    Paper: Press et al., arXiv 2108.12409; causal there, the bidirectional form is that of its follow-ups.
     """
 
     traits = Traits(masked=True, rows="one", sign="nonnegative", cross=False)
-    host = Host(rotary=False)
+    layer = LayerSpec(rotary=False)
 
     def __init__(self, slopes: Sequence[float] | None = None):
         super().__init__()

@@ -14,7 +14,7 @@ from regard.core.build import build_part
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Host, masked_softmax, repeat_heads
+from regard.core.mechanism import Example, LayerSpec, masked_softmax, repeat_heads
 from regard.kernels.tiled import Score
 from regard.laws.mechanism.subject import HEAD_DIM
 from regard.mechanisms.scored.base import Scored
@@ -35,7 +35,7 @@ Gate = Literal["heads", "silu", "sigmoid"]
     aliases=("dense_parts",),
     claim=Claim(
         text="each part equals its paper's formula, alone and under the others; buckets and layers with relative bias "
-        "equal those of Transformers' T5, two-sided and causal",
+        "equal those of Transformers' T5, bidirectional and causal",
         status="works",
         figure="136 compositions to 1e-12 in float64; T5's bucket for every distance to 1,200, its layers to 1e-12; a "
         "window of Transformers' Swin to 1e-6, its float32",
@@ -66,7 +66,7 @@ class Composed(Scored):
     | | ``laplace`` | ½ (1 + erf((s − μ) / (σ√2))) | 2209.10655 |
     | | ``affine`` | α softmax(s) + β | 2602.23057 |
     | | ``signed`` | sign(s) softmax(abs s) | 2411.07176 |
-    | | ``queries`` | softmax over queries, divided by its sum over keys; two-sided | 2006.15055 |
+    | | ``queries`` | softmax over queries, divided by its sum over keys; bidirectional | 2006.15055 |
     | after | ``norm`` | the host divides each head's output by its root mean square | |
     | | ``gate`` | ``heads``: γ, one a head; ``silu``, ``sigmoid``: the host's, of each element | 2505.06708 |
 
@@ -120,8 +120,8 @@ class Composed(Scored):
             equivariant=cross,
         )
         self.signals = {**self.normaliser.signals, **(GatedSoftmax.signals if self.gated else {})}
-        rotary = self.scorer.host.rotary and not self.bias.placed
-        self.host = Host(rotary, norm=norm, gate=None if gate == "heads" else gate)
+        rotary = self.scorer.layer.rotary and not self.bias.placed
+        self.layer = LayerSpec(rotary, norm=norm, gate=None if gate == "heads" else gate)
 
     def score(self, q: Tensor, m: int, layout: Layout) -> Score:
         plain, bias = self.scorer.score(q, m, layout), self.bias.at(q, m, layout)

@@ -12,7 +12,7 @@ from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Host, Traits, accumulate_dtype, repeat_heads
+from regard.core.mechanism import Example, LayerSpec, Traits, accumulate_dtype, repeat_heads
 from regard.kernels import tiled
 from regard.kernels.tiled import Span
 from regard.mechanisms.scored.base import Scored
@@ -62,7 +62,7 @@ class Factored(Scored):
     """
 
     traits = Traits(masked=True, content=False)
-    host = Host(rotary=False)
+    layer = LayerSpec(rotary=False)
 
     def __init__(self, heads: int = 4, grid: Sequence[int] = (32, 32)) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Host, Mechanism, Traits, accumulate_dtype, masked_softmax, repeat_heads
+from regard.core.mechanism import Example, LayerSpec, Mechanism, Traits, accumulate_dtype, masked_softmax, repeat_heads
 from regard.core.state import State
 from regard.kernels import packing as alone
 from regard.kernels import tiled
@@ -57,7 +57,7 @@ class Convolved:
 
 
 @dataclass(frozen=True)
-class Recent(State):
+class ConvCache(State):
     """Every key and value so far, and the last queries.
 
     Args:
@@ -109,8 +109,8 @@ class MultiToken(Mechanism):
     gate for each element is made from the hidden state. Its second convolution, after the softmax, is left out.
     """
 
-    traits = Traits(two_sided=False, cross=False, suffix=False)
-    host = Host(norm=True, gate="sigmoid")
+    traits = Traits(bidirectional=False, cross=False, suffix=False)
+    layer = LayerSpec(norm=True, gate="sigmoid")
 
     def __init__(self, heads: int = 4, query_taps: int = 6, key_taps: int = 11, group: int | None = None) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class MultiToken(Mechanism):
         def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return self.defined(q, k, slice(0, q.shape[2])) @ repeat_heads(v, q.shape[1])
 
-        return alone.each(run, q, k, columns, layout)[:, :, rows]
+        return alone.per_sequence(run, q, k, columns, layout)[:, :, rows]
 
     def defined(self, q: Tensor, k: Tensor, rows: slice) -> Tensor:
         """The equation for one whole sequence: ``(b, h, rows, m)``."""
@@ -161,15 +161,15 @@ class MultiToken(Mechanism):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = CAUSAL, **signals: Tensor) -> Tensor:
         self.check(q, k, v, layout, signals)
         if layout.segments is not None:
-            return alone.each(self.attended, q, k, v, layout)
-        if layout.keys is None:
+            return alone.per_sequence(self.attended, q, k, v, layout)
+        if layout.key_mask is None:
             return self.attended(q, k, v)
-        x = close(q, k, v, layout.keys, real_queries(layout.keys, q.shape[2]))
+        x = close(q, k, v, layout.key_mask, real_queries(layout.key_mask, q.shape[2]))
         return ordered(self.attended(x.q, x.k, x.v, x.keys), x.rank)
 
     def attended(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None) -> Tensor:
-        """A v of sequences with no padding between their tokens; ``keys (b, m)`` marks that before them."""
-        heads, wide, layout = q.shape[1], accumulate_dtype(q.dtype), Layout(causal=True, keys=keys)
+        """A v of sequences with no padding between their tokens; ``key_mask (b, m)`` marks that before them."""
+        heads, wide, layout = q.shape[1], accumulate_dtype(q.dtype), Layout(causal=True, key_mask=keys)
         score = Convolved(self.kernel, q.shape[-1] ** -0.5, k.shape[2] - q.shape[2])
         if self.mix is None:
             return tiled.attend(q, k, v, layout, score)
@@ -179,26 +179,26 @@ class MultiToken(Mechanism):
         mixed = (found * self.mix.to(wide).mT[:, :, None, :, None]).sum(2)
         return mixed.transpose(2, 3).flatten(1, 2).to(q.dtype)
 
-    def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Recent:
+    def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> ConvCache:
         """Nothing seen."""
         cache = KeyValues.empty(batch, device, dtype)
-        return Recent(cache.seen, cache, cache.k)
+        return ConvCache(cache.seen, cache, cache.k)
 
     def extend(
-        self, q: Tensor, k: Tensor, v: Tensor, state: Any, keys: Tensor | None = None, **signals: Tensor
-    ) -> tuple[Tensor, Recent]:
+        self, q: Tensor, k: Tensor, v: Tensor, state: Any, key_mask: Tensor | None = None, **signals: Tensor
+    ) -> tuple[Tensor, ConvCache]:
         """Attends with the last queries beside the new ones: ``(out, state)``."""
         self.check(q, k, v, CAUSAL, signals)
-        cache, above = state.cache.append(k, v, keys), self.kernel.shape[1] - 1
+        cache, above = state.cache.append(k, v, key_mask), self.kernel.shape[1] - 1
         tail = state.tail if state.tail.shape[1] else q.new_zeros(*q.shape[:2], above, q.shape[3])
         joined = torch.cat([tail, q], 2)
-        if cache.keys is None:
+        if cache.key_mask is None:
             out = self.attended(joined, cache.k, cache.v)
         else:
-            new = joined.new_ones(q.shape[0], q.shape[2], dtype=torch.bool) if keys is None else keys
-            x = close(joined, cache.k, cache.v, cache.keys, F.pad(new, (above, 0), value=True))
+            new = joined.new_ones(q.shape[0], q.shape[2], dtype=torch.bool) if key_mask is None else key_mask
+            x = close(joined, cache.k, cache.v, cache.key_mask, F.pad(new, (above, 0), value=True))
             out, joined = ordered(self.attended(x.q, x.k, x.v, x.keys), x.rank), x.q
-        return out[:, :, above:], Recent(cache.seen, cache, joined[:, :, q.shape[2] :])
+        return out[:, :, above:], ConvCache(cache.seen, cache, joined[:, :, q.shape[2] :])
 
     def check(self, q, k, v, layout, signals) -> None:
         super().check(q, k, v, layout, signals)
@@ -244,7 +244,7 @@ class Close:
 
 
 def close(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, queries: Tensor) -> Close:
-    """The tokens without padding between them, given which ``keys (b, m)`` and ``queries (b, n)`` are real."""
+    """The tokens without padding between them, given which ``key_mask (b, m)`` and ``queries (b, n)`` are real."""
     order, across = (torch.argsort(real.long(), dim=1, stable=True) for real in (queries, keys))
     q, k = (x.masked_fill(~real[:, None, :, None], 0) for x, real in ((q, queries), (k, keys)))
     moved = (ordered(q, order), ordered(k, across), ordered(v, across))

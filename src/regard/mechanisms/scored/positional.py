@@ -12,7 +12,7 @@ from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Host, Traits, accumulate_dtype
+from regard.core.mechanism import Example, LayerSpec, Traits, accumulate_dtype
 from regard.kernels import tiled
 from regard.kernels.tiled import Span
 from regard.mechanisms.scored.base import Scored
@@ -80,7 +80,7 @@ class Positional(Scored):
 
     traits = Traits(masked=True, rows="one", sign="nonnegative", content=False)
     encodings: Tensor
-    host = Host(rotary=False)
+    layer = LayerSpec(rotary=False)
 
     def __init__(self, heads: int = 4, places: int = 512, size: int = 16, sine: int | None = None) -> None:
         super().__init__()

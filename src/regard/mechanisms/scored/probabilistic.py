@@ -137,7 +137,7 @@ class Probabilistic(Mechanism):
     attention. Values that are known for some queries come in through `Mixture`, which holds the whole model. The prior
     of a moving key stays around k, so that every step raises the posterior; the authors' code moves it too.
 
-    Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; two-sided.
+    Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; bidirectional.
     Cost: that of softmax attention, and about 3/2 of it more for each step; memory O(n + m).
 
     Args:
@@ -181,7 +181,7 @@ class Probabilistic(Mechanism):
                 mixture = mixture.adapt_keys(q)
             return mixture.read(q)
 
-        return run(q, k, columns) if layout.plain else alone.each(run, q, k, columns, layout)
+        return run(q, k, columns) if layout.plain else alone.per_sequence(run, q, k, columns, layout)
 
     def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
         return self.weights(q, k, layout)[:, :, rows]  # every row depends on all queries
@@ -203,7 +203,7 @@ class Probabilistic(Mechanism):
                 mixture = mixture.with_keys(sums[..., :-1], sums[..., -1:])
             return tiled.attend(left, joint(mixture), v, Layout(), tiled.Dot(1)).to(dtype)
 
-        return run(q, k, v) if layout.plain else alone.each(run, q, k, v, layout)
+        return run(q, k, v) if layout.plain else alone.per_sequence(run, q, k, v, layout)
 
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
         n, m, d = shape.n, shape.keys, shape.head_dim

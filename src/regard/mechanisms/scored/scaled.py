@@ -40,7 +40,7 @@ class GatedSoftmax(Softmax):
         A_ij = γ_i softmax_j(q_i · k_j / √d)
 
     γ in (0, 1) is the signal ``gate (b, h, n)``, projected from the hidden state: the paper's gate after attention, one
-    for each head. Its gate for each element is what a host does with ``Host(gate="sigmoid")``.
+    for each head. Its gate for each element is what a host does with ``LayerSpec(gate="sigmoid")``.
 
     Paper: Qiu et al., arXiv 2505.06708.
     """
@@ -123,7 +123,7 @@ class AffineScaled(Softmax):
             running = wide.cumsum(2)[:, :, max(m - n, 0) :]
             return torch.nn.functional.pad(running, (0, 0, max(n - m, 0), 0)).to(v.dtype)
 
-        return run(q, k, v, layout.keys) if layout.segments is None else alone.each(run, q, k, v, layout)
+        return run(q, k, v, layout.key_mask) if layout.segments is None else alone.per_sequence(run, q, k, v, layout)
 
     @classmethod
     def examples(cls) -> Sequence[Example]:

@@ -46,7 +46,8 @@ class Sigmoid(Cached):
         bias: b for every query, such as ``-log`` of the length in training; None for b_i above.
 
     Paper: Ramapuram et al., arXiv 2409.04431. There b is one number for all rows, -log n of the training length;
-    b_i is that number in two-sided attention, and in causal attention makes decoding equal to one call at any length.
+    b_i is that number in bidirectional attention, and in causal attention makes decoding equal to one call at any
+    length.
     """
 
     traits = Traits(masked=True, sign="nonnegative", equivariant=True)

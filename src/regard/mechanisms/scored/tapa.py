@@ -12,7 +12,7 @@ from torch import Tensor
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Host, Traits
+from regard.core.mechanism import Example, LayerSpec, Traits
 from regard.kernels.tiled import Span
 from regard.mechanisms.scored.base import Scored
 
@@ -71,7 +71,7 @@ class Tapa(Scored):
     """
 
     traits = Traits(masked=True, rows="one", sign="nonnegative", cross=False)
-    host = Host(rotary=False)
+    layer = LayerSpec(rotary=False)
 
     def __init__(self, share: float = 0.5, power: float = 0.1) -> None:
         super().__init__()

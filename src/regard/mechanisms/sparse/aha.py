@@ -77,7 +77,7 @@ class AllOrHere(Mechanism):
             )
         }
     )
-    traits = Traits(two_sided=False, cross=False, flops="at most")
+    traits = Traits(bidirectional=False, cross=False, flops="at most")
 
     def __init__(self, of: str | Mechanism = "window(size=256)"):
         super().__init__()
@@ -132,14 +132,14 @@ class AllOrHere(Mechanism):
         return Routed(seen, local, KeyValues.empty(batch, device, dtype))
 
     def extend(
-        self, q: Tensor, k: Tensor, v: Tensor, state: Any, keys: Tensor | None = None, **signals: Tensor
+        self, q: Tensor, k: Tensor, v: Tensor, state: Any, key_mask: Tensor | None = None, **signals: Tensor
     ) -> tuple[Tensor, Routed]:
         """The local mechanism's new rows, replaced by those over the cache where the router says so."""
         self.check(q, k, v, Layout(causal=True), signals)
-        _, seen = count_new(state, keys, k.shape[2], k.shape[0])
-        local, inner = self.local.extend(q, k, v, state.local, keys)
-        cache = state.cache.append(k, v, keys)
-        out = self.mix(local, q, cache.k, cache.v, Layout(causal=True, keys=cache.keys), signals["route"])
+        _, seen = count_new(state, key_mask, k.shape[2], k.shape[0])
+        local, inner = self.local.extend(q, k, v, state.local, key_mask)
+        cache = state.cache.append(k, v, key_mask)
+        out = self.mix(local, q, cache.k, cache.v, Layout(causal=True, key_mask=cache.key_mask), signals["route"])
         return out, Routed(seen, inner, cache)
 
     def cost(self, shape: Shape, layout: Layout = Layout(causal=True)) -> Cost:

@@ -96,7 +96,7 @@ class Delta(Mechanism):
         self.signals = dict(of.signals)
         self.traits = replace(
             of.traits,
-            two_sided=False,
+            bidirectional=False,
             cross=False,
             suffix=of.traits.suffix and gamma == 1,
             resumable=of.traits.resumable and not tail,
@@ -107,7 +107,7 @@ class Delta(Mechanism):
             equivariant=False,
         )
 
-    traits = Traits(two_sided=False, cross=False)
+    traits = Traits(bidirectional=False, cross=False)
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(causal=True), **signals: Tensor) -> Tensor:
         self.check(q, k, None, layout, signals)
@@ -147,8 +147,8 @@ class Delta(Mechanism):
 
     def trailing(self, layout: Layout, n: int, m: int, like: Tensor) -> Tensor:
         """``(b, n)`` bool: the last ``tail`` real queries of each sequence or document."""
-        keys, segments = (x if x is None else x.flip(1) for x in (layout.keys, layout.segments))
-        after = Layout(keys=keys, segments=segments).positions(m, like.device).flip(1)[:, max(m - n, 0) :]
+        keys, segments = (x if x is None else x.flip(1) for x in (layout.key_mask, layout.segments))
+        after = Layout(key_mask=keys, segments=segments).positions(m, like.device).flip(1)[:, max(m - n, 0) :]
         after = torch.nn.functional.pad(after, (n - after.shape[1], 0))
         return real(layout, n, m, like) & (after < self.tail)
 
@@ -193,17 +193,17 @@ class Delta(Mechanism):
         )
 
     def extend(
-        self, q: Tensor, k: Tensor, v: Tensor, state: Any, keys: Tensor | None = None, **signals: Tensor
+        self, q: Tensor, k: Tensor, v: Tensor, state: Any, key_mask: Tensor | None = None, **signals: Tensor
     ) -> tuple[Tensor, Corrected]:
         """The sparse mechanism's new rows, corrected; groups go on over the border of the chunks."""
         self.check(q, k, v, Layout(causal=True), signals)
-        positions, seen = count_new(state, keys, k.shape[2], k.shape[0])
-        sparse, inner = self.sparse.extend(q, k, v, state.sparse, keys, **signals)
-        cache = state.cache.append(k, v, keys)
-        tokens = torch.ones_like(positions, dtype=torch.bool) if keys is None else keys
+        positions, seen = count_new(state, key_mask, k.shape[2], k.shape[0])
+        sparse, inner = self.sparse.extend(q, k, v, state.sparse, key_mask, **signals)
+        cache = state.cache.append(k, v, key_mask)
+        tokens = torch.ones_like(positions, dtype=torch.bool) if key_mask is None else key_mask
         anchors = self.anchors(positions, tokens)
         before = state.delta if state.delta.shape[1] else None
-        layout = Layout(causal=True, keys=cache.keys)
+        layout = Layout(causal=True, key_mask=cache.key_mask)
         out, delta = self.correct(sparse, q, cache.k, cache.v, layout, anchors, before)
         return out, Corrected(seen, inner, cache, delta)
 
@@ -235,10 +235,10 @@ class Delta(Mechanism):
 
 def real(layout: Layout, n: int, m: int, like: Tensor) -> Tensor:
     """``(b, n)`` bool: queries that are tokens of the sequence, neither padding nor before the first key."""
-    if layout.keys is None:
+    if layout.key_mask is None:
         everywhere = torch.ones(like.shape[0], min(n, m), dtype=torch.bool, device=like.device)
     else:
-        everywhere = layout.keys[:, max(m - n, 0) :]
+        everywhere = layout.key_mask[:, max(m - n, 0) :]
     return torch.nn.functional.pad(everywhere, (n - everywhere.shape[1], 0))
 
 
@@ -271,8 +271,8 @@ def dense_pieces(places: Tensor, m: int) -> Iterator[Piece]:
 def restricted(piece: Piece, places: Tensor, layout: Layout) -> Piece:
     """The piece without padding, within its queries' documents, and without what a mask hides."""
     mask = piece.mask
-    if layout.keys is not None:
-        keys = layout.keys[:, None, None, piece.cols]
+    if layout.key_mask is not None:
+        keys = layout.key_mask[:, None, None, piece.cols]
         mask = keys if mask is None else mask & keys
     if layout.segments is not None:
         own = layout.segments[:, places[piece.rows].clamp(min=0)]

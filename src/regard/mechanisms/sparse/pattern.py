@@ -80,7 +80,7 @@ class Patterned(Mechanism):
         first, last, _ = (rows or slice(0, n)).indices(n)
         if layout.regular:
             return self.pattern_for(m, layout).dense(n, m, device, rows)[None] & layout.allowed(n, m, device, rows)
-        batch = next(len(x) for x in (layout.keys, layout.segments) if x is not None)
+        batch = next(len(x) for x in (layout.key_mask, layout.segments) if x is not None)
         heads = self.pattern_for(0, layout).heads
         seen = torch.zeros(batch, heads, last - first, m, dtype=torch.bool, device=device)
         for row, tokens in alone.documents(layout, batch, m, torch.device(device)):
@@ -114,7 +114,7 @@ class Patterned(Mechanism):
                 return block_sparse.attend(q, k, v, pattern, self.scale, mask)
             return block_sparse.attend_unfused(q, k, v, pattern, self.scale, bias, mask)
 
-        return run(q, k, v, layout.mask) if layout.regular else alone.each(run, q, k, v, layout)
+        return run(q, k, v, layout.mask) if layout.regular else alone.per_sequence(run, q, k, v, layout)
 
     def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Kept:
         """Nothing kept."""
@@ -122,17 +122,17 @@ class Patterned(Mechanism):
         return Kept(cache.seen, cache, torch.empty(batch, 0, dtype=torch.int64, device=device))
 
     def extend(
-        self, q: Tensor, k: Tensor, v: Tensor, state: Any, keys: Tensor | None = None, **signals: Tensor
+        self, q: Tensor, k: Tensor, v: Tensor, state: Any, key_mask: Tensor | None = None, **signals: Tensor
     ) -> tuple[Tensor, Kept]:
         """Attends to what is kept and to the new tokens, then forgets what no later token can see."""
         self.check(q, k, v, Layout(causal=True), signals)
         new = k.shape[2]
-        here, seen = count_new(state, keys, new, k.shape[0])
-        cache = state.cache.append(k, v, keys)
-        fresh = here if keys is None else here.masked_fill(~keys, -1)
+        here, seen = count_new(state, key_mask, new, k.shape[0])
+        cache = state.cache.append(k, v, key_mask)
+        fresh = here if key_mask is None else here.masked_fill(~key_mask, -1)
         positions = torch.cat([state.positions, fresh], 1)
         grown = Kept(seen, cache, positions)
-        if state.positions.shape[1] == 0 and keys is None:
+        if state.positions.shape[1] == 0 and key_mask is None:
             out = self(q, k, v, Layout(causal=True))
         else:
             out = torch.cat(

@@ -42,7 +42,7 @@ class PowerAttention(Patterned):
     Paper: Chen et al., arXiv 2503.03588.
     """
 
-    traits = Traits(two_sided=False, cross=False, masked=True, rows="one", sign="nonnegative", time="loglinear")
+    traits = Traits(bidirectional=False, cross=False, masked=True, rows="one", sign="nonnegative", time="loglinear")
 
     def __init__(self, window: int = 256, sinks: int = 64, block: int = 64, scale: float | None = None) -> None:
         super().__init__(scale)

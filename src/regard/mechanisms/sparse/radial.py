@@ -29,7 +29,7 @@ from regard.patterns import Pattern, Radial
     ),
 )
 class RadialAttention(Patterned):
-    """Two-sided softmax attention of video tokens through bands that halve as the distance in time doubles.
+    """Bidirectional softmax attention of video tokens through bands that halve as the distance in time doubles.
 
     `regard.patterns.Radial` has the equation. The last frame may be cut short.
 

@@ -22,7 +22,7 @@ from regard.patterns import Causal, line
 
 
 @dataclass(frozen=True)
-class Recent(State):
+class WindowCache(State):
     """The tokens that a later one can still see: the first few and the last few, each slot of a fixed place.
 
     Args:
@@ -60,7 +60,7 @@ class SlidingWindow(Mechanism):
     and holds the token itself and w - 1 before it.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h.
-    Cost: ``4 n (w + 128) max(d, e)`` FLOPs a head, twice the w two-sided; memory O(n + m). A padded or packed batch
+    Cost: ``4 n (w + 128) max(d, e)`` FLOPs a head, twice the w bidirectional; memory O(n + m). A padded or packed batch
     runs sequence by sequence, a masked one in lists of blocks. State: sinks + w - 1 keys and values, whatever the
     length.
 
@@ -107,34 +107,36 @@ class SlidingWindow(Mechanism):
             pattern = self.window | self.sinks
             return block_sparse.attend(q, k, v, Causal() & pattern if layout.causal else pattern, self.scale, mask)
 
-        return run(q, k, v, layout.mask) if layout.regular else alone.each(run, q, k, v, layout)
+        return run(q, k, v, layout.mask) if layout.regular else alone.per_sequence(run, q, k, v, layout)
 
-    def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Recent:
+    def start(
+        self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> WindowCache:
         """Empty slots."""
         nothing = torch.empty(batch, 0, 0, 0, device=device, dtype=dtype)
-        return Recent(torch.zeros(batch, dtype=torch.int64, device=device), nothing, nothing)
+        return WindowCache(torch.zeros(batch, dtype=torch.int64, device=device), nothing, nothing)
 
     def extend(
-        self, q: Tensor, k: Tensor, v: Tensor, state: Any, keys: Tensor | None = None, **signals: Tensor
-    ) -> tuple[Tensor, Recent]:
+        self, q: Tensor, k: Tensor, v: Tensor, state: Any, key_mask: Tensor | None = None, **signals: Tensor
+    ) -> tuple[Tensor, WindowCache]:
         """Attends to the slots and the new tokens as to one sequence with gaps, then keeps what is still in sight."""
         self.check(q, k, v, Layout(causal=True), signals)
         new = k.shape[2]
-        _, seen = count_new(state, keys, new, k.shape[0])
+        _, seen = count_new(state, key_mask, new, k.shape[0])
         slots = [
             old if old.shape[1] else pad(x[:, :, :0], (0, 0, 0, self.slots)) for old, x in ((state.k, k), (state.v, v))
         ]
         k, v = (torch.cat([old, x], dim=2) for old, x in zip(slots, (k, v), strict=True))
-        fresh = torch.ones(k.shape[0], new, dtype=torch.bool, device=k.device) if keys is None else keys
+        fresh = torch.ones(k.shape[0], new, dtype=torch.bool, device=k.device) if key_mask is None else key_mask
         real = torch.cat([self.filled(state.seen), fresh], dim=1)
-        layout = Layout(causal=True, keys=real)
+        layout = Layout(causal=True, key_mask=real)
         if new == 1:
             mask = self.support(1, k.shape[2], layout, k.device)
             out = dense.over(q, k, v, [dense.Piece(slice(0, 1), slice(0, k.shape[2]), mask=mask)], self.scale).out
         else:
             out = self(q, k, v, layout)
         kept = self.kept(real, state.seen, seen)
-        return out, Recent(seen, *(x.take_along_dim(kept[:, None, :, None], 2) for x in (k, v)))
+        return out, WindowCache(seen, *(x.take_along_dim(kept[:, None, :, None], 2) for x in (k, v)))
 
     @property
     def slots(self) -> int:

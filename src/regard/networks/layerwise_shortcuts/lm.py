@@ -51,22 +51,22 @@ class ShortcutLM(LM):
                 torch.manual_seed(seed + 1)
             self.shortcut = DepthAttention(config.width, config.heads, config.depth, config.eps)
 
-    def forward(self, ids: Tensor, keys: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
-        return self.read(self.shortcut(self.hidden(ids, keys, segments)))
+    def forward(self, ids: Tensor, key_mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
+        return self.read(self.shortcut(self.hidden(ids, key_mask, segments)))
 
-    def hidden(self, ids: Tensor, keys: Tensor | None = None, segments: Tensor | None = None) -> list[Tensor]:
+    def hidden(self, ids: Tensor, key_mask: Tensor | None = None, segments: Tensor | None = None) -> list[Tensor]:
         """What each layer gives, from the first: ``(b, n, width)``."""
-        layout, x, found = Layout(causal=True, keys=keys, segments=segments), self.embed(ids), []
+        layout, x, found = Layout(causal=True, key_mask=key_mask, segments=segments), self.embed(ids), []
         for block in self.layers:
             x = block(x, layout)
             found.append(x)
         return found
 
-    def extend(self, ids: Tensor, state: LMState, keys: Tensor | None = None) -> tuple[Tensor, LMState]:
-        _, seen = count_new(state, keys, ids.shape[1], ids.shape[0])
+    def extend(self, ids: Tensor, state: LMState, key_mask: Tensor | None = None) -> tuple[Tensor, LMState]:
+        _, seen = count_new(state, key_mask, ids.shape[1], ids.shape[0])
         x, hidden, layers = self.embed(ids), [], []
         for block, layer in zip(self.layers, state.layers, strict=True):
-            x, layer = block.extend(x, layer, keys)
+            x, layer = block.extend(x, layer, key_mask)
             hidden.append(x)
             layers.append(layer)
         return self.read(self.shortcut(hidden)), LMState(seen, tuple(layers))

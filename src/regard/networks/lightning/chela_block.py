@@ -14,7 +14,7 @@ from regard.core.atlas import Claim, published
 from regard.core.cost import Cost
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Host, Mechanism, accumulate_dtype
+from regard.core.mechanism import LayerSpec, Mechanism, accumulate_dtype
 from regard.kernels.packing import documents
 from regard.mechanisms.linear.lightning import Lightning
 from regard.projections.base import Grouped, Projection
@@ -58,12 +58,12 @@ class LongConvolution(nn.Module):
                 out[row, tokens] = convolved(x[row : row + 1, tokens], self.weight)[0]
         return out
 
-    def extend(self, x: Tensor, tail: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def extend(self, x: Tensor, tail: Tensor, key_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``(y of the new tokens, the new tail)``; ``tail (b, L − 1 at most, c)`` ends with the newest real token."""
         held, new, kernel = tail.shape[1], x.shape[1], self.kernel
-        both = torch.cat([tail, x if keys is None else x * keys[..., None]], 1)
-        if keys is not None:
-            real = torch.cat([keys.new_ones(keys.shape[0], held), keys], 1)
+        both = torch.cat([tail, x if key_mask is None else x * key_mask[..., None]], 1)
+        if key_mask is not None:
+            real = torch.cat([key_mask.new_ones(key_mask.shape[0], held), key_mask], 1)
             order = torch.argsort(real, dim=1, stable=True)[..., None]
             both = both.take_along_dim(order, 1)
         if new == 1:
@@ -71,7 +71,7 @@ class LongConvolution(nn.Module):
             out = (near * kernel[: near.shape[1]]).sum(1, keepdim=True)
         else:
             out = convolved(both, kernel)
-            out = (out if keys is None else out.take_along_dim(order.argsort(1), 1))[:, held:]
+            out = (out if key_mask is None else out.take_along_dim(order.argsort(1), 1))[:, held:]
         return out, both[:, max(both.shape[1] - len(kernel) + 1, 0) :]
 
 
@@ -196,12 +196,12 @@ class FedAttention(Attention):
         past = torch.zeros(batch, 0, self.projection.width, device=device, dtype=dtype)
         return with_past(super().start(batch, device=device, dtype=dtype), past)
 
-    def extend(self, x: Tensor, state: AttentionState, keys: Tensor | None = None) -> tuple[Tensor, FedState]:
-        """``(y of the new tokens, the state after them)``; ``keys (b, n)`` marks the real ones."""
+    def extend(self, x: Tensor, state: AttentionState, key_mask: Tensor | None = None) -> tuple[Tensor, FedState]:
+        """``(y of the new tokens, the state after them)``; ``key_mask (b, n)`` marks the real ones."""
         if not isinstance(state, FedState):
             raise wrong("state", type(state).__name__, "what `start` or `extend` of this layer gave", TypeError)
-        z, past = self.feed.extend(x, state.past, keys)
-        out, after = super().extend(z, state, keys)
+        z, past = self.feed.extend(x, state.past, key_mask)
+        out, after = super().extend(z, state, key_mask)
         return out, with_past(after, past)
 
     def cost(self, n: int, m: int | None = None, batch: int = 1, causal: bool = True, itemsize: int = 4) -> Cost:
@@ -276,5 +276,5 @@ class ChelaBlock(Block):
 def gated_sum(heads: int) -> Lightning:
     """Linear attention without decay, its inputs through silu, its heads normed and gated."""
     mechanism = Lightning((0.0,) * heads)
-    mechanism.host = Host(rotary=False, activation="silu", norm=True, gate="silu")
+    mechanism.layer = LayerSpec(rotary=False, activation="silu", norm=True, gate="silu")
     return mechanism

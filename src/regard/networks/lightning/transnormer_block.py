@@ -11,9 +11,9 @@ from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.state import count_new
-from regard.mechanisms.linear.base import Matrix
+from regard.mechanisms.linear.base import RecurrentState
 from regard.mechanisms.linear.lightning import Lightning, alibi_slopes
-from regard.projections.base import apart, together
+from regard.projections.base import merge_heads, split_heads
 
 
 class RootNorm(nn.Module):
@@ -67,7 +67,7 @@ class GatedLightning(nn.Module):
     def inputs(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``(q, k, v, u)`` of tokens at ``positions (b or 1, n)``."""
         q, k, v, u = self.qkvu(x).chunk(4, dim=-1)
-        q, k, v = (apart(part, self.heads) for part in (F.silu(q), F.silu(k), v))
+        q, k, v = (split_heads(part, self.heads) for part in (F.silu(q), F.silu(k), v))
         return self.turn(q, positions), self.turn(k, positions), v, u
 
     def turn(self, x: Tensor, positions: Tensor) -> Tensor:
@@ -79,14 +79,14 @@ class GatedLightning(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout = Layout(causal=True)) -> Tensor:
         q, k, v, u = self.inputs(x, layout.positions(x.shape[1], x.device))
-        return self.out(self.norm(together(self.mechanism(q, k, v, layout))) * u)
+        return self.out(self.norm(merge_heads(self.mechanism(q, k, v, layout))) * u)
 
-    def extend(self, x: Tensor, state: Matrix, keys: Tensor | None = None) -> tuple[Tensor, Matrix]:
+    def extend(self, x: Tensor, state: RecurrentState, key_mask: Tensor | None = None) -> tuple[Tensor, RecurrentState]:
         """``(y of the new tokens, the state after them)``."""
-        positions, _ = count_new(state, keys, x.shape[1], x.shape[0])
+        positions, _ = count_new(state, key_mask, x.shape[1], x.shape[0])
         q, k, v, u = self.inputs(x, positions)
-        out, state = self.mechanism.extend(q, k, v, state, keys)
-        return self.out(self.norm(together(out)) * u), state
+        out, state = self.mechanism.extend(q, k, v, state, key_mask)
+        return self.out(self.norm(merge_heads(out)) * u), state
 
     def cost(self, n: int, m: int | None = None, batch: int = 1, causal: bool = True, itemsize: int = 4) -> Cost:
         """FLOPs of the matrix products of ``forward``; bytes of weights and the mechanism's tensors, of the state."""
@@ -148,12 +148,14 @@ class TransnormerBlock(nn.Module):
         x = x + self.attention(self.norm(x), layout)
         return x + self.network(self.norm(x))
 
-    def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Matrix:
+    def start(
+        self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> RecurrentState:
         """The state before any token."""
         return self.attention.mechanism.start(batch, device=device, dtype=dtype)
 
-    def extend(self, x: Tensor, state: Matrix, keys: Tensor | None = None) -> tuple[Tensor, Matrix]:
+    def extend(self, x: Tensor, state: RecurrentState, key_mask: Tensor | None = None) -> tuple[Tensor, RecurrentState]:
         """``(the new tokens' hidden states, the state after them)``."""
-        out, state = self.attention.extend(self.norm(x), state, keys)
+        out, state = self.attention.extend(self.norm(x), state, key_mask)
         x = x + out
         return x + self.network(self.norm(x)), state

@@ -10,7 +10,7 @@ from regard.blocks.block import Block, GatedNetwork
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.mechanisms.scored.softmax import Softmax
-from regard.projections.base import Grouped, apart
+from regard.projections.base import Grouped, split_heads
 from regard.projections.values_only import ValuesOnly
 
 
@@ -90,7 +90,7 @@ class Skim(nn.Module):
         x = self.embedding(boxes)
         for block in self.encoder:
             x = block(x, layout)
-        return self.softmax.weights(apart(self.q(x), self.heads), apart(self.k(x), self.heads), layout)
+        return self.softmax.weights(split_heads(self.q(x), self.heads), split_heads(self.k(x), self.heads), layout)
 
 
 class SkimBlock(nn.Module):

@@ -77,18 +77,18 @@ class Skimformer(nn.Module):
             self.blocks = nn.ModuleList(SkimBlock(width, heads) for _ in range(depth))
         self.norm = nn.RMSNorm(width)
 
-    def forward(self, ids: Tensor, boxes: Tensor, keys: Tensor | None = None) -> Tensor:
-        """Logits of each token; ``keys (b, n)`` False marks padding, whose boxes may be anything within range."""
+    def forward(self, ids: Tensor, boxes: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        """Logits of each token; ``key_mask (b, n)`` False marks padding, whose boxes may be anything within range."""
         if boxes.shape[:2] != ids.shape:
             raise wrong("boxes", f"shape {tuple(boxes.shape)}", f"{(*ids.shape, 4)}: a box for each of the ids")
-        x, weights = self.embedding(ids), self.skim(boxes, Layout(keys=keys))
+        x, weights = self.embedding(ids), self.skim(boxes, Layout(key_mask=key_mask))
         for block in self.blocks:
             x = block(x, weights)
         return F.linear(self.norm(x), self.embedding.weight)
 
-    def loss(self, ids: Tensor, boxes: Tensor, targets: Tensor, keys: Tensor | None = None) -> Tensor:
+    def loss(self, ids: Tensor, boxes: Tensor, targets: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """Mean cross-entropy in nats of ``targets (b, n)`` at the masked tokens, `IGNORED` at all others."""
-        logits = self(ids, boxes, keys)
+        logits = self(ids, boxes, key_mask)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
     def flops(self, n: int, batch: int = 1) -> int:

@@ -40,7 +40,7 @@ class ContextBroadcast(nn.Module):
         CB_S:  y_i = x_i + λ ⊙ μ
 
     λ is ``scale``, a learned number for each channel, from zero. It stands at the end of a layer's network, before what
-    came in is added. Two-sided only: the paper has no causal form.
+    came in is added. Bidirectional only: the paper has no causal form.
 
     Shapes: ``(b, n, width)`` -> ``(b, n, width)``. Cost: O(n width), no matrix product. Padding is left out of μ.
 
@@ -64,7 +64,7 @@ class ContextBroadcast(nn.Module):
             raise wrong("layout.segments", "packed documents", "None: the mean is over all tokens")
         if layout.mask is not None:
             raise wrong("layout.mask", "a mask", "None: the mean is over all tokens")
-        real = x.new_ones(x.shape[:2]) if layout.keys is None else layout.keys.to(x.dtype)
+        real = x.new_ones(x.shape[:2]) if layout.key_mask is None else layout.key_mask.to(x.dtype)
         share = real / real.sum(1, keepdim=True).clamp(min=1)
         mean = share[:, None] @ x
         return (x + mean) / 2 if self.scale is None else x + self.scale * mean

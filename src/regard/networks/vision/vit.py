@@ -1,4 +1,4 @@
-"""A plain vision transformer around any two-sided mechanisms."""
+"""A plain vision transformer around any bidirectional mechanisms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A 5-gram model, the yardstick beside which the small model's loss is reported.
+"""A 5-gram model, the baseline beside which the small model's loss is reported.
 
 Interpolated Witten–Bell: p(w | h) = (c(h w) + t(h) p(w | h')) / (c(h) + t(h)), where h' is h without its oldest
 token, c counts in the training text, and t(h) is how many different tokens followed h. Below the unigram stands the

@@ -34,7 +34,7 @@ class Bias(nn.Module):
 
 
 class Linear(Bias):
-    """``b_ij = −s_h |p_i − p_j|``, in two-sided attention the same on both sides.
+    """``b_ij = −s_h |p_i − p_j|``, in bidirectional attention the same on both sides.
 
     Args:
         slopes: s, one for each head, at least 0; None for ``2^{−8h/H}``, h = 1 … H (for H no power of two, those of
@@ -83,7 +83,7 @@ class Buckets(Tabled):
     """``b_ij = table[h, bucket(p_i − p_j)]``: exact for near keys, by the logarithm of the distance for far ones.
 
     Of the N buckets of a direction the first N / 2 are one distance each; the others divide the logarithms from there
-    to ``max_distance``, beyond which all share the last. Causal, N is ``buckets``; two-sided, half of them each way.
+    to ``max_distance``, beyond which all share the last. Causal, N is ``buckets``; bidirectional, half of them each.
 
     Args:
         heads: of q. buckets: an even number. max_distance: above half of them.

@@ -137,7 +137,7 @@ class Signed(Normaliser):
 
 
 class Queries(Normaliser):
-    """Queries compete for keys: ``P_ij / Σ_j P_ij`` of ``P_ij = exp(s_ij) / Σ_i exp(s_ij)``; two-sided.
+    """Queries compete for keys: ``P_ij / Σ_j P_ij`` of ``P_ij = exp(s_ij) / Σ_i exp(s_ij)``; bidirectional.
 
     Two passes: c_j, the log-sum-exp of a key's scores over the queries, then ``A_ij = softmax_j(s_ij − c_j)``, which is
     the same and cannot underflow. The sums leave out queries that are padding.
@@ -150,7 +150,7 @@ class Queries(Normaliser):
     def weigh(self, scores: Tensor, n: int, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
         m = scores.shape[3]
         seen = layout.allowed(n, m, scores.device)
-        real = seen if layout.keys is None else seen & real_queries(layout.keys, n)[:, None, :, None]
+        real = seen if layout.key_mask is None else seen & real_queries(layout.key_mask, n)[:, None, :, None]
         sums = torch.logsumexp(scores.masked_fill(~real, torch.finfo(scores.dtype).min), 2, keepdim=True)
         return masked_softmax(scores - sums.masked_fill(~real.any(2, keepdim=True), 0), seen)[:, :, rows]
 
@@ -162,12 +162,12 @@ class Queries(Normaliser):
     def sums(self, q: Tensor, k: Tensor, layout: Layout, score: Score) -> Tensor:
         """c ``(b, h, m)``, zero where no query sees the key."""
         n, m = q.shape[2], k.shape[2]
-        real = None if layout.keys is None else real_queries(layout.keys, n)
+        real = None if layout.key_mask is None else real_queries(layout.key_mask, n)
         if layout.segments is not None and n < m:  # packed sequences are of one length: queries before the first
             there = (torch.arange(m, device=q.device) >= m - n).expand(q.shape[0], m)
-            q, real = F.pad(q, (0, 0, m - n, 0)), there if layout.keys is None else there & layout.keys
+            q, real = F.pad(q, (0, 0, m - n, 0)), there if layout.key_mask is None else there & layout.key_mask
         mask = None if layout.mask is None else F.pad(layout.mask.mT, (q.shape[2] - n, 0))
-        across = Layout(keys=real, segments=layout.segments, mask=mask)
+        across = Layout(key_mask=real, segments=layout.segments, mask=mask)
         found = tiled.attend_lse(k, q, torch.ones_like(q[..., :1]), across, Swapped(score)).lse
         return found.masked_fill(found == -torch.inf, 0)
 

@@ -118,7 +118,7 @@ class Sink(RowMean):
         self.first = first
 
     def rows(self, tile: Tile) -> tuple[Tensor, Tensor]:
-        start = tile.keys.int().argmax(1, keepdim=True)
+        start = tile.key_mask.int().argmax(1, keepdim=True)
         on = [tile.at((start + step).expand(tile.queries.shape)) for step in range(self.first)]
         return torch.stack(on, dim=3), tile.queries
 
@@ -224,7 +224,7 @@ class Retrieval(RowMean):
     def rows(self, tile: Tile) -> tuple[Tensor, Tensor]:
         following = tile.rows[tile.rows + 1 < tile.m] + 1
         batch, row, slot = real_occurrences(tile, ids_of(self, tile), following)
-        far = (slot <= tile.rows[row] - self.beyond) & tile.keys[batch, following[row]]
+        far = (slot <= tile.rows[row] - self.beyond) & tile.key_mask[batch, following[row]]
         batch, row, slot = batch[far], row[far], slot[far]
         counted = torch.zeros_like(tile.queries)
         counted[batch, row] = True
@@ -248,13 +248,13 @@ def ids_of(probe: RowMean, tile: Tile) -> Tokens:
 
 def real_at(tile: Tile, slots: Tensor) -> Tensor:
     """``(batch, rows)`` bool: whether ``slots (batch, rows)`` are keys and no padding."""
-    return tile.keys.gather(1, slots.clamp(0, tile.m - 1)) & (slots >= 0)
+    return tile.key_mask.gather(1, slots.clamp(0, tile.m - 1)) & (slots >= 0)
 
 
 def real_occurrences(tile: Tile, tokens: Tokens, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`Tokens.occurrences` without padding."""
     batch, which, slot = tokens.occurrences(slots)
-    kept = tile.keys[batch, slot]
+    kept = tile.key_mask[batch, slot]
     return batch[kept], which[kept], slot[kept]
 
 

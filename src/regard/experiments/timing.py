@@ -17,15 +17,15 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Ratio:
-    """How a piece of work compares with its yardstick, measured turn by turn.
+    """How a piece of work compares with its baseline, measured turn by turn.
 
     Args:
-        seconds, yardstick: median of one run. median, low, high: of the ratio of neighbouring runs, with its quartiles.
+        seconds, baseline: median of one run. median, low, high: of the ratio of neighbouring runs, with its quartiles.
         rounds: how many pairs.
     """
 
     seconds: float
-    yardstick: float
+    baseline: float
     median: float
     low: float
     high: float
@@ -36,18 +36,18 @@ class Ratio:
         """From the times of neighbouring runs."""
         ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
         low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
-        seconds, yardstick, middle = (statistics.median(x) for x in (mine, theirs, ratios))
-        return cls(seconds, yardstick, middle, low, high, len(ratios))
+        seconds, baseline, middle = (statistics.median(x) for x in (mine, theirs, ratios))
+        return cls(seconds, baseline, middle, low, high, len(ratios))
 
 
-def interleaved(work: Work, yardstick: Work, device: torch.device, seconds: float = 2.0, rounds: int = 15) -> Ratio:
+def interleaved(work: Work, baseline: Work, device: torch.device, seconds: float = 2.0, rounds: int = 15) -> Ratio:
     """Both in turn, once to warm up and then for ``rounds`` pairs or about ``seconds``, at least three pairs."""
-    for first in (work, yardstick):
+    for first in (work, baseline):
         clock(first, device)
     mine, theirs, begun = [], [], time.perf_counter()
     while len(mine) < rounds and (len(mine) < 3 or time.perf_counter() - begun < seconds):
         mine.append(clock(work, device))
-        theirs.append(clock(yardstick, device))
+        theirs.append(clock(baseline, device))
     return Ratio.of(mine, theirs)
 
 

@@ -23,7 +23,7 @@ NUMBERS = ("statistics", "fractions", "_pydecimal", "random", "numbers", "dateti
 
 
 @dataclass(frozen=True)
-class Trial:
+class TaskSetting:
     """A task as models are given it.
 
     Args:
@@ -39,14 +39,14 @@ class Trial:
     pattern: Pattern = "causal self"
 
 
-def plain(task: Any, length: int, pattern: Pattern = "causal self", vocabulary: int | None = None) -> Trial:
+def plain(task: Any, length: int, pattern: Pattern = "causal self", vocabulary: int | None = None) -> TaskSetting:
     """A trial whose held-out examples are other draws."""
-    return Trial(task, task, length, vocabulary or task.vocabulary, task.chance, pattern)
+    return TaskSetting(task, task, length, vocabulary or task.vocabulary, task.chance, pattern)
 
 
-def symbols(task: Any, length: int, count: int) -> Trial:
+def symbols(task: Any, length: int, count: int) -> TaskSetting:
     """A trial of a task over ``count`` ids, one of which is the answer."""
-    return Trial(task, task, length, count, 1 / count)
+    return TaskSetting(task, task, length, count, 1 / count)
 
 
 @cache
@@ -56,25 +56,25 @@ def library() -> tuple[tuple[str, ...], tuple[str, ...]]:
     return corpus.train, corpus.held_out
 
 
-def texts() -> Trial:
+def texts() -> TaskSetting:
     """Is it about networks or about numbers?"""
     sides = [ByteText((read_packages(NETWORKING, side), read_packages(NUMBERS, side))) for side in (False, True)]
-    return Trial(sides[0], sides[1], 128, ByteText.vocabulary, ByteText.chance)
+    return TaskSetting(sides[0], sides[1], 128, ByteText.vocabulary, ByteText.chance)
 
 
-def retrieval() -> Trial:
+def retrieval() -> TaskSetting:
     """Are both from one file?"""
     train, tested = library()
-    return Trial(Retrieval(train), Retrieval(tested), 131, Retrieval.vocabulary, Retrieval.chance)
+    return TaskSetting(Retrieval(train), Retrieval(tested), 131, Retrieval.vocabulary, Retrieval.chance)
 
 
-def language() -> Trial:
+def language() -> TaskSetting:
     """The next byte."""
     train, tested = library()
-    return Trial(ByteLM(train), ByteLM(tested), 128, ByteLM.vocabulary, ByteLM.chance)
+    return TaskSetting(ByteLM(train), ByteLM(tested), 128, ByteLM.vocabulary, ByteLM.chance)
 
 
-TRIALS: dict[str, Callable[[], Trial]] = {
+TRIALS: dict[str, Callable[[], TaskSetting]] = {
     "recall": lambda: plain(AssociativeRecall(8, 64), 64),
     "induction": lambda: symbols(Induction(range(32)), 48, 32),
     "copy": lambda: symbols(Copy(range(16), (8, 24)), 48, 16),
@@ -95,7 +95,7 @@ TRIALS: dict[str, Callable[[], Trial]] = {
 """Every task by its name. Those that are not causal self-attention say so."""
 
 
-def trial(text: str) -> Trial:
+def task_setting(text: str) -> TaskSetting:
     """The trial of this name, changed by the arguments behind it, as ``recall(pairs=16, vocabulary=128, length=128)``.
 
     ``length`` is the trial's; all others are the task's own.
@@ -109,7 +109,7 @@ def trial(text: str) -> Trial:
     return changed(TRIALS[name](), name, arguments) if arguments else TRIALS[name]()
 
 
-def changed(given: Trial, name: str, arguments: dict[str, Any]) -> Trial:
+def changed(given: TaskSetting, name: str, arguments: dict[str, Any]) -> TaskSetting:
     """The trial with other arguments; vocabulary and chance follow the task's."""
     own = {key: value for key, value in arguments.items() if key != "length"}
     known = [field.name for field in fields(given.task)]

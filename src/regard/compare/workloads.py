@@ -45,7 +45,7 @@ class Sizes:
         return self.heads * self.head_dim
 
 
-class Subject:
+class Workload:
     """Something with a forward call, a decoding step and a cost.
 
     Args:
@@ -85,7 +85,7 @@ class Subject:
         raise NotImplementedError
 
 
-class Alone(Subject):
+class MechanismWorkload(Workload):
     """The mechanism on given queries, keys, values and signals."""
 
     def inputs(self, n: int, grad: bool = False) -> dict[str, Tensor]:
@@ -122,7 +122,7 @@ class Alone(Subject):
         return self.mechanism.cost(shape, Layout(causal=self.causal))
 
 
-class InBlock(Subject):
+class BlockWorkload(Workload):
     """One pre-norm block around it, on hidden states."""
 
     def __init__(self, text: str, sizes: Sizes) -> None:
@@ -157,7 +157,7 @@ class InBlock(Subject):
         return Cost(own.flops + s.batch * n * network, own.bytes + network // 2 * size, own.state_bytes)
 
 
-class InLM(Subject):
+class LMWorkload(Workload):
     """A language model of two layers of it, on token ids."""
 
     def __init__(self, text: str, sizes: Sizes) -> None:
@@ -190,7 +190,7 @@ class InLM(Subject):
         return Cost(self.network.flops(n, batch), weights + inner, self.network.state_bytes(n, batch))
 
 
-LEVELS: dict[str, type[Subject]] = {"mechanism": Alone, "block": InBlock, "lm": InLM}
+LEVELS: dict[str, type[Workload]] = {"mechanism": MechanismWorkload, "block": BlockWorkload, "lm": LMWorkload}
 
 
 def fused(inputs: dict[str, Tensor], causal: bool) -> Tensor:

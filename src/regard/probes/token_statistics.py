@@ -15,7 +15,7 @@ from torch import Tensor
 
 from regard.core.errors import wrong
 from regard.core.tile import CHUNK, Tile
-from regard.probes.means import Estimate, Moments, refuse_other
+from regard.probes.head_statistics import Estimate, Moments, refuse_other
 
 
 class OneSequence:

@@ -57,7 +57,7 @@ class Shift:
 
 
 @dataclass(frozen=True)
-class Host:
+class LayerSpec:
     """What the block around a mechanism does to q, k, v and the output, as its paper has it.
 
     In this order: token shift, projection, convolution, activation, unit length, rotary positions; the mechanism; skip,
