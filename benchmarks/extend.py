@@ -16,7 +16,7 @@ from typing import Annotated
 import torch
 import typer
 
-from regard.compare.swapped import text_loss
+from regard.compare.swap_report import text_loss
 from regard.hosts import small
 from regard.train.extend import Extension, extend, interpolated
 from regard.train.fit import Recipe

@@ -40,7 +40,7 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 
 def kernels(window: int) -> dict[str, Kernel]:
-    """What is compared; the first is the yardstick."""
+    """What is compared; the first is the baseline."""
     fused = torch.nn.functional.scaled_dot_product_attention
     sigmoid, lightning = build("sigmoid"), build("lightning")
     local, sunk = build("window", size=window), build("window", size=window, sinks=4)
@@ -97,9 +97,9 @@ def speed(
             for name, kernel in candidates.items():
                 times[name].append(clock(lambda kernel=kernel, run=run: run(kernel, tensors)))
         print(f"\n{what:<24}{'ms':>9}{'ratio':>8}{'spread':>14}{'GFLOP':>9}")
-        yardstick = next(iter(times.values()))[1:]
+        baseline = next(iter(times.values()))[1:]
         for name, found in times.items():
-            ratios = sorted(mine / base for mine, base in zip(found[1:], yardstick, strict=True))
+            ratios = sorted(mine / base for mine, base in zip(found[1:], baseline, strict=True))
             with FlopCounterMode(display=False) as counter:
                 forward(candidates[name], tensors)
             print(

@@ -20,7 +20,7 @@ import typer
 
 import regard
 from regard.core.layout import Layout
-from regard.experiments.clock import clock
+from regard.experiments.timing import clock
 
 CAUSAL = Layout(causal=True)
 KINDS = ("lightning", "linear", "retnet", "gla", "deltanet", "gated_deltanet", "mamba2", "mamba", "rwkv6")

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 import typer
 
 from regard import patterns as p
-from regard.experiments.clock import interleaved
+from regard.experiments.timing import interleaved
 from regard.kernels.block_sparse import plan as block_sparse
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -69,7 +69,7 @@ def ratios(pattern: p.Pattern, causal: bool, n: int) -> str:
 
 def recalled(text: str, lengths: tuple[int, ...]) -> list[str]:
     """What the shipped model recalls with the pattern in all of its layers."""
-    from regard.compare.swapped import swap_report
+    from regard.compare.swap_report import swap_report
     from regard.hosts import small
 
     model, tokenizer = small.load("tiny")

@@ -24,7 +24,7 @@ import typer
 from torch import Tensor
 
 import regard
-from regard.experiments.clock import Ratio, interleaved
+from regard.experiments.timing import Ratio, interleaved
 
 PEERS = Path(__file__).parents[1] / ".peers"
 HEADS, DIM = 8, 64
@@ -198,7 +198,7 @@ def main(
     )
     for make in PAIRS:
         pair, found = measure(make, length)
-        figures = [f"{found.seconds * 1e3:.1f}", f"{found.yardstick * 1e3:.1f}", f"{found.median:.2f}"]
+        figures = [f"{found.seconds * 1e3:.1f}", f"{found.baseline * 1e3:.1f}", f"{found.median:.2f}"]
         line = [pair.what, pair.peer, *figures, f"{found.low:.2f}–{found.high:.2f}"]
         print("| " + " | ".join(line) + " |" if markdown else "  ".join(line), flush=True)
 

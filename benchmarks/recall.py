@@ -20,7 +20,7 @@ import typer
 
 from regard.core.cost import Shape
 from regard.core.layout import Layout
-from regard.networks import Config, PatternNetwork
+from regard.networks import BenchmarkNetwork, Config
 from regard.tasks.associative import AssociativeRecall
 from regard.train.fit import Recipe, fit
 from regard.train.lm import accuracy_of, predicted
@@ -46,11 +46,11 @@ def cells() -> dict[str, Config]:
     return found | {"`softmax`": sized("softmax*2", 32)}
 
 
-def made(config: Config, seed: int) -> PatternNetwork:
-    return PatternNetwork(config, "causal self", seed=seed)
+def made(config: Config, seed: int) -> BenchmarkNetwork:
+    return BenchmarkNetwork(config, "causal self", seed=seed)
 
 
-def state_of(model: PatternNetwork) -> int:
+def state_of(model: BenchmarkNetwork) -> int:
     """Numbers that all layers' mechanisms keep after the sequence."""
     total = 0
     for layer in model.layers:

@@ -23,8 +23,8 @@ from regard.blocks.signals import Signals
 from regard.compare.quality import scores
 from regard.core.build import build_for, parse
 from regard.core.layout import Layout
-from regard.experiments.clock import interleaved
 from regard.experiments.store import Store
+from regard.experiments.timing import interleaved
 
 PAGE = Path(__file__).parents[1] / "docs" / "scored.md"
 TASKS = ("recall", "listops", "lm")

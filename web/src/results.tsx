@@ -35,9 +35,9 @@ function costLines(): Line[] {
     const grown = results.growth.find((g) => g.mechanism === mechanism && `${g.phase} · ${g.level}` === panel.value);
     const note = grown?.said ?? "";
     const points = mine.map((row) => {
-      const yardstick = Number(row.yardstick_seconds);
+      const baseline = Number(row.baseline_seconds);
       return {
-        x: Number(row.length), y: Number(row.seconds), low: yardstick * Number(row.ratio_low), high: yardstick * Number(row.ratio_high),
+        x: Number(row.length), y: Number(row.seconds), low: baseline * Number(row.ratio_low), high: baseline * Number(row.ratio_high),
         title: `${mechanism}\n${Number(row.length).toLocaleString("en")} tokens: ${seconds(Number(row.seconds))}\n${Number(row.ratio).toFixed(2)} × fused (${Number(row.ratio_low).toFixed(2)}–${Number(row.ratio_high).toFixed(2)})`,
       };
     });
@@ -49,11 +49,11 @@ function costLines(): Line[] {
   });
   const lengths = [...new Set(rows.map((row) => Number(row.length)))].sort((a, b) => a - b);
   const fused = lengths.map((n) => {
-    const found = rows.filter((row) => row.length === n).map((row) => Number(row.yardstick_seconds)).sort((a, b) => a - b);
+    const found = rows.filter((row) => row.length === n).map((row) => Number(row.baseline_seconds)).sort((a, b) => a - b);
     const y = found[Math.floor(found.length / 2)];
     return { x: n, y, title: `fused attention (PyTorch)\n${n.toLocaleString("en")} tokens: ${seconds(y)}` };
   });
-  return [...lines, { label: "fused attention (PyTorch)", note: "the yardstick", colour: "var(--ink)", dashed: true, points: fused }];
+  return [...lines, { label: "fused attention (PyTorch)", note: "the baseline", colour: "var(--ink)", dashed: true, points: fused }];
 }
 
 function qualityLines(): Line[] {
