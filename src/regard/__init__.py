@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from regard.core.mechanism import Example, LayerSpec, Mechanism, Signal, Traits
     from regard.core.reduction import Partial
     from regard.core.state import State
+    from regard.featuremap.build import gate
+    from regard.featuremap.insert import insert
     from regard.hosts.swap import swap
     from regard.hosts.watch import watch
     from regard.laws import check
@@ -31,7 +33,7 @@ install()
 LATE = {
     "Cost": "regard.core.cost",
     "Example": "regard.core.mechanism",
-    "Host": "regard.core.mechanism",
+    "LayerSpec": "regard.core.mechanism",
     "Layout": "regard.core.layout",
     "Mechanism": "regard.core.mechanism",
     "Partial": "regard.core.reduction",
@@ -44,6 +46,8 @@ LATE = {
     "check": "regard.laws",
     "entries": "regard.core.atlas",
     "find": "regard.core.atlas",
+    "gate": "regard.featuremap.build",
+    "insert": "regard.featuremap.insert",
     "search": "regard.core.atlas",
     "swap": "regard.hosts.swap",
     "watch": "regard.hosts.watch",
@@ -66,6 +70,8 @@ __all__ = [
     "check",
     "entries",
     "find",
+    "gate",
+    "insert",
     "search",
     "swap",
     "watch",
@@ -74,6 +80,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """A public name, or a package of regard, imported now."""
+    if name == "Host":
+        return getattr(import_module("regard.core.mechanism"), name)  # which says that it is LayerSpec now
     if name in LATE:
         found = getattr(import_module(LATE[name]), name)
         globals()[name] = found

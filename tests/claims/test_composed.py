@@ -25,7 +25,8 @@ TEXTS = {"network": "network(hidden=3)", "t5": "t5(buckets=8, max_distance=9)", 
 OFFERED = [
     (score, bias, normaliser)
     for score, bias, normaliser in itertools.product(SCORES, BIASES, NORMALISERS)
-    if not (score == "distance" and bias in ("none", "alibi") and normaliser in ("relu", "signed"))
+    if not (score == "distance" and bias in ("none", "alibi", "forget") and normaliser in ("relu", "signed"))
+    and (bias, normaliser) != ("forget", "queries")
 ]
 
 
@@ -44,7 +45,8 @@ def draw(mechanism=None, n=N, seed=0):
     """q, k, v, and the mechanism's signals."""
     torch.manual_seed(seed)
     qkv = [torch.randn(2, HEADS, n, dim, dtype=torch.float64) for dim in (DIM, DIM, 7)]
-    return qkv, {name: torch.rand(2, HEADS, n, dtype=torch.float64) for name in getattr(mechanism, "signals", ())}
+    drawn = {name: torch.rand(2, HEADS, n, dtype=torch.float64) for name in getattr(mechanism, "signals", ())}
+    return qkv, {name: x.log() if name == "log_forget" else x for name, x in drawn.items()}
 
 
 def scores_of(name, part, q, k):
@@ -66,16 +68,18 @@ def scores_of(name, part, q, k):
     return amplitude / half**0.5 * torch.cos(2 * math.pi * far * phase / (DIM - half) ** 0.5)
 
 
-def bias_of(name, part, causal):
+def bias_of(name, part, causal, signals):
     """The papers' biases, entry by entry."""
-    found = torch.zeros(HEADS, N, N, dtype=torch.float64)
+    found = torch.zeros(2, HEADS, N, N, dtype=torch.float64)
     for h, i, j in itertools.product(range(HEADS), range(N), range(N)):
         if name == "alibi":
-            found[h, i, j] = -(2.0 ** (-8 * (h + 1) / HEADS)) * abs(i - j)
+            found[:, h, i, j] = -(2.0 ** (-8 * (h + 1) / HEADS)) * abs(i - j)
         if name == "t5":
-            found[h, i, j] = part.table[h, t5_bucket(torch.tensor(j - i), causal, 8, 9)]
+            found[:, h, i, j] = part.table[h, t5_bucket(torch.tensor(j - i), causal, 8, 9)]
         if name == "table":
-            found[h, i, j] = part.table[h].view(5, 7)[i // 4 - j // 4 + 2, i % 4 - j % 4 + 3]
+            found[:, h, i, j] = part.table[h].view(5, 7)[i // 4 - j // 4 + 2, i % 4 - j % 4 + 3]
+        if name == "forget":
+            found[:, h, i, j] = signals["log_forget"][:, h, j + 1 : i + 1].sum(-1)
     return found
 
 
@@ -111,12 +115,12 @@ def t5_bucket(ahead, causal, buckets, max_distance):
 
 @pytest.mark.parametrize(("score", "bias", "normaliser"), OFFERED)
 def test_every_composition_is_its_papers_formulas(score, bias, normaliser):
-    """All 136 compositions, fast and by definition, equal the papers' formulas; gradients and decoding agree."""
+    """All 164 compositions, fast and by definition, equal the papers' formulas; gradients and decoding agree."""
     mechanism = composed(score, bias, normaliser)
     (q, k, v), signals = draw(mechanism)
-    for causal in [False, True][: 1 + mechanism.traits.causal]:
+    for causal in [False] * mechanism.traits.bidirectional + [True] * mechanism.traits.causal:
         layout = Layout(causal=causal)
-        scores = scores_of(score, mechanism.scorer, q, k) + bias_of(bias, mechanism.bias, causal)
+        scores = scores_of(score, mechanism.scorer, q, k) + bias_of(bias, mechanism.bias, causal, signals)
         want = weights_of(normaliser, mechanism.normaliser, scores, layout.allowed(N, N), signals)
         torch.testing.assert_close(mechanism.weights(q, k, layout, **signals), want, **EXACT)
         leaves = [x.clone().requires_grad_() for x in (q, k, v)] + list(mechanism.parameters())

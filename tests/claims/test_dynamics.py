@@ -5,7 +5,6 @@ import torch
 
 import regard
 from regard.core.atlas import entries
-from regard.laws.mechanism.subject import HEAD_DIM
 from regard.mechanisms.linear.base import Recurrent
 from regard.studies.linear_dynamics import as_system, recall_errors
 
@@ -38,7 +37,7 @@ def test_systems_are_the_mechanisms(kind):
     """A layer, the dynamical system that it is, and that system's matrix agree."""
     example = RECURRENT[kind]
     mechanism = example.mechanism.double()
-    q, k, v, signals = draw(mechanism, heads=example.heads, d=HEAD_DIM)
+    q, k, v, signals = draw(mechanism, heads=example.heads, d=example.head_dim)
     system, want = as_system(mechanism, q, k, v, **signals), mechanism(q, k, v, CAUSAL, **signals)
     torch.testing.assert_close(system.run(), want, atol=1e-9, rtol=1e-7)
     torch.testing.assert_close(system.matrix @ system.inputs, want, atol=1e-9, rtol=1e-7)

@@ -1,28 +1,39 @@
-"""Each law must reject its mutants, and the textbook that they are broken from must pass."""
+"""Each law of each kind must reject its mutants, and what they are broken from must obey it."""
+
+from importlib import import_module
 
 import pytest
 
-from mutants.broken import MUTANTS
+from mutants.mechanism import MUTANTS
 from mutants.textbook import Textbook
-from regard.laws import LAWS, check, examine
+from regard.core.kinds import KINDS
+from regard.laws import check, examine, examples_of, laws_of
 
-PAIRS = [(law, mutant) for law, mutants in MUTANTS.items() for mutant in mutants]
+BROKEN = {kind.name: import_module(f"mutants.{kind.name}") for kind in KINDS.values() if kind.laws}
+LAWS = [pytest.param(kind, law, id=f"{kind}:{law}") for kind in BROKEN for law in laws_of(kind)]
+PAIRS = [
+    pytest.param(kind, law, mutant, id=f"{kind}:{law}:{mutant.__name__}")
+    for kind, module in BROKEN.items()
+    for law, mutants in module.MUTANTS.items()
+    for mutant in mutants
+]
 
 
-def test_every_law_has_a_mutant():
-    assert set(MUTANTS) == set(LAWS)
+@pytest.mark.parametrize("kind", BROKEN)
+def test_every_law_has_a_mutant(kind):
+    assert set(BROKEN[kind].MUTANTS) == set(laws_of(kind))
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_the_textbook_obeys(law):
-    finding = examine(Textbook.examples()[0], law)
+@pytest.mark.parametrize(("kind", "law"), LAWS)
+def test_the_original_obeys(kind, law):
+    finding = examine(examples_of(BROKEN[kind].ORIGINAL)[0], law, kind=kind)
     assert finding.verdict == "holds", finding.detail
 
 
-@pytest.mark.parametrize(("law", "mutant"), PAIRS, ids=[f"{law}:{mutant.__name__}" for law, mutant in PAIRS])
-def test_mutant_is_rejected(law, mutant):
+@pytest.mark.parametrize(("kind", "law", "mutant"), PAIRS)
+def test_mutant_is_rejected(kind, law, mutant):
     """And for its own fault, not because it crashes on good input."""
-    finding = examine(mutant.examples()[0], law)
+    finding = examine(examples_of(mutant)[0], law, kind=kind)
     assert finding.verdict == "broken", f"{mutant.__doc__} passed the law of {law}: {finding.detail}"
     assert not finding.detail.startswith(("AttributeError", "NameError", "TypeError", "NotImplementedError"))
 

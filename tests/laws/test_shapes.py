@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from regard.core.atlas import entries
 from regard.core.layout import Layout
-from regard.laws.mechanism.subject import HEAD_DIM, Subject, real_rows, same
+from regard.laws.mechanism.subject import Subject, real_rows, same
 
 MECHANISMS = {entry.name: entry.thing for entry in entries() if entry.kind == "mechanism"}
 EVERY = pytest.mark.parametrize("name", MECHANISMS)
@@ -59,7 +59,7 @@ def test_forward_is_the_definition(name, data, n, m, equal, e):
     if layout is None:
         return
     mechanism = subject.cast(torch.float64)
-    d = HEAD_DIM if list(mechanism.parameters()) else data.draw(st.sampled_from((2, 5, 8)))
+    d = subject.example.head_dim if list(mechanism.parameters()) else data.draw(st.sampled_from((2, 5, 8)))
     inputs = subject.draw(n, m, batch=2, d=d, e=e)
     rows = real_rows(layout, n, m, 2)
     same(subject.call(inputs, layout, mechanism), subject.define(inputs, layout, mechanism), 1e-8, name, rows)

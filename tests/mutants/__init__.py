@@ -1,1 +1,1 @@
-"""Mechanisms broken in one way each. A law that rejects none of its mutants is not a law."""
+"""Things broken on purpose, a module for each kind: ``ORIGINAL``, which obeys all laws, and ``MUTANTS`` by law."""

@@ -52,7 +52,7 @@ def closure() -> dict[str, Requirement]:
 
 
 def test_every_line_pins_one_version():
-    files = ("constraints.txt", "constraints.in", "benchmarks/peers.txt", "benchmarks/peers.in")
+    files = ("constraints.txt", "constraints.in", "benchmarks/peers.txt", "benchmarks/peers.in", "tools/models.txt")
     pins = [r for name in files for r in requirements(ROOT / name)]
     assert [str(r) for r in pins if [s.operator for s in r.specifier] != ["=="]] == []
     peers = {str(r) for r in requirements(ROOT / "benchmarks/peers.txt")}

@@ -215,7 +215,10 @@ class Attention(nn.Module):
         def prepared(x: Tensor) -> Tensor:
             if self.spec.unit:
                 x = x * torch.rsqrt(x.square().sum(-1, keepdim=True) + EPSILON)
-            return x if self.rotary is None or positions is None else self.rotary(x, positions)
+            if self.rotary is None or positions is None:
+                return x
+            parts = x.unflatten(3, (self.spec.parts, -1)).movedim(3, 2)
+            return self.rotary(parts.flatten(1, 2), positions).view_as(parts).movedim(2, 3).flatten(3)
 
         first = (q, k)
         q, k = prepared(q), prepared(k)

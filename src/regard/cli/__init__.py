@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from regard.cli import atlas, compare, draw, laws, look, plan, results, serve, swap, train
+from regard.cli import atlas, claims, compare, draw, laws, look, plan, results, serve, swap, train
 from regard.core.errors import reason
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 app.command("look")(look.look)
 app.command("serve")(serve.serve)
 app.command("atlas")(atlas.atlas)
+app.command("claims")(claims.claims)
 app.command("draw")(draw.draw)
 app.command("laws")(laws.laws)
 app.command("compare")(compare.compare)

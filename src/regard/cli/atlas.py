@@ -71,12 +71,16 @@ def described(entry: Entry) -> str:
     """All of an entry for reading."""
     row = "" if entry.row is None else f", row {entry.row}"
     paper = f"{entry.title} ({entry.year}{f', arXiv {entry.arxiv}' if entry.arxiv else ''})"
+    claim = entry.claim
+    since = ", ".join(part for part in (claim.date, claim.stale) if part)
     lines = {
         "paper": paper,
         "does": entry.summary,
-        "claim": entry.claim.text,
-        "status": f"{entry.claim.status}: {entry.claim.figure}",
-        "measured by": entry.claim.command,
+        "system": f"part; missing: {entry.missing}" if entry.missing else "complete",
+        "fidelity": entry.fidelity,
+        "claim": claim.text,
+        "status": ": ".join(part for part in (claim.status, claim.figure) if part),
+        "measured": f"{claim.command} ({since})" if since else claim.command,
         "code": entry.where,
         "also called": ", ".join(entry.aliases),
     }

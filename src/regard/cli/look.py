@@ -28,12 +28,16 @@ ROLES = {
 
 
 def look(
-    model: Annotated[str, typer.Option(help="tiny, minilm, a folder, or an id of a model hub")] = "tiny",
+    model: Annotated[str, typer.Option(help="tiny, smollm2, minilm, a folder, or an id of a model hub")] = "tiny",
     tokenizer: Annotated[
         str | None, typer.Option(help="the folder of a tokenizer, for a model without or instead of its own")
     ] = None,
     text: Annotated[str | None, typer.Option(help="the text to look at; token ids where there is no tokenizer")] = None,
     file: Annotated[str | None, typer.Option(help="a file with the text; - reads standard input")] = None,
+    chat: Annotated[
+        bool,
+        typer.Option("--chat", help="the text is a message to the model, or a JSON list of messages: use its template"),
+    ] = False,
     generate: Annotated[int, typer.Option(min=0, help="tokens to generate after the text, watched too")] = 0,
     layers: Annotated[str | None, typer.Option(help="layers to watch, such as 0,2-3; all if left out")] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="query rows to sample; all if left out")] = None,
@@ -56,6 +60,7 @@ def look(
     from regard.cli.progress import Steps
     from regard.hosts import small
     from regard.networks import LM
+    from regard.records.chat import read_messages
     from regard.records.record import record
     from regard.web.page import page_html
 
@@ -67,13 +72,15 @@ def look(
     network, words = load(model, tokenizer)
     if words is None and text is None and file is None:
         raise wrong("--text", "nothing", f"token ids such as '3 17 5', or a --tokenizer: {model} has none")
+    if chat and words is None:
+        raise wrong("--chat", f"{model}, which has no tokenizer", "a --tokenizer with a chat template")
     what = content if words is not None else numbers("--text" if file is None else "--file", content)
     with Steps() as steps:
         steps(f"looking at {origin} with {model}")
         seen = record(
             network,
             words,
-            what,
+            read_messages(content) if chat else what,
             layers=None if layers is None else parse_layers(layers),
             rows=rows,
             generate=generate,
@@ -186,6 +193,9 @@ def summarise(console: Console, record: Record) -> None:
         + (f"; {header['rows']['count']} query rows sampled" if header["rows"] else ""),
         soft_wrap=True,
     )
+    turns = record.tokens.get("turns", [])
+    if turns:
+        line(console, "turns", [f"{role} {start}–{stop - 1}" for role, start, stop in turns])
     divided = ", ".join(str(layer["index"]) for layer in header["layers"] if layer["shares"])
     if divided:
         console.print(f"layers {divided}: shares |A| / Σ|A| of each row, whose own sum is not one", soft_wrap=True)

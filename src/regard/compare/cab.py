@@ -18,7 +18,6 @@ from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism
 from regard.experiments.cell import Cell
-from regard.laws.mechanism.subject import within
 from regard.networks.benchmark import BACKBONES, PATTERNS
 
 TASKS = {
@@ -41,7 +40,7 @@ LENGTHS = (256, 512, 1024, 2048, 4096)
 @published(
     "cab",
     family="bench",
-    kind="benchmark",
+    kind="study",
     row=252,
     title="CAB: Comprehensive Attention Benchmarking on Long Sequence Modeling",
     arxiv="2210.07661",
@@ -184,7 +183,7 @@ def correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
     return mean((x - mean(xs)) * (y - mean(ys)) for x, y in pairs) / spread if spread else None
 
 
-def leak(mechanism: Mechanism, n: int = 37, heads: int = 2, dim: int = 5) -> float:
+def leak(mechanism: Mechanism, n: int = 37, heads: int = 2, dim: int = 6) -> float:
     """The largest gradient of any output to any later input: zero for what is causal.
 
     Inputs are q, k, v and all signals; n² gradients are taken, so keep n small.
@@ -196,7 +195,7 @@ def leak(mechanism: Mechanism, n: int = 37, heads: int = 2, dim: int = 5) -> flo
 
     inputs = {name: normal(1, heads, n, dim) for name in ("q", "k", "v")}
     for name, spec in mechanism.signals.items():
-        inputs[name] = within(normal(1, spec.rows(heads, heads), n, *spec.size(dim, dim)), spec)
+        inputs[name] = spec.within(normal(1, spec.rows(heads, heads), n, *spec.size(dim, dim)))
     leaves = {name: tensor.requires_grad_() for name, tensor in inputs.items()}
     out, worst = mechanism.double()(**leaves, layout=Layout(causal=True)), 0.0
     for t in range(n - 1):

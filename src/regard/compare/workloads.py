@@ -15,7 +15,6 @@ from regard.core.build import build_for, parse
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.laws.mechanism.subject import within
 from regard.networks import LM, Config
 
 Level = Literal["mechanism", "block", "lm"]
@@ -54,7 +53,8 @@ class Workload:
 
     def __init__(self, text: str, sizes: Sizes) -> None:
         name, config = parse(text)
-        of = {"heads": sizes.heads, "head_dim": sizes.head_dim}
+        of = {"heads": sizes.heads, "kv_heads": sizes.kv_heads, "head_dim": sizes.head_dim}
+        of |= {"value_dim": sizes.head_dim, "layer_index": 0}
         self.text, self.sizes, self.mechanism = text, sizes, build_for(of, name, **config)
         if sizes.kv_heads != sizes.heads and not self.mechanism.traits.grouped:
             raise wrong("--kv-heads", str(sizes.kv_heads), f"{sizes.heads}: {text} does not group queries")
@@ -98,9 +98,8 @@ class MechanismWorkload(Workload):
         found = {"q": normal(s.batch, s.heads, n, s.head_dim)}
         found |= {name: normal(s.batch, s.kv_heads, n, s.head_dim) for name in ("k", "v")}
         for name, spec in self.mechanism.signals.items():
-            found[name] = within(
-                normal(s.batch, spec.rows(s.heads, s.kv_heads), n, *spec.size(s.head_dim, s.head_dim)), spec
-            )
+            rows = spec.rows(s.heads, s.kv_heads)
+            found[name] = spec.within(normal(s.batch, rows, n, *spec.size(s.head_dim, s.head_dim)))
         return {name: x.to(s.device, s.dtype).requires_grad_(grad) for name, x in found.items()}
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import import_module
@@ -14,22 +14,33 @@ from typing import Any, Literal, TypeVar
 
 from regard.core.errors import did_you_mean, wrong
 from regard.core.index import Declaration, scan
+from regard.core.kinds import KINDS, kind_named
+from regard.core.results import FORMER, Result, result_of
 from regard.core.search import ranked
 
-Status = Literal["works", "partly", "not reproduced"]
+Fidelity = Literal["authors' code", "third-party code", "hand values", "abstract only"]
 T = TypeVar("T")
 
-STATUSES = ("works", "partly", "not reproduced")
+FIDELITIES = ("authors' code", "third-party code", "hand values", "abstract only")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What the tests reproduce of the paper, how far, and the command that measured it."""
+    """One thing that a paper says: in words, what measures it, and the code that asserts it.
+
+    Args:
+        text: what is said. cells: what is measured, ``"module.name"`` below `regard.claims` of a list of cells, a class
+            of cells without fields, or a function of the arguments that follow, ``"small_lm.losses(layers='gla*2')"``.
+        holds: likewise the function that says of the figures whether the text is true.
+        status, figure, command: typed by hand, where there are no cells yet.
+    """
 
     text: str
-    status: Status
-    figure: str
-    command: str
+    status: str = ""
+    figure: str = ""
+    command: str = ""
+    cells: str = ""
+    holds: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,8 +49,11 @@ class Entry:
 
     Args:
         name: short name, lower case, words joined by ``_``. row: its id in the catalogue of systems, None outside it.
-        family, kind: the shelf it stands on, and what it is (mechanism, kernel, projection …).
-        title, arxiv, year: the paper. summary: what it does, one sentence. claim: what is reproduced.
+        family, kind: the shelf it stands on, and what it is (`KINDS`: mechanism, projection, pattern …).
+        title, arxiv, year: the paper. summary: what it does, one sentence. claims: what its paper says and is measured.
+        missing: what of the paper's method is not built, empty where the system is complete. fidelity: what shows that
+         it is the paper's: values from the authors' code, from a third party's, values worked out by hand from the
+         paper, or nothing but its abstract; None where nobody has said.
         where: ``package.module.name`` of the class or function. traits: what it claims, as far as its class says.
     """
 
@@ -51,7 +65,9 @@ class Entry:
     arxiv: str | None
     year: int
     summary: str
-    claim: Claim
+    claims: tuple[Claim, ...]
+    missing: str = ""
+    fidelity: Fidelity | None = None
     aliases: tuple[str, ...] = ()
     where: str = ""
     traits: Mapping[str, Any] = field(default_factory=dict, compare=False)
@@ -69,11 +85,26 @@ class Entry:
     def url(self) -> str | None:
         return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else None
 
+    @property
+    def system(self) -> str:
+        """``"complete"``, or ``"part"`` where something of the paper's method is missing."""
+        return "part" if self.missing else "complete"
+
+    @property
+    def said(self) -> str:
+        """What is claimed, in words."""
+        return "; ".join(claim.text for claim in self.claims)
+
+    @property
+    def claim(self) -> Result:
+        """What came out of the claims, read from the committed results."""
+        return result_of(self.name, self.claims)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
-        hidden = ("given", "claim", "traits")
+        hidden = ("given", "claims", "traits")
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in hidden}
-        return plain | {"url": self.url, "claim": asdict(self.claim)}
+        return plain | {"url": self.url, "system": self.system, "claim": self.claim.as_dict()}
 
 
 ENTRIES: dict[str, Entry] = {}
@@ -89,7 +120,9 @@ def published(
     title: str,
     arxiv: str | None = None,
     year: int,
-    claim: Claim,
+    claim: Claim | tuple[Claim, ...],
+    missing: str = "",
+    fidelity: Fidelity | None = None,
     aliases: tuple[str, ...] = (),
 ) -> Callable[[T], T]:
     """Registers the class or function below it; its docstring's first sentence is the entry's summary.
@@ -97,7 +130,7 @@ def published(
     All arguments are literals, so that the atlas can be read without importing anything.
 
     Raises:
-        ValueError: the name is taken or ill-formed, the status unknown, or the docstring missing.
+        ValueError: the name is taken or ill-formed, the kind or the status unknown, or the docstring missing.
     """
 
     def register(thing: T) -> T:
@@ -123,7 +156,9 @@ def checked_entry(
     title: str,
     arxiv: str | None,
     year: int,
-    claim: Claim,
+    claims: tuple[Claim, ...],
+    missing: str,
+    fidelity: Fidelity | None,
     aliases: tuple[str, ...],
     thing: Any = None,
     traits: Mapping[str, Any] = MappingProxyType({}),
@@ -131,12 +166,25 @@ def checked_entry(
     """The entry of a declaration, which is checked."""
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
         raise wrong("name", repr(name), "lower-case words joined by '_'")
-    if claim.status not in STATUSES:
-        raise wrong("claim.status", repr(claim.status), f"one of {STATUSES}")
+    kind_named(kind)
+    for claim in claims:
+        check(claim)
+    if fidelity not in (None, *FIDELITIES):
+        raise wrong("fidelity", repr(fidelity), f"one of {', '.join(FIDELITIES)}")
     if not doc:
         raise wrong(where, "no docstring", "a docstring whose first sentence says what it does")
     summary = " ".join(doc.split("\n\n")[0].split())
-    return Entry(name, row, family, kind, title, arxiv, year, summary, claim, aliases, where, traits, thing)
+    return Entry(
+        name, row, family, kind, title, arxiv, year, summary, claims, missing, fidelity, aliases, where, traits, thing
+    )
+
+
+def check(claim: Claim) -> None:
+    """Raises a ValueError for a claim that nothing measures, or that is typed and measured."""
+    if claim.status and claim.status not in FORMER:
+        raise wrong("claim.status", repr(claim.status), f"one of {tuple(FORMER)}")
+    if bool(claim.cells) != bool(claim.holds) or bool(claim.cells) == bool(claim.status):
+        raise wrong("claim", repr(claim.text), "cells and holds: what is measured, and what says whether it is true")
 
 
 @cache
@@ -154,9 +202,10 @@ def indexed() -> Mapping[str, Entry]:
 def entry_of(declaration: Declaration) -> Entry:
     """The entry that a declaration in the source makes."""
     given = dict(declaration.arguments)
-    _, claim = given.pop("claim")
-    told = Claim(**{("text", "status", "figure", "command")[int(k)] if k.isdigit() else k: v for k, v in claim.items()})
-    about = {"kind": "mechanism", "row": None, "arxiv": None, "aliases": (), **given, "claim": told}
+    claim = given.pop("claim")
+    claims = tuple(claim_of(told) for _, told in (claim if isinstance(claim[0], tuple) else (claim,)))
+    usual = {"kind": "mechanism", "row": None, "arxiv": None, "aliases": (), "missing": "", "fidelity": None}
+    about = {**usual, **given, "claims": claims}
     name = about.pop("0") if "0" in about else about.pop("name")
     return checked_entry(where=declaration.where, name=name, doc=declaration.doc, traits=declaration.traits, **about)
 
@@ -170,11 +219,13 @@ def entries(pattern: str = "*", *, kind: str | None = None, family: str | None =
     """The entries, by name: those whose name or alias fits a ``pattern`` such as ``"linear*"``, of a kind, of a family.
 
     Raises:
-        LookupError: no entry is of this kind or family; the message names those that there are.
+        LookupError: there is no such kind, or no entry of this family; the message names those that there are.
     """
     found = [entry for _, entry in sorted(everything().items())]
-    for field_name, wanted in (("kind", kind), ("family", family)):
-        known = sorted({getattr(entry, field_name) for entry in found})
+    for field_name, wanted, known in (
+        ("kind", kind, list(KINDS)),
+        ("family", family, sorted({entry.family for entry in found})),
+    ):
         if wanted is not None and wanted not in known:
             offered = f"one of {', '.join(known)}{did_you_mean(wanted, known)}"
             raise wrong(field_name, repr(wanted), offered, LookupError)

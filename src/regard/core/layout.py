@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from regard.core.deprecated import renamed_field
 from regard.core.errors import wrong
 
 
+@renamed_field("keys", "key_mask")
 @dataclass(frozen=True)
 class Layout:
     """The visibility of keys to queries, apart from any mechanism.
@@ -22,8 +24,8 @@ class Layout:
     * ``mask[b, h, i, j]``: nothing else hides this key from this query.
 
     A token's *position* counts the real tokens before it in its sequence, or in its packed document, so padding on
-    any side, or in the middle of a cache, shifts nothing. Nor does a mask: a hidden token is still a token. Padding
-    must hold finite numbers; which ones is no matter.
+    any side, or in the middle of a cache, shifts nothing. Nor does a mask: a hidden token is still one, with its
+    signals. Padding must hold finite numbers; which ones is no matter.
 
     Args:
         causal: queries see no later keys.

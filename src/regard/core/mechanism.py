@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import wraps
 from types import MappingProxyType
 from typing import Any, Literal, Self
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.core.cost import Cost, Shape
+from regard.core.deprecated import renamed_argument, renamed_field, warn
 from regard.core.errors import wrong
 from regard.core.layer import Activation, Rank
 from regard.core.layer import LayerSpec as LayerSpec
@@ -87,6 +88,15 @@ class Signal:
         """The range, wider by what rounding to half precision may add."""
         return self.low - ROUNDED * abs(self.low), self.high + ROUNDED * abs(self.high)
 
+    def within(self, noise: Tensor) -> Tensor:
+        """Normal ``noise`` moved into the range."""
+        low, high = torch.tensor(self.low), torch.tensor(self.high)
+        if low.isfinite() and high.isfinite():
+            return low + (high - low) * torch.sigmoid(noise)
+        if low.isfinite():
+            return low + nn.functional.softplus(noise)
+        return high - nn.functional.softplus(noise) if high.isfinite() else noise
+
     def check(self, name: str, x: Tensor) -> None:
         """Raises an error that names the signal if any of ``x``, padding included, is NaN or out of the range.
 
@@ -150,13 +160,18 @@ class Traits:
 
 @dataclass(frozen=True)
 class Example:
-    """A small instance for the laws: a mechanism, its head count, and what it is called in the report."""
+    """A small instance for the laws: a mechanism, what it is called in the report, and the sizes of its calls.
+
+    Args:
+        head_dim, value_dim: d and e, two odd primes where the mechanism has no say in them.
+    """
 
     label: str
     mechanism: Mechanism
     heads: int = 2
     kv_heads: int = 2
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    head_dim: int = 5
+    value_dim: int = 7
 
 
 class Mechanism(nn.Module):
@@ -177,6 +192,11 @@ class Mechanism(nn.Module):
         super().__init_subclass__(**options)
         for name in {"weights", "rows"} & vars(cls).keys():
             setattr(cls, name, in_wide(vars(cls)[name]))
+        if "extend" in vars(cls):
+            cls.extend = renamed_argument("keys", "key_mask")(vars(cls)["extend"])
+        if isinstance(vars(cls).get("host"), LayerSpec):
+            warn(f"{cls.__name__}.host", "layer")
+            cls.layer = vars(cls)["host"]
 
     def __new__(cls, *positional: Any, **named: Any) -> Self:
         """Notes what the constructor is given, for `repr`."""
@@ -357,3 +377,10 @@ def repeat_heads(tensor: Tensor, heads: int) -> Tensor:
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
     """float32 for half precision, otherwise the dtype itself: what sums are kept in."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Host":
+        warn("Host", "LayerSpec")
+        return LayerSpec
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

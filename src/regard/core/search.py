@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-E = TypeVar("E")  # an entry: name, aliases, title, summary, family, kind, claim, traits
+E = TypeVar("E")  # an entry: name, aliases, title, summary, family, kind, said, traits
 
 EMPTY = """a an and are as at attention by for from how i in into is it its my of on or that the this to which with
 without"""
@@ -71,7 +71,7 @@ def texts(entry: Any) -> list[str]:
     """What is said of an entry, the weightiest first."""
     about = " ".join(said for (name, value), said in TRAITS.items() if entry.traits.get(name) == value)
     names = f"{entry.name.replace('_', ' ')} {' '.join(entry.aliases).replace('_', ' ')}"
-    return [names, entry.title, entry.summary, f"{about} {entry.family} {entry.kind}", entry.claim.text]
+    return [names, entry.title, entry.summary, f"{about} {entry.family} {entry.kind}", entry.said]
 
 
 def weigh(shelves: list[list[list[str]]]) -> Mapping[str, float]:

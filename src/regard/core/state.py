@@ -16,7 +16,7 @@ class State:
     """The base of every decoding state: immutable, one row per sequence of the batch.
 
     Subclasses add their tensors as fields, each with the batch as its first axis; a field may also be a state, or
-    a tuple of states.
+    a tuple of states or tensors.
 
     Args:
         seen: ``(batch,)`` int64, how many real tokens each sequence has seen: the position of its next token.
@@ -26,8 +26,14 @@ class State:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor of the state by its name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
+        """Every tensor of the state by its name, those of a tuple by its name and their place in it."""
+        found: dict[str, Tensor] = {}
+        for name, value in ((f.name, getattr(self, f.name)) for f in fields(self)):
+            if isinstance(value, Tensor):
+                found[name] = value
+            elif isinstance(value, tuple):
+                found |= {f"{name}.{place}": x for place, x in enumerate(value) if isinstance(x, Tensor)}
+        return found
 
     @property
     def parts(self) -> list[State]:

@@ -33,6 +33,11 @@ class Cell:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
+    def code(self) -> tuple[str, str]:
+        """Module and name of what measures it."""
+        return type(self).__module__, type(self).__qualname__
+
+    @property
     def label(self) -> str:
         """What progress shows."""
         return " ".join(str(value) for value in self.fields.values() if value is not None)

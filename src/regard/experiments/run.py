@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Protocol
 
 from regard.core.errors import wrong
 from regard.experiments.cell import Cell, Scalar
-from regard.experiments.store import Store
 
 Show = Callable[[str], None]
 LOCAL, RAY = "local", "ray"
+
+
+class Rows(Protocol):
+    """Where rows are kept: `Store`, or another that knows what is done."""
+
+    def done(self, cell: Cell) -> bool:
+        """Whether the cell's row is there."""
+        ...
+
+    def add(self, cell: Cell, figures: Mapping[str, Scalar], command: str) -> None:
+        """Commits the row of a finished cell."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,7 @@ class Outcome:
 
 def run(
     cells: Sequence[Cell],
-    store: Store | None,
+    store: Rows | None,
     command: str,
     again: bool = False,
     workers: str = LOCAL,

@@ -19,6 +19,8 @@ from regard.core.errors import reason, wrong
 from regard.experiments.cell import Cell, Scalar
 
 FORMAT = "1"
+FORMER = {"yardstick_seconds": "baseline_seconds", "yardstick_peak_bytes": "baseline_peak_bytes"}
+"""Columns of results that were written under another name."""
 
 
 class Store:
@@ -94,7 +96,7 @@ def read(file: Path) -> pa.Table:
         raise wrong("folder", f"{file}, no Parquet file", "rows of results: delete it and run again") from error
     if (table.schema.metadata or {}).get(b"regard") != FORMAT.encode():
         raise wrong("folder", f"{file}, which regard did not write", "rows of results only")
-    return table
+    return table.rename_columns([FORMER.get(name, name) for name in table.column_names])
 
 
 def type_of(value: Scalar) -> pa.DataType:

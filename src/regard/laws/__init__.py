@@ -1,69 +1,44 @@
-"""The laws: what A must satisfy, held against every word that a mechanism's traits claim."""
+"""The laws: what every thing of a kind must satisfy.
+
+The module of a kind's laws, named in `regard.core.kinds.KINDS`, has three names:
+
+- ``LAWS``: each law by its name, a function of a subject that returns what it measured, and raises `Broken` where it
+  does not hold, `Unclaimed` where the thing does not claim what it is about;
+- ``subject(example, device)``: what the laws look at, made of an example anew for each of them;
+- ``example(thing, **given)``: an instance from elsewhere as an example.
+
+Examples come from ``examples()`` of the class or function, and have a ``label``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
+from regard.core.atlas import ENTRIES
 from regard.core.errors import wrong
-from regard.core.mechanism import Example, Mechanism
-from regard.laws.mechanism.calls import edges, grouped, padding
-from regard.laws.mechanism.equation import cost, definition, gradients, linear, rows
-from regard.laws.mechanism.masks import mask
-from regard.laws.mechanism.order import causal, extend, symmetry
-from regard.laws.mechanism.ranges import ranges
-from regard.laws.mechanism.subject import Broken, Subject, Unclaimed
+from regard.core.kinds import KINDS, Kind, kind_of
+from regard.laws.finding import Broken, Finding, Report, Unclaimed, same
 
-Law = Callable[[Subject], str]
-
-LAWS: dict[str, Law] = {
-    law.__name__: law
-    for law in (
-        *(definition, linear, causal, rows, extend, padding, mask),
-        *(gradients, grouped, cost, symmetry, edges, ranges),
-    )
-}
+__all__ = ["Broken", "Finding", "Report", "Unclaimed", "check", "devices", "examine", "examples_of", "laws_of", "same"]
 
 
-@dataclass(frozen=True)
-class Finding:
-    """How one example stands to one law. detail: the worst error where it holds, what broke where it does not."""
+def laws_of(kind: str) -> list[str]:
+    """The names of a kind's laws.
 
-    law: str
-    example: str
-    verdict: Literal["holds", "broken", "not claimed"]
-    detail: str
-
-
-@dataclass(frozen=True)
-class Report:
-    """Every law against every example of one mechanism."""
-
-    findings: tuple[Finding, ...]
-
-    @property
-    def holds(self) -> bool:
-        """Whether no law is broken."""
-        return not self.broken
-
-    @property
-    def broken(self) -> tuple[Finding, ...]:
-        return tuple(finding for finding in self.findings if finding.verdict == "broken")
-
-    def __str__(self) -> str:
-        width = max(len(finding.example) for finding in self.findings)
-        return "\n".join(
-            f"{f.law:<11} {f.example:<{width}}  {f.verdict:<11}  {f.detail}".rstrip() for f in self.findings
-        )
+    Raises:
+        LookupError: it has none.
+    """
+    return list(KINDS[kind].module.LAWS)
 
 
-def examine(example: Example, law: str, device: str = "cpu") -> Finding:
-    """One example against one law. An exception inside the mechanism breaks the law that met it."""
+def examine(example: Any, law: str, device: str = "cpu", kind: str = "mechanism") -> Finding:
+    """One example of a ``kind`` against one of its laws. An exception inside the thing breaks the law that met it."""
+    of = KINDS[kind].module
     try:
-        return Finding(law, example.label, "holds", LAWS[law](Subject(example, device)))
+        return Finding(law, example.label, "holds", of.LAWS[law](of.subject(example, device)))
     except Unclaimed as claim:
         return Finding(law, example.label, "not claimed", str(claim))
     except Broken as broken:
@@ -77,22 +52,66 @@ def devices() -> list[str]:
     return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
-def check(mechanism: Mechanism | type[Mechanism], *, heads: int = 2, kv_heads: int | None = None) -> Report:
-    """Holds a mechanism, yours or one of regard's, to all laws.
+def check(thing: Any, **given: Any) -> Report:
+    """Holds a thing, yours or one of regard's, to all laws of its kind.
 
     Args:
-        mechanism: an instance, examined as it is with ``heads`` and ``kv_heads``; or a class, by its ``examples()``.
+        thing: an instance, examined as it is; or a class or a published function, by its ``examples()``.
+        given: with an instance, what its laws want to know: ``heads`` and ``kv_heads`` of a mechanism.
 
     Raises:
-        TypeError: something else.
+        TypeError: something of no kind that has laws, or ``given`` with a class.
     """
-    of = mechanism if isinstance(mechanism, type) else type(mechanism)
-    if not issubclass(of, Mechanism):
-        wanted = "a regard.Mechanism or a subclass of it: the laws are about weights, forward, start and extend"
-        raise wrong("mechanism", f"{mechanism!r}, a {type(mechanism).__name__}", wanted, TypeError)
-    examples: Sequence[Example]
-    if isinstance(mechanism, type):
-        examples = mechanism.examples()
+    kind = kind_to_check(thing)
+    if examined_by_examples(thing):
+        if given:
+            raise wrong(
+                next(iter(given)), "a setting for a class", "an instance: a class has its own examples", TypeError
+            )
+        examples = examples_of(thing)
     else:
-        examples = [Example(type(mechanism).__name__, mechanism, heads, kv_heads or heads)]
-    return Report(tuple(examine(example, law, device) for law in LAWS for example in examples for device in devices()))
+        examples = [kind.module.example(thing, **given)]
+    findings = [
+        examine(example, law, device, kind.name)
+        for law in laws_of(kind.name)
+        for example in examples
+        for device in devices()
+    ]
+    return Report(tuple(findings))
+
+
+def examined_by_examples(thing: Any) -> bool:
+    """Whether it is a class or a published function, which have examples, and no instance."""
+    return isinstance(thing, type) or published_kind(thing) is not None
+
+
+def examples_of(thing: Any) -> Sequence[Any]:
+    """The examples of a class or a function, the same at every call.
+
+    Raises:
+        TypeError: it has none.
+    """
+    if not callable(getattr(thing, "examples", None)):
+        raise wrong("examples", f"none of {thing!r}", "a list of small instances: `examples()`", TypeError)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return thing.examples()
+
+
+def published_kind(thing: Any) -> Kind | None:
+    """The kind that a class or function was published with."""
+    return next((KINDS[entry.kind] for entry in ENTRIES.values() if entry.given is thing), None)
+
+
+def kind_to_check(thing: Any) -> Kind:
+    """The kind of a thing, which has laws.
+
+    Raises:
+        TypeError: it is of none.
+    """
+    kind = published_kind(thing) or kind_of(thing)
+    if kind is None or not kind.laws:
+        bases = [f"a {kind.name} ({kind.base})" for kind in KINDS.values() if kind.laws]
+        wanted = f"an instance or a class of a kind that has laws: {', '.join(bases)}"
+        raise wrong("thing", f"{thing!r}, a {type(thing).__name__}", wanted, TypeError)
+    return kind

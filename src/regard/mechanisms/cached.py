@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from regard.core.cost import Shape
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism
 from regard.core.state import State, count_new
@@ -51,6 +53,7 @@ class KeyValues(State):
     key_mask: Tensor | None = None
     rooms: tuple[GrowableBuffer, ...] | None = None
     inside: tuple[int, int] | None = None
+    signals: tuple[Tensor, ...] = ()
 
     @property
     def v(self) -> Tensor:
@@ -63,8 +66,8 @@ class KeyValues(State):
         nothing = torch.empty(batch, 0, 0, 0, device=device, dtype=dtype)
         return cls(torch.zeros(batch, dtype=torch.int64, device=device), nothing, nothing)
 
-    def append(self, k: Tensor, v: Tensor, keys: Tensor | None) -> KeyValues:
-        """The cache with the new tokens behind the old ones."""
+    def append(self, k: Tensor, v: Tensor, keys: Tensor | None, signals: tuple[Tensor, ...] = ()) -> KeyValues:
+        """The cache with the new tokens behind the old ones; ``signals`` are always of the same number."""
         _, seen = count_new(self, keys, k.shape[2], k.shape[0])
         first, inside = self.k.shape[1] == 0, place_in(k, v)
         if not first and inside != self.inside:
@@ -79,7 +82,8 @@ class KeyValues(State):
             held = held or tuple(GrowableBuffer(new, 0) for _, new in pairs)
             grown = [room.append(old, new) for room, (old, new) in zip(held, pairs, strict=True)]
             rooms, whole = tuple(room for room, _ in grown), [tensor for _, tensor in grown]
-        return KeyValues(seen, whole[0], None if inside else whole[1], real, rooms, inside)
+        rest = whole[len(whole) - len(signals) :]
+        return KeyValues(seen, whole[0], None if inside else whole[1], real, rooms, inside, tuple(rest))
 
     def select(self, index: Tensor) -> KeyValues:
         """The cache of the sequences ``index``, in storage of its own."""
@@ -105,7 +109,7 @@ def joined(old: Tensor | None, before: int, new: Tensor | None, after: int, like
 
 
 class Cached(Mechanism):
-    """The base of mechanisms that continue by calling ``forward`` on all keys and values so far."""
+    """The base of mechanisms that continue by calling ``forward`` on all keys, values and signals of keys so far."""
 
     def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> KeyValues:
         """An empty cache."""

@@ -48,9 +48,11 @@ class Layer(nn.Module):
         return h + self.network(self.norms[1](h) if self.backbone == "sequential" else normed)
 
 
-def layer_of(config: Config, name: str, arguments: dict[str, Any], pattern: Pattern, backbone: Backbone) -> Layer:
-    """One layer of a network of such sizes; its mechanism is refused where it cannot attend in the pattern."""
-    attention, cross = config.attention(name, arguments), pattern.endswith("cross")
+def layer_of(
+    config: Config, name: str, arguments: dict[str, Any], index: int, pattern: Pattern, backbone: Backbone
+) -> Layer:
+    """The layer ``index`` of such a network; its mechanism is refused where it cannot attend in the pattern."""
+    attention, cross = config.attention(name, arguments, index), pattern.endswith("cross")
     traits = attention.mechanism.traits
     able = attention.causal if pattern.startswith("causal") else traits.bidirectional and (traits.cross or not cross)
     if not able or (cross and not attention.crosses):
@@ -89,7 +91,9 @@ class BenchmarkNetwork(nn.Module):
             nn.init.normal_(self.embedding.weight, std=config.width**-0.5)
             self.convolution = ShortConvolution(config.width, TAPS)
             parsed = parse_layers(config.layers)
-            self.layers = nn.ModuleList(layer_of(config, *entry, pattern, backbone) for entry in parsed)
+            self.layers = nn.ModuleList(
+                layer_of(config, *entry, index, pattern, backbone) for index, entry in enumerate(parsed)
+            )
         self.norm = nn.RMSNorm(config.width)
 
     def forward(self, ids: Tensor, context: Tensor | None = None) -> Tensor:

@@ -166,10 +166,10 @@ class DeconstructedLM(LM):
             self.noise = nn.Buffer(torch.randn(self.length, config.width) * config.width**-0.5)
         self.text = nn.Buffer(torch.full((self.length if "fixed_qk" in self.kinds else 0,), -1))
 
-    def block(self, name: str, arguments: dict[str, Any]) -> Block:
+    def block(self, name: str, arguments: dict[str, Any], index: int) -> Block:
         c = self.config
         if name not in VARIANTS:
-            return super().block(name, arguments)
+            return super().block(name, arguments, index)
         for given in arguments.keys() - ({"length"} if name in FIXED else set()):
             raise wrong(given, "an unknown argument", f"none but length in {' and '.join(FIXED)}", TypeError)
         standard = c.attention("softmax", {})

@@ -25,7 +25,6 @@ from regard.core.layout import Layout
 from regard.core.state import State, count_new
 from regard.networks.sampling import Sampling
 from regard.projections.base import Grouped, Projection
-from regard.projections.latent import Latent
 from regard.projections.rotary import Rotary
 from regard.projections.selective import as_hosted
 from regard.projections.values_only import ValuesOnly
@@ -87,8 +86,8 @@ class Config:
     def inner_width(self) -> int:
         return -(-self.width * 8 // 24) * 8 if self.inner is None else self.inner
 
-    def attention(self, name: str, arguments: dict[str, Any]) -> Attention:
-        """The attention of one layer."""
+    def attention(self, name: str, arguments: dict[str, Any], index: int = 0) -> Attention:
+        """The attention of one layer, the ``index``-th from 0."""
         projection = self.projected()
         d, e = projection.head_dim, projection.value_dim
         heads = {"heads": self.heads, "head_dim": d}
@@ -150,12 +149,14 @@ class LM(nn.Module):
                 torch.manual_seed(seed)
             self.embedding = nn.Embedding(config.vocabulary, config.width)
             nn.init.normal_(self.embedding.weight, std=config.width**-0.5)
-            self.blocks = nn.ModuleList(self.block(*layer) for layer in parse_layers(config.layers))
+            self.blocks = nn.ModuleList(
+                self.block(*layer, index) for index, layer in enumerate(parse_layers(config.layers))
+            )
         self.norm = nn.RMSNorm(config.width, config.eps)
 
-    def block(self, name: str, arguments: dict[str, Any]) -> Block:
-        """One layer, its two output matrices shrunk by the root of their number, so that depth adds no variance."""
-        attention = self.config.attention(name, arguments)
+    def block(self, name: str, arguments: dict[str, Any], index: int) -> Block:
+        """The layer ``index``; the root of their number shrinks output matrices, so that depth adds no variance."""
+        attention = self.config.attention(name, arguments, index)
         if not attention.causal:
             raise wrong("layers", repr(name), "mechanisms and projections that are causal")
         block = Block(attention, self.config.width, self.config.inner_width, eps=self.config.eps)

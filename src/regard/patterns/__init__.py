@@ -20,6 +20,7 @@ from regard.patterns.line import (
     Window,
 )
 from regard.patterns.named import (
+    Nearby,
     all_to_first,
     attention_tiles,
     chunked,
@@ -41,6 +42,7 @@ __all__ = [
     "GlobalKeys",
     "GlobalQueries",
     "GridTokens",
+    "Nearby",
     "Neighborhood",
     "Parts",
     "Pattern",

@@ -103,6 +103,9 @@ class Pattern:
     endless: bool = False
     """Whether `visible` says the same of two positions however many tokens there are."""
 
+    crossed: bool = False
+    """Whether the queries are of another sequence, so that none of them stands before the first key."""
+
     def visible(self, i: Tensor, j: Tensor, m: int) -> Tensor:
         """bool, whether the query at position ``i`` may see the key at ``j``: both int64, broadcast together."""
         raise NotImplementedError
@@ -149,7 +152,7 @@ class Pattern:
         self.check(m)
         i, j = torch.arange(m - n + first, m - n + last, device=device)[:, None], torch.arange(m, device=device)
         parts = [self.head(h).visible(i, j, m).expand(last - first, m) for h in range(self.heads)]
-        return torch.stack(parts) & (i >= 0)
+        return torch.stack(parts) if self.crossed else torch.stack(parts) & (i >= 0)
 
     def flex_mask(self, m: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
         """``mask_mod`` of FlexAttention for as many queries as the ``m`` keys."""

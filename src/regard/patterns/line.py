@@ -11,6 +11,9 @@ from torch import Tensor
 from regard.core.errors import wrong
 from regard.patterns.base import Bounds, Pattern, Region
 
+WRITTEN = 64
+"""So many parts of tokens are written out."""
+
 
 def at_least(name: str, value: int, least: int, why: str = "") -> None:
     """Raises a ValueError if ``value`` is below ``least``."""
@@ -367,7 +370,8 @@ class Parts(Groups):
             raise wrong("ids", f"shape {tuple(self.ids.shape)}", "one part for each token")
 
     def __repr__(self) -> str:
-        return f"Parts({len(self.ids)} tokens in {len(self.ids.unique())})"
+        ids = self.ids.tolist()
+        return f"Parts({ids})" if len(ids) <= WRITTEN else f"Parts({len(ids)} tokens in {len(set(ids))})"
 
     def check(self, m: int) -> None:
         if m != len(self.ids):

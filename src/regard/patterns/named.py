@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
+from regard.core.kinds import Sample, shown_by
 from regard.patterns.base import Pattern
 from regard.patterns.grid import GridTokens, Neighborhood, Plane, Same, Sizes, Tiles, as_grid
 from regard.patterns.line import Blocks, GlobalKeys, Parts
 
+T = TypeVar("T")
 COMMAND = "pytest tests/claims/test_patterns.py"
+
+
+def drawn(*cases: tuple[tuple[Any, ...], int]) -> Callable[[T], T]:
+    """Gives a function of patterns its examples: its arguments, and how many tokens the pattern is then for."""
+
+    def give(function: Any) -> Any:
+        def samples() -> list[Sample]:
+            found = [(pattern, tokens) for given, tokens in cases for pattern in listed(function(*given))]
+            return [Sample(str(pattern), pattern, {"tokens": tokens}) for pattern, tokens in found]
+
+        return shown_by(samples)(function)
+
+    return give
+
+
+def listed(patterns: Pattern | tuple[Pattern, ...]) -> tuple[Pattern, ...]:
+    """One pattern or several."""
+    return (patterns,) if isinstance(patterns, Pattern) else patterns
 
 
 @published(
@@ -32,6 +54,7 @@ COMMAND = "pytest tests/claims/test_patterns.py"
         command=COMMAND,
     ),
 )
+@drawn(((4, 5, [0, 2]), 20), ((3, 7), 21))
 def attention_tiles(frames: int, tokens: int, references: int | Sequence[int] = 0) -> Pattern:
     """Frames see themselves and the reference frames, and the reference frames see all.
 
@@ -82,24 +105,54 @@ class Transposed(Pattern):
         command=COMMAND,
     ),
 )
-def nearby(queries: Sizes, keys: Sizes, extent: Sizes) -> Tensor:
+class Nearby(Pattern):
     """Which cells of one grid see which of another: those within an extent of the scaled coordinates.
 
         seen if |⌊x_a · K_a / Q_a⌋ − y_a| ≤ extent_a on every axis a
 
-    Shapes: grids of 1 to 3 sizes Q and K -> ``(∏ Q, ∏ K)`` bool.
+    Args:
+        queries, keys: Q and K, grids of 1 to 3 sizes. extent: one for all axes, or one for each.
 
     Paper: Wu et al., arXiv 2111.12417.
+
+    Raises:
+        ValueError: other numbers of axes, other numbers of tokens.
     """
-    first, second = as_grid(queries), as_grid(keys)
-    spans = (extent,) * len(first) if isinstance(extent, int) else tuple(extent)
-    if not len(first) == len(second) == len(spans):
-        raise wrong("keys, extent", f"{second}, {spans}", f"as many axes as the queries' {first}")
-    seen = torch.ones(1, 1, dtype=torch.bool)
-    for q, k, span in zip(first, second, spans, strict=True):
-        near = (torch.arange(q)[:, None] * k // q - torch.arange(k)).abs() <= span
-        seen = torch.kron(seen, near)
-    return seen.bool()
+
+    crossed = True
+
+    def __init__(self, queries: Sizes, keys: Sizes, extent: Sizes) -> None:
+        self.first, self.second = as_grid(queries), as_grid(keys)
+        self.extent = (extent,) * len(self.first) if isinstance(extent, int) else tuple(extent)
+        if not len(self.first) == len(self.second) == len(self.extent):
+            wanted = f"as many axes as the queries' {self.first}"
+            raise wrong("keys, extent", f"{self.second}, {self.extent}", wanted)
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        sizes = (((3, 5, 2), (3, 5, 2), (1, 2, 0)), ((4, 6), (2, 3), (0, 1)), ((3,), (11,), 1))
+        made = [(cls(*each), math.prod(each[0]), math.prod(each[1])) for each in sizes]
+        return [Sample(str(thing), thing, {"queries": n, "tokens": m}) for thing, n, m in made]
+
+    def __repr__(self) -> str:
+        return f"Nearby({self.first}, {self.second}, {self.extent})"
+
+    def check(self, m: int) -> None:
+        if m != math.prod(self.second):
+            raise wrong("keys", f"a grid of {self.second}", f"one of the {m} tokens")
+
+    def visible(self, i: Tensor, j: Tensor, m: int) -> Tensor:
+        i = i + (math.prod(self.first) - m)
+        seen = i >= 0
+        for q, k, span in reversed(list(zip(self.first, self.second, self.extent, strict=True))):
+            near = ((i % q) * k // q - j % k).abs() <= span
+            i, j, seen = i // q, j // k, seen & near
+        return seen
+
+
+def nearby(queries: Sizes, keys: Sizes, extent: Sizes) -> Tensor:
+    """``(∏ Q, ∏ K)`` bool: the entries of `Nearby`."""
+    return Nearby(queries, keys, extent).dense(math.prod(as_grid(queries)), math.prod(as_grid(keys)))[0]
 
 
 @published(
@@ -119,6 +172,7 @@ def nearby(queries: Sizes, keys: Sizes, extent: Sizes) -> Tensor:
         command=COMMAND,
     ),
 )
+@drawn(((2, 5, 7, 1, 2), 70))
 def inward_window(frames: int, height: int, width: int, half_height: int, half_width: int) -> Pattern:
     """Windows in space over all frames, moved inward at the borders, so that each query sees as much as in training.
 
@@ -146,6 +200,7 @@ def inward_window(frames: int, height: int, width: int, half_height: int, half_w
         command=COMMAND,
     ),
 )
+@drawn(((2, 3, 5), 30))
 def fused_view_time(views: int, times: int, tokens: int) -> Pattern:
     """Tokens of a view and a time see all of the same view or of the same time, in one layer.
 
@@ -174,6 +229,7 @@ def fused_view_time(views: int, times: int, tokens: int) -> Pattern:
         command=COMMAND,
     ),
 )
+@drawn((([0, 3, 3, 1, 0, 1, 3, 0, 0, 2, 1, 3, 3],), 13))
 def part_attention(ids: Tensor | Sequence[int]) -> Pattern:
     """Tokens see those of their own part, wherever they stand.
 
@@ -201,6 +257,7 @@ def part_attention(ids: Tensor | Sequence[int]) -> Pattern:
         command=COMMAND,
     ),
 )
+@drawn(((4, 5), 20))
 def all_to_first(frames: int, tokens: int) -> Pattern:
     """Every frame's queries see the first frame's keys alone.
 
@@ -228,6 +285,7 @@ def all_to_first(frames: int, tokens: int) -> Pattern:
         command=COMMAND,
     ),
 )
+@drawn((([0, 1, 1, 2, 0, 2, 1, 2, 3, 1, 1],), 11))
 def isolation(subjects: Tensor | Sequence[int], background: int = 0) -> Pattern:
     """Tokens see those of their own subject, in reference and target, and the background, which sees all.
 
@@ -257,6 +315,7 @@ def isolation(subjects: Tensor | Sequence[int], background: int = 0) -> Pattern:
         command=COMMAND,
     ),
 )
+@drawn((((7, 11), (3, 4)), 77))
 def multi_axis(grid: Sizes, tile: Sizes) -> tuple[Pattern, Pattern]:
     """Block attention in boxes of ``tile`` cells, and grid attention among the cells in the same place of every box.
 
@@ -281,6 +340,7 @@ def multi_axis(grid: Sizes, tile: Sizes) -> tuple[Pattern, Pattern]:
         command=COMMAND,
     ),
 )
+@drawn(((5,), 43))
 def chunked(size: int) -> Pattern:
     """Tokens see those of their own chunk.
 

@@ -16,7 +16,7 @@ NAMES: dict[str, Callable[..., Pattern]] = {
         *(line.Causal, line.Window, line.Trailing, line.Dilated, line.Strided, line.Power, line.Sinks, line.GlobalKeys),
         *(line.GlobalQueries, line.Global, line.Blocks, line.Before, line.Segments, line.Parts, line.Random),
         *(named.attention_tiles, named.inward_window, named.fused_view_time, named.all_to_first, named.chunked),
-        *(named.part_attention, named.isolation),
+        *(named.part_attention, named.isolation, named.Nearby, named.Transposed),
         *(grid.Neighborhood, grid.Tiles, grid.GridTokens, grid.Same, grid.Plane, grid.Radial, PerHead),
     )
 }

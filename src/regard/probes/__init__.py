@@ -6,12 +6,17 @@
 | `Sink` | mean weight on the first tokens | (heads, first) |
 | `Spans` | mean weight on named spans: the lookback ratio | (heads, spans) |
 | `PreviousToken`, `Induction`, `DuplicateToken`, `Retrieval` | what a head is for | (heads,) |
+| `Offsets`, `Lags` | mean weight at offsets, and around an earlier occurrence | (heads, offsets) |
+| `OnTokens` | mean weight on kinds of tokens | (heads, groups) |
+| `ColumnMeans` | share of sequences in which a key is a sink | (heads, tokens) |
+| `NeedleHits` | retrieval score of a run | (batch, heads) |
+| `SpanMeans` | each row's mean weight a token of named spans | (batch, heads, n, spans) |
 | `Received` | what each key receives | (batch, heads, m) |
 | `EntropyRows` | each row's entropy | (batch, heads, n) |
 | `Pooled` | the map in cells | (batch, heads, cells, cells) |
 | `Edges` | the heavy entries | `Links` |
 
-The first four lines pool all sequences they see, and merge over corpora; the others are of one sequence.
+The first seven lines pool all sequences they see, and merge over corpora; the others are of one sequence.
 `hosts.watch.watch` feeds them from a Transformers model, `observe` from a mechanism of ours.
 """
 
@@ -43,6 +48,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "ColumnMeans",
     "Distance",
     "DuplicateToken",
     "Edges",
@@ -50,12 +56,17 @@ __all__ = [
     "EntropyRows",
     "Estimate",
     "Induction",
+    "Lags",
     "Links",
+    "NeedleHits",
+    "Offsets",
+    "OnTokens",
     "Pooled",
     "PreviousToken",
     "Received",
     "Retrieval",
     "RowMean",
     "Sink",
+    "SpanMeans",
     "Spans",
 ]

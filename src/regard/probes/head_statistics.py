@@ -94,7 +94,7 @@ def settings(probe: Any) -> dict[str, Any]:
     return {"probe": type(probe).__name__, **kept}
 
 
-STATE = ("moments", "layers", "sequences", "parts", "sums", "heads")
+STATE = ("moments", "layers", "sequences", "parts", "sums", "heads", "hits")
 
 
 class Entropy(RowMean):
@@ -235,7 +235,7 @@ class Retrieval(RowMean):
         return (best >= tile.peaks.amax(3)) & (best > 0), counted & tile.queries
 
 
-def ids_of(probe: RowMean, tile: Tile) -> Tokens:
+def ids_of(probe: Any, tile: Tile) -> Tokens:
     """The tokens of the keys.
 
     Raises:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Self
+
 from torch import Tensor, nn
 
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 
 
 class Projection(nn.Module):
@@ -61,6 +65,11 @@ class Projection(nn.Module):
         raise NotImplementedError
 
     @property
+    def turned(self) -> int:
+        """How many coordinates of queries and keys, the first ones, rotary positions turn; even."""
+        return self.head_dim - self.head_dim % 2
+
+    @property
     def causal(self) -> bool:
         """Whether what it makes of a token depends on that token alone, so that texts can be continued and padded."""
         return True
@@ -111,6 +120,15 @@ class Grouped(Projection):
 
     def merge(self, out: Tensor) -> Tensor:
         return self.out(out.transpose(1, 2).flatten(2))
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        return [Sample("8 heads over 2", cls(13, 8, 2, 5, 7)), Sample("1 head", cls(11, 1, 1, 4, 3))]
+
+    def same_as(self, other: nn.Module) -> Self:
+        """Itself, with those weights of ``other`` whose names it has."""
+        self.load_state_dict(other.state_dict(), strict=False)
+        return self
 
     @property
     def parameter_count(self) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +72,17 @@ class Gates(Grouped):
             raise wrong("at", repr(at), ", ".join(places))
         self.at, (self.gated, size) = at, places[at]
         self.gate = nn.Linear(width, self.gated * (size if each else 1), bias=False)
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        """At each place; a gate of weights zero is open by half, which a matrix twice as large makes good."""
+        found = [Sample(f"at {at}", cls(13, 4, 2, 5, 7, at, each=at != "key")) for at in get_args(At)]
+        half = cls(13, 4, 2, 5, 7, "value")
+        plain = Grouped(13, 4, 2, 5, 7).same_as(half)
+        with torch.no_grad():
+            half.gate.weight.zero_()
+            half.v.weight.mul_(2)
+        return [*found, Sample("half open", half, {"equals": plain})]
 
     def opening(self, x: Tensor) -> Tensor:
         """σ(x W^G) ``(b, heads, n, numbers)`` of tokens ``x (b, n, width)``; one head at the output."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -81,6 +82,15 @@ class Latent(Projection):
         self.key_up = nn.Parameter(torch.randn(heads, rank, plain) * rank**-0.5)
         self.value_up = nn.Parameter(torch.randn(heads, rank, value) * rank**-0.5)
         self.out = nn.Linear(heads * value, width, bias=False)
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        positions, without = cls(13, 3, 6, 5, 4, 7, 10), cls(11, 2, 7, 3, 0, 5)
+        return [
+            Sample("absorbed", positions.as_form("absorbed"), {"equals": positions}),
+            Sample("expanded", positions, {"equals": positions.as_form("absorbed")}),
+            Sample("absorbed, no positions", without.as_form("absorbed"), {"equals": without}),
+        ]
 
     @staticmethod
     def shapes(form: Form, heads: int, rank: int, plain: int, rotary: int, value: int) -> tuple[int, int, int]:
@@ -161,6 +171,15 @@ class ExpandedQueries(Projection):
     def __init__(self, of: Grouped) -> None:
         super().__init__(of.width, of.heads, 1, of.width, of.width)
         self.of = of
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        of, grouped = Grouped(13, 3, 3, 5, 7), Grouped(11, 4, 2, 3, 5)
+        return [Sample("3 heads", cls(of), {"equals": of}), Sample("4 heads over 2", cls(grouped), {"equals": grouped})]
+
+    @property
+    def turned(self) -> int:
+        return 0
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         p = self.of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -90,6 +90,16 @@ class MixtureOfHeads(Grouped):
         self.routers = nn.ModuleDict({n: nn.Linear(width, size, bias=False) for n, size in sizes.items() if size})
         for matrix in self.routers.parameters():
             nn.init.normal_(matrix, std=0.02)
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        plain = Grouped(13, 4, 2, 5, 7)
+        return [
+            Sample("all routed", to_mixture(plain, shared=2, router="softmax"), {"equals": plain}),
+            Sample("2 of 3 routed", cls(13, 5, 5, 3, 7, shared=2, routed=2)),
+            Sample("relu", cls(13, 5, 5, 3, 7, shared=1, router="relu")),
+            Sample("longest queries", to_mixture(plain, shared=1, routed=2)),
+        ]
 
     def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``(p, chosen)`` of the routed heads, each ``(b, n, h − S)``: what they score, and whether they are open."""

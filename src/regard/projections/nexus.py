@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 from regard.projections.base import Grouped
 
 
@@ -16,13 +19,18 @@ from regard.projections.base import Grouped
     arxiv="2512.03377",
     year=2025,
     aliases=("higher_order_attention", "hon"),
-    claim=Claim(
-        text="order 1 is multi-head attention; no order has more parameters; one layer of order 2 looks up two hops, "
-        "one of order 1 cannot",
-        status="works",
-        figure="bit for bit; equal counts; two hops over six facts: 99.7% and 96.4% with order 2, 42.7% and 43.8% with "
-        "order 1",
-        command="pytest tests/claims/test_nexus.py",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "order 1 is multi-head attention; no order has more parameters",
+            cells="nexus.first_order",
+            holds="nexus.is_multi_head",
+        ),
+        Claim(
+            "one layer of order 2 looks up two hops, one of order 1 cannot",
+            cells="nexus.two_hops",
+            holds="nexus.looks_up",
+        ),
     ),
 )
 class Nexus(Grouped):
@@ -54,6 +62,12 @@ class Nexus(Grouped):
         if order > 1 and kv_heads != heads:
             raise wrong("kv_heads", str(kv_heads), f"the {heads} heads: each refines keys of its own")
         self.order = order
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        first = cls(13, 3, 3, 6, 7, order=1)
+        plain = Grouped(13, 3, 3, 6, 7).same_as(first)
+        return [Sample("order 1", first, {"equals": plain}), Sample("order 3", cls(13, 3, 3, 6, 7, order=3))]
 
     @property
     def cached_numbers(self) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +95,16 @@ class Dual(Projection):
         self.out = nn.Linear(heads * value_dim, width, bias=False)
         if relational:
             self.add_relations(head_dim * relational)
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        none = cls(13, 4, 2, 6, 7, relational=0)
+        found = [
+            Sample(f"symbols by {symbols}", cls(13, 4, 4, 6, 7, 2, 3, symmetric, symbols))
+            for symbols, symmetric in zip(get_args(Symbols), (False, True, False), strict=True)
+        ]
+        plain = Grouped(13, 4, 2, 6, 7).same_as(none)
+        return [Sample("no relational heads", none, {"equals": plain}), *found, Sample("all", cls(13, 4, 2, 6, 7, 4))]
 
     def add_relations(self, wide: int) -> None:
         """The parameters of relational heads; ``wide`` is R p."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -32,6 +33,7 @@ COMMAND = "pytest tests/claims/test_projections.py"
         command=f"{COMMAND} tests/claims/test_small_models.py",
     ),
 )
+@shown_by(lambda: [grouped_sample(kv_heads) for kv_heads in (1, 2)])
 def to_groups(projection: Grouped, kv_heads: int = 1) -> Grouped:
     """A projection with fewer key and value heads, each the mean of those that it stands for; 1 is multi-query.
 
@@ -51,6 +53,16 @@ def to_groups(projection: Grouped, kv_heads: int = 1) -> Grouped:
             whole = getattr(p, name).weight.view(kv_heads, p.kv_heads // kv_heads, size, p.width)
             getattr(found, name).weight.copy_(whole.mean(1).flatten(0, 1))
     return found
+
+
+def grouped_sample(kv_heads: int) -> Sample:
+    """Four equal key heads made ``kv_heads``, which computes the same."""
+    whole = Grouped(13, 4, 4, 5, 7)
+    with torch.no_grad():
+        for name, size in (("k", 5), ("v", 7)):
+            matrix = getattr(whole, name).weight
+            matrix.copy_(matrix[:size].repeat(4, 1))
+    return Sample(f"4 heads over {kv_heads}", to_groups(whole, kv_heads), {"equals": whole})
 
 
 @published(
@@ -96,6 +108,22 @@ class HeadEmbeddings(Projection):
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = (self.told_apart(i, source) for i, source in enumerate((x, context, context)))
         return q, k, v
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        """Among them embeddings of zero, with which all heads are one."""
+        alike, plain = cls(13, 3, 5, 7), Grouped(13, 3, 1, 5, 7)
+        with torch.no_grad():
+            for embedding in alike.embeddings:
+                embedding.zero_()
+            for matrix, shared in zip((plain.q, plain.k, plain.v), alike.maps.parameters(), strict=True):
+                matrix.weight.copy_(shared.repeat(len(matrix.weight) // len(shared), 1))
+            plain.out.weight.copy_(alike.out.weight)
+        return [
+            Sample("equal heads", alike, {"equals": plain}),
+            Sample("multiply", cls(13, 3, 5, 7)),
+            Sample("add", cls(11, 3, 4, 5, "add")),
+        ]
 
     def told_apart(self, which: int, source: Tensor) -> Tensor:
         """The shared projection as each head sees it."""
@@ -174,6 +202,21 @@ class KnockingHeads(Grouped):
         if self.gated:
             mixed = 2 * (mixed * torch.sigmoid(v @ self.gated[0])) @ self.gated[1]
         return q @ self.mixes[0], k @ self.mixes[1], mixed
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        """At the start, where both forms are plain, and mixed, which a grouped projection is too."""
+        found = []
+        for values in ("linear", "gated"):
+            new = cls(13, 4, 2, 5, 7, values)
+            found.append(Sample(f"{values}, new", new, {"equals": Grouped(13, 4, 2, 5, 7).same_as(new)}))
+            mixed = cls(13, 4, 2, 5, 7, values).double()  # so that what folds into one matrix is not rounded
+            with torch.no_grad():
+                for mix in (*mixed.mixes, *mixed.gated):
+                    mix.add_(0.3 * torch.randn_like(mix))
+            equals = {} if mixed.gated else {"equals": mixed.folded()}
+            found.append(Sample(f"{values}, mixed", mixed, equals))
+        return found
 
     def folded(self) -> Grouped:
         """The grouped projection that computes the same.
@@ -256,10 +299,28 @@ class FewerMatrices(Projection):
         if (length is None) == (form == "super"):
             raise wrong("length", str(length), "a number of tokens in the super form alone")
         super().__init__(width, heads, heads, width // heads, width // heads)
+        self.form = form
         self.q = nn.Linear(width, width, bias=False)
         self.k = nn.Linear(width, width, bias=False) if form == "optimised" else nn.Identity()
         self.out = nn.Linear(width, width, bias=False)
         self.align = None if length is None else nn.Parameter(torch.eye(length))
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        """Each form, and the grouped projection with the identity for what it leaves out."""
+        found = []
+        for fewer in (cls(12, 3), cls(12, 1, "efficient"), cls(12, 1, "super", 19)):
+            heads, form = fewer.heads, fewer.form
+            plain = Grouped(12, heads, heads, 12 // heads, 12 // heads).same_as(fewer)
+            with torch.no_grad():
+                for matrix in [plain.v] if form == "optimised" else [plain.k, plain.v]:
+                    matrix.weight.copy_(torch.eye(12))
+            found.append(Sample(form, fewer, {"equals": plain}))
+        mixed = cls(12, 1, "super", 19)
+        assert mixed.align is not None
+        with torch.no_grad():
+            mixed.align.add_(torch.randn_like(mixed.align))
+        return [*found, Sample("super, mixed", mixed)]
 
     @property
     def causal(self) -> bool:
@@ -341,6 +402,21 @@ class Merged(Projection):
         shape = (heads, len(rows)) if symmetric else (heads, width, width)
         self.between = nn.Parameter(torch.randn(shape) * width**-0.5)
         self.out = nn.Linear(heads * width, width, bias=False) if out else None
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        """Among them one made of a multi-head projection: mechanisms divide by the root of the width instead of d."""
+        plain, merged = Grouped(13, 3, 3, 5, 7).double(), cls(13, 3).double()
+        assert merged.out is not None
+        queries, keys = (matrix.weight.unflatten(0, (3, 5)) for matrix in (plain.q, plain.k))
+        values, outs = plain.v.weight.unflatten(0, (3, 7)), plain.out.weight.unflatten(1, (3, 7))
+        with torch.no_grad():
+            merged.between.copy_(queries.mT @ keys * (13 / 5) ** 0.5)
+            merged.out.weight.copy_(torch.einsum("whe,hec->whc", outs, values).flatten(1))
+        return [
+            Sample("of 3 heads", merged, {"equals": plain, "positions": False}),
+            Sample("symmetric, no out", cls(11, 2, symmetric=True, out=False)),
+        ]
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         matrix = self.between if self.mirrored is None else self.between[:, self.mirrored]

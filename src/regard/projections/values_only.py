@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
 from regard.projections.base import Projection, split_heads
@@ -22,6 +25,19 @@ class ValuesOnly(Projection):
         super().__init__(width, heads, heads, 1, value_dim)
         self.v = nn.Linear(width, heads * value_dim, bias=False)
         self.out = nn.Linear(heads * value_dim, width, bias=False)
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        """The grouped projection whose queries are zero attends alike to all, as this does with softmax."""
+        found, plain = cls(13, 3, 7), Grouped(13, 3, 3, 1, 7)
+        plain.same_as(found)
+        with torch.no_grad():
+            plain.q.weight.zero_()
+        return [Sample("3 heads", found, {"equals": plain})]
+
+    @property
+    def turned(self) -> int:
+        return 0
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k = (part.new_zeros(part.shape[0], self.heads, part.shape[1], 1) for part in (x, context))

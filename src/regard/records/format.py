@@ -113,7 +113,8 @@ class Record:
         prefix = f"{about['index']}/"
         own = {name.removeprefix(prefix): x for name, x in (self.tensors or {}).items() if name.startswith(prefix)}
         name, arguments = parse(about["mechanism"])
-        mechanism = build_for({"heads": about["heads"], "head_dim": about["head_dim"]}, name, **arguments)
+        sizes = {"heads": about["heads"], "head_dim": about["head_dim"], "layer_index": about["index"]}
+        mechanism = build_for(sizes, name, **arguments)
         mechanism.load_state_dict({name: own.pop(f"mechanism.{name}") for name in mechanism.state_dict()})
         q, k = (own.pop(name)[None] for name in ("q", "k"))
         signals = {name.removeprefix("signal."): signal[None] for name, signal in own.items()}

@@ -47,7 +47,7 @@ SCORES = ("induction", "previous_token", "duplicate_token", "retrieval")
 def record(
     model: Any,
     tokenizer: Any,
-    text: str | Sequence[int] | Tensor,
+    text: str | Sequence[int] | Tensor | Messages,
     *,
     layers: Iterable[int] | None = None,
     rows: int | None = None,
@@ -67,7 +67,8 @@ def record(
     Args:
         model: any Transformers model of text that `hosts.watch.watch` can watch, not an encoder-decoder; or a model of
             ours, whose layers may be of any mechanism. tokenizer: its tokenizer; None where ``text`` is token ids.
-        text: the document, or its token ids. layers, rows, seed: as for `hosts.watch.watch`.
+        text: the document, its token ids, or messages ``{"role": …, "content": …}``, which the tokenizer's chat
+            template puts together. layers, rows, seed: as for `hosts.watch.watch`.
         keep: keep what A follows from, so that every region can be recomputed; None: up to `KEPT_BYTES`.
         progress: called with what is being done, how many layers are, and of how many (0: not known).
         command, name: noted in the record.
@@ -85,7 +86,9 @@ def record(
     if generate:
         progress(f"generating {generate} tokens", 0, 0)
         ids = subject.continued(ids, generate)
+        chat = bool(tokens.turns)
         tokens += decode(tokenizer, ids, prompt) if tokenizer is not None else unnamed(ids[prompt:])
+        tokens.turns += [("assistant", prompt, len(ids))] if chat else []
     n = len(ids)
     probes = [
         Received(), Entropy(), EntropyRows(), Sink(), Distance(), Induction(), PreviousToken(), DuplicateToken(),
@@ -99,12 +102,12 @@ def record(
     return gather(session, subject, tokens, prompt, rows, seed, command, name)
 
 
-def read(tokenizer: Any, text: str | Sequence[int] | Tensor) -> Tokens:
+def read(tokenizer: Any, text: Any) -> Tokens:
     """The tokens of the document."""
-    if isinstance(text, str):
+    if isinstance(text, str) or is_chat(text):
         if tokenizer is None:
             raise wrong("tokenizer", "None", "a tokenizer, or token ids for text")
-        found = encode(tokenizer, text)
+        found = encode(tokenizer, text) if isinstance(text, str) else encode_chat(tokenizer, text)
     else:
         ids = [int(i) for i in torch.as_tensor(text).flatten()]
         found = decode(tokenizer, ids) if tokenizer is not None else unnamed(ids)

@@ -22,6 +22,7 @@ class Tokens:
         ids: of the vocabulary. texts: what each stands for in the document; joined, they give it back. special: which
             the tokenizer calls special. names: of tokens without a text, that of the vocabulary. parts: of tokens that
             end within a character, the token that has the character's text: the last of those that make it.
+        turns: of a conversation, ``(role, first token, last token + 1)`` of each message's own words.
     """
 
     ids: list[int]
@@ -29,6 +30,7 @@ class Tokens:
     special: list[bool]
     names: dict[int, str] = field(default_factory=dict)
     parts: dict[int, int] = field(default_factory=dict)
+    turns: list[tuple[str, int, int]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -37,7 +39,8 @@ class Tokens:
         shift = len(self)
         names = self.names | {i + shift: name for i, name in other.names.items()}
         parts = self.parts | {i + shift: end + shift for i, end in other.parts.items()}
-        return Tokens(self.ids + other.ids, self.texts + other.texts, self.special + other.special, names, parts)
+        turns = self.turns + [(role, start + shift, stop + shift) for role, start, stop in other.turns]
+        return Tokens(self.ids + other.ids, self.texts + other.texts, self.special + other.special, names, parts, turns)
 
     @property
     def document(self) -> dict[str, Any]:
@@ -45,6 +48,7 @@ class Tokens:
         return {
             **{"ids": self.ids, "texts": self.texts, "special": self.special},
             **{name: {str(i): value for i, value in getattr(self, name).items()} for name in ("names", "parts")},
+            **({"turns": [list(turn) for turn in self.turns]} if self.turns else {}),
         }
 
 
@@ -59,12 +63,13 @@ def label(tokens: dict[str, Any], token: int) -> str:
     return f"{texts[end][0]} {token - first + 1}/{end - first + 1}"
 
 
-def encode(tokenizer: Any, text: str) -> Tokens:
-    """The tokens of a document."""
+def encode(tokenizer: Any, text: str, special: bool = True) -> Tokens:
+    """The tokens of a document; ``special``: with those that the tokenizer puts around a text."""
+    bare: dict[str, Any] = {} if special else {"add_special_tokens": False}
     if not getattr(tokenizer, "is_fast", False):
-        ids = list(tokenizer(text)["input_ids"])
+        ids = list(tokenizer(text, **bare)["input_ids"])
         return tokens_of(tokenizer, ids, *aligned(text, *decoded(tokenizer, ids)))
-    coded = tokenizer(text, return_offsets_mapping=True)
+    coded = tokenizer(text, return_offsets_mapping=True, **bare)
     return tokens_of(tokenizer, list(coded["input_ids"]), *cut(text, list(coded["offset_mapping"])))
 
 

@@ -83,7 +83,7 @@ def subscript(node: ast.Subscript) -> tuple[str, tuple[str, ...]]:
 @published(
     "fusemax",
     family="parallel",
-    kind="theory",
+    kind="study",
     row=267,
     title="FuseMax: Leveraging Extended Einsums to Optimize Attention Accelerator Design",
     arxiv="2406.10491",

@@ -19,7 +19,7 @@ COMMAND = "pytest tests/claims/test_rank.py"
 @published(
     "fixed_head_size",
     family="scored",
-    kind="projection",
+    kind="study",
     row=269,
     title="Low-Rank Bottleneck in Multi-head Attention Models",
     arxiv="2002.07028",

@@ -24,7 +24,7 @@ INGREDIENTS = ("decay", "step", "products", "convolution")
 @published(
     "mimetic",
     family="linear",
-    kind="training",
+    kind="study",
     row=354,
     title="Mimetic Initialization Helps State Space Models Learn to Recall",
     arxiv="2410.11135",

@@ -18,7 +18,7 @@ COMMAND = "pytest tests/claims/test_readings.py"
 @published(
     "posterior",
     family="scored",
-    kind="theory",
+    kind="study",
     row=0,
     title="Attention: Marginal Probability is All You Need?",
     arxiv="2304.04556",
@@ -82,7 +82,7 @@ class Fit:
 @published(
     "sparse_distributed_memory",
     family="scored",
-    kind="theory",
+    kind="study",
     row=71,
     title="Attention Approximates Sparse Distributed Memory",
     arxiv="2111.05498",

@@ -15,7 +15,7 @@ from regard.core.errors import wrong
 @published(
     "superiority_of_softmax",
     family="theory",
-    kind="theory",
+    kind="study",
     row=349,
     title="Superiority of Softmax: Unveiling the Performance Edge Over Linear Attention",
     arxiv="2310.11685",

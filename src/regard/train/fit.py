@@ -22,6 +22,15 @@ Loss = Callable[[nn.Module, Generator], Tensor]
 
 
 @dataclass(frozen=True)
+class Step:
+    """A finished step of training: its number from 1, its loss, and the gradient's norm before it was clipped."""
+
+    number: int
+    loss: float
+    norm: float
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How to train.
 
@@ -69,6 +78,7 @@ def fit(
     device: str = "cpu",
     every: float = 30.0,
     report: Callable[[int, float], None] = lambda step, value: None,
+    until: Callable[[Step], bool] = lambda step: False,
 ) -> nn.Module:
     """Trains the model in place by AdamW and returns it.
 
@@ -77,7 +87,8 @@ def fit(
 
     Args:
         folder: of checkpoint and log, None for none. device: "cpu" or "cuda"; several GPUs by ``accelerate launch``.
-        every: seconds between checkpoints. report: told the step (from 1) and its loss.
+        every: seconds between checkpoints. report: told the step (from 1) and its loss. until: given each finished
+            step; training ends where it says so.
 
     Raises:
         ValueError: a checkpoint of another recipe or model. RuntimeError: a loss that is not finite.
@@ -99,7 +110,7 @@ def fit(
         if not torch.isfinite(value):
             raise RuntimeError(f"the loss of step {step + 1} is {value.item()}: a lower rate may help")
         accelerator.backward(value)
-        accelerator.clip_grad_norm_(ready.parameters(), recipe.clip)
+        norm = accelerator.clip_grad_norm_(ready.parameters(), recipe.clip)
         optimiser.step()
         optimiser.zero_grad()
         report(step + 1, value.item())
@@ -109,6 +120,8 @@ def fit(
             if time.monotonic() - saved > every or step + 1 == recipe.steps:
                 keep(accelerator.unwrap_model(ready), optimiser, folder, identity, step + 1)
                 saved = time.monotonic()
+        if until(Step(step + 1, value.item(), float(norm or 0.0))):
+            break
     return model.eval()
 
 

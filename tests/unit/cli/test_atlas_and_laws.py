@@ -22,9 +22,11 @@ def test_atlas_as_json_is_the_whole_atlas():
     listed = json.loads(regard("atlas", "--json").stdout)
     assert [entry["name"] for entry in listed] == [entry.name for entry in entries()]
     for entry in listed:
-        assert entry["claim"]["status"] in ("works", "partly", "not reproduced")
-        assert entry["claim"]["figure"]
-        assert entry["claim"]["command"]
+        claim, measured = entry["claim"], entry["claim"]["status"] != "not measured"
+        assert claim["status"] in ("reproduced", "partly", "not reproduced", "not measured")
+        assert bool(claim["figure"]) == measured
+        assert claim["command"]
+        assert entry["system"] == ("part" if entry["missing"] else "complete")
     rows = {entry["name"]: entry["row"] for entry in listed}
     assert (rows["lightning"], rows["cab"]) == (53, 252)
 
@@ -46,8 +48,11 @@ def test_laws_prints_every_law():
     [
         (("atlas", "zebra"), "query: got 'zebra', want a name, a pattern or words of some name, title or summary"),
         (("laws", "sofmax"), "name: got 'sofmax', want one of the atlas"),
-        (("laws",), "name: got '', want the name of a mechanism, or --all alone"),
-        (("laws", "memory_efficient"), "name: got 'memory_efficient', a kernel, want a mechanism"),
+        (("laws",), "name: got '', want a name of the atlas, or --all alone"),
+        (
+            ("laws", "memory_efficient"),
+            "name: got 'memory_efficient', a kernel, want of a kind that has laws: mechanism",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_line_and_status_2(arguments, said):
@@ -61,9 +66,9 @@ def test_a_broken_law_is_exit_status_1(tmp_path):
     script = tmp_path / "broken.py"
     script.write_text(
         "import sys; sys.path.insert(0, 'tests'); sys.argv = ['regard', 'laws', 'mask_off_by_one']\n"
-        "from mutants.broken import MaskOffByOne\n"
+        "from mutants.mechanism import MaskOffByOne\n"
         "from regard.core.atlas import Claim, published\n"
-        "claim = Claim('', 'works', '', '')\n"
+        "claim = Claim('', cells='a.b', holds='a.c')\n"
         "published('mask_off_by_one', family='f', title='t', year=2026, claim=claim)(MaskOffByOne)\n"
         "from regard.cli import main; main()\n"
     )

@@ -42,7 +42,10 @@ def test_text_comes_from_standard_input(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--model", "nosuchfolder/at-all"), "--model: got 'nosuchfolder/at-all', want tiny, minilm, a folder"),
+        (
+            ("--model", "nosuchfolder/at-all"),
+            "--model: got 'nosuchfolder/at-all', want tiny, smollm2, minilm, a folder",
+        ),
         (("--text", "  "), "--text: got an empty text, want at least one word"),
         (("--text", "a", "--file", "b"), "--text: got a text and a --file, want one of them"),
         (("--file", "BINARY"), "which is not UTF-8 text, want a text file"),
@@ -102,7 +105,7 @@ def changed(folder: Path, name: str, change) -> None:
         (("--text", "3 2048"), None, "ids: got 3 to 2048, want 0 to 2047"),
         (("--text", "a", "--tokenizer", "nowhere"), None, "--tokenizer: got 'nowhere', want a folder with"),
         (("--text", "3"), ("config.json", lambda x: x.replace(b'"eps"', b'"epsilon"')), "json is of another model"),
-        (("--text", "3"), ("config.json", lambda x: x[:20]), "--model: got 'lm', want tiny, minilm, a folder with a"),
+        (("--text", "3"), ("config.json", lambda x: x[:20]), "--model: got 'lm', want tiny, smollm2, minilm, a folder"),
         (("--text", "3"), ("config.json", lambda x: x.replace(b"mamba2", b"mamba7")), "name: got 'mamba7'"),
         (("--text", "3"), ("config.json", lambda x: x.replace(b'"width": 16', b'"width": 18')), "weights differ in"),
         (("--text", "3"), ("model.safetensors", lambda x: x[:99]), "lm, whose model.safetensors is broken"),

@@ -41,6 +41,13 @@ def numbers(store: Store) -> list[int]:
     return sorted(row["number"] for row in store.rows())
 
 
+def test_columns_of_former_names_are_read_by_those_of_today(tmp_path):
+    """Results of 0.1 called the baseline otherwise."""
+    store = Store(tmp_path)
+    store.add(Slow(3), {"yard" + "stick_seconds": 2.0}, "a test")
+    assert store.rows()[0]["baseline_seconds"] == 2.0
+
+
 def test_a_row_holds_fields_figures_and_where_it_comes_from(tmp_path):
     store = Store(tmp_path / "new")
     assert [outcome.error for outcome in run([Slow(3), Slow(5)], store, "the command")] == [None, None]

@@ -5,7 +5,7 @@ import pytest
 from regard.core import atlas
 from regard.core.atlas import Claim, published
 
-CLAIM = Claim("reproduces", "works", "0.5", "make claims")
+CLAIM = Claim("reproduces", cells="shelf.cells", holds="shelf.holds")
 
 
 @pytest.fixture
@@ -53,7 +53,9 @@ def test_find_takes_aliases_and_names_the_nearest(shelf):
 def test_an_entry_is_plain_data_for_json(shelf):
     entry = atlas.find("lightning").as_dict()
     assert entry["row"] == 53
-    assert entry["claim"] == {"text": "reproduces", "status": "works", "figure": "0.5", "command": "make claims"}
+    unmeasured = {"status": "not measured", "figure": "", "command": "regard claims lightning", "date": "", "stale": ""}
+    assert entry["claim"] == {"text": "reproduces"} | unmeasured
+    assert (entry["system"], entry["missing"], entry["fidelity"]) == ("complete", "", None)
     assert entry["summary"] == "Linear attention whose past decays by a fixed rate per head."
 
 
@@ -64,7 +66,14 @@ def test_ill_formed_entries_are_refused(shelf):
         shelf("Two Words", "t", "s")
     with pytest.raises(ValueError, match="no docstring"):
         published("bare", family="f", title="t", year=2024, claim=CLAIM)(lambda: None)
-    with pytest.raises(
-        ValueError, match=r"claim.status: got 'probably', want one of \('works', 'partly', 'not reproduced'\)"
-    ):
-        published("vague", family="f", title="t", year=2024, claim=Claim("", "probably", "", ""))(shelf)  # type: ignore[arg-type]
+    for claim in (Claim("said"), Claim("said", cells="a.b")):
+        with pytest.raises(ValueError, match="claim: got 'said', want cells and holds"):
+            published("vague", family="f", title="t", year=2024, claim=claim)(shelf)
+    with pytest.raises(ValueError, match="fidelity: got 'sure', want one of authors' code"):
+        published("sure", family="f", title="t", year=2024, claim=CLAIM, fidelity="sure")(shelf)  # type: ignore[arg-type]
+
+
+def test_a_system_that_lacks_a_part_says_which(shelf):
+    shelf("half", "t", "s", missing="the decoder", fidelity="hand values")
+    entry = atlas.find("half")
+    assert (entry.system, entry.as_dict()["missing"], entry.fidelity) == ("part", "the decoder", "hand values")

@@ -51,7 +51,7 @@ SOURCE = """
 COMMAND = "pytest x"
 
 @published("kept", family="f", title="t " "u", year=2024,
-           claim=Claim("c", status="works", figure="", command=f"{COMMAND} y"))
+           missing=f"{COMMAND} y", claim=(Claim("c", cells="a.b", holds="a.c"), Claim("d", cells="a.d", holds="a.e")))
 class Kept:
     '''A thing.'''
 
@@ -64,7 +64,11 @@ def test_a_declaration_is_read_with_the_constants_of_its_file():
     assert found.where == "package.module.Kept"
     assert found.traits == {"time": "linear", "packed": False}
     entry = atlas.entry_of(found)
-    assert (entry.title, entry.claim.command, entry.kind, entry.summary) == (
+    assert [(claim.text, claim.cells, claim.holds) for claim in entry.claims] == [
+        ("c", "a.b", "a.c"),
+        ("d", "a.d", "a.e"),
+    ]
+    assert (entry.title, entry.missing, entry.kind, entry.summary) == (
         "t u",
         "pytest x y",
         "mechanism",

@@ -147,6 +147,8 @@ class Trained(regard.Mechanism):
     [
         (Trained(), {}, "Trained, which needs beta"),
         ("softmax", {"sink_heads": 6}, "Softmax, which needs sink"),
+        ("forgetting", {}, "Forgetting, which needs log_forget"),
+        ("differential", {}, "Differential, which needs vectors"),
         ("nothing_of_the_kind", {}, "nothing_of_the_kind"),
         ("window", {"width": 3}, "width"),
         (Trained(), {"size": 3}, "the mechanism is made already"),

@@ -110,6 +110,26 @@ def test_lists_of_blocks_as_routers_give_them(causal):
     assert cover.density == pytest.approx(mask.double().mean().item()) or causal
 
 
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_each_sequence_of_a_batch_has_lists_of_its_own(heads, groups):
+    cover, mask = batched(heads)
+    q, k, v = draw(70, 90, groups=groups)
+    assert cover.density == pytest.approx(mask.double().mean().item())
+    agree(q, k, v, block_sparse.attend_blocks(q, k, v, cover).out, masked(q, k, v, mask))
+    causal = mask & torch.ones(70, 90, dtype=torch.bool).tril(20)
+    agree(q, k, v, block_sparse.attend_blocks(q, k, v, cover, True).out, masked(q, k, v, causal))
+    assert torch.equal(cover.lists(heads - 1, 3, 1), cover.repeated(3).lists(2, 3, 1))
+
+
+def batched(heads):
+    """A cover of a batch of two, of 70 queries over 90 keys, and its mask."""
+    index = torch.randint(-1, 5, (2, heads, 7, 2), generator=torch.Generator().manual_seed(1))
+    shown = torch.stack([(index == block).any(-1) for block in range(5)], -1)
+    mask = shown.repeat_interleave(10, 2).repeat_interleave(20, 3)[..., :90]
+    return Cover.from_index(index, 70, 90, 10, 20), mask
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(dtype):
     pattern = p.parse_pattern("Causal & (Window(30) | Sinks(2))")
@@ -157,3 +177,5 @@ def test_bad_input_is_named():
         block_sparse.attend(q, k, v, p.Neighborhood((3, 3), 3))
     with pytest.raises(ValueError, match="cover"):
         block_sparse.attend_blocks(q, k, v, p.Window(3).cover(9, rows=4, cols=4))
+    with pytest.raises(ValueError, match=r"cover: got .* batch 2, want .* batch 1 or 1"):
+        block_sparse.attend_blocks(*(x[:1] for x in draw(70, 90)), batched(3)[0])

@@ -9,7 +9,7 @@ from regard.kernels.block_sparse import lists
 from regard.kernels.block_sparse import plan as block_sparse
 from regard.patterns.cover import Cover
 
-from .test_block_sparse import agree, draw, masked
+from .test_block_sparse import agree, batched, draw, masked
 
 triton_kernels = pytest.importorskip("regard.kernels.block_sparse.triton", reason="Triton is not built for this system")
 
@@ -57,6 +57,14 @@ def test_a_routers_lists_of_any_block_size(causal, monkeypatch):
     monkeypatch.undo()
     want = block_sparse.attend_blocks(q, k, v, cover, causal).out
     agree(q, k, v, got, want)
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_lists_of_each_sequence(heads, monkeypatch):
+    monkeypatch.setattr(gpu, "usable", lambda x: True)
+    cover, mask = batched(heads)
+    q, k, v = draw(70, 90, groups=1)
+    agree(q, k, v, block_sparse.attend_blocks(q, k, v, cover).out, masked(q, k, v, mask))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])

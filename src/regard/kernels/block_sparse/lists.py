@@ -32,7 +32,8 @@ class Lists:
         rows, cols: ``(blocks, size)``, the queries and keys of each block, −1 for none; sizes are powers of two.
         offsets, columns: the listed blocks of keys of head * query blocks + block, as compressed rows. tiles: the mask
             of each listed block, −1 for all visible. masks: ``(different ones, rows, cols)`` uint8. owner_offsets,
-            owners, owner_tiles: the same by block of keys. heads: 1 where all share one cover.
+            owners, owner_tiles: the same by block of keys. maps: 1 where all share one cover,
+            heads, or sequences times heads.
     """
 
     rows: Tensor
@@ -44,12 +45,12 @@ class Lists:
     owner_offsets: Tensor
     owners: Tensor
     owner_tiles: Tensor
-    heads: int
+    maps: int
 
     def to(self, device: torch.device) -> Lists:
         """The lists on another device."""
-        tensors = {field.name: getattr(self, field.name).to(device) for field in fields(self) if field.name != "heads"}
-        return Lists(**tensors, heads=self.heads)
+        tensors = {field.name: getattr(self, field.name).to(device) for field in fields(self) if field.name != "maps"}
+        return Lists(**tensors, maps=self.maps)
 
 
 def listed(cover: Cover, queries: Region, keys: Region, visible: Visible, shift: int) -> Lists:
@@ -66,7 +67,7 @@ def listed(cover: Cover, queries: Region, keys: Region, visible: Visible, shift:
         tiles[some] = place[len(place) - len(some) :]
     order = torch.argsort((owners // max(blocks, 1)) * key_blocks + cover.columns, stable=True)
     columns = (owners // max(blocks, 1)) * key_blocks + cover.columns
-    counts = torch.bincount(columns, minlength=cover.heads * key_blocks)
+    counts = torch.bincount(columns, minlength=cover.maps * key_blocks)
     whole = {
         **{"rows": (queries.tokens - shift).masked_fill(~queries.fresh, -1)},
         **{"cols": keys.tokens.masked_fill(~keys.fresh, -1)},
@@ -79,7 +80,7 @@ def listed(cover: Cover, queries: Region, keys: Region, visible: Visible, shift:
     whole["rows"], whole["cols"] = pad(whole["rows"], (0, high), value=-1), pad(whole["cols"], (0, wide), value=-1)
     return Lists(
         masks=pad(masks, (0, wide, 0, high)).contiguous(),
-        heads=cover.heads,
+        maps=cover.maps,
         **{name: x.int().contiguous() for name, x in whole.items()},
     )
 
@@ -87,14 +88,14 @@ def listed(cover: Cover, queries: Region, keys: Region, visible: Visible, shift:
 def formed(
     cover: Cover, partial: Tensor, queries: Region, keys: Region, visible: Visible
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """``(some of the partial blocks, their masks (some, rows · cols) uint8)``, head by head."""
+    """``(some of the partial blocks, their masks (some, rows · cols) uint8)``, map by map."""
     owners, blocks = cover.owners, len(queries.tokens)
-    for head in range(cover.heads):
-        mine = partial[owners[partial] // max(blocks, 1) == head]
+    for which in range(cover.maps):
+        mine = partial[owners[partial] // max(blocks, 1) == which]
         for some in mine.split(LOOKED_AT):
             i = queries.tokens[owners[some] % blocks][:, :, None]
             j = keys.tokens[cover.columns[some]][:, None, :]
-            seen = visible(i, j, head).expand(len(some), i.shape[1], j.shape[2])
+            seen = visible(i, j, which % cover.heads).expand(len(some), i.shape[1], j.shape[2])
             yield some, seen.flatten(1).to(torch.uint8)
 
 

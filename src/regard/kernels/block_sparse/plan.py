@@ -41,9 +41,9 @@ class Gathered:
     """A piece, as `dense.over` takes it: blocks of queries, each over keys of its own.
 
     Args:
-        rows: the blocks' queries, in order. size: queries in a block. index: ``(heads or 1, blocks, width)`` int64, the
-            keys of each block. mask: ``(heads or 1, blocks, size, width)`` bool, or with batch times heads for a call;
-            None if all are visible.
+        rows: the blocks' queries, in order. size: queries in a block. index: ``(maps, blocks, width)`` int64, the keys
+            of each block, maps being 1, heads, or batch times heads. mask: ``(maps, blocks, size, width)`` bool; None
+            if all are visible.
     """
 
     rows: slice
@@ -71,9 +71,9 @@ class Gathered:
         flat = part.reshape(-1, part.shape[-1]).to(total.dtype)
         total.view(-1, total.shape[3]).index_add_(0, flat_index(total, self.index.flatten(1)), flat)
 
-    def repeated(self, batch: int) -> Gathered:
+    def repeated(self, batch: int, heads: int) -> Gathered:
         """The piece for a batch: masks of several heads stand once for each sequence."""
-        if self.mask is None or self.mask.shape[0] == 1 or batch == 1:
+        if self.mask is None or self.mask.shape[0] in (1, batch * heads):
             return self
         return Gathered(self.rows, self.size, self.index, self.mask.repeat(batch, 1, 1, 1))
 
@@ -117,14 +117,15 @@ class Gathered:
 
 
 def flat_index(x: Tensor, index: Tensor) -> Tensor:
-    """``index (h or 1, t)`` into the tokens of ``x (b, h, m, …)``, where its first three axes are one."""
+    """``index (h or 1 or b h, t)`` into the tokens of ``x (b, h, m, …)``, where its first three axes are one."""
     batch, heads, m = x.shape[:3]
+    index = index.view(batch, heads, -1) if len(index) == batch * heads else index
     first = torch.arange(0, batch * heads * m, m, device=x.device).view(batch, heads, 1) if m else index.new_zeros(1)
     return (first + index).flatten()
 
 
 def taken(x: Tensor, index: Tensor) -> Tensor:
-    """``(b, h, t, …)``: the tokens ``index (h or 1, t)`` of ``x (b, h, m, …)``, copied row by row on all cores."""
+    """``(b, h, t, …)``: tokens ``index (h or 1 or b h, t)`` of ``x (b, h, m, …)``, copied row by row on all cores."""
     rows = x.flatten(0, 2).index_select(0, flat_index(x, index))
     return rows.view(*x.shape[:2], index.shape[1], *x.shape[3:])
 
@@ -161,7 +162,7 @@ class BlockPlan:
     def pieces_for(self, batch: int, heads: int, mask: Tensor | None) -> list[Gathered]:
         """The pieces for so many sequences and heads, cut by a mask ``(batch or 1, heads or 1, n, m)``."""
         if mask is None:
-            return [piece.repeated(batch) for piece in self.pieces]
+            return [piece.repeated(batch, heads) for piece in self.pieces]
         return [piece.within(mask, self.order, batch, heads) for piece in self.pieces]
 
 
@@ -224,6 +225,9 @@ def fitting(pattern: Pattern, q: Tensor, k: Tensor) -> tuple[int, int, int]:
     n, m, heads = q.shape[2], k.shape[2], q.shape[1]
     if pattern.heads not in (1, heads):
         raise wrong("pattern", f"{pattern.heads} heads", f"1, or the {heads} of q")
+    if pattern.crossed and n > m:
+        wanted = "at most as many queries: kernels align the last of both; softmax under Layout(mask=…) takes the rest"
+        raise wrong("q", f"{n} queries over {m} keys", wanted)
     return min(n, m), m, max(n - m, 0)
 
 
@@ -233,11 +237,13 @@ def attend_blocks(
     """The same over all entries of the blocks that ``cover`` lists, cut at the query if ``causal``: for routers.
 
     Raises:
-        ValueError: the cover is of other sizes or another number of heads.
+        ValueError: the cover is of other sizes, another batch or another number of heads.
     """
-    n, m, heads = q.shape[2], k.shape[2], q.shape[1]
-    if (cover.n, cover.m) != (n, m) or cover.heads not in (1, heads):
-        raise wrong("cover", f"{cover.n} × {cover.m}, {cover.heads} heads", f"{n} × {m}, 1 or {heads} heads")
+    batch, heads, n, m = *q.shape[:3], k.shape[2]
+    if (cover.n, cover.m) != (n, m) or cover.heads not in (1, heads) or cover.batch not in (1, batch):
+        came = f"{cover.n} × {cover.m}, {cover.heads} heads, batch {cover.batch}"
+        raise wrong("cover", came, f"{n} × {m}, 1 or {heads} heads, batch 1 or {batch}")
+    cover = cover if cover.batch == 1 else cover.repeated(heads)
     queries, keys = Region.runs(torch.arange(m - n, m), cover.rows), Region.runs(torch.arange(m), cover.cols)
 
     def visible(i: Tensor, j: Tensor, head: int) -> Tensor:
@@ -374,21 +380,21 @@ def grouped(counts: Tensor, cols: int) -> list[Tensor]:
 def assembled(cover: Cover, queries: Region, keys: Region, visible, shift: int) -> BlockPlan:
     """A cover as pieces, its blocks of queries sorted by how many keys they see."""
     size, cols = queries.tokens.shape[1], keys.tokens.shape[1]
-    blocks, heads = len(queries.tokens), cover.heads
-    counts = cover.offsets.diff().view(heads, -1)
+    blocks, maps = len(queries.tokens), cover.maps
+    counts = cover.offsets.diff().view(maps, -1)
     groups, pieces, start, total = grouped(counts, cols), [], 0, 0
     fresh = keys.fresh
     for group in groups:
         width = int(counts[:, group].max())
         place = torch.arange(width)
         real = place < counts[:, group][..., None]
-        first = cover.offsets[:-1].view(heads, blocks)[:, group][..., None]
-        block = cover.columns[(first + place).clamp(max=len(cover.columns) - 1)]  # (heads, blocks, width)
+        first = cover.offsets[:-1].view(maps, blocks)[:, group][..., None]
+        block = cover.columns[(first + place).clamp(max=len(cover.columns) - 1)]  # (maps, blocks, width)
         index = keys.tokens[block].flatten(2)
         usable = (real[..., None] & fresh[block]).flatten(2)
         rows = queries.tokens[group]
-        mask = torch.stack([visible(rows[:, :, None], index[h][:, None, :], h) for h in range(heads)])
-        mask = mask.expand(heads, len(group), size, index.shape[2]) & usable[:, :, None, :]
+        mask = torch.stack([visible(rows[:, :, None], index[h][:, None, :], h % cover.heads) for h in range(maps)])
+        mask = mask.expand(maps, len(group), size, index.shape[2]) & usable[:, :, None, :]
         stop = start + len(group) * size
         pieces.append(Gathered(slice(start, stop), size, index, None if bool(mask.all()) else mask))
         start, total = stop, total + len(group) * size * index.shape[2]

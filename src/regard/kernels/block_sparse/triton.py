@@ -49,14 +49,14 @@ def put(x, base, index, value, size: tl.constexpr, PADDED: tl.constexpr):
 @triton.jit
 def forward_kernel(
     q, k, v, out, lse, rows, cols, offsets, columns, tiles, masks, scale, n, m, blocks,
-    H: tl.constexpr, G: tl.constexpr, SHARED: tl.constexpr, d: tl.constexpr, e: tl.constexpr, D: tl.constexpr,
+    H: tl.constexpr, G: tl.constexpr, MAPS: tl.constexpr, d: tl.constexpr, e: tl.constexpr, D: tl.constexpr,
     E: tl.constexpr, R: tl.constexpr, C: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One block of queries of one head: its keys block by block, by the online softmax."""
     block, which = tl.program_id(0), tl.program_id(1).to(tl.int64)
     head = which % H
     group = which // H * G + head // (H // G)
-    row = block if SHARED else head * blocks + block
+    row = which % MAPS * blocks + block
     qi = tl.load(rows + block * R + tl.arange(0, R)).to(tl.int64)
     qt = tokens_of(q, which * n, qi, d, D)
     top = tl.full((R,), float("-inf"), ACC)
@@ -91,14 +91,14 @@ def slopes_of(scores, lset, got, vt, delta, scale, PRECISION: tl.constexpr):
 @triton.jit
 def queries_kernel(
     q, k, v, grad, lse, deltas, dq, rows, cols, offsets, columns, tiles, masks, scale, n, m, blocks,
-    H: tl.constexpr, G: tl.constexpr, SHARED: tl.constexpr, d: tl.constexpr, e: tl.constexpr, D: tl.constexpr,
+    H: tl.constexpr, G: tl.constexpr, MAPS: tl.constexpr, d: tl.constexpr, e: tl.constexpr, D: tl.constexpr,
     E: tl.constexpr, R: tl.constexpr, C: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradient of one block of queries."""
     block, which = tl.program_id(0), tl.program_id(1).to(tl.int64)
     head = which % H
     group = which // H * G + head // (H // G)
-    row = block if SHARED else head * blocks + block
+    row = which % MAPS * blocks + block
     qi = tl.load(rows + block * R + tl.arange(0, R)).to(tl.int64)
     qt, got = tokens_of(q, which * n, qi, d, D), tokens_of(grad, which * n, qi, e, E)
     lset = tl.load(lse + which * n + qi, mask=qi >= 0, other=0.0)
@@ -116,7 +116,7 @@ def queries_kernel(
 @triton.jit
 def keys_kernel(
     q, k, v, grad, lse, deltas, dk, dv, rows, cols, offsets, owners, tiles, masks, scale, n, m, blocks,
-    H: tl.constexpr, G: tl.constexpr, SHARED: tl.constexpr, d: tl.constexpr, e: tl.constexpr, D: tl.constexpr,
+    H: tl.constexpr, G: tl.constexpr, MAPS: tl.constexpr, d: tl.constexpr, e: tl.constexpr, D: tl.constexpr,
     E: tl.constexpr, R: tl.constexpr, C: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradients of one block of keys and values, over all queries of all heads of its group."""
@@ -127,7 +127,7 @@ def keys_kernel(
     for member in range(H // G):
         head = group % G * (H // G) + member
         which = group // G * H + head
-        row = block if SHARED else head * blocks + block
+        row = which % MAPS * blocks + block
         for at in range(tl.load(offsets + row), tl.load(offsets + row + 1)):
             qi = tl.load(rows + tl.load(owners + at) * R + tl.arange(0, R)).to(tl.int64)
             qt, got = tokens_of(q, which * n, qi, d, D), tokens_of(grad, which * n, qi, e, E)
@@ -202,7 +202,7 @@ def sizes(q: Tensor, k: Tensor, v: Tensor, lists: Lists) -> dict[str, Any]:
     """What the kernels are compiled for."""
     d, e = q.shape[3], v.shape[3]
     return {
-        **{"H": q.shape[1], "G": k.shape[1], "SHARED": lists.heads == 1, "d": d, "e": e, "D": power(d), "E": power(e)},
+        **{"H": q.shape[1], "G": k.shape[1], "MAPS": lists.maps, "d": d, "e": e, "D": power(d), "E": power(e)},
         **{"R": lists.rows.shape[1], "C": lists.cols.shape[1], "PRECISION": precision()},
         **{"ACC": tl.float64 if q.dtype == torch.float64 else tl.float32, "num_warps": 4 if d <= 64 else 8},
     }

@@ -11,11 +11,9 @@ from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism, repeat_heads
 from regard.laws.mechanism.subject import (
     BATCH,
-    HEAD_DIM,
     LONG,
     MIDDLE,
     SHORT,
-    VALUE_DIM,
     Broken,
     Inputs,
     Subject,
@@ -206,8 +204,7 @@ def refusals(subject: Subject, mechanism: Mechanism) -> None:
     """Broken unless each kind of bad input raises an error that names the argument and says what is wanted."""
     good = subject.draw(SHORT)
     layout = Layout(causal=subject.directions()[0])
-    wrong_dim = torch.randn(BATCH, good.k.shape[1], SHORT, HEAD_DIM + 1, dtype=torch.float64, device=subject.device)
-    wrong_length = torch.randn(BATCH, good.v.shape[1], SHORT + 1, VALUE_DIM, dtype=torch.float64, device=subject.device)
+    wrong_dim, wrong_length = torch.nn.functional.pad(good.k, (0, 1)), torch.nn.functional.pad(good.v, (0, 0, 0, 1))
     flags = torch.ones(BATCH, SHORT + 1, dtype=torch.bool, device=subject.device)
     bad: list[tuple[str, Inputs, Layout]] = [
         ("q", replace(good, q=good.q[0]), layout),

@@ -12,10 +12,8 @@ from regard.core.cost import Shape
 from regard.core.layout import Layout
 from regard.core.mechanism import GROWTHS, Mechanism
 from regard.laws.mechanism.subject import (
-    HEAD_DIM,
     LONG,
     SHORT,
-    VALUE_DIM,
     Broken,
     Inputs,
     Subject,
@@ -209,7 +207,9 @@ def cost(subject: Subject) -> str:
 
 def shape(example, n: int) -> Shape:
     """The shape of ``draw(n, batch=1, dtype=float32)``."""
-    return Shape(n, heads=example.heads, kv_heads=example.kv_heads, head_dim=HEAD_DIM, value_dim=VALUE_DIM)
+    return Shape(
+        n, heads=example.heads, kv_heads=example.kv_heads, head_dim=example.head_dim, value_dim=example.value_dim
+    )
 
 
 def state_bytes(subject: Subject, mechanism: Mechanism) -> None:

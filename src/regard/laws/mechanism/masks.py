@@ -94,7 +94,7 @@ def apart(subject: Subject, mechanism: Mechanism, layout: Layout) -> None:
     old, new, there = subject.draw(n), subject.draw(n, seed=1), keys.to(subject.device)
 
     def changed(name: str, tensor: Tensor) -> Tensor:
-        if name == "q" or subject.side(name) == "query":
+        if name not in ("k", "v"):  # a hidden token is still one, and its signals may be about others
             return tensor
         where = there[:, None, :].view(BATCH, 1, m, *[1] * (tensor.dim() - 3))
         return torch.where(where, new.tensors[name], tensor)

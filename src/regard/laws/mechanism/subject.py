@@ -10,20 +10,26 @@ import torch
 from torch import Tensor
 
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Mechanism, Signal, Traits, accumulate_dtype, repeat_heads
+from regard.core.mechanism import Example, Mechanism, Signal, Traits, repeat_heads
+from regard.laws.finding import Broken, Unclaimed, same
 
-BATCH, HEAD_DIM, VALUE_DIM = 3, 5, 7
+BATCH = 3
 SHORT, MIDDLE, LONG = 13, 257, 563
 """MIDDLE leaves the paths for few tokens; LONG crosses the tiles and chunks of the fast paths and divides none."""
 SEED = 20_261
 
-
-class Broken(Exception):  # noqa: N818 - a finding, not a fault of the program
-    """A law does not hold; the message says where and by how much."""
-
-
-class Unclaimed(Exception):  # noqa: N818 - likewise
-    """The law is about a trait that the mechanism does not claim."""
+__all__ = [
+    "BATCH",
+    "LONG",
+    "MIDDLE",
+    "SHORT",
+    "Broken",
+    "Inputs",
+    "Subject",
+    "Unclaimed",
+    "real_rows",
+    "same",
+]
 
 
 @dataclass(frozen=True)
@@ -70,8 +76,9 @@ class Subject:
     ) -> Inputs:
         """Random inputs for ``n`` queries and ``m`` keys (None: as many); ``sizes`` overrides batch, d, e, kv_heads."""
         m = n if m is None else m
-        batch, d, e = sizes.get("batch", BATCH), sizes.get("d", HEAD_DIM), sizes.get("e", VALUE_DIM)
-        heads, groups = self.example.heads, sizes.get("kv_heads", self.example.kv_heads)
+        example, batch = self.example, sizes.get("batch", BATCH)
+        d, e = sizes.get("d", example.head_dim), sizes.get("e", example.value_dim)
+        heads, groups = example.heads, sizes.get("kv_heads", example.kv_heads)
         generator = torch.Generator().manual_seed(SEED + seed)
 
         def normal(*shape: int) -> Tensor:
@@ -80,7 +87,7 @@ class Subject:
         def signal(spec: Signal) -> Tensor:
             tokens = n if spec.side == "query" else m
             rows = spec.rows(heads, groups)
-            return within(normal(batch, rows, tokens, *spec.size(d, e)), spec)
+            return spec.within(normal(batch, rows, tokens, *spec.size(d, e)))
 
         q, k, v = normal(batch, heads, n, d), normal(batch, groups, m, d), normal(batch, groups, m, e)
         signals = {name: signal(spec) for name, spec in self.mechanism.signals.items()}
@@ -129,16 +136,6 @@ class Subject:
         """``weights @ v`` on the inputs: what ``forward`` is held to."""
         weights = mechanism.weights(inputs.q, inputs.k, layout, **inputs.signals)
         return weights @ repeat_heads(inputs.v, inputs.q.shape[1])
-
-
-def within(noise: Tensor, spec: Signal) -> Tensor:
-    """Normal noise moved into the signal's range."""
-    low, high = torch.tensor(spec.low), torch.tensor(spec.high)
-    if low.isfinite() and high.isfinite():
-        return low + (high - low) * torch.sigmoid(noise)
-    if low.isfinite():
-        return low + torch.nn.functional.softplus(noise)
-    return high - torch.nn.functional.softplus(noise) if high.isfinite() else noise
 
 
 def real_rows(layout: Layout, n: int, m: int, batch: int) -> Tensor:

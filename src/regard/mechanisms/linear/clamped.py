@@ -77,6 +77,6 @@ class Clamped(Averaged):
     @classmethod
     def examples(cls) -> Sequence[Example]:
         return [
-            Example("plain", cls(3, HEAD_DIM, least=1.0), heads=3, kv_heads=3),
-            Example("clamped, grouped", cls(4, HEAD_DIM), heads=4, kv_heads=2),
+            Example("plain", cls(3, Example.head_dim, least=1.0), heads=3, kv_heads=3),
+            Example("clamped, grouped", cls(4, Example.head_dim), heads=4, kv_heads=2),
         ]

@@ -77,4 +77,5 @@ class SelectiveScan(Recurrent):
 
     @classmethod
     def examples(cls) -> Sequence[Example]:
-        return [Example("plain", cls(3, HEAD_DIM), heads=3, kv_heads=3), Example("grouped", cls(4, HEAD_DIM), 4, 2)]
+        d = Example.head_dim
+        return [Example("plain", cls(3, d), heads=3, kv_heads=3), Example("grouped", cls(4, d), 4, 2)]

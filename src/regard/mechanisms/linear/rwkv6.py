@@ -16,7 +16,6 @@ from regard.core.layer import Norm, Shift
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, LayerSpec, Signal, check_sizes
 from regard.kernels.scan import Inputs, scan
-from regard.laws.mechanism.subject import HEAD_DIM
 from regard.mechanisms.linear.base import Recurrent, elapsed
 
 
@@ -107,4 +106,5 @@ class RWKV6(Recurrent):
 
     @classmethod
     def examples(cls) -> Sequence[Example]:
-        return [Example("plain", cls(3, HEAD_DIM), heads=3, kv_heads=3), Example("grouped", cls(4, HEAD_DIM), 4, 2)]
+        d = Example.head_dim
+        return [Example("plain", cls(3, d), heads=3, kv_heads=3), Example("grouped", cls(4, d), 4, 2)]

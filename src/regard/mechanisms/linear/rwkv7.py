@@ -15,7 +15,6 @@ from regard.core.errors import wrong
 from regard.core.layer import Gate, Norm, Shift
 from regard.core.mechanism import Example, LayerSpec, Signal, check_sizes
 from regard.kernels.scan import Inputs
-from regard.laws.mechanism.subject import HEAD_DIM
 from regard.mechanisms.linear.base import Recurrent
 
 SLOWEST = 0.6065306597  # exp(−1/2): a block's channels keep at least exp of minus this of a token's past
@@ -109,4 +108,5 @@ class RWKV7(Recurrent):
 
     @classmethod
     def examples(cls) -> Sequence[Example]:
-        return [Example("plain", cls(3, HEAD_DIM), heads=3, kv_heads=3), Example("grouped", cls(4, HEAD_DIM), 4, 2)]
+        d = Example.head_dim
+        return [Example("plain", cls(3, d), heads=3, kv_heads=3), Example("grouped", cls(4, d), 4, 2)]

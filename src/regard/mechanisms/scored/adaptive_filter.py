@@ -118,7 +118,7 @@ class AdaptiveFilter(Scored):
                 raise wrong(name, str(value), "above 0")
         self.logs = nn.Parameter(torch.tensor(given).log()[:, None].repeat(1, heads))
 
-    def score(self, q: Tensor, m: int, layout: Layout) -> Residual:
+    def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Residual:
         return Residual(self.logs, *self.places(q, m, layout))
 
     def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:

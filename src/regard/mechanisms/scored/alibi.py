@@ -61,7 +61,7 @@ class Alibi(Scored):
         super().__init__()
         self.bias = Linear(slopes)
 
-    def score(self, q: Tensor, m: int, layout: Layout) -> Biased:
+    def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Biased:
         """The score for queries and keys that stand where the layout says."""
         return Biased(Dot(q.shape[-1] ** -0.5), self.bias.at(q, m, layout))
 

@@ -17,7 +17,8 @@ class Scored(Cached):
 
         A_ij = exp(s_ij) / Σ_j exp(s_ij)
 
-    A subclass gives `score`, and `prepared` where queries and keys are changed before they are scored.
+    A subclass gives `score`, and `prepared` where queries and keys are changed before they are scored. Both get the
+    call's signals: `score` whole, `prepared` those of its queries and keys.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h.
     Cost: 2 (d + e) FLOPs for each score of the tiles; memory O(n + m). State: all keys and values.
@@ -25,11 +26,11 @@ class Scored(Cached):
 
     traits = Traits(masked=True, rows="one", sign="nonnegative")
 
-    def score(self, q: Tensor, m: int, layout: Layout) -> Score:
+    def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Score:
         """s for queries like ``q`` over ``m`` keys."""
         raise NotImplementedError
 
-    def prepared(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    def prepared(self, q: Tensor, k: Tensor, **signals: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys as they are scored, ``(b, h, tokens, D)``."""
         return q, k
 
@@ -39,13 +40,15 @@ class Scored(Cached):
     def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
         self.check(q, k, None, layout, signals)
         allowed = layout.allowed(q.shape[2], k.shape[2], q.device, rows)
-        return self.normalised(self.scores(q, k, layout, rows), allowed)
+        return self.normalised(self.scores(q, k, layout, rows, **signals), allowed)
 
-    def scores(self, q: Tensor, k: Tensor, layout: Layout, rows: slice) -> Tensor:
+    def scores(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
         """Some rows of s, dense."""
         (start, stop, _), m = rows.indices(q.shape[2]), k.shape[2]
-        left, right = self.prepared(q[:, :, start:stop], repeat_heads(k, q.shape[1]))
-        return self.score(q, m, layout)(left, right, Span(slice(start, stop), slice(0, m))).to(q.dtype)
+        own = {name: x[:, :, start:stop] if self.signals[name].side == "query" else x for name, x in signals.items()}
+        left, right = self.prepared(q[:, :, start:stop], repeat_heads(k, q.shape[1]), **own)
+        score = self.score(q, m, layout, **signals)
+        return score(left, right, Span(slice(start, stop), slice(0, m))).to(q.dtype)
 
     def normalised(self, scores: Tensor, allowed: Tensor) -> Tensor:
         """Rows of A from their scores."""
@@ -53,8 +56,8 @@ class Scored(Cached):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, v, layout, signals)
-        score = self.score(q, k.shape[2], layout)
-        left, right = self.prepared(q, repeat_heads(k, q.shape[1]))
+        score = self.score(q, k.shape[2], layout, **signals)
+        left, right = self.prepared(q, repeat_heads(k, q.shape[1]), **signals)
         return tiled.attend(left, right, repeat_heads(v, q.shape[1]), layout, score).to(q.dtype)
 
     def places(self, q: Tensor, m: int, layout: Layout) -> tuple[Tensor, Tensor]:
@@ -69,4 +72,4 @@ class Scored(Cached):
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
         cells, (each, before) = tiled.cells(shape.n, shape.keys, layout.causal), self.products(shape)
         flops = 2 * shape.batch * shape.heads * (cells * (each + shape.values) + before)
-        return Cost(flops, shape.io_bytes, shape.cache_bytes)
+        return Cost(flops, shape.io_bytes, shape.cache_bytes + self.signal_bytes(shape))

@@ -41,7 +41,7 @@ class Cog(Scored):
 
     traits = Traits(masked=True, equivariant=True)
 
-    def score(self, q: Tensor, m: int, layout: Layout) -> tiled.Dot:
+    def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> tiled.Dot:
         return tiled.Dot(q.shape[-1] ** -0.5)
 
     def normalised(self, scores: Tensor, allowed: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, LayerSpec, masked_softmax, repeat_heads
 from regard.kernels.tiled import Score
-from regard.laws.mechanism.subject import HEAD_DIM
 from regard.mechanisms.scored.base import Scored
 from regard.mechanisms.scored.parts.biases import BIASES, Bias
 from regard.mechanisms.scored.parts.normalisers import NORMALISERS, Normaliser, Queries, Relu, Signed
@@ -37,7 +36,7 @@ Gate = Literal["heads", "silu", "sigmoid"]
         text="each part equals its paper's formula, alone and under the others; buckets and layers with relative bias "
         "equal those of Transformers' T5, bidirectional and causal",
         status="works",
-        figure="136 compositions to 1e-12 in float64; T5's bucket for every distance to 1,200, its layers to 1e-12; a "
+        figure="164 compositions to 1e-12 in float64; T5's bucket for every distance to 1,200, its layers to 1e-12; a "
         "window of Transformers' Swin to 1e-6, its float32",
         command="pytest tests/claims/test_composed.py",
     ),
@@ -60,6 +59,7 @@ class Composed(Scored):
     | | ``alibi(slopes)`` | −s distance | 2108.12409 |
     | | ``t5(buckets, max_distance)`` | table[bucket(p − p')] | 1910.10683 |
     | | ``table(grid)`` | table[r − r'], r on a grid of 1 to 3 axes | 1803.02155, 2103.14030 |
+    | | ``forget`` | Σ log f of the tokens after the key, up to the query | 2503.02130 |
     | normaliser | ``softmax(sinks)`` | exp s / (exp sink + Σ_j exp s) | 1706.03762 |
     | | ``sigmoid(bias)`` | 1 / (1 + exp(−s − b)) | 2409.04431 |
     | | ``relu(power)`` | max(s, 0)^α / (number of visible keys) | 2309.08586 |
@@ -70,8 +70,8 @@ class Composed(Scored):
     | after | ``norm`` | the host divides each head's output by its root mean square | |
     | | ``gate`` | ``heads``: γ, one a head; ``silu``, ``sigmoid``: the host's, of each element | 2505.06708 |
 
-    γ ``gate`` and α, β ``alpha``, ``beta`` are signals; c is ``softcap``. Scores convolved over neighbours and mixed
-    heads are `multi_token`; relations and heads that tokens weigh are projections (`dual`, `moh`).
+    γ ``gate``, α, β ``alpha``, ``beta`` and log f ``log_forget`` are signals; c is ``softcap``. Scores convolved over
+    neighbours and mixed heads are `multi_token`; relations and heads that tokens weigh are projections (`dual`, `moh`).
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h.
     Cost: 2 (d + e) FLOPs for each score of the tiles (D for d with D hidden units), 2 (d + 1)
@@ -111,11 +111,14 @@ class Composed(Scored):
         negative = isinstance(self.scorer, Distance) and not self.bias.learned
         if negative and isinstance(self.normaliser, Relu | Signed):
             raise wrong("normaliser", repr(normaliser), "one for scores below zero, or a learned bias with distances")
+        if not (self.normaliser.traits.causal or self.bias.bidirectional):
+            raise wrong("bias", repr(bias), f"one of later keys too: {normaliser!r} is bidirectional")
         rows, cross = self.normaliser.traits.rows, self.scorer.traits.cross and not self.bias.placed
         self.traits = replace(
             self.normaliser.traits,
             rows="at most one" if rows and self.gated else rows,
             cross=cross,
+            bidirectional=self.bias.bidirectional,
             masked=True,
             equivariant=cross,
         )
@@ -123,26 +126,28 @@ class Composed(Scored):
         rotary = self.scorer.layer.rotary and not self.bias.placed
         self.layer = LayerSpec(rotary, norm=norm, gate=None if gate == "heads" else gate)
 
-    def score(self, q: Tensor, m: int, layout: Layout) -> Score:
-        plain, bias = self.scorer.score(q, m, layout), self.bias.at(q, m, layout)
+    def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Score:
+        plain, bias = self.scorer.score(q, m, layout, **signals), self.bias.at(q, m, layout, **signals)
         return plain if bias is None and self.softcap is None else Biased(plain, bias, self.softcap)
 
-    def prepared(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        return self.scorer.prepared(q, k)
+    def prepared(self, q: Tensor, k: Tensor, **signals: Tensor) -> tuple[Tensor, Tensor]:
+        return self.scorer.prepared(q, k, **signals)
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, None, layout, signals)
         every = slice(0, q.shape[2])
-        weights = self.normaliser.weigh(self.scores(q, k, layout, every), q.shape[2], layout, every, **signals)
+        weights = self.normaliser.weigh(
+            self.scores(q, k, layout, every, **signals), q.shape[2], layout, every, **signals
+        )
         return self.opened(weights, every, signals)
 
     def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
         self.check(q, k, None, layout, signals)
         start, stop, _ = rows.indices(q.shape[2])
-        rows, scores = slice(start, stop), self.scores(q, k, layout, rows)
+        rows, scores = slice(start, stop), self.scores(q, k, layout, rows, **signals)
         if isinstance(self.normaliser, Queries):  # all queries have a say, in tiles
-            score = self.score(q, k.shape[2], layout)
-            sums = self.normaliser.sums(*self.prepared(q, repeat_heads(k, q.shape[1])), layout, score)
+            score = self.score(q, k.shape[2], layout, **signals)
+            sums = self.normaliser.sums(*self.prepared(q, repeat_heads(k, q.shape[1]), **signals), layout, score)
             seen = layout.allowed(q.shape[2], k.shape[2], q.device, rows)
             weights = masked_softmax(scores - sums[:, :, None].to(q.dtype), seen)
         else:
@@ -151,8 +156,8 @@ class Composed(Scored):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, v, layout, signals)
-        score = self.score(q, k.shape[2], layout)
-        left, right = self.prepared(q, repeat_heads(k, q.shape[1]))
+        score = self.score(q, k.shape[2], layout, **signals)
+        left, right = self.prepared(q, repeat_heads(k, q.shape[1]), **signals)
         out = self.normaliser.attend(left, right, repeat_heads(v, q.shape[1]), layout, score, **signals)
         return self.opened(out.to(q.dtype), slice(0, q.shape[2]), signals)
 
@@ -162,7 +167,7 @@ class Composed(Scored):
 
     def check(self, q, k, v, layout, signals) -> None:
         super().check(q, k, v, layout, signals)
-        self.scorer.check(q, k, v, layout, {})
+        self.scorer.check(q, k, v, layout, {name: signals[name] for name in self.scorer.signals})
         self.normaliser.check(q)
         self.bias.check(q, k, layout)
 
@@ -172,7 +177,9 @@ class Composed(Scored):
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
         each, before = self.products(shape)
         products = self.normaliser.products(shape.n, shape.keys, layout.causal, each, shape.values) + before
-        return Cost(2 * shape.batch * shape.heads * products, shape.io_bytes, shape.cache_bytes)
+        return Cost(
+            2 * shape.batch * shape.heads * products, shape.io_bytes, shape.cache_bytes + self.signal_bytes(shape)
+        )
 
     @classmethod
     def examples(cls) -> Sequence[Example]:
@@ -186,10 +193,11 @@ class Composed(Scored):
             (2, "dot(scale=0.3)", "none", "queries", {}),
             (2, "dot", "t5(buckets=8, max_distance=40)", "queries", {}),
             (2, "distance", "table(grid=(7, 9, 11))", "affine", {}),
+            (2, "dot", "forget", "affine", {}),
         ]
         found = []
         for heads, score, bias, normaliser, after in made:
-            mechanism = cls(score, bias, normaliser, heads, HEAD_DIM, **after)
+            mechanism = cls(score, bias, normaliser, heads, Example.head_dim, **after)
             for name, parameter in mechanism.named_parameters():
                 if name.endswith(("table", "sink")):
                     torch.nn.init.normal_(parameter, std=0.5)

@@ -71,7 +71,7 @@ class Factored(Scored):
         self.grid = tuple(grid)
         self.alpha = nn.Parameter(torch.randn(heads, prod(self.grid)) * prod(self.grid) ** -0.5)
 
-    def score(self, q: Tensor, m: int, layout: Layout) -> Offsets:
+    def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Offsets:
         """The weights of queries and keys that stand where the layout says."""
         places = layout.query_positions(q.shape[2], m, q.device), layout.positions(m, q.device)
         queries, keys = (coordinates(tokens, self.grid) for tokens in places)

@@ -14,7 +14,6 @@ from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, check_sizes
 from regard.kernels.tiled import Span
-from regard.laws.mechanism.subject import HEAD_DIM
 from regard.mechanisms.scored.base import Scored
 
 
@@ -76,10 +75,10 @@ class NeuralAttention(Scored):
         self.bias = nn.Parameter(torch.zeros(heads, hidden))
         self.out = nn.Parameter(torch.randn(heads, hidden) * hidden**-0.5)
 
-    def score(self, q: Tensor, m: int, layout: Layout) -> Network:
+    def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Network:
         return Network(self.out)
 
-    def prepared(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    def prepared(self, q: Tensor, k: Tensor, **signals: Tensor) -> tuple[Tensor, Tensor]:
         dtype = q.dtype
         return q @ self.query.to(dtype), k @ self.key.to(dtype) + self.bias.to(dtype)[:, None]
 
@@ -95,6 +94,6 @@ class NeuralAttention(Scored):
     def examples(cls) -> Sequence[Example]:
         torch.manual_seed(0)
         return [
-            Example("3 units", cls(3, HEAD_DIM, 3), heads=3, kv_heads=3),
-            Example("4 units, grouped", cls(4, HEAD_DIM, 4), heads=4, kv_heads=2),
+            Example("3 units", cls(3, Example.head_dim, 3), heads=3, kv_heads=3),
+            Example("4 units, grouped", cls(4, Example.head_dim, 4), heads=4, kv_heads=2),
         ]

@@ -96,7 +96,7 @@ class Positional(Scored):
         )
         self.biases = nn.Parameter(torch.zeros(2, heads, size))
 
-    def score(self, q: Tensor, m: int, layout: Layout) -> Placed:
+    def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Placed:
         """The scores of queries and keys that stand where the layout says."""
         wide = accumulate_dtype(q.dtype)
         where = layout.query_positions(q.shape[2], m, q.device).clamp(min=0), layout.positions(m, q.device)

@@ -23,13 +23,24 @@ from regard.mechanisms.scored.parts.normalisers import counts
     title="Theory, Analysis, and Best Practices for Sigmoid Self-Attention",
     arxiv="2409.04431",
     year=2024,
-    claim=Claim(
-        text="with b = -log n the norm of the output is independent of n, with b = 0 it grows with n; "
-        "tiled equals dense, forward and backward, storing no row statistics",
-        status="partly",
-        figure="norm ~ n^0.003 with the bias and n^0.99 without, 64 to 4,096 tokens; tiled within 1e-5 of dense; "
-        "small language model, three seeds: loss 5.8% above softmax's, 9.5% with a norm for each head; not within 1%",
-        command="pytest tests/claims/test_sigmoid.py tests/claims/test_small_models.py",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "with b = -log n the norm of the output is independent of n, with b = 0 it grows with n",
+            cells="sigmoid.norms",
+            holds="sigmoid.independent_of_the_length",
+        ),
+        Claim("no row statistic is kept for the backward pass", cells="sigmoid.kept", holds="sigmoid.keeps_none"),
+        Claim(
+            "a small language model's loss is within 1% of softmax's",
+            cells="small_lm.beside(layers='sigmoid*2')",
+            holds="small_lm.loss_at_most(ratio=1.01)",
+        ),
+        Claim(
+            "with a norm for each head a small language model's loss is within 1% of softmax's",
+            cells="small_lm.beside(layers='composed(normaliser=sigmoid, norm=True)*2')",
+            holds="small_lm.loss_at_most(ratio=1.01)",
+        ),
     ),
 )
 class Sigmoid(Cached):

@@ -81,7 +81,7 @@ class Tapa(Scored):
             raise wrong("power", str(power), "above zero")
         self.share, self.power = share, power
 
-    def score(self, q: Tensor, m: int, layout: Layout) -> Phase:
+    def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Phase:
         d = q.shape[-1]
         if d < 2:
             raise wrong("q", f"head_dim {d}", "at least 2: an amplitude and a phase")

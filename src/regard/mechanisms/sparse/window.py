@@ -41,13 +41,11 @@ class WindowCache(State):
     arxiv="2004.05150",
     year=2020,
     aliases=("sliding_window", "local", "longformer", "streaming_llm"),
-    claim=Claim(
-        text="L layers see exactly L (w - 1) tokens back; a window of at least n is softmax attention; "
-        "the state's bytes do not change with the length",
-        status="works",
-        figure="reach exactly L (w - 1) for L up to 5; a stream of 313 tokens keeps one size of state; "
-        "forward 0.28 and training step 0.30 of dense causal attention at w = 256, n = 4,096",
-        command="pytest tests/claims/test_window.py",
+    fidelity="hand values",
+    claim=(
+        Claim("L layers see exactly L (w - 1) tokens back", cells="window.reach", holds="window.sees_exactly"),
+        Claim("a window of at least n is softmax attention", cells="window.wide", holds="window.is_softmax"),
+        Claim("the state's bytes do not change", cells="window.stream", holds="window.keeps_its_size"),
     ),
 )
 class SlidingWindow(Mechanism):

@@ -219,7 +219,7 @@ def with_past(state: AttentionState, past: Tensor) -> FedState:
 @published(
     "chela",
     family="linear",
-    kind="module",
+    kind="network",
     row=42,
     title="Short-Long Convolutions Help Hardware-Efficient Linear Attention to Focus on Long Sequences",
     arxiv="2406.08128",

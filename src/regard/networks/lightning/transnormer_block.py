@@ -101,7 +101,7 @@ class GatedLightning(nn.Module):
 @published(
     "transnormer",
     family="linear",
-    kind="module",
+    kind="network",
     row=90,
     title="Various Lengths, Constant Speed: Efficient Language Modeling with Lightning Attention",
     arxiv="2405.17381",

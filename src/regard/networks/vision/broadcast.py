@@ -18,7 +18,7 @@ from regard.networks.vision.vit import ViT
 @published(
     "context_broadcasting",
     family="scored",
-    kind="module",
+    kind="network",
     row=149,
     title="Scratching Visual Transformer's Back with Uniform Attention",
     arxiv="2210.08457",

@@ -50,7 +50,9 @@ class ViT(nn.Module):
             self.patches = nn.Conv2d(channels, config.width, patch, patch)
             self.positions = nn.Parameter(0.02 * torch.randn(self.grid[0] * self.grid[1], config.width))
             plain, parsed = replace(config, rotary_base=None), parse_layers(config.layers)
-            self.layers = nn.ModuleList(layer_of(plain, *entry, "noncausal self", backbone) for entry in parsed)
+            self.layers = nn.ModuleList(
+                layer_of(plain, *entry, index, "noncausal self", backbone) for index, entry in enumerate(parsed)
+            )
             self.classes = nn.Linear(config.width, config.vocabulary)
         self.norm = nn.RMSNorm(config.width, config.eps)
 

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import accumulate_dtype
+from regard.core.mechanism import Signal, accumulate_dtype
+from regard.kernels.scan.decays import CLOSED
 from regard.kernels.tiled import Score
 from regard.mechanisms.linear.lightning import alibi_slopes
-from regard.mechanisms.scored.parts.tile_scores import Offsets, Slopes
+from regard.mechanisms.scored.parts.tile_scores import Between, Offsets, Slopes
 from regard.patterns.grid import Sizes, as_grid, coordinates
 
 
 class Bias(nn.Module):
     """``b_ij`` of the places of queries and keys, which count the real tokens of a sequence or document; here none.
 
-    ``placed`` says that it knows order, ``learned`` that it may be of either sign.
+    ``placed`` says that it knows order, ``learned`` that it may be of either sign, ``bidirectional`` that there is one
+    for later keys too.
     """
 
-    placed, learned = False, False
+    placed, learned, bidirectional = False, False, True
+    signals: Mapping[str, Signal] = MappingProxyType({})
 
-    def at(self, q: Tensor, m: int, layout: Layout) -> Score | None:
+    def at(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Score | None:
         """b for queries like ``q`` over ``m`` keys."""
         return None
 
@@ -51,7 +57,7 @@ class Linear(Bias):
             raise wrong("slopes", str(list(slopes)), "numbers of at least 0: distance cannot raise a score")
         self.slopes = None if slopes is None else tuple(slopes)
 
-    def at(self, q: Tensor, m: int, layout: Layout) -> Slopes:
+    def at(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Slopes:
         return Slopes(self.rates(q), layout.query_positions(q.shape[2], m, q.device), layout.positions(m, q.device))
 
     def rates(self, q: Tensor) -> Tensor:
@@ -99,7 +105,7 @@ class Buckets(Tabled):
         super().__init__(heads, buckets)
         self.max_distance = max_distance
 
-    def at(self, q: Tensor, m: int, layout: Layout) -> Offsets:
+    def at(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Offsets:
         far = self.max_distance
         index = bucket(torch.arange(-far, far + 1, device=q.device), self.table.shape[1], far, layout.causal)
         table = self.table.to(accumulate_dtype(q.dtype)).index_select(1, index)
@@ -133,7 +139,7 @@ class Table(Tabled):
         super().__init__(heads, math.prod(sizes))
         self.grid, self.sizes = as_grid(grid), sizes
 
-    def at(self, q: Tensor, m: int, layout: Layout) -> Offsets:
+    def at(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Offsets:
         places = layout.query_positions(q.shape[2], m, q.device).clamp(min=0), layout.positions(m, q.device)
         queries, keys = ([p] if len(self.grid) == 1 else coordinates(p, self.grid) for p in places)
         return Offsets(self.table.to(accumulate_dtype(q.dtype)), self.sizes, queries, keys)
@@ -147,4 +153,23 @@ class Table(Tabled):
             raise wrong("k", f"{int(last.max()) + 1} tokens", f"at most {cells}, the cells of the grid {self.grid}")
 
 
-BIASES = {"none": Bias, "alibi": Linear, "t5": Buckets, "table": Table}
+class Forget(Bias):
+    """``b_ij = Σ_{j < t ≤ i} log f_t``: what forget gates between the key and the query leave of the key; causal.
+
+    log f is the signal ``log_forget (b, h, m)``, at most 0. A gate below exp(−2048) counts as shut that far.
+
+    Paper: Lin et al., arXiv 2503.02130.
+    """
+
+    placed, bidirectional = True, False
+    signals: ClassVar = {"log_forget": Signal("log of the share of its past that a token keeps", high=0)}
+
+    def at(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Between:
+        log_forget = signals["log_forget"].double().clamp(min=-CLOSED)
+        if layout.key_mask is not None:
+            log_forget = log_forget.masked_fill(~layout.key_mask[:, None], 0)
+        sums, n = log_forget.cumsum(2), q.shape[2]
+        return Between(F.pad(sums, (max(n - m, 0), 0))[:, :, max(m - n, 0) :], sums)
+
+
+BIASES = {"none": Bias, "alibi": Linear, "t5": Buckets, "table": Table, "forget": Forget}

@@ -22,7 +22,7 @@ class DotProduct(Scored):
         super().__init__()
         self.scale = scale
 
-    def score(self, q: Tensor, m: int, layout: Layout) -> Dot:
+    def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Dot:
         return Dot(q.shape[-1] ** -0.5 if self.scale is None else self.scale)
 
 
@@ -37,8 +37,8 @@ class Distance(DotProduct):
         if scale is not None and not scale > 0:
             raise wrong("scale", str(scale), "above zero: near keys score high")
 
-    def score(self, q: Tensor, m: int, layout: Layout) -> Apart:
-        return Apart(super().score(q, m, layout).scale)
+    def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Apart:
+        return Apart(super().score(q, m, layout, **signals).scale)
 
 
 class Additive(Scored):
@@ -56,7 +56,7 @@ class Additive(Scored):
             raise wrong("heads, head_dim", f"{heads}, {head_dim}", "at least 1 each")
         self.out = nn.Parameter(torch.randn(heads, head_dim) * head_dim**-0.5)
 
-    def score(self, q: Tensor, m: int, layout: Layout) -> Network:
+    def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Network:
         return Network(self.out, torch.tanh)
 
     def check(self, q, k, v, layout, signals) -> None:

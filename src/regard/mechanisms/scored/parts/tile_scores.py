@@ -60,6 +60,25 @@ class Slopes:
 
 
 @dataclass(frozen=True)
+class Between:
+    """``s_ij = c_i − c_j``: the sum of what lies between two tokens.
+
+    Args:
+        queries, keys: running sums c in float64, ``(b, h or 1, n)`` and ``(b, h or 1, m)``.
+    """
+
+    queries: Tensor
+    keys: Tensor
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return self.queries, self.keys
+
+    def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
+        return (self.queries[:, :, span.rows, None] - self.keys[:, :, None, span.cols]).to(q.dtype)
+
+
+@dataclass(frozen=True)
 class Offsets:
     """``s_ij = table[h, x_i − x_j]``: one number for each head and offset between two places.
 

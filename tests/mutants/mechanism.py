@@ -1,4 +1,4 @@
-"""The mutants: for each law, ways of breaking it that really happen."""
+"""Mutants of mechanisms: for each law, ways of breaking it that really happen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from regard.core.cost import Cost
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism, Signal, repeat_heads
 from regard.mechanisms.linear.gla import GatedLinear
+from regard.mechanisms.scored.forgetting import Forgetting
 
+ORIGINAL = Textbook
+"""What they are broken from."""
 MUTANTS: dict[str, list[type[Mechanism]]] = {}
 
 
@@ -176,6 +179,15 @@ class UnselectedState(Textbook):
     def extend(self, q, k, v, state, key_mask=None, **signals):
         out, after = super().extend(q, k, v, state, key_mask, **signals)
         return out, HalfSelected(**after.__dict__)
+
+
+@breaks("extend")
+class SignalsOfNewKeysOnly(Forgetting):
+    """The cache forgets the gates of earlier tokens."""
+
+    def extend(self, q, k, v, state, key_mask=None, **signals):
+        before = dataclasses.replace(state, signals=tuple(torch.zeros_like(x) for x in state.signals))
+        return super().extend(q, k, v, before, key_mask, **signals)
 
 
 @dataclass(frozen=True)

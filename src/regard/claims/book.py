@@ -1,0 +1,168 @@
+"""Where the results of claims are kept: a text file for each entry, each row committed when it is measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from regard.claims.declared import cells_of, finding_of
+from regard.claims.figures import Figures
+from regard.core import results
+from regard.core.atlas import Entry, everything
+from regard.core.sources import used
+from regard.experiments.cell import Cell, Scalar
+from regard.experiments.run import Outcome, Show, run
+from regard.experiments.store import machine
+
+
+class Page:
+    """The results of one entry. It is a store of rows for `experiments.run`.
+
+    A row counts as measured where the cell is the same and so is all code that it uses. A file is written whole under
+    a passing name and moved into place, so that a run that is killed loses at most the cell that it was measuring.
+
+    Args:
+        folder: of all results. entry: whose.
+    """
+
+    def __init__(self, folder: Path, entry: Entry) -> None:
+        self.file, self.entry = folder / f"{entry.name}.json", entry
+        self.kept = results.load(self.file)
+        self.others: Sequence[Page] = ()
+
+    def row(self, cell: Cell, today: Mapping[str, str]) -> dict[str, Any] | None:
+        """The cell's row, if it was measured with the code of ``today``."""
+        known = self.kept["sources"]
+        rows = (row for row in self.kept["rows"] if row["key"] == cell.key and known.get(row["sources"]) == today)
+        return next(rows, None)
+
+    def done(self, cell: Cell) -> bool:
+        """Whether it is measured here, or in another entry's file, from which it is taken."""
+        today = sources_of(cell)
+        if self.row(cell, today) is not None:
+            return True
+        row = next((row for page in self.others if (row := page.row(cell, today)) is not None), None)
+        if row is not None:
+            self.keep(row, today)
+        return row is not None
+
+    def add(self, cell: Cell, figures: Mapping[str, Scalar], command: str) -> None:
+        """Keeps the row of a cell that has been measured."""
+        own = machine()
+        using = f"regard {own['regard']}, PyTorch {own['torch']}, Python {own['python']}"
+        told = {
+            "key": cell.key,
+            "cell": cell.kind,
+            **cell.fields,
+            **{name: rounded(value) for name, value in figures.items()},
+            "command": command,
+            "date": time.strftime("%Y-%m-%d"),
+            "with": f"{using}, {torch.get_num_threads()} threads; {own['machine']}",
+        }
+        self.keep(told, sources_of(cell))
+
+    def keep(self, row: Mapping[str, Any], sources: dict[str, str]) -> None:
+        """Puts a row in the place of one of the same key, and writes the file."""
+        names = {name for name, known in self.kept["sources"].items() if known == sources}
+        name = next(iter(names), f"code {1 + max([int(n.split()[1]) for n in self.kept['sources']], default=0)}")
+        self.kept["sources"][name] = sources
+        others = [other for other in self.kept["rows"] if other["key"] != row["key"]]
+        self.kept["rows"] = [*others, dict(row) | {"sources": name}]
+        self.write()
+
+    def close(self) -> None:
+        """Says of every claim whose cells are measured whether it holds, and drops rows of cells that are gone."""
+        said, wanted = {(told["cells"], told["holds"]): told for told in self.kept["claims"]}, {}
+        for claim in self.entry.claims:
+            if not claim.cells:
+                continue
+            cells = cells_of(claim)
+            wanted |= {cell.key: None for cell in cells}
+            rows = [self.row(cell, sources_of(cell)) for cell in cells]
+            measured = [row for row in rows if row is not None]
+            if len(measured) == len(rows):
+                found = finding_of(claim, Figures(measured))
+                told = {"cells": claim.cells, "holds": claim.holds, "held": found.held, "figure": found.figure}
+                told["command"] = f"regard claims {self.entry.name}"
+                said[claim.cells, claim.holds] = told | {"date": max(row["date"] for row in measured)}
+        names = [(claim.cells, claim.holds) for claim in self.entry.claims]
+        self.kept["claims"] = [said[name] for name in names if name in said]
+        rows = {row["key"]: row for row in self.kept["rows"]}
+        self.kept["rows"] = [rows[key] for key in wanted if key in rows]
+        named = {row["sources"] for row in self.kept["rows"]}
+        self.kept["sources"] = {name: known for name, known in self.kept["sources"].items() if name in named}
+        self.write()
+
+    def write(self) -> None:
+        """The file, a row on a line, so that a change of one is one line."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        passing = self.file.with_name(f".{self.file.name}.{os.getpid()}")
+        passing.write_text(written(self.kept), encoding="utf-8")
+        os.replace(passing, self.file)
+        results.read.cache_clear()
+
+
+def written(kept: Mapping[str, Any]) -> str:
+    """The text of a file of results."""
+    parts = [f'"claims": {lines(kept["claims"])}', f'"rows": {lines(kept["rows"])}']
+    rooms = [
+        f"  {json.dumps(name)}: {{\n" + ",\n".join(f"   {line}" for line in by_room(known)) + "\n  }"
+        for name, known in kept["sources"].items()
+    ]
+    parts.append('"sources": {' + ("\n" + ",\n".join(rooms) + "\n " if rooms else "") + "}")
+    return "{\n " + ",\n ".join(parts) + "\n}\n"
+
+
+def lines(things: Sequence[Mapping[str, Any]]) -> str:
+    """A JSON list with a thing on each line."""
+    inner = ",\n".join(f"  {json.dumps(thing, ensure_ascii=False)}" for thing in things)
+    return f"[\n{inner}\n ]" if things else "[]"
+
+
+def by_room(known: Mapping[str, str]) -> Iterator[str]:
+    """The digests, those of one room of regard on one line."""
+    rooms: dict[str, list[str]] = {}
+    for name, digest in known.items():
+        rooms.setdefault(name.partition(".")[0], []).append(f"{json.dumps(name)}: {json.dumps(digest)}")
+    yield from (", ".join(part) for part in rooms.values())
+
+
+def rounded(value: Scalar) -> Scalar:
+    """Floats to six digits, which is more than any figure tells."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def sources_of(cell: Cell) -> dict[str, str]:
+    """The code that a cell uses."""
+    module, name = cell.code
+    return used(
+        module.removeprefix("regard."), name, [value for value in cell.fields.values() if isinstance(value, str)]
+    )
+
+
+def measure(
+    entries: Sequence[Entry], folder: Path, again: bool = False, show: Show = lambda what: None
+) -> Iterator[Outcome]:
+    """Measures what is not measured yet of the claims of these entries, entry by entry; yields as cells end.
+
+    Args:
+        folder: where results are kept. again: measure all anew. show: told what is done at the moment.
+    """
+    pages = {entry.name: Page(folder, entry) for entry in everything().values()}
+    fresh: set[str] = set()
+    for entry in entries:
+        page = pages.get(entry.name) or Page(folder, entry)
+        page.others = [other for other in pages.values() if other is not page]
+        cells = {cell.key: cell for claim in entry.claims if claim.cells for cell in cells_of(claim)}
+        todo = [cell for key, cell in cells.items() if (again and key not in fresh) or not page.done(cell)]
+        yield from (Outcome(cell, reused=True) for cell in cells.values() if cell not in todo)
+        for outcome in run(todo, page, f"regard claims {entry.name}", again=True, show=show):
+            fresh.add(outcome.cell.key)
+            yield outcome
+        page.close()

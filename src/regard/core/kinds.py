@@ -1,0 +1,174 @@
+"""The kinds of published things: for each its base class, its laws and the verb that it is used by."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from types import ModuleType
+from typing import Any, TypeVar
+
+from regard.core.errors import did_you_mean, wrong
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of published thing, as data: what is named in it is imported when it is used.
+
+    Args:
+        name: what `published` calls it. heading: of its page, the plural. meaning: what it is, one sentence.
+        verb: what one calls to use it.
+        base: ``package.module.Class`` that its things derive from, or that its functions return; empty for none yet.
+        laws: the module of its laws (see `regard.laws`); empty for none yet.
+        open: whether its entries need no laws: each is held by its own claim alone.
+    """
+
+    name: str
+    heading: str
+    meaning: str
+    verb: str
+    base: str = ""
+    laws: str = ""
+    open: bool = False
+
+    @property
+    def module(self) -> ModuleType:
+        """Its laws, imported now.
+
+        Raises:
+            LookupError: it has none.
+        """
+        if not self.laws:
+            known = ", ".join(kind.name for kind in KINDS.values() if kind.laws)
+            raise wrong("kind", repr(self.name), f"one that has laws: {known}", LookupError)
+        return import_module(self.laws)
+
+    def includes(self, thing: Any) -> bool:
+        """Whether ``thing`` is of its base class, or derived from it; nothing is imported to find out."""
+        module, _, name = self.base.rpartition(".")
+        if module not in sys.modules:  # there cannot be anything of a class that has not been imported
+            return False
+        base = getattr(sys.modules[module], name)
+        return issubclass(thing, base) if isinstance(thing, type) else isinstance(thing, base)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A small instance for the laws of its kind: what ``examples()`` of a class or function gives.
+
+    Args:
+        label: what it is called in the report. thing: the instance. given: what else its laws want to know of it,
+            such as the shape of its input.
+    """
+
+    label: str
+    thing: Any
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+
+def shown_by(make: Callable[[], Sequence[Any]]) -> Callable[[T], T]:
+    """Gives the function below it ``examples()``, as the class method of this name does a class."""
+
+    def give(function: T) -> T:
+        function.examples = make  # pyright: ignore[reportAttributeAccessIssue]
+        return function
+
+    return give
+
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "mechanism",
+            "Mechanisms",
+            "An attention matrix A(q, k), the product A v computed without it, and its continuation token by token.",
+            "regard.build",
+            base="regard.core.mechanism.Mechanism",
+            laws="regard.laws.mechanism",
+        ),
+        Kind(
+            "projection",
+            "Projections",
+            "How queries, keys and values come from hidden states, what a cache holds, and how heads are merged.",
+            "LM(Config(projection=…))",
+            base="regard.projections.base.Projection",
+            laws="regard.laws.projection",
+        ),
+        Kind(
+            "pattern",
+            "Patterns",
+            "Which entries of A may be non-zero, from positions alone.",
+            "regard.build('pattern', of=…)",
+            base="regard.patterns.base.Pattern",
+            laws="regard.laws.pattern",
+        ),
+        Kind(
+            "router",
+            "Routers",
+            "Which keys, or blocks of them, each query attends to, chosen from the queries and keys themselves.",
+            "regard.build",
+        ),
+        Kind("kernel", "Kernels", "How A v is computed without forming A.", "the mechanisms that are computed by it"),
+        Kind(
+            "gate",
+            "Gates",
+            "A factor for each entry of a feature map, of the map's own shape.",
+            "regard.gate",
+            base="regard.featuremap.gate.Gate",
+            laws="regard.laws.featuremap.gate",
+        ),
+        Kind(
+            "mixture", "Mixtures", "Several feature maps or branches made one, by weights that they give.", "regard.mix"
+        ),
+        Kind("neck", "Necks", "A pyramid of feature maps made into another, fine to coarse.", "regard.neck"),
+        Kind(
+            "network",
+            "Networks",
+            "A whole model with attention in it, whose attention can be looked at.",
+            "its class, regard.find(NAME).thing",
+        ),
+        Kind(
+            "edit",
+            "Edits",
+            "A change of A, of queries and keys, of heads or of hidden states while a model runs.",
+            "regard.steer",
+        ),
+        Kind("decoding", "Decoding", "How the next tokens are proposed, scored and accepted.", "regard.steer"),
+        Kind("policy", "Cache policies", "Which columns of A a cache forgets, and when.", "regard.compress"),
+        Kind(
+            "analysis",
+            "Analyses",
+            "A result computed from a model's weights or activations.",
+            "its class or function, regard.find(NAME).thing",
+        ),
+        Kind("objective", "Objectives", "A loss and what goes with it in training.", "regard.train"),
+        Kind(
+            "study",
+            "Studies",
+            "A theorem, a benchmark or an experiment of one paper, which measures itself.",
+            "its class or function, regard.find(NAME).thing",
+            open=True,
+        ),
+    )
+}
+"""Every kind, by its name. A kind that gets a base and laws has one line here and one module of laws."""
+
+
+def kind_named(name: str) -> Kind:
+    """The kind of this name.
+
+    Raises:
+        ValueError: none has it; the message names all.
+    """
+    if name not in KINDS:
+        raise wrong("kind", repr(name), f"one of {', '.join(KINDS)}{did_you_mean(name, KINDS)}")
+    return KINDS[name]
+
+
+def kind_of(thing: Any) -> Kind | None:
+    """The kind whose base class ``thing``, a class or an instance, has; None where it is of none."""
+    return next((kind for kind in KINDS.values() if kind.base and kind.includes(thing)), None)

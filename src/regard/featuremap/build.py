@@ -1,0 +1,70 @@
+"""From a text to gates, mixtures and necks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from regard.core.atlas import find
+from regard.core.build import arguments_of, parse, split_outside
+from regard.core.errors import a, wrong
+from regard.featuremap.gate import Gate, Series
+
+
+@dataclass(frozen=True)
+class GateFactory:
+    """What makes gates of a text for any number of channels, as timm's ``attn_layer`` and `insert` take it.
+
+    Args:
+        text: of one gate, or of several one after the other: ``"eca"``, ``"triplet(kernel=7)"``, ``"se | spatial"``.
+
+    Raises:
+        LookupError: no such name. TypeError: an entry of another kind, or an argument that it does not take.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        self.parts()
+
+    def parts(self) -> list[tuple[type[Gate], dict[str, Any]]]:
+        """The class and the arguments of each gate."""
+        return [known("gate", part) for part in split_outside(self.text, "|")]
+
+    def __call__(
+        self,
+        channels: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **more: Any,
+    ) -> Gate:
+        """A gate for so many channels, on ``device`` and of ``dtype``; ``more`` is for each of its parts."""
+        made = [thing(channels, **config, **more) for thing, config in self.parts()]
+        gate = made[0] if len(made) == 1 else Series(*made)
+        return gate.to(device=device, dtype=dtype)
+
+    def takes(self, argument: str) -> bool:
+        """Whether it is one gate whose constructor has this argument."""
+        parts = self.parts()
+        return len(parts) == 1 and argument in arguments_of(self.text, parts[0][0], {})
+
+
+def gate(text: str) -> GateFactory:
+    """What makes the gates that ``text`` names: ``gate("triplet(kernel=7)")(channels=64)``.
+
+    Raises:
+        LookupError: no such name. TypeError: an entry of another kind, or an argument that it does not take.
+    """
+    return GateFactory(text)
+
+
+def known(kind: str, text: str) -> tuple[type, dict[str, Any]]:
+    """The class of this ``kind`` that a text names, and the arguments in it."""
+    name, config = parse(text)
+    entry = find(name)
+    if entry.kind != kind:
+        raise wrong(kind, f"{name!r}, {a(entry.kind)}", f"one of regard.entries(kind={kind!r})", TypeError)
+    arguments_of(name, entry.thing, config)
+    return entry.thing, config

@@ -1,0 +1,1 @@
+"""Published gates, a file each."""

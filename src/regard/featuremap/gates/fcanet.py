@@ -1,0 +1,50 @@
+"""Frequency channel attention."""
+
+from __future__ import annotations
+
+from regard.core.atlas import Claim, published
+from regard.core.kinds import Sample
+from regard.featuremap.composed import Composed
+
+
+@published(
+    "fcanet",
+    family="featuremap",
+    kind="gate",
+    row=166,
+    title="FcaNet: Frequency Channel Attention Networks",
+    arxiv="2012.11879",
+    year=2020,
+    claim=Claim(
+        text="with the frequency (0, 0) everywhere it is SE of S times the mean; it has as many parameters as SE; it "
+        "equals "
+        "the authors' layer",
+        status="works",
+        figure="to 1e-6 with a rescaled input; counts equal at 64 to 2,048 channels; to 1e-6 the authors' layer at 7 "
+        "× 7 and 14 × 14 frequencies and another size of map",
+        command="pytest tests/claims/test_feature_gates.py tests/unit/featuremap/test_reference.py",
+    ),
+)
+class FrequencyChannelAttention(Composed):
+    """Squeeze and excitation of a cosine transform: each group of channels is pooled by another frequency.
+
+        σ(W_2 relu(W_1 d)),   d_c = Σ_yx x_c,yx cos(π u_g (y + ½) / S) cos(π v_g (x + ½) / S) norm
+
+    The frequencies (u_g, v_g) of the groups g are the best ones of a 7 × 7 map, times S // 7; see `Cosines`.
+    Parameters: 2 c² / ratio.
+
+    Args:
+        channels: c, a multiple of ``frequencies``. size: S; in ResNet-50 the authors take 56, 28, 14 and 7 in its
+            stages, the sizes of the maps at 224 pixels. ratio: of the bottleneck.
+
+    Paper: Qin et al., arXiv 2012.11879.
+    """
+
+    def __init__(self, channels: int, frequencies: int = 16, size: int = 7, ratio: float = 16) -> None:
+        super().__init__(
+            channels, pool=f"dct(frequencies={frequencies}, size={size})", mix=f"mlp(ratio={ratio}, bias=False)"
+        )
+
+    @classmethod
+    def examples(cls) -> list[Sample]:
+        return [Sample("fcanet", cls(32, ratio=4)), Sample("fcanet(size=14)", cls(12, 3, 14, 4))]

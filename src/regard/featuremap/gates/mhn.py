@@ -1,0 +1,45 @@
+"""Mixed high-order attention."""
+
+from __future__ import annotations
+
+from regard.core.atlas import Claim, published
+from regard.core.kinds import Sample
+from regard.featuremap.composed import Composed
+
+
+@published(
+    "high_order",
+    family="featuremap",
+    kind="gate",
+    row=176,
+    title="Mixed High-Order Attention Network for Person Re-Identification",
+    arxiv="1908.05819",
+    year=2019,
+    aliases=("mhn",),
+    claim=Claim(
+        text="the terms of order r grow with the r-th power of the map; parameters are those of the authors' modules, "
+        "and so "
+        "is what they compute",
+        status="partly",
+        figure="exact; 131,072, 327,680, 917,504 and 1,769,472 weights at 512 channels for R = 1, 2, 4, 6; to 1e-6 the "
+        "authors' module; the network of four branches and its adversary are not here",
+        command="pytest tests/claims/test_feature_gates.py tests/unit/featuremap/test_reference.py",
+    ),
+)
+class HighOrder(Composed):
+    """Every entry is weighed by polynomials of its cell, up to order R: ``Σ_r σ(W_r relu(Π_{i ≤ r} V_{r,i} x)) / R``.
+
+    All V and W are matrices between c and c / 4 channels, without biases. Parameters: c (c / 4) (R (R + 1) / 2 + R).
+
+    Args:
+        channels: c. order: R.
+
+    Paper: Chen et al., arXiv 1908.05819.
+    """
+
+    def __init__(self, channels: int, order: int = 3) -> None:
+        super().__init__(channels, over="none", pool="none", mix=f"power(order={order})")
+
+    @classmethod
+    def examples(cls) -> list[Sample]:
+        return [Sample(f"high_order(order={order})", cls(12, order)) for order in (1, 3)]

@@ -1,0 +1,71 @@
+"""Squeeze and excitation, and its effective form."""
+
+from __future__ import annotations
+
+from regard.core.atlas import Claim, published
+from regard.core.kinds import Sample
+from regard.featuremap.composed import Composed
+
+
+@published(
+    "se",
+    family="featuremap",
+    kind="gate",
+    title="Squeeze-and-Excitation Networks",
+    arxiv="1709.01507",
+    year=2017,
+    aliases=("squeeze_excitation",),
+    claim=Claim(
+        text="equals timm's SEModule with its weights; the parameters of the paper's SE-ResNet-50 beyond ResNet-50",
+        status="works",
+        figure="to 1e-6 in float64; 2.53 M without biases, the paper's 2.5 M",
+        command="pytest tests/claims/test_feature_gates.py tests/unit/featuremap/test_reference.py",
+    ),
+)
+class SqueezeExcitation(Composed):
+    """Channels are weighed by two layers over their means: ``σ(W_2 relu(W_1 mean(x)))``.
+
+    Parameters: 2 c h + (h + c with biases), h = c / ratio rounded to the divisor.
+
+    Args:
+        channels: c. ratio, divisor: of the bottleneck, see `Mlp`; timm's default divisor is 8. bias: of both layers.
+
+    Paper: Hu et al., arXiv 1709.01507.
+    """
+
+    def __init__(self, channels: int, ratio: float = 16, divisor: int = 1, bias: bool = True) -> None:
+        super().__init__(channels, mix=f"mlp(ratio={ratio}, divisor={divisor}, bias={bias})")
+
+    @classmethod
+    def examples(cls) -> list[Sample]:
+        return [Sample("se", cls(12, ratio=4)), Sample("se, no bias", cls(24, 3, 8, False))]
+
+
+@published(
+    "ese",
+    family="featuremap",
+    kind="gate",
+    title="CenterMask: Real-Time Anchor-Free Instance Segmentation",
+    arxiv="1911.06667",
+    year=2019,
+    claim=Claim(
+        text="equals timm's EffectiveSEModule with its weights",
+        status="works",
+        figure="to 1e-6 in float64",
+        command="pytest tests/unit/featuremap/test_reference.py",
+    ),
+)
+class EffectiveSqueezeExcitation(Composed):
+    """Channels are weighed by one matrix over their means, which reduces none: ``hard σ(W mean(x) + b)``.
+
+    Parameters: c² + c.
+
+    Paper: Lee and Park (CenterMask), arXiv 1911.06667.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, mix="dense", squash="hard_sigmoid")
+
+    @classmethod
+    def examples(cls) -> list[Sample]:
+        return [Sample("ese", cls(11))]

@@ -1,0 +1,1 @@
+"""The laws of what feature maps go through: gates, mixtures, necks."""

@@ -1,0 +1,96 @@
+"""Differential attention: the difference of two softmax maps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from regard.core.atlas import Claim, published
+from regard.core.cost import Cost, Shape
+from regard.core.errors import wrong
+from regard.core.layout import Layout
+from regard.core.mechanism import Example, LayerSpec, Traits, masked_softmax, repeat_heads
+from regard.kernels import dense
+from regard.mechanisms.cached import Cached
+
+
+@published(
+    "differential",
+    family="scored",
+    title="Differential Transformer",
+    arxiv="2410.05258",
+    year=2024,
+    aliases=("diff_transformer", "differential_attention"),
+    claim=Claim(
+        text="what both maps attend to alike cancels by λ, which starts by the layer; language models of it do better, "
+        "and look at what matters",
+        status="partly",
+        figure="the layer of Transformers' DiffLlama on its weights within 2e-6, the limit to 1e-12; models not "
+        "measured",
+        command="pytest tests/unit/test_reference_scored.py",
+    ),
+)
+class Differential(Cached):
+    """Softmax attention less λ times a second one, so that what both attend to without reason cancels.
+
+        A = softmax(q₁ k₁ᵀ / √(d/2)) − λ softmax(q₂ k₂ᵀ / √(d/2)),   λ = exp(λ_q1·λ_k1) − exp(λ_q2·λ_k2) + λ_init
+        λ_init = 0.8 − 0.6 exp(−0.3 l)
+
+    q₁, q₂ are the halves of q's coordinates, l is ``layer_index``, and the four λ vectors ``(d/2,)`` the rows of
+    ``vectors``, shared by the heads. The host norms each head's output and multiplies it with 1 − λ_init.
+
+    Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h; e is d there.
+    Cost: ``8 n m max(d/2, e)`` FLOPs a head as counted, O(n + m) memory. State: all keys and values.
+
+    Args:
+        head_dim: d, even. layer_index: l, from 0.
+
+    Raises:
+        ValueError: an odd head_dim, a layer below 0, or q of another head_dim.
+
+    Paper: Ye et al., arXiv 2410.05258; 1e-5 under the root of its norm.
+    """
+
+    traits = Traits(masked=True, equivariant=True)
+
+    def __init__(self, head_dim: int = 64, layer_index: int = 0) -> None:
+        super().__init__()
+        if head_dim < 2 or head_dim % 2 or layer_index < 0:
+            raise wrong("head_dim, layer_index", f"{head_dim}, {layer_index}", "an even number, and 0 or more")
+        self.initial = 0.8 - 0.6 * math.exp(-0.3 * layer_index)
+        self.vectors = nn.Parameter(0.1 * torch.randn(4, head_dim // 2))
+        self.layer = LayerSpec(parts=2, norm=True, factor=1 - self.initial)
+
+    def share(self, like: Tensor) -> Tensor:
+        """λ, one number."""
+        q1, k1, q2, k2 = self.vectors.to(like.dtype)
+        return torch.exp(q1 @ k1) - torch.exp(q2 @ k2) + self.initial
+
+    def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        self.check(q, k, None, layout, signals)
+        seen, scale = layout.allowed(q.shape[2], k.shape[2], q.device), (q.shape[3] // 2) ** -0.5
+        pairs = zip(q.chunk(2, 3), repeat_heads(k, q.shape[1]).chunk(2, 3), strict=True)
+        first, second = (masked_softmax(scale * x @ y.mT, seen) for x, y in pairs)
+        return first - self.share(q) * second
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        self.check(q, k, v, layout, signals)
+        first, second = (dense.attend(x, y, v, layout) for x, y in zip(q.chunk(2, 3), k.chunk(2, 3), strict=True))
+        return first - self.share(q) * second
+
+    def check(self, q, k, v, layout, signals) -> None:
+        super().check(q, k, v, layout, signals)
+        if q.shape[3] != 2 * self.vectors.shape[1]:
+            raise wrong("q", f"head_dim {q.shape[3]}", f"{2 * self.vectors.shape[1]}")
+
+    def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
+        pairs = shape.batch * shape.heads * shape.n * shape.keys
+        return Cost(8 * pairs * max(shape.head_dim // 2, shape.values), shape.io_bytes, shape.cache_bytes)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        torch.manual_seed(0)
+        return [Example("plain", cls(6), 3, 3, head_dim=6), Example("layer 5, grouped", cls(10, 5), 4, 2, head_dim=10)]

@@ -1,0 +1,57 @@
+"""Forgetting attention: softmax attention with a forget gate for each token and head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from regard.core.atlas import Claim, published
+from regard.core.layout import Layout
+from regard.core.mechanism import Example, LayerSpec, Traits
+from regard.kernels.tiled import Dot
+from regard.mechanisms.scored.base import Scored
+from regard.mechanisms.scored.parts.biases import Forget
+from regard.mechanisms.scored.parts.tile_scores import Biased
+
+
+@published(
+    "forgetting",
+    family="scored",
+    title="Forgetting Transformer: Softmax Attention with a Forget Gate",
+    arxiv="2503.02130",
+    year=2025,
+    aliases=("fox", "forgetting_attention", "forget_gate"),
+    claim=Claim(
+        text="gates at one are softmax attention, a gate at zero hides all that came before it; language models of it "
+        "do better, and read longer texts than they were trained on",
+        status="partly",
+        figure="output and gradients of flash-linear-attention's own within 2e-6, the limits to 1e-12; models not "
+        "measured",
+        command="pytest tests/unit/test_reference_scored.py",
+    ),
+)
+class Forgetting(Scored):
+    """Softmax attention with a forget gate: each token says how much of the past later queries still see.
+
+        A_ij = softmax_j(q_i · k_j / √d + Σ_{j < t ≤ i} log f_t)
+
+    log f is the signal ``log_forget (b, h, m)``: an untrained block gives log ½, as the paper's. No rotary positions.
+
+    Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h; causal.
+    Cost: 2 (d + e) FLOPs for each score of the tiles; memory O(n + m). State: all keys, values and gates.
+
+    Paper: Lin et al., arXiv 2503.02130, its "LLaMA" layer; that of "Pro" adds norms, an output gate and shifts of k
+    and v. A gate below exp(−2048) counts as shut that far.
+    """
+
+    traits = Traits(bidirectional=False, cross=False, masked=True, rows="one", sign="nonnegative")
+    signals = Forget.signals
+    layer = LayerSpec(rotary=False)
+
+    def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Biased:
+        return Biased(Dot(q.shape[-1] ** -0.5), Forget().at(q, m, layout, **signals))
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        return [Example("plain", cls(), heads=3, kv_heads=3), Example("grouped", cls(), heads=4, kv_heads=2)]

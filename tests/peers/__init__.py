@@ -1,0 +1,1 @@
+"""What other libraries compute, where they are installed."""

@@ -1,0 +1,36 @@
+"""Numbers that need not be stored: waves, in place of random weights and maps."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def wave(shape, phase: float = 0.0) -> Tensor:
+    """Values of a sine at places that never meet again, in float64."""
+    return torch.sin(torch.arange(math.prod(shape), dtype=torch.float64) * 0.7310585786 + phase).reshape(*shape)
+
+
+def waved(module: nn.Module) -> nn.Module:
+    """The module in float64 and in evaluation, its parameters and running statistics waves, each of another phase."""
+    module = module.double().eval()
+    with torch.no_grad():
+        for number, parameter in enumerate(module.parameters()):
+            parameter.copy_(parameter_wave(number, parameter.shape))
+        for number, (name, buffer) in enumerate(module.named_buffers()):
+            if name.endswith(("running_mean", "running_var")):
+                buffer.copy_(running_wave(number, name, buffer.shape))
+    return module
+
+
+def parameter_wave(number: int, shape) -> Tensor:
+    """The values of the parameter of this number."""
+    return 0.7 * wave(shape, 1 + number)
+
+
+def running_wave(number: int, name: str, shape) -> Tensor:
+    """The values of the running statistic of this number: means around zero, variances above."""
+    values = wave(shape, 40 + number)
+    return 0.2 * values if name.endswith("mean") else 1 + 0.5 * values**2
