@@ -156,7 +156,7 @@ class ShiftedCache(Textbook):
 
     def extend(self, q, k, v, state, key_mask=None, **signals):
         if k.shape[2] == 1 and state.k.shape[2] > 1:
-            state = Seen(state.seen, state.k[:, :, 1:], state.v[:, :, 1:], state.key_mask[:, 1:])
+            state = Seen(state.seen, state.k[:, :, 1:], state.v[:, :, 1:], state.keys[:, 1:])
         return super().extend(q, k, v, state, key_mask, **signals)
 
 
@@ -165,7 +165,7 @@ class ForgottenPadding(Textbook):
     """The cache forgets which of its entries were padding."""
 
     def extend(self, q, k, v, state, key_mask=None, **signals):
-        state = dataclasses.replace(state, key_mask=torch.ones_like(state.key_mask))
+        state = dataclasses.replace(state, keys=torch.ones_like(state.keys))
         return super().extend(q, k, v, state, key_mask, **signals)
 
 

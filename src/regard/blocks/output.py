@@ -16,7 +16,7 @@ from regard.projections.base import Projection, split_heads
 class HeadNorm(nn.Module):
     """RMS or layer norm of the heads' outputs, over each head, the heads of a group, or all.
 
-        y_c = w_c (x_c − mean) / √(mean_{c'} (x_c' − mean)² + ε) + b_c,   mean and b being 0 unless centred
+        y_c = factor w_c (x_c − mean) / √(mean_{c'} (x_c' − mean)² + ε) + b_c,   mean and b being 0 unless centred
 
     Args:
         spec: what is normed together. heads, groups: h and the number of groups. value_dim: e.
@@ -32,7 +32,7 @@ class HeadNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(b, h, n, e)``."""
         if self.weight.dim() == 1 and self.bias is None:
-            return F.rms_norm(x, (x.shape[-1],), self.weight, self.spec.eps)
+            return F.rms_norm(x, (x.shape[-1],), self.weight, self.spec.eps) * self.spec.factor
         together = self.together(x)
         norm = F.layer_norm if self.spec.centred else F.rms_norm
         normed = norm(together, (together.shape[-1],), eps=self.spec.eps)
@@ -50,8 +50,8 @@ class HeadNorm(nn.Module):
 
     @property
     def scales(self) -> Tensor:
-        """w, for all queries."""
-        return self.weight[:, None] if self.weight.dim() == 2 else self.weight
+        """w, for all queries, times the factor."""
+        return (self.weight[:, None] if self.weight.dim() == 2 else self.weight) * self.spec.factor
 
 
 class Output(nn.Module):

@@ -136,7 +136,9 @@ def published(
     def register(thing: T) -> T:
         named: Any = thing
         where = f"{named.__module__}.{named.__qualname__}"
-        entry = checked_entry(where, name, thing.__doc__, family, kind, row, title, arxiv, year, claim, aliases, thing)
+        claims = claim if isinstance(claim, tuple) else (claim,)
+        about = (family, kind, row, title, arxiv, year, claims, missing, fidelity, aliases)
+        entry = checked_entry(where, name, thing.__doc__, *about, thing)
         taken = ENTRIES.get(name) or indexed().get(name)
         if taken is not None and (taken.where != where or "<locals>" in where):
             raise wrong("name", repr(name), f"a name not taken by {taken.where}")
@@ -208,6 +210,11 @@ def entry_of(declaration: Declaration) -> Entry:
     about = {**usual, **given, "claims": claims}
     name = about.pop("0") if "0" in about else about.pop("name")
     return checked_entry(where=declaration.where, name=name, doc=declaration.doc, traits=declaration.traits, **about)
+
+
+def claim_of(told: Mapping[str, Any]) -> Claim:
+    """A claim from the arguments that the source gives it, those without a name under their numbers."""
+    return Claim(**{("text", "status", "figure", "command")[int(k)] if k.isdigit() else k: v for k, v in told.items()})
 
 
 def everything() -> dict[str, Entry]:

@@ -25,7 +25,12 @@ def build(name: str, **config: Any) -> Mechanism:
 
 
 def build_for(sizes: Mapping[str, int], name: str, /, **config: Any) -> Mechanism:
-    """`build`, with those of ``sizes`` (heads, head_dim) filled in that the constructor takes and ``config`` lacks."""
+    """`build`, with those of ``sizes`` filled in that the constructor takes and ``config`` lacks.
+
+    Args:
+        sizes: any of heads, kv_heads, head_dim, value_dim, and layer_index, of the layer from 0. name: in the atlas.
+        config: the constructor's arguments.
+    """
     return instantiate(sizes, name, mechanism(name), config)
 
 

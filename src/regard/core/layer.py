@@ -20,13 +20,14 @@ class Norm:
         over: the channels that share one mean square: those of each head, of the heads of one kv "group", or all.
         centred: their mean is taken away first, and a bias added at the end (GroupNorm).
         each: a scale for every channel of every head; else, over heads, one set of scales for all heads.
-        eps: added to the mean square.
+        eps: added to the mean square. factor: what is normed is multiplied with, beside its learned scale.
     """
 
     over: Literal["head", "group", "all"] = "head"
     centred: bool = False
     each: bool = False
     eps: float = 1e-6
+    factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class LayerSpec:
 
     Args:
         rotary: q and k are turned by their positions (RoPE); False where the mechanism knows order by itself.
+        parts: how many runs of coordinates of q and k are scored apart, each of them turned as a whole.
         convolution: taps of the causal depthwise convolution over q, k and v, 0 for none.
         activation: of q, k and v (after the convolution). unit: q and k are then scaled to length one.
         norm: of the output; True for `Norm()`. gate: of the output; a name for ``Gate(name)``.
@@ -80,6 +82,7 @@ class LayerSpec:
     """
 
     rotary: bool = True
+    parts: int = 1
     convolution: int = 0
     activation: Literal["silu"] | None = None
     unit: bool = False

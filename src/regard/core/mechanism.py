@@ -120,6 +120,7 @@ class Signal:
         return torch.where((x >= low) & (x <= high), x, torch.nan)
 
 
+@renamed_field("two_sided", "bidirectional")
 @dataclass(frozen=True)
 class Traits:
     """What a mechanism claims; the laws hold it to every word.

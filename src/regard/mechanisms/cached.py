@@ -45,7 +45,8 @@ class KeyValues(State):
         k, values: ``(batch, kv_heads, m, d)`` and ``(…, e)``; four axes of size zero before the first token. Values are
             None where all are views of coordinates of their keys, ``inside`` from the first to the last.
         key_mask: ``(batch, m)`` bool, False = padding; None while there has been none.
-        rooms: the storage behind k and values, where they may grow in place; None where autograd records.
+        rooms: the storage behind k, values and signals, where they may grow in place; None where autograd records.
+        signals: those of the keys that later rows need, each ``(batch, heads, m, size)``.
     """
 
     k: Tensor
@@ -74,6 +75,7 @@ class KeyValues(State):
             inside = None
         pairs = [(k[:, :, :0] if first else self.k, k)]
         pairs += [] if inside else [(v[:, :, :0] if first else self.v, v)]
+        pairs += [(new[:, :, :0], new) for new in signals] if first else zip(self.signals, signals, strict=True)
         real = joined(self.key_mask, pairs[0][0].shape[2], keys, k.shape[2], k)
         if torch.is_grad_enabled() and any(x.requires_grad for pair in pairs for x in pair):
             rooms, whole = None, [torch.cat(pair, 2) for pair in pairs]
@@ -120,5 +122,22 @@ class Cached(Mechanism):
     ) -> tuple[Tensor, KeyValues]:
         """Appends the new tokens, then attends to all: ``(out, cache)``."""
         self.check(q, k, v, Layout(causal=True), signals)
-        grown = state.append(k, v, key_mask)
-        return self(q, grown.k, grown.v, Layout(causal=True, key_mask=grown.key_mask), **signals), grown
+        kept = [name for name, spec in self.signals.items() if spec.side == "key"]
+        flat = [self.signals[name].dim is None for name in kept]
+        new = (signals[name][..., None] if one else signals[name] for name, one in zip(kept, flat, strict=True))
+        grown = state.append(k, v, key_mask, tuple(new))
+        held = (x[..., 0] if one else x for x, one in zip(grown.signals, flat, strict=True))
+        layout = Layout(causal=True, key_mask=grown.key_mask)
+        return self(q, grown.k, grown.v, layout, **signals | dict(zip(kept, held, strict=True))), grown
+
+    def signal_bytes(self, shape: Shape) -> int:
+        """Bytes of the signals of keys that the cache holds."""
+        return sum(
+            shape.batch
+            * spec.rows(shape.heads, shape.groups)
+            * shape.keys
+            * shape.itemsize
+            * prod(spec.size(shape.head_dim, shape.values))
+            for spec in self.signals.values()
+            if spec.side == "key"
+        )

@@ -90,18 +90,18 @@ class Config:
         """The attention of one layer, the ``index``-th from 0."""
         projection = self.projected()
         d, e = projection.head_dim, projection.value_dim
-        heads = {"heads": self.heads, "head_dim": d}
-        mechanism = build_for(heads, name, **arguments)
+        sizes = {"heads": projection.heads, "kv_heads": projection.kv_heads, "head_dim": d, "value_dim": e}
+        mechanism = build_for(sizes | {"layer_index": index}, name, **arguments)
         if not mechanism.traits.content and isinstance(projection, Grouped):
             return Attention(mechanism, ValuesOnly(self.width, self.heads, e))
         kind = mechanism.layer.projection if self.projection == "grouped" else "grouped"
         if kind == "selective":
-            mechanism = build_for({**heads, "heads": self.heads * e}, name, **arguments)
-            projection = as_hosted(kind, self.width, self.heads * e, self.kv_heads or 1, d, 1)
-        elif kind != "grouped":
-            projection = as_hosted(kind, self.width, self.heads, self.kv_heads or 1, d, e)
-        turned = projection.rotary if isinstance(projection, Latent) else d - d % 2
-        rotary = None if self.rotary_base is None else Rotary(turned, self.rotary_base)
+            sizes |= {"heads": self.heads * e, "kv_heads": self.heads * e, "value_dim": 1}
+            mechanism = build_for(sizes | {"layer_index": index}, name, **arguments)
+        if kind != "grouped":
+            projection = as_hosted(kind, self.width, sizes["heads"], self.kv_heads or 1, d, sizes["value_dim"])
+        turned = projection.turned // mechanism.layer.parts
+        rotary = None if self.rotary_base is None else Rotary(turned - turned % 2, self.rotary_base)
         return Attention(mechanism, projection, rotary)
 
     def projected(self) -> Projection:

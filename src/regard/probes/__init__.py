@@ -35,6 +35,7 @@ from regard.probes.head_statistics import (
     Sink,
     Spans,
 )
+from regard.probes.places import ColumnMeans, Lags, NeedleHits, Offsets, OnTokens, SpanMeans
 from regard.probes.token_statistics import Edges, EntropyRows, Links, Pooled, Received
 
 LATE = ("observe", "observe_model")

@@ -59,6 +59,11 @@ class Projection(nn.Module):
         """All that follows attention: `opened`, then `merge`, then what x does to the whole."""
         return self.merge(self.gate_heads(out, x, positions))
 
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        """Small instances that the laws examine, ``given`` what they equal, if anything: see `laws.projection`."""
+        raise NotImplementedError
+
     @property
     def parameter_count(self) -> int:
         """How many parameters it has, by formula."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 from regard.projections.base import Grouped, split_heads
 
 At = Literal["query", "key", "value", "heads", "output"]

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 from regard.projections.base import Grouped, Projection, split_heads
 
 Form = Literal["expanded", "absorbed"]
-
-
 EPSILON = 1e-6  # of the norms, as DeepSeek's
 
 
@@ -119,6 +118,10 @@ class Latent(Projection):
     def merge(self, out: Tensor) -> Tensor:
         out = out if self.form == "expanded" else out @ self.value_up
         return self.out(out.transpose(1, 2).flatten(2))
+
+    @property
+    def turned(self) -> int:
+        return self.rotary
 
     @property
     def value_slice(self) -> slice | None:

@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 from regard.projections.base import Grouped, split_heads
 
 Router = Literal["softmax", "relu", "norm"]

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.projections.base import Projection, merge_heads, split_heads
+from regard.core.kinds import Sample
+from regard.projections.base import Grouped, Projection, merge_heads, split_heads
 from regard.projections.rotary import Rotary
 
 Symbols = Literal["attention", "position", "relative"]

@@ -84,6 +84,6 @@ class Selective(MultiValue):
 
 
 def as_hosted(kind: str, width: int, heads: int, kv_heads: int, head_dim: int, value_dim: int) -> Grouped:
-    """The plain projection that a layer names, `LayerSpec.projection`; ``kv_heads`` are the groups of those that share."""
+    """The plain projection that `LayerSpec.projection` names; ``kv_heads`` are the groups of those that share."""
     made = {"grouped": Grouped, "multi_value": MultiValue, "selective": Selective}[kind]
     return made(width, heads, kv_heads, head_dim, value_dim)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
+from regard.core.kinds import Sample, shown_by
 from regard.projections.base import Grouped, Projection, split_heads
 
 COMMAND = "pytest tests/claims/test_projections.py"

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from regard.projections.base import Projection, split_heads
+from regard.core.kinds import Sample
+from regard.projections.base import Grouped, Projection, split_heads
 
 
 class ValuesOnly(Projection):

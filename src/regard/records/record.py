@@ -31,6 +31,7 @@ from regard.probes.head_statistics import (
     Sink,
 )
 from regard.probes.token_statistics import Edges, EntropyRows, Pooled, Received
+from regard.records.chat import Messages, encode_chat, is_chat
 from regard.records.format import FORMAT, VERSION, Record, check_folder
 from regard.records.models import LMModel, TransformersModel
 from regard.records.token_texts import Tokens, decode, encode, unnamed

@@ -73,7 +73,7 @@ def test_positions_count_real_tokens():
 @pytest.mark.parametrize(
     ("layout", "error", "message"),
     [
-        (Layout(key_mask=torch.ones(2, 4)), TypeError, r"layout\.keys: got dtype torch\.float32, want torch\.bool"),
+        (Layout(key_mask=torch.ones(2, 4)), TypeError, r"layout\.key_mask: got dtype torch\.float32, want torch\.bool"),
         (
             Layout(key_mask=torch.ones(2, 5).bool()),
             ValueError,

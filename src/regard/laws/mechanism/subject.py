@@ -143,23 +143,3 @@ def real_rows(layout: Layout, n: int, m: int, batch: int) -> Tensor:
     if layout.key_mask is None or (n > m and not layout.causal):
         return torch.ones(batch, n, dtype=torch.bool)
     return torch.nn.functional.pad(layout.key_mask[:, max(m - n, 0) :].cpu(), (max(n - m, 0), 0), value=True)
-
-
-def same(got: Tensor, want: Tensor, tolerance: float, where: str, rows: Tensor | None = None) -> float:
-    """The relative error ``max|got − want| / max|want|``; Broken if above ``tolerance`` or not finite.
-
-    ``rows (batch, n)`` restricts the comparison to some of the queries.
-    """
-    if got.shape != want.shape:
-        raise Broken(f"{where}: shape {tuple(got.shape)}, want {tuple(want.shape)}")
-    got, want = (tensor.detach().to(accumulate_dtype(torch.float64)).cpu() for tensor in (got, want))
-    if rows is not None:
-        got, want = (tensor.transpose(1, 2)[rows] for tensor in (got, want))
-    if got.numel() == 0:
-        return 0.0
-    if not got.isfinite().all():
-        raise Broken(f"{where}: not finite")
-    error = ((got - want).abs().max() / want.abs().max().clamp(min=1e-6)).item()
-    if not error <= tolerance:
-        raise Broken(f"{where}: relative error {error:.1e}, want at most {tolerance:.0e}")
-    return error

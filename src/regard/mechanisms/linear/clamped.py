@@ -11,7 +11,6 @@ from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, LayerSpec, Traits, check_sizes
-from regard.laws.mechanism.subject import HEAD_DIM
 from regard.mechanisms.linear.base import Averaged
 
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.mechanism import Example, LayerSpec, Signal, check_sizes
-from regard.laws.mechanism.subject import HEAD_DIM
 from regard.mechanisms.linear.base import Recurrent
 
 STEPS = (0.001, 0.1)

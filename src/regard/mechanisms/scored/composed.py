@@ -122,7 +122,8 @@ class Composed(Scored):
             masked=True,
             equivariant=cross,
         )
-        self.signals = {**self.normaliser.signals, **(GatedSoftmax.signals if self.gated else {})}
+        own = GatedSoftmax.signals if self.gated else {}
+        self.signals = {**self.scorer.signals, **self.bias.signals, **self.normaliser.signals, **own}
         rotary = self.scorer.layer.rotary and not self.bias.placed
         self.layer = LayerSpec(rotary, norm=norm, gate=None if gate == "heads" else gate)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
+from regard.core.layer import Norm
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, LayerSpec, Traits, masked_softmax, repeat_heads
 from regard.kernels import dense
@@ -62,7 +63,7 @@ class Differential(Cached):
             raise wrong("head_dim, layer_index", f"{head_dim}, {layer_index}", "an even number, and 0 or more")
         self.initial = 0.8 - 0.6 * math.exp(-0.3 * layer_index)
         self.vectors = nn.Parameter(0.1 * torch.randn(4, head_dim // 2))
-        self.layer = LayerSpec(parts=2, norm=True, factor=1 - self.initial)
+        self.layer = LayerSpec(parts=2, norm=Norm(factor=1 - self.initial))
 
     def share(self, like: Tensor) -> Tensor:
         """λ, one number."""
