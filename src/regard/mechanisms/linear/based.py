@@ -20,6 +20,7 @@ from regard.mechanisms.linear.taylor_features import series, series_dim
     arxiv="2402.18668",
     year=2024,
     aliases=("taylor", "taylor_linear_attention"),
+    fidelity="third-party code",
     claim=Claim(
         text="recurrent = parallel; φ(q)·φ(k) = 1 + s + s²/2; recall rises with the feature dimension and the window, "
         "above linear attention of equal state; the state is constant in n",

@@ -22,6 +22,7 @@ from regard.mechanisms.linear.base import Averaged
     arxiv="2501.16182",
     year=2025,
     aliases=("enhanced_linear_attention", "clamped_linear"),
+    fidelity="authors' code",
     claim=Claim(
         text="keys and values first equals queries and keys first; four times the pixels cost four times the FLOPs; on "
         "digits the local concentration module does not harm, and the ten largest weights of linear attention hold "

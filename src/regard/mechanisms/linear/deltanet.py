@@ -22,6 +22,7 @@ STRENGTH = Signal("how much of what the key recalls is replaced", low=0, high=1)
     arxiv="2406.06484",
     year=2024,
     aliases=("delta_rule", "fast_weights"),
+    fidelity="authors' code",
     claim=Claim(
         text="a key written again returns its last value, where linear attention returns the sum; chunked is recurrent",
         status="works",

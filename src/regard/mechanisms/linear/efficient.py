@@ -25,6 +25,7 @@ from regard.kernels import packing as alone
     arxiv="1812.01243",
     year=2018,
     aliases=("efficient_attention",),
+    fidelity="authors' code",
     claim=Claim(
         text="with scaling it is (Q Kᵀ / n) V; with softmax the implied rows sum to one; memory is linear in n; in a "
         "segmentation network it raises the overlap (`NonLocal`)",

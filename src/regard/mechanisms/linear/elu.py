@@ -19,6 +19,7 @@ from regard.mechanisms.linear.base import Averaged
     arxiv="2006.16236",
     year=2020,
     aliases=("linear_attention", "elu"),
+    fidelity="third-party code",
     claim=Claim(
         text="chunked, recurrent and quadratic forms are equal; rows sum to one; one decoding step costs the same "
         "after any number of tokens",

@@ -22,6 +22,7 @@ from regard.mechanisms.linear.taylor_features import series, series_dim
     arxiv="2402.07901",
     year=2024,
     aliases=("fast", "factorizable_attention"),
+    fidelity="authors' code",
     claim=Claim(
         text="equals the explicit polynomial attention, gradients too; twice the tokens up to 8k cost at most 2.3 "
         "times; a small language model within 5% of softmax's loss at p = 2",

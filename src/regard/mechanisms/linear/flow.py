@@ -49,6 +49,7 @@ class FlowState(State):
     arxiv="2202.06258",
     year=2022,
     aliases=("flow_attention", "flowformer"),
+    fidelity="authors' code",
     claim=Claim(
         text="each query's incoming and each key's outgoing flow is one after conservation; causal and bidirectional "
         "forms equal their definitions at linear cost",

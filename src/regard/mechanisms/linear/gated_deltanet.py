@@ -20,6 +20,7 @@ from regard.mechanisms.linear.deltanet import STRENGTH
     arxiv="2412.06464",
     year=2024,
     aliases=("gated_delta_rule", "gdn"),
+    fidelity="third-party code",
     claim=Claim(
         text="equals the delta rule without decay; forgets everything by one token of strong decay, "
         "which the delta rule cannot",

@@ -23,6 +23,7 @@ START = -math.log(2) / 16  # σ(0)^{1/16}
     arxiv="2312.06635",
     year=2023,
     aliases=("gated_linear_attention",),
+    fidelity="authors' code",
     claim=Claim(
         text="the chunked form with decays by channel equals the recurrence, at decays that overflow the plain form",
         status="works",

@@ -18,6 +18,7 @@ from regard.mechanisms.linear.gated_deltanet import GatedDeltaNet
     arxiv="2510.26692",
     year=2025,
     aliases=("kda", "kimi_delta_attention"),
+    fidelity="third-party code",
     claim=Claim(
         text="equals the gated delta rule where all channels decay alike; forgets one channel and keeps another by one "
         "token, which the gated delta rule cannot",

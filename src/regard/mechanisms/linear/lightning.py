@@ -28,6 +28,7 @@ from regard.mechanisms.linear.base import Recurrent, RecurrentState, aligned, un
     arxiv="2401.04658",
     year=2024,
     aliases=("lightning_attention", "lightning_attention_2"),
+    fidelity="third-party code",
     claim=Claim(
         text="equals the quadratic form, output and gradients; time per token the same from 1k to 64k tokens; "
         "the state's size does not change with the length; decoding equals one call",

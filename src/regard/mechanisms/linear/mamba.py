@@ -24,6 +24,7 @@ STEPS = (0.001, 0.1)
     arxiv="2312.00752",
     year=2023,
     aliases=("selective_scan", "s6", "mamba1"),
+    fidelity="third-party code",
     claim=Claim(
         text="the recurrence h_t = exp(Δ_t A) h_{t−1} + Δ_t B_t x_t, y_t = C_tᵀ h_t of every channel is attention",
         status="works",

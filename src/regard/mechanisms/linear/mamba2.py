@@ -23,6 +23,7 @@ from regard.mechanisms.linear.mamba import STEPS
     arxiv="2405.21060",
     year=2024,
     aliases=("ssd", "state_space_duality"),
+    fidelity="third-party code",
     claim=Claim(
         text="the state-space recurrence h_t = exp(Δ_t A) h_{t−1} + Δ_t B_t x_tᵀ, y_t = C_tᵀ h_t is masked attention",
         status="works",

@@ -22,6 +22,7 @@ from regard.mechanisms.linear.base import Recurrent
     arxiv="2307.08621",
     year=2023,
     aliases=("retention",),
+    fidelity="third-party code",
     claim=Claim(
         text="the parallel, the recurrent and the chunkwise form are equal",
         status="works",

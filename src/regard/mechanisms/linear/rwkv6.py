@@ -26,6 +26,7 @@ from regard.mechanisms.linear.base import Recurrent, elapsed
     arxiv="2404.05892",
     year=2024,
     aliases=("finch", "rwkv"),
+    fidelity="third-party code",
     claim=Claim(
         text="the recurrence that reads the state before the token is added, and the token by its bonus, is attention",
         status="works",

@@ -28,6 +28,8 @@ LEAST = -60.0  # what is taken away is read before the decay, as e^60 times what
     arxiv="2503.14456",
     year=2025,
     aliases=("goose", "generalized_delta_rule"),
+    missing="the mixture of each layer's values with the first layer's",
+    fidelity="third-party code",
     claim=Claim(
         text="a removal key of its own: with the write key for it and equal rates it is the gated delta rule; a memory "
         "takes away what another key recalls while it writes",

@@ -26,6 +26,7 @@ MOST = 1 << 16
     arxiv="2507.23632",
     year=2025,
     aliases=("softmax_as_rnn", "taylor_rnn"),
+    fidelity="hand values",
     claim=Claim(
         text="linear recurrences up to order N give exp(q·k) with an error that falls as 2^(N+1)/(N+1)! for |q·k| ≤ 2; "
         "a small model's loss falls with N; a norm of the output does as well as the denominator",

@@ -64,6 +64,7 @@ def variance(apart: Tensor, decay: Tensor, process: Tensor, measurement: Tensor,
     arxiv="2509.04154",
     year=2025,
     aliases=("afa", "adaptive_filter_attention"),
+    fidelity="authors' code",
     claim=Claim(
         text="the variance solves its Lyapunov equation; without dynamics unit vectors rank as dot products; filters a "
         "noisy damped oscillator better than softmax attention",

@@ -25,6 +25,7 @@ from regard.mechanisms.scored.parts.tile_scores import Biased
     arxiv="2108.12409",
     year=2021,
     aliases=("linear_biases",),
+    fidelity="third-party code",
     claim=Claim(
         text="scores depend on distances alone, so that a text shifted by any number of tokens is attended to alike; "
         "models trained short read longer texts without loss",

@@ -22,6 +22,7 @@ from regard.mechanisms.scored.parts.normalisers import signed_softmax
     arxiv="2411.07176",
     year=2024,
     aliases=("cog_attention", "signed_softmax"),
+    fidelity="authors' code",
     claim=Claim(
         text="weights of both signs whose absolute values sum to one; a language model loses nothing by them",
         status="partly",

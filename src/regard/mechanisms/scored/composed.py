@@ -32,6 +32,7 @@ Gate = Literal["heads", "silu", "sigmoid"]
     title="Attention from parts: scores, biases and normalisers of many papers",
     year=2026,
     aliases=("dense_parts",),
+    fidelity="third-party code",
     claim=Claim(
         text="each part equals its paper's formula, alone and under the others; buckets and layers with relative bias "
         "equal those of Transformers' T5, bidirectional and causal",

@@ -25,6 +25,7 @@ from regard.mechanisms.cached import Cached
     arxiv="2410.05258",
     year=2024,
     aliases=("diff_transformer", "differential_attention"),
+    fidelity="third-party code",
     claim=Claim(
         text="what both maps attend to alike cancels by λ, which starts by the layer; language models of it do better, "
         "and look at what matters",

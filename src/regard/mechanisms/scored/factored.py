@@ -33,6 +33,7 @@ def as_they_are(scores: Tensor, span: Span) -> Tensor:
     arxiv="2405.18874",
     year=2024,
     aliases=("factored_attention", "input_free"),
+    fidelity="hand values",
     claim=Claim(
         text="the weights of a head are the same for every input and follow offsets on the lattice alone; there "
         "are neither queries nor keys to learn",

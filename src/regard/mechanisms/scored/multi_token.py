@@ -76,6 +76,8 @@ class ConvCache(State):
     arxiv="2504.00927",
     year=2025,
     aliases=("mta", "multi_token_attention"),
+    missing="the second convolution, after the softmax; the gate made from a head's own output",
+    fidelity="authors' code",
     claim=Claim(
         text="untrained it is softmax attention; nothing leaks from later tokens; finds the block that holds the "
         "letters of a question where softmax attention of the same size does not",

@@ -41,6 +41,8 @@ class Network:
     arxiv="2502.17206",
     year=2025,
     aliases=("neural_attention",),
+    missing="the second hidden layer of the authors' code, and its projections of q and k, which all heads share",
+    fidelity="hand values",
     claim=Claim(
         text="the tiled, factored form equals a network on the concatenated pair; memory follows the tile; selects "
         "keys by a relation of bits that a dot-product head cannot",

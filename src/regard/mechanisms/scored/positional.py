@@ -46,6 +46,7 @@ class Placed:
     arxiv="2410.01686",
     year=2024,
     aliases=("positional_attention", "positional_transformer"),
+    fidelity="authors' code",
     claim=Claim(
         text="weights are the same for every input; trained on [−2, 2], sums, minima, medians and sorted lists of "
         "numbers 5 to 10 times as large keep a third of a standard network's error or less; looking up "

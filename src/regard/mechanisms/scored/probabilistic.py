@@ -119,6 +119,7 @@ class Exponential:
     arxiv="2106.15338",
     year=2021,
     aliases=("probabilistic_attention", "key_adaptation"),
+    fidelity="authors' code",
     claim=Claim(
         text="without adaptation it is softmax attention; each step of EM raises the posterior; adapted keys segment "
         "better from few clicks",

@@ -25,6 +25,7 @@ from regard.mechanisms.scored.softmax import Softmax
     arxiv="2505.06708",
     year=2025,
     aliases=("gated_attention", "headwise_gate"),
+    fidelity="hand values",
     claim=Claim(
         text="a sigmoid gate after attention: at one it is softmax attention, at zero a head is silent; trained, sinks "
         "and loss spikes fall",
@@ -68,6 +69,7 @@ class GatedSoftmax(Softmax):
     arxiv="2602.23057",
     year=2026,
     aliases=("asa",),
+    fidelity="abstract only",
     claim=Claim(
         text="α = 1, β = 0 is softmax attention; rows sum to α + β times the visible keys; trained, loss is no higher",
         status="partly",

@@ -24,6 +24,7 @@ from regard.mechanisms.cached import Cached
     arxiv="1706.03762",
     year=2017,
     aliases=("mha", "attention", "scaled_dot_product", "mqa", "gqa"),
+    fidelity="third-party code",
     claim=Claim(
         text="equals the textbook formula; one kv head equals repeated heads; a learned sink takes mass from every row",
         status="works",

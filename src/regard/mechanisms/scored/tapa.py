@@ -47,6 +47,7 @@ class Phase:
     arxiv="2509.12635",
     year=2025,
     aliases=("token_aware_phase",),
+    fidelity="hand values",
     claim=Claim(
         text="for independent q and k the mean score shows no trend with distance, while that of rotary positions of "
         "like vectors does; perplexity grows less beyond the training length",

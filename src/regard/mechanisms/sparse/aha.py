@@ -41,6 +41,7 @@ class Routed(State):
     title="Learning When Not to Attend Globally",
     year=2025,
     aliases=("all_or_here",),
+    fidelity="hand values",
     claim=Claim(
         text="all queries routed to all keys is softmax attention, none is the window; without gradients only routed "
         "queries are computed over all keys; at w = 32 at least 80% of them are not needed",

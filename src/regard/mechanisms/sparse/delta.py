@@ -47,6 +47,7 @@ class Corrected(State):
     arxiv="2505.11254",
     year=2025,
     aliases=("delta_attention", "delta_correction"),
+    fidelity="authors' code",
     claim=Claim(
         text="γ = 1 is dense attention; dense scores are 1/γ of all; in a trained model the correction wins back at "
         "least half of the recall that sinks and window lose",

@@ -30,6 +30,7 @@ COMMAND = "pytest tests/claims/test_neighborhood.py"
     arxiv="2403.04690",
     year=2024,
     aliases=("na", "natten", "fna", "fused_neighborhood"),
+    fidelity="authors' code",
     claim=Claim(
         text="fused and batched-GEMM forms equal the brute-force neighbourhood for all windows, dilations and causal "
         "axes; fused memory is linear; at least 3 times faster than gathering, 64 × 64 cells, k = 13",
@@ -100,6 +101,7 @@ class NeighborhoodAttention(Patterned):
     arxiv="2209.15001",
     year=2022,
     aliases=("dinat", "dilated_neighborhood"),
+    fidelity="authors' code",
     claim=Claim(
         text="dilation 1 is neighbourhood attention; equals it on each grid of one residue; a dilated and "
         "then a local layer reach the whole map when k · k ≥ its side",
@@ -136,6 +138,7 @@ class DilatedNeighborhood(NeighborhoodAttention):
     arxiv="2504.16922",
     year=2025,
     aliases=("generalized_neighborhood",),
+    fidelity="authors' code",
     claim=Claim(
         text="stride 1 is neighbourhood attention, stride w blocked attention; counted tiles equal brute force; the "
         "speed-up measured never exceeds the simulator's bound",
@@ -198,6 +201,7 @@ def simulate(pattern: Neighborhood, queries: Sizes, keys: Sizes) -> Simulated:
     arxiv="2204.07143",
     year=2022,
     aliases=("neighborhood_bias",),
+    fidelity="authors' code",
     claim=Claim(
         text="k as wide as the map is full attention with relative bias; equals the brute-force reference; time linear "
         "in the cells; equivariant to shifts in the interior",

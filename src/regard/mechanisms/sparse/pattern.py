@@ -189,6 +189,7 @@ class Patterned(Mechanism):
     arxiv="1904.10509",
     year=2019,
     aliases=("static_sparse", "block_sparse", "sparse_transformer"),
+    fidelity="hand values",
     claim=Claim(
         text="any composition of patterns equals masked dense attention, forward and gradients; "
         "two layers of the strided pattern reach every earlier token",

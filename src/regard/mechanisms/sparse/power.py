@@ -19,6 +19,7 @@ from regard.patterns import Pattern, Power, Sinks, Window
     arxiv="2503.03588",
     year=2025,
     aliases=("power_attention",),
+    fidelity="hand values",
     claim=Claim(
         text="d layers cover every distance below 2^d without holes; equals masked dense attention; n log n pairs",
         status="partly",

@@ -20,6 +20,8 @@ from regard.patterns import Pattern, Radial
     arxiv="2506.19852",
     year=2025,
     aliases=("radial_attention",),
+    missing="rounding to blocks by their density",
+    fidelity="authors' code",
     claim=Claim(
         text="the density of frames falls as log(n) / n; equals masked dense attention; on scores that decay over "
         "space and time the output is at most half as wrong as with a window of equal density",

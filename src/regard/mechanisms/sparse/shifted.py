@@ -20,6 +20,7 @@ from regard.patterns import Blocks, Pattern, PerHead, Sinks
     arxiv="2406.05678",
     year=2024,
     aliases=("s2_attention", "sf_attention", "longlora", "shifted_groups"),
+    fidelity="hand values",
     claim=Claim(
         text="groups of both kinds of heads and sinks equal masked dense attention; sinks are visible to every later "
         "query; two layers pass every border of groups; tuned for 4 times the length, SF groups keep more of full "
