@@ -9,6 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from regard.core.kinds import KINDS
 from regard.renamed import install
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from regard.core.state import State
     from regard.featuremap.build import gate
     from regard.featuremap.insert import insert
+    from regard.hosts.attach import attach
+    from regard.hosts.steer import steer
     from regard.hosts.swap import swap
     from regard.hosts.watch import watch
     from regard.laws import check
@@ -42,6 +45,7 @@ LATE = {
     "Signal": "regard.core.mechanism",
     "State": "regard.core.state",
     "Traits": "regard.core.mechanism",
+    "attach": "regard.hosts.attach",
     "build": "regard.core.build",
     "check": "regard.laws",
     "entries": "regard.core.atlas",
@@ -49,6 +53,7 @@ LATE = {
     "gate": "regard.featuremap.build",
     "insert": "regard.featuremap.insert",
     "search": "regard.core.atlas",
+    "steer": "regard.hosts.steer",
     "swap": "regard.hosts.swap",
     "watch": "regard.hosts.watch",
 }
@@ -66,6 +71,7 @@ __all__ = [
     "Signal",
     "State",
     "Traits",
+    "attach",
     "build",
     "check",
     "entries",
@@ -73,6 +79,7 @@ __all__ = [
     "gate",
     "insert",
     "search",
+    "steer",
     "swap",
     "watch",
 ]
@@ -86,6 +93,9 @@ def __getattr__(name: str) -> Any:
         found = getattr(import_module(LATE[name]), name)
         globals()[name] = found
         return found
+    if name in KINDS and KINDS[name].verb == f"regard.{name}":
+        globals()[name] = found = import_module("regard.core.verbs").maker(name)
+        return found
     if not name.startswith("_") and find_spec(f"regard.{name}") is not None:
         return import_module(f"regard.{name}")
     raise AttributeError(f"module 'regard' has no attribute {name!r}")
@@ -93,4 +103,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """The public names."""
-    return sorted(__all__)
+    return sorted({*__all__, *(name for name, kind in KINDS.items() if kind.base and kind.verb == f"regard.{name}")})

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from regard.core.errors import did_you_mean, wrong
 
 if TYPE_CHECKING:
     from regard.core.atlas import Entry
@@ -21,8 +24,16 @@ def atlas(
     family: Annotated[str | None, typer.Option(help="such as scored, sparse, linear")] = None,
     long: Annotated[bool, typer.Option("--long", help="all of an entry, not one line of it")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print all fields as JSON")] = False,
+    write: Annotated[Path | None, typer.Option(help="write all of it as pages into this folder")] = None,
 ) -> None:
     """List the published systems that regard holds, one line each, or search them by name or by need."""
+    if write is not None:
+        from regard.cli import atlas_pages
+
+        if query or kind or family or long or as_json:
+            raise wrong("write", str(write), "it alone: pages have all of the atlas")
+        print(f"{atlas_pages.write(write)} pages in {write}")
+        return
     found = chosen(" ".join(query or []), kind, family)
     if as_json:
         print(json.dumps([entry.as_dict() for entry in found], indent=2, ensure_ascii=False))
@@ -39,7 +50,6 @@ def chosen(query: str, kind: str | None, family: str | None) -> list[Entry]:
         LookupError: none; the message names the nearest.
     """
     from regard.core.atlas import entries, search
-    from regard.core.errors import did_you_mean, wrong
 
     if not query or any(sign in query for sign in "*?["):
         found = entries(query or "*", kind=kind, family=family)

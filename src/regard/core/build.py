@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from regard.core.atlas import find
 from regard.core.errors import a, did_you_mean, wrong
+from regard.core.kinds import KINDS
 from regard.core.mechanism import Mechanism
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ def mechanism(name: str) -> type[Mechanism]:
     """The class of this name in the atlas."""
     entry = find(name)
     if not (isinstance(entry.thing, type) and issubclass(entry.thing, Mechanism)):
-        wanted = f"a mechanism; regard.find({name!r}).thing is what this is made by"
+        wanted = f"a mechanism; {KINDS[entry.kind].made_by(name)}"
         raise wrong("name", f"{name!r}, {a(entry.kind)}", wanted, TypeError)
     return entry.thing
 
@@ -97,6 +98,12 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     except (SyntaxError, ValueError):
         pass
     raise wrong("mechanism", repr(text), "a name, or a name with arguments such as 'window(size=64, sinks=4)'")
+
+
+def written(name: str, arguments: dict[str, Any]) -> str:
+    """The text that `parse` reads as these."""
+    inside = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    return f"{name}({inside})" if inside else name
 
 
 def parse_layers(text: str) -> list[tuple[str, dict[str, Any]]]:

@@ -20,7 +20,8 @@ class Kind:
 
     Args:
         name: what `published` calls it. heading: of its page, the plural. meaning: what it is, one sentence.
-        verb: what one calls to use it.
+        verb: the function that one uses it by; empty where each of its things is used by itself. One that is named
+            like the kind need not be written: see `core.verbs`.
         base: ``package.module.Class`` that its things derive from, or that its functions return; empty for none yet.
         laws: the module of its laws (see `regard.laws`); empty for none yet.
         open: whether its entries need no laws: each is held by its own claim alone.
@@ -45,6 +46,13 @@ class Kind:
             known = ", ".join(kind.name for kind in KINDS.values() if kind.laws)
             raise wrong("kind", repr(self.name), f"one that has laws: {known}", LookupError)
         return import_module(self.laws)
+
+    def made_by(self, name: str) -> str:
+        """What gives the thing of this name, for a message."""
+        verb = self.verb == f"regard.{self.name}"
+        return (
+            f"{self.verb}({name!r}, …) makes this" if verb else f"regard.find({name!r}).thing is what this is made by"
+        )
 
     def includes(self, thing: Any) -> bool:
         """Whether ``thing`` is of its base class, or derived from it; nothing is imported to find out."""
@@ -94,7 +102,7 @@ KINDS: dict[str, Kind] = {
             "projection",
             "Projections",
             "How queries, keys and values come from hidden states, what a cache holds, and how heads are merged.",
-            "LM(Config(projection=…))",
+            "regard.projection",
             base="regard.projections.base.Projection",
             laws="regard.laws.projection",
         ),
@@ -102,7 +110,7 @@ KINDS: dict[str, Kind] = {
             "pattern",
             "Patterns",
             "Which entries of A may be non-zero, from positions alone.",
-            "regard.build('pattern', of=…)",
+            "regard.pattern",
             base="regard.patterns.base.Pattern",
             laws="regard.laws.pattern",
         ),
@@ -112,7 +120,7 @@ KINDS: dict[str, Kind] = {
             "Which keys, or blocks of them, each query attends to, chosen from the queries and keys themselves.",
             "regard.build",
         ),
-        Kind("kernel", "Kernels", "How A v is computed without forming A.", "the mechanisms that are computed by it"),
+        Kind("kernel", "Kernels", "How A v is computed without forming A.", ""),
         Kind(
             "gate",
             "Gates",
@@ -129,13 +137,17 @@ KINDS: dict[str, Kind] = {
             "network",
             "Networks",
             "A whole model with attention in it, whose attention can be looked at.",
-            "its class, regard.find(NAME).thing",
+            "regard.network",
+            base="regard.networks.base.Network",
+            laws="regard.laws.network",
         ),
         Kind(
             "edit",
             "Edits",
             "A change of A, of queries and keys, of heads or of hidden states while a model runs.",
             "regard.steer",
+            base="regard.core.edit.Edit",
+            laws="regard.laws.edit",
         ),
         Kind("decoding", "Decoding", "How the next tokens are proposed, scored and accepted.", "regard.steer"),
         Kind("policy", "Cache policies", "Which columns of A a cache forgets, and when.", "regard.compress"),
@@ -143,14 +155,14 @@ KINDS: dict[str, Kind] = {
             "analysis",
             "Analyses",
             "A result computed from a model's weights or activations.",
-            "its class or function, regard.find(NAME).thing",
+            "",
         ),
         Kind("objective", "Objectives", "A loss and what goes with it in training.", "regard.train"),
         Kind(
             "study",
             "Studies",
-            "A theorem, a benchmark or an experiment of one paper, which measures itself.",
-            "its class or function, regard.find(NAME).thing",
+            "A theorem, a benchmark, a cost model or an experiment of one paper, held by its own claim.",
+            "",
             open=True,
         ),
     )

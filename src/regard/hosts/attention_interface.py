@@ -29,24 +29,19 @@ class Installed:
     Args:
         model: any Transformers model. function: what its attention modules call from now on; told as ``eager`` whether
             they are given the masks of eager attention.
-        purpose: a word for what it does there, which errors repeat.
-
-    Raises:
-        TypeError: not a Transformers model. RuntimeError: another function of ours is in it already.
     """
 
-    def __init__(self, model: PreTrainedModel, function: Callable[..., Any], purpose: str) -> None:
+    def __init__(self, model: PreTrainedModel, function: Callable[..., Any]) -> None:
         configs = configurations(model)
-        refuse_taken(model, configs)
         self.interfaces = interfaces(model)
         self.before = [(config, config._attn_implementation) for config in configs]
         eager = eager_parts(model, configs)
-        self.names = {kind: self.register(partial(function, eager=kind), purpose, kind) for kind in (False, True)}
+        self.names = {kind: self.register(partial(function, eager=kind), kind) for kind in (False, True)}
         model.config._attn_implementation = self.names[id(model.config) in eager]
         for config in configs:
             config._attn_implementation = self.names[id(config) in eager]
 
-    def register(self, function: Callable[..., Any], purpose: str, eager: bool) -> str:
+    def register(self, function: Callable[..., Any], eager: bool) -> str:
         """Makes an attention function known to Transformers under a free name, together with stock masks.
 
         Without a mask function of the same name Transformers would leave all masks out. It cannot be taken back by
@@ -54,7 +49,7 @@ class Installed:
         """
         kind, mask = ("eager", eager_mask) if eager else ("fused", sdpa_mask)
         with naming:
-            names = (f"{PREFIX}{purpose}_{kind}_{i}" for i in itertools.count())
+            names = (f"{PREFIX}{kind}_{i}" for i in itertools.count())
             name = next(name for name in names if name not in ALL_ATTENTION_FUNCTIONS)
             for interface in self.interfaces:
                 interface[name] = function
@@ -67,7 +62,8 @@ class Installed:
             config._attn_implementation = implementation
         for interface in self.interfaces:
             for name in self.names.values():
-                del interface[name]
+                if name in interface:
+                    del interface[name]
 
 
 def interfaces(model: nn.Module) -> list[AttentionInterface]:
@@ -144,18 +140,13 @@ def configurations(model: nn.Module) -> list[PreTrainedConfig]:
     return list(found.values())
 
 
-def refuse_taken(model: PreTrainedModel, configs: list[PreTrainedConfig]) -> None:
-    """Raises a RuntimeError if a watch or a swap is on the model, or on another that shares a configuration with it."""
-    for config in configs:
-        given = str(config._attn_implementation)
-        if given.startswith(PREFIX):
-            doing = {"watch": "being watched", "swap": "swapped"}[given.removeprefix(PREFIX).split("_")[0]]
-            raise wrong(
-                "model",
-                f"{label(model)}, which is {doing} already or shares its configuration with a model that is",
-                "one watch or swap at a time: leave the other first, or give it all that you want",
-                RuntimeError,
-            )
+def owner(model: PreTrainedModel, config: PreTrainedConfig) -> Any:
+    """What has put its function into a part of a model, by the configuration that the part reads; None for nobody."""
+    given = str(config._attn_implementation)
+    if not given.startswith(PREFIX):
+        return None
+    function = next((table[given] for table in interfaces(model) if given in table), None)
+    return getattr(getattr(function, "func", None), "__self__", None)
 
 
 def label(model: nn.Module) -> str:

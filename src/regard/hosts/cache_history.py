@@ -19,16 +19,19 @@ class Past:
     Args:
         sequence: its number. ids: ``(batch, slots)`` of each model that was given some, by its identity.
         keys: what the last of the cache's layers that holds keys held after its latest pass.
+        real: under ``"keys"`` ``(batch, slots)`` bool, which slots are no padding, where only masks have told so.
     """
 
     sequence: int
     ids: dict[int, Tensor] = field(default_factory=dict)
     keys: Tensor | None = None
+    real: dict[str, Tensor] = field(default_factory=dict)
 
     def select(self, rows: Tensor, sequence: int) -> Past:
         """The same with these ``rows`` of the batch, which make another sequence."""
-        chosen = {module: ids[rows.to(ids.device)] for module, ids in self.ids.items() if len(ids) > int(rows.max())}
-        return Past(sequence, chosen)
+        ids = {module: held[rows.to(held.device)] for module, held in self.ids.items() if len(held) > int(rows.max())}
+        real = {name: held[rows.to(held.device)] for name, held in self.real.items() if len(held) > int(rows.max())}
+        return Past(sequence, ids, real=real)
 
     def tells(self, other: Past) -> bool:
         """Whether both are known to be of the same tokens."""
@@ -59,7 +62,7 @@ class History:
             return self.begin()
         now = keys_of(cache)
         if known.keys is None or now is None or now is known.keys:
-            return replace(known, ids=dict(known.ids))
+            return replace(known, ids=dict(known.ids), real=dict(known.real))
         rows = rows_of(known.keys, now)
         if rows is None:
             return self.begin()

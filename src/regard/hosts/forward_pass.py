@@ -99,6 +99,11 @@ class PassTracker:
         return bool(self.stack) and self.owner == threading.get_ident()
 
     @property
+    def real(self) -> dict[str, Tensor]:
+        """Which tokens of the running sequence are no padding: see `cache_history.Past`."""
+        return self.stack[0].begun.real if self.stack else {}
+
+    @property
     def sequence(self) -> int:
         """The number of the sequence that is in the running pass."""
         return self.stack[0].begun.sequence if self.stack else -1
@@ -112,6 +117,10 @@ class PassTracker:
         calls = self.stack[0].calls
         calls[name] += 1
         return self.stack[-1], calls[name] - 1
+
+    def turn(self, name: str) -> int:
+        """How often the attention module was called so far in the outermost running pass."""
+        return self.stack[0].calls[name] if self.stack else 0
 
     def handed(self, place: Pass, name: str) -> Handed:
         """What an attention module was given in a pass, or else the pass itself."""

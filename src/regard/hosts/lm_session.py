@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regard.core.build import parse_layers
+from regard.core.build import parse_layers, written
 from regard.core.errors import wrong
 from regard.core.tile import Tokens
 from regard.hosts.mechanism_call import ImplicitAttention
@@ -76,9 +76,3 @@ def refuse(ids: Tensor, *others: Any, **named: Any) -> Any:
     raise wrong(
         "extend", "a call under a watch", "a whole pass, model(ids): a state holds no rows of A to show", RuntimeError
     )
-
-
-def written(name: str, arguments: dict[str, Any]) -> str:
-    """The text that `parse` reads as these."""
-    inside = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-    return f"{name}({inside})" if inside else name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,19 +26,27 @@ class Held:
     Args:
         mechanism: that goes on from it. state: after the tokens so far. before: ahead of the latest pass, None where
             that cannot be taken back. latest: q, k, v and mask of the latest pass.
+        keys: ``(b, kv_heads, tokens, d)``, all so far, where a watch has seen them from the first on.
     """
 
     mechanism: Mechanism
     state: State
     before: State | None = None
     latest: tuple[Tensor, Tensor, Tensor, Tensor | None] | None = None
+    keys: Tensor | None = None
+
+    def showing(self, k: Tensor) -> Held:
+        """The same, remembering its keys from now on if it has none yet."""
+        begun = self.keys is None and not bool(self.state.seen.any()) and self.before is None
+        return replace(self, keys=k[:, :, :0].detach()) if begun else self
 
     def extend(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> tuple[Tensor, Held]:
         """``(A v, what is left after it)`` of the new tokens."""
         out, state = self.mechanism.extend(q, k, v, self.state, key_mask)
+        every = None if self.keys is None else torch.cat([self.keys, k.detach()], dim=2)
         if not 1 < q.shape[2] <= RECALL:
-            return out, Held(self.mechanism, state)
-        return out, Held(self.mechanism, state, self.state, (q.detach(), k.detach(), v.detach(), key_mask))
+            return out, Held(self.mechanism, state, keys=every)
+        return out, Held(self.mechanism, state, self.state, (q.detach(), k.detach(), v.detach(), key_mask), every)
 
     def shorter(self, count: int) -> Held:
         """Without the last ``count`` tokens of the latest pass."""
@@ -46,15 +54,18 @@ class Held:
         if self.before is None or self.latest is None or stop < 0:
             what = f"{count} tokens to take back from a swapped layer"
             raise wrong("crop", what, f"some of the latest pass, if that had 2 to {RECALL}", RuntimeError)
+        every = None if self.keys is None else self.keys[:, :, : self.keys.shape[2] - self.latest[0].shape[2]]
         if stop == 0:
-            return Held(self.mechanism, self.before)
+            return Held(self.mechanism, self.before, keys=every)
         q, k, v, keys = self.latest
         q, k, v = (part[:, :, :stop] for part in (q, k, v))
-        return Held(self.mechanism, self.before).extend(q, k, v, None if keys is None else keys[:, :stop])[1]
+        begun = Held(self.mechanism, self.before, keys=every)
+        return begun.extend(q, k, v, None if keys is None else keys[:, :stop])[1]
 
     def select(self, rows: Tensor) -> Held:
         """That of some ``rows`` of the batch."""
-        return Held(self.mechanism, self.state.select(rows.to(self.state.seen.device)))
+        every = None if self.keys is None else self.keys[rows.to(self.keys.device)]
+        return Held(self.mechanism, self.state.select(rows.to(self.state.seen.device)), keys=every)
 
 
 class StateCacheLayer(CacheLayerMixin):
@@ -158,6 +169,11 @@ class Home:
         gave = [i for i, keys in enumerate(held) if keys is k]
         index = gave[0] if gave else getattr(module, "layer_idx", None)
         return cls(cache, index, caches.layer(cache, index))
+
+    @property
+    def kept(self) -> StateCacheLayer | None:
+        """The layer, if it holds states."""
+        return self.layer if isinstance(self.layer, StateCacheLayer) else None
 
     @property
     def replaceable(self) -> bool:

@@ -6,22 +6,23 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from regard.core.build import build_for, parse
+from regard.core.build import build_for, parse, written
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import LayerSpec, Mechanism
-from regard.hosts.attention_arguments import Asked, Reader
-from regard.hosts.attention_interface import Installed, host, label
-from regard.hosts.forward_pass import Pass, PassTracker
+from regard.hosts.attachment import Attachment, Spot
+from regard.hosts.attention_arguments import Asked
+from regard.hosts.attention_interface import host, label
+from regard.hosts.forward_pass import Pass
+from regard.hosts.mechanism_call import ImplicitAttention
 from regard.hosts.slots import Slots
-from regard.hosts.softmax_call import attend, dense
 from regard.hosts.state_cache import Held, Home, StateCacheLayer
 from regard.kernels.block_sparse.plan import Bias
 from regard.mechanisms.sparse.pattern import PatternAttention, Patterned
@@ -41,29 +42,36 @@ class Swap(AbstractContextManager["Swap"]):
     """A mechanism in a model: for the length of a ``with`` block, or from `install` to `remove`.
 
     Args:
-        model: the host. chosen: the mechanism of each swapped layer by its index; the key None stands for all layers.
+        model: the host. chosen: the mechanism of each swapped layer by its index, and what is said of it; the key None
+            stands for all layers.
     """
 
-    def __init__(self, model: PreTrainedModel, chosen: Mapping[int | None, Mechanism]) -> None:
+    verb: ClassVar[str] = "regard.swap"
+    doing: ClassVar[str] = "swapped"
+
+    def __init__(self, model: PreTrainedModel, chosen: Mapping[int | None, tuple[Mechanism, str]]) -> None:
         self.model, self.chosen = model, chosen
-        self.names = {id(module): name for name, module in model.named_modules()}
-        self.order: dict[str, int] = {}
         self.fitted: dict[tuple[int, int | None], Mechanism] = {}
         self.owners: WeakKeyDictionary[Any, dict[int | None, str]] = WeakKeyDictionary()  # who fills a cache's layer
-        self.reader = Reader(model, "regard.swap")
-        self.installed: Installed | None = None
+        self.homes: dict[str, Home] = {}
+        self.installed: Attachment | None = None
 
     def install(self) -> Swap:
-        """Puts the mechanism in, to stay until `remove`."""
-        self.installed = Installed(self.model, self.attend, "swap")
-        self.passes = PassTracker(self.model, self.finished)
+        """Puts the mechanism in, to stay until `remove`.
+
+        Raises:
+            RuntimeError: another one is in it already.
+        """
+        attachment = Attachment.on(self.model)
+        attachment.add(self)
+        self.installed = attachment
+        attachment.computing = self
         return self
 
     def remove(self) -> None:
         """Gives the model its own attention back."""
         if self.installed is not None:
-            self.passes.remove()
-            self.installed.remove()
+            self.installed.discard(self)
             self.installed = None
 
     def __enter__(self) -> Swap:
@@ -72,60 +80,73 @@ class Swap(AbstractContextManager["Swap"]):
     def __exit__(self, *exception: object) -> None:
         self.remove()
 
+    @property
+    def attachment(self) -> Attachment:
+        """That which it is part of."""
+        assert self.installed is not None
+        return self.installed
+
     def finished(self, done: Pass) -> None:
-        """Refuses a model that never calls the attention interface, and layers that it does not have."""
-        self.reader.forget()
-        if done.module is not self.model:
-            return
-        if not done.calls:
-            raise wrong(
-                "model",
-                f"{label(self.model)}, which ran a whole forward pass without calling the attention interface",
-                "a model that does: this one computes attention in its own code, or has none",
-                RuntimeError,
-            )
-        absent = sorted(layer for layer in self.chosen if layer is not None and layer >= len(self.order))
+        """Refuses layers that the model does not have."""
+        self.homes.clear()
+        last = len(self.attachment.order) - 1
+        absent = sorted(layer for layer in self.chosen if layer is not None and layer > last)
         if absent:
-            last = len(self.order) - 1
             raise wrong("layers", f"{absent}", f"some of 0 to {last}, the attention layers of {label(self.model)}")
 
-    def attend(self, module: nn.Module, *args: Any, eager: bool = False, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        """The attention function that Transformers calls: the mechanism's in swapped layers, the model's in others."""
-        name = self.names[id(module)]
-        place, turn = self.passes.locate(name)
-        layer = self.order.setdefault(name if turn == 0 else f"{name}#{turn}", len(self.order))
-        handed, k = self.passes.handed(place, name), kwargs["key"] if "key" in kwargs else args[1]
-        home = Home.of(handed.cache, k, module)
-        owner = (
-            self.owners.setdefault(handed.cache, {}).setdefault(home.index, name) if home.layer is not None else None
-        )
-        kept = home.layer if isinstance(home.layer, StateCacheLayer) else None
-        asked = self.reader.read(eager, module, args, kwargs, 0 if kept is None else kept.slots - k.shape[2])
-        call, mechanism = asked.call, self.chosen.get(layer, self.chosen.get(None))
-        if mechanism is None:
-            if kept is not None:
-                raise wrong("layers", f"{layer} apart from a swapped one, whose keys it reads", TOGETHER)
-            weights = dense(call).to(k.dtype) if self.passes.weights else None
-            return attend(call, asked.v, asked.dropout)[0].transpose(1, 2).contiguous(), weights
-        self.refuse(layer, asked, kept)
-        slots = Slots(handed.past) if kept is not None else self.passes.slots(place, name, module, call.n, call.m)
-        if self.passes.crosses(place, name, slots, asked):
-            raise wrong("layers", f"{layer}, which attends to another sequence", "layers of self-attention")
+    def mechanism(self, spot: Spot) -> tuple[Mechanism, str] | None:
+        """What stands for the layer's attention, None for its own."""
+        return self.chosen.get(spot.layer, self.chosen.get(None))
+
+    def before(self, spot: Spot, k: Tensor) -> int:
+        """How many keys a call is not given, since the layer's cache holds a state instead."""
+        cache = self.attachment.passes.handed(spot.inside, spot.name).cache
+        home = self.homes[spot.name] = Home.of(cache, k, spot.module)
+        if home.layer is not None:
+            self.owners.setdefault(cache, {}).setdefault(home.index, spot.name)
+        return 0 if home.kept is None else home.kept.slots - k.shape[2]
+
+    def takes(self, spot: Spot) -> bool:
+        """Whether the layer is swapped.
+
+        Raises:
+            ValueError: it is not, and reads keys that a swapped one has taken in.
+        """
+        if self.mechanism(spot) is None and self.homes[spot.name].kept is not None:
+            raise wrong("layers", f"{spot.layer} apart from a swapped one, whose keys it reads", TOGETHER)
+        return self.mechanism(spot) is not None
+
+    def slots(self, spot: Spot, asked: Asked) -> Slots:
+        """Where a call stands; refuses one that no mechanism can stand in for."""
+        kept, passes, call = self.homes[spot.name].kept, self.attachment.passes, asked.call
+        self.refuse(spot.layer, asked, kept)
+        past = passes.handed(spot.inside, spot.name).past
+        slots = Slots(past, past) if kept is not None else self.attachment.slots(spot, asked)
+        if passes.crosses(spot.inside, spot.name, slots, asked):
+            raise wrong("layers", f"{spot.layer}, which attends to another sequence", "layers of self-attention")
         if slots is None:
-            raise wrong("past_key_values", f"{call.m} keys of {handed.past + call.n} tokens", STARTS)
+            raise wrong("past_key_values", f"{call.m} keys of {past + call.n} tokens", STARTS)
+        return slots
+
+    def compute(self, spot: Spot, asked: Asked, slots: Slots) -> tuple[Tensor, ImplicitAttention | None, str]:
+        """``(A v, what its rows follow from, what computes it)``; no rows follow from a past that was not watched."""
+        call, home, handed = asked.call, self.homes[spot.name], self.attachment.passes.handed(spot.inside, spot.name)
+        chosen = self.mechanism(spot)
+        assert chosen is not None
+        mechanism = self.fit(spot.layer, chosen[0], asked.window)
+        text = chosen[1] if mechanism is chosen[0] else f"{chosen[1]} within {asked.window}"
         q = call.q * (call.scaling * call.q.shape[3] ** 0.5)
-        fitted = self.fit(layer, mechanism, asked.window)
-        if kept is not None or call.n == 1 or asked.causal(handed.past):
-            own = (
-                home.replaceable
-                and owner == name
-                and (asked.window is not None or not getattr(home.layer, "is_sliding", False))
-            )
-            fresh = own and handed.given and handed.past == 0 and call.n == call.m
-            out = self.run(fitted, q, asked, Turn(layer, home, slots.query, place.keys, fresh))
-        else:
-            out = fitted(q, call.k, asked.v, bidirectional(fitted, call.mask))
-        return out.transpose(1, 2).contiguous(), None
+        if home.kept is None and call.n > 1 and not asked.causal(handed.past):
+            layout = bidirectional(mechanism, call.mask)
+            return mechanism(q, call.k, asked.v, layout), ImplicitAttention(mechanism, q, call.k, layout), text
+        own = (
+            home.replaceable
+            and self.owners[handed.cache][home.index] == spot.name
+            and (asked.window is not None or not getattr(home.layer, "is_sliding", False))
+        )
+        fresh = own and handed.given and handed.past == 0 and call.n == call.m
+        turn = Turn(spot.layer, home, slots.query, spot.inside.keys, fresh)
+        return *self.run(mechanism, q, asked, turn), text
 
     def refuse(self, layer: int, asked: Asked, kept: StateCacheLayer | None) -> None:
         """Raises a ValueError for a call that no mechanism can stand in for."""
@@ -141,7 +162,7 @@ class Swap(AbstractContextManager["Swap"]):
         if asked.biased is not None:
             wanted = "a mask that hides or shows, of True and False or of zeros and −inf: no swap adds to scores"
             raise wrong("attention_mask", "numbers that are added to the scores", wanted)
-        if self.passes.weights:
+        if self.attachment.passes.weights:
             raise wrong("output_attentions", f"True, with layer {layer} swapped", "False: no weights are formed there")
 
     def fit(self, layer: int, mechanism: Mechanism, window: int | None) -> Mechanism:
@@ -152,9 +173,9 @@ class Swap(AbstractContextManager["Swap"]):
             self.fitted[layer, window] = within_window(mechanism, window)
         return self.fitted[layer, window]
 
-    def run(self, mechanism: Mechanism, q: Tensor, asked: Asked, turn: Turn) -> Tensor:
+    def run(self, mechanism: Mechanism, q: Tensor, asked: Asked, turn: Turn) -> tuple[Tensor, ImplicitAttention | None]:
         """A causal call: on from the layer's state where its cache can hold one, else over all keys."""
-        call, kept = asked.call, turn.home.layer if isinstance(turn.home.layer, StateCacheLayer) else None
+        call, kept = asked.call, turn.home.kept
         n, total = call.n, turn.past + call.n
         keys = turn.keys(call.mask, total)
         layout = Layout(causal=True, key_mask=keys)
@@ -162,7 +183,8 @@ class Swap(AbstractContextManager["Swap"]):
         if kept is None and not (turn.fresh and regular):
             if call.m != total:
                 raise wrong("past_key_values", f"{call.m} keys of {total} tokens", STARTS)
-            return mechanism(q, call.k, asked.v, layout if regular else masked(mechanism, call.mask, True))
+            layout = layout if regular else masked(mechanism, call.mask, True)
+            return mechanism(q, call.k, asked.v, layout), ImplicitAttention(mechanism, q, call.k, layout)
         if not regular:
             what = "a mask of its own for tokens that a swapped cache goes on with"
             raise wrong("attention_mask", what, "causality and padding (2 axes)")
@@ -170,8 +192,13 @@ class Swap(AbstractContextManager["Swap"]):
         if turn.layer not in kept.held:
             kept.held[turn.layer] = Held(mechanism, mechanism.start(q.shape[0], device=q.device, dtype=q.dtype))
         new = None if keys is None else keys[:, turn.past :]
-        out, kept.held[turn.layer] = kept.held[turn.layer].extend(q, call.k, asked.v, new)
-        return out
+        held = kept.held[turn.layer]
+        if self.attachment.watching is not None:
+            held = held.showing(call.k)
+        out, held = held.extend(q, call.k, asked.v, new)
+        kept.held[turn.layer] = held
+        every = held.keys if held.keys is not None and held.keys.shape[2] == total else None
+        return out, None if every is None else ImplicitAttention(mechanism, q, every, layout)
 
 
 @dataclass(frozen=True)
@@ -234,9 +261,11 @@ def swap(
     """
     model = host(model)
     if isinstance(mechanism, Mapping):
-        chosen: dict[int | None, Mechanism] = {layer: instantiate(given, config) for layer, given in mechanism.items()}
+        chosen: dict[int | None, tuple[Mechanism, str]] = {
+            layer: (instantiate(given, config), said(given, config)) for layer, given in mechanism.items()
+        }
     else:
-        one = instantiate(mechanism, config)
+        one = (instantiate(mechanism, config), said(mechanism, config))
         chosen = {None: one} if layers is None else dict.fromkeys(layers, one)
     for layer in chosen:
         if layer is not None and layer < 0:
@@ -262,6 +291,16 @@ def instantiate(given: str | Mechanism | Pattern, config: Mapping[str, Any]) -> 
         name = type(mechanism).__name__
         raise wrong("mechanism", f"{name}, which needs {', '.join(needs)}", "one that needs no training, as a window")
     return mechanism
+
+
+def said(given: str | Mechanism | Pattern, config: Mapping[str, Any]) -> str:
+    """A mechanism as a text from which it can be made again, or, where it was given as an object, what it is."""
+    if isinstance(given, str) and not PATTERN.search(given):
+        name, arguments = parse(given)
+        return written(name, arguments | dict(config))
+    if isinstance(given, str):
+        return written("pattern", {"of": given, **config})
+    return f"a {type(given).__name__}"
 
 
 class Within(Patterned):

@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from regard.core.errors import wrong
 from regard.core.tile import Probe, Tile
-from regard.hosts.attention_arguments import Asked, Reader
-from regard.hosts.attention_interface import Installed, host, label
+from regard.hosts.attachment import Attachment, Spot
+from regard.hosts.attention_arguments import Asked
+from regard.hosts.attention_interface import host, label
 from regard.hosts.caught_weights import Reading
-from regard.hosts.forward_pass import Pass, PassTracker, recomputing
+from regard.hosts.edited_call import Outcome, TiltedMap
+from regard.hosts.forward_pass import Pass
 from regard.hosts.lm_session import LMSession
+from regard.hosts.mechanism_call import ImplicitAttention
+from regard.hosts.places import astray, real_tokens, tokens_of
 from regard.hosts.recurrent_hooks import RecurrentHooks
 from regard.hosts.session import Choice, Layer, Session
 from regard.hosts.slots import Slots
-from regard.hosts.softmax_call import AttentionMap, SoftmaxCall, attend, dense
+from regard.hosts.softmax_call import AttentionMap, SoftmaxCall
 from regard.hosts.softmax_hooks import Softmaxes
 from regard.networks import LM
 
@@ -33,35 +37,42 @@ class Watched(Session):
         model: the watched model; the rest as for `Session`.
     """
 
+    verb: ClassVar[str] = "regard.watch"
+    doing: ClassVar[str] = "being watched"
+
     def __init__(self, model: PreTrainedModel, *about: Any) -> None:
         super().__init__(*about)
         self.model = model
-        self.names = {id(module): name for name, module in model.named_modules()}
-        self.reader = Reader(model, "regard.watch")
-        self.passes = PassTracker(model, self.finished)
-        self.follower = RecurrentHooks(model, self, self.passes)
-        self.softmaxes = Softmaxes(model, self.passes, Reading(self))
-        self.installed: Installed | None = None
+        self.attachment: Attachment | None = None
 
     def install(self) -> None:
-        """Puts our attention function in.
+        """Attaches the session to the model.
 
         Raises:
-            RuntimeError: one of ours is in it already.
+            RuntimeError: another one is attached to it already.
         """
-        self.installed = Installed(self.model, self.softmaxes.aside(self.attend), "watch")
+        attachment = Attachment.on(self.model)
+        attachment.add(self)
+        self.attachment, attachment.watching = attachment, self
+        self.names, self.passes = attachment.names, attachment.passes
+        self.follower = RecurrentHooks(self.model, self, self.passes)
+        self.softmaxes = Softmaxes(self.model, self.passes, Reading(self))
 
     def remove(self) -> None:
-        """Takes it and the hooks out."""
-        self.softmaxes.remove()
-        self.follower.remove()
-        self.passes.remove()
-        if self.installed is not None:
-            self.installed.remove()
+        """Takes it off, and its hooks out."""
+        if self.attachment is not None:
+            for hooks in ("softmaxes", "follower"):
+                if hasattr(self, hooks):
+                    getattr(self, hooks).remove()
+            self.attachment.discard(self)
+            self.attachment = None
+
+    def aside(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, whose own use of PyTorch is not heard as the model's."""
+        return self.softmaxes.aside(function)
 
     def finished(self, done: Pass) -> None:
         """Refuses a model, or one of its layers, that ran without being seen."""
-        self.reader.forget()
         if done.module is not self.model:
             return
         name, unread = label(self.model), [*self.follower.unread(done), *self.softmaxes.unread(self.names)]
@@ -80,34 +91,23 @@ class Watched(Session):
             raise wrong("model", f"{name}, of which {own}{more}", wanted, RuntimeError)
         self.refuse_absent(name)
 
-    def attend(self, module: nn.Module, *args: Any, eager: bool = False, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        """The attention function that Transformers calls: the model's own result, then a look at it."""
-        asked = self.reader.read(eager, module, args, kwargs)
-        out, lse = attend(asked.call, asked.v, asked.dropout)
-        self.observe(asked, lse)
-        weights = dense(asked.call).to(out.dtype) if self.passes.weights else None
-        return out.transpose(1, 2).contiguous(), weights
-
     @torch.no_grad()
-    def observe(self, asked: Asked, lse: Tensor) -> None:
-        """Shows the probes a call that has just been made, unless it is made once more for its gradients."""
-        if recomputing():
-            return
-        name, call = self.names[id(asked.module)], asked.call
-        place, turn = self.passes.locate(name)
-        slots = self.passes.slots(place, name, asked.module, call.n, call.m)
-        self.refuse_two_sequences(name, call, place)
-        layer = self.layer(name if turn == 0 else f"{name}#{turn}", asked, slots, place)
+    def observe(self, spot: Spot, asked: Asked, outcome: Outcome, slots: Slots | None) -> None:
+        """Shows the probes a softmax call that has just been made."""
+        call, place = outcome.call, spot.inside
+        self.refuse_two_sequences(spot.name, call, place)
+        layer = self.layer(spot, asked, call, slots)
         if layer.cross:
             slots = Slots(place.past)
         elif slots is None:
-            raise self.astray(layer, call, place)
+            raise astray(call, layer.name, place.past)
         if self.choice.takes(layer.index):
-            call, lse = detached(call, lse)
+            call, lse, tilt = detached(call), outcome.lse.detach(), outcome.tilt
             if (heads := self.choice.heads(layer.index, layer.heads)) is not None:
                 chosen = torch.tensor(heads, device=lse.device)
                 call, lse = call.select(chosen), lse[:, chosen]
-            source = AttentionMap(call, lse)
+                tilt = None if tilt is None else tilt.select(chosen)
+            source = AttentionMap(call, lse) if tilt is None else TiltedMap(call, lse, tilt)
             for tile in self.tiles(layer, source, place, slots):
                 for probe in self.probes:
                     probe.update(tile)
@@ -115,14 +115,24 @@ class Watched(Session):
         if self.seen is not None:
             self.seen(layer.index)
 
-    def layer(self, name: str, asked: Asked, slots: Slots | None, place: Pass) -> Layer:
-        """The layer of this name, noted at its first call."""
-        call = asked.call
-        cross = self.passes.crosses(place, self.names[id(asked.module)], slots, asked)
+    @torch.no_grad()
+    def observe_mechanism(self, spot: Spot, source: ImplicitAttention | None, mechanism: str) -> None:
+        """Shows the probes a call that a mechanism computed in the model's place."""
+        if source is None:
+            what = f"one that {spot.name}, swapped, goes on with, begun outside of the watch"
+            raise wrong("past_key_values", what, "a cache that begins inside", RuntimeError)
+        source = replace(source, q=source.q.detach(), k=source.k.detach())
+        held = source.layout.key_mask
+        keys = torch.ones(len(source.k), source.m, dtype=torch.bool, device=source.device) if held is None else held
+        self.implied(spot.label, mechanism, source, tokens_of(spot.inside, keys), self.passes.sequence)
+
+    def layer(self, spot: Spot, asked: Asked, call: SoftmaxCall, slots: Slots | None) -> Layer:
+        """The layer of this call, noted at its first."""
+        cross = self.passes.crosses(spot.inside, spot.name, slots, asked)
         causal = not cross and asked.causal(0 if slots is None else slots.query - slots.key)
         sizes = (call.q.shape[1], call.k.shape[1], call.q.shape[3])
         scores = (asked.window, call.softcap, call.scaling, call.sinks is not None)
-        return self.noted(name, lambda index: Layer(index, name, *sizes, causal, cross, *scores))
+        return self.noted(spot.label, lambda index: Layer(index, spot.label, *sizes, causal, cross, *scores))
 
     def refuse_two_sequences(self, name: str, call: SoftmaxCall, place: Pass) -> None:
         """Raises a RuntimeError for keys that are the module's own tokens and those of another sequence at once."""
@@ -131,17 +141,12 @@ class Watched(Session):
             what = f"{name}, whose keys are its own tokens and another sequence's at once"
             raise wrong("model", what, "layers that attend to one sequence: distances have no meaning", RuntimeError)
 
-    def astray(self, layer: Layer, call: SoftmaxCall, place: Pass) -> Exception:
-        """What to raise where a layer's keys are not those that its cache and its queries would make."""
-        what = f"{call.m} keys for {call.n} queries in {layer.name}, after {place.past} tokens"
-        return wrong("past_key_values", what, "a cache whose length tells which tokens its keys are", RuntimeError)
-
     def tiles(self, layer: Layer, source: AttentionMap, place: Pass, slots: Slots) -> Iterator[Tile]:
         """The rows of one call, in the slots of the whole sequence."""
         call, first = source.call, slots.key
         stop = call.m if layer.cross else slots.query + call.n
-        keys, queries = real_tokens(call, place, layer, slots, stop)
-        tokens = place.tokens if place.tokens is not None and place.tokens.ids.shape == keys.shape else None
+        keys, queries = real_tokens(call, place, slots, stop, layer.causal, layer.cross, self.passes.real)
+        tokens = tokens_of(place, keys)
         blocks, share = self.choice.blocks(call, layer.index, slots.query)
         for rows in blocks:
             strip = source.strip(rows)
@@ -206,28 +211,6 @@ def watch(
         session.remove()
 
 
-def detached(call: SoftmaxCall, lse: Tensor) -> tuple[SoftmaxCall, Tensor]:
+def detached(call: SoftmaxCall) -> SoftmaxCall:
     """The same without a gradient."""
-    parts = {name: value.detach() for name, value in vars(call).items() if isinstance(value, Tensor)}
-    return replace(call, **parts), lse.detach()
-
-
-def real_tokens(call: SoftmaxCall, place: Pass, layer: Layer, slots: Slots, stop: int) -> tuple[Tensor, Tensor]:
-    """``(keys (batch, stop), queries (batch, n))`` bool: which of them are no padding.
-
-    The pass's own mask of two axes says so; else keys are real that any query may see, and all are in a causal layer of
-    a pass without a mask, whose own masks leave keys out for other reasons.
-    """
-    batch, device, newest = call.q.shape[0], call.q.device, slots.query + call.n
-    keys = torch.ones(batch, stop, dtype=torch.bool, device=device)
-    queries = torch.ones(batch, call.n, dtype=torch.bool, device=device)
-    given = place.keys if place.keys is not None and len(place.keys) == batch else None
-    if given is not None and given.shape[1] >= newest:
-        queries = given[:, slots.query : newest].to(device)
-    if given is not None and given.shape[1] >= max(stop, newest) and not layer.cross:
-        keys = given[:, :stop].to(device)
-    elif call.mask is not None and (place.masked or not layer.causal):
-        keys[:, slots.key : slots.key + call.m] = call.mask.any(1).any(1)[:, : stop - slots.key]
-    if call.mask is not None:
-        queries = queries & call.mask.any(1).any(2)
-    return keys, queries
+    return replace(call, **{name: value.detach() for name, value in vars(call).items() if isinstance(value, Tensor)})

@@ -14,6 +14,7 @@ from regard.blocks.convolution import ShortConvolution
 from regard.core.build import parse_layers
 from regard.core.errors import wrong
 from regard.core.layout import Layout
+from regard.networks.base import Network
 from regard.networks.lm import Config
 
 Pattern = Literal["causal self", "noncausal self", "causal cross", "noncausal cross"]
@@ -63,7 +64,7 @@ def layer_of(
     return found
 
 
-class BenchmarkNetwork(nn.Module):
+class BenchmarkNetwork(Network):
     """Embedding, layers, norm, and the embedding again as the output matrix, in one of the four attention patterns.
 
     Every embedding passes a short causal convolution, so that a token knows those just before it and what is left to
@@ -108,8 +109,3 @@ class BenchmarkNetwork(nn.Module):
     def embed(self, ids: Tensor) -> Tensor:
         """Embeddings ``(b, n, width)`` that know the tokens just before."""
         return self.convolution(self.embedding(ids), Layout())
-
-    @property
-    def parameter_count(self) -> int:
-        """How many parameters there are; the embedding counts once."""
-        return sum(parameter.numel() for parameter in self.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,9 +16,10 @@ from regard.core.atlas import Claim, published
 from regard.core.build import build, parse_layers
 from regard.core.cost import Cost
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 from regard.core.layout import Layout
 from regard.core.state import State, count_new
-from regard.networks.lm import LM, Config, LMState
+from regard.networks.lm import LM, Config, LMState, text_sample
 from regard.projections.base import Grouped, split_heads
 
 FIXED = ("random_qk", "fixed_qk")
@@ -165,6 +167,14 @@ class DeconstructedLM(LM):
                 torch.manual_seed(seed + 1)
             self.noise = nn.Buffer(torch.randn(self.length, config.width) * config.width**-0.5)
         self.text = nn.Buffer(torch.full((self.length if "fixed_qk" in self.kinds else 0,), -1))
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        layers = ("no_mixing, self_gated", "random_qk(length=23), softmax, static_qk")
+        found = [cls(Config(29, 24, each, heads=2, inner=17), seed=0) for each in layers]
+        fixed = cls(Config(29, 24, "softmax, fixed_qk(length=23)", heads=2, inner=17), seed=0)
+        fixed.fix(torch.arange(23))
+        return [text_sample(model.config.layers, model) for model in (*found, fixed)]
 
     def block(self, name: str, arguments: dict[str, Any], index: int) -> Block:
         c = self.config

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,14 +22,18 @@ from regard.blocks.block import Block
 from regard.core.atlas import find
 from regard.core.build import build_for, parse, parse_layers
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 from regard.core.layout import Layout
 from regard.core.state import State, count_new
+from regard.networks.base import Network
 from regard.networks.sampling import Sampling
 from regard.projections.base import Grouped, Projection
 from regard.projections.rotary import Rotary
 from regard.projections.selective import as_hosted
 from regard.projections.values_only import ValuesOnly
 
+TOKENS = 19
+"""Of the laws' examples."""
 IGNORED = -100
 """The target of a token that counts for nothing in a loss, as in `cross_entropy`."""
 
@@ -127,7 +132,7 @@ class Config:
         return found
 
 
-class LM(nn.Module):
+class LM(Network):
     """A causal language model: embedding, blocks, norm, and the embedding again as the output matrix.
 
         h_0 = E[ids],   h_{l+1} = block_l(h_l),   logits = norm(h_L) Eᵀ
@@ -153,6 +158,14 @@ class LM(nn.Module):
                 self.block(*layer, index) for index, layer in enumerate(parse_layers(config.layers))
             )
         self.norm = nn.RMSNorm(config.width, config.eps)
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        sizes: dict[str, Any] = {"width": 24, "heads": 2, "inner": 17}
+        return [
+            text_sample("softmax, grouped", cls(Config(29, layers="softmax*2", kv_heads=1, **sizes), seed=0)),
+            text_sample("a window, a recurrence", cls(Config(29, layers="window(size=3), gla", **sizes), seed=0)),
+        ]
 
     def block(self, name: str, arguments: dict[str, Any], index: int) -> Block:
         """The layer ``index``; the root of their number shrinks output matrices, so that depth adds no variance."""
@@ -243,11 +256,6 @@ class LM(nn.Module):
             logits = logits[:, 0]
         return torch.stack(found, dim=1) if found else ids[:, :0]
 
-    @property
-    def parameter_count(self) -> int:
-        """How many parameters there are; the embedding counts once."""
-        return sum(parameter.numel() for parameter in self.parameters())
-
     def flops(self, n: int, batch: int = 1) -> int:
         """FLOPs of the matrix products of ``forward`` over ``n`` tokens, by formula."""
         c = self.config
@@ -265,7 +273,8 @@ class LM(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
         save_file(weights, folder / "model.safetensors.new", {"format": "pt"})
-        (folder / "config.json.new").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+        own = {name: value for name, value in self.arguments.items() if name not in ("config", "seed")}
+        (folder / "config.json.new").write_text(json.dumps(asdict(self.config) | own, indent=2) + "\n")
         for name in ("model.safetensors", "config.json"):
             os.replace(folder / f"{name}.new", folder / name)
 
@@ -281,11 +290,13 @@ class LM(nn.Module):
             if not (folder / name).is_file():
                 raise wrong("folder", f"{folder} without {name}", "one that `save_pretrained` wrote", FileNotFoundError)
         given, known = json.loads((folder / "config.json").read_text()), {field.name for field in fields(Config)}
-        if not isinstance(given, dict) or set(given) != known:
+        takes = inspect.signature(cls).parameters.keys() - {"config", "seed"}
+        if not isinstance(given, dict) or not known <= set(given) <= known | takes:
             raise wrong(
                 "folder", f"{folder}, whose config.json is of another model", "one that `save_pretrained` wrote"
             )
-        model = cls(Config(**given), seed=0)
+        own = {name: given.pop(name) for name in given.keys() - known}
+        model = cls(Config(**given), **own, seed=0)
         try:
             weights = load_file(folder / "model.safetensors")
         except SafetensorError as error:
@@ -297,6 +308,20 @@ class LM(nn.Module):
             raise wrong("folder", f"{folder}, whose weights differ in {strange}", "weights of the model in config.json")
         model.load_state_dict(weights)
         return model.eval()
+
+
+def text_sample(label: str, model: LM) -> Sample:
+    """A language model for the laws, with random tokens for it."""
+    return Sample(
+        label,
+        model,
+        {"inputs": partial(random_ids, model.config.vocabulary), "output": (TOKENS, model.config.vocabulary)},
+    )
+
+
+def random_ids(vocabulary: int, batch: int, seed: int) -> tuple[Tensor]:
+    """``(b, n)`` random tokens."""
+    return (torch.randint(vocabulary, (batch, TOKENS), generator=torch.Generator().manual_seed(seed)),)
 
 
 def fitted(config: Config, parameters: int) -> Config:

@@ -37,7 +37,7 @@ class Split:
 @published(
     "kinetics",
     family="parallel",
-    kind="analysis",
+    kind="study",
     row=135,
     title="Kinetics: Rethinking Test-Time Scaling Laws",
     arxiv="2506.05333",

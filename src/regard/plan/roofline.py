@@ -62,7 +62,7 @@ class Network:
 @published(
     "bottleneck",
     family="parallel",
-    kind="analysis",
+    kind="study",
     row=331,
     title="The New LLM Bottleneck: A Systems Perspective on Latent Attention and Mixture-of-Experts",
     arxiv="2507.15465",

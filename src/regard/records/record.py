@@ -12,6 +12,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from regard.core.build import check_text
 from regard.core.errors import wrong
 from regard.hosts.caught_weights import Caught
 from regard.hosts.mechanism_call import ImplicitAttention
@@ -210,6 +211,8 @@ def kept_tensors(session: Session, layers: Sequence[Layer]) -> dict[str, Tensor]
             return None
         if isinstance(source, AttentionMap) and not describes(layer, source):
             return None
+        if isinstance(source, ImplicitAttention) and not named(layer.mechanism):
+            return None
         found |= {f"{layer.index}/{name}": tensor.float().cpu() for name, tensor in basis(source).items()}
     return found
 
@@ -223,10 +226,19 @@ def basis(source: AttentionMap | ImplicitAttention) -> dict[str, Tensor]:
     return found | {f"mechanism.{name}": tensor for name, tensor in source.mechanism.state_dict().items()}
 
 
+def named(mechanism: str) -> bool:
+    """Whether a text names a mechanism of the atlas, and not one that was given as an object."""
+    try:
+        check_text(mechanism)
+    except (LookupError, TypeError, ValueError):
+        return False
+    return True
+
+
 def describes(layer: Layer, source: AttentionMap) -> bool:
-    """Whether ``causal`` and ``window`` say what may be seen, and nothing is added to the scores."""
+    """Whether ``causal`` and ``window`` say what may be seen, nothing is added to the scores, and no mass was moved."""
     call = source.call
-    if call.bias is not None:
+    if call.bias is not None or type(source) is not AttentionMap:
         return False
     said = SoftmaxCall(call.q, call.k, call.scaling, layer.causal, layer.window if layer.causal else None)
     for rows in call.blocks():

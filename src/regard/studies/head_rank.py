@@ -112,7 +112,7 @@ def check_target(target: Tensor) -> None:
 @published(
     "rank_tradeoff",
     family="theory",
-    kind="analysis",
+    kind="study",
     row=11,
     title="On the Benefits of Rank in Attention Layers",
     arxiv="2407.16153",

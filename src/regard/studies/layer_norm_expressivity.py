@@ -12,7 +12,7 @@ from regard.core.errors import wrong
 @published(
     "layer_norm_parts",
     family="theory",
-    kind="analysis",
+    kind="study",
     row=312,
     title="On the Expressivity Role of LayerNorm in Transformers' Attention",
     arxiv="2305.02582",

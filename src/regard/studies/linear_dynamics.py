@@ -50,7 +50,7 @@ class System:
 @published(
     "dynamical_systems",
     family="linear",
-    kind="analysis",
+    kind="study",
     row=131,
     title="Understanding the differences in Foundation Models: Attention, State Space Models, and Recurrent "
     "Neural Networks",
@@ -101,7 +101,7 @@ def as_system(mechanism: Recurrent, q: Tensor, k: Tensor, v: Tensor, **signals: 
 @published(
     "pavlovian",
     family="linear",
-    kind="analysis",
+    kind="study",
     row=16,
     title="Understanding Transformers through the Lens of Pavlovian Conditioning",
     arxiv="2508.08289",

@@ -105,7 +105,7 @@ class Heisenberg:
 @published(
     "factored_wave_function",
     family="scored",
-    kind="network",
+    kind="study",
     row=112,
     title="Are queries and keys always relevant? A case study on Transformer wave functions",
     arxiv="2405.18874",

@@ -110,3 +110,16 @@ def test_what_is_no_mechanism_is_built_by_what_it_is():
     with pytest.raises(TypeError, match="'twins', a network"):
         regard.networks.LM(regard.networks.Config(vocabulary=16, width=8, heads=2, layers="twins"))
     assert callable(regard.find("implied_rank").thing)
+
+
+def test_a_kind_with_a_base_has_a_verb():
+    plain = regard.projection("nexus", width=13, heads=2, kv_heads=2, head_dim=5, value_dim=7, order=1)
+    assert type(plain).__name__ == "Nexus"
+    assert str(regard.pattern("chunked", size=3)) == "Blocks(size=3, shift=0)"
+    assert regard.network("twins", classes=3, image=(64, 64)).classes.out_features == 3
+    with pytest.raises(TypeError, match=r"'twins', a network, want a projection; regard.network\('twins', …\) makes"):
+        regard.projection("twins")
+    with pytest.raises(TypeError, match=r"sise: got an unknown argument, want one of chunked's: size .did you mean"):
+        regard.pattern("chunked", sise=3)
+    assert {"projection", "pattern", "network"} <= set(dir(regard))
+    assert not hasattr(regard, "study")

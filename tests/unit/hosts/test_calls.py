@@ -81,7 +81,8 @@ def test_query_key_and_value_come_by_name_or_by_place(purpose, names):
     placed, named = [given[name] for name in given if name not in names], {name: given[name] for name in names}
     context = watch(model) if purpose == "watch" else regard.swap(model, "softmax")
     with context as session:
-        out, _ = session.attend(model.model.layers[0].self_attn, *placed, **named, attention_mask=None, scaling=0.3)
+        module, asked = model.model.layers[0].self_attn, {"attention_mask": None, "scaling": 0.3}
+        out, _ = session.attachment.attend(module, *placed, **named, **asked)
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3).transpose(1, 2)
     torch.testing.assert_close(out, expected, **CLOSE)
 
@@ -92,8 +93,8 @@ def test_keys_that_indices_name_are_those_that_are_seen():
     mask = torch.zeros(2, 7, 7, dtype=torch.bool).scatter_(2, chosen, True)[:, None]
     module = model.model.layers[0].self_attn
     with watch(model) as session:
-        one, _ = session.attend(module, q, q, q, torch.ones(2, 1, 7, 7, dtype=torch.bool), indices=chosen)
-        other, _ = session.attend(module, q, q, q, mask)
+        one, _ = session.attachment.attend(module, q, q, q, torch.ones(2, 1, 7, 7, dtype=torch.bool), indices=chosen)
+        other, _ = session.attachment.attend(module, q, q, q, mask)
     torch.testing.assert_close(one, other)
 
 
@@ -105,14 +106,15 @@ def test_what_the_models_own_function_reads_is_refused_and_the_rest_let_pass(mon
         """A function that reads one more."""
 
     with watch(model) as session:
-        session.attend(module, q, q, q, None, temperature=2.0, cache=transformers.DynamicCache(), position_ids=q)
+        let_pass = {"cache": transformers.DynamicCache(), "position_ids": q}
+        session.attachment.attend(module, q, q, q, None, temperature=2.0, **let_pass)
         with pytest.raises(ValueError, match="cache: got a paged cache"):
-            session.attend(module, q, q, q, None, cache=object())
+            session.attachment.attend(module, q, q, q, None, cache=object())
         monkeypatch.setattr(modeling_llama, "eager_attention_forward", eager_attention_forward)
         regard.hosts.attention_arguments.own_arguments.cache_clear()
-        session.attend(module, q, q, q, None, temperature=None)
+        session.attachment.attend(module, q, q, q, None, temperature=None)
         with pytest.raises(ValueError, match="temperature: got an argument that the model's own attention function"):
-            session.attend(module, q, q, q, None, temperature=2.0)
+            session.attachment.attend(module, q, q, q, None, temperature=2.0)
     regard.hosts.attention_arguments.own_arguments.cache_clear()
 
 

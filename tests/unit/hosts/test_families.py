@@ -9,6 +9,7 @@ from families.__main__ import apart, attempt_all, read, tried
 from families.catalogue import families
 from families.checks import Row
 from families.table import page
+from regard.hosts.attachment import Attachment
 from regard.hosts.attention_interface import Installed
 from regard.hosts.watch import Watched
 
@@ -30,11 +31,11 @@ def test_families_of_every_kind_are_right(family):
     ],
 )
 def test_a_broken_watch_is_found(monkeypatch, kind, broken):
-    monkeypatch.setattr(Watched, "attend", broken)
+    monkeypatch.setattr(Attachment, "run", broken)
     assert tried("vit", EVERY["vit"]).status == kind
 
 
-whole = Watched.attend
+whole = Attachment.run
 
 
 def test_a_model_that_is_not_put_back_is_found(monkeypatch):

@@ -388,7 +388,7 @@ def test_a_keyword_that_selects_keys_is_refused():
     model = causal("Llama")
     q = torch.zeros(1, 6, 3, 4)
     with watch(model) as session, pytest.raises(ValueError, match="block_indices: got a selection of keys"):
-        session.attend(model.model.layers[0].self_attn, q, q, q, None, block_indices=torch.zeros(1))
+        session.attachment.attend(model.model.layers[0].self_attn, q, q, q, None, block_indices=torch.zeros(1))
 
 
 def test_a_second_sequence_is_refused_by_probes_of_one():

@@ -8,6 +8,7 @@ import torch
 import transformers
 
 import regard
+from regard.edits import HeadAblation
 from regard.hosts.watch import watch
 from regard.probes import Entropy, Induction
 from unit.hosts.models import causal, tokens
@@ -31,10 +32,12 @@ def test_a_model_with_adapters_is_watched_and_swapped():
         assert session["induction"].keys() == {0, 1}
         with regard.swap(adapted, "window", size=3):
             assert not torch.allclose(adapted(input_ids=ids).logits, plain)
+        with regard.steer(adapted, HeadAblation([0])):
+            assert not torch.allclose(adapted(input_ids=ids).logits, plain)
         torch.testing.assert_close(adapted(input_ids=ids).logits, plain)
 
 
-@pytest.mark.parametrize("enter", [watch, lambda model: regard.swap(model, "softmax")])
+@pytest.mark.parametrize("enter", [watch, lambda model: regard.swap(model, "softmax"), regard.steer])
 @pytest.mark.parametrize(
     ("wrapped", "said"),
     [
@@ -51,7 +54,7 @@ def test_others_are_told_where_they_keep_their_model(enter, wrapped, said):
 
 def test_what_is_compiled_or_traced_is_refused():
     model, ids = causal("Llama"), tokens(1, 7)
-    for context in (watch(model), regard.swap(model, "softmax")):
+    for context in (watch(model), regard.swap(model, "softmax"), regard.steer(model)):
         with context, pytest.raises(Exception, match="a pass of LlamaForCausalLM that is traced, as for export"):
             torch.export.export(model, (ids,), strict=False)
     assert isinstance(model(input_ids=ids), transformers.utils.ModelOutput)

@@ -7,10 +7,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import BertModel
+from transformers import BertConfig, BertModel
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
+from regard.networks.base import Network, numbered
 
 
 @published(
@@ -31,7 +33,7 @@ from regard.core.errors import wrong
         command="pytest tests/claims/test_lait.py",
     ),
 )
-class LayerAdjustable:
+class LayerAdjustable(Network):
     """A BERT-type encoder whose first P layers see each segment alone, so that segments can be encoded once and kept.
 
         h_s = layer_P(… layer_1(embed(segment s at its own positions))),   out = layer_L(… layer_{P+1}([h_1 … h_S]))
@@ -50,6 +52,7 @@ class LayerAdjustable:
     def __init__(self, model: BertModel, apart: int) -> None:
         if not isinstance(model, BertModel):
             raise wrong("model", type(model).__name__, "a BertModel", TypeError)
+        super().__init__()
         self.model, self.apart = model, apart
         if not 0 <= apart <= len(self.layers):
             raise wrong("apart", str(apart), f"0 to the model's {len(self.layers)} layers")
@@ -78,7 +81,34 @@ class LayerAdjustable:
             raise wrong("segments", f"batches of {[x.shape[0] for x in segments]}", "one or more of equal batches")
         return run(self.layers[self.apart :], torch.cat(list(segments), dim=1))
 
-    def __call__(self, *segments: Tensor) -> Tensor:
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        given = {"inputs": segments, "output": (11 + 7, 24)}
+        return [
+            Sample(f"{p} of 3 layers apart", cls(small(), p), {**given, "again": lambda p=p: cls(small(7), p)})
+            for p in (0, 2, 3)
+        ]
+
+    def intermediates(self, *segments: Tensor) -> dict[str, Tensor]:
+        """A of each layer, by its number, and for every segment that it sees alone."""
+        maps: dict[str, Tensor] = {}
+        before = str(self.model.config._attn_implementation)
+        hooks = [
+            cast(Any, layer).attention.self.register_forward_hook(
+                lambda _, given, out, name=f"layers.{i}": maps.__setitem__(numbered(maps, name), out[1])
+            )
+            for i, layer in enumerate(self.layers)
+        ]
+        self.model.set_attn_implementation("eager")  # PyTorch's own attention gives no weights
+        try:
+            self(*segments)
+        finally:
+            self.model.set_attn_implementation(before)
+            for hook in hooks:
+                hook.remove()
+        return maps
+
+    def forward(self, *segments: Tensor) -> Tensor:
         """Hidden states of all segments ``(b, n_s)`` int64; the first has token type 0, the others 1."""
         if not segments:
             raise wrong("segments", "none", "one or more")
@@ -99,3 +129,23 @@ def run(layers: Sequence[Any], x: Tensor) -> Tensor:
         out = layer(x)
         x = out[0] if isinstance(out, tuple) else out
     return x
+
+
+def small(seed: int = 0) -> BertModel:
+    """An encoder of three narrow layers, for the laws."""
+    sizes: dict[str, Any] = {
+        "hidden_size": 24,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 3,
+        "intermediate_size": 17,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return BertModel(BertConfig(vocab_size=29, max_position_embeddings=23, **sizes), add_pooling_layer=False).eval()
+
+
+def segments(batch: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Two random segments, for the laws."""
+    generator = torch.Generator().manual_seed(seed)
+    first, second = (torch.randint(29, (batch, n), generator=generator) for n in (11, 7))
+    return first, second

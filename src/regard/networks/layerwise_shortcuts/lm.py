@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
+from regard.core.kinds import Sample
 from regard.core.layout import Layout
 from regard.core.state import count_new
 from regard.networks.layerwise_shortcuts.depth_attention import DepthAttention
-from regard.networks.lm import LM, Config, LMState
+from regard.networks.lm import LM, Config, LMState, text_sample
 
 
 @published(
@@ -50,6 +53,17 @@ class ShortcutLM(LM):
             if seed is not None:
                 torch.manual_seed(seed + 1)
             self.shortcut = DepthAttention(config.width, config.heads, config.depth, config.eps)
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        return [text_sample("3 layers", cls(Config(29, 24, "softmax*3", heads=2, inner=17), seed=0))]
+
+    def intermediates(
+        self, ids: Tensor, keys: Tensor | None = None, segments: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """A of the layers, and over them ``(b, h, n, L)``."""
+        maps = super().intermediates(ids, keys, segments)
+        return maps | {"shortcut": self.shortcut.weights(self.hidden(ids, keys, segments)).movedim(2, 1)}
 
     def forward(self, ids: Tensor, key_mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
         return self.read(self.shortcut(self.hidden(ids, key_mask, segments)))

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from regard.blocks.attention import Attention, AttentionState
 from regard.blocks.block import Block
 from regard.blocks.convolution import ShortConvolution
-from regard.core.atlas import Claim, published
 from regard.core.cost import Cost
 from regard.core.errors import wrong
 from regard.core.layout import Layout
@@ -216,26 +215,6 @@ def with_past(state: AttentionState, past: Tensor) -> FedState:
     return FedState(state.seen, state.inner, state.tail, state.nested, state.last, past=past)
 
 
-@published(
-    "chela",
-    family="linear",
-    kind="network",
-    row=42,
-    title="Short-Long Convolutions Help Hardware-Efficient Linear Attention to Focus on Long Sequences",
-    arxiv="2406.08128",
-    year=2024,
-    aliases=("short_long_convolution",),
-    claim=Claim(
-        text="the merged kernel equals the two convolutions to 1e-5; tiles equal quadratic linear attention to 1e-4; "
-        "time a token within 15% from 1k to 16k tokens; nested lists 3 points above linear attention alone",
-        status="partly",
-        figure="equal within 1e-5 and 1e-4, 1e-9 in float64; forward and backward of 16,384 tokens on a CPU thread: "
-        "time a token at 4k and 16k over that at 1k 0.93 and 1.11 with 1,024 taps, 1.05 and 1.30 with as many taps as "
-        "tokens; nested lists of 24 tokens, 400 steps: 42.2% and 42.7% against 40.2% and 40.8% without "
-        "convolutions: 2 points, not 3",
-        command="pytest tests/claims/test_chela.py",
-    ),
-)
 class ChelaBlock(Block):
     """A pre-norm block of gated linear attention that reads a short and a long convolution, and a gated network.
 

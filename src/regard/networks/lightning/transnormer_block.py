@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
@@ -98,24 +97,6 @@ class GatedLightning(nn.Module):
         return Cost(batch * n * 10 * width**2 + inner.flops, weights + inner.bytes, inner.state_bytes)
 
 
-@published(
-    "transnormer",
-    family="linear",
-    kind="network",
-    row=90,
-    title="Various Lengths, Constant Speed: Efficient Language Modeling with Lightning Attention",
-    arxiv="2405.17381",
-    year=2024,
-    aliases=("tnl", "transnormer_llm"),
-    claim=Claim(
-        text="equals the recurrent and the quadratic form to 1e-5, gradients too; tokens a second within 15% from 1k "
-        "to 16k tokens at a fixed number of tokens a batch",
-        status="works",
-        figure="equal to 3e-15 in float64; forward and backward of 16,384 tokens a batch on a CPU thread: tokens a "
-        "second at 4k and 16k over those at 1k 0.97 and 0.93",
-        command="pytest tests/claims/test_transnormer.py",
-    ),
-)
 class TransnormerBlock(nn.Module):
     """A pre-norm block of gated lightning attention and a gated network without activations.
 

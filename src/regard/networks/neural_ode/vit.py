@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import cast
 
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
+from regard.core.kinds import Sample
 from regard.core.layout import Layout
 from regard.networks.benchmark import Layer
 from regard.networks.lm import Config
 from regard.networks.neural_ode.solver import Solver
-from regard.networks.vision.vit import ViT
+from regard.networks.vision.vit import ViT, image_sample
 
 
 def change(layer: Layer, x: Tensor) -> Tensor:
@@ -68,6 +70,12 @@ class ODEViT(ViT):
     ) -> None:
         super().__init__(config, image, patch, channels, "parallel", seed)
         self.solver, self.time = solver, time
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        config = Config(7, 24, "softmax*2", heads=2, inner=17)
+        solvers = {"two Euler steps": Solver("euler", 2), "RK4": Solver("rk4", 1)}
+        return [image_sample(label, cls(config, (6, 10), 2, solver, 2.0, 3)) for label, solver in solvers.items()]
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.embed(images)

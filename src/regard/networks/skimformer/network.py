@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 from regard.core.layout import Layout
-from regard.networks.lm import IGNORED
+from regard.networks.base import Network
+from regard.networks.lm import IGNORED, TOKENS
 from regard.networks.skimformer.attention import Skim, SkimBlock, inner
 
 
@@ -32,7 +36,7 @@ from regard.networks.skimformer.attention import Skim, SkimBlock, inner
         command="pytest tests/claims/test_skim.py",
     ),
 )
-class Skimformer(nn.Module):
+class Skimformer(Network):
     """An encoder of words and their boxes that attends by layout alone, with one A for all of its layers.
 
         A = Skim(boxes),   h_0 = E[ids],   h_{l+1} = block_l(h_l, A),   logits = norm(h_L) Eᵀ
@@ -77,6 +81,17 @@ class Skimformer(nn.Module):
             self.blocks = nn.ModuleList(SkimBlock(width, heads) for _ in range(depth))
         self.norm = nn.RMSNorm(width)
 
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        given = {"inputs": page, "output": (TOKENS, 29)}
+        return [
+            Sample(f"{depth} layers of the layout", cls(29, 24, 2, 2, 31, depth, seed=0), given) for depth in (0, 1)
+        ]
+
+    def intermediates(self, ids: Tensor, boxes: Tensor, keys: Tensor | None = None) -> dict[str, Tensor]:
+        """A of the layout's own layers, and the one that all layers of the text use."""
+        return super().intermediates(ids, boxes, keys) | {"skim": self.skim(boxes, Layout(key_mask=keys))}
+
     def forward(self, ids: Tensor, boxes: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """Logits of each token; ``key_mask (b, n)`` False marks padding, whose boxes may be anything within range."""
         if boxes.shape[:2] != ids.shape:
@@ -99,7 +114,9 @@ class Skimformer(nn.Module):
         text = len(self.blocks) * (2 * width**2 + n * width + network)
         return 2 * batch * n * (skim + layout + text + width * vocabulary)
 
-    @property
-    def parameter_count(self) -> int:
-        """How many parameters there are; the embedding counts once."""
-        return sum(parameter.numel() for parameter in self.parameters())
+
+def page(batch: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Random words and their boxes, for the laws."""
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.randint(31, (batch, TOKENS, 2, 2), generator=generator).sort(2).values
+    return torch.randint(29, (batch, TOKENS), generator=generator), corners.flatten(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -9,30 +10,13 @@ from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 from regard.core.layout import Layout
 from regard.networks.benchmark import Backbone, Layer
 from regard.networks.lm import Config
-from regard.networks.vision.vit import ViT
+from regard.networks.vision.vit import ViT, image_sample
 
 
-@published(
-    "context_broadcasting",
-    family="scored",
-    kind="network",
-    row=149,
-    title="Scratching Visual Transformer's Back with Uniform Attention",
-    arxiv="2210.08457",
-    year=2022,
-    aliases=("cb", "cb_s", "uniform_attention"),
-    claim=Claim(
-        text="no parameters more; on digits the mean entropy of attention falls below the baseline's, and the accuracy "
-        "not more than 0.3 points",
-        status="not reproduced",
-        figure="no parameters more; digits, 3 seeds, 300 steps: entropy 2.10 nats with CB, 2.07 without, accuracy "
-        "87.0% against 89.0%; CB_S 2.09 and 88.6%",
-        command="pytest tests/claims/test_broadcast.py",
-    ),
-)
 class ContextBroadcast(nn.Module):
     """Each token takes the mean of all tokens: attention with the same weight everywhere.
 
@@ -70,8 +54,28 @@ class ContextBroadcast(nn.Module):
         return (x + mean) / 2 if self.scale is None else x + self.scale * mean
 
 
+@published(
+    "context_broadcasting",
+    family="scored",
+    kind="network",
+    row=149,
+    title="Scratching Visual Transformer's Back with Uniform Attention",
+    arxiv="2210.08457",
+    year=2022,
+    aliases=("cb", "cb_s", "uniform_attention"),
+    claim=Claim(
+        text="no parameters more; on digits the mean entropy of attention falls below the baseline's, and the accuracy "
+        "not more than 0.3 points",
+        status="not reproduced",
+        figure="no parameters more; digits, 3 seeds, 300 steps: entropy 2.10 nats with CB, 2.07 without, accuracy "
+        "87.0% against 89.0%; CB_S 2.09 and 88.6%",
+        command="pytest tests/claims/test_broadcast.py",
+    ),
+)
 class BroadcastViT(ViT):
-    """A vision transformer with `ContextBroadcast` at the end of each layer's network.
+    """A vision transformer whose tokens also take the mean of all tokens: attention with the same weight everywhere.
+
+    `ContextBroadcast` stands at the end of each layer's network.
 
     Args:
         scaled: CB_S instead of CB. The others: see `ViT`.
@@ -91,6 +95,12 @@ class BroadcastViT(ViT):
         for layer in self.layers:
             end = ContextBroadcast(config.width if scaled else None)
             layer.network = nn.Sequential(cast(Any, layer).network, end)
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        config = Config(7, 24, "softmax*2", heads=2, inner=17)
+        found = {"CB": cls(config, (6, 10), 2, False, 3), "CB_S": cls(config, (6, 10), 2, True, 3)}
+        return [image_sample(label, model) for label, model in found.items()]
 
 
 @torch.no_grad()

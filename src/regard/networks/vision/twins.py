@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,10 @@ from regard.blocks.spatial import ConditionalPositions, Grid, SpatialReduction, 
 from regard.core.atlas import Claim, published
 from regard.core.build import build
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 from regard.mechanisms.sparse.pattern import PatternAttention
+from regard.networks.base import Network
+from regard.networks.vision.vit import image_sample
 from regard.patterns import Tiles
 from regard.projections.base import Grouped
 
@@ -59,7 +63,7 @@ def summarised(width: int, heads: int, grid: Grid, ratio: int) -> Attention:
         command="pytest tests/claims/test_twins.py",
     ),
 )
-class Twins(nn.Module):
+class Twins(Network):
     """A pyramid of stages whose layers alternate between windows and summaries, or see summaries alone.
 
         stage: tokens = norm(conv_{p, stride p}(image));   first layer, conditional positions, the other layers
@@ -118,6 +122,23 @@ class Twins(nn.Module):
                 )
                 before = width
             self.norm, self.classes = nn.LayerNorm(before), nn.Linear(before, classes)
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        sizes = {
+            "widths": (12, 20),
+            "heads": (2, 4),
+            "depths": (2, 2),
+            "ratios": (2, 1),
+            "patches": (2, 2),
+            "channels": 1,
+        }
+        svt, pcpvt = (cls(7, (12, 20), window=window, **sizes) for window in (2, None))
+        large = image_sample("SVT", svt, (12, 20), 1)
+        return [
+            replace(large, given={**large.given, "published": (cls, 24.0)}),
+            image_sample("PCPVT", pcpvt, (12, 20), 1),
+        ]
 
     def forward(self, images: Tensor) -> Tensor:
         x = images

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from regard.core.build import parse_layers
 from regard.core.errors import wrong
+from regard.core.kinds import Sample
 from regard.core.layout import Layout
-from regard.networks.benchmark import Backbone, layer_of
+from regard.networks.base import Network
+from regard.networks.benchmark import BACKBONES, Backbone, layer_of
 from regard.networks.lm import Config
 
 
-class ViT(nn.Module):
+class ViT(Network):
     """Patches, a learned position for each, layers, and the classes read from the mean of the tokens.
 
         h_0 = patches W + P,   h_{l+1} = layer_l(h_l),   logits = norm(mean_i h_L,i) W_c
@@ -56,6 +60,11 @@ class ViT(nn.Module):
             self.classes = nn.Linear(config.width, config.vocabulary)
         self.norm = nn.RMSNorm(config.width, config.eps)
 
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        config = Config(7, 24, "softmax, window(size=3)", heads=2, inner=17)
+        return [image_sample(backbone, cls(config, (6, 10), 2, 3, backbone)) for backbone in BACKBONES]
+
     def forward(self, images: Tensor) -> Tensor:
         x = self.embed(images)
         for layer in self.layers:
@@ -69,7 +78,14 @@ class ViT(nn.Module):
             raise wrong("images", f"{tuple(images.shape)}", f"images of {self.grid[0]} × {self.grid[1]} patches")
         return patches.flatten(2).mT + self.positions
 
-    @property
-    def parameter_count(self) -> int:
-        """How many parameters there are."""
-        return sum(parameter.numel() for parameter in self.parameters())
+
+def image_sample(
+    label: str, model: nn.Module, size: tuple[int, int] = (6, 10), channels: int = 3, classes: int = 7
+) -> Sample:
+    """A classifier of images for the laws, with random pixels for it."""
+    return Sample(label, model, {"inputs": partial(random_images, (channels, *size)), "output": (classes,)})
+
+
+def random_images(shape: tuple[int, int, int], batch: int, seed: int) -> tuple[Tensor]:
+    """``(b, channels, height, width)`` of normal noise."""
+    return (torch.randn(batch, *shape, generator=torch.Generator().manual_seed(seed)),)

@@ -1,0 +1,180 @@
+"""Mutants of networks: for each law, a small language model broken in one way."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from regard.core.kinds import Sample
+from regard.core.layout import Layout
+from regard.networks.lm import LM, TOKENS, Config, random_ids
+
+VOCABULARY = 29
+
+
+class Small(LM):
+    """One layer of softmax attention."""
+
+    @classmethod
+    def examples(cls):
+        model = cls(Config(VOCABULARY, 12, "softmax", heads=2, inner=8), seed=0)
+        given = {"inputs": partial(random_ids, VOCABULARY), "output": (TOKENS, VOCABULARY)}
+        return [Sample(cls.__name__, model, given)]
+
+
+ORIGINAL = Small
+MUTANTS: dict[str, list[type[LM]]] = {}
+
+
+def breaks(*laws: str):
+    """Registers a mutant under the laws that must reject it."""
+
+    def register(mutant: type[LM]) -> type[LM]:
+        for law in laws:
+            MUTANTS.setdefault(law, []).append(mutant)
+        return mutant
+
+    return register
+
+
+@breaks("shapes")
+class LastToken(Small):
+    """Gives logits of the last token alone."""
+
+    def read(self, x):
+        return super().read(x[:, -1])
+
+
+@breaks("shapes")
+class Deaf(Small):
+    """Reads nothing of its input."""
+
+    def embed(self, ids):
+        return super().embed(torch.zeros_like(ids))
+
+
+@breaks("batch")
+class NormedOverTheBatch(Small):
+    """Centres hidden states over the batch."""
+
+    def embed(self, ids):
+        x = super().embed(ids)
+        return x - x.mean(0)
+
+
+@breaks("batch")
+class FirstOfTheBatch(Small):
+    """The first sequence of a batch is treated in another way."""
+
+    def embed(self, ids):
+        x = super().embed(ids)
+        return torch.cat([2 * x[:1], x[1:]])
+
+
+@breaks("maps")
+class Hidden(Small):
+    """Shows no attention."""
+
+    def intermediates(self, *inputs, **named):
+        return {}
+
+
+@breaks("maps")
+class AnotherMap(Small):
+    """Shows the attention to the sequence in reverse."""
+
+    def intermediates(self, *inputs, **named):
+        return super().intermediates(inputs[0].flip(1))
+
+
+@breaks("maps")
+class LeavesItsHooks(Small):
+    """Once looked at it doubles what attention gives."""
+
+    def intermediates(self, *inputs, **named):
+        found = super().intermediates(*inputs, **named)
+        self.layers[0].attention.register_forward_hook(lambda _, given, out: 2 * out)
+        return found
+
+
+@breaks("gradients")
+class DetachedEmbedding(Small):
+    """Hidden states without a gradient, and logits by another matrix."""
+
+    def __init__(self, config, seed=None):
+        super().__init__(config, seed)
+        self.out = torch.nn.Linear(config.width, config.vocabulary)
+
+    def embed(self, ids):
+        return super().embed(ids).detach()
+
+    def read(self, x):
+        return self.out(self.norm(x))
+
+
+@breaks("size")
+class UncountedOutput(Small):
+    """Counts no FLOPs for the logits."""
+
+    def flops(self, n, batch=1):
+        return super().flops(n, batch) - 2 * batch * n * self.config.width * self.config.vocabulary
+
+
+@breaks("size")
+class AnotherCount(Small):
+    """Its paper prints another number of parameters."""
+
+    @classmethod
+    def examples(cls):
+        (found,) = super().examples()
+        return [Sample(found.label, found.thing, {**found.given, "published": (lambda: found.thing, 0.1)})]
+
+
+@breaks("saved")
+class WeightNotSaved(Small):
+    """Keeps a part of what it computes with out of its state."""
+
+    def __init__(self, config, seed=None):
+        super().__init__(config, seed)
+        self.noise = torch.nn.Buffer(torch.randn(config.width), persistent=False)
+
+    def embed(self, ids):
+        return super().embed(ids) + self.noise
+
+
+@breaks("padding")
+class PaddingSeen(Small):
+    """Attends to padding."""
+
+    def forward(self, ids, keys=None, segments=None):
+        return super().forward(ids)
+
+
+@breaks("padding")
+class SlotsForPositions(Small):
+    """Adds a number for each slot, whether padding stands before it or not."""
+
+    def forward(self, ids, keys=None, segments=None):
+        layout, x = Layout(causal=True, key_mask=keys, segments=segments), self.embed(ids)
+        x = x + torch.arange(ids.shape[1], dtype=x.dtype)[:, None]
+        for block in self.layers:
+            x = block(x, layout)
+        return self.read(x)
+
+
+@breaks("decoding")
+class LooksAhead(Small):
+    """Each token takes half of the next one's embedding."""
+
+    def embed(self, ids):
+        x = super().embed(ids)
+        return x + torch.nn.functional.pad(x, (0, 0, -1, 1)) / 2
+
+
+@breaks("decoding")
+class StateNotKept(Small):
+    """Begins anew at every call."""
+
+    def extend(self, ids, state, key_mask=None):
+        return super().extend(ids, self.start(len(ids)), key_mask)
