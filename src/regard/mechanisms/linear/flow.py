@@ -55,7 +55,7 @@ class FlowState(State):
         "forms equal their definitions at linear cost",
         status="partly",
         figure="conservation to 1e-5 (the paper's ε); forms to 1e-9; lists of operations, three seeds: 30.7% right, "
-        "linear attention 32.1%: not above it",
+        "linear attention with rotary positions 32.1%: not above it",
         command="pytest tests/claims/test_flow.py; regard compare flow linear --task listops",
     ),
 )

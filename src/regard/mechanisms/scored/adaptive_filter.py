@@ -69,8 +69,9 @@ def variance(apart: Tensor, decay: Tensor, process: Tensor, measurement: Tensor,
         text="the variance solves its Lyapunov equation; without dynamics unit vectors rank as dot products; filters a "
         "noisy damped oscillator better than softmax attention",
         status="works",
-        figure="1e-5; Spearman 1.0000, with dynamics −0.03; squared errors without process noise 0.065, softmax 0.456, "
-        "with rotary positions 0.132; with σ² = 0.1 0.367, 0.665 and 0.311: rotary positions are then better",
+        figure="1e-5; Spearman 1.0000, with dynamics −0.03; squared errors with d counting real dimensions, without "
+        "process noise 0.065, softmax 0.456, with rotary positions 0.132; with σ² = 0.1 0.367, 0.665 and 0.311: "
+        "rotary positions are then better",
         command="pytest tests/claims/test_adaptive_filter.py",
     ),
 )

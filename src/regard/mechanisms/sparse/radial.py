@@ -26,8 +26,8 @@ from regard.patterns import Pattern, Radial
         text="the density of frames falls as log(n) / n; equals masked dense attention; on scores that decay over "
         "space and time the output is at most half as wrong as with a window of equal density",
         status="works",
-        figure="1e-9 in float64; pairs beyond the first frame grow as n^1.28 at 256 frames; relative error 0.084 against "
-        "0.219 of a window",
+        figure="1e-9 in float64; pairs beyond the first frame grow as n^1.28 at 256 frames; relative error 0.084 "
+        "against 0.219 of a window",
         command="pytest tests/claims/test_patterns.py",
     ),
 )
