@@ -90,6 +90,13 @@ class ClippedValues(Textbook):
 
 
 @breaks("causal")
+class LeaksInVain(Textbook):
+    """Says that its rows choose by later tokens, and they do not."""
+
+    traits = dataclasses.replace(Textbook.traits, leaks=True)
+
+
+@breaks("causal")
 class MaskOffByOne(Textbook):
     """Query i also sees key i + 1."""
 

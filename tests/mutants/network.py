@@ -147,7 +147,7 @@ class WeightNotSaved(Small):
 class PaddingSeen(Small):
     """Attends to padding."""
 
-    def forward(self, ids, keys=None, segments=None):
+    def forward(self, ids, key_mask=None, segments=None):
         return super().forward(ids)
 
 
@@ -155,8 +155,8 @@ class PaddingSeen(Small):
 class SlotsForPositions(Small):
     """Adds a number for each slot, whether padding stands before it or not."""
 
-    def forward(self, ids, keys=None, segments=None):
-        layout, x = Layout(causal=True, key_mask=keys, segments=segments), self.embed(ids)
+    def forward(self, ids, key_mask=None, segments=None):
+        layout, x = Layout(causal=True, key_mask=key_mask, segments=segments), self.embed(ids)
         x = x + torch.arange(ids.shape[1], dtype=x.dtype)[:, None]
         for block in self.layers:
             x = block(x, layout)

@@ -55,7 +55,7 @@ class ValuesElsewhere(Plain):
     """Says that its values are part of its keys."""
 
     @property
-    def inside(self):
+    def value_slice(self):
         return slice(0, 6)
 
 

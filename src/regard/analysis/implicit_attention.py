@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from regard.blocks.attention import Attention
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
+from regard.core.kinds import Sample, shown_by
 from regard.core.layout import Layout
 from regard.core.mechanism import repeat_heads
+from regard.networks import Config
 
 
 @published(
@@ -35,6 +37,7 @@ from regard.core.mechanism import repeat_heads
         command="pytest tests/claims/test_implicit.py",
     ),
 )
+@shown_by(lambda: [Sample("gla", implicit_attention, {"known": matrix_of_a_layer})])
 def implicit_attention(layer: Attention, x: Tensor) -> Tensor:
     """What each channel of a layer's output takes of the same channel's projected values, at every token.
 
@@ -97,6 +100,15 @@ def row_scales(layer: Attention, out: Tensor, opening: Tensor) -> Tensor:
     first = output.spec is not None and output.spec.before_norm
     normed = out * scale if first else out
     return scale * output.norm.factors(normed)
+
+
+def matrix_of_a_layer() -> tuple[Tensor, Tensor]:
+    """The output of a layer, from its matrix and by itself."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layer = Config(vocabulary=8, width=16, heads=2, layers="gla").attention("gla", {}).double()
+    x = torch.randn(2, 7, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return reproduced(layer, x), layer(x, Layout(causal=True))
 
 
 def toeplitz(layer: Attention, n: int) -> Tensor:
@@ -191,6 +203,7 @@ def attribution(model: nn.Module, score: Callable[[], Tensor], whole: bool = Tru
         command="pytest tests/claims/test_implicit.py",
     ),
 )
+@shown_by(lambda: [Sample("planted", block_rank, {"known": rank_of_a_product})])
 def block_rank(weights: Tensor, cut: int, tolerance: float = 1e-9) -> Tensor:
     """Rank of what the tokens from ``cut`` on take from those before: of ``A[cut:, :cut]``, ``(…)`` int64.
 
@@ -203,6 +216,13 @@ def block_rank(weights: Tensor, cut: int, tolerance: float = 1e-9) -> Tensor:
     """
     values = torch.linalg.svdvals(weights[..., cut:, :cut].double())
     return (values > tolerance * values[..., :1]).sum(-1)
+
+
+def rank_of_a_product() -> tuple[Tensor, Tensor]:
+    """What passes a cut through a state of three numbers has rank three."""
+    generator = torch.Generator().manual_seed(0)
+    one, other = torch.randn(2, 11, 3, generator=generator, dtype=torch.float64)
+    return block_rank(one @ other.T, 5).double(), torch.tensor(3.0)
 
 
 def effective_rank(weights: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from regard.cli import atlas, claims, compare, draw, laws, look, plan, results, serve, swap, train
+from regard.cli import atlas, claims, compare, draw, laws, look, plan, results, route, serve, swap, train
 from regard.core.errors import reason
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command("compare")(compare.compare)
 app.command("plan")(plan.plan)
 app.command("results")(results.results)
 app.command("swap-report")(swap.swap_report)
+app.command("route-report")(route.route_report)
 app.add_typer(train.app, name="train")
 
 

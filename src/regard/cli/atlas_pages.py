@@ -62,18 +62,24 @@ def page(kind: Kind, inside: Sequence[Entry]) -> str:
     from regard.core.mechanism import Mechanism
 
     growing = any(isinstance(entry.thing, type) and issubclass(entry.thing, Mechanism) for entry in inside)
-    head = ("system", "what it does", "paper", "what is claimed", "status", "figure")
+    head = ("system", "what it does", "paper", "built", "what is claimed", "status", "figure")
     lines: list[tuple[str, ...]] = [(*head, *(("time, state",) if growing else ()))]
     for entry in inside:
         title = f"[{entry.title}]({entry.url})" if entry.url else entry.title
         told = (entry.claim.text, entry.claim.status, entry.claim.figure)
         cost = (f"{entry.thing.traits.time}, {entry.thing.traits.state}",) if growing else ()
-        lines.append((f"`{entry.name}`", entry.summary, f"{title}, {entry.year}", *told, *cost))
+        lines.append((f"`{entry.name}`", entry.summary, f"{title}, {entry.year}", built(entry), *told, *cost))
     parts = [f"# {kind.heading}", f"{kind.meaning} {used(kind)}", table(lines)]
     if kind.laws:
         held = [("law", "what holds"), *((name, what) for name, what in laws_told(kind).items())]
         parts += ["## Laws", "`regard laws NAME` holds a system to them.", table(held)]
     return "\n\n".join([*parts, f"{WRITTEN} [All kinds]({INDEX})"]) + "\n"
+
+
+def built(entry: Entry) -> str:
+    """What of the paper's method stands here, and what shows that it is the paper's."""
+    whole = f"part; missing: {entry.missing}" if entry.missing else "complete"
+    return f"{whole}; by {entry.fidelity}" if entry.fidelity else whole
 
 
 def used(kind: Kind) -> str:

@@ -118,7 +118,9 @@ KINDS: dict[str, Kind] = {
             "router",
             "Routers",
             "Which keys, or blocks of them, each query attends to, chosen from the queries and keys themselves.",
-            "regard.build",
+            "regard.build('routed', score=…)",
+            base="regard.routers.base.Router",
+            laws="regard.laws.router",
         ),
         Kind("kernel", "Kernels", "How A v is computed without forming A.", ""),
         Kind(
@@ -156,6 +158,8 @@ KINDS: dict[str, Kind] = {
             "Analyses",
             "A result computed from a model's weights or activations.",
             "",
+            base="regard.analysis.base.Analysis",
+            laws="regard.laws.analysis",
         ),
         Kind("objective", "Objectives", "A loss and what goes with it in training.", "regard.train"),
         Kind(

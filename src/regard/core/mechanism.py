@@ -130,6 +130,8 @@ class Traits:
         bidirectional: accepts ``Layout(causal=False)``.
         cross: accepts n ≠ m when bidirectional. suffix: accepts n < m when causal, as the last queries of a whole call:
             no row reads an earlier query.
+        leaks: a causal row may read later tokens in choosing which keys it attends to, though it attends to none of
+            them; a network that is trained with it may learn from them what it will not have when it generates.
         grouped: accepts fewer kv heads than heads.
         packed: accepts ``Layout.segments``.
         masked: accepts ``Layout.mask``.
@@ -146,6 +148,7 @@ class Traits:
     bidirectional: bool = True
     cross: bool = True
     suffix: bool = True
+    leaks: bool = False
     grouped: bool = True
     packed: bool = True
     masked: bool = False

@@ -176,7 +176,7 @@ def saved(subject: Fed) -> str:
 
 def padding(subject: Fed) -> str:
     """What padding holds changes nothing, and a padded sequence is what it is alone."""
-    if not subject.takes("keys"):
+    if not subject.takes("key_mask"):
         raise Unclaimed("no padding")
     inputs, others, worst = subject.inputs(), subject.inputs(seed=1), 0.0
     n = inputs[0].shape[1]
@@ -184,11 +184,11 @@ def padding(subject: Fed) -> str:
     for side in ("right", "left"):
         steps = torch.arange(n, device=subject.device)
         keys = steps < lengths[:, None] if side == "right" else steps >= n - lengths[:, None]
-        got = subject.network(*inputs, keys=keys)
+        got = subject.network(*inputs, key_mask=keys)
         mixed = [
             torch.where(keys.view(BATCH, n, *[1] * (x.dim() - 2)), x, y) for x, y in zip(inputs, others, strict=True)
         ]
-        changed = subject.network(*mixed, keys=keys)
+        changed = subject.network(*mixed, key_mask=keys)
         worst = max(worst, same(changed[keys], got[keys], 1e-12, f"other padding, {side}"))
         for row in range(BATCH):
             alone = subject.network(*(x[row, keys[row]][None] for x in inputs))[0]

@@ -96,8 +96,8 @@ def shapes(subject: Layered) -> str:
         for name, (got, shape) in wanted.items():
             if tuple(got.shape) != shape or got.dtype != dtype or not got.isfinite().all():
                 raise Broken(f"{name}: {tuple(got.shape)} of {got.dtype}, want finite {shape} of {dtype}")
-    if p.inside is not None and not torch.equal(p(x, x)[1][..., p.inside], p(x, x)[2]):
-        raise Broken(f"inside: values are not the coordinates {p.inside} of the keys")
+    if p.value_slice is not None and not torch.equal(p(x, x)[1][..., p.value_slice], p(x, x)[2]):
+        raise Broken(f"value_slice: values are not the coordinates {p.value_slice} of the keys")
     return f"{p.heads} × {p.head_dim}, {p.kv_heads} × ({p.head_dim} + {p.value_dim})"
 
 
@@ -130,7 +130,7 @@ def cache(subject: Layered) -> str:
             worst = max(worst, same(got.cpu()[rows], want, 1e-9, f"{name}, chunks {sizes[:3]}"))
     _, state = subject.in_chunks(subject.layer, x, [N])
     numbers = state.bytes / (BATCH * N * x.element_size())
-    set_apart = p.inside is not None and subject.layer.inside is None  # by positions, which turn keys alone
+    set_apart = p.value_slice is not None and subject.layer.inside is None  # by positions, which turn keys alone
     told = p.cached_numbers + (p.kv_heads * p.value_dim if set_apart else 0)
     if numbers != told:
         raise Broken(f"the cache holds {numbers:g} numbers a token, cached_numbers says {told}")

@@ -312,11 +312,8 @@ class LM(Network):
 
 def text_sample(label: str, model: LM) -> Sample:
     """A language model for the laws, with random tokens for it."""
-    return Sample(
-        label,
-        model,
-        {"inputs": partial(random_ids, model.config.vocabulary), "output": (TOKENS, model.config.vocabulary)},
-    )
+    vocabulary = model.config.vocabulary
+    return Sample(label, model, {"inputs": partial(random_ids, vocabulary), "output": (TOKENS, vocabulary)})
 
 
 def random_ids(vocabulary: int, batch: int, seed: int) -> tuple[Tensor]:

@@ -13,6 +13,7 @@ from regard.core.layout import Layout
 from regard.core.mechanism import GROWTHS, Mechanism
 from regard.laws.mechanism.subject import (
     LONG,
+    MIDDLE,
     SHORT,
     Broken,
     Inputs,
@@ -24,17 +25,18 @@ from regard.laws.mechanism.subject import (
 
 PRECISIONS = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-2}
 HALF = (torch.bfloat16, torch.float16)
-DRAWN = ((torch.float64, torch.float32), HALF)  # those that share inputs, which each of them holds exactly
+DRAWN = (((torch.float64, torch.float32), LONG), (HALF, MIDDLE))
+"""Those that share inputs, which each of them holds exactly, and the longest of these: definitions cost the most."""
 LARGE = 128.0  # times what is drawn, products of five no longer fit into float16
 
 
 def definition(subject: Subject) -> str:
     """forward == weights @ v: float64 to 1e-9, float32 to 1e-4, half precision to 2e-2; and in half
     precision weights and rows are those of float64, finite if q and k are large."""
-    worst = {dtype: 0.0 for dtypes in DRAWN for dtype in dtypes}
-    for n, m in ((SHORT, SHORT), (SHORT, 17), (LONG, LONG)):
-        for name, layout in subject.layouts(n, m):
-            for dtypes in DRAWN:
+    worst = {dtype: 0.0 for dtypes, _ in DRAWN for dtype in dtypes}
+    for dtypes, longest in DRAWN:
+        for n, m in ((SHORT, SHORT), (SHORT, 17), (longest, longest)):
+            for name, layout in subject.layouts(n, m):
                 inputs, exact = exactly(subject, dtypes, n, m)
                 want = subject.define(inputs, layout, exact)
                 for dtype in dtypes:

@@ -25,8 +25,8 @@ from regard.kernels import packing as alone
     arxiv="2312.08874",
     year=2023,
     aliases=("agent_attention",),
-    missing="biases of positions; agents pooled over a picture of several columns; the convolution over values",
     fidelity="authors' code",
+    missing="biases of positions; agents pooled over a picture of several columns; the convolution over values",
     claim=Claim(
         text="equals the product of its two softmax matrices; time per doubling of n below 2.3; a digits network "
         "within a point of softmax",

@@ -21,14 +21,18 @@ from regard.mechanisms.linear.taylor_features import series, series_dim
     year=2024,
     aliases=("taylor", "taylor_linear_attention"),
     fidelity="third-party code",
-    claim=Claim(
-        text="recurrent = parallel; φ(q)·φ(k) = 1 + s + s²/2; recall rises with the feature dimension and the window, "
-        "above linear attention of equal state; the state is constant in n",
-        status="partly",
-        figure="products to 1e-12, forms to 1e-9; recall of 8 pairs rises from 67% to 98% with 2 and 8 features, three "
-        "seeds, above the 33% of linear attention with rotary positions and four times the state; with windows of "
-        "16, not 2, 15%",
-        command="pytest tests/claims/test_taylor.py; python benchmarks/recall.py FOLDER",
+    claim=(
+        Claim(
+            "recurrent = parallel; φ(q)·φ(k) = 1 + s + s²/2",
+            cells="taylor.causal(name=based)",
+            holds="common.within(most=1e-9)",
+        ),
+        Claim(
+            "recall rises with the feature dimension, above linear attention of equal state",
+            cells="recall.based_and_linear",
+            holds="recall.rises_with_features",
+        ),
+        Claim("recall rises with the window", cells="recall.based_and_linear", holds="recall.rises_with_the_window"),
     ),
 )
 class Based(Recurrent):

@@ -23,12 +23,23 @@ STRENGTH = Signal("how much of what the key recalls is replaced", low=0, high=1)
     year=2024,
     aliases=("delta_rule", "fast_weights"),
     fidelity="authors' code",
-    claim=Claim(
-        text="a key written again returns its last value, where linear attention returns the sum; chunked is recurrent",
-        status="works",
-        figure="read-out of a rewritten key: error 1e-9 of the last value, against 1.0 for linear attention; recall of "
-        "8 pairs 90% with 2,048 numbers of state, linear attention with rotary positions 33% with 2,112 (three seeds)",
-        command="pytest tests/claims/test_recurrent.py; python benchmarks/recall.py FOLDER",
+    claim=(
+        Claim("chunked is recurrent", cells="recurrent.forms_of(kind=deltanet)", holds="common.within(most=1e-9)"),
+        Claim(
+            "a key written again returns its last value, where linear attention returns the sum",
+            cells="recurrent.rewritten",
+            holds="recurrent.replaces",
+        ),
+        Claim(
+            "it is the better store up to as many pairs as dimensions",
+            cells="recurrent.capacity",
+            holds="recurrent.stores_better",
+        ),
+        Claim(
+            "it recalls pairs that linear attention of as large a state does not",
+            cells="recall.delta_and_linear",
+            holds="recall.recalls_more",
+        ),
     ),
 )
 class DeltaNet(Recurrent):

@@ -20,12 +20,17 @@ from regard.mechanisms.linear.base import Averaged
     year=2020,
     aliases=("linear_attention", "elu"),
     fidelity="third-party code",
-    claim=Claim(
-        text="chunked, recurrent and quadratic forms are equal; rows sum to one; one decoding step costs the same "
-        "after any number of tokens",
-        status="works",
-        figure="equal to 1e-9 in float64; a decoding step after 65,536 tokens costs what one after 1,024 does",
-        command="pytest tests/claims/test_recurrent.py",
+    claim=(
+        Claim(
+            "chunked, recurrent and quadratic forms are equal",
+            cells="recurrent.forms_of(kind=linear)",
+            holds="common.within(most=1e-9)",
+        ),
+        Claim(
+            "one decoding step costs the same after any number of tokens",
+            cells="recurrent.step_of(kind=linear)",
+            holds="recurrent.costs_the_same",
+        ),
     ),
 )
 class Linear(Averaged):

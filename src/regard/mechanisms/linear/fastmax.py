@@ -23,13 +23,22 @@ from regard.mechanisms.linear.taylor_features import series, series_dim
     year=2024,
     aliases=("fast", "factorizable_attention"),
     fidelity="authors' code",
-    claim=Claim(
-        text="equals the explicit polynomial attention, gradients too; twice the tokens up to 8k cost at most 2.3 "
-        "times; a small language model within 5% of softmax's loss at p = 2",
-        status="partly",
-        figure="equal to 1e-9 with gradients for p = 1 and 2, causal and bidirectional; 1.98 to 2.11 times the time "
-        "from 4k to 8k; a byte-level model at p = 2 after 200 steps: loss 2.041 against softmax's 1.900, 7.4% above it",
-        command="pytest tests/claims/test_taylor.py -k 'polynomial or twice or fastmax'",
+    claim=(
+        Claim(
+            "equals the explicit polynomial attention, gradients too",
+            cells="taylor.fastmax",
+            holds="taylor.equal_and_positive",
+        ),
+        Claim(
+            "twice the tokens up to 8k cost at most 2.3 times",
+            cells="taylor.doubling",
+            holds="common.at_most(figure=ratio, most=2.3, said='times the time from 4k to 8k', form='.2f')",
+        ),
+        Claim(
+            "a small language model is within 5% of softmax's loss at p = 2",
+            cells="taylor.bytes_lm",
+            holds="taylor.within_five_percent",
+        ),
     ),
 )
 class Fastmax(Averaged):

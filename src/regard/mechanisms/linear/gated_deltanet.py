@@ -21,12 +21,16 @@ from regard.mechanisms.linear.deltanet import STRENGTH
     year=2024,
     aliases=("gated_delta_rule", "gdn"),
     fidelity="third-party code",
-    claim=Claim(
-        text="equals the delta rule without decay; forgets everything by one token of strong decay, "
-        "which the delta rule cannot",
-        status="works",
-        figure="the limit to 1e-9; after a decay of e^-50 nothing of 16 earlier pairs is left (1e-9)",
-        command="pytest tests/claims/test_recurrent.py",
+    claim=(
+        Claim("equals the delta rule without decay", cells="recurrent.without_decay", holds="common.within(most=1e-9)"),
+        Claim(
+            "forgets everything by one token of strong decay, which the delta rule cannot",
+            cells="recurrent.strong_decay",
+            holds="recurrent.forgets",
+        ),
+        Claim(
+            "chunked is recurrent", cells="recurrent.forms_of(kind=gated_deltanet)", holds="common.within(most=1e-9)"
+        ),
     ),
 )
 class GatedDeltaNet(Recurrent):

@@ -24,11 +24,13 @@ START = -math.log(2) / 16  # σ(0)^{1/16}
     year=2023,
     aliases=("gated_linear_attention",),
     fidelity="authors' code",
-    claim=Claim(
-        text="the chunked form with decays by channel equals the recurrence, at decays that overflow the plain form",
-        status="works",
-        figure="float32 within 1e-4 of float64 at log decays of −30 a token, where exp of the negated sums overflows",
-        command="pytest tests/claims/test_recurrent.py",
+    claim=(
+        Claim(
+            "the chunked form with decays by channel equals the recurrence",
+            cells="recurrent.forms_of(kind=gla)",
+            holds="common.within(most=1e-9)",
+        ),
+        Claim("also at decays that overflow the plain form", cells="recurrent.overflowing", holds="recurrent.is_safe"),
     ),
 )
 class GatedLinear(Recurrent):

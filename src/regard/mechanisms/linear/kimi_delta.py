@@ -19,13 +19,18 @@ from regard.mechanisms.linear.gated_deltanet import GatedDeltaNet
     year=2025,
     aliases=("kda", "kimi_delta_attention"),
     fidelity="third-party code",
-    claim=Claim(
-        text="equals the gated delta rule where all channels decay alike; forgets one channel and keeps another by one "
-        "token, which the gated delta rule cannot",
-        status="works",
-        figure="the step-by-step recurrence and the gated delta rule within 1e-9 in float64; after a decay of e^-50 in "
-        "half of the channels, nothing is left of pairs whose keys lie there (1e-9), and all of the others (1e-9)",
-        command="pytest tests/claims/test_recurrent.py",
+    claim=(
+        Claim(
+            "equals the gated delta rule where all channels decay alike",
+            cells="recurrent.alike",
+            holds="common.within(most=1e-9)",
+        ),
+        Claim(
+            "forgets one channel and keeps another by one token, which the gated delta rule cannot",
+            cells="recurrent.half_of_the_channels",
+            holds="recurrent.forgets_apart",
+        ),
+        Claim("chunked is recurrent", cells="recurrent.forms_of(kind=kimi_delta)", holds="common.within(most=1e-9)"),
     ),
 )
 class KimiDelta(GatedDeltaNet):

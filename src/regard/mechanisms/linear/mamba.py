@@ -25,11 +25,15 @@ STEPS = (0.001, 0.1)
     year=2023,
     aliases=("selective_scan", "s6", "mamba1"),
     fidelity="third-party code",
-    claim=Claim(
-        text="the recurrence h_t = exp(Δ_t A) h_{t−1} + Δ_t B_t x_t, y_t = C_tᵀ h_t of every channel is attention",
-        status="works",
-        figure="the step-by-step recurrence, and Transformers' own Mamba mixer, within 1e-9 in float64",
-        command="pytest tests/claims/test_recurrent.py",
+    claim=(
+        Claim(
+            ("the recurrence h_t = exp(Δ_t A) h_{t−1} + Δ_t B_t x_t, y_t = C_tᵀ h_t of every channel is attention"),
+            cells="recurrent.forms_of(kind=mamba)",
+            holds="common.within(most=1e-9)",
+        ),
+        Claim(
+            "it is the scan inside of Transformers' Mamba", cells="recurrent.mixer", holds="common.within(most=1e-9)"
+        ),
     ),
 )
 class SelectiveScan(Recurrent):

@@ -25,10 +25,9 @@ from regard.mechanisms.linear.mamba import STEPS
     aliases=("ssd", "state_space_duality"),
     fidelity="third-party code",
     claim=Claim(
-        text="the state-space recurrence h_t = exp(Δ_t A) h_{t−1} + Δ_t B_t x_tᵀ, y_t = C_tᵀ h_t is masked attention",
-        status="works",
-        figure="the step-by-step recurrence within 1e-9 of the dense and the chunked form in float64",
-        command="pytest tests/claims/test_recurrent.py",
+        ("the state-space recurrence h_t = exp(Δ_t A) h_{t−1} + Δ_t B_t x_tᵀ, y_t = C_tᵀ h_t is masked attention"),
+        cells="recurrent.forms_of(kind=mamba2)",
+        holds="common.within(most=1e-9)",
     ),
 )
 class Mamba2(Recurrent):

@@ -23,11 +23,17 @@ from regard.mechanisms.linear.base import Recurrent
     year=2023,
     aliases=("retention",),
     fidelity="third-party code",
-    claim=Claim(
-        text="the parallel, the recurrent and the chunkwise form are equal",
-        status="works",
-        figure="equal to 1e-9 in float64, gradients too",
-        command="pytest tests/claims/test_recurrent.py",
+    claim=(
+        Claim(
+            "the parallel, the recurrent and the chunkwise form are equal",
+            cells="recurrent.forms_of(kind=retnet)",
+            holds="common.within(most=1e-9)",
+        ),
+        Claim(
+            "one decoding step costs the same after any number of tokens",
+            cells="recurrent.step_of(kind=retnet)",
+            holds="recurrent.costs_the_same",
+        ),
     ),
 )
 class Retention(Recurrent):

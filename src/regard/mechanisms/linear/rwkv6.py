@@ -28,10 +28,9 @@ from regard.mechanisms.linear.base import Recurrent, elapsed
     aliases=("finch", "rwkv"),
     fidelity="third-party code",
     claim=Claim(
-        text="the recurrence that reads the state before the token is added, and the token by its bonus, is attention",
-        status="works",
-        figure="the step-by-step recurrence within 1e-9 of the dense and the chunked form in float64",
-        command="pytest tests/claims/test_recurrent.py",
+        ("the recurrence that reads the state before the token is added, and the token by its bonus, is attention"),
+        cells="recurrent.forms_of(kind=rwkv6)",
+        holds="common.within(most=1e-9)",
     ),
 )
 class RWKV6(Recurrent):

@@ -30,12 +30,17 @@ LEAST = -60.0  # what is taken away is read before the decay, as e^60 times what
     aliases=("goose", "generalized_delta_rule"),
     missing="the mixture of each layer's values with the first layer's",
     fidelity="third-party code",
-    claim=Claim(
-        text="a removal key of its own: with the write key for it and equal rates it is the gated delta rule; a memory "
-        "takes away what another key recalls while it writes",
-        status="works",
-        figure="the step-by-step recurrence and the gated delta rule within 1e-9 in float64",
-        command="pytest tests/claims/test_recurrent.py",
+    claim=(
+        Claim(
+            "a memory takes away what another key recalls while it writes",
+            cells="recurrent.forms_of(kind=rwkv7)",
+            holds="common.within(most=1e-9)",
+        ),
+        Claim(
+            "with the write key removed and equal rates it is the gated delta rule",
+            cells="recurrent.write_key_removed",
+            holds="common.within(most=1e-9)",
+        ),
     ),
 )
 class RWKV7(Recurrent):

@@ -27,14 +27,22 @@ MOST = 1 << 16
     year=2025,
     aliases=("softmax_as_rnn", "taylor_rnn"),
     fidelity="hand values",
-    claim=Claim(
-        text="linear recurrences up to order N give exp(q·k) with an error that falls as 2^(N+1)/(N+1)! for |q·k| ≤ 2; "
-        "a small model's loss falls with N; a norm of the output does as well as the denominator",
-        status="partly",
-        figure="largest error of the series at |q·k| ≤ 2: 6.1e-5 for N = 10, 1.5e-6 for N = 12; the recurrence equals "
-        "the series to 1e-9; small language model, three seeds, a norm for each head: loss 2.17 with one term, 2.05 "
-        "with two, softmax 1.74: more are better, two are not within 1%",
-        command="pytest tests/claims/test_taylor.py tests/claims/test_small_models.py",
+    claim=(
+        Claim(
+            ("linear recurrences up to order N give exp(q·k) with an error that falls as 2^(N+1)/(N+1)! for |q·k| ≤ 2"),
+            cells="taylor.series",
+            holds="taylor.is_the_first_term",
+        ),
+        Claim(
+            "the recurrence is the series", cells="taylor.causal(name=softmax_rnn)", holds="common.within(most=1e-9)"
+        ),
+        Claim("higher orders come nearer to softmax attention", cells="taylor.nearer", holds="taylor.approaches"),
+        Claim("a small model's loss falls with N", cells="taylor.terms", holds="taylor.more_is_better"),
+        Claim(
+            "a norm of the output does as well as the denominator: two terms are within 1% of softmax",
+            cells="taylor.terms",
+            holds="taylor.two_are_near",
+        ),
     ),
 )
 class SoftmaxRecurrence(Recurrent):

@@ -65,14 +65,27 @@ def variance(apart: Tensor, decay: Tensor, process: Tensor, measurement: Tensor,
     year=2025,
     aliases=("afa", "adaptive_filter_attention"),
     fidelity="authors' code",
-    claim=Claim(
-        text="the variance solves its Lyapunov equation; without dynamics unit vectors rank as dot products; filters a "
-        "noisy damped oscillator better than softmax attention",
-        status="works",
-        figure="1e-5; Spearman 1.0000, with dynamics −0.03; squared errors with d counting real dimensions, without "
-        "process noise 0.065, softmax 0.456, with rotary positions 0.132; with σ² = 0.1 0.367, 0.665 and 0.311: "
-        "rotary positions are then better",
-        command="pytest tests/claims/test_adaptive_filter.py",
+    claim=(
+        Claim(
+            "the variance solves its Lyapunov equation",
+            cells="adaptive_filter.lyapunov",
+            holds="common.within(most=1e-5)",
+        ),
+        Claim(
+            "without dynamics unit vectors rank as dot products",
+            cells="adaptive_filter.ranks",
+            holds="adaptive_filter.rank_as_dot_products",
+        ),
+        Claim(
+            "filters a noisy damped oscillator better than softmax attention",
+            cells="adaptive_filter.filters",
+            holds="adaptive_filter.beats_softmax",
+        ),
+        Claim(
+            "and, without process noise, than with rotary positions",
+            cells="adaptive_filter.filters",
+            holds="adaptive_filter.beats_rotary_without_noise",
+        ),
     ),
 )
 class AdaptiveFilter(Scored):

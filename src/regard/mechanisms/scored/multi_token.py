@@ -78,13 +78,14 @@ class ConvCache(State):
     aliases=("mta", "multi_token_attention"),
     missing="the second convolution, after the softmax; the gate made from a head's own output",
     fidelity="authors' code",
-    claim=Claim(
-        text="untrained it is softmax attention; nothing leaks from later tokens; finds the block that holds the "
-        "letters of a question where softmax attention of the same size does not",
-        status="works",
-        figure="equal to 1e-12; nothing leaks, bit for bit; the toy task of its paper, one seed: error 1.4%, "
-        "softmax 54.0%",
-        command="pytest tests/claims/test_multi_token.py",
+    claim=(
+        Claim("untrained it is softmax attention", cells="multi_token.untrained", holds="common.within(most=1e-6)"),
+        Claim("nothing leaks from later tokens", cells="multi_token.edited", holds="multi_token.nothing_leaks"),
+        Claim(
+            ("finds the block that holds the letters of a question where softmax attention of the same size does not"),
+            cells="multi_token.toy_task",
+            holds="multi_token.finds_the_block",
+        ),
     ),
 )
 class MultiToken(Mechanism):

@@ -43,13 +43,17 @@ class Network:
     aliases=("neural_attention",),
     missing="the second hidden layer of the authors' code, and its projections of q and k, which all heads share",
     fidelity="hand values",
-    claim=Claim(
-        text="the tiled, factored form equals a network on the concatenated pair; memory follows the tile; selects "
-        "keys by a relation of bits that a dot-product head cannot",
-        status="works",
-        figure="equal to 1e-10 in float64; parity of two-bit tokens: 100% against 38% of a dot product, which does "
-        "learn the xor of single bits, a bilinear form",
-        command="pytest tests/claims/test_scored.py",
+    claim=(
+        Claim(
+            "the tiled, factored form equals a network on the concatenated pair",
+            cells="scored.factored_pair",
+            holds="common.within(most=1e-10)",
+        ),
+        Claim(
+            "it selects keys by a relation of bits that a dot-product head cannot",
+            cells="scored.pointer",
+            holds="scored.selects_by_a_relation",
+        ),
     ),
 )
 class NeuralAttention(Scored):

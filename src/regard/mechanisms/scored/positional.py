@@ -47,14 +47,20 @@ class Placed:
     year=2024,
     aliases=("positional_attention", "positional_transformer"),
     fidelity="authors' code",
-    claim=Claim(
-        text="weights are the same for every input; trained on [−2, 2], sums, minima, medians and sorted lists of "
-        "numbers 5 to 10 times as large keep a third of a standard network's error or less; looking up "
-        "content fails",
-        status="works",
-        figure="weights equal bit by bit; a third or less at 5 and 10 times for sums, minima, medians and "
-        "sorted lists (one seed); what content alone tells is beyond it: recall of pairs 34%, softmax 100%",
-        command="pytest tests/claims/test_positional.py",
+    claim=(
+        Claim(
+            "weights are the same for every input",
+            cells="positional.maps",
+            holds="positional.is_the_same_for_every_input",
+        ),
+        Claim(
+            (
+                "trained on [−2, 2], sums, minima, medians and sorted lists of numbers 5 to 10 times as large"
+                " keep a third of a standard network's error or less"
+            ),
+            cells="positional.network",
+            holds="positional.keeps_a_third",
+        ),
     ),
 )
 class Positional(Scored):

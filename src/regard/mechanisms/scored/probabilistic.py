@@ -120,13 +120,23 @@ class Exponential:
     year=2021,
     aliases=("probabilistic_attention", "key_adaptation"),
     fidelity="authors' code",
-    claim=Claim(
-        text="without adaptation it is softmax attention; each step of EM raises the posterior; adapted keys segment "
-        "better from few clicks",
-        status="works",
-        figure="equal to 1e-12; raised by every step in 32 draws; drawn scenes: mean IoU from 0.68 to 0.91 at one, two "
-        "and three clicks, and at none; known values of a tenth of the pixels bring 0.65 to 0.99",
-        command="pytest tests/claims/test_probabilistic.py",
+    claim=(
+        Claim(
+            "without adaptation it is softmax attention",
+            cells="probabilistic.unadapted",
+            holds="probabilistic.is_softmax",
+        ),
+        Claim("each step of EM raises the posterior", cells="probabilistic.steps_of_em", holds="probabilistic.rises"),
+        Claim(
+            "adapted keys segment better from few clicks",
+            cells="probabilistic.clicked",
+            holds="probabilistic.segments_better",
+        ),
+        Claim(
+            "known values correct others of their class",
+            cells="probabilistic.propagated",
+            holds="probabilistic.corrects",
+        ),
     ),
 )
 class Probabilistic(Mechanism):

@@ -26,13 +26,11 @@ from regard.mechanisms.scored.softmax import Softmax
     year=2025,
     aliases=("gated_attention", "headwise_gate"),
     fidelity="hand values",
+    missing="gates of every element and at other places, which are the projection `gates`",
     claim=Claim(
-        text="a sigmoid gate after attention: at one it is softmax attention, at zero a head is silent; trained, sinks "
-        "and loss spikes fall",
-        status="partly",
-        figure="the limits to 1e-12; the gates of every element, and at other places, are the projection `gates`, "
-        "whose trained models are measured",
-        command="pytest tests/claims/test_scored.py",
+        "a sigmoid gate after attention: at one it is softmax attention, at zero a head is silent",
+        cells="scored.of_gated",
+        holds="scored.is_softmax_and_silent",
     ),
 )
 class GatedSoftmax(Softmax):
@@ -70,12 +68,17 @@ class GatedSoftmax(Softmax):
     year=2026,
     aliases=("asa",),
     fidelity="abstract only",
-    claim=Claim(
-        text="α = 1, β = 0 is softmax attention; rows sum to α + β times the visible keys; trained, loss is no higher",
-        status="partly",
-        figure="the limit and the sums to 1e-12; not reproduced in a small language model, three seeds: loss 10% above "
-        "softmax's, gradients' largest norm 3.7 times their median against 1.6",
-        command="pytest tests/claims/test_scored.py tests/claims/test_small_models.py",
+    claim=(
+        Claim(
+            "α = 1, β = 0 is softmax attention; rows sum to α + β times the visible keys",
+            cells="scored.of_affine",
+            holds="scored.is_softmax_and_sums",
+        ),
+        Claim(
+            "trained, a small language model's loss is no higher than softmax's",
+            cells="small_lm.beside(layers='affine_scaled*2')",
+            holds="small_lm.loss_at_most(ratio=1.0)",
+        ),
     ),
 )
 class AffineScaled(Softmax):

@@ -25,11 +25,10 @@ from regard.mechanisms.cached import Cached
     year=2017,
     aliases=("mha", "attention", "scaled_dot_product", "mqa", "gqa"),
     fidelity="third-party code",
-    claim=Claim(
-        text="equals the textbook formula; one kv head equals repeated heads; a learned sink takes mass from every row",
-        status="works",
-        figure="weights 2/5 and 3/5 by hand; repeated heads to rounding; a row lacks exactly sigmoid(sink - lse)",
-        command="pytest tests/claims/test_softmax.py",
+    claim=(
+        Claim("equals the textbook formula", cells="scored.by_hand", holds="common.within(most=1e-6)"),
+        Claim("one kv head equals repeated heads", cells="scored.repeated", holds="common.within(most=1e-6)"),
+        Claim("a learned sink takes its share of every row", cells="scored.sink", holds="scored.takes_its_share"),
     ),
 )
 class Softmax(Cached):

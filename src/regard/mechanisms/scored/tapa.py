@@ -48,13 +48,20 @@ class Phase:
     year=2025,
     aliases=("token_aware_phase",),
     fidelity="hand values",
-    claim=Claim(
-        text="for independent q and k the mean score shows no trend with distance, while that of rotary positions of "
-        "like vectors does; perplexity grows less beyond the training length",
-        status="works",
-        figure="slope of the mean score within its sampling error over 512 distances; trained on 64 characters, the "
-        "loss on 256 grows by 0.13 (three seeds), with rotary positions by 0.73; on 64 it is 2.199 against 1.740",
-        command="pytest tests/claims/test_scored.py tests/claims/test_small_models.py",
+    claim=(
+        Claim(
+            (
+                "for independent q and k the mean score shows no trend with distance, while that of rotary "
+                "positions of like vectors does"
+            ),
+            cells="scored.trend",
+            holds="scored.has_no_trend",
+        ),
+        Claim(
+            "perplexity grows less beyond the training length",
+            cells="small_lm.beside(layers='tapa*2')",
+            holds="scored.reads_longer_texts",
+        ),
     ),
 )
 class Tapa(Scored):

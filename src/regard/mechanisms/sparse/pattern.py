@@ -190,12 +190,17 @@ class Patterned(Mechanism):
     year=2019,
     aliases=("static_sparse", "block_sparse", "sparse_transformer"),
     fidelity="hand values",
-    claim=Claim(
-        text="any composition of patterns equals masked dense attention, forward and gradients; "
-        "two layers of the strided pattern reach every earlier token",
-        status="works",
-        figure="forward 1e-9 and gradients 1e-8 in float64 over drawn patterns; reach complete",
-        command="pytest tests/claims/test_patterns.py tests/unit/kernels/test_block_sparse.py",
+    claim=(
+        Claim(
+            "any composition of patterns equals masked dense attention",
+            cells="patterns.composed",
+            holds="patterns.exact",
+        ),
+        Claim(
+            "two layers of the strided pattern reach every earlier token",
+            cells="patterns.strided",
+            holds="patterns.exact",
+        ),
     ),
 )
 class PatternAttention(Patterned):

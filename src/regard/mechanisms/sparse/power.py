@@ -20,12 +20,17 @@ from regard.patterns import Pattern, Power, Sinks, Window
     year=2025,
     aliases=("power_attention",),
     fidelity="hand values",
-    claim=Claim(
-        text="d layers cover every distance below 2^d without holes; equals masked dense attention; n log n pairs",
-        status="partly",
-        figure="reach complete at d = 1 … 6, in tokens and in blocks; 1e-9 in float64; the passkey gain over a window "
-        "of equal budget needs models trained with it and is not measured",
-        command="pytest tests/claims/test_patterns.py",
+    claim=(
+        Claim(
+            "d layers cover every distance below 2^d without holes; equals masked dense attention",
+            cells="patterns.power",
+            holds="patterns.exact",
+        ),
+        Claim(
+            "n log n pairs",
+            cells="patterns.power_pairs",
+            holds="common.is_true(figure=exact, said='pairs by the formula')",
+        ),
     ),
 )
 class PowerAttention(Patterned):

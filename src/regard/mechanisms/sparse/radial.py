@@ -22,13 +22,25 @@ from regard.patterns import Pattern, Radial
     aliases=("radial_attention",),
     missing="rounding to blocks by their density",
     fidelity="authors' code",
-    claim=Claim(
-        text="the density of frames falls as log(n) / n; equals masked dense attention; on scores that decay over "
-        "space and time the output is at most half as wrong as with a window of equal density",
-        status="works",
-        figure="1e-9 in float64; pairs beyond the first frame grow as n^1.28 at 256 frames; relative error 0.084 "
-        "against 0.219 of a window",
-        command="pytest tests/claims/test_patterns.py",
+    claim=(
+        Claim(
+            "follows its rules of halving bands; equals masked dense attention",
+            cells="patterns.radial",
+            holds="patterns.exact",
+        ),
+        Claim(
+            "the density of frames falls as log(n) / n",
+            cells="patterns.radial_pairs",
+            holds="patterns.grows_as_n_log_n",
+        ),
+        Claim(
+            (
+                "on scores that decay over space and time the output is at most half as wrong as with a "
+                "window of equal density"
+            ),
+            cells="patterns.radial_error",
+            holds="patterns.is_half_as_wrong",
+        ),
     ),
 )
 class RadialAttention(Patterned):

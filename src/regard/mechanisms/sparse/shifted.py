@@ -21,14 +21,21 @@ from regard.patterns import Blocks, Pattern, PerHead, Sinks
     year=2024,
     aliases=("s2_attention", "sf_attention", "longlora", "shifted_groups"),
     fidelity="hand values",
-    claim=Claim(
-        text="groups of both kinds of heads and sinks equal masked dense attention; sinks are visible to every later "
-        "query; two layers pass every border of groups; tuned for 4 times the length, SF groups keep more of full "
-        "attention's gain than S² groups",
-        status="partly",
-        figure="1e-9 in float64; reach complete; regard-tiny at 8,192 tokens, low-rank matrices, 60 steps, one seed: "
-        "60% of the gain against 26% (paper: 92% and 39%); the cache that drops heavy tokens is not built",
-        command="pytest tests/claims/test_patterns.py; python benchmarks/extend.py FOLDER",
+    missing="the cache that drops heavy tokens",
+    claim=(
+        Claim(
+            (
+                "groups of both kinds of heads and sinks equal masked dense attention; sinks are visible to "
+                "every later query; two layers pass every border of groups"
+            ),
+            cells="patterns.shifted_groups",
+            holds="patterns.exact",
+        ),
+        Claim(
+            "tuned for 4 times the length, SF groups keep more of full attention's gain than S² groups",
+            cells="extend.tuned",
+            holds="extend.keeps_more",
+        ),
     ),
 )
 class ShiftedGroups(Patterned):

@@ -59,11 +59,11 @@ class ShortcutLM(LM):
         return [text_sample("3 layers", cls(Config(29, 24, "softmax*3", heads=2, inner=17), seed=0))]
 
     def intermediates(
-        self, ids: Tensor, keys: Tensor | None = None, segments: Tensor | None = None
+        self, ids: Tensor, key_mask: Tensor | None = None, segments: Tensor | None = None
     ) -> dict[str, Tensor]:
         """A of the layers, and over them ``(b, h, n, L)``."""
-        maps = super().intermediates(ids, keys, segments)
-        return maps | {"shortcut": self.shortcut.weights(self.hidden(ids, keys, segments)).movedim(2, 1)}
+        maps = super().intermediates(ids, key_mask, segments)
+        return maps | {"shortcut": self.shortcut.weights(self.hidden(ids, key_mask, segments)).movedim(2, 1)}
 
     def forward(self, ids: Tensor, key_mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
         return self.read(self.shortcut(self.hidden(ids, key_mask, segments)))

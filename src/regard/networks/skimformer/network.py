@@ -88,9 +88,9 @@ class Skimformer(Network):
             Sample(f"{depth} layers of the layout", cls(29, 24, 2, 2, 31, depth, seed=0), given) for depth in (0, 1)
         ]
 
-    def intermediates(self, ids: Tensor, boxes: Tensor, keys: Tensor | None = None) -> dict[str, Tensor]:
+    def intermediates(self, ids: Tensor, boxes: Tensor, key_mask: Tensor | None = None) -> dict[str, Tensor]:
         """A of the layout's own layers, and the one that all layers of the text use."""
-        return super().intermediates(ids, boxes, keys) | {"skim": self.skim(boxes, Layout(key_mask=keys))}
+        return super().intermediates(ids, boxes, key_mask) | {"skim": self.skim(boxes, Layout(key_mask=key_mask))}
 
     def forward(self, ids: Tensor, boxes: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """Logits of each token; ``key_mask (b, n)`` False marks padding, whose boxes may be anything within range."""

@@ -1,0 +1,160 @@
+"""Routing at run time: what a model recalls that was not trained for it, and what a choice costs and saves."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regard.claims.cells import measured
+from regard.claims.figures import Figures, Finding
+from regard.core.layout import Layout
+from regard.core.mechanism import Mechanism
+from regard.mechanisms.scored.softmax import Softmax
+from regard.mechanisms.sparse.dynamic_mask import DynamicMask
+from regard.mechanisms.sparse.moba import MoBA
+from regard.mechanisms.sparse.nsa import NativeSparse
+from regard.mechanisms.sparse.routed import RoutedBlocks
+from regard.mechanisms.sparse.window import SlidingWindow
+from regard.tasks.lexicon import FILLER, NAMES
+
+KEYS = 256
+CODES, FILL = 40, 400
+
+
+def candidates() -> dict[str, Mechanism | None]:
+    """What takes the questions, each with `KEYS` keys a query but the dense one."""
+    window = SlidingWindow(KEYS - 4, sinks=4)
+    routed = {score: RoutedBlocks(score, 8, KEYS // 8) for score in ("middle", "bound", "mean", "oracle", "random")}
+    return {"dense": None, **routed, "window": window}
+
+
+@measured(seed=range(2))
+def recalls(seed: int) -> dict[str, float]:
+    """The share of right answer tokens of 40 planted codes, the questions alone routed over a dense prefill."""
+    from regard.hosts import small
+    from regard.hosts.swap import swap
+
+    model, words = small.load("smollm2")
+    context, questions, answers = planted(words, torch.Generator().manual_seed(seed))
+    found = {}
+    with torch.no_grad():
+        cache = model(input_ids=context[None], use_cache=True, logits_to_keep=1).past_key_values
+        for name, mechanism in candidates().items():
+            held = {"input_ids": questions[None], "past_key_values": copy.deepcopy(cache)}
+            if mechanism is None:
+                logits = model(**held).logits
+            else:
+                with swap(model, mechanism):
+                    logits = model(**held).logits
+            right = logits[0, :-1].argmax(-1) == questions[1:]
+            found[name] = right[answers[1:]].float().mean().item()
+    return found | {"tokens": float(len(context) + len(questions))}
+
+
+def planted(words: Any, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """``(context, questions, which tokens of the questions are answers)``: codes among filler, then each asked for."""
+
+    def encoded(text: str) -> list[int]:
+        return words(text, add_special_tokens=False)["input_ids"]
+
+    names = [NAMES[i] for i in torch.randperm(len(NAMES), generator=generator)[:CODES]]
+    codes = torch.randint(1000, 10_000, (len(names),), generator=generator).tolist()
+    filler: list[int] = []
+    while len(filler) < FILL:
+        filler += encoded(f" {FILLER[int(torch.randint(len(FILLER), (1,), generator=generator))]}")
+    told: list[int] = []
+    for place, (name, code) in enumerate(zip(names, codes, strict=True)):
+        told += encoded(f"\nThe code of {name} is {code}.") + filler[place * 10 : (place + 1) * 10]
+    asked, answers = [], []
+    for i in torch.randperm(len(names), generator=generator).tolist():
+        question, answer = encoded(f"\nThe code of {names[i]} is "), encoded(str(codes[i]))
+        asked += [*question, *answer, *encoded(".")]
+        answers += [False] * len(question) + [True] * len(answer) + [False] * len(encoded("."))
+    return torch.tensor(told), torch.tensor(asked), torch.tensor(answers)
+
+
+def keeps_recall(found: Figures) -> Finding:
+    """The middle of mean and bound keeps 95% of dense recall, the window and random blocks lose a quarter at least."""
+    shares = {name: found.mean(name) for name in candidates()}
+    told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+    kept, lost = shares["middle"] / shares["dense"], max(shares["window"], shares["random"]) / shares["dense"]
+    tokens = found.mean("tokens")
+    return Finding.of(f"recall at {tokens:,.0f} tokens: {told}", shares["dense"] > 0.8, kept >= 0.95, lost <= 0.75)
+
+
+def seconds(run: Callable[[], Any], times: int) -> float:
+    """The least CPU time of so many runs."""
+    best = float("inf")
+    for _ in range(times):
+        start = time.process_time()
+        run()
+        best = min(best, time.process_time() - start)
+    return best
+
+
+@measured(tokens=(8192, 16384))
+def prefill(tokens: int) -> dict[str, float]:
+    """Seconds of one thread for dense and for block attention over as many tokens, 8 heads of 64, in turn."""
+    q, k, v = torch.randn(3, 1, 8, tokens, 64, generator=torch.Generator().manual_seed(0))
+    causal, dense, moba = Layout(causal=True), Softmax(), MoBA(256, 3)
+    with torch.no_grad():
+        times = [[seconds(lambda m=m: m(q, k, v, causal), 1) for m in (dense, moba)] for _ in range(2)]
+    plain, routed = (min(each) for each in zip(*times, strict=True))
+    return {"dense": plain, "routed": routed}
+
+
+def faster_than_dense(found: Figures) -> Finding:
+    """At least 2.5 times as fast at 8k tokens, 4 times at 16k."""
+    ratios = {n: found.one("dense", tokens=n) / found.one("routed", tokens=n) for n in (8192, 16384)}
+    told = " and ".join(f"{ratio:.2f} times as fast at {n:,} tokens" for n, ratio in ratios.items())
+    return Finding.of(told, ratios[8192] >= 2.5, ratios[16384] >= 4)
+
+
+@measured(tokens=[16384])
+def native(tokens: int) -> dict[str, float]:
+    """Seconds of one thread for dense and for native sparse attention, 8 heads of 64 over 2 of keys, in turn."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(1, 8, tokens, 64, generator=generator)
+    k, v = torch.randn(2, 1, 2, tokens, 64, generator=generator)
+    gates = {name: torch.rand(1, 8, tokens, generator=generator) for name in NativeSparse.signals}
+    causal, dense, sparse = Layout(causal=True), Softmax(), NativeSparse()
+    with torch.no_grad():
+        plain = seconds(lambda: dense(q, k, v, causal), 2)
+        routed = seconds(lambda: sparse(q, k, v, causal, **gates), 2)
+    return {"dense": plain, "routed": routed}
+
+
+def native_is_faster(found: Figures) -> Finding:
+    """It takes less time than dense attention."""
+    ratio = found.one("dense") / found.one("routed")
+    return Finding.of(f"{ratio:.2f} times as fast as dense attention at 16k tokens", ratio > 1)
+
+
+@measured(keep=[64], seed=range(3))
+def constant_cache(keep: int, seed: int) -> dict[str, float]:
+    """How far decoding token by token is from a whole call over 16 times as many keys, and the state's bytes."""
+    generator, n = torch.Generator().manual_seed(seed), 16 * keep
+    q = torch.randn(1, 4, n, 16, generator=generator, dtype=torch.float64)
+    k, v = torch.randn(2, 1, 2, n, 16, generator=generator, dtype=torch.float64)
+    score = torch.randn(1, 2, n, generator=generator, dtype=torch.float64)
+    mechanism = DynamicMask(keep)
+    whole = mechanism.weights(q, k, Layout(causal=True), score=score) @ v.repeat_interleave(2, 1)
+    state, rows, sizes = mechanism.start(1, dtype=torch.float64), [], []
+    for t in range(n):
+        one = slice(t, t + 1)
+        row, state = mechanism.extend(q[:, :, one], k[:, :, one], v[:, :, one], state, score=score[:, :, one])
+        rows.append(row)
+        sizes.append(state.bytes)
+    return {"error": (torch.cat(rows, 2) - whole).abs().max().item(), "full": sizes[keep - 1], "last": sizes[-1]}
+
+
+def cache_is_constant(found: Figures) -> Finding:
+    """Decoding is the definition to 1e-9, and the state of w tokens is that of 16 w."""
+    error, sizes = max(found("error")), set(found("full")) | set(found("last"))
+    told = f"decoding differs by {error:.0e} over 16 w tokens; {', '.join(f'{size:,}' for size in sorted(sizes))} bytes"
+    return Finding.of(f"{told} after w and after 16 w", error < 1e-9, len(sizes) == 1)

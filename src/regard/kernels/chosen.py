@@ -1,0 +1,234 @@
+"""Softmax attention to chosen blocks of keys, in four ways that agree: the cheapest is taken for each call.
+
+By blocks of queries, over the block-sparse kernel; by queries gathered for each block of keys; by keys gathered for
+each query, as decoding does; and under a mask of all pairs, which is faster than the others where there are few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from regard.core.errors import wrong
+from regard.core.mechanism import accumulate_dtype
+from regard.core.reduction import Partial
+from regard.kernels import dense, flash
+from regard.kernels.block_sparse.plan import attend_blocks
+from regard.kernels.tiled import split
+from regard.patterns.choice import Choice
+from regard.patterns.cover import Cover
+
+Route = Literal["blocks", "queries", "keys", "mask"]
+FEW = 16
+"""Queries up to which their keys are gathered."""
+COARSE = 32
+"""Keys in a block from which queries are gathered for it."""
+WHOLE = 1 << 17
+"""Pairs up to which one call under a mask is faster than pieces."""
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None = None, way: Route | None = None):
+    """Softmax attention of each query to the keys of the blocks chosen for it: ``(out, log-sum-exp)``.
+
+        o_i = Σ_{j ∈ C(i)} p_ij v_j,   p_i = softmax over C(i) of scale q_i · k_j
+
+    Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> `Partial` of ``(b, h, n, e)``; differentiable
+    in q, k and v. A query that sees nothing gets zeros. Cost: ``4 cells max(d, e)`` FLOPs a head.
+
+    Args:
+        way: one of the ways, where it fits; None for the cheapest.
+
+    Raises:
+        ValueError: a choice of other sizes, or a way that does not fit: blocks of queries need rows of several that
+            end with the keys.
+    """
+    sizes = choice.rows.n, choice.rows.m, choice.index.shape[:2]
+    if sizes != (q.shape[2], k.shape[2], q.shape[:2]):
+        raise wrong("choice", f"{sizes}", f"{(q.shape[2], k.shape[2], tuple(q.shape[:2]))}")
+    if not k.shape[2] or not q.shape[2]:
+        return dense.over(q, k, v, [], scale)
+    return WAYS[way or cheapest(choice)](q, k, v, choice, scale)
+
+
+def cheapest(choice: Choice) -> Route:
+    """The way that is taken."""
+    rows = choice.rows
+    if rows.n <= FEW and choice.index.shape[3] * rows.block < rows.m:
+        return "keys"
+    if rows.n * rows.m <= WHOLE:
+        return "mask"
+    aligned = rows.here.shape[0] == 1 and int(rows.here[0, 0]) >= 0
+    if rows.size > 1 and aligned:
+        return "blocks"
+    return "queries" if rows.block >= COARSE and rows.size == 1 and aligned else "mask"
+
+
+def cells(n: int, m: int, block: int, size: int, budget: int) -> int:
+    """The most entries of A that `attend` computes for one head."""
+    if n * m <= WHOLE or (size == 1 and block < COARSE and n > FEW):
+        return n * m
+    return -(-n // size) * size * min(budget * block, -(-m // block) * block)
+
+
+def by_mask(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None) -> Partial:
+    """All pairs of some rows at a time, those not chosen hidden."""
+    step = max(dense.MASKED_ROWS // choice.rows.size, 1) * choice.rows.size
+    parts = [
+        dense.Piece(rows, slice(0, k.shape[2]), mask=choice.at(rows).spread(), alone=True)
+        for rows in split(0, q.shape[2], step)
+    ]
+    return dense.over(q, k, v, parts, scale)
+
+
+def by_keys(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None) -> Partial:
+    """The keys of its blocks copied for each row."""
+    rows, (batch, heads) = choice.rows, q.shape[:2]
+    count, size = rows.count, rows.size
+    block = choice.index.clamp(min=0)[..., None] * rows.block + torch.arange(rows.block, device=q.device)
+    real = ((choice.index >= 0)[..., None] & (block < rows.m)).flatten(3)
+    tokens = block.flatten(3).clamp(max=rows.m - 1)
+    here = F.pad(rows.here, (0, count * size - rows.n), value=-1).view(-1, 1, count, size, 1)
+    mask = real[:, :, :, None].expand(-1, -1, -1, size, -1)
+    if rows.causal:
+        mask = mask & (tokens[:, :, :, None] <= here)
+    folded = F.pad(q, (0, 0, 0, count * size - rows.n)).reshape(batch * heads * count, 1, size, -1)
+    keys, values = (gathered(x, tokens).flatten(0, 2)[:, None] for x in (k, v))
+    piece = dense.Piece(slice(0, size), slice(0, tokens.shape[3]), mask=mask.reshape(-1, 1, size, tokens.shape[3]))
+    factor = q.shape[3] ** -0.5 if scale is None else scale
+    part = dense.over(folded, keys, values, [piece], factor)
+    out = part.out.reshape(batch, heads, count * size, -1)[:, :, : rows.n]
+    return Partial(out, part.lse.reshape(batch, heads, count * size)[:, :, : rows.n])
+
+
+def gathered(x: Tensor, tokens: Tensor) -> Tensor:
+    """``(b, h, rows, t, d)``: the ``tokens (b, h, rows, t)`` of ``x (b, g, m, d)``, whose storage is not copied."""
+    group = tokens.shape[1] // x.shape[1]
+    found = [
+        x[b, h // group].index_select(0, tokens[b, h].flatten()) for b in range(len(x)) for h in range(tokens.shape[1])
+    ]
+    return torch.stack(found).view(*tokens.shape, x.shape[3])
+
+
+def by_blocks(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None) -> Partial:
+    """Rows of queries over their lists, by the block-sparse kernel."""
+    rows = choice.rows
+    if rows.here.shape[0] != 1 or int(rows.here[0, 0]) != rows.m - rows.n:
+        raise wrong("choice", "rows that do not end with the keys", "the last queries, every sequence alike")
+    cover = Cover.from_index(choice.index, rows.n, rows.m, rows.size, rows.block)
+    if not rows.causal:
+        return attend_blocks(q, k, v, cover, False, scale)
+    return attend_blocks(q, k, v, marked(cover), True, scale)
+
+
+def marked(cover: Cover) -> Cover:
+    """A cover whose blocks that the diagonal cuts are not full."""
+    first = cover.owners % cover.query_blocks * cover.rows + (cover.m - cover.n)
+    full = cover.full & (cover.columns * cover.cols + cover.cols - 1 <= first)
+    return Cover(cover.n, cover.m, cover.rows, cover.cols, cover.offsets, cover.columns, full, cover.heads, cover.batch)
+
+
+def by_queries(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None) -> Partial:
+    """For each block of keys, the queries of its group that chose it, in one call of the fused operator."""
+    if choice.rows.size > 1:
+        raise wrong("choice", f"rows of {choice.rows.size} queries", "rows of one query each")
+    e, wide = v.shape[3], max(q.shape[3], v.shape[3])
+    factor = q.shape[3] ** -0.5 if scale is None else scale
+    q, k, v = (F.pad(x, (0, wide - x.shape[3])) if x.shape[3] < wide else x for x in (q, k, v))
+    out, lse = cast(Any, Lists.apply)(q, k, v, choice, factor)
+    return Partial(out[..., :e], lse)
+
+
+class Call:
+    """One call of `by_queries` after another.
+
+    Args:
+        choice: of the queries. groups: kv heads.
+    """
+
+    def __init__(self, choice: Choice, groups: int) -> None:
+        rows, (batch, heads, n, budget) = choice.rows, choice.index.shape
+        self.rows, self.heads, self.groups = rows, heads, groups
+        owner = torch.arange(batch * heads, device=choice.index.device) // (heads // groups)
+        lists = owner.view(batch, heads, 1, 1) * rows.blocks + choice.index
+        here = rows.here[:, None, :, None]
+        cut = (choice.index + 1) * rows.block > here + 1
+        wanted = ((choice.index >= 0) & ((choice.index * rows.block <= here) | (not rows.causal))).flatten()
+        number = torch.arange(batch * heads * n, device=choice.index.device).repeat_interleave(budget)
+        lists, cut, number = lists.flatten()[wanted], (cut & rows.causal).flatten()[wanted], number[wanted]
+        order = torch.argsort(lists * 2 + cut, stable=True)
+        self.number = number[order]
+        counts = torch.bincount(lists * 2 + cut, minlength=2 * batch * groups * rows.blocks)
+        self.counts = counts.tolist()
+
+    def pieces(self) -> Iterator[tuple[Tensor, int, slice, Tensor | None]]:
+        """``(queries, kv head of the batch, keys, mask)`` of each call."""
+        start, rows = 0, self.rows
+        for place, count in enumerate(self.counts):
+            if not count:
+                continue
+            owner, block = divmod(place // 2, rows.blocks)
+            number, start = self.number[start : start + count], start + count
+            keys = slice(block * rows.block, min((block + 1) * rows.block, rows.m))
+            if not place % 2:
+                yield number, owner, keys, None
+                continue
+            here = rows.here.expand(owner // self.groups + 1, -1)[owner // self.groups][number % rows.n]
+            yield number, owner, keys, torch.arange(keys.start, keys.stop, device=here.device) <= here[:, None]
+
+
+class Lists(torch.autograd.Function):
+    """The calls merged; each one's backward is the fused operator's, given the merged output and log-sum-exp."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, choice, scale):
+        wide = accumulate_dtype(q.dtype)
+        calls = Call(choice, k.shape[1])
+        flat, keys, values = q.reshape(-1, q.shape[3]), k.flatten(0, 1), v.flatten(0, 1)
+        out = torch.zeros(flat.shape, dtype=wide, device=q.device)
+        lse = torch.full(flat.shape[:1], -torch.inf, dtype=wide, device=q.device)
+        run = flash.attend if q.device.type == "cpu" else dense.by_products
+        for number, owner, part, mask in calls.pieces():
+            bias = dense.additive(mask, q.dtype)
+            given = flat[number][None, None], keys[owner : owner + 1, None, part], values[owner : owner + 1, None, part]
+            found, sums = (x[0, 0] for x in run(*given, False, bias, scale))
+            held, total = out[number], lse[number]
+            dense.merge_into(held, total, found.to(wide), sums.to(wide))
+            out[number], lse[number] = held, total
+        out, lse = out.to(q.dtype).view(q.shape), lse.view(q.shape[:3])
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.calls, ctx.scale = calls, scale
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad, grad_lse):
+        q, k, v, out, lse = ctx.saved_tensors
+        grad, dim = torch.zeros_like(out) if grad is None else grad, q.shape[3]
+        finite = lse.masked_fill(lse == -torch.inf, 0)
+        if grad_lse is not None:
+            q, k, v, out, grad = dense.with_lse_column(q, k, v, out, grad, grad_lse)
+        sums = [torch.zeros(x.shape, dtype=lse.dtype, device=q.device) for x in (q, k, v)]
+        flat, flat_out, flat_grad = (x.reshape(-1, x.shape[3]) for x in (q, out, grad))
+        keys, values = k.flatten(0, 1), v.flatten(0, 1)
+        totals, sum_q = [x.flatten(0, 1) for x in sums[1:]], sums[0].view(-1, sums[0].shape[3])
+        run = flash.gradients if q.device.type == "cpu" else dense.by_products_backward
+        for number, owner, part, mask in ctx.calls.pieces():
+            of = slice(owner, owner + 1)
+            given = (
+                *(flat_grad[number][None, None], flat[number][None, None], keys[of, None, part]),
+                *(values[of, None, part], flat_out[number][None, None], finite.view(-1)[number][None, None]),
+            )
+            found = run(*given, False, dense.additive(mask, q.dtype), ctx.scale)
+            sum_q.index_add_(0, number, found[0][0, 0].to(sum_q.dtype))
+            for total, piece in zip(totals, found[1:], strict=True):
+                total[owner, part] += piece[0, 0]
+        return *(x[..., :dim].to(q.dtype) for x in sums), None, None
+
+
+WAYS = {"blocks": by_blocks, "queries": by_queries, "keys": by_keys, "mask": by_mask}
+"""Each way by its name."""

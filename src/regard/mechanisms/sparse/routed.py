@@ -1,0 +1,224 @@
+"""Softmax attention to the blocks of keys that a router chooses for each query."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regard.core.atlas import Claim, published
+from regard.core.cost import Cost, Shape
+from regard.core.errors import did_you_mean, wrong
+from regard.core.layout import Layout
+from regard.core.mechanism import Example, Mechanism, Traits, masked_softmax, repeat_heads
+from regard.core.state import State, count_new
+from regard.kernels import chosen
+from regard.kernels import packing as alone
+from regard.mechanisms.cached import KeyValues
+from regard.patterns.choice import Choice
+from regard.routers.base import Forced, Router, Summary
+from regard.routers.blocks import SCORES
+
+
+@dataclass(frozen=True)
+class Known(State):
+    """All keys and values, and what is summed up of the blocks of keys that are complete.
+
+    Args:
+        cache: every key and value so far. summary: of the blocks that every sequence has completed, as the router
+            sums them up; empty before the first of them.
+    """
+
+    cache: KeyValues
+    summary: Summary
+
+
+class Routed(Mechanism):
+    """The base of softmax attention to blocks of keys that a router chooses.
+
+        A_ij = exp(s_ij) / Σ_{j' ∈ C(i)} exp(s_ij') for j ∈ C(i), else 0,   s_ij = q_i · k_j / √d
+
+    A is ``weights``; C is the router's choice, inside of whose blocks a causal query sees the keys up to itself. Blocks
+    count the real tokens of a sequence or document, so a padded or packed batch is each of them alone. Gradients flow
+    through the attention, and not through the choice.
+
+    Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h.
+    Cost: scores of all blocks, and ``4 cells max(d, e)`` FLOPs a head. State: all keys and values, and the summary.
+
+    Args:
+        router: what chooses.
+    """
+
+    traits = Traits(cross=False, rows="one", sign="nonnegative", flops="at most")
+
+    def __init__(self, router: Router) -> None:
+        super().__init__()
+        self.router = router
+        sure = "own" in router.forced
+        if not router.causal:
+            self.traits = replace(self.traits, leaks=True, resumable=False, suffix=False)
+        self.traits = replace(self.traits, rows="one" if sure else "at most one")
+
+    def choice(self, q: Tensor, k: Tensor, causal: bool) -> Choice:
+        """The router's, of the last queries over the keys of one regular layout."""
+        n, m = q.shape[2], k.shape[2]
+        return self.router(q, k, self.router.rows(torch.arange(m - n, m, device=q.device)[None], m, causal))
+
+    def support(
+        self, n: int, m: int, layout: Layout, device: torch.device | str = "cpu", rows: slice | None = None
+    ) -> Tensor:
+        allowed = layout.allowed(n, m, device, rows)
+        if layout.key_mask is None:
+            return allowed
+        real = torch.nn.functional.pad(layout.key_mask[:, max(m - n, 0) :], (max(n - m, 0), 0))
+        return allowed & real[:, None, rows or slice(None), None]
+
+    def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        return self.rows(q, k, layout, slice(0, q.shape[2]), **signals)
+
+    def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
+        self.check(q, k, None, layout, signals)
+        (n, m), (start, stop, _) = (q.shape[2], k.shape[2]), rows.indices(q.shape[2])
+        if layout.regular:
+            return self.map(q, k, layout.causal, slice(start, stop))
+        a = q.new_zeros(*q.shape[:2], stop - start, m)
+        for row, tokens in alone.documents(layout, q.shape[0], m, k.device):
+            queries = tokens[tokens >= m - n] - (m - n)
+            mine = slice(int((queries < start).sum()), int((queries < stop).sum()))
+            if mine.stop > mine.start:
+                one = slice(row, row + 1)
+                part = self.map(q[one, :, queries], k[one, :, tokens], layout.causal, mine)
+                a[row, :, (queries[mine] - start)[:, None], tokens] = part[0]
+        return a
+
+    def map(self, q: Tensor, k: Tensor, causal: bool, rows: slice) -> Tensor:
+        """Some rows of A of one regular layout."""
+        seen = self.choice(q, k, causal).spread(rows)
+        return masked_softmax(q[:, :, rows] @ repeat_heads(k, q.shape[1]).mT * q.shape[-1] ** -0.5, seen)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        self.check(q, k, v, layout, signals)
+
+        def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return chosen.attend(q, k, v, self.choice(q, k, layout.causal)).out
+
+        return run(q, k, v) if layout.regular else alone.per_sequence(run, q, k, v, layout)
+
+    def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Known:
+        """Nothing seen."""
+        cache = KeyValues.empty(batch, device, dtype)
+        return Known(cache.seen, cache, ())
+
+    def extend(
+        self, q: Tensor, k: Tensor, v: Tensor, state: Any, key_mask: Tensor | None = None, **signals: Tensor
+    ) -> tuple[Tensor, Known]:
+        """Sums up the blocks that the new tokens complete, and attends to the chosen ones."""
+        self.check(q, k, v, Layout(causal=True), signals)
+        grown, here = self.grown(k, v, state, key_mask)
+        keys, values, summary = self.all_of(grown)
+        choice = self.router(q, keys, self.router.rows(here, keys.shape[2], True), summary)
+        return chosen.attend(q, keys, values, choice).out, grown
+
+    def grown(self, k: Tensor, v: Tensor, state: Known, key_mask: Tensor | None) -> tuple[Known, Tensor]:
+        """The state with the new tokens, and where they stand: ``(batch or 1, new)``."""
+        here, seen = count_new(state, key_mask, k.shape[2], k.shape[0])
+        cache = state.cache.append(k, v, key_mask)
+        least = int(seen.min())
+        done = in_order(cache)[0] if least // self.router.block > blocks_of(state.summary) else None
+        summary = state.summary if done is None else self.known(done, state.summary, least)
+        return Known(seen, cache, summary), here[:1] if cache.key_mask is None else here
+
+    def all_of(self, state: Known) -> tuple[Tensor, Tensor, Summary | None]:
+        """Keys and values by position, and the summary of all of their blocks that may be chosen."""
+        (keys, values), summary = in_order(state.cache), state.summary
+        if int(state.seen.max()) // self.router.block > blocks_of(summary):
+            summary = self.of(keys, summary)
+        return keys, values, summary or None
+
+    def known(self, k: Tensor, old: Summary, least: int) -> Summary:
+        """The summary of the first blocks, of which each sequence has ``least`` tokens or more."""
+        return self.of(k[:, :, : least // self.router.block * self.router.block], old)
+
+    def of(self, k: Tensor, old: Summary) -> Summary:
+        """The summary of all blocks of ``k``, those that are summed up already left as they are."""
+        before = blocks_of(old)
+        new = self.router.summary(k[:, :, before * self.router.block :])
+        return tuple(torch.cat(pair, 2) for pair in zip(old, new, strict=True)) if old else new
+
+    def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
+        router, (n, m) = self.router, (shape.n, shape.keys)
+        cells = chosen.cells(n, m, router.block, router.size, min(router.budget, -(-m // router.block)))
+        flops = router.flops(n, m, shape.head_dim) + 4 * cells * max(shape.head_dim, shape.values)
+        itemsize = max(shape.itemsize, 4)
+        summed = shape.batch * shape.groups * (m // router.block) * router.width(shape.head_dim) * itemsize
+        return Cost(shape.batch * shape.heads * flops, shape.io_bytes, shape.cache_bytes + summed)
+
+
+def blocks_of(summary: Summary) -> int:
+    """How many blocks are summed up."""
+    return summary[0].shape[2] if summary else 0
+
+
+def in_order(cache: KeyValues) -> tuple[Tensor, Tensor]:
+    """Keys and values by position: padding, which has none, behind the real tokens of its sequence."""
+    if cache.key_mask is None:
+        return cache.k, cache.v
+    order = torch.argsort(~cache.key_mask, dim=1, stable=True)[:, : int(cache.key_mask.sum(1).max())]
+    keys, values = (x.take_along_dim(order[:, None, :, None], 2) for x in (cache.k, cache.v))
+    return keys, values
+
+
+@published(
+    "routed",
+    family="sparse",
+    title="Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference",
+    arxiv="2406.10774",
+    year=2024,
+    aliases=("routed_blocks",),
+    claim=Claim(
+        text="untrained, with 256 keys a query chosen by blocks of 8, a language model keeps its recall where a window "
+        "of as many keys loses it",
+        cells="routed.recalls",
+        holds="routed.keeps_recall",
+    ),
+)
+class RoutedBlocks(Routed):
+    """Softmax attention to the blocks of keys that score best for each query, in a model as it is.
+
+    The blocks are those of `regard.routers.blocks`: scored by their ``mean``, their ``bound`` (Quest's), the ``middle``
+    of both, their ``first`` key, or, to judge a score by, as an ``oracle`` would choose them and at ``random``. The
+    defaults are for models that were not trained for it: small blocks, and the first and the previous one always taken.
+
+    Args:
+        score: what a block is judged by. block: keys in a block. budget: blocks for each query, the forced among them.
+        forced: some of own, previous, first. size: queries that choose together; one alone loses least.
+
+    Raises:
+        ValueError: an unknown score, and what `Router` refuses.
+
+    Paper: the bound and its use without training: Tang et al., arXiv 2406.10774, with blocks of 16 keys.
+    """
+
+    def __init__(
+        self,
+        score: str = "middle",
+        block: int = 8,
+        budget: int = 32,
+        forced: Sequence[Forced] = ("own", "previous", "first"),
+        size: int = 1,
+    ) -> None:
+        if score not in SCORES:
+            raise wrong("score", repr(score), f"one of {', '.join(SCORES)}{did_you_mean(score, SCORES)}")
+        super().__init__(SCORES[score](block, budget, forced, size))
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        return [
+            Example("middle of mean and bound", cls(block=4, budget=4), heads=3, kv_heads=3),
+            Example("the bound, grouped", cls("bound", block=3, budget=5), heads=4, kv_heads=2),
+            Example("coarse blocks of random choice", cls("random", block=37, budget=4)),
+            Example("rows of queries by the mean", cls("mean", block=8, budget=4, size=4), heads=4, kv_heads=2),
+        ]

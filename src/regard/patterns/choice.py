@@ -1,0 +1,146 @@
+"""Choices at run time: which blocks of keys each row of queries attends to, and where these rows stand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from regard.core.errors import wrong
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Queries that choose, alone or a few together, and the blocks of keys that they choose from.
+
+    Args:
+        here: ``(batch or 1, n)`` int64, the position of each query, ascending; negative before the first key.
+        m: keys, at positions from 0. block: keys in a block, the last being shorter. size: queries in a row, the last
+            being shorter. causal: whether a query sees no later keys.
+    """
+
+    here: Tensor
+    m: int
+    block: int
+    size: int = 1
+    causal: bool = True
+
+    def __post_init__(self):
+        if min(self.block, self.size) < 1:
+            raise wrong("block, size", f"{self.block}, {self.size}", "at least 1 each")
+
+    @classmethod
+    def last(cls, n: int, m: int, block: int, size: int, causal: bool, device: torch.device | str = "cpu") -> Rows:
+        """Those of the last ``n`` of ``m`` tokens."""
+        return cls(torch.arange(m - n, m, device=device)[None], m, block, size, causal)
+
+    @property
+    def n(self) -> int:
+        return self.here.shape[1]
+
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return -(-self.n // self.size)
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks of keys there are."""
+        return -(-self.m // self.block)
+
+    @property
+    def first(self) -> Tensor:
+        """``(batch or 1, rows)``: the position of each row's first query."""
+        return self.here[:, :: self.size]
+
+    @property
+    def end(self) -> Tensor:
+        """``(batch or 1, rows)``: the position of each row's last query."""
+        places = torch.arange(self.size - 1, self.count * self.size, self.size, device=self.here.device)
+        return self.here[:, places.clamp(max=self.n - 1)] if self.n else self.first
+
+    @property
+    def number(self) -> Tensor:
+        """``(blocks,)``: 0, 1, 2 …"""
+        return torch.arange(self.blocks, device=self.here.device)
+
+    def own(self) -> Tensor:
+        """``(batch or 1, rows, blocks)`` bool: blocks that hold a query of the row."""
+        low, high = (torch.div(x, self.block, rounding_mode="floor")[..., None] for x in (self.first, self.end))
+        return (self.number >= low) & (self.number <= high)
+
+    def previous(self) -> Tensor:
+        """``(batch or 1, rows, blocks)`` bool: the block before that of the row's first query."""
+        return self.number == torch.div(self.first, self.block, rounding_mode="floor")[..., None] - 1
+
+    def leading(self) -> Tensor:
+        """``(batch or 1, rows, blocks)`` bool: the first block, where the row sees any of it."""
+        return (self.number == 0) & ((self.end >= 0)[..., None] | (not self.causal))
+
+    def routable(self) -> Tensor:
+        """``(batch or 1, rows, blocks)`` bool: blocks to choose from; causal, those complete and wholly past."""
+        if not self.causal:
+            return torch.ones(1, self.count, self.blocks, dtype=torch.bool, device=self.here.device)
+        return self.number < torch.div(self.first, self.block, rounding_mode="floor")[..., None]
+
+    def at(self, rows: slice) -> Rows:
+        """Some of the queries, from and up to whole rows."""
+        return replace(self, here=self.here[:, rows])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The blocks that each row attends to; inside of them a query sees all keys, or those up to itself.
+
+    Args:
+        index: ``(batch, heads, rows, budget)`` int64, ascending numbers of blocks, those that are none (−1) behind.
+        rows: where the rows stand.
+    """
+
+    index: Tensor
+    rows: Rows
+
+    def __post_init__(self):
+        if self.index.dim() != 4 or self.index.shape[2] != self.rows.count:
+            raise wrong("index", f"shape {tuple(self.index.shape)}", f"(batch, heads, {self.rows.count}, budget)")
+
+    @property
+    def mask(self) -> Tensor:
+        """``(batch, heads, rows, blocks)`` bool: the blocks chosen."""
+        chosen = torch.zeros(*self.index.shape[:3], self.rows.blocks + 1, dtype=torch.bool, device=self.index.device)
+        chosen.scatter_(3, self.index.masked_fill(self.index < 0, self.rows.blocks), True)
+        return chosen[..., :-1]
+
+    def spread(self, rows: slice | None = None) -> Tensor:
+        """``(batch, heads, n, m)`` bool, or some queries of it: every pair that is seen."""
+        start, stop, _ = (rows or slice(0, self.rows.n)).indices(self.rows.n)
+        queries = torch.arange(start, stop, device=self.index.device)
+        keys = torch.arange(self.rows.m, device=self.index.device)
+        seen = self.mask[:, :, queries // self.rows.size][..., keys // self.rows.block]
+        return seen & (keys <= self.rows.here[:, None, start:stop, None]) if self.rows.causal else seen
+
+    def at(self, rows: slice) -> Choice:
+        """That of some queries, from and up to whole rows."""
+        size = self.rows.size
+        return Choice(self.index[:, :, rows.start // size : -(-rows.stop // size)], self.rows.at(rows))
+
+
+def best(scores: Tensor, count: int) -> Tensor:
+    """``(…, count)`` int64: where the largest of ``scores (…, x)`` are, ascending, of equal ones the first; −1 behind
+    where fewer than ``count`` are above −∞."""
+    size = scores.shape[-1]
+    if not size or not scores.numel():
+        return torch.full((*scores.shape[:-1], count), -1, dtype=torch.int64, device=scores.device)
+    top = scores.topk(min(count, size), dim=-1)
+    least = top.values[..., -1:]
+    if bool(((scores >= least).sum(-1) == top.values.shape[-1]).all()):
+        found = top.indices.masked_fill(top.values == -torch.inf, size)
+    else:  # some are equal to the least one
+        above, equal = scores > least, scores == least
+        left = top.values.shape[-1] - above.sum(-1, keepdim=True)
+        chosen = (above | (equal & (equal.cumsum(-1) <= left))) & (scores > -torch.inf)
+        number = torch.arange(size, device=scores.device)
+        found = torch.where(chosen, number, size).topk(top.values.shape[-1], dim=-1, largest=False).values
+    found = torch.nn.functional.pad(found.sort(-1).values, (0, count - found.shape[-1]), value=size)
+    return found.masked_fill(found == size, -1)
