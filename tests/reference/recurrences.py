@@ -58,23 +58,6 @@ def recurrences(q, k, v, channels, heads, beta, rate, parameter):
     }
 
 
-def layer():
-    """Qwen3-Next's gated delta net: convolution, SiLU, unit lengths, scan, norm of each head, gate."""
-    config = qwen.Qwen3NextConfig(
-        hidden_size=6, linear_num_value_heads=2, linear_num_key_heads=2, linear_key_head_dim=3,
-        linear_value_head_dim=5, linear_conv_kernel_dim=4, num_hidden_layers=1,
-    )  # fmt: skip
-    module = qwen.Qwen3NextGatedDeltaNet(config, 0)
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.5)
-    module.A_log.zero_()
-    x = torch.randn(1, TOKENS, 6)
-    maps = module.fix_query_key_value_ordering(module.in_proj_qkvz.weight.mT[None], module.in_proj_ba.weight.mT[None])
-    found = {name: part[0].flatten(1).mT for name, part in zip(("q", "k", "v", "z", "b", "a"), maps, strict=True)}
-    found |= {"taps": module.conv1d.weight[:, 0], "bias": module.dt_bias, "norm": module.norm.weight}
-    return found | {"merge": module.out_proj.weight, "x": x, "out": module(x)}
-
-
 def plain(x):
     if isinstance(x, dict):
         return {name: plain(part) for name, part in x.items()}
@@ -85,6 +68,6 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     with torch.no_grad():
         inputs = drawn()
-        found = {"inputs": inputs, "outputs": recurrences(**inputs), "qwen3_next": layer()}
+        found = {"inputs": inputs, "outputs": recurrences(**inputs)}
     path = Path(__file__).with_name("recurrences.json")
     path.write_text("{\n" + ",\n".join(f'"{name}": {json.dumps(plain(x))}' for name, x in found.items()) + "\n}\n")

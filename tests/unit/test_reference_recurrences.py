@@ -7,8 +7,6 @@ import pytest
 import torch
 
 from regard import Layout, build
-from regard.blocks.attention import Attention
-from regard.projections.base import Grouped
 
 VALUES = json.loads((Path(__file__).parents[1] / "reference" / "recurrences.json").read_text())
 CAUSAL = Layout(causal=True)
@@ -45,19 +43,21 @@ def test_scan_definition_and_steps_are_what_published_code_computes(name):
         torch.testing.assert_close(got, want, rtol=0, atol=2e-5)
 
 
-def test_a_layer_of_gated_delta_rule_is_that_of_qwen3_next():
-    """With its convolution, unit lengths, norm of each head and gate, from the same weights."""
-    given = tensors("qwen3_next")
-    layer = Attention(build("gated_deltanet"), Grouped(6, 2, 2, 3, 5)).double()
-    own = dict(layer.named_parameters())
-    weights = {
-        **{f"projection.{name}.weight": given[name] for name in "qkv"},
-        **{"projection.out.weight": given["merge"], "gate.weight": given["z"], "scale": given["norm"]},
-        **{"signals.maps.beta.weight": given["b"], "signals.maps.beta.bias": torch.zeros(2)},
-        **{"signals.maps.log_decay.weight": given["a"], "signals.maps.log_decay.bias": given["bias"]},
-        "convolution.weight": given["taps"].mT.flip(0),
-    }
-    assert weights.keys() == own.keys()
-    for name, value in weights.items():
-        own[name].data.copy_(value)
-    torch.testing.assert_close(layer(given["x"], CAUSAL), given["out"], rtol=0, atol=2e-5)
+@pytest.mark.parametrize("least", [-0.6, -20.0, -60.0])
+def test_a_removal_is_exact_whatever_the_decay(least):
+    """RWKV-7 in float32 is the recurrence in float64, where next to nothing is left of what it takes away."""
+    torch.manual_seed(0)
+    q, k, removed = torch.randn(3, 1, 2, 70, 7)
+    v, decay, rate = torch.randn(1, 2, 70, 5), least * torch.rand(1, 2, 70, 7), torch.rand(1, 2, 70, 7)
+    mechanism = build("rwkv7", heads=2, head_dim=7)
+    got = mechanism(q, k, v, CAUSAL, log_decay=decay, removed=removed, rate=rate)
+    q, k, v, decay, rate, key = (
+        x.double() for x in (q, k, v, decay, rate, torch.nn.functional.normalize(removed, dim=-1))
+    )
+    state, want = torch.zeros(1, 2, 7, 5, dtype=torch.float64), []
+    for t in range(70):
+        taken = key[:, :, t, None] @ state
+        state = decay[:, :, t].exp()[..., None] * state - (rate * key)[:, :, t, :, None] * taken
+        state = state + (k * rate)[:, :, t, :, None] * v[:, :, t, None]
+        want.append(q[:, :, t, None] @ state)
+    torch.testing.assert_close(got.double(), torch.cat(want, 2), rtol=1e-5, atol=2e-5)

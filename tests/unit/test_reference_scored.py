@@ -71,7 +71,11 @@ def test_a_layer_of_differential_attention_is_that_of_diffllama():
     layer = Attention(build("differential", head_dim=8, layer_index=3), Grouped(24, 4, 2, 8, 8), Rotary(4)).double()
     vectors = torch.stack([given[f"lambda_{name}"] for name in ("q1", "k1", "q2", "k2")])
     p = "projection."
-    state = {"mechanism.vectors": vectors, "scale": torch.ones(8), f"{p}out.weight": given["o_proj.weight"]}
+    state = {
+        "mechanism.vectors": vectors,
+        "output.norm.weight": torch.ones(8),
+        f"{p}out.weight": given["o_proj.weight"],
+    }
     state |= {f"{p}{name}.weight": pairs(given[f"{name}_proj.weight"], 4 if name == "q" else 2) for name in "qkv"}
     layer.load_state_dict(state)
     torch.testing.assert_close(layer(given["x"], CAUSAL), given["out"], rtol=0, atol=2e-6)

@@ -7,17 +7,15 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from regard.blocks.attention import EPSILON, Attention
+from regard.blocks.attention import Attention
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.kinds import Sample, shown_by
 from regard.core.layout import Layout
 from regard.core.mechanism import repeat_heads
 from regard.networks import Config
-from regard.projections.base import split_heads
 
 
 @published(
@@ -50,40 +48,65 @@ from regard.projections.base import split_heads
 def implicit_attention(layer: Attention, x: Tensor) -> Tensor:
     """What each channel of a layer's output takes of the same channel's projected values, at every token.
 
-        Â_{h,c} = diag(gate_{h,c}) diag(scale_h) A_h diag(act(u_{h,c}) / u_{h,c}) T_{h,c},   u = T v
+        Â_{h,c} = diag(gate_{h,c}) diag(scale_{h,c}) (A_h + D_h I) diag(act(u_{h,c}) / u_{h,c}) T_{h,c},   u = T v + t
 
-    T is the short convolution as a matrix, scale the norm's factor of a row, A the mechanism's weights; what the layer
-    does not have is the identity. ``(Â v)_{h,c}`` is what `Projection.opened` and `Projection.merge` take.
+    T is the short convolution as a matrix and t its bias, D the skip, scale the norm's factor of a row, A the
+    mechanism's weights; what the layer does not have is the identity, or zero. ``(Â v)_{h,c}``, and what t adds, is
+    what `Projection.opened` and `Projection.merge` take.
 
     Shapes: ``x (b, n, width)`` -> ``(b, h, e, n, n)``, causal. Memory is h e n²: for looking at short texts.
 
     Paper: Zimerman, Ali and Wolf, arXiv 2405.16504.
 
     Raises:
-        ValueError: a mechanism that is not causal.
+        ValueError: a mechanism that is not causal, or a norm that takes the mean away: it mixes the channels.
     """
+    return matrices_of(layer, x)[0]
+
+
+def matrices_of(layer: Attention, x: Tensor) -> tuple[Tensor, Tensor]:
+    """``(Â, what the convolution's bias adds to Â v)``, the latter ``(b, h, n, e)``."""
     mechanism, layout, n = layer.mechanism, Layout(causal=True), x.shape[1]
+    output = layer.output
+    if output.norm is not None and output.norm.spec.centred:
+        raise wrong("layer", f"{type(mechanism).__name__}, whose norm is centred", "one that keeps channels apart")
     if not mechanism.traits.causal:
         raise wrong("layer", type(mechanism).__name__, "a causal mechanism")
-    q, k, v, signals = layer.inputs(x, layout)
-    weights, before = mechanism.weights(q, k, layout, **signals), layer.projection(x, x)[2]
+    out, _, _, (q, k, v, signals), opening = layer.attended(x, layout)
+    heads, before = q.shape[1], values_of(layer, x)
+    weights = mechanism.weights(q, k, layout, **signals)
     taps = torch.eye(n, dtype=x.dtype, device=x.device).expand(v.shape[1], v.shape[3], n, n)
+    added = torch.zeros_like(v)
     if layer.convolution is not None:
         taps = toeplitz(layer, n)
         before = (taps @ before.mT[..., None])[..., 0].mT
+        if layer.convolution.bias is not None:
+            own = layer.convolution.bias[-v.shape[1] * v.shape[3] :].view(v.shape[1], 1, v.shape[3])
+            before, added = before + own, added + own
     active = torch.where(before == 0, 0.5, v / torch.where(before == 0, 1, before))  # SiLU(u) / u at 0 is 1/2
-    active = active if layer.spec.activation else torch.ones_like(v)
-    inner = repeat_heads(active.mT[..., None] * taps[None], q.shape[1])  # (b, h, e, n, n)
-    found = weights[:, :, None] @ inner
-    if layer.scale is not None:
-        out = weights @ repeat_heads(v, q.shape[1])
-        rows = (out.square().mean(-1) + EPSILON).rsqrt()
-        found = found * rows[:, :, None, :, None] * (layer.scale * layer.spec.factor)[:, None, None]
-    if layer.gate is not None:
-        opened = split_heads(layer.gate(x), layer.projection.heads)
-        opened = F.silu(opened) if layer.spec.gate == "silu" else torch.sigmoid(opened)
-        found = found * opened.mT[..., None]
-    return found
+    active = repeat_heads(active if layer.spec.activation else torch.ones_like(v), heads)
+    if output.skip is not None:
+        weights = weights + output.skip[:, None, None] * torch.eye(n, dtype=x.dtype, device=x.device)
+        out = out + output.skip[:, None, None] * repeat_heads(v, heads)
+    scale = row_scales(layer, out, opening)
+    found = weights[:, :, None] @ (active.mT[..., None] * repeat_heads(taps[None], heads)) * scale.mT[..., None]
+    return found, weights @ (active * repeat_heads(added, heads)) * scale
+
+
+def values_of(layer: Attention, x: Tensor) -> Tensor:
+    """The projected values ``(b, g, n, e)``, before the convolution."""
+    return layer.projection(x, x)[2] if layer.selective is None else layer.selective.written(x)
+
+
+def row_scales(layer: Attention, out: Tensor, opening: Tensor) -> Tensor:
+    """What norm and gate multiply the heads' outputs ``(b, h, n, e)`` with, each element its own."""
+    output, gate = layer.output, layer.output.opened(opening)
+    scale = torch.ones_like(out) if gate is None else gate
+    if output.norm is None:
+        return scale
+    first = output.spec is not None and output.spec.before_norm
+    normed = out * scale if first else out
+    return scale * output.norm.factors(normed)
 
 
 def matrix_of_a_layer() -> tuple[Tensor, Tensor]:
@@ -100,11 +123,11 @@ def toeplitz(layer: Attention, n: int) -> Tensor:
     assert layer.convolution is not None
     p = layer.projection
     impulse = torch.eye(n, dtype=layer.convolution.weight.dtype, device=layer.convolution.weight.device)
-    channels = [p.heads * p.head_dim, p.kv_heads * p.head_dim, p.kv_heads * p.value_dim]
-    blank = [impulse.new_zeros(n, n, size) for size in channels[:2]]
-    shown = layer.convolution(torch.cat([*blank, impulse[..., None].expand(-1, -1, channels[2])], 2), Layout(True))
+    written = layer.sizes[2]
+    blank = impulse.new_zeros(n, n, layer.channels - written)
+    shown = layer.convolution(torch.cat([blank, impulse[..., None].expand(-1, -1, written)], 2), Layout(True))
     silent = layer.convolution(torch.zeros_like(shown[:1]), Layout(True))
-    return (shown - silent)[..., -channels[2] :].permute(2, 1, 0).unflatten(0, (p.kv_heads, p.value_dim))
+    return (shown - silent)[..., -written:].permute(2, 1, 0).unflatten(0, (p.counts[2], p.value_dim))
 
 
 def reproduced(layer: Attention, x: Tensor) -> Tensor:
@@ -115,14 +138,14 @@ def reproduced(layer: Attention, x: Tensor) -> Tensor:
 def through(layer: Attention, x: Tensor, whole: bool = True) -> tuple[Tensor, Tensor]:
     """``(the layer's output, the matrix that it went through)``: Â, or without ``whole`` the mechanism's A alone."""
     layout, n, heads = Layout(causal=True), x.shape[1], layer.projection.heads
-    positions = layout.positions(n, x.device)
     if whole:
-        matrix = implicit_attention(layer, x)
-        values = repeat_heads(layer.projection(x, x)[2], heads)
-        return layer.projection.finish((matrix @ values.mT[..., None])[..., 0].mT, x, positions), matrix
-    q, k, v, signals = layer.inputs(x, layout)
+        matrix, added = matrices_of(layer, x)
+        out = (matrix @ repeat_heads(values_of(layer, x), heads).mT[..., None])[..., 0].mT + added
+        return layer.projection.finish(out, x, layout.positions(n, x.device)), matrix
+    _, _, positions, given, opening = layer.attended(x, layout)
+    q, k, v, signals = given
     matrix = layer.mechanism.weights(q, k, layout, **signals)
-    return layer.finish(matrix @ repeat_heads(v, heads), x, positions), matrix
+    return layer.finish(matrix @ repeat_heads(v, heads), x, positions, given, opening), matrix
 
 
 def attribution(model: nn.Module, score: Callable[[], Tensor], whole: bool = True) -> Tensor:

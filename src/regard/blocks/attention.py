@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, replace
 
 import torch
@@ -10,17 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regard.blocks.convolution import ShortConvolution
+from regard.blocks.output import Output
+from regard.blocks.shift import TokenShift
 from regard.blocks.signals import Signals
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Mechanism
+from regard.core.mechanism import Mechanism, repeat_heads
 from regard.core.state import State, count_new
-from regard.projections.base import Projection, merge_heads, split_heads
+from regard.projections.base import Grouped, Projection, merge_heads, split_heads
 from regard.projections.rotary import Rotary
+from regard.projections.selective import Selective
 
 EPSILON = 1e-6  # under roots, so that a zero vector stays one
 Nested = Callable[[int, Tensor, Tensor, Tensor], Tensor]  # attention number, q, k, v -> output
+Given = tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]  # q, k, v and signals of a mechanism's call
 
 
 @dataclass(frozen=True)
@@ -30,42 +34,50 @@ class AttentionState(State):
     Args:
         inner: the mechanism's state. tail: ``(b, taps − 1, channels)``, the last tokens that the short convolution
             still needs; no channels where there is none. nested: of the attentions that make queries and keys.
+        last: ``(b, 1, width)``, the last token's hidden state where tokens are shifted; no width where not.
     """
 
     inner: State
     tail: Tensor
-    nested: tuple[State, ...] = ()
+    nested: tuple[State, ...]
+    last: Tensor
 
 
 class Attention(nn.Module):
     """``y = merge(gate(x) ⊙ norm(A(q, k) v))`` with q, k, v projected from x, as the mechanism's `layer` has it.
 
-    In order: projection, short convolution, activation, unit length, rotary positions, the mechanism with its
-    signals, norm of each head, gate, merge. What `layer` does not name is left out.
+    In order: token shift, projection, short convolution, activation, unit length, rotary positions, the mechanism with
+    its signals, skip, norm, bonus, gate, merge. What `layer` does not name is left out.
 
     Args:
         mechanism: A. projection: from and to hidden states. rotary: how positions turn q and k where the mechanism's
             host wants it; None for not at all.
 
     Raises:
-        ValueError: fewer kv heads than heads for a mechanism that does not group.
+        ValueError: fewer kv heads than heads for a mechanism that does not group; a projection that cannot do what the
+            host asks for.
     """
 
     def __init__(self, mechanism: Mechanism, projection: Projection, rotary: Rotary | None = None) -> None:
         super().__init__()
         heads, groups = projection.heads, projection.kv_heads
         d, e, spec = projection.head_dim, projection.value_dim, mechanism.layer
-        if heads != groups and not mechanism.traits.grouped:
-            raise wrong(
-                "kv_heads", str(groups), f"the {heads} heads: {type(mechanism).__name__} does not group queries"
-            )
+        check_projection(mechanism, projection)
         self.mechanism, self.projection, self.spec = mechanism, projection, spec
         self.rotary = rotary if spec.rotary else None
-        self.signals = Signals(mechanism.signals, projection.width, heads, groups, d, e)
-        self.channels = heads * d + groups * (d + e) if spec.convolution else 0
-        self.convolution = ShortConvolution(self.channels, spec.convolution) if spec.convolution else None
-        self.scale = nn.Parameter(torch.ones(e)) if spec.norm else None
-        self.gate = nn.Linear(projection.width, heads * e, bias=False) if spec.gate else None
+        source = projection.width if self.selective is None else self.selective.inner
+        self.signals = Signals(mechanism.signals, source, heads, groups, d, e, projection.width)
+        self.sizes = [count * size for count, size in zip(projection.counts, (d, d, e), strict=True)]
+        self.channels = (self.sizes[2] if self.selective else sum(self.sizes)) if spec.convolution else 0
+        self.convolution = ShortConvolution(self.channels, spec.convolution, spec.bias) if spec.convolution else None
+        readers = ["q", "k", "v", "gate", *self.signals.maps] if spec.gate else ["q", "k", "v", *self.signals.maps]
+        self.shift = None if spec.shift is None else TokenShift(projection.width, readers, spec.shift.rank)
+        self.output = Output(spec, projection)
+
+    @property
+    def selective(self) -> Selective | None:
+        """The projection, where it makes queries and keys of the values."""
+        return self.projection if isinstance(self.projection, Selective) else None
 
     @property
     def causal(self) -> bool:
@@ -74,32 +86,67 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout = Layout(), context: Tensor | None = None) -> Tensor:
         """``(b, n, width)`` of ``x (b, n, width)``, attending to itself or to ``context (b, m, width)``."""
-        q, k, v, signals = self.inputs(x, layout, context)
-        positions = None if context is not None else layout.positions(x.shape[1], x.device)
-        return self.finish(self.mechanism(q, k, v, layout, **signals), x, positions)
+        return self.finish(*self.attended(x, layout, context))
 
-    def inputs(
+    def attended(
         self, x: Tensor, layout: Layout = Layout(), context: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    ) -> tuple[Tensor, Tensor, Tensor | None, Given, Tensor]:
+        """What `finish` takes: the heads' outputs, x, its positions, the mechanism's inputs, what the gate reads."""
+        read = self.read(x, layout, context)
+        q, k, v, signals = given = self.given(read, x, layout, context)
+        positions = None if context is not None else layout.positions(x.shape[1], x.device)
+        return self.mechanism(q, k, v, layout, **signals), x, positions, given, read.get("gate", x)
+
+    def inputs(self, x: Tensor, layout: Layout = Layout(), context: Tensor | None = None) -> Given:
         """``(q, k, v, signals)`` as the mechanism is given them."""
+        return self.given(self.read(x, layout, context), x, layout, context)
+
+    def read(self, x: Tensor, layout: Layout, context: Tensor | None) -> dict[str, Tensor]:
+        """The hidden states that each map reads, by its name, where they are not x itself: after the token shift."""
         if not self.projection.causal and (layout.causal or not layout.plain):
             raise wrong(
                 "layout", str(layout), f"whole texts, bidirectional: {type(self.projection).__name__} mixes them"
             )
         if context is not None and self.projection.order > 1:
             raise wrong("context", "another sequence", "None: queries and keys come from attention to the same tokens")
-        if context is not None and self.convolution is not None:
-            raise wrong(
-                "context", "another sequence", f"None: {type(self.mechanism).__name__} convolves q, k and v as one"
-            )
-        q, k, v = self.projection(x, x if context is None else context)
-        if self.convolution is not None:
-            q, k, v = self.cut(self.convolution(self.joined(q, k, v), layout))
-        q, k, v = self.activated(q, k, v)
-        signals = self.signals(x, x if context is None else context)
+        if context is not None and not self.crosses:
+            name = type(self.mechanism).__name__
+            raise wrong("context", "another sequence", f"None: {name} convolves or shifts q, k and v as one")
+        return {} if self.shift is None else self.shift(x, layout)
+
+    @property
+    def crosses(self) -> bool:
+        """Whether it can attend to another sequence, as far as what is around the mechanism goes."""
+        return self.convolution is None and self.shift is None
+
+    def given(self, read: Mapping[str, Tensor], x: Tensor, layout: Layout, context: Tensor | None) -> Given:
+        """The mechanism's inputs from what `read` gives."""
+        own = x if context is None else context
+        q, k, v, signals = self.projected(read, x, own, lambda z: self.convolved(z, layout))
         positions = None if context is not None else layout.positions(k.shape[2], x.device)
         q, k = self.scored(q, k, positions, lambda _, q, k, v: self.mechanism(q, k, v, layout, **signals))
         return q, k, self.valued(k, v, positions), signals
+
+    def convolved(self, z: Tensor, layout: Layout) -> Tensor:
+        """The short convolution, if there is one."""
+        return z if self.convolution is None else self.convolution(z, layout)
+
+    def projected(
+        self, read: Mapping[str, Tensor], x: Tensor, own: Tensor, convolved: Callable[[Tensor], Tensor]
+    ) -> Given:
+        """q, k, v after convolution and activation, before positions; and the signals."""
+        if self.selective is not None:
+            v = self.activated(split_heads(convolved(merge_heads(self.selective.written(own))), self.projection.heads))
+            q, k = self.selective.scored(v)
+            return q, k, v, self.signals(merge_heads(v), merge_heads(v), {}, k)
+        if self.shift is not None:
+            q, k, v = self.projection(read["q"], read["k"], read["v"])  # type: ignore[call-arg]
+        else:
+            q, k, v = self.projection(x, own)
+        if self.convolution is not None:
+            q, k, v = self.cut(convolved(self.joined(q, k, v)))
+        q, k, v = self.activated(q), self.activated(k), self.activated(v)
+        return q, k, v, self.signals(x, own, read, k)
 
     def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
         """The state before any token."""
@@ -109,18 +156,23 @@ class Attention(nn.Module):
         inner = self.mechanism.start(batch, device=device, dtype=dtype)
         taps = max(self.spec.convolution, 1)
         tail = torch.zeros(batch, taps - 1, self.channels, device=device, dtype=dtype)
-        return AttentionState(inner.seen, inner, tail, (inner,) * (self.projection.order - 1))
+        last = torch.zeros(batch, 1, 0 if self.shift is None else self.projection.width, device=device, dtype=dtype)
+        return AttentionState(inner.seen, inner, tail, (inner,) * (self.projection.order - 1), last)
 
     def extend(self, x: Tensor, state: AttentionState, key_mask: Tensor | None = None) -> tuple[Tensor, AttentionState]:
         """``(y of the new tokens, the state after them)``; ``key_mask (b, n)`` marks the real ones."""
         positions, seen = count_new(state, key_mask, x.shape[1], x.shape[0])
-        q, k, v = self.projection(x, x)
-        tail = state.tail
-        if self.convolution is not None:
-            mixed, tail = self.convolution.extend(self.joined(q, k, v), tail, state.seen, key_mask)
-            q, k, v = self.cut(mixed)
-        q, k, v = self.activated(q, k, v)
-        signals, nested = self.signals(x, x), list(state.nested)
+        tails, nested = [state.tail], list(state.nested)
+        read, last = {}, state.last
+        if self.shift is not None:
+            read, last = self.shift.extend(x, state.last, state.seen, key_mask)
+
+        def convolved(z: Tensor) -> Tensor:
+            assert self.convolution is not None
+            mixed, tails[0] = self.convolution.extend(z, state.tail, state.seen, key_mask)
+            return mixed
+
+        q, k, v, signals = self.projected(read, x, x, convolved if self.convolution is not None else lambda z: z)
 
         def attend(level: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             out, nested[level] = self.mechanism.extend(q, k, v, nested[level], key_mask, **signals)
@@ -129,7 +181,8 @@ class Attention(nn.Module):
         q, k = self.scored(q, k, positions, attend)
         v = self.valued(k, v, positions)
         out, inner = self.mechanism.extend(q, k, v, state.inner, key_mask, **signals)
-        return self.finish(out, x, positions), AttentionState(seen, inner, tail, tuple(nested))
+        y = self.finish(out, x, positions, (q, k, v, signals), read.get("gate", x))
+        return y, AttentionState(seen, inner, tails[0], tuple(nested), last)
 
     @property
     def inside(self) -> slice | None:
@@ -149,14 +202,12 @@ class Attention(nn.Module):
 
     def cut(self, x: Tensor) -> list[Tensor]:
         """`joined` undone."""
-        p = self.projection
-        sizes = (p.heads * p.head_dim, p.kv_heads * p.head_dim, p.kv_heads * p.value_dim)
-        heads = (p.heads, p.kv_heads, p.kv_heads)
-        return [split_heads(part, count) for part, count in zip(x.split(sizes, dim=2), heads, strict=True)]
+        parts = x.split(self.sizes, dim=2)
+        return [split_heads(part, count) for part, count in zip(parts, self.projection.counts, strict=True)]
 
-    def activated(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def activated(self, x: Tensor) -> Tensor:
         """What `layer` names as activation."""
-        return (F.silu(q), F.silu(k), F.silu(v)) if self.spec.activation == "silu" else (q, k, v)
+        return F.silu(x) if self.spec.activation == "silu" else x
 
     def scored(self, q: Tensor, k: Tensor, positions: Tensor | None, attend: Nested) -> tuple[Tensor, Tensor]:
         """Queries and keys as the mechanism scores them, after the nested attentions of `Projection.order`."""
@@ -174,15 +225,25 @@ class Attention(nn.Module):
         for level in range(self.projection.order - 1):
             both = attend(level, q, k, torch.cat(first, -1))
             q, k = (prepared(x) for x in both.split(q.shape[-1], -1))
-        return q, k
+        return repeat_heads(q, self.projection.heads), repeat_heads(k, self.projection.kv_heads)
 
-    def finish(self, out: Tensor, x: Tensor, positions: Tensor | None) -> Tensor:
-        """Norm, gate and merge of the heads' outputs ``(b, h, n, e)`` of queries at ``positions``."""
-        if self.scale is not None:
-            out = F.rms_norm(out, (out.shape[-1],), self.scale, EPSILON) * self.spec.factor
-        if self.gate is not None:
-            opened = split_heads(self.gate(x), self.projection.heads)
-            out = out * (F.silu(opened) if self.spec.gate == "silu" else torch.sigmoid(opened))
+    def finish(
+        self,
+        out: Tensor,
+        x: Tensor,
+        positions: Tensor | None,
+        given: Given | None = None,
+        opening: Tensor | None = None,
+    ) -> Tensor:
+        """Norm, gate and merge of the heads' outputs ``(b, h, n, e)`` of queries at ``positions``.
+
+        ``given`` are the mechanism's inputs, which a skip or a bonus reads, ``opening`` what the gate reads, x if None.
+        """
+        own = None
+        if self.spec.bonus and given is not None:
+            q, k, _, signals = given
+            own = q, self.mechanism.written(repeat_heads(k, q.shape[1]), signals)
+        out = self.output(out, x if opening is None else opening, None if given is None else given[2], own)
         return self.projection.finish(out, x, positions)
 
     def cost(self, n: int, m: int | None = None, batch: int = 1, causal: bool = True, itemsize: int = 4) -> Cost:
@@ -194,9 +255,21 @@ class Attention(nn.Module):
             nested = self.mechanism.cost(replace(shape, value_dim=2 * p.head_dim), itself)
             sums = (last + (p.order - 1) * each for last, each in zip(astuple(inner), astuple(nested), strict=True))
             inner = Cost(*sums)
-        affine = sum(weight.numel() for weight in self.signals.parameters() if weight.dim() == 2)
-        affine += 0 if self.gate is None else self.gate.weight.numel()
-        matrices = p.flops + 2 * affine
+        matrices = p.flops + self.signals.flops + self.output.flops + (0 if self.shift is None else self.shift.flops)
         weights = sum(parameter.numel() for parameter in self.parameters()) * itemsize
-        tail = batch * max(self.spec.convolution - 1, 0) * self.channels * itemsize
-        return Cost(batch * n * matrices + inner.flops, weights + inner.bytes, inner.state_bytes + tail)
+        kept = max(self.spec.convolution - 1, 0) * self.channels + (0 if self.shift is None else p.width)
+        state = inner.state_bytes + batch * kept * itemsize
+        return Cost(batch * n * matrices + inner.flops, weights + inner.bytes, state)
+
+
+def check_projection(mechanism: Mechanism, projection: Projection) -> None:
+    """Raises an error if a projection cannot do what a mechanism and its host ask for."""
+    spec, name, came = mechanism.layer, type(mechanism).__name__, type(projection).__name__
+    if projection.heads != projection.kv_heads and not mechanism.traits.grouped:
+        wanted = f"the {projection.heads} heads: {name} does not group queries"
+        raise wrong("kv_heads", str(projection.kv_heads), wanted)
+    if (spec.projection == "selective") != isinstance(projection, Selective):
+        wanted = "Selective" if spec.projection == "selective" else "one of hidden states"
+        raise wrong("projection", came, f"{wanted}, as {name} has it")
+    if spec.shift is not None and type(projection) is not Grouped:
+        raise wrong("projection", came, f"Grouped: the token shift of {name} sets what q, k and v read apart")

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from regard.core.cost import Cost, Shape
 from regard.core.deprecated import renamed_argument, renamed_field, warn
 from regard.core.errors import wrong
+from regard.core.layer import Activation, Rank
+from regard.core.layer import LayerSpec as LayerSpec
 from regard.core.layout import Layout
 from regard.core.state import State
 
@@ -49,6 +51,10 @@ class Signal:
         start: its value in an untrained block, two for a geometric range over its heads, or over the channels of each;
             None for the middle that the block's activation has at zero. steady: then for every token alike.
         hard: it acts through a threshold, and its gradient is a straight-through estimate.
+        rank, inner: of the map that makes it of hidden states, ``inner(x W₁) W₂ + b``; None for ``x W + b``.
+        form: of its distance from its upper bound, or from the lower one where that is all, times ``scale``; None for
+            "softplus", or between two bounds a sigmoid over all of the range. rate: a learned factor besides, exp(a_h)
+            for each head. of: "key" for the key itself, times a learned number for each channel.
     """
 
     meaning: str
@@ -60,6 +66,12 @@ class Signal:
     start: float | tuple[float, float] | None = None
     steady: bool = False
     hard: bool = False
+    rank: Rank | None = None
+    inner: Activation | None = None
+    form: Literal["softplus", "exp", "sigmoid"] | None = None
+    scale: float = 1.0
+    rate: bool = False
+    of: Literal["hidden", "key"] = "hidden"
 
     def rows(self, heads: int, kv_heads: int) -> int:
         """How many heads it has in a call of so many."""
@@ -106,29 +118,6 @@ class Signal:
             return x
         low, high = self.ends
         return torch.where((x >= low) & (x <= high), x, torch.nan)
-
-
-@dataclass(frozen=True)
-class LayerSpec:
-    """What the block around a mechanism does to q, k, v and the output, as its paper has it.
-
-    Args:
-        rotary: q and k are turned by their positions (RoPE); False where the mechanism knows order by itself.
-        parts: how many runs of coordinates of q and k are scored apart, each of them turned as a whole.
-        convolution: taps of the causal depthwise convolution over q, k and v, 0 for none.
-        activation: of q, k and v (after the convolution). unit: q and k are then scaled to length one.
-        norm: the output of each head is divided by its root mean square. factor: then multiplied by it.
-        gate: the output is multiplied by this function of a projection of the hidden state.
-    """
-
-    rotary: bool = True
-    parts: int = 1
-    convolution: int = 0
-    activation: Literal["silu"] | None = None
-    unit: bool = False
-    norm: bool = False
-    factor: float = 1.0
-    gate: Literal["silu", "sigmoid"] | None = None
 
 
 @renamed_field("two_sided", "bidirectional")
@@ -249,6 +238,10 @@ class Mechanism(nn.Module):
         finite.
         """
         raise NotImplementedError
+
+    def written(self, k: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
+        """The keys ``(b, h, m, d)`` that values are written under, for a host's bonus."""
+        return k
 
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
         """What ``forward`` costs for ``shape``, and the bytes of the state after ``shape.keys`` tokens."""

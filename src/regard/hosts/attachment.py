@@ -60,6 +60,10 @@ class Part(Protocol):
 class Computing(Part, Protocol):
     """A part that computes A·v in some layers in the model's place."""
 
+    def aside(self, function: Any) -> Any:
+        """The function, whose own use of PyTorch is none of the model's."""
+        ...
+
     def before(self, spot: Spot, k: Tensor) -> int:
         """How many keys the call is not given, since their state is kept instead."""
         ...
@@ -198,7 +202,9 @@ class Attachment:
 
     def attend(self, module: nn.Module, *args: Any, eager: bool = False, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """The attention function that Transformers calls."""
-        run = self.run if self.watching is None else self.watching.aside(self.run)
+        run = self.run
+        for part in (self.computing, self.watching):
+            run = run if part is None else part.aside(run)
         return run(module, *args, eager=eager, **kwargs)
 
     def run(self, module: nn.Module, *args: Any, eager: bool = False, **kwargs: Any) -> tuple[Tensor, Tensor | None]:

@@ -70,7 +70,10 @@ def real_tokens(
 def astray(call: SoftmaxCall, name: str, past: int) -> Exception:
     """What to raise where a layer's keys are not those that its cache and its queries would make."""
     what = f"{call.m} keys for {call.n} queries in {name}, after {past} tokens"
-    return wrong("past_key_values", what, "a cache whose length tells which tokens its keys are", RuntimeError)
+    wanted = "a cache whose length tells which tokens its keys are"
+    if call.m > past + call.n:
+        wanted = "a key for each token: others beside them, such as compressed runs of tokens, are not read"
+    return wrong("past_key_values", what, wanted, RuntimeError)
 
 
 class Places:

@@ -81,13 +81,17 @@ class RecurrentHooks:
             handle.remove()
 
     def unread(self, done: Pass) -> list[str]:
-        """Modules that are given the past and ran, but neither hold nor stand in one that was read; the innermost."""
+        """Modules that are given the past and ran, but neither hold nor stand in one that was read; the innermost.
+
+        Short convolutions are left out: of a token's past they see a few neighbours, each channel its own.
+        """
         read = [call + "." for call in done.calls]
         holding = {name for name in done.ran if any(call.startswith(f"{name}.") for call in read)}
         left = [name for name in sorted(done.ran - holding) if not any(f"{name}.".startswith(call) for call in read)]
         innermost = [name for name in left if not any(other.startswith(f"{name}.") for other in left)]
         holders = {self.kind(name) for name in holding}  # a block around attention here and around an MLP there
-        return [name for name in innermost if self.kind(name) not in holders]
+        left = [name for name in innermost if self.kind(name) not in holders]
+        return [name for name in left if not convolves(self.model.get_submodule(name))]
 
     def kind(self, name: str) -> str:
         """The class of a module."""
@@ -217,3 +221,15 @@ def kernels_of(layer: nn.Module) -> str:
 def interpreted() -> bool:
     """Whether Triton's kernels run on a CPU too."""
     return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def convolves(module: nn.Module) -> bool:
+    """Whether all that a module can do across tokens is a depthwise convolution: it holds some, and else only maps."""
+    parts = [part for part in module.modules() if part is not module]
+    depthwise = [part for part in parts if isinstance(part, nn.Conv1d) and part.groups == part.in_channels > 1]
+    others = [
+        part
+        for part in parts
+        if not isinstance(part, nn.Linear) and next(part.parameters(recurse=False), None) is not None
+    ]
+    return bool(depthwise) and len(others) == len(depthwise) and next(module.parameters(recurse=False), None) is None

@@ -127,7 +127,8 @@ class Softmaxes(TorchFunctionMode):
         if func in SOFTMAX:
             self.begin(args, kwargs, result)
         elif func is F.scaled_dot_product_attention:
-            self.reader.caught(self.running[-1], *weights_of_call(*args, **kwargs))
+            if not self.give(*weights_of_call(*args, **kwargs)):
+                self.lost.append(self.running[-1])
         elif func is F.multi_head_attention_forward:
             self.reader.caught(self.running[-1], *weights_of_heads(args, kwargs))
         else:
@@ -216,6 +217,13 @@ class Softmaxes(TorchFunctionMode):
             scores = trace.source.scores.float()
             visible = scores > scores.amax(-1, keepdim=True) - FAR
         visible = None if bool(visible.all()) else visible.reshape(weights.shape)
+        return self.give(weights, visible)
+
+    def give(self, weights: Tensor, visible: Tensor | None) -> bool:
+        """Gives A ``(b, h, n, m)`` to the reader; not if its heads are the tokens, each with several streams in it."""
+        tokens = self.passes.stack[-1].new
+        if weights.shape[1] == tokens and tokens not in weights.shape[2:]:
+            return False
         self.reader.caught(self.running[-1], weights, visible)
         return True
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from regard.core.build import build_text
@@ -24,6 +25,7 @@ from regard.hosts.attention_interface import host, label
 from regard.hosts.forward_pass import Pass
 from regard.hosts.mechanism_call import ImplicitAttention
 from regard.hosts.slots import Slots
+from regard.hosts.softmax_hooks import Softmaxes
 from regard.hosts.state_cache import Held, Home, StateCacheLayer
 from regard.kernels.block_sparse.plan import Bias
 from regard.mechanisms.sparse.pattern import PatternAttention, Patterned
@@ -55,6 +57,8 @@ class Swap(AbstractContextManager["Swap"]):
         self.fitted: dict[tuple[int, int | None], Mechanism] = {}
         self.owners: WeakKeyDictionary[Any, dict[int | None, str]] = WeakKeyDictionary()  # who fills a cache's layer
         self.homes: dict[str, Home] = {}
+        self.softmaxes: Softmaxes | None = None
+        self.own: dict[str, None] = {}
         self.installed: Attachment | None = None
 
     def install(self) -> Swap:
@@ -67,11 +71,14 @@ class Swap(AbstractContextManager["Swap"]):
         attachment.add(self)
         self.installed = attachment
         attachment.computing = self
+        if None in self.chosen:
+            self.softmaxes = Softmaxes(self.model, attachment.passes, self)
         return self
 
     def remove(self) -> None:
         """Gives the model its own attention back."""
         if self.installed is not None:
+            self.listen_no_more()
             self.installed.discard(self)
             self.installed = None
 
@@ -87,9 +94,35 @@ class Swap(AbstractContextManager["Swap"]):
         assert self.installed is not None
         return self.installed
 
+    def listen_no_more(self) -> None:
+        """Takes out what hears the softmaxes of the model's own code."""
+        if self.softmaxes is not None:
+            self.softmaxes.remove()
+            self.softmaxes = None
+
+    def aside(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, whose own use of PyTorch is not heard as the model's."""
+        return function if self.softmaxes is None else self.softmaxes.aside(function)
+
+    def caught(self, module: nn.Module, weights: Tensor, visible: Tensor | None) -> None:
+        """Notes a module that computes softmax attention in its own code, which no mechanism stands in for."""
+        self.own[self.attachment.names[id(module)]] = None
+
+    def say_what_stays(self, softmaxes: Softmaxes) -> None:
+        """Warns of attention that a model of which all layers are to be swapped computes in its own code."""
+        own = list(dict.fromkeys([*self.own, *softmaxes.unread(self.attachment.names)]))
+        self.listen_no_more()
+        if own:
+            more = f", and {len(own) - 1} more do" if len(own) > 1 else ""
+            wanted = f"swapped are layers 0 to {len(self.attachment.order) - 1}, which call the attention interface"
+            text = f"{own[0]} of {label(self.model)} computes attention in its own code{more}, and keeps it: {wanted}"
+            warnings.warn(text, UserWarning, stacklevel=2)
+
     def finished(self, done: Pass) -> None:
-        """Refuses layers that the model does not have."""
+        """Refuses layers that the model does not have; of the first pass, says what it could not swap."""
         self.homes.clear()
+        if self.softmaxes is not None:
+            self.say_what_stays(self.softmaxes)
         last = len(self.attachment.order) - 1
         absent = sorted(layer for layer in self.chosen if layer is not None and layer > last)
         if absent:
@@ -246,7 +279,8 @@ def swap(
     Prefill, padded batches, chunked prefill, beam search and ``generate`` are followed. A growing cache that begins
     inside of the swap holds the mechanism's own state in swapped layers, so its memory is the mechanism's, not the
     length's; tokens of its latest pass can be taken back. The model's sliding window is kept to: a pattern sees what
-    both let it see. A boolean mask of pairs reaches mechanisms that weigh pairs, in whole passes.
+    both let it see. A boolean mask of pairs reaches mechanisms that weigh pairs, in whole passes. Attention that a
+    model computes in its own code stays as it is, and a warning names it.
 
     Args:
         model: any Transformers model that calls its attention through the attention interface.
@@ -286,7 +320,10 @@ def instantiate(given: str | Mechanism | Pattern, config: Mapping[str, Any], lay
         raise wrong(next(iter(config)), "an argument", "none: the mechanism is made already", TypeError)
     mechanism: Any = given
     needs = [*mechanism.signals, *(name for name, _ in mechanism.named_parameters())]
-    needs += [] if mechanism.layer == LayerSpec() else ["a block of its own (convolution, activation, norm or gate)"]
+    if mechanism.layer == LayerSpec(rotary=False):
+        needs.append("queries and keys without rotary positions")
+    elif mechanism.layer != LayerSpec():
+        needs.append("a block of its own (convolution, activation, norm or gate)")
     if needs:
         name = type(mechanism).__name__
         raise wrong("mechanism", f"{name}, which needs {', '.join(needs)}", "one that needs no training, as a window")

@@ -96,6 +96,9 @@ class Watched(Session):
         """Shows the probes a softmax call that has just been made."""
         call, place = outcome.call, spot.inside
         self.refuse_two_sequences(spot.name, call, place)
+        if self.choice.layers is None and call.q.shape[1] == place.new and place.new not in (call.n, call.m):
+            what = f"{spot.name}, which attends to {call.m} streams within each of {place.new} tokens"
+            raise wrong("model", what, "layers=…, those of its layers that attend among tokens", RuntimeError)
         layer = self.layer(spot, asked, call, slots)
         if layer.cross:
             slots = Slots(place.past)

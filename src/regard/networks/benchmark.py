@@ -55,7 +55,7 @@ def layer_of(config: Config, text: LayerText, index: int, pattern: Pattern, back
     attention, cross = config.attention(text, index), pattern.endswith("cross")
     traits = attention.mechanism.traits
     able = attention.causal if pattern.startswith("causal") else traits.bidirectional and (traits.cross or not cross)
-    if not able or (cross and attention.convolution is not None):
+    if not able or (cross and not attention.crosses):
         raise wrong("pattern", repr(pattern), f"one that {text.mechanism.name} has")
     found = Layer(attention, config.width, config.inner_width, backbone)
     with torch.no_grad():

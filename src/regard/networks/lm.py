@@ -30,6 +30,7 @@ from regard.networks.base import Network
 from regard.networks.sampling import Sampling
 from regard.projections.base import Grouped, Projection
 from regard.projections.rotary import Rotary
+from regard.projections.selective import as_hosted
 from regard.projections.values_only import ValuesOnly
 
 TOKENS = 19
@@ -45,7 +46,9 @@ class Config:
     Args:
         vocabulary: number of token ids. width: of the hidden states. layers: the mechanism of each layer in order, as
             in ``"softmax*2, window(size=64)*2"``; with a projection of its own, ``"softmax with nexus(order=2)"``.
-        heads, kv_heads, head_dim, value_dim: of the attention; None: heads, width / heads, and head_dim.
+        heads, kv_heads, head_dim, value_dim: of the attention; None: heads, width / heads, and head_dim. Where queries
+            and keys are shared, as in Mamba-2, kv_heads counts the groups that share them, None for 1. Mamba's heads
+            are the channels of all, of one value each.
         inner: of the gated networks, None for 8/3 of the width, to the next multiple of 8, 0 for attention alone.
         rotary_base: of the rotary positions; None for no positions but what the mechanisms know themselves.
         eps: under the root of the norms. projection: how queries, keys and values come from hidden states, in layers
@@ -98,7 +101,13 @@ class Config:
         sizes = {"heads": projection.heads, "kv_heads": projection.kv_heads, "head_dim": d, "value_dim": e}
         mechanism = build_text(layer.mechanism, sizes | {"layer_index": index})
         if not mechanism.traits.content and text.name == "grouped":
-            return Attention(mechanism, ValuesOnly(self.width, self.heads, projection.value_dim))
+            return Attention(mechanism, ValuesOnly(self.width, self.heads, e))
+        kind = mechanism.layer.projection if text.name == "grouped" else "grouped"
+        if kind == "selective":
+            sizes |= {"heads": self.heads * e, "kv_heads": self.heads * e, "value_dim": 1}
+            mechanism = build_text(layer.mechanism, sizes | {"layer_index": index})
+        if kind != "grouped":
+            projection = as_hosted(kind, self.width, sizes["heads"], self.kv_heads or 1, d, sizes["value_dim"])
         turned = projection.turned // mechanism.layer.parts
         rotary = None if self.rotary_base is None else Rotary(turned - turned % 2, self.rotary_base)
         return Attention(mechanism, projection, rotary)

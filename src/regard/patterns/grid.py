@@ -111,8 +111,7 @@ class Neighborhood(OnGrid):
         leader(i) = min(⌊i / s⌋ s + ⌊s / 2⌋, L − 1),   centre = clamp(leader, ⌊w / 2⌋, L − ⌈w / 2⌉)
         j is seen if centre − ⌊w / 2⌋ ≤ j < centre + ⌈w / 2⌉
 
-    and on a causal axis the leader is the last of its group of s queries, and j is seen if leader − w < j ≤ i; the
-    group at the end counts as whole, so that a row does not depend on what follows it.
+    and on a causal axis the leader is the last of its group of s queries, and j is seen if leader − w < j ≤ i.
     A window as long as the axis or longer shows all of it.
 
     Args:
@@ -152,7 +151,7 @@ class Neighborhood(OnGrid):
         residue, place = cell % step, cell // step
         length = (size - 1 - residue) // step + 1
         if self.causal[axis]:
-            leader = place // s * s + s - 1
+            leader = (place // s * s + s - 1).minimum(length - 1)
             first, last = (leader - w + 1).clamp(min=0), place
         else:
             leader = (place // s * s + s // 2).minimum(length - 1)
@@ -291,7 +290,8 @@ class Plane(OnGrid):
 class Radial(OnGrid):
     """Frames that are further apart see each other through narrower bands, and from some distance on only some do.
 
-        t = |frame_i − frame_j|,   decay(t) = 2^(bits(tokens of a frame) − bits(t)),   width(t) = max(decay(t), least)
+        t = |frame_i − frame_j|,   decay(t) = 2^(bits(tokens of a frame) − bits(t))
+        width(t) = max(factor decay(t), least)
         seen if t ≤ 1; or |place_i − place_j| ≤ width(t) and t is a multiple of ⌊least / decay(t)⌋ or decay(t) ≥ least;
         and the first frame always
 
@@ -299,21 +299,24 @@ class Radial(OnGrid):
 
     Args:
         grid: ``(frames, tokens)`` or ``(frames, height, width)``. least: the narrowest band, a block of the kernel.
+            factor: of the bands' widths, above 0.
 
     Source: Li et al. (Radial Attention), arXiv 2506.19852, whose rounding to blocks by their density is left out.
     """
 
-    def __init__(self, grid: Sizes, least: int = 1) -> None:
+    def __init__(self, grid: Sizes, least: int = 1, factor: float = 0.5) -> None:
         super().__init__(grid)
         if len(self.sizes) < 2:
             raise wrong("grid", str(grid), "frames, and the sizes of a frame")
         if least < 1:
             raise wrong("least", str(least), "1 or more")
-        self.tokens, self.least = math.prod(self.sizes[1:]), least
+        if not factor > 0:
+            raise wrong("factor", str(factor), "above 0")
+        self.tokens, self.least, self.factor = math.prod(self.sizes[1:]), least, factor
         self.width = torch.tensor([self.width_at(t) for t in range(self.sizes[0])])
 
     def __repr__(self) -> str:
-        return f"Radial({self.sizes}, {self.least})"
+        return f"Radial({self.sizes}, {self.least}, {self.factor})"
 
     def width_at(self, t: int) -> int:
         """The largest distance of places that frames ``t`` apart show, −1 for none."""
@@ -321,7 +324,7 @@ class Radial(OnGrid):
             return self.tokens
         decay = 2.0 ** (self.tokens.bit_length() - t.bit_length())
         kept = decay >= self.least or t % int(self.least / decay) == 0
-        return int(max(decay, self.least)) if kept else -1
+        return int(max(self.factor * decay, self.least)) if kept else -1
 
     def check(self, m: int) -> None:
         if not math.prod(self.sizes) - self.tokens < m <= math.prod(self.sizes):

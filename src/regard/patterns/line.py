@@ -129,9 +129,11 @@ class Window(Offsets):
 
 @dataclass(frozen=True)
 class Trailing(Pattern):
-    """The causal neighbourhood on a line of any length: what `Neighborhood` shows on a causal axis.
+    """The causal neighbourhood on a line of any length: what `Neighborhood` shows on a causal axis of whole groups.
 
         ⌊j / δ⌋ > leader − w,   j ≤ i,   j ≡ i mod δ,   leader = the last of i's group of s in its residue class
+
+    A group at the end counts as whole, so that no row depends on what follows it.
 
     Args:
         window: w. stride: s, at most w. dilation: δ.

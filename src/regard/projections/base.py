@@ -80,6 +80,11 @@ class Projection(nn.Module):
         return True
 
     @property
+    def counts(self) -> tuple[int, int, int]:
+        """How many heads of queries, of keys and of values it makes; fewer than the mechanism's are repeated for it."""
+        return self.heads, self.kv_heads, self.kv_heads
+
+    @property
     def value_slice(self) -> slice | None:
         """The coordinates of each key that its value is, so that a cache can hold both once; None if it is not."""
         return None
@@ -112,12 +117,11 @@ class Grouped(Projection):
         self.v = nn.Linear(width, kv_heads * value_dim, bias=False)
         self.out = nn.Linear(heads * value_dim, width, bias=False)
 
-    def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return (
-            split_heads(self.q(x), self.heads),
-            split_heads(self.k(context), self.kv_heads),
-            split_heads(self.v(context), self.kv_heads),
-        )
+    def forward(self, x: Tensor, context: Tensor, values: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """``values`` are the hidden states of the values where these are not the keys'."""
+        queries, keys, written = self.counts
+        v = self.v(context if values is None else values)
+        return split_heads(self.q(x), queries), split_heads(self.k(context), keys), split_heads(v, written)
 
     def merge(self, out: Tensor) -> Tensor:
         return self.out(out.transpose(1, 2).flatten(2))

@@ -15,6 +15,7 @@ from regard.core.kinds import Sample
 from regard.projections.base import Grouped, Projection, split_heads
 
 Form = Literal["expanded", "absorbed"]
+EPSILON = 1e-6  # of the norms, as DeepSeek's
 
 
 @published(
@@ -73,10 +74,10 @@ class Latent(Projection):
         self.rank, self.plain, self.rotary, self.value, self.form = rank, plain, rotary, value, form
         self.query_rank = query_rank
         self.query_down = nn.Linear(width, query_rank, bias=False) if query_rank else nn.Identity()
-        self.query_norm = nn.RMSNorm(query_rank) if query_rank else nn.Identity()
+        self.query_norm = nn.RMSNorm(query_rank, EPSILON) if query_rank else nn.Identity()
         self.query_up = nn.Linear(query_rank or width, heads * (rotary + plain), bias=False)
         self.down = nn.Linear(width, rotary + rank, bias=False)
-        self.norm = nn.RMSNorm(rank)
+        self.norm = nn.RMSNorm(rank, EPSILON)
         self.key_up = nn.Parameter(torch.randn(heads, rank, plain) * rank**-0.5)
         self.value_up = nn.Parameter(torch.randn(heads, rank, value) * rank**-0.5)
         self.out = nn.Linear(heads * value, width, bias=False)

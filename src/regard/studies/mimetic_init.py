@@ -80,8 +80,9 @@ def mimetic(
         affine.weight.zero_()
         affine.bias.fill_(before_activation(1.0, layer.signals.specs["step"]))
     if "products" in ingredients:
-        groups = projection.k.weight.unflatten(0, (projection.kv_heads, -1))
-        repeated = groups.repeat_interleave(projection.heads // projection.kv_heads, dim=0)
+        queries, keys, _ = projection.counts
+        groups = projection.k.weight.unflatten(0, (keys, -1))
+        repeated = groups.repeat_interleave(queries // keys, dim=0)
         projection.q.weight.copy_(repeated.flatten(0, 1))
     if "convolution" in ingredients and layer.convolution is not None:
         layer.convolution.weight.zero_()

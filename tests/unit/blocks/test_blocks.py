@@ -11,11 +11,14 @@ import regard
 from regard.blocks.attention import Attention
 from regard.blocks.block import Block
 from regard.blocks.convolution import ShortConvolution
+from regard.blocks.output import HeadNorm
 from regard.blocks.signals import Signals
+from regard.core.layer import Gate, Norm, Shift
 from regard.core.layout import Layout
 from regard.core.mechanism import LayerSpec, Signal
 from regard.projections.base import Grouped
 from regard.projections.rotary import Rotary
+from regard.projections.selective import MultiValue, Selective, as_hosted
 
 CLOSE = {"atol": 1e-10, "rtol": 1e-10}
 
@@ -28,7 +31,10 @@ def hosted(host: LayerSpec, kv_heads: int = 2) -> Attention:
     torch.manual_seed(3)
     mechanism = regard.build("softmax")
     mechanism.layer = host
-    return Attention(mechanism, Grouped(13, 4, kv_heads, 6, 5), Rotary(6)).double()
+    layer = Attention(mechanism, as_hosted(host.projection, 13, 4, kv_heads, 6, 5), Rotary(6)).double()
+    for weight in [*layer.output.parameters(), *(layer.shift.parameters() if layer.shift else [])]:
+        torch.nn.init.normal_(weight)
+    return layer
 
 
 def test_grouped_projection_is_four_matrices_and_counts_them():
@@ -42,6 +48,16 @@ def test_grouped_projection_is_four_matrices_and_counts_them():
     assert projection.cached_numbers == k[0, :, 0].numel() + v[0, :, 0].numel()
     with pytest.raises(ValueError, match="kv_heads: got 4, want a divisor of the 6 heads"):
         Grouped(13, 6, 4, 7, 5)
+
+
+@pytest.mark.parametrize("made", [MultiValue, Selective])
+def test_projections_that_share_queries_and_keys_count_their_parameters(made):
+    projection = made(13, 6, 3, 7, 5)
+    assert projection.parameter_count == sum(p.numel() for p in projection.parameters())
+    q, k, v = projection(normal(2, 11, 13).float(), normal(2, 17, 13).float())
+    assert (q.shape[1], k.shape[1], v.shape[1]) == projection.counts == (3, 3, 6)
+    with pytest.raises(ValueError, match="groups: got 4, want a divisor of the 6 heads"):
+        made(13, 6, 4, 7, 5)
 
 
 def test_rotary_products_depend_on_distances_alone():
@@ -115,6 +131,13 @@ HOSTS = [
     LayerSpec(convolution=4, activation="silu", unit=True),
     LayerSpec(convolution=2, norm=True, gate="silu"),
     LayerSpec(norm=True, gate="sigmoid", unit=True),
+    LayerSpec(convolution=3, bias=True, skip=True, norm=Norm("group"), gate=Gate("silu", before_norm=True)),
+    LayerSpec(convolution=3, activation="silu", norm=Norm("all"), projection="multi_value"),
+    LayerSpec(convolution=3, activation="silu", skip=True, gate="silu", projection="selective"),
+    LayerSpec(shift=Shift(), norm=Norm(centred=True, each=True), bonus=True, gate=Gate(None, rank=3, inner="sigmoid")),
+    LayerSpec(
+        shift=Shift(7), norm=Norm("all", centred=True), gate=Gate("sigmoid", rank="value", inner="tanh", bias=True)
+    ),
 ]
 
 
@@ -151,8 +174,8 @@ def test_gate_norm_and_unit_are_what_they_say():
     q, k, v = layer.projection(x, x)
     q, k = (t / (t.square().sum(-1, keepdim=True) + 1e-6).sqrt() for t in (q, k))
     out = regard.build("softmax")(q, k, v, Layout(causal=True))
-    out = out / (out.square().mean(-1, keepdim=True) + 1e-6).sqrt() * layer.scale
-    gate = torch.sigmoid(x @ layer.gate.weight.T).unflatten(2, (4, 5)).transpose(1, 2)
+    out = out / (out.square().mean(-1, keepdim=True) + 1e-6).sqrt() * layer.output.norm.weight
+    gate = torch.sigmoid(x @ layer.output.gate.weight.T).unflatten(2, (4, 5)).transpose(1, 2)
     torch.testing.assert_close(layer(x, Layout(causal=True)), layer.projection.merge(out * gate), **CLOSE)
 
 
@@ -172,6 +195,39 @@ def test_a_block_adds_what_its_parts_make():
     h = h + block.cross(block.norms[2](h), Layout(), context)
     h = h + block.network(block.norms[1](h))
     torch.testing.assert_close(block(x, Layout(causal=True), context), h, **CLOSE)
+
+
+def test_what_a_host_cannot_have_is_refused():
+    for wrong, words in [
+        (lambda: LayerSpec(bias=True), "bias: got True, want False where nothing is convolved"),
+        (lambda: LayerSpec(shift=Shift(), convolution=4), "shift: got"),
+        (lambda: LayerSpec(gate=Gate("silu", before_norm=True)), r"gate\.before_norm: got True"),
+        (
+            lambda: hosted(LayerSpec(shift=Shift()))(normal(1, 3, 13), Layout(), normal(1, 5, 13)),
+            "context: got another",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            wrong()
+    mechanism = regard.build("softmax")
+    mechanism.layer = LayerSpec(projection="selective")
+    with pytest.raises(ValueError, match="projection: got Grouped, want Selective, as Softmax has it"):
+        Attention(mechanism, Grouped(13, 4, 2, 6, 5))
+    mechanism.layer = LayerSpec(shift=Shift())
+    with pytest.raises(ValueError, match="projection: got MultiValue, want Grouped: the token shift"):
+        Attention(mechanism, MultiValue(13, 4, 2, 6, 5))
+
+
+def test_a_norm_scales_by_the_channels_that_it_names():
+    """Two heads a group of four; every set of channels has a mean square of its own."""
+    x = normal(2, 4, 3, 5)
+    for over, parts in (("head", 4), ("group", 2), ("all", 1)):
+        norm = HeadNorm(Norm(over, each=True, eps=0.0), 4, 2, 5).double()
+        torch.nn.init.normal_(norm.weight)
+        sets = x.transpose(1, 2).reshape(2, 3, parts, -1)
+        want = (sets / sets.square().mean(-1, keepdim=True).sqrt()).view(2, 3, 4, 5).transpose(1, 2)
+        torch.testing.assert_close(norm(x), want * norm.weight[:, None], **CLOSE)
+        torch.testing.assert_close(norm.factors(x) * x, norm(x), **CLOSE)
 
 
 def test_a_mechanism_that_does_not_group_is_refused_by_name():

@@ -116,7 +116,7 @@ def test_a_watch_of_a_swapped_model_sees_the_swapped_mechanism(inner):
     assert [layer.mechanism for layer in session.layers] == ["window(size=5)"] * 2
 
 
-@pytest.mark.parametrize("mechanism", ["window(size=5)", "Window(5)", "softmax", "linear"])
+@pytest.mark.parametrize("mechanism", ["window(size=5)", "Window(5)", "softmax", "fastmax"])
 def test_generation_with_a_swapped_mechanism_shows_the_rows_of_one_pass(mechanism):
     model, ids = causal("Llama"), tokens(2, 11)
     mask = torch.ones_like(ids)

@@ -472,3 +472,19 @@ def test_layers_that_cannot_be_read_are_named_and_can_be_left_out():
         model(input_ids=ids)
     torch.testing.assert_close(session["dense"][0], eager(model, input_ids=ids).attentions[0], **CLOSE)
     assert [layer.name for layer in session.layers] == ["model.layers.2.temporal_block"]
+
+
+@pytest.mark.parametrize("family", ["Lfm2", "Lfm3"])
+def test_short_convolutions_are_no_layers_that_would_have_to_be_read(family):
+    sizes = {"hidden_size": 24, "intermediate_size": 31, "num_attention_heads": 3, "num_key_value_heads": 3}
+    kinds, ends = ["conv", "full_attention", "conv"], {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    made, config = (getattr(transformers, f"{family}{part}", None) for part in ("ForCausalLM", "Config"))
+    if made is None or config is None:
+        pytest.skip(f"this release of Transformers has no {family}")
+    model = made(config(**sizes, layer_types=kinds, num_hidden_layers=3, vocab_size=VOCABULARY, **ends)).eval()
+    ids = tokens(1, 7)
+    with regard.watch(model, [Dense(7)]) as session, torch.no_grad():
+        model(input_ids=ids)
+    assert [layer.name for layer in session.layers] == ["model.layers.1.self_attn"]
+    own = [part for part in eager(model, input_ids=ids).attentions if part is not None]
+    torch.testing.assert_close(session["dense"][0], own[-1], **CLOSE)

@@ -165,12 +165,20 @@ def test_what_is_no_attention_is_not_taken_for_it(kind):
     assert len(session.layers) == 1
 
 
+def within_tokens(streams):
+    return (scores(streams, streams.flip(2)).softmax(-1) @ streams).mean()
+
+
 UNREADABLE = {
     "entry by entry": lambda self, x, q, k, v: (scores(q, k).softmax(-1)[..., None] * v[:, :, None]).sum(3).mean(),
     "over queries": lambda self, x, q, k, v: (scores(q, k).softmax(2) @ v).mean(),
     "over channels": lambda self, x, q, k, v: (q.softmax(-1) @ (k.mT @ v)).mean(),
     "by another softmax": lambda self, x, q, k, v: (scores(q, k).softmax(-1) @ scores(k, q).softmax(-1) @ v).mean(),
     "in two products": lambda self, x, q, k, v: (scores(q, k) @ (scores(k, q).softmax(-1) @ v)).mean(),
+    "streams, fused": lambda self, x, q, k, v: F.scaled_dot_product_attention(*3 * [torch.stack([x, -x], 2)]).mean(),
+    "streams of each token": lambda self, x, q, k, v: within_tokens(
+        F.layer_norm(torch.stack([x, 2 * x, -x], 2), (WIDTH,))
+    ),
     "in pieces": lambda self, x, q, k, v: torch.cat(
         [part @ v[:, :, :4] for part in F.pad(scores(q, k).softmax(-1), (0, 1)).chunk(3, 3)], 2
     ).mean(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
@@ -163,6 +165,10 @@ def test_what_cannot_be_followed_is_refused():
     ids = tokens(1, 11)
     with pytest.raises(TypeError, match="a Linear"):
         regard.swap(torch.nn.Linear(2, 2), "window")
+    with pytest.raises(
+        ValueError, match="Linear, which needs queries and keys without rotary positions, want one that"
+    ):
+        regard.swap(causal("Llama"), "linear")
     with regard.swap(model := causal("Gemma2"), "window", size=3), pytest.raises(ValueError, match="softcap"):
         logits(model, ids)
     with regard.swap(model := causal("GptOss"), "window", size=3), pytest.raises(ValueError, match="s_aux"):
@@ -173,7 +179,7 @@ def test_what_cannot_be_followed_is_refused():
         logits(model, ids)
     own = torch.ones(1, 1, 11, 11, dtype=torch.bool).tril().triu(-1)
     with (
-        regard.swap(model := causal("Llama"), "linear"),
+        regard.swap(model := causal("Llama"), "fastmax"),
         pytest.raises(ValueError, match="attention_mask: got a mask of"),
     ):
         logits(model, ids, attention_mask=own)
@@ -199,3 +205,35 @@ def test_patterns_are_swapped_in_by_their_text(text):
     with regard.swap(model, "Window(1000)"):
         swapped = model(ids).logits
     torch.testing.assert_close(swapped, model(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+class OwnCode(torch.nn.Module):
+    """Softmax attention of one head beside the attention interface."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.project = torch.nn.Linear(width, 3 * width)
+
+    def forward(self, hidden_states, **_):
+        q, k, v = self.project(hidden_states).chunk(3, -1)
+        hidden = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool).triu(1)
+        scores = (q @ k.mT * q.shape[-1] ** -0.5).masked_fill(hidden, -torch.inf)
+        return scores[:, None].softmax(-1)[:, 0] @ v, None
+
+
+def test_attention_of_the_models_own_code_stays_and_is_named():
+    model, ids = causal("Llama"), tokens(2, 11)
+    with warnings.catch_warnings(), regard.swap(model, "window", size=5):
+        warnings.simplefilter("error")
+        logits(model, ids)
+    model.model.layers[1].self_attn = OwnCode(model.config.hidden_size).eval()
+    expected = logits(model, ids)
+    said = r"model\.layers\.1\.self_attn of LlamaForCausalLM computes attention in its own code, and keeps it: swapped"
+    with regard.swap(model, "window", size=5), pytest.warns(UserWarning, match=said):
+        other = logits(model, ids)
+    assert not torch.allclose(other, expected, **CLOSE)
+    hooks = [len(module._forward_hooks) for module in model.modules()]
+    with regard.swap(model, "window", layers=[0], size=5), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.testing.assert_close(logits(model, ids), other, **CLOSE)
+    assert hooks == [len(module._forward_hooks) for module in model.modules()]

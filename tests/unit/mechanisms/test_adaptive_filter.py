@@ -59,7 +59,7 @@ def test_turned_frames_equal_carried_keys_and_values():
         apart = torch.arange(i, -1, -1).double()
         carried, shrunk = z[: i + 1] * torch.exp((1j * rates - 0.2) * apart[:, None]), torch.exp(-0.4 * apart)
         v = 0.3 * (1 - shrunk) / 0.4 + 0.5 * shrunk + 0.6
-        weights = 1 / (v + (z[i] - carried).abs().square().sum(-1) / (1.4 * 4))
+        weights = 1 / (v + (z[i] - carried).abs().square().sum(-1) / (1.4 * 2))
         found = (weights[:, None] * carried).sum(0) / weights.sum()
         want.append(torch.cat([found.real, found.imag]))
     mechanism = regard.build("adaptive_filter", heads=1, **sizes).double()

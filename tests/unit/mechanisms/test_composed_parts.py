@@ -249,7 +249,7 @@ def test_what_follows_is_the_host():
     x = torch.randn(2, N, 10, dtype=torch.float64)
     out = mechanism(*layer.projection(x, x), Layout(causal=True))
     normed = out / (out.square().mean(-1, keepdim=True) + 1e-6).sqrt()
-    want = layer.projection.merge(normed * F.silu(apart(layer.gate(x))))
+    want = layer.projection.merge(normed * F.silu(apart(layer.output.gate(x))))
     torch.testing.assert_close(layer(x, Layout(causal=True)), want, **EXACT)
     assert layer.rotary is None
     assert composed("distance").layer.rotary

@@ -34,8 +34,8 @@ def quadratic(block: ChelaBlock, x: torch.Tensor) -> torch.Tensor:
     y = norm(x, block.norms[0].weight)
     z = weighted_sum(y, feed.short.weight) + weighted_sum(y, feed.weight)
     q, k, v = (F.silu(layer(z)).unflatten(-1, (p.heads, -1)).transpose(1, 2) for layer in (p.q, p.k, p.v))
-    out = norm((q @ k.mT).tril() @ v, attention.scale).transpose(1, 2).flatten(2)
-    h = x + p.out(out * F.silu(attention.gate(z)))
+    out = norm((q @ k.mT).tril() @ v, attention.output.norm.weight).transpose(1, 2).flatten(2)
+    h = x + p.out(out * F.silu(attention.output.gate(z)))
     y = norm(h, block.norms[1].weight)
     return h + network.down(F.silu(network.gate(y)) * network.up(y))
 

@@ -133,7 +133,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("inner", [None, 0])
-@pytest.mark.parametrize("layers", ["softmax, window(size=5)", "lightning*2"])
+@pytest.mark.parametrize("layers", ["softmax, window(size=5)", "lightning*2", "mamba2, retnet", "linear"])
 def test_flops_are_those_that_are_counted(layers, inner):
     lm = LM(Config(31, width=24, heads=3, layers=layers, inner=inner), seed=0)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -59,14 +59,14 @@ def test_sinks_and_shifted_groups():
     equals_masked(p.PerHead(mechanism.pattern.head(0), mechanism.pattern.head(3)), 64)
 
 
-def brute_radial(frames, tokens, least):
+def brute_radial(frames, tokens, least, factor):
     """The reference's rules, frame by frame."""
     mask = torch.zeros(frames * tokens, frames * tokens, dtype=torch.bool)
     place = torch.arange(tokens)
     for a, b in itertools.product(range(frames), repeat=2):
         t = abs(a - b)
         decay = 2 ** tokens.bit_length() / 2 ** t.bit_length()
-        width = tokens if t <= 1 else max(decay, least)
+        width = tokens if t <= 1 else max(factor * decay, least)
         part = (place[:, None] - place).abs() <= width
         if t > 1 and decay < least and t % int(least / decay):
             part = torch.zeros_like(part)
@@ -74,11 +74,13 @@ def brute_radial(frames, tokens, least):
     return mask
 
 
-@pytest.mark.parametrize(("frames", "tokens", "least"), [(9, 8, 2), (20, 5, 3), (12, 16, 8), (3, 1, 1)])
-def test_radial_follows_its_rules(frames, tokens, least):
+@pytest.mark.parametrize(
+    ("frames", "tokens", "least", "factor"), [(9, 8, 2, 1.0), (20, 5, 3, 0.5), (12, 16, 8, 0.5), (3, 1, 1, 0.2)]
+)
+def test_radial_follows_its_rules(frames, tokens, least, factor):
     """Radial Attention: bands that halve, frames that are left out, the first frame as a sink."""
-    pattern = p.Radial((frames, tokens), least)
-    assert torch.equal(pattern.dense(frames * tokens)[0], brute_radial(frames, tokens, least))
+    pattern = p.Radial((frames, tokens), least, factor)
+    assert torch.equal(pattern.dense(frames * tokens)[0], brute_radial(frames, tokens, least, factor))
     equals_masked(pattern, frames * tokens)
 
 

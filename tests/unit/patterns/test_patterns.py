@@ -111,7 +111,7 @@ def brute(grid, window, stride, dilation, causal):
         at, to = line.index(a), line.index(b)
         group = [x for x in range(len(line)) if x // s == at // s]
         if one_sided:
-            leader = at // s * s + s - 1
+            leader = min(at // s * s + s - 1, len(line) - 1)
             return leader - w < to <= at
         if w >= len(line):
             return True

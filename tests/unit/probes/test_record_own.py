@@ -60,7 +60,7 @@ def test_the_header_says_what_was_done(seen):
     assert header["model"] == {"name": "LM", "architecture": f"LM of {MIXED}", "parameters": model().parameter_count}
     assert header["kept"]
     assert header["layers"][2] == {
-        "index": 2, "name": "blocks.2.attention", "heads": 4, "kv_heads": 2, "head_dim": 6, "causal": True,
+        "index": 2, "name": "blocks.2.attention", "heads": 4, "kv_heads": 4, "head_dim": 6, "causal": True,
         "window": None, "softcap": None, "scaling": None, "sinks": False, "mechanism": "mamba2", "shares": True,
     }  # fmt: skip
     assert [(layer["window"], layer["shares"]) for layer in header["layers"][:2]] == [(None, False), (5, False)]

@@ -25,7 +25,7 @@ from regard.kernels import dense, packing
     year=2023,
     aliases=("agent_attention",),
     missing="position biases, the convolution over values and the network",
-    fidelity="hand values",
+    fidelity="authors' code",
     claim=(
         Claim(
             "equals the product of its two softmax matrices",

@@ -23,7 +23,7 @@ from regard.mechanisms.linear.base import Averaged
     year=2025,
     aliases=("enhanced_linear_attention", "clamped_linear"),
     missing="the pyramid with its stem and separate windows",
-    fidelity="hand values",
+    fidelity="authors' code",
     claim=(
         Claim(
             "keys and values first equals queries and keys first",

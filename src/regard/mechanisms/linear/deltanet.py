@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
+from regard.core.layer import Norm
 from regard.core.mechanism import Example, LayerSpec, Signal
 from regard.mechanisms.linear.base import Recurrent
 
@@ -21,7 +22,7 @@ STRENGTH = Signal("how much of what the key recalls is replaced", low=0, high=1)
     arxiv="2406.06484",
     year=2024,
     aliases=("delta_rule", "fast_weights"),
-    fidelity="third-party code",
+    fidelity="authors' code",
     claim=(
         Claim("chunked is recurrent", cells="recurrent.forms_of(kind=deltanet)", holds="common.within(most=1e-9)"),
         Claim(
@@ -53,7 +54,7 @@ class DeltaNet(Recurrent):
     """
 
     signals: ClassVar = {"beta": STRENGTH}
-    layer = LayerSpec(rotary=False, convolution=4, activation="silu", unit=True, norm=True)
+    layer = LayerSpec(rotary=False, convolution=4, activation="silu", unit=True, norm=Norm(eps=1e-5))
     kind = "delta"
 
     def features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:

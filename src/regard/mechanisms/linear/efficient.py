@@ -25,7 +25,7 @@ from regard.kernels import packing
     arxiv="1812.01243",
     year=2018,
     aliases=("efficient_attention",),
-    fidelity="hand values",
+    fidelity="authors' code",
     claim=(
         Claim("with scaling it is (Q Kᵀ / n) V", cells="long_texts.scaling", holds="common.within(most=1e-12)"),
         Claim(

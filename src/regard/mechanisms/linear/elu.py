@@ -44,7 +44,7 @@ class Linear(Averaged):
     Paper: Katharopoulos et al., arXiv 2006.16236.
     """
 
-    layer = LayerSpec()
+    layer = LayerSpec(rotary=False)
 
     def features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         return elu(q) + 1, elu(k) + 1

@@ -22,7 +22,7 @@ from regard.mechanisms.linear.taylor_features import series, series_dim
     arxiv="2402.07901",
     year=2024,
     aliases=("fast", "factorizable_attention"),
-    fidelity="hand values",
+    fidelity="authors' code",
     claim=(
         Claim(
             "equals the explicit polynomial attention, gradients too",

@@ -49,7 +49,7 @@ class FlowState(State):
     arxiv="2202.06258",
     year=2022,
     aliases=("flow_attention", "flowformer"),
-    fidelity="hand values",
+    fidelity="authors' code",
     claim=(
         Claim(
             "each query's incoming and each key's outgoing flow is one after conservation",

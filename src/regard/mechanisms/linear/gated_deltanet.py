@@ -48,7 +48,10 @@ class GatedDeltaNet(Recurrent):
     Papers: Yang et al., arXiv 2412.06464; negative eigenvalues: Grazzi et al., 2411.12537.
     """
 
-    signals: ClassVar = {"log_decay": Signal("log of what stays", high=0, start=(-0.001, -0.5)), "beta": STRENGTH}
+    signals: ClassVar = {
+        "log_decay": Signal("log of what stays", high=0, start=(-0.001, -0.5), rate=True),
+        "beta": STRENGTH,
+    }
     layer = LayerSpec(rotary=False, convolution=4, activation="silu", unit=True, norm=True, gate="silu")
     kind = "delta"
 

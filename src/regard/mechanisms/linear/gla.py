@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
+from regard.core.layer import Norm
 from regard.core.mechanism import Example, LayerSpec, Signal
 from regard.mechanisms.linear.base import Recurrent
+
+START = -math.log(2) / 16  # σ(0)^{1/16}
 
 
 @published(
@@ -19,7 +23,7 @@ from regard.mechanisms.linear.base import Recurrent
     arxiv="2312.06635",
     year=2023,
     aliases=("gated_linear_attention",),
-    fidelity="third-party code",
+    fidelity="authors' code",
     claim=(
         Claim(
             "the chunked form with decays by channel equals the recurrence",
@@ -34,13 +38,16 @@ class GatedLinear(Recurrent):
 
         S_t = diag(α_t) S_{t−1} + k_t v_tᵀ,   o_t = S_tᵀ q_t / √d,   α_t = exp(log_decay_t)
 
-    α is given by the signal ``log_decay (b, h, m, d)``. Norm of each head and swish gate are its host's.
+    α is given by the signal ``log_decay (b, h, m, d)``, which a block projects as the paper does, with rank 16:
+    α = σ(−x W₁ W₂ − b)^{1/16}. Norm of each head and swish gate are its host's.
 
-    Paper: Yang et al., arXiv 2312.06635, where α = σ(x W)^{1/16} of low rank; here any projection onto (−∞, 0].
+    Paper: Yang et al., arXiv 2312.06635.
     """
 
-    signals: ClassVar = {"log_decay": Signal("log of what stays of each channel", dim="key", high=0, start=-0.05)}
-    layer = LayerSpec(rotary=False, norm=True, gate="silu")
+    signals: ClassVar = {
+        "log_decay": Signal("log of what stays of each channel", dim="key", high=0, start=START, rank=16, scale=1 / 16)
+    }
+    layer = LayerSpec(rotary=False, norm=Norm(eps=1e-5), gate="silu")
     by_channel = True
 
     def features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from regard.core.atlas import Claim, published
-from regard.core.mechanism import LayerSpec, Signal
+from regard.core.layer import Gate, LayerSpec, Norm
+from regard.core.mechanism import Signal
 from regard.mechanisms.linear.deltanet import STRENGTH
 from regard.mechanisms.linear.gated_deltanet import GatedDeltaNet
 
@@ -47,8 +48,17 @@ class KimiDelta(GatedDeltaNet):
     """
 
     signals: ClassVar = {
-        "log_decay": Signal("log of what stays of each channel", dim="key", high=0, start=-0.05),
+        "log_decay": Signal(
+            "log of what stays of each channel", dim="key", high=0, start=-0.05, rank="value", rate=True
+        ),
         "beta": STRENGTH,
     }
-    layer = LayerSpec(rotary=False, convolution=4, activation="silu", unit=True, norm=True, gate="sigmoid")
+    layer = LayerSpec(
+        rotary=False,
+        convolution=4,
+        activation="silu",
+        unit=True,
+        norm=Norm(eps=1e-5),
+        gate=Gate("sigmoid", rank="value", bias=True),
+    )
     by_channel = True

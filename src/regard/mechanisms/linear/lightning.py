@@ -11,8 +11,9 @@ from torch import Tensor
 from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
+from regard.core.layer import Norm
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, accumulate_dtype, repeat_heads
+from regard.core.mechanism import Example, LayerSpec, accumulate_dtype, repeat_heads
 from regard.core.state import count_new
 from regard.kernels import scan
 from regard.mechanisms.linear.base import Recurrent, RecurrentState, aligned, unaligned
@@ -56,7 +57,8 @@ class Lightning(Recurrent):
         O = [(Q Kᵀ) ⊙ M] V + Λ Q KV,   KV ← λ^B KV + (λ^{B-t} K)ᵀ V,   M_ts = λ^{t-s},   Λ_t = λ^t,   t = 1 … B
 
     A is ``weights``; λ is ``exp(-slope)``, ``slopes`` being fixed; p counts the real tokens of a sequence or document.
-    Products are unscaled and of any sign: feature maps and the norm after attention belong to the hosting block.
+    Products are unscaled and of any sign. SiLU of q, k and v, the norm over all heads and the sigmoid gate are its
+    host's, as in MiniMax-01.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h; causal.
     Cost: ``m (2 · 64 (d + e) + 4 d e)`` FLOPs a head, memory O(m); a padded or packed batch runs in the general scan.
@@ -70,6 +72,8 @@ class Lightning(Recurrent):
 
     Paper: Qin et al., arXiv 2401.04658. Their models shrink the slopes layer by layer; give ``slopes`` to do so.
     """
+
+    layer = LayerSpec(rotary=False, activation="silu", norm=Norm("all"), gate="sigmoid")
 
     def __init__(self, slopes: Sequence[float] | None = None):
         super().__init__()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
-from regard.core.mechanism import Example, LayerSpec, check_sizes
-from regard.mechanisms.linear.selective import Selective
+from regard.core.mechanism import Example, LayerSpec, Signal, check_sizes
+from regard.mechanisms.linear.selective import STEPS, Selective
 
 
 @published(
@@ -39,7 +40,7 @@ class SelectiveScan(Selective):
 
     Δ is the signal ``step (b, h, m)``; A_h is −exp of the parameter ``log_rate (h, d)``. Mamba is the case of one value
     a head: heads are its channels, d its state dimensions, and B and C are shared by all heads. Short convolution,
-    SiLU and gate are its host's; the skip D x is left to blocks.
+    SiLU, Δ (of low rank), B and C of what these give, skip D x and gate are its host's.
 
     Args:
         heads: of q. head_dim: d, the state dimensions.
@@ -50,7 +51,10 @@ class SelectiveScan(Selective):
     Paper: Gu and Dao, arXiv 2312.00752; A starts at −1 … −d as there.
     """
 
-    layer = LayerSpec(rotary=False, convolution=4, activation="silu", gate="silu")
+    signals: ClassVar = {"step": Signal("Δ, how much of the token is taken in", low=0, start=STEPS, rank="sixteenth")}
+    layer = LayerSpec(
+        rotary=False, convolution=4, bias=True, activation="silu", skip=True, gate="silu", projection="selective"
+    )
     by_channel = True
 
     def __init__(self, heads: int = 4, head_dim: int = 16) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
+from regard.core.layer import Gate, Norm
 from regard.core.mechanism import Example, LayerSpec
 from regard.mechanisms.linear.selective import Selective
 
@@ -33,7 +34,8 @@ class Mamba2(Selective):
         H_t = exp(Δ_t A_h) H_{t−1} + Δ_t B_t x_tᵀ,   y_t = H_tᵀ C_t;   C = q, B = k, x = v
 
     so ``A_ij = C_i · B_j exp(A_h Σ_{j < t ≤ i} Δ_t) Δ_j``. Δ is the signal ``step (b, h, m)``; A_h is −exp of the
-    parameter ``log_rate (h,)``. Short convolution, SiLU, norm and gate are its host's; the skip D x is left to blocks.
+    parameter ``log_rate (h,)``, from 1 to 16 at the start, the range that the authors draw from. B and C that heads
+    share, short convolution, SiLU, skip D x, and the norm over all heads behind the gate are its host's.
 
     Args:
         heads: number of heads, one rate each.
@@ -44,7 +46,16 @@ class Mamba2(Selective):
     Paper: Dao and Gu, arXiv 2405.21060.
     """
 
-    layer = LayerSpec(rotary=False, convolution=4, activation="silu", norm=True, gate="silu")
+    layer = LayerSpec(
+        rotary=False,
+        convolution=4,
+        bias=True,
+        activation="silu",
+        skip=True,
+        norm=Norm("group", eps=1e-5),
+        gate=Gate("silu", before_norm=True),
+        projection="multi_value",
+    )
 
     def __init__(self, heads: int = 4):
         super().__init__()

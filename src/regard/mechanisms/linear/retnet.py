@@ -10,6 +10,7 @@ from torch import Tensor
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
+from regard.core.layer import Norm
 from regard.core.mechanism import Example, LayerSpec
 from regard.mechanisms.linear.base import Recurrent
 
@@ -52,7 +53,7 @@ class Retention(Recurrent):
     undone by the norm of each head.
     """
 
-    layer = LayerSpec(norm=True, gate="silu")
+    layer = LayerSpec(norm=Norm(eps=1e-5), gate="silu")
 
     def __init__(self, gammas: Sequence[float] | None = None):
         super().__init__()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
+from regard.core.layer import Norm, Shift
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, LayerSpec, Signal, check_sizes
 from regard.kernels.scan import Inputs, scan
@@ -37,8 +38,8 @@ class RWKV6(Recurrent):
 
         S_t = diag(w_t) S_{t−1} + k_t v_tᵀ,   o_t = (S_{t−1} + diag(u) k_t v_tᵀ)ᵀ r_t,   w_t = exp(log_decay_t), r = q
 
-    w is given by the signal ``log_decay (b, h, m, d)``; u is the parameter ``bonus (h, d)``. The token shift that mixes
-    each hidden state with the one before is left to blocks; norm of each head and SiLU gate are its host's.
+    w is given by the signal ``log_decay (b, h, m, d)``, −exp(b + tanh(x W₁) W₂) in a block; u is the parameter
+    ``bonus (h, d)``. The token shift by the data, group norm and SiLU gate are its host's.
 
     Args:
         heads, head_dim: of q.
@@ -49,8 +50,18 @@ class RWKV6(Recurrent):
     Paper: Peng et al., arXiv 2404.05892.
     """
 
-    signals: ClassVar = {"log_decay": Signal("log of what stays of each channel", dim="key", high=0, start=-0.05)}
-    layer = LayerSpec(rotary=False, norm=True, gate="silu")
+    signals: ClassVar = {
+        "log_decay": Signal(
+            "log of what stays of each channel",
+            dim="key",
+            high=0,
+            start=(-0.0025, -0.37),
+            rank=64,
+            inner="tanh",
+            form="exp",
+        )
+    }
+    layer = LayerSpec(rotary=False, shift=Shift(32), norm=Norm(centred=True, each=True, eps=64e-5), gate="silu")
     by_channel = True
 
     def __init__(self, heads: int = 4, head_dim: int = 64) -> None:

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
+from regard.core.layer import Gate, Norm, Shift
 from regard.core.mechanism import Example, LayerSpec, Signal, check_sizes
 from regard.kernels.scan import Inputs
 from regard.mechanisms.linear.base import Recurrent
 
-SLOWEST = -0.6065306597  # −exp(−1/2): no channel keeps less than exp of this of a token's past
+SLOWEST = 0.6065306597  # exp(−1/2): a block's channels keep at least exp of minus this of a token's past
+LEAST = -60.0  # what is taken away is read before the decay, as e^60 times what is read after it
 
 
 @published(
@@ -26,6 +28,7 @@ SLOWEST = -0.6065306597  # −exp(−1/2): no channel keeps less than exp of thi
     arxiv="2503.14456",
     year=2025,
     aliases=("goose", "generalized_delta_rule"),
+    missing="the mixture of each layer's values with the first layer's",
     fidelity="third-party code",
     claim=(
         Claim(
@@ -47,8 +50,9 @@ class RWKV7(Recurrent):
         κ̂ = κ / |κ|,   k̃ = k ⊙ (1 + (a − 1) ⊙ α)
 
     w, κ and a are given by the signals ``log_decay``, ``removed`` and ``rate``, each ``(b, h, m, d)``; α is the
-    parameter ``gain (h, d)``. The token shift, and the bonus of the token itself, which follows the norm, are left to
-    blocks; norm of each head and gate are its host's.
+    parameter ``gain (h, d)``. In a block w keeps at least exp(−0.61), and κ is the key times a learned number for each
+    channel. Token shift, group norm, the bonus of the token itself, which follows the norm, and the gate of low rank
+    are its host's. The mixture of each layer's values with the first layer's is no part of one layer.
 
     Args:
         heads, head_dim: of q.
@@ -60,11 +64,27 @@ class RWKV7(Recurrent):
     """
 
     signals: ClassVar = {
-        "log_decay": Signal("log of what stays of each channel", dim="key", low=SLOWEST, high=0, start=-0.05),
-        "removed": Signal("the key whose value is taken away", dim="key"),
-        "rate": Signal("how much of it, by channel", dim="key", low=0, high=1),
+        "log_decay": Signal(
+            "log of what stays of each channel",
+            dim="key",
+            low=LEAST,
+            high=0,
+            start=(-0.0025, -0.38),
+            rank=64,
+            inner="tanh",
+            form="sigmoid",
+            scale=SLOWEST,
+        ),
+        "removed": Signal("the key whose value is taken away", dim="key", of="key"),
+        "rate": Signal("how much of it, by channel", dim="key", low=0, high=1, start=0.45, rank=64),
     }
-    layer = LayerSpec(rotary=False, norm=True, gate="sigmoid")
+    layer = LayerSpec(
+        rotary=False,
+        shift=Shift(),
+        norm=Norm(centred=True, each=True, eps=64e-5),
+        bonus=True,
+        gate=Gate(None, rank=128, inner="sigmoid"),
+    )
     by_channel = True
     kind = "removal"
 
@@ -79,13 +99,15 @@ class RWKV7(Recurrent):
 
     def erase_vectors(self, k: Tensor, signals: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         key = F.normalize(signals["removed"], dim=-1)
-        # The removal reads the state before it decays, the scan after: at most e^0.61 apart.
+        # The removal reads the state before it decays, the scan after.
         return key * (-signals["log_decay"]).exp(), key * signals["rate"]
 
     def scan_inputs(self, q, k, v, real, resets, signals) -> Inputs:
         x = super().scan_inputs(q, k, v, real, resets, signals)
-        rate = signals["rate"].to(x.k.dtype)
-        return replace(x, k=x.k * (1 + (rate - 1) * self.gain.to(x.k.dtype)[:, None]))
+        return replace(x, k=self.written(x.k, signals))
+
+    def written(self, k: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
+        return k * (1 + (signals["rate"].to(k.dtype) - 1) * self.gain.to(k.dtype)[:, None])
 
     def check(self, q, k, v, layout, signals) -> None:
         super().check(q, k, v, layout, signals)

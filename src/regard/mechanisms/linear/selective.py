@@ -10,6 +10,9 @@ from torch import Tensor
 from regard.core.mechanism import Signal
 from regard.mechanisms.linear.base import Recurrent
 
+STEPS = (0.001, 0.1)
+"""Δ of the first and last head at the start."""
+
 
 class Selective(Recurrent):
     """The base of selective state spaces.
@@ -19,7 +22,7 @@ class Selective(Recurrent):
     Δ is the signal ``step (b, h, m)``; a subclass gives Δ A as `log_decay`.
     """
 
-    signals: ClassVar = {"step": Signal("Δ, how much of the token is taken in", low=0, start=0.05)}
+    signals: ClassVar = {"step": Signal("Δ, how much of the token is taken in", low=0, start=STEPS)}
 
     def write_values(self, v: Tensor, signals: Mapping[str, Tensor]) -> Tensor:
         return v * signals["step"][..., None]

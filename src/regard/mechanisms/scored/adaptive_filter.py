@@ -17,15 +17,15 @@ from regard.kernels import tiled
 from regard.kernels.tiled import Span
 from regard.mechanisms.scored.base import Scored
 
-NAMES = ("decay", "process", "measurement", "anchor", "robust")
+NAMES = ("decay", "process", "measurement", "anchor", "robust", "temperature")
 
 
 @dataclass(frozen=True)
 class Residual:
-    """``s_ij = −log V_ij − log(1 + |q_i − e^{−μΔ} k_j|² / (ν d V_ij))``, and −μΔ more where ``carried``.
+    """``s_ij = τ² (−log V_ij − log(1 + |q_i − e^{−μΔ} k_j|² / (ν d V_ij)))``, and −μΔ more where ``carried``.
 
     Args:
-        logs: logarithms of μ, σ², η², γ² and ν, ``(5, h)``. queries, keys: positions, ``(b or 1, tokens)``.
+        logs: logarithms of μ, σ², η², γ², ν and τ, ``(6, h)``. queries, keys: positions, ``(b or 1, tokens)``.
     """
 
     logs: Tensor
@@ -38,12 +38,12 @@ class Residual:
         return (self.logs,)
 
     def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
-        decay, process, measurement, anchor, robust = self.logs.to(q.dtype).exp()[..., None, None]
+        decay, process, measurement, anchor, robust, temperature = self.logs.to(q.dtype).exp()[..., None, None]
         apart = (self.queries[:, span.rows, None] - self.keys[:, None, span.cols]).clamp(min=0)[:, None].to(q.dtype)
         kept, v = torch.exp(-decay * apart), variance(apart, decay, process, measurement, anchor)
         squares = q.square().sum(-1)[..., None] + kept.square() * k.square().sum(-1)[..., None, :]
         residual = (squares - 2 * kept * (q @ k.mT)).clamp(min=0)
-        scores = -v.log() - torch.log1p(residual / (robust * q.shape[-1] * v))
+        scores = temperature.square() * (-v.log() - torch.log1p(residual / (robust * (q.shape[-1] / 2) * v)))
         return scores - decay * apart if self.carried else scores
 
 
@@ -64,7 +64,7 @@ def variance(apart: Tensor, decay: Tensor, process: Tensor, measurement: Tensor,
     arxiv="2509.04154",
     year=2025,
     aliases=("afa", "adaptive_filter_attention"),
-    fidelity="hand values",
+    fidelity="authors' code",
     claim=(
         Claim(
             "the variance solves its Lyapunov equation",
@@ -91,24 +91,25 @@ def variance(apart: Tensor, decay: Tensor, process: Tensor, measurement: Tensor,
 class AdaptiveFilter(Scored):
     """Each query weighs its past by how surely and how well it predicts the query under linear dynamics with noise.
 
-        W = softmax_j(−log V(Δ_ij) − log(1 + |q_i − k̂_ij|² / (ν d V(Δ_ij)))),   k̂_ij = e^{−μΔ_ij} k_j
+        W = softmax_j(τ² (−log V(Δ_ij) − log(1 + |q_i − k̂_ij|² / (ν d V(Δ_ij))))),   k̂_ij = e^{−μΔ_ij} k_j
         o_i = Σ_j W_ij e^{−μΔ_ij} v_j,   Δ_ij = p_i − p_j
 
-    A_ij = W_ij e^{−μΔ_ij} is ``weights``; V is `variance`. μ, σ², η², γ² and ν are ``decay``, ``process``,
-    ``measurement``, ``anchor`` and ``robust``, learned for each head by their logarithms ``logs (5, h)``. This is the
-    paper's isotropic form in the frame that turns with the dynamics; a host's rotary positions turn q and k into it,
-    `filtered` all of q, k, v and the output.
+    A_ij = W_ij e^{−μΔ_ij} is ``weights``; V is `variance`. μ, σ², η², γ², ν and τ are ``decay``, ``process``,
+    ``measurement``, ``anchor``, ``robust`` and ``temperature``, learned for each head by their logarithms
+    ``logs (6, h)``; d counts complex dimensions, half of those of q. This is the paper's isotropic form in the frame
+    that turns with the dynamics; a host's rotary positions turn q and k into it, `filtered` all of q, k, v and the
+    output.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h; causal.
     Cost: 2 (2 d + e + 1) FLOPs for each score of the tiles, in two passes. State: all keys and values.
 
     Args:
-        heads: of q. decay … robust: where each starts.
+        heads: of q. decay … temperature: where each starts.
 
     Raises:
         ValueError: fewer than one head, a number that is not above zero, or q of other heads.
 
-    Paper: Racioppo, arXiv 2509.04154; d in the score is that of its code, whose temperature is left out.
+    Paper: Racioppo, arXiv 2509.04154; the score is that of its code.
     """
 
     traits = Traits(bidirectional=False, cross=False, masked=True, rows="at most one", sign="nonnegative")
@@ -121,11 +122,12 @@ class AdaptiveFilter(Scored):
         measurement: float = 1.0,
         anchor: float = 1.0,
         robust: float = 1.0,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
         if heads < 1:
             raise wrong("heads", str(heads), "at least 1")
-        given = (decay, process, measurement, anchor, robust)
+        given = (decay, process, measurement, anchor, robust, temperature)
         for name, value in zip(NAMES, given, strict=True):
             if not value > 0:
                 raise wrong(name, str(value), "above 0")
@@ -163,7 +165,7 @@ class AdaptiveFilter(Scored):
     def examples(cls) -> Sequence[Example]:
         return [
             Example("plain", cls(3), heads=3, kv_heads=3),
-            Example("fast decay, grouped", cls(4, 0.5, 0.3, 0.2, 0.1, 2.0), heads=4, kv_heads=2),
+            Example("fast decay, grouped", cls(4, 0.5, 0.3, 0.2, 0.1, 2.0, 1.3), heads=4, kv_heads=2),
         ]
 
 

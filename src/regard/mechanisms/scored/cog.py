@@ -22,7 +22,7 @@ from regard.mechanisms.scored.parts.normalisers import signed_softmax
     arxiv="2411.07176",
     year=2024,
     aliases=("cog_attention", "signed_softmax"),
-    fidelity="hand values",
+    fidelity="authors' code",
     claim=(
         Claim(
             "weights of both signs whose absolute values sum to one", cells="scored.signs", holds="scored.both_signs"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
+from regard.core.layer import Norm
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, LayerSpec, Traits, masked_softmax, raised, repeat_heads
 from regard.kernels import dense
@@ -24,6 +25,7 @@ from regard.mechanisms.cached import Cached
     arxiv="2410.05258",
     year=2024,
     aliases=("diff_transformer", "differential_attention"),
+    fidelity="third-party code",
     claim=Claim(
         text="what both maps attend to alike cancels by λ, which starts by the layer; language models of it do better, "
         "and look at what matters",
@@ -62,7 +64,7 @@ class Differential(Cached):
             raise wrong("head_dim, layer_index", f"{head_dim}, {layer_index}", "an even number, and 0 or more")
         self.initial = 0.8 - 0.6 * math.exp(-0.3 * layer_index)
         self.vectors = nn.Parameter(0.1 * torch.randn(4, head_dim // 2))
-        self.layer = LayerSpec(parts=2, norm=True, factor=1 - self.initial)
+        self.layer = LayerSpec(parts=2, norm=Norm(factor=1 - self.initial))
 
     def share(self, like: Tensor) -> Tensor:
         """λ, one number."""

@@ -22,6 +22,8 @@ from regard.mechanisms.scored.parts.tile_scores import Biased
     arxiv="2503.02130",
     year=2025,
     aliases=("fox", "forgetting_attention", "forget_gate"),
+    fidelity="third-party code",
+    missing='the norms, output gate and shifts of its "Pro" layer',
     claim=Claim(
         text="gates at one are softmax attention, a gate at zero hides all that came before it; language models of it "
         "do better, and read longer texts than they were trained on",

@@ -75,7 +75,8 @@ class ConvCache(State):
     arxiv="2504.00927",
     year=2025,
     aliases=("mta", "multi_token_attention"),
-    fidelity="hand values",
+    missing="the second convolution, after the softmax; the gate made from a head's own output",
+    fidelity="authors' code",
     claim=(
         Claim("untrained it is softmax attention", cells="multi_token.untrained", holds="common.within(most=1e-6)"),
         Claim("nothing leaks from later tokens", cells="multi_token.edited", holds="multi_token.nothing_leaks"),

@@ -19,6 +19,7 @@ from regard.mechanisms.scored.parts.scores import Network
     arxiv="2502.17206",
     year=2025,
     aliases=("neural_attention",),
+    missing="the second hidden layer of the authors' code, and its projections of q and k, which all heads share",
     fidelity="hand values",
     claim=(
         Claim(

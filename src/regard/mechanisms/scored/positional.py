@@ -46,7 +46,7 @@ class Placed:
     arxiv="2410.01686",
     year=2024,
     aliases=("positional_attention", "positional_transformer"),
-    fidelity="third-party code",
+    fidelity="authors' code",
     claim=(
         Claim(
             "weights are the same for every input",
@@ -66,10 +66,10 @@ class Placed:
 class Positional(Scored):
     """Softmax attention between encodings of positions: the same matrix for every input.
 
-        A_h = softmax(P W^Q_h (P W^K_h)ᵀ / √D)
+        A_h = softmax((P W^Q_h + b^Q_h) (P W^K_h + b^K_h)ᵀ / √D)
 
-    P is ``encodings``, W^Q and W^K are ``query`` and ``key``; q and k only say how many tokens there are. Positions
-    count the real tokens of a sequence or document.
+    P is ``encodings``, W and b are ``query``, ``key`` and their ``biases``; q and k only say how many tokens there are.
+    Positions count the real tokens of a sequence or document.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h.
     Cost: 2 D FLOPs for each score, once for all sequences of a batch, 2 e for each weight, and 2 (n + m) E D a head for
@@ -97,18 +97,19 @@ class Positional(Scored):
             raise wrong("sine", str(sine), "an even number, sines and cosines")
         encodings = torch.eye(places) if sine is None else sinusoids(places, sine)
         self.register_buffer("encodings", encodings, persistent=False)
-        bound = (6 / (encodings.shape[1] + size)) ** 0.5
+        bound = (6 / (encodings.shape[1] + 2 * heads * size)) ** 0.5  # Xavier's of one matrix for all heads, q and k
         self.query, self.key = (
             nn.Parameter(torch.empty(heads, encodings.shape[1], size).uniform_(-bound, bound)) for _ in range(2)
         )
+        self.biases = nn.Parameter(torch.zeros(2, heads, size))
 
     def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Placed:
         """The scores of queries and keys that stand where the layout says."""
         wide = accumulate_dtype(q.dtype)
         where = layout.query_positions(q.shape[2], m, q.device).clamp(min=0), layout.positions(m, q.device)
         queries, keys = (
-            self.encodings.to(wide)[places][:, None] @ matrix.to(wide)
-            for places, matrix in zip(where, (self.query, self.key), strict=True)
+            self.encodings.to(wide)[places][:, None] @ matrix.to(wide) + bias.to(wide)[:, None]
+            for places, matrix, bias in zip(where, (self.query, self.key), self.biases, strict=True)
         )
         return Placed(queries * self.query.shape[2] ** -0.5, keys)
 

@@ -118,7 +118,7 @@ class Exponential:
     arxiv="2106.15338",
     year=2021,
     aliases=("probabilistic_attention", "key_adaptation"),
-    fidelity="hand values",
+    fidelity="authors' code",
     claim=(
         Claim(
             "without adaptation it is softmax attention",
@@ -144,7 +144,8 @@ class Probabilistic(Mechanism):
         A_ij ∝ π_j N(q_i; ζ_j, 1/α),   ζ_j ← (p k_j + α Σ_i A_ij q_i) / (p + α Σ_i A_ij),  ``steps`` times from ζ = k
 
     α is ``alpha``, p ``precision``, π ``prior``; "norm" is π_j ∝ exp(α |k_j|² / 2), which at no steps is softmax
-    attention. Values that are known for some queries come in through `Mixture`, which holds the whole model.
+    attention. Values that are known for some queries come in through `Mixture`, which holds the whole model. The prior
+    of a moving key stays around k, so that every step raises the posterior; the authors' code moves it too.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; bidirectional.
     Cost: that of softmax attention, and about 3/2 of it more for each step; memory O(n + m).

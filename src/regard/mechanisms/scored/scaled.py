@@ -24,8 +24,8 @@ from regard.mechanisms.scored.softmax import Softmax
     arxiv="2505.06708",
     year=2025,
     aliases=("gated_attention", "headwise_gate"),
-    missing="gates of every element and at other places, which are the projection `gates`",
     fidelity="hand values",
+    missing="gates of every element and at other places, which are the projection `gates`",
     claim=Claim(
         "a sigmoid gate after attention: at one it is softmax attention, at zero a head is silent",
         cells="scored.of_gated",
@@ -66,7 +66,7 @@ class GatedSoftmax(Softmax):
     arxiv="2602.23057",
     year=2026,
     aliases=("asa",),
-    fidelity="hand values",
+    fidelity="abstract only",
     claim=(
         Claim(
             "α = 1, β = 0 is softmax attention; rows sum to α + β times the visible keys",

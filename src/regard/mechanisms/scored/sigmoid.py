@@ -23,7 +23,7 @@ from regard.mechanisms.scored.parts.normalisers import counts
     title="Theory, Analysis, and Best Practices for Sigmoid Self-Attention",
     arxiv="2409.04431",
     year=2024,
-    fidelity="hand values",
+    fidelity="authors' code",
     claim=(
         Claim(
             "with b = -log n the norm of the output is independent of n, with b = 0 it grows with n",

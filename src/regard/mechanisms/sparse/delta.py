@@ -47,7 +47,7 @@ class Corrected(State):
     arxiv="2505.11254",
     year=2025,
     aliases=("delta_attention", "delta_correction"),
-    fidelity="hand values",
+    fidelity="authors' code",
     claim=(
         Claim("γ = 1 is dense attention", cells="sparse.gamma_one", holds="common.within(most=1e-12)"),
         Claim("dense scores are 1/γ of all", cells="sparse.dense_rows", holds="sparse.is_one_in_gamma"),

@@ -28,7 +28,7 @@ from regard.patterns.grid import Sizes, coordinates, on_axes, tiles
     arxiv="2403.04690",
     year=2024,
     aliases=("na", "natten", "fna", "fused_neighborhood"),
-    fidelity="hand values",
+    fidelity="authors' code",
     claim=(
         Claim(
             "equals the brute-force neighbourhood cell by cell, also where the window is the map",
@@ -106,7 +106,7 @@ class NeighborhoodAttention(Patterned):
     arxiv="2209.15001",
     year=2022,
     aliases=("dinat", "dilated_neighborhood"),
-    fidelity="hand values",
+    fidelity="authors' code",
     claim=(
         Claim(
             "dilation 1 is neighbourhood attention; equals it on each grid of one residue",
@@ -148,7 +148,7 @@ class DilatedNeighborhood(NeighborhoodAttention):
     arxiv="2504.16922",
     year=2025,
     aliases=("generalized_neighborhood",),
-    fidelity="hand values",
+    fidelity="authors' code",
     claim=(
         Claim(
             "stride 1 is neighbourhood attention, stride w blocked attention",
@@ -222,7 +222,7 @@ def simulate(pattern: Neighborhood, queries: Sizes, keys: Sizes) -> Simulated:
     year=2022,
     aliases=("neighborhood_bias",),
     missing="the four-stage network",
-    fidelity="hand values",
+    fidelity="authors' code",
     claim=(
         Claim(
             "k as wide as the map is full attention with relative bias",

@@ -20,7 +20,8 @@ from regard.patterns import Pattern, Radial
     arxiv="2506.19852",
     year=2025,
     aliases=("radial_attention",),
-    fidelity="hand values",
+    missing="rounding to blocks by their density",
+    fidelity="authors' code",
     claim=(
         Claim(
             "follows its rules of halving bands; equals masked dense attention",
@@ -49,24 +50,26 @@ class RadialAttention(Patterned):
 
     Args:
         frame: tokens of a frame; ``layout.grid`` is not needed. least: the narrowest band. scale: None for
-            ``1 / sqrt(d)``.
+            ``1 / sqrt(d)``. factor: of the bands' widths.
 
     Raises:
-        ValueError: a number below one.
+        ValueError: a number below one, a factor of zero.
 
     Paper: Li et al., arXiv 2506.19852, whose rounding to blocks by their density is left out: a pair is seen or not.
     """
 
     traits = Traits(causal=False, cross=False, masked=True, rows="one", sign="nonnegative", time="loglinear")
 
-    def __init__(self, frame: int = 64, least: int = 16, scale: float | None = None) -> None:
+    def __init__(self, frame: int = 64, least: int = 16, scale: float | None = None, factor: float = 0.5) -> None:
         super().__init__(scale)
         if min(frame, least) < 1:
             raise wrong("frame, least", f"{frame}, {least}", "at least 1 each")
-        self.frame, self.least = frame, least
+        if not factor > 0:
+            raise wrong("factor", str(factor), "above 0")
+        self.frame, self.least, self.factor = frame, least, factor
 
     def pattern_for(self, m: int, layout: Layout) -> Pattern:
-        return Radial((max(-(-m // self.frame), 1), self.frame), self.least)
+        return Radial((max(-(-m // self.frame), 1), self.frame), self.least, self.factor)
 
     @classmethod
     def examples(cls) -> Sequence[Example]:

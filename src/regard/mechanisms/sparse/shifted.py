@@ -20,8 +20,8 @@ from regard.patterns import Blocks, Pattern, PerHead, Sinks
     arxiv="2406.05678",
     year=2024,
     aliases=("s2_attention", "sf_attention", "longlora", "shifted_groups"),
+    fidelity="hand values",
     missing="the cache that drops heavy tokens",
-    fidelity="third-party code",
     claim=(
         Claim(
             (

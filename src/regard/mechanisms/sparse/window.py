@@ -40,7 +40,7 @@ class WindowCache(State):
     arxiv="2004.05150",
     year=2020,
     aliases=("sliding_window", "local", "longformer", "streaming_llm"),
-    fidelity="hand values",
+    fidelity="third-party code",
     claim=(
         Claim("L layers see exactly L (w - 1) tokens back", cells="window.reach", holds="window.sees_exactly"),
         Claim("a window of at least n is softmax attention", cells="window.wide", holds="window.is_softmax"),

@@ -211,7 +211,7 @@ class FedAttention(Attention):
 
 def with_past(state: AttentionState, past: Tensor) -> FedState:
     """The state of the attention with that of the convolution."""
-    return FedState(state.seen, state.inner, state.tail, state.nested, past=past)
+    return FedState(state.seen, state.inner, state.tail, state.nested, state.last, past=past)
 
 
 class ChelaBlock(Block):

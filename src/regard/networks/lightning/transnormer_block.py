@@ -102,10 +102,10 @@ class TransnormerBlock(nn.Module):
     """A pre-norm block of gated lightning attention and a gated network without activations.
 
         h = x + attention(norm(x)),   y = h + network(norm(h)),   norm(x) = x √d / ‖x‖
-        λ_h = exp(−slope_h (1 − l / L))
+        λ_h = exp(−slope_h (1 − l / (L − 1) + 1e-5))
 
-    l of L is ``layer`` of ``depth``, from 0: lower layers forget faster. The rotation is in the first layer alone, as
-    in the authors' models. See `GatedLightning` and `PlainGated`.
+    l of L is ``layer`` of ``depth``, from 0: lower layers forget faster, the last hardly at all. The rotation is in the
+    first layer alone, as in the authors' models. See `GatedLightning` and `PlainGated`.
 
     Shapes: ``x (b, n, width)`` -> ``(b, n, width)``, causal.
 
@@ -122,7 +122,7 @@ class TransnormerBlock(nn.Module):
         super().__init__()
         if not 0 <= layer < depth:
             raise wrong("layer", str(layer), f"0 to {depth - 1}, below the depth")
-        slopes = tuple(slope * (1 - layer / depth) for slope in alibi_slopes(heads))
+        slopes = tuple(slope * (1 - layer / max(depth - 1, 1) + 1e-5) for slope in alibi_slopes(heads))
         self.attention = GatedLightning(width, heads, slopes, turned=layer == 0)
         self.network, self.norm = PlainGated(width, inner), RootNorm()
 

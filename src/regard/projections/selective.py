@@ -1,0 +1,89 @@
+"""Projections of state-space layers: B and C shared by heads, made of hidden states or of the values themselves."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from regard.core.errors import wrong
+from regard.projections.base import Grouped, Projection, merge_heads, split_heads
+
+
+class MultiValue(Grouped):
+    """Queries and keys shared by the heads of a group, values for every head: multi-value attention.
+
+        q_g = x W^Q_g,   k_g = c W^K_g,   v_h = c W^V_h,   y = [o_1 … o_h] W^O
+
+    The mirror of multi-query attention; Mamba-2's B and C are its keys and queries. Parameters:
+    width (2 g d + 2 h e).
+
+    Args:
+        groups: g, a divisor of the heads.
+
+    Raises:
+        ValueError: ``groups`` does not divide ``heads``, or a size is below one.
+
+    Paper: Dao and Gu, arXiv 2405.21060.
+    """
+
+    def __init__(self, width: int, heads: int, groups: int, head_dim: int, value_dim: int) -> None:
+        Projection.__init__(self, width, heads, heads, head_dim, value_dim)
+        if groups < 1 or heads % groups:
+            raise wrong("groups", str(groups), f"a divisor of the {heads} heads")
+        self.groups = groups
+        self.q = nn.Linear(width, groups * head_dim, bias=False)
+        self.k = nn.Linear(width, groups * head_dim, bias=False)
+        self.v = nn.Linear(width, heads * value_dim, bias=False)
+        self.out = nn.Linear(heads * value_dim, width, bias=False)
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        return self.groups, self.groups, self.heads
+
+    @property
+    def parameter_count(self) -> int:
+        return 2 * self.width * (self.groups * self.head_dim + self.heads * self.value_dim)
+
+
+class Selective(MultiValue):
+    """Values for every head; queries and keys are made of all of these, after the block's convolution and activation.
+
+        v_h = c W^V_h,   z = act(conv([v_1 … v_h])),   q_g = z W^Q_g,   k_g = z W^K_g,   y = [o_1 … o_h] W^O
+
+    Mamba's x_proj, of one value a head. Parameters: 2 h e (width + g d).
+
+    Paper: Gu and Dao, arXiv 2312.00752.
+    """
+
+    def __init__(self, width: int, heads: int, groups: int, head_dim: int, value_dim: int) -> None:
+        super().__init__(width, heads, groups, head_dim, value_dim)
+        self.q = nn.Linear(self.inner, groups * head_dim, bias=False)
+        self.k = nn.Linear(self.inner, groups * head_dim, bias=False)
+
+    @property
+    def inner(self) -> int:
+        """Size of z."""
+        return self.heads * self.value_dim
+
+    def forward(self, x: Tensor, context: Tensor, values: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """As for z = v, without what the block does between."""
+        v = self.written(context)
+        return *self.scored(v), v
+
+    def written(self, context: Tensor) -> Tensor:
+        """Values ``(b, h, m, e)`` as they are projected."""
+        return split_heads(self.v(context), self.heads)
+
+    def scored(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys ``(b, g, m, d)`` of values as the mechanism takes them."""
+        z = merge_heads(v)
+        return split_heads(self.q(z), self.groups), split_heads(self.k(z), self.groups)
+
+    @property
+    def parameter_count(self) -> int:
+        return 2 * self.inner * (self.width + self.groups * self.head_dim)
+
+
+def as_hosted(kind: str, width: int, heads: int, kv_heads: int, head_dim: int, value_dim: int) -> Grouped:
+    """The plain projection that `LayerSpec.projection` names; ``kv_heads`` are the groups of those that share."""
+    made = {"grouped": Grouped, "multi_value": MultiValue, "selective": Selective}[kind]
+    return made(width, heads, kv_heads, head_dim, value_dim)
