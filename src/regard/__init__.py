@@ -62,6 +62,7 @@ LATE = {
     "search": "regard.core.atlas",
     "steer": "regard.hosts.steer",
     "swap": "regard.hosts.swap",
+    "trace": "regard.analysis.tracing",
     "watch": "regard.hosts.watch",
 }
 """Where each public name stands."""
@@ -94,6 +95,7 @@ __all__ = [
     "search",
     "steer",
     "swap",
+    "trace",
     "watch",
 ]
 
