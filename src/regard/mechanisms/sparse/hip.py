@@ -28,7 +28,7 @@ from regard.routers.tree import Halves
             holds="routed.looks_at_few",
         ),
         Claim(
-            text="untrained, with 256 keys of the walk and as few beside, a language model keeps 95% of its recall",
+            text="untrained, with 256 keys of the walk and the nearest, a language model keeps 95% of its recall",
             cells="routed.pruned_recall",
             holds="routed.pruning_keeps_recall",
         ),
