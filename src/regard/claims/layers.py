@@ -27,7 +27,7 @@ KINDS = ("gla", "retnet", "mamba2", "mamba", "rwkv6", "gated_deltanet", "deltane
 def matrix(kind: str) -> dict[str, float]:
     """How far a layer's matrix, times its values, is from the layer, and the largest number above the diagonal."""
     torch.manual_seed(0)
-    layer: Any = Config(vocabulary=8, width=24, heads=4, layers=kind).attention(kind, {}).double()
+    layer: Any = Config(vocabulary=8, width=24, heads=4, layers=kind).attention(kind).double()
     x = torch.randn(2, 19, 24, dtype=torch.float64)
     with torch.no_grad():
         apart = (reproduced(layer, x) - layer(x, CAUSAL)).abs().max().item()

@@ -48,7 +48,7 @@ class Differential(Cached):
     Cost: ``8 n m max(d/2, e)`` FLOPs a head as counted, O(n + m) memory. State: all keys and values.
 
     Args:
-        head_dim: d, even. layer_index: l, from 0.
+        head_dim: d, even; networks fill it in. layer_index: l, from 0.
 
     Raises:
         ValueError: an odd head_dim, a layer below 0, or q of another head_dim.
@@ -58,7 +58,7 @@ class Differential(Cached):
 
     traits = Traits(masked=True, biased=True, equivariant=True)
 
-    def __init__(self, head_dim: int = 64, layer_index: int = 0) -> None:
+    def __init__(self, head_dim: int, layer_index: int = 0) -> None:
         super().__init__()
         if head_dim < 2 or head_dim % 2 or layer_index < 0:
             raise wrong("head_dim, layer_index", f"{head_dim}, {layer_index}", "an even number, and 0 or more")
