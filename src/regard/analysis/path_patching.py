@@ -33,7 +33,7 @@ from regard.hosts.attach import attach
     claim=Claim(
         text="a quarter of the heads carries a task by itself, and two tasks share their heads",
         status="partly",
-        figure="8 of 32 heads of regard-tiny keep 93% of the difference for indirect objects, random eights 8% at most; "
+        figure="8 of 32 heads of regard-tiny keep 93% of the difference for indirect object, random eights 8% or less; "
         "of coloured objects 18%; the circuits share 3 heads of 8, where chance gives 2",
         command="pytest tests/claims/test_circuits.py",
     ),
