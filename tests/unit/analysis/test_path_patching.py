@@ -12,7 +12,8 @@ from regard.laws import examine, examples_of
 
 
 def pair(seed: int = 0) -> Pair:
-    return Pair(*torch.randint(0, 29, (2, 11), generator=torch.Generator().manual_seed(seed)), LogitDifference(3, 8))
+    base, donor = torch.randint(0, 29, (2, 11), generator=torch.Generator().manual_seed(seed))
+    return Pair(base, donor, LogitDifference(3, 8))
 
 
 def test_the_last_layers_direct_path_is_its_whole_effect():
