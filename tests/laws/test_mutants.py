@@ -6,7 +6,7 @@ import pytest
 
 from mutants.mechanism import MUTANTS
 from mutants.textbook import Textbook
-from regard.core.kinds import KINDS
+from regard.core.kinds import KINDS, Sample, kind_of
 from regard.laws import check, examine, examples_of, laws_of
 
 BROKEN = {kind.name: import_module(f"mutants.{kind.name}") for kind in KINDS.values() if kind.laws}
@@ -22,6 +22,18 @@ PAIRS = [
 @pytest.mark.parametrize("kind", BROKEN)
 def test_every_law_has_a_mutant(kind):
     assert set(BROKEN[kind].MUTANTS) == set(laws_of(kind))
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_an_instance_is_examined_like_an_example(kind):
+    """It is known by its base, and told what its examples are given."""
+    (example, *_), module = examples_of(BROKEN[kind].ORIGINAL), KINDS[kind].module
+    if not isinstance(example, Sample):
+        pytest.skip("examples of their own: see below")
+    assert kind_of(example.thing) is KINDS[kind]
+    same = module.example(example.thing, **example.given)
+    assert same.thing is example.thing
+    assert all(same.given[name] is value for name, value in example.given.items())
 
 
 @pytest.mark.parametrize(("kind", "law"), LAWS)

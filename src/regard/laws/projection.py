@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -207,6 +208,6 @@ LAWS: dict[str, Callable[[Layered], str]] = {
 subject = Layered
 
 
-def example(thing: Projection, equals: Projection | None = None) -> Sample:
-    """A projection as it is, and the one that it equals, if any."""
-    return Sample(type(thing).__name__, thing, {"equals": equals})
+def example(thing: Projection, **given: Any) -> Sample:
+    """A projection as it is, ``given`` what is said in the head of this module."""
+    return Sample(type(thing).__name__, thing, given)
