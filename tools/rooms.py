@@ -9,6 +9,13 @@ from pathlib import Path
 ROOMS = {
     "kernels": ["unit/kernels"],
     "mechanisms": ["unit/mechanisms"],
+    "patterns": ["unit/patterns"],
+    "projections": ["unit/blocks"],
+    "networks": ["unit/networks"],
+    "edits": ["unit/edits"],
+    "analysis": ["unit/analysis"],
+    "studies": ["unit/studies"],
+    "laws": [],
     "hosts": ["unit/hosts"],
     "probes": ["unit/probes"],
     "records": ["unit/probes"],
@@ -19,7 +26,9 @@ ROOMS = {
 }
 LEFT_OUT = ("triton.py", "fla.py", "lists.py", "small", "bundle")
 """Kernels that are run under an interpreter, weights, what Vite built."""
-LAWS = "laws/test_laws.py"
+LAWS, MUTANTS = "laws/test_laws.py", "laws/test_mutants.py"
+LAWFUL = ("mechanisms", "patterns", "projections", "networks", "edits", "analysis")
+"""Rooms whose published things are held to laws."""
 
 
 def files_of(package: Path, room: str) -> list[Path]:
@@ -29,26 +38,33 @@ def files_of(package: Path, room: str) -> list[Path]:
 
 
 def tests_of(tests: Path, room: str, file: str) -> list[str]:
-    """The tests of a file, the closest first: those that name it, then its room's; the laws of what is built on it."""
+    """The tests of a file, the closest first: those that name it, then its room's; the laws of what is built on it.
+
+    Laws themselves are tested by the mutants of their kind.
+    """
+    if room == "laws":
+        return [str(tests / MUTANTS), "-k", f"{Path(file).stem}:" if "/mechanism/" not in file else "mechanism:"]
     module = file.removesuffix(".py").replace("/", ".")
-    own, stem = [tests / place for place in ROOMS[room]], rf"\b{Path(file).stem}\b"
+    own, stem = [tests / place for place in ROOMS[room] if (tests / place).exists()], rf"\b{Path(file).stem}\b"
     chosen = [p for p in every_test(tests) if within(p, own) and re.search(stem, text_of(p))]
     if room not in ("kernels", "hosts") or not chosen:
         chosen += own
     claims = [p for p in every_test(tests) if "claims" in p.parts and p not in chosen]
     chosen += [p for p in claims if imports(p, module) or (room == "mechanisms" and re.search(stem, text_of(p)))][:4]
-    names = mechanisms_of(tests.parent / "src", room, file)
-    laws = [str(tests / LAWS), "-k", " or ".join(["not test_law", *(f"{name}:" for name in names)])] if names else []
+    told = [f"{name}:" for name in lawful_of(tests.parent / "src", room, file)]
+    told += ["beside"] if room in ("projections", "networks") else []  # what no paper claims
+    laws = [str(tests / LAWS), "-k", " or ".join(["not test_law", *told])] if told else []
     return [*dict.fromkeys(map(str, chosen)), *laws]
 
 
-def mechanisms_of(source: Path, room: str, file: str) -> list[str]:
-    """The mechanisms that the file defines, or some that stand on it."""
-    if room not in ("kernels", "mechanisms"):
+def lawful_of(source: Path, room: str, file: str) -> list[str]:
+    """The things under laws that the file defines, or some of its room that stand on it."""
+    if room not in ("kernels", *LAWFUL):
         return []
     module = file.removesuffix(".py").replace("/", ".")
-    users = [source / file] if room == "mechanisms" else []
-    users += [p for p in sorted((source / "regard/mechanisms").rglob("*.py")) if imports(p, module)]
+    users = [source / file] if room in LAWFUL else []
+    above = "mechanisms" if room == "kernels" else room
+    users += [p for p in sorted((source / "regard" / above).rglob("*.py")) if imports(p, module)]
     return [name for p in users for name in re.findall(r"@published\(\n    \"(\w+)\"", text_of(p))][:4]
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from regard.core.mechanism import Example, LayerSpec, Mechanism, Signal, Traits
     from regard.core.reduction import Partial
     from regard.core.state import State
-    from regard.featuremap.build import gate
+    from regard.featuremap.build import gate, mixture, neck
     from regard.featuremap.insert import insert
     from regard.hosts.attach import attach
     from regard.hosts.steer import steer
@@ -53,6 +53,8 @@ LATE = {
     "flow": "regard.analysis.flow",
     "gate": "regard.featuremap.build",
     "insert": "regard.featuremap.insert",
+    "mixture": "regard.featuremap.build",
+    "neck": "regard.featuremap.build",
     "search": "regard.core.atlas",
     "steer": "regard.hosts.steer",
     "swap": "regard.hosts.swap",
@@ -80,6 +82,8 @@ __all__ = [
     "flow",
     "gate",
     "insert",
+    "mixture",
+    "neck",
     "search",
     "steer",
     "swap",

@@ -167,3 +167,18 @@ def test_every_gate_is_built_by_its_name(entry):
     """By its name and by the channels alone, in half precision too, and it keeps the shape of a map."""
     gate = regard.gate(entry.name)(32, device="cpu", dtype=torch.bfloat16)
     assert gate(torch.randn(2, 32, 5, 3).bfloat16()).shape == (2, 32, 5, 3)
+
+
+def test_the_large_kernel_spans_a_cross():
+    """With the selection held, what a factor depends on is 35 × 5 and 5 × 35 cells around it, exactly, no square."""
+    gate = stirred("sdlska(kernel=35)", 3)
+    maps = drawn(1, 3, 41, 43).requires_grad_()
+    near = gate.square(maps)
+    held = gate.mix(near + gate.row(near) + gate.column(near))
+    (gradient,) = torch.autograd.grad(held[0, :, 20, 21].sum(), maps)
+    seen = gradient[0].abs().sum(0) > 0
+    rows, columns = (torch.arange(41) - 20).abs()[:, None], (torch.arange(43) - 21).abs()
+    cross = ((rows <= 17) & (columns <= 2)) | ((rows <= 2) & (columns <= 17))
+    assert torch.equal(seen, cross)
+    with pytest.raises(ValueError, match="kernel: got 9, want one of 7, 11, 23, 35"):
+        regard.gate("sdlska(kernel=9)")(3)

@@ -12,8 +12,6 @@ from regard.projections.values_only import ValuesOnly
 
 WAITING = {
     "kernel": "one system, held to `definition` through the mechanisms that are computed by it",
-    "mixture": "no system yet",
-    "neck": "no system yet",
     "decoding": "no system yet",
     "policy": "no system yet",
     "objective": "no system yet",

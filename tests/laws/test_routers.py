@@ -5,8 +5,10 @@ import pytest
 import regard
 from regard.core.kinds import Sample
 from regard.laws import examine, examples_of, laws_of
+from regard.mechanisms.sparse.nsa import Compressed
 from regard.mechanisms.sparse.routed import Routed
 from regard.routers.blocks import SCORES
+from regard.routers.shares import ScaledShare, SimilarShare
 
 OF_MECHANISMS = [
     pytest.param(
@@ -17,11 +19,15 @@ OF_MECHANISMS = [
     if isinstance(entry.thing, type) and issubclass(entry.thing, Routed)
     for example in examples_of(entry.thing)
 ]
-ALONE = [pytest.param(sample, id=f"{name}:{sample.label}") for name, of in SCORES.items() for sample in of.examples()]
+ALONE = [
+    pytest.param(sample, id=f"{of.__name__}:{sample.label}")
+    for of in (*SCORES.values(), Compressed, ScaledShare, SimilarShare)
+    for sample in of.examples()
+]
 
 
 @pytest.mark.parametrize("law", laws_of("router"))
 @pytest.mark.parametrize("sample", [*OF_MECHANISMS, *ALONE])
 def test_law(sample, law):
     finding = examine(sample, law, kind="router")
-    assert finding.verdict == "holds", finding.detail
+    assert finding.verdict == "holds" or (law, finding.verdict) == ("causal", "not claimed"), finding.detail

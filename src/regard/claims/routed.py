@@ -18,7 +18,9 @@ from regard.mechanisms.scored.softmax import Softmax
 from regard.mechanisms.sparse.dynamic_mask import DynamicMask
 from regard.mechanisms.sparse.moba import MoBA
 from regard.mechanisms.sparse.nsa import NativeSparse
-from regard.mechanisms.sparse.routed import RoutedBlocks
+from regard.mechanisms.sparse.routed import Routed, RoutedBlocks
+from regard.mechanisms.sparse.sparge import Sparge
+from regard.mechanisms.sparse.vmoba import VideoBlocks
 from regard.mechanisms.sparse.window import SlidingWindow
 from regard.tasks.lexicon import FILLER, NAMES
 
@@ -158,3 +160,61 @@ def cache_is_constant(found: Figures) -> Finding:
     error, sizes = max(found("error")), set(found("full")) | set(found("last"))
     told = f"decoding differs by {error:.0e} over 16 w tokens; {', '.join(f'{size:,}' for size in sorted(sizes))} bytes"
     return Finding.of(f"{told} after w and after 16 w", error < 1e-9, len(sizes) == 1)
+
+
+GRID = (8, 16, 16)
+"""Frames, height and width of a smooth video."""
+
+
+def smooth(count: int, generator: torch.Generator, waves: int = 24) -> Tensor:
+    """``(count, 1, 4, cells, 32)``: random fields of low frequency over the grid, each coordinate of variance one."""
+    axes = torch.meshgrid(*(torch.linspace(0, 1, size) for size in GRID), indexing="ij")
+    places = torch.stack([axis.flatten() for axis in axes], 1)
+    frequency = 2 * torch.randn(count, 1, 4, 3, waves, generator=generator)
+    phase = 6.3 * torch.rand(count, 1, 4, 1, waves, generator=generator)
+    wave = torch.cos(places @ frequency + phase)
+    field = wave @ torch.randn(count, 1, 4, waves, 32, generator=generator)
+    return (field - field.mean(3, keepdim=True)) / field.std(3, keepdim=True)
+
+
+def kept_of(mechanism: Routed, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> dict[str, float]:
+    """How much a bidirectional mechanism skips, and how near it is to dense attention."""
+    dense, out = Softmax()(q, k, v), mechanism(q, k, v, layout)
+    seen = (mechanism.weights(q, k, layout) > 0).double().mean().item()
+    cosine = torch.nn.functional.cosine_similarity(out.flatten(), dense.flatten(), dim=0).item()
+    return {"skipped": 1 - seen, "cosine": cosine, "error": ((out - dense).abs().sum() / dense.abs().sum()).item()}
+
+
+@measured(seed=range(3), scope=("query_head", "head_global"))
+def video(seed: int, scope: str) -> dict[str, float]:
+    """What a quarter of the scaled scores keeps of attention among smooth fields, blocks of 4 × 4 × 4 cells."""
+    generator = torch.Generator().manual_seed(seed)
+    states, v = smooth(2, generator)
+    mechanism = VideoBlocks(share=0.25, scope=scope, chunks=((4, 4, 4),))  # pyright: ignore[reportArgumentType]
+    return kept_of(mechanism, states, states, v, Layout(grid=GRID))
+
+
+def video_is_kept(found: Figures) -> Finding:
+    """At least 60% skipped at a cosine of 0.98, for both scopes."""
+    told, held = [], []
+    for scope in ("query_head", "head_global"):
+        skipped, cosine = found.mean("skipped", scope=scope), found.mean("cosine", scope=scope)
+        told.append(f"{scope}: {skipped:.1%} skipped at a cosine of {cosine:.4f}")
+        held += [skipped >= 0.6, cosine >= 0.98]
+    return Finding.of("; ".join(told), *held)
+
+
+@measured(seed=range(3))
+def coherent(seed: int) -> dict[str, float]:
+    """What the published defaults skip of attention among smooth fields, the cells in runs of 64 that are near."""
+    generator = torch.Generator().manual_seed(seed)
+    states, v = smooth(2, generator)
+    places = torch.arange(states.shape[2]).view(2, 4, 4, 4, 4, 4).permute(0, 2, 4, 1, 3, 5).flatten()
+    q, k, v = (x[:, :, places] for x in (states, states, v))
+    return kept_of(Sparge(), q, k, v, Layout())
+
+
+def coherence_is_used(found: Figures) -> Finding:
+    """At least half skipped at a relative L1 error below 0.05."""
+    skipped, error = found.mean("skipped"), found.mean("error")
+    return Finding.of(f"{skipped:.1%} skipped at a relative L1 error of {error:.3f}", skipped >= 0.5, error < 0.05)

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from regard.cli import atlas, claims, compare, draw, laws, look, plan, results, route, serve, swap, train
+from regard.cli import atlas, claims, compare, draw, gates, laws, look, plan, results, route, serve, swap, train
 from regard.core.errors import reason
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command("atlas")(atlas.atlas)
 app.command("claims")(claims.claims)
 app.command("draw")(draw.draw)
 app.command("laws")(laws.laws)
+app.command("gates")(gates.gates)
 app.command("compare")(compare.compare)
 app.command("plan")(plan.plan)
 app.command("results")(results.results)

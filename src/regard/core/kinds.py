@@ -132,9 +132,21 @@ KINDS: dict[str, Kind] = {
             laws="regard.laws.featuremap.gate",
         ),
         Kind(
-            "mixture", "Mixtures", "Several feature maps or branches made one, by weights that they give.", "regard.mix"
+            "mixture",
+            "Mixtures",
+            "Several feature maps or branches made one, by weights that they give.",
+            "regard.mixture",
+            base="regard.featuremap.mixture.Mixture",
+            laws="regard.laws.featuremap.mixture",
         ),
-        Kind("neck", "Necks", "A pyramid of feature maps made into another, fine to coarse.", "regard.neck"),
+        Kind(
+            "neck",
+            "Necks",
+            "A pyramid of feature maps made into another, fine to coarse.",
+            "regard.neck",
+            base="regard.featuremap.neck.Neck",
+            laws="regard.laws.featuremap.neck",
+        ),
         Kind(
             "network",
             "Networks",

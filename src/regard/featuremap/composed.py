@@ -23,6 +23,7 @@ from regard.featuremap.parts.squashes import SQUASHES
     kind="gate",
     title="Gates from parts: pools, mixes and squashes of many papers",
     year=2026,
+    fidelity="third-party code",
     claim=Claim(
         text="timm's se, ese, eca, cbam, gc and coord come out of it, weights copied",
         status="works",

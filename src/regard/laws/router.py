@@ -14,7 +14,7 @@ from torch import Tensor
 from regard.core.kinds import Sample
 from regard.core.mechanism import masked_softmax, repeat_heads
 from regard.kernels import chosen
-from regard.laws.finding import Broken, same
+from regard.laws.finding import Broken, Unclaimed, same
 from regard.patterns.choice import Choice, Rows
 from regard.routers.base import Router
 
@@ -47,7 +47,8 @@ class Chosen:
     def rows(self, n: int, m: int, causal: bool = True) -> Rows:
         return self.router.rows(torch.arange(m - n, m, device=self.device)[None], m, causal)
 
-    def choose(self, q: Tensor, k: Tensor, causal: bool = True) -> Choice:
+    def choose(self, q: Tensor, k: Tensor, causal: bool | None = None) -> Choice:
+        causal = self.router.directions[0] if causal is None else causal
         return self.router(q, k, self.rows(q.shape[2], k.shape[2], causal))
 
 
@@ -55,7 +56,7 @@ def budget(subject: Chosen) -> str:
     """At most as many blocks as the budget has, each once, in order; the forced ones among them; none out of reach."""
     most, router = 0, subject.router
     for n, m in LENGTHS:
-        for causal in (True, False):
+        for causal in router.directions:
             found, where = subject.choose(*subject.draw(n, m), causal), f"{n} over {m}, causal={causal}"
             index, rows = found.index, found.rows
             if index.shape[:3] != (2, subject.heads, rows.count) or index.max() >= rows.blocks:
@@ -75,6 +76,8 @@ def budget(subject: Chosen) -> str:
 
 def causal(subject: Chosen) -> str:
     """What comes after a query leaves its choice as it is; where a router says that it leaks, it does."""
+    if True not in subject.router.directions:
+        raise Unclaimed("bidirectional only")
     n, leaked = 43, False
     (q, k), (new_q, new_k) = subject.draw(n, n), subject.draw(n, n, seed=1)
     before = subject.choose(q, k).spread()
@@ -95,7 +98,7 @@ def dense(subject: Chosen) -> str:
     other, worst = copy.copy(subject), 0.0
     other.router = subject.router.unlimited()
     for n, m in LENGTHS:
-        for causal in (True, False):
+        for causal in subject.router.directions:
             rows = subject.rows(n, m, causal)
             seen = torch.ones(n, m, dtype=torch.bool, device=subject.device)
             seen = seen.tril(m - n) if causal else seen
@@ -110,7 +113,7 @@ def routes(subject: Chosen) -> str:
     """Every way to the kernel is softmax attention under the map of all pairs, with its gradients."""
     worst = 0.0
     for n, m in LENGTHS:
-        for causal in (True, False):
+        for causal in subject.router.directions:
             found = subject.choose(*subject.draw(n, m), causal)
             for way in chosen.WAYS:
                 if way != "queries" or found.rows.size == 1:
@@ -144,7 +147,7 @@ def by_map(q: Tensor, k: Tensor, v: Tensor, choice: Choice, way) -> Tensor:
 def ties(subject: Chosen) -> str:
     """Of blocks that score alike the first are taken, in every precision."""
     router, n = subject.router, 67
-    rows = subject.rows(n, n)
+    rows = subject.rows(n, n, router.directions[0])
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         scores = torch.zeros(1, subject.heads, rows.count, rows.blocks, dtype=dtype, device=subject.device)
         found = router.choose(scores, rows).mask
@@ -168,6 +171,8 @@ def summary(subject: Chosen) -> str:
     numbers = sum(x[0, 0, 0].numel() for x in whole)
     if numbers != router.width(subject.dim):
         raise Broken(f"{numbers} numbers a block, told {router.width(subject.dim)}")
+    if True not in router.directions:
+        return f"{worst:.0e}, {numbers} numbers a block"
     kept = router.summary(k[:, :, : m // router.block * router.block])
     if not torch.equal(router(q, k, subject.rows(m, m), kept).mask, subject.choose(q, k).mask):
         raise Broken("the summary of complete blocks alone gives another choice")

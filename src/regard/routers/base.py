@@ -48,6 +48,8 @@ class Router(nn.Module):
     """Whether the choice of a query reads later tokens even where a row is one query."""
     shared: ClassVar[bool] = False
     """Whether the heads of a group choose together."""
+    directions: ClassVar[tuple[bool, ...]] = (True, False)
+    """The values of ``Rows.causal`` that it chooses for."""
 
     def __init__(
         self,
@@ -124,7 +126,13 @@ class Router(nn.Module):
 
     @torch.no_grad()
     def forward(self, q: Tensor, k: Tensor, rows: Rows, summary: Summary | None = None) -> Choice:
-        """The choice of queries ``q`` over keys ``k``, whose ``summary`` may be at hand."""
+        """The choice of queries ``q`` over keys ``k``, whose ``summary`` may be at hand.
+
+        Raises:
+            ValueError: rows that see no later keys, of a router that chooses among all, or the other way around.
+        """
+        if rows.causal not in self.directions:
+            raise wrong("rows.causal", str(rows.causal), f"{not rows.causal}, as {type(self).__name__} chooses")
         q = q.to(accumulate_dtype(q.dtype))
         summary = self.summary(k) if summary is None else summary
         return self.choose(self.scores(q, summary, rows), rows)

@@ -7,7 +7,12 @@ import pytest
 import torch
 
 import regard
-from reference.waves import parameter_wave, running_wave, wave
+from reference.waves import parameter_wave, running_wave, wave, waved
+from regard.networks.vision.a2n import A2Block
+from regard.networks.vision.han import ChannelSpatialAttention, LayerAttention
+from regard.networks.vision.patchconvnet import PatchConvNet
+from regard.networks.vision.psmnet import PSMNet
+from regard.networks.vision.residual_attention import ResidualAttentionNetwork
 
 VALUES = json.loads((Path(__file__).parents[2] / "reference" / "feature_maps.json").read_text())
 
@@ -128,3 +133,80 @@ def test_previous_knowledge_is_that_of_the_authors(earlier):
     gate.load_state_dict({name: parameter_wave(6 + place, shape) for place, (name, shape) in enumerate(shapes.items())})
     past = [wave((2, width), 3 + s) for width, s in zip(widths, range(earlier, 0, -1), strict=True)]
     check(gate(wave((2, 16, 3, 5)) + 2, past), VALUES[f"pkcam_{earlier}"])
+
+
+def test_split_attention_is_that_of_timm():
+    mixture = regard.mixture("split_attention")(16).double().eval()
+    order = [
+        *("convolution.weight", "norm.weight", "norm.bias", "down.weight", "down.bias"),
+        *("hidden_norm.weight", "hidden_norm.bias", "up.weight", "up.bias"),
+    ]
+    state = in_turn(order, dict(mixture.named_parameters())) | running(mixture, ["norm", "hidden_norm"])
+    mixture.load_state_dict(state, strict=False)
+    check(mixture(wave(VALUES["timm_splat"]["shape"])), VALUES["timm_splat"])
+
+
+def test_the_blocks_of_super_resolution_are_those_of_the_authors():
+    block = A2Block(8).double()
+    inner = ("down.weight", "up.weight", "first.weight", "second.weight", "second.bias", "third.weight", "last.weight")
+    order = ["first.weight", "last.weight", *(f"mixture.{name}" for name in inner), "mixture.plain.weight"]
+    block.load_state_dict(in_turn(order, dict(block.named_parameters())))
+    check(block(wave(VALUES["a2_block"]["shape"])), VALUES["a2_block"])
+    layers, cells = LayerAttention().double(), ChannelSpatialAttention().double()
+    layers.load_state_dict({"gamma": parameter_wave(0, (1,))[0]}, strict=False)
+    check(layers(wave(VALUES["han_layers"]["shape"])), VALUES["han_layers"])
+    given = {"gamma": parameter_wave(0, (1,))[0], "convolution.bias": parameter_wave(2, (1,))}
+    cells.load_state_dict(given | {"convolution.weight": parameter_wave(1, (1, 1, 3, 3, 3))})
+    check(cells(wave(VALUES["han_cells"]["shape"])), VALUES["han_cells"])
+
+
+def test_patchconvnet_is_that_of_the_authors():
+    net = PatchConvNet(classes=5, width=16, depth=2).double().eval()
+    stem = ["pool.query", *(f"stem.{n}.weight" for n in (0, 2, 4, 6))]
+    convolutions = [f"inner.{n}.{kind}" for n in (0, 2) for kind in ("weight", "bias")]
+    gate = [f"inner.4.{name}" for name in MLP]
+    block = ["gamma", "norm.weight", "norm.bias", *convolutions, *gate, "inner.5.weight", "inner.5.bias"]
+    pool = ["pool.gammas.0", "pool.gammas.1", "pool.norms.0.weight", "pool.norms.0.bias"]
+    pool += [f"pool.attention.projection.{n}.{kind}" for n in ("q", "k", "v", "out") for kind in ("weight", "bias")]
+    pool += ["pool.norms.1.weight", "pool.norms.1.bias"]
+    pool += [f"pool.network.{n}.{kind}" for n in (0, 2) for kind in ("weight", "bias")]
+    order = [*stem, *(f"blocks.{n}.{name}" for n in range(2) for name in block), *pool]
+    order += ["norm.weight", "norm.bias", "classes.weight", "classes.bias"]
+    net.load_state_dict(in_turn(order, dict(net.named_parameters())))
+    check(net(wave(VALUES["patchconvnet"]["shape"])), VALUES["patchconvnet"])
+
+
+def test_the_large_kernel_is_that_of_the_authors():
+    gate = regard.gate("sdlska(kernel=11)")(8).double().eval()
+    steps = [f"{n}.{kind}" for n in (0, 1, 2) for kind in ("weight", "bias")]
+    order = [f"{part}.{kind}" for part in ("square", "row", "column", "mix") for kind in ("weight", "bias")]
+    order += [f"select.{part}.{step}" for part in ("reduce", "expand.0", "expand.1", "expand.2") for step in steps]
+    order += ["select.cells.weight", "select.cells.bias"]
+    norms = [f"select.{part}.2" for part in ("reduce", "expand.0", "expand.1", "expand.2")]
+    state = in_turn(order, dict(gate.named_parameters())) | running(gate, norms)
+    gate.load_state_dict(state, strict=False)
+    check(gate(wave(VALUES["sdlska"]["shape"])), VALUES["sdlska"])
+
+
+@pytest.mark.slow
+def test_stereo_matching_is_that_of_the_authors():
+    net = waved(PSMNet(16, aligned=False)).train()
+    with torch.no_grad():
+        found = net(wave((2, 3, 256, 256)), wave((2, 3, 256, 256), 0.3))
+    check(torch.cat(found).flatten()[::337], VALUES["psmnet"])
+
+
+def test_residual_attention_is_the_graph_of_the_authors():
+    """In training, since norms by batch keep the numbers of so deep a network in range."""
+    net, order = ResidualAttentionNetwork(56, 5, 4).double().train(), []
+    layers = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.BatchNorm2d | torch.nn.Linear)]
+    for layer in layers:
+        layer.register_forward_pre_hook(lambda module, _: order.append(module))
+    x = wave(VALUES["residual_attention"]["shape"])
+    net(x)
+    parameters = [parameter for module in order for parameter in module.parameters()]
+    assert len(order) == len(layers)
+    with torch.no_grad():
+        for number, parameter in enumerate(parameters):
+            parameter.copy_(parameter_wave(number, parameter.shape))
+    check(net(x), VALUES["residual_attention"])

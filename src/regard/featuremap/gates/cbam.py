@@ -15,6 +15,7 @@ from regard.featuremap.gate import Series
     title="CBAM: Convolutional Block Attention Module",
     arxiv="1807.06521",
     year=2018,
+    fidelity="third-party code",
     claim=Claim(
         text="equals the spatial half of timm's CbamModule with its weights",
         status="works",
@@ -49,6 +50,7 @@ class Spatial(Composed):
     title="CBAM: Convolutional Block Attention Module",
     arxiv="1807.06521",
     year=2018,
+    fidelity="third-party code",
     claim=Claim(
         text="equals timm's CbamModule with its weights",
         status="works",

@@ -14,6 +14,7 @@ from regard.featuremap.composed import Composed
     title="Coordinate Attention for Efficient Mobile Network Design",
     arxiv="2103.02907",
     year=2021,
+    fidelity="third-party code",
     aliases=("coordinate_attention",),
     claim=Claim(
         text="equals timm's CoordAttn with its weights",

@@ -15,14 +15,14 @@ from regard.featuremap.composed import Composed
     title="ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks",
     arxiv="1910.03151",
     year=2019,
+    fidelity="third-party code",
     aliases=("efficient_channel_attention",),
     claim=Claim(
         text="adds to the 16 blocks of ResNet-50 the weights of the paper, and equals timm's EcaModule with its "
         "weights",
         status="works",
         figure="kernels 3 at 64, 5 at 256 to 1,024, 7 at 2,048 channels: 86 weights; 80, the paper's, with k = 5 in "
-        "all "
-        "blocks or with the released 3, 5, 5, 7; under 0.01% of SE's; to 1e-6 of timm's",
+        "all blocks or with the released 3, 5, 5, 7; under 0.01% of SE's; to 1e-6 of timm's",
         command="pytest tests/claims/test_feature_gates.py tests/unit/featuremap/test_reference.py",
     ),
 )

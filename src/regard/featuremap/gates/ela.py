@@ -19,11 +19,11 @@ SIZES = {"T": (5, 1, 32), "B": (7, 1, 16), "S": (5, 8, 16), "L": (7, 8, 16)}
     title="ELA: Efficient Local Attention for Deep Convolutional Neural Networks",
     arxiv="2403.01123",
     year=2024,
+    fidelity="hand values",
     aliases=("efficient_local_attention",),
     claim=Claim(
-        text="its factors are those of strips written out; T and B hold as many convolution weights as channels times "
-        "the "
-        "kernel; a map alone is gated as in a batch",
+        text="its factors are those of strips written out; T and B hold as many convolution weights as channels "
+        "times the kernel; a map alone is gated as in a batch",
         status="works",
         figure="to 1e-9 in float64; c k at 64 to 512 channels for T and B, 8 c k for S and L; exact",
         command="pytest tests/claims/test_feature_gates.py",

@@ -15,10 +15,10 @@ from regard.featuremap.composed import Composed
     title="FcaNet: Frequency Channel Attention Networks",
     arxiv="2012.11879",
     year=2020,
+    fidelity="authors' code",
     claim=Claim(
         text="with the frequency (0, 0) everywhere it is SE of S times the mean; it has as many parameters as SE; it "
-        "equals "
-        "the authors' layer",
+        "equals the authors' layer",
         status="works",
         figure="to 1e-6 with a rescaled input; counts equal at 64 to 2,048 channels; to 1e-6 the authors' layer at 7 "
         "× 7 and 14 × 14 frequencies and another size of map",

@@ -14,6 +14,7 @@ from regard.featuremap.composed import Composed
     title="GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond",
     arxiv="1904.11492",
     year=2019,
+    fidelity="third-party code",
     aliases=("global_context",),
     claim=Claim(
         text="equals timm's GlobalContext with its weights",

@@ -22,11 +22,10 @@ from regard.featuremap.parts.pools import Query
     title="Guided Context Gating: Learning to leverage salient lesions in retinal fundus images",
     arxiv="2406.13126",
     year=2024,
+    fidelity="hand values",
     aliases=("guided_context_gating",),
     claim=Claim(
-        text="its context is a mean under an attention that sums to one; gradients are those of numerical "
-        "differences; on "
-        "drawn discs with small lesions the trained gate looks at the lesions",
+        text="its context is a mean under an attention that sums to one; gradients are those of numerical differences",
         status="partly",
         figure="context and gradients exact; the lesions were not measured",
         command="pytest tests/claims/test_feature_gates.py",

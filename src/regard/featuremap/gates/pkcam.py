@@ -21,10 +21,10 @@ from regard.featuremap.parts.mixes import adaptive, odd
     row=178,
     title="PKCAM: Previous Knowledge Channel Attention Module",
     year=2022,
+    fidelity="authors' code",
     claim=Claim(
         text="all gates of a ResNet-20 together hold fewer than 300 weights; the gradient reaches earlier stages; "
-        "equals the "
-        "authors' excitation",
+        "equals the authors' excitation",
         status="works",
         figure="75 weights; to 1e-6 the authors' block's excitation, for one to three earlier stages",
         command="pytest tests/claims/test_feature_gates.py tests/unit/featuremap/test_reference.py",

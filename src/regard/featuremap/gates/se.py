@@ -14,6 +14,7 @@ from regard.featuremap.composed import Composed
     title="Squeeze-and-Excitation Networks",
     arxiv="1709.01507",
     year=2017,
+    fidelity="third-party code",
     aliases=("squeeze_excitation",),
     claim=Claim(
         text="equals timm's SEModule with its weights; the parameters of the paper's SE-ResNet-50 beyond ResNet-50",
@@ -48,6 +49,7 @@ class SqueezeExcitation(Composed):
     title="CenterMask: Real-Time Anchor-Free Instance Segmentation",
     arxiv="1911.06667",
     year=2019,
+    fidelity="third-party code",
     claim=Claim(
         text="equals timm's EffectiveSEModule with its weights",
         status="works",

@@ -15,6 +15,7 @@ from regard.featuremap.composed import Composed
     title="Rotate to Attend: Convolutional Triplet Attention Module",
     arxiv="2010.03045",
     year=2020,
+    fidelity="authors' code",
     aliases=("triplet_attention",),
     claim=Claim(
         text="equals the authors' module, without turning the map; each block adds three times 98 weights and a norm",

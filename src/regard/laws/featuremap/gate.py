@@ -8,11 +8,20 @@ from functools import reduce
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from regard.core.kinds import Sample
 from regard.featuremap.gate import AXES, Gate
-from regard.laws.featuremap.subject import BATCH, PRECISIONS, SIZES, MapSubject, finite, right_count, strided
+from regard.laws.featuremap.subject import (
+    BATCH,
+    PRECISIONS,
+    SIZES,
+    MapSubject,
+    counted_flops,
+    finite,
+    right_count,
+    right_gradients,
+    strided,
+)
 from regard.laws.finding import Broken, Unclaimed, same
 
 __all__ = ["LAWS", "example", "subject"]
@@ -74,11 +83,7 @@ def macs(subject: GateSubject) -> str:
     total = 0
     for size in SIZES[:3]:
         x, past = subject.inputs(size)
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            subject.module(x, past)
-        counted, formula = counter.get_total_flops(), subject.module.flops((BATCH, *x.shape[1:]))
-        if counted != formula:
-            raise Broken(f"{size[0]} × {size[1]}: formula {formula:,} FLOPs, counted {counted:,}")
+        counted = counted_flops(subject.module, (x, past), x.shape)
         total = max(total, counted)
     return f"{total:,} FLOPs"
 
@@ -177,30 +182,9 @@ def start(subject: GateSubject) -> str:
 
 
 def gradients(subject: GateSubject) -> str:
-    """The gradients of x, of descriptors and of every parameter are those of numerical differences, none of them
-    lost."""
+    """The gradients of x, of descriptors and of parameters are those of numerical differences; none of them is lost."""
     x, past = subject.inputs((3, 4), batch=1)
-    named = dict(subject.module.named_parameters())
-    leaves = [x, *(past or ())]
-    for leaf in leaves:
-        leaf.requires_grad_()
-
-    def run(x: Tensor, *rest: Tensor) -> Tensor:
-        split = len(subject.module.past)
-        weights = dict(zip(named, rest[split:], strict=True))
-        return torch.func.functional_call(subject.module, weights, (x, list(rest[:split]) or None))
-
-    inputs = (*leaves, *named.values())
-    if not torch.autograd.gradcheck(run, inputs, raise_exception=False, fast_mode=True):
-        raise Broken("gradcheck in float64 fails")
-    x, past = subject.inputs(SIZES[0])
-    out = subject.module(x, past)
-    weighting = torch.sin(torch.arange(out.numel(), dtype=out.dtype, device=out.device)).view_as(out)
-    found = torch.autograd.grad((out * weighting).sum(), list(named.values()), allow_unused=True) if named else ()
-    for name, gradient in zip(named, found, strict=True):
-        if gradient is None:  # zero it may be: that of a bias under a softmax
-            raise Broken(f"{name} has no gradient")
-    return f"{len(named)} parameters"
+    return right_gradients(subject.module, [x, *(past or ())], lambda x, *rest: (x, list(rest) or None))
 
 
 LAWS: dict[str, Callable[[GateSubject], str]] = {

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from regard.core.kinds import Sample
 from regard.laws.finding import Broken
@@ -74,6 +76,45 @@ def right_count(subject: MapSubject) -> str:
     if formula != there:
         raise Broken(f"formula {formula:,} parameters, there are {there:,}")
     return f"{there:,} parameters"
+
+
+def counted_flops(module: Any, arguments: tuple, shapes: Any) -> int:
+    """What PyTorch counts of a call; Broken unless it is the formula's ``flops(shapes)``."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(*arguments)
+    counted, formula = counter.get_total_flops(), module.flops(shapes)
+    if counted != formula:
+        raise Broken(f"{shapes}: formula {formula:,} FLOPs, counted {counted:,}")
+    return counted
+
+
+def right_gradients(module: nn.Module, leaves: list[Tensor], arguments: Callable[..., tuple]) -> str:
+    """Broken unless gradients of the leaves and parameters are numerical ones, and every parameter has one.
+
+    ``arguments`` makes of the leaves what the module is called with; of lists of maps the outputs are joined.
+    """
+    named = dict(module.named_parameters())
+    for leaf in leaves:
+        leaf.requires_grad_()
+
+    def run(*given: Tensor) -> Tensor:
+        weights = dict(zip(named, given[len(leaves) :], strict=True))
+        return joined(torch.func.functional_call(module, weights, arguments(*given[: len(leaves)])))
+
+    if not torch.autograd.gradcheck(run, (*leaves, *named.values()), raise_exception=False, fast_mode=True):
+        raise Broken("gradcheck in float64 fails")
+    out = joined(module(*arguments(*leaves)))
+    weighting = torch.sin(torch.arange(out.numel(), dtype=out.dtype, device=out.device)).view_as(out)
+    found = torch.autograd.grad((out * weighting).sum(), list(named.values()), allow_unused=True) if named else ()
+    for name, gradient in zip(named, found, strict=True):
+        if gradient is None:  # zero it may be: that of a bias under a softmax
+            raise Broken(f"{name} has no gradient")
+    return f"{len(named)} parameters"
+
+
+def joined(out: Tensor | list[Tensor]) -> Tensor:
+    """One tensor of a tensor or of several."""
+    return out if isinstance(out, Tensor) else torch.cat([each.flatten() for each in out])
 
 
 def finite(tensors: dict[str, Tensor | None], where: str) -> None:

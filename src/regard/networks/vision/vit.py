@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,10 +80,11 @@ class ViT(Network):
 
 
 def image_sample(
-    label: str, model: nn.Module, size: tuple[int, int] = (6, 10), channels: int = 3, classes: int = 7
+    label: str, model: nn.Module, size: tuple[int, int] = (6, 10), channels: int = 3, classes: int = 7, **given: Any
 ) -> Sample:
-    """A classifier of images for the laws, with random pixels for it."""
-    return Sample(label, model, {"inputs": partial(random_images, (channels, *size)), "output": (classes,)})
+    """A classifier of images for the laws, with random pixels for it, and what else they are ``given``."""
+    about = {"inputs": partial(random_images, (channels, *size)), "output": (classes,)}
+    return Sample(label, model, about | given)
 
 
 def random_images(shape: tuple[int, int, int], batch: int, seed: int) -> tuple[Tensor]:

@@ -1,0 +1,1 @@
+"""Published mixtures, a file each."""

@@ -1,0 +1,1 @@
+"""Published necks, a file each."""

@@ -1,0 +1,188 @@
+"""Necks: counts, levels and limits, exactly."""
+
+import math
+from itertools import product
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import regard
+from regard.featuremap.deform import deform_conv2d
+from regard.featuremap.necks.fpn import level_of
+from regard.featuremap.resize import resize
+
+EXACT = {"atol": 1e-9, "rtol": 0}
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def pyramid(channels, y, x, batch=2):
+    generator, maps = torch.Generator().manual_seed(0), []
+    for c in channels:
+        maps.append(torch.randn(batch, c, y, x, dtype=torch.float64, generator=generator))
+        y, x = -(-y // 2), -(-x // 2)
+    return maps
+
+
+def test_fpn_has_the_sum_of_the_paper():
+    """3,344,384 parameters for ResNet-50's maps at d = 256: Σ (c d + 9 d² + 2 d)."""
+    neck = regard.neck("fpn")((256, 512, 1024, 2048), out=256)
+    assert count(neck) == sum(c * 256 + 9 * 256**2 + 2 * 256 for c in (256, 512, 1024, 2048)) == 3_344_384
+
+
+@settings(max_examples=5, deadline=None)
+@given(y=st.integers(1, 23), x=st.integers(1, 23))
+def test_fpn_is_its_equation(y, x):
+    """Any rows and columns: laterals, nearest cells added from the coarsest down, 3 × 3; extra maps are every second
+    cell."""
+    torch.manual_seed(0)
+    neck, maps = regard.neck("fpn(extra=1)")((3, 5, 7), out=4).double(), pyramid((3, 5, 7), y, x)
+    merged = [lateral(each) for lateral, each in zip(neck.laterals, maps, strict=True)]
+    for level in (1, 0):
+        rows, columns = (
+            torch.arange(n) * m // n for n, m in zip(maps[level].shape[2:], maps[level + 1].shape[2:], strict=True)
+        )
+        merged[level] = merged[level] + merged[level + 1][:, :, rows][:, :, :, columns]
+    want = [smooth(each) for smooth, each in zip(neck.smooth, merged, strict=True)]
+    for got, each in zip(neck(maps), [*want, want[-1][:, :, ::2, ::2]], strict=True):
+        torch.testing.assert_close(got, each, **EXACT)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "level"),
+    [(224, 224, 4), (112, 112, 3), (111, 112, 2), (448, 112, 4), (448, 448, 5), (447, 448, 4)],
+)
+def test_boxes_go_to_the_level_of_the_paper(width, height, level):
+    """A box of 224 × 224 pixels is read from level 4, one of half the side from level 3."""
+    assert level_of(width, height) == level
+
+
+def test_a_box_without_a_side_is_named():
+    with pytest.raises(ValueError, match="width, height: got 0, 3, want above zero"):
+        level_of(0, 3)
+
+
+def test_necks_chain_and_read_through_each_other():
+    """A chain gives what its necks give in turn; what a level reads follows from both."""
+    torch.manual_seed(0)
+    chain, maps = (
+        regard.neck("fpn(extra=1) | bifpn(layers=1)")((3, 5, 7), out=4).double().eval(),
+        pyramid((3, 5, 7), 9, 14),
+    )
+    want = maps
+    for neck in chain.necks:
+        want = neck(want)
+    for got, each in zip(chain(maps), want, strict=True):
+        torch.testing.assert_close(got, each, **EXACT)
+    assert chain.reads == [(0, 1, 2)] * 4
+    assert regard.check(chain).holds
+    with pytest.raises(TypeError, match="neck: got 'eca', a gate"):
+        regard.neck("eca")
+
+
+def test_the_weights_of_a_node_sum_to_nearly_one():
+    """BiFPN's node gives the mean of equal strengths to 1e-4, and nothing of a map whose strength is negative."""
+    torch.manual_seed(0)
+    node = regard.neck("bifpn(layers=1)")((4, 4), out=4).double().eval().layers[0].down[0]
+    one, two = pyramid((4, 4), 5, 7)[0], torch.ones(2, 4, 5, 7, dtype=torch.float64)
+    with torch.no_grad():
+        node.strengths.copy_(torch.tensor([-1.0, 2.0]))
+    torch.testing.assert_close(node([one, two]), node([-one, two]), **EXACT)
+
+
+def by_hand(x, offset, weight, mask, stride, padding, dilation):
+    """A deformable convolution tap by tap, each read between four cells, zero outside."""
+    b, _, rows, columns = x.shape
+    k, (y_out, x_out) = weight.shape[2], offset.shape[2:]
+    out = torch.zeros(b, weight.shape[0], y_out, x_out, dtype=x.dtype)
+    for n, p, q, tap in product(range(b), range(y_out), range(x_out), range(k * k)):
+        y = p * stride - padding + tap // k * dilation + offset[n, 2 * tap, p, q].item()
+        z = q * stride - padding + tap % k * dilation + offset[n, 2 * tap + 1, p, q].item()
+        top, left, read = math.floor(y), math.floor(z), torch.zeros(x.shape[1], dtype=x.dtype)
+        for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            if 0 <= top + i < rows and 0 <= left + j < columns:
+                share = (1 - abs(y - top - i)) * (1 - abs(z - left - j))
+                read = read + share * x[n, :, top + i, left + j]
+        out[n, :, p, q] += weight[:, :, tap // k, tap % k] @ read * mask[n, tap, p, q]
+    return out
+
+
+@settings(max_examples=4, deadline=None)
+@given(y=st.integers(1, 5), x=st.integers(1, 6), stride=st.integers(1, 2), dilation=st.integers(1, 2))
+def test_a_deformable_convolution_is_its_taps(y, x, stride, dilation):
+    """Offsets (y, x) in cells, bilinear, zero outside; offsets of zero are the plain convolution."""
+    maps, weight = pyramid((3,), y, x)[0], torch.linspace(-1, 1, 2 * 3 * 9, dtype=torch.float64).view(2, 3, 3, 3)
+    plain = F.conv2d(maps, weight, stride=stride, padding=dilation, dilation=dilation)
+    size = {"stride": stride, "padding": dilation, "dilation": dilation}
+    still = torch.zeros(2, 18, *plain.shape[2:], dtype=torch.float64)
+    torch.testing.assert_close(deform_conv2d(maps, still, weight, **size), plain, **EXACT)
+    offset, mask = 2 * torch.sin(torch.arange(still.numel()).double()).view_as(still), still[:, :9] + 0.3
+    got = deform_conv2d(maps, offset, weight, mask=mask, **size)
+    torch.testing.assert_close(got, by_hand(maps, offset, weight, mask, **size), **EXACT)
+    with pytest.raises(ValueError, match="mask: got shape"):
+        deform_conv2d(maps, offset, weight, mask=mask[:, :3], **size)
+
+
+def stirred(neck):
+    with torch.no_grad():
+        for place, parameter in enumerate(neck.parameters()):
+            noise = torch.randn(parameter.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(place))
+            parameter.add_(0.2 * noise)
+    return neck
+
+
+def test_sepc_norms_all_levels_together_and_begins_plain():
+    """The integrated norm is that of the concatenation; untrained offsets are zero: the plain pyramid convolution."""
+    torch.manual_seed(0)
+    text = "sepc(convolutions=2, deformable={})"
+    moving, plain = (regard.neck(text.format(word))((4, 4, 4), out=4).double() for word in ("all", "none"))
+    plain.load_state_dict({name: value for name, value in moving.state_dict().items() if "offset" not in name})
+    maps = pyramid((4, 4, 4), 13, 9)
+    for got, want in zip(moving.eval()(maps), plain.eval()(maps), strict=True):
+        torch.testing.assert_close(got, want, **EXACT)
+    norm = plain.train().class_tower.norm
+    cells = torch.cat([each.flatten(2) for each in maps], 2)
+    want = (cells - cells.mean((0, 2), keepdim=True)) / (cells.var((0, 2), keepdim=True, correction=0) + 1e-5).sqrt()
+    got = torch.cat([each.flatten(2) for each in norm.over(maps)], 2)
+    torch.testing.assert_close(got, want, **EXACT)
+    first = plain.eval().pyramids[0]
+    own, finer, coarser = (layer.convolution for layer in (first.own, first.finer, first.coarser))
+    mixed = [own(maps[0]) + resize(coarser(maps[1]), maps[0], "aligned")]
+    mixed += [
+        own(maps[1]) + finer(maps[0]) + resize(coarser(maps[2]), maps[1], "aligned"),
+        own(maps[2]) + finer(maps[1]),
+    ]
+    for got, want in zip(first(maps), first.norm.over(mixed), strict=True):
+        torch.testing.assert_close(got, torch.relu(want), **EXACT)
+
+
+def test_dyhead_without_its_attentions_is_a_mean_of_convolutions():
+    """Each attention can be left out; without all three a level is the mean of its neighbours' normed convolutions."""
+    torch.manual_seed(0)
+    text = "dyhead(blocks=1, levels=False, cells=False, tasks=False)"
+    neck = stirred(regard.neck(text)((5, 5, 5), out=32).double())
+    maps, (block,) = pyramid((5, 5, 5), 11, 7), neck.blocks
+    coarser = block.coarser(resize(maps[2], maps[1], "aligned"), None)
+    want = (block.own(maps[1], None) + block.finer(maps[0], None) + coarser) / 3
+    torch.testing.assert_close(neck(maps)[1], want, **EXACT)
+    still = regard.neck("dyhead(blocks=1, levels=False, tasks=False)")((5, 5, 5), out=32).double()
+    still.load_state_dict(neck.state_dict(), strict=False)
+    torch.nn.init.zeros_(still.blocks[0].offset.weight)
+    torch.nn.init.zeros_(still.blocks[0].offset.bias)  # every mask is one half then
+    for layer in (still.blocks[0].coarser, still.blocks[0].own, still.blocks[0].finer):
+        layer.norm.eps *= 0.25
+    for got, each in zip(still(maps), neck(maps), strict=True):
+        torch.testing.assert_close(got, each, **EXACT)
+
+
+def test_the_attention_to_channels_begins_as_a_relu():
+    torch.manual_seed(0)
+    task, maps = regard.neck("dyhead(blocks=1)")((32,), out=32).double().blocks[0].task, pyramid((32,), 5, 7)[0]
+    torch.nn.init.zeros_(task.second.weight)
+    torch.nn.init.zeros_(task.second.bias)
+    torch.testing.assert_close(task(maps), torch.relu(maps), **EXACT)
