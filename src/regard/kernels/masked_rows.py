@@ -15,6 +15,8 @@ from regard.patterns.base import Pattern
 
 SIDE = 512
 """Tokens up to which rows of the mask are faster than blocks of it."""
+WIDE = 2048
+"""Tokens up to which they are so for patterns that leave few blocks out."""
 ROWS = 128
 """Queries of a call, if there are more than twice as many."""
 
@@ -84,9 +86,14 @@ def fits(pattern: Pattern, m: int, device: torch.device) -> bool:
     return pattern.endless and 0 < m <= SIDE and device.type == "cpu"
 
 
+def side_of(m: int) -> int:
+    """The side of the square that holds ``m`` tokens."""
+    return 1 << max(m - 1, 63).bit_length()
+
+
 def pieces(pattern: Pattern, n: int, m: int, blind: int, mask: Tensor | None) -> Iterator[Piece]:
     """The last ``n`` of ``m`` tokens over all of them, behind ``blind`` rows; ``mask (b or 1, h or 1, n, m)``."""
-    square, shift = Square.of(pattern, 1 << max(m - 1, 63).bit_length()), m - n
+    square, shift = Square.of(pattern, side_of(m)), m - n
     for rows in split(0, n, ROWS if n > 2 * ROWS else n):
         first, last = rows.start + shift, rows.stop + shift
         cols = slice(min(square.low[first:last]), min(max(square.high[first:last]), m))

@@ -4,14 +4,16 @@ import pytest
 import torch
 
 from regard import patterns as p
+from regard.kernels import masked_rows as whole
 from regard.kernels.block_sparse import plan as block_sparse
 
 
 @pytest.mark.parametrize(
     "text", ["Causal & (Window(64) | Sinks(4))", "Window(9) | GlobalKeys(600)", "Blocks(50) & Strided(3)"]
 )
-def test_new_lengths_find_a_plan(text):
+def test_new_lengths_find_a_plan(text, monkeypatch):
     """Every length is right, and an octave of them needs eight plans at most."""
+    monkeypatch.setattr(whole, "WIDE", 0)
     pattern = p.parse_pattern(text)
     block_sparse.planned.cache_clear()
     for n in (521, 523, 541, 577, 641, 769, 1021):
@@ -28,7 +30,8 @@ def test_new_lengths_find_a_plan(text):
 
 
 @pytest.mark.parametrize("more", [0, 79])
-def test_masked_calls_and_queries_before_the_first_key_find_a_plan_too(more):
+def test_masked_calls_and_queries_before_the_first_key_find_a_plan_too(more, monkeypatch):
+    monkeypatch.setattr(whole, "WIDE", 0)
     pattern = p.parse_pattern("Causal & (Window(64) | Sinks(4))")
     block_sparse.planned.cache_clear()
     for n in (521, 541, 569):
@@ -41,6 +44,28 @@ def test_masked_calls_and_queries_before_the_first_key_find_a_plan_too(more):
             want = torch.softmax(scores, -1).masked_fill(~shown, 0) @ v
             torch.testing.assert_close(block_sparse.attend(q, k, v, pattern, mask=given), want, atol=1e-9, rtol=1e-9)
     assert block_sparse.planned.cache_info().misses == 1
+
+
+@pytest.mark.parametrize(("n", "m"), [(541, 541), (1031, 1031), (7, 603), (620, 541)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_pattern_that_leaves_few_blocks_out_runs_in_rows(n, m, masked):
+    """One plan tells so, for all lengths up to the next power of two; what it computes is masked attention."""
+    pattern = p.parse_pattern("Causal & Strided(11)")
+    assert block_sparse.in_rows(pattern, m, torch.device("cpu"))
+    assert not block_sparse.in_rows(p.parse_pattern("Causal & (Window(64) | Sinks(4))"), 1031, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(n)
+    q, k, v = (torch.randn(1, 2, size, 3, dtype=torch.float64, generator=generator) for size in (n, m, m))
+    q.requires_grad_()
+    mask = torch.rand(1, 2, n, m, generator=generator) < 0.7 if masked else None
+    seen = torch.nn.functional.pad(pattern.dense(min(n, m), m), (0, 0, max(n - m, 0), 0))
+    seen = seen if mask is None else seen & mask
+    before = block_sparse.planned.cache_info().misses
+    got = block_sparse.attend(q, k, v, pattern, mask=mask)
+    scores = (q @ k.mT * 3**-0.5).masked_fill(~seen, -1e9)
+    want = torch.softmax(scores, -1).masked_fill(~seen, 0) @ v
+    torch.testing.assert_close(got, want, atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(*(torch.autograd.grad(x.square().sum(), q)[0] for x in (got, want)))
+    assert block_sparse.planned.cache_info().misses == before
 
 
 def test_cells_of_long_inputs_are_estimated_well():

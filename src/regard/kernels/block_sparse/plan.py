@@ -29,6 +29,10 @@ GATHERED = 1 << 14
 """Keys that are gathered at a time, of one head."""
 WHOLE = 1 << 16
 """Pairs up to which one call under a dense mask is faster than blocks."""
+FEW = 512
+"""Tokens up to which nobody asks how much blocks leave out."""
+GATHERING = 0.62
+"""Time of an entry in rows of a mask over that of one in gathered blocks."""
 SAMPLED = 1 << 22
 """Pairs of blocks above which `cells` looks at a sample of the blocks of queries."""
 
@@ -193,7 +197,7 @@ def attend_lse(
     if mask is None and gpu.usable(q):
         return run_on_gpu(q, k, v, lists.planned(pattern, n, m, q.device), blind, scale)
     mask = mask if mask is None else mask[:, :, blind:]
-    if n and whole.fits(pattern, m, q.device):
+    if n and in_rows(pattern, m, q.device):
         return dense.over(q, k, v, list(whole.pieces(pattern, n, m, blind, mask)), scale)
     if 0 < n * m <= WHOLE:
         shown = dense_mask(pattern, n, m).to(q.device)
@@ -205,6 +209,20 @@ def attend_lse(
         part = run(q, k, v, planned(pattern, n + more, m + more).within(m).to(q.device), blind, scale, mask)
         return Partial(part.out[:, :, : blind + n], part.lse[:, :, : blind + n])
     return run(q, k, v, planned(pattern, n, m).to(q.device), blind, scale, mask)
+
+
+def in_rows(pattern: Pattern, m: int, device: torch.device) -> bool:
+    """Whether rows of a kept mask are faster than blocks: of few tokens, or of more where blocks leave out little."""
+    if whole.fits(pattern, m, device):
+        return True
+    middling = pattern.endless and device.type == "cpu" and FEW < m <= whole.WIDE
+    return middling and nearly_dense(pattern, whole.side_of(m))
+
+
+@lru_cache(maxsize=64)
+def nearly_dense(pattern: Pattern, side: int) -> bool:
+    """Whether blocks of the first ``side`` tokens hold so much of what rows do that gathering them costs more."""
+    return planned(pattern, side, side).cells > GATHERING * whole.cells(pattern, side, side)
 
 
 def roomy(pattern: Pattern, n: int, m: int) -> int:
@@ -334,7 +352,7 @@ def cells(pattern: Pattern, n: int, m: int, biased: bool = False) -> int:
     if not n or not m:
         return 0
     if not biased:
-        if whole.fits(pattern, m, torch.device("cpu")):
+        if in_rows(pattern, m, torch.device("cpu")):
             return whole.cells(pattern, n, m)
         if n * m <= WHOLE:
             return n * m
