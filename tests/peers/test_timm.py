@@ -84,8 +84,7 @@ def test_eca_adds_86_weights_to_resnet50_and_its_own_weights_still_load():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAIRS)
 def test_as_fast_as_timm(name, record_property):
-    """Forward and backward in turn with timm's module: the best CPU time of 41 rounds is at most a tenth above
-    timm's."""
+    """Forward and backward in random order: the best CPU time is at most a tenth above that of timm's module."""
     gate, peer = both(name, 256)
     x = torch.randn(8, 256, 28, 28, requires_grad=True)
 
