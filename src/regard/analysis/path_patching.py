@@ -57,7 +57,7 @@ class PathPatching(Sweep):
         draw = torch.Generator().manual_seed(4)
         metric = LogitDifference(3, 8)
         texts = [torch.randint(0, 29, (2, 9), generator=draw) for _ in range(2)]
-        pairs = [Pair(base, donor, metric) for base, donor in texts]
+        pairs = [Pair(text[0], text[1], metric) for text in texts]
         return [model_sample(cls(), pairs, "effect")]
 
     def sites(self, model: Any) -> list[Site]:

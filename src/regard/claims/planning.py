@@ -51,7 +51,8 @@ def latent_step(a: LatentAttention, batch: int, context: int) -> tuple[int, int,
             if a.form == "cached":
                 cache = [meta(batch, h, context, a.plain + a.rotary), meta(batch, h, context, a.value)]
                 new = meta(batch, a.rank)
-                torch.einsum("br,hpr->bhp", new, key_up), torch.einsum("br,hrv->bhv", new, value_up)
+                for up, product in ((key_up, "br,hpr->bhp"), (value_up, "br,hrv->bhv")):
+                    torch.einsum(product, new, up)
                 keys, values = cache
             else:
                 cache = [meta(batch, context, a.rank + a.rotary)]

@@ -279,8 +279,9 @@ def swap(
     Prefill, padded batches, chunked prefill, beam search and ``generate`` are followed. A growing cache that begins
     inside of the swap holds the mechanism's own state in swapped layers, so its memory is the mechanism's, not the
     length's; tokens of its latest pass can be taken back. The model's sliding window is kept to: a pattern sees what
-    both let it see. A boolean mask of pairs reaches mechanisms that weigh pairs, in whole passes. Attention that a
-    model computes in its own code stays as it is, and a warning names it.
+    both let it see. A boolean mask of pairs reaches mechanisms that weigh pairs, in whole passes. A layer of a cache
+    that holds a recurrence's state beside its keys, as Zamba2's, keeps them: the mechanism then computes over all.
+    Attention that a model computes in its own code stays as it is, and a warning names it.
 
     Args:
         model: any Transformers model that calls its attention through the attention interface.
