@@ -14,6 +14,10 @@ from regard.core.kinds import KINDS
 from regard.renamed import install
 
 if TYPE_CHECKING:
+    from regard.analysis.flow import flow
+    from regard.analysis.patching import patch
+    from regard.analysis.roles import heads
+    from regard.analysis.tracing import trace
     from regard.core.atlas import entries, find, search
     from regard.core.build import build
     from regard.core.cost import Cost, Shape
