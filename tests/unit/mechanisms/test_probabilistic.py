@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import regard
+from regard.claims.probabilistic import overlap, scenes
 from regard.mechanisms.scored.probabilistic import Known, Mixture
 
 
@@ -44,28 +45,6 @@ def test_each_step_raises_the_posterior(prior):
 
 
 CLASSES, SIDE, FEATURES = 4, 16, 8
-
-
-def scenes(count, generator):
-    """Pixels of regions around random sites, whose features are their class's, moved for each scene, and noise.
-
-    Returns features ``(count, n, d)``, labels ``(count, n)`` and the classes' features ``(C, d)`` without the move.
-    """
-    place = torch.stack(torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij"), -1).view(-1, 2).double()
-    sites = torch.rand(count, 2 * CLASSES, 2, generator=generator, dtype=torch.float64) * SIDE
-    labels = torch.cdist(place.expand(count, -1, -1), sites).argmin(-1) % CLASSES
-    classes = torch.randn(CLASSES, FEATURES, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-    moved = classes + 1.2 * torch.randn(count, CLASSES, FEATURES, generator=generator, dtype=torch.float64)
-    features = moved.take_along_dim(labels[..., None], 1)
-    noise = torch.randn(features.shape, generator=generator, dtype=torch.float64)
-    return features + 0.7 * noise, labels, classes
-
-
-def overlap(found, labels):
-    """The mean over scenes and their classes of intersection over union."""
-    found, labels = (F.one_hot(x, CLASSES).bool() for x in (found, labels))
-    both, either = (found & labels).sum(1), (found | labels).sum(1)
-    return (both[either > 0] / either[either > 0]).mean().item()
 
 
 def test_adapted_keys_segment_better_from_few_clicks():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn.functional import elu, normalize
+from torch.nn.functional import normalize
 
 import regard
+from regard.claims.recurrent import recurrence
 from regard.core.layout import Layout
 
 CAUSAL = Layout(causal=True)
@@ -29,47 +30,6 @@ def draw(n: int = N, dtype=torch.float64, heads: int = 2):
         "rate": normal(1, heads, n, D).sigmoid(),
     }
     return q, k, v, signals
-
-
-def recurrence(kind: str, q, k, v, s, mechanism):
-    """Each paper's recurrence, one token at a time."""
-    state, sums, outs = torch.zeros(*q.shape[:2], D, E, dtype=q.dtype), 0, []
-    for t in range(q.shape[2]):
-        query, key, value = q[:, :, t], k[:, :, t], v[:, :, t]
-        if kind == "linear":
-            query, key = elu(query) + 1, elu(key) + 1
-            sums = sums + key
-        if kind == "retnet":
-            state = state * (1 - 2.0 ** (-5 - torch.arange(q.shape[1], dtype=q.dtype)))[None, :, None, None]
-        if kind in ("gla", "kimi_delta"):
-            state = state * s["channels"][:, :, t].exp()[..., None]
-        if kind == "gated_deltanet":
-            state = state * s["log_decay"][:, :, t].exp()[..., None, None]
-        if kind == "mamba2":
-            step = s["step"][:, :, t, None]
-            state, value = state * (-mechanism.log_rate.exp()[None, :, None] * step).exp()[..., None], value * step
-        if kind == "mamba":
-            step = s["step"][:, :, t, None]
-            state, value = state * (-mechanism.log_rate.exp() * step).exp()[..., None], value * step
-        if kind == "rwkv6":
-            own = key * mechanism.bonus
-            outs.append((query[..., None] * (state + own[..., None] * value[..., None, :])).sum(-2))
-            state = state * s["channels"][:, :, t].exp()[..., None] + key[..., None] * value[..., None, :]
-            continue
-        if kind == "rwkv7":  # the state as the paper has it: read by the removed key, then decayed
-            removed, rate = normalize(s["removed"][:, :, t], dim=-1), s["rate"][:, :, t]
-            recalled = (removed[..., None] * state).sum(-2)
-            state = state * s["channels"][:, :, t].exp()[..., None]
-            state = state - (rate * removed)[..., None] * recalled[..., None, :]
-            key = key * (1 + (rate - 1) * mechanism.gain)
-        if "delta" in kind:
-            value = s["beta"][:, :, t, None] * (value - (key[..., None] * state).sum(-2))
-        state = state + key[..., None] * value[..., None, :]
-        out = (query[..., None] * state).sum(-2)
-        if kind == "linear":
-            out = out / (query * sums).sum(-1, keepdim=True)
-        outs.append(out if kind in ("linear", "mamba2", "mamba", "rwkv7") else out * D**-0.5)
-    return torch.stack(outs, 2)
 
 
 SIGNALS = {

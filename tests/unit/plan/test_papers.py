@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from regard.claims.planning import latent_step
 from regard.plan.device import DEVICES
 from regard.plan.kinetics import at_budget, frontier, kinetics
 from regard.plan.mixers import GroupedAttention, LatentAttention
@@ -14,45 +14,6 @@ from regard.plan.roofline import Network
 from regard.studies.fusemax import DEFERRED, NAIVE, RUNNING, Array, attention_by
 
 LATENT = {form: LatentAttention(96, 8, 24, 16, 12, 4, 10, form) for form in ("cached", "expanded", "absorbed")}
-
-
-def meta(*shape):
-    return torch.empty(shape, device="meta")
-
-
-def latent_step(a, batch, context):
-    """The einsums of one step on meta tensors: FLOPs, numbers of the weights, numbers of the cache."""
-    x, h = meta(batch, a.width), a.heads
-    down, up = meta(a.width, a.query_rank), meta(a.query_rank, h * (a.plain + a.rotary))
-    latent, out = meta(a.width, a.rank + a.rotary), meta(h * a.value, a.width)
-    key_up, value_up = meta(h, a.plain, a.rank), meta(h, a.rank, a.value)
-    weights = [down, up, latent, out, key_up, value_up]
-    with FlopCounterMode(display=False) as counter:
-        q = ((x @ down) @ up).view(batch, h, a.plain + a.rotary)
-        _ = x @ latent
-        plain, rotary = q.split([a.plain, a.rotary], -1)
-        if a.form == "absorbed":
-            cache = [meta(batch, context, a.rank + a.rotary)]
-            absorbed = torch.einsum("bhp,hpr->bhr", plain, key_up)
-            scores = torch.einsum("bhr,bmr->bhm", torch.cat([absorbed, rotary], -1), cache[0])
-            mixed = torch.einsum("bhm,bmr->bhr", scores, cache[0][..., : a.rank])
-            value = torch.einsum("bhr,hrv->bhv", mixed, value_up)
-        else:
-            if a.form == "cached":
-                cache = [meta(batch, h, context, a.plain + a.rotary), meta(batch, h, context, a.value)]
-                new = meta(batch, a.rank)
-                torch.einsum("br,hpr->bhp", new, key_up), torch.einsum("br,hrv->bhv", new, value_up)
-                keys, values = cache
-            else:
-                cache = [meta(batch, context, a.rank + a.rotary)]
-                made = torch.einsum("bmr,hpr->bhmp", cache[0][..., : a.rank], key_up)
-                shared = cache[0][:, None, :, a.rank :].expand(-1, h, -1, -1)
-                keys = torch.cat([made, shared], -1)
-                values = torch.einsum("bmr,hrv->bhmv", cache[0][..., : a.rank], value_up)
-            scores = torch.einsum("bhd,bhmd->bhm", q, keys)
-            value = torch.einsum("bhm,bhmv->bhv", scores, values)
-        _ = value.reshape(batch, -1) @ out
-    return counter.get_total_flops(), sum(w.numel() for w in weights), sum(c.numel() for c in cache)
 
 
 @pytest.mark.parametrize("form", LATENT)
