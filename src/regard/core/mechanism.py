@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from regard.core.arguments import Configured
 from regard.core.cost import Cost, Shape
 from regard.core.deprecated import renamed_argument, renamed_field, warn
 from regard.core.errors import wrong
@@ -179,7 +179,7 @@ class Example:
     value_dim: int = 7
 
 
-class Mechanism(nn.Module):
+class Mechanism(Configured):
     """The base of every attention mechanism.
 
     A subclass writes ``weights`` (the definition), ``forward`` (the same, fast), ``start`` and ``extend`` (the same,
@@ -189,7 +189,6 @@ class Mechanism(nn.Module):
     """
 
     signals: Mapping[str, Signal] = MappingProxyType({})  # of the class; an instance that wraps another takes its own
-    arguments: Mapping[str, Any]  # of the constructor, as they were given
     traits: Traits = Traits()  # of the class; an instance narrows them where its configuration does
     layer: LayerSpec = LayerSpec()
 
@@ -202,16 +201,6 @@ class Mechanism(nn.Module):
         if isinstance(vars(cls).get("host"), LayerSpec):
             warn(f"{cls.__name__}.host", "layer")
             cls.layer = vars(cls)["host"]
-
-    def __new__(cls, *positional: Any, **named: Any) -> Self:
-        """Notes what the constructor is given, for `repr`."""
-        self = super().__new__(cls)
-        try:
-            given = inspect.signature(cls.__init__).bind(self, *positional, **named).arguments
-        except TypeError:  # the constructor will say so itself; a copy is made without arguments
-            given = {}
-        object.__setattr__(self, "arguments", {name: value for name, value in given.items() if value is not self})
-        return self
 
     def extra_repr(self) -> str:
         """The constructor's arguments as they were given."""

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any
 
 from torch import Tensor, nn
 
+from regard.core.arguments import Configured
 from regard.core.kinds import Sample
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism
 
 
-class Network(nn.Module):
+class Network(Configured):
     """The base of every network.
 
     A subclass writes ``forward`` and ``examples``, and `intermediates` where its attention is no `Mechanism`.
     """
-
-    arguments: Mapping[str, Any]  # of the constructor, as they were given
-
-    def __new__(cls, *positional: Any, **named: Any) -> Self:
-        """Notes what the constructor is given, so that another of the same sizes can be made."""
-        self = super().__new__(cls)
-        try:
-            given = inspect.signature(cls.__init__).bind(self, *positional, **named).arguments
-        except TypeError:  # the constructor will say so itself; a copy is made without arguments
-            given = {}
-        object.__setattr__(self, "arguments", {name: value for name, value in given.items() if value is not self})
-        return self
 
     def intermediates(self, *inputs: Any, **named: Any) -> dict[str, Tensor]:
         """A ``(b, h, n, m)`` of each attention in one pass over the inputs of ``forward``, in the order of the calls.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from regard.core.arguments import Configured
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.core.mechanism import accumulate_dtype
@@ -22,7 +22,7 @@ EVERYTHING = 1 << 40
 """A budget that no sequence exceeds."""
 
 
-class Router(nn.Module):
+class Router(Configured):
     """The base of every router: ``choose(scores(q, summary(k)))``.
 
         C_i = forced_i ∪ the blocks with the largest s_ij among those that are routable,   |C_i| ≤ budget
@@ -43,7 +43,6 @@ class Router(nn.Module):
         ValueError: a block, budget or size below one, an unknown forced block, more of them than the budget.
     """
 
-    arguments: Mapping[str, Any]  # of the constructor, as they were given
     leaks: ClassVar[bool] = False
     """Whether the choice of a query reads later tokens even where a row is one query."""
     shared: ClassVar[bool] = False
@@ -66,16 +65,6 @@ class Router(nn.Module):
         self.block, self.budget, self.forced, self.size = block, budget, tuple(forced), size
         if self.most_forced > budget:
             raise wrong("budget", str(budget), f"at least the {self.most_forced} blocks that are forced")
-
-    def __new__(cls, *positional: Any, **named: Any) -> Self:
-        """Notes what the constructor is given, for `repr`."""
-        self = super().__new__(cls)
-        try:
-            given = inspect.signature(cls.__init__).bind(self, *positional, **named).arguments
-        except TypeError:  # the constructor will say so itself; a copy is made without arguments
-            given = {}
-        object.__setattr__(self, "arguments", {name: value for name, value in given.items() if value is not self})
-        return self
 
     def extra_repr(self) -> str:
         """The constructor's arguments as they were given."""
