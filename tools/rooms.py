@@ -12,13 +12,15 @@ ROOMS = {
     "patterns": ["unit/patterns"],
     "projections": ["unit/projections", "unit/blocks"],
     "networks": ["unit/networks"],
+    "routers": ["laws/test_routers.py", "unit/mechanisms"],
+    "featuremap": ["unit/featuremap"],
     "edits": ["unit/edits"],
     "analysis": ["unit/analysis"],
     "studies": ["unit/studies"],
     "laws": [],
     "hosts": ["unit/hosts"],
     "probes": ["unit/probes"],
-    "records": ["unit/probes"],
+    "records": ["unit/records", "unit/probes"],
     "compare": ["unit/compare"],
     "experiments": ["unit/compare"],
     "plan": ["unit/plan"],
@@ -27,7 +29,7 @@ ROOMS = {
 LEFT_OUT = ("triton.py", "fla.py", "lists.py", "small", "bundle")
 """Kernels that are run under an interpreter, weights, what Vite built."""
 LAWS, MUTANTS = "laws/test_laws.py", "laws/test_mutants.py"
-LAWFUL = ("mechanisms", "patterns", "projections", "networks", "edits", "analysis")
+LAWFUL = ("mechanisms", "patterns", "projections", "networks", "routers", "featuremap", "edits", "analysis")
 """Rooms whose published things are held to laws."""
 
 
