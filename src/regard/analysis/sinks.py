@@ -76,7 +76,7 @@ def windows(ids: Sequence[int] | Tensor, tokens: int = 64, most: int = 16) -> It
     """
     every = torch.as_tensor(ids)
     if len(every) < tokens:
-        raise wrong("ids", f"{len(every)} tokens", f"at least {tokens}")
+        raise wrong("text", f"{len(every)} tokens", f"at least {tokens}, the windows in which sinks are looked for")
     count = min(most, len(every) // tokens)
     starts = torch.linspace(0, len(every) - tokens, count).long().tolist()
     return (Prompt(every[start : start + tokens]) for start in starts)

@@ -46,8 +46,10 @@ def patch(
     if as_json:
         typer.echo(json.dumps(found.table(), indent=2))
         return
-    title = f"{found.base[0]:+.2f} in the base, {found.donor[0]:+.2f} in the donor"
-    table = Table("site", "effect", title=f"logit of {words[0]!r} over {words[1]!r}: {title}")
+    ends = f"{found.base[0]:+.2f} in the base, {found.donor[0]:+.2f} in the donor"
+    table = Table("site", "effect")
     for site, effect in sorted(found.ranked(), key=lambda entry: -abs(entry[1]))[:SHOWN]:
         table.add_row(site.label, f"{effect:+.3f}")
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(f"logit of {words[0]!r} over {words[1]!r}: {ends}", markup=False)
+    console.print(table)
