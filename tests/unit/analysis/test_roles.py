@@ -175,5 +175,5 @@ def test_gating_wants_answers(data, said):
 def test_what_has_no_words_has_no_heads_table(tiny):
     with pytest.raises(ValueError, match="model: got BertModel, want a causal language model"):
         regard.heads(*small.load("minilm"), "a b c")
-    with pytest.raises(ValueError, match="ids: got 3 tokens, want at least 64"):
+    with pytest.raises(ValueError, match="text: got 3 tokens, want at least 64"):
         regard.heads(tiny[0], None, [3, 4, 5])
