@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import regard
 from regard.claims.cells import measured
 from regard.claims.figures import Figures, Finding, listed
+from regard.claims.testbeds.maps import apart, count, drawn, stirred
 from regard.experiments.cell import Cell
 from regard.featuremap.composed import Composed
 
@@ -18,39 +19,15 @@ RESNET50 = (256,) * 3 + (512,) * 4 + (1024,) * 6 + (2048,) * 3
 """The channels of each block's output."""
 
 
-def count(module: nn.Module) -> int:
-    """How many parameters there are."""
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
 def weights(module: nn.Module) -> int:
     """How many of them belong to convolutions and matrices."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.dim() > 1)
-
-
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    """Normal numbers in float64."""
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def stirred(module: nn.Module) -> Any:
-    """The module in float64 and evaluation, noise on every parameter, so that none is where it began."""
-    module = module.double().eval()
-    with torch.no_grad():
-        for place, parameter in enumerate(module.parameters()):
-            parameter.add_(0.3 * drawn(*parameter.shape, seed=place))
-    return module
 
 
 def seeded(text: str) -> Any:
     """What builds a gate of so many channels, from the same random numbers every time."""
     torch.manual_seed(0)
     return regard.gate(text)
-
-
-def apart(one: Tensor, other: Tensor) -> float:
-    """The largest difference."""
-    return (one - other).abs().max().item()
 
 
 @measured(gate=["se"])
@@ -230,17 +207,21 @@ def is_one_mean(found: Figures) -> Finding:
 
 @measured(gate=("pat_channel", "se(ratio=1)"))
 def spread(gate: str) -> dict[str, float]:
-    """How much factors change where a map's deviations are doubled and its means kept."""
+    """How much factors change where a map's deviations are doubled and its means kept, and where the map is mirrored
+    at its means, which keeps both."""
     made, maps = stirred(seeded(gate)(7)), drawn(2, 7, 5, 3)
     means = maps.mean((2, 3), keepdim=True)
     with torch.no_grad():
-        return {"changed": apart(made.scale(maps), made.scale(means + 2 * (maps - means)))}
+        wide, mirrored = (apart(made.scale(maps), made.scale(means + by * (maps - means))) for by in (2, -1))
+        return {"changed": wide, "mirrored": mirrored}
 
 
 def tells_deviations(found: Figures) -> Finding:
-    """They change, of a gate of the means alone they do not."""
+    """They change with deviations, those of a gate of the means alone do not, and with nothing but both."""
     own, means = found.one("changed", gate="pat_channel"), found.one("changed", gate="se(ratio=1)")
-    return Finding.of(f"factors change by {own:.2g}, those of SE by {means:.0e}", own > 1e-3, means < 1e-9)
+    same = found.one("mirrored", gate="pat_channel")
+    figure = f"factors change by {own:.2g}, those of SE by {means:.0e}; of a map mirrored at its means by {same:.0e}"
+    return Finding.of(figure, own > 1e-3, means < 1e-9, same < 1e-9)
 
 
 @measured(channels=(3, 64, 512))

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from regard.claims.cells import measured
-from regard.claims.featuremap import apart, count, drawn
 from regard.claims.figures import Figures, Finding, listed
+from regard.claims.testbeds.maps import apart, count, drawn
 from regard.networks.vision.a2n import A2N
 from regard.networks.vision.han import HAN, LayerAttention
 from regard.networks.vision.patchconvnet import AttentionPool, PatchConvNet

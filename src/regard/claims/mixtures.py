@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import regard
 from regard.claims.cells import measured
-from regard.claims.featuremap import apart, drawn, stirred
 from regard.claims.figures import Figures, Finding
+from regard.claims.testbeds.maps import apart, drawn, stirred
 from regard.featuremap.mixtures.switchable import SwitchableAtrous
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 import regard
 from regard.claims.cells import measured
-from regard.claims.featuremap import apart, count, stirred
 from regard.claims.figures import Figures, Finding
+from regard.claims.testbeds.maps import apart, count, stirred
 from regard.experiments.cell import Cell
 from regard.featuremap.necks.fpn import level_of
 from regard.featuremap.resize import resize
