@@ -25,10 +25,10 @@ from regard.featuremap.parts.squashes import SQUASHES
     year=2026,
     fidelity="third-party code",
     claim=Claim(
-        text="timm's se, ese, eca, cbam, gc and coord come out of it, weights copied",
-        status="works",
-        figure="to 1e-6 in float64",
-        command="pytest tests/unit/featuremap/test_reference.py",
+        "the gates of SE, eSE, ECA and GC and CBAM's gate of cells come out of its parts: each equals its "
+        "paper's equation written out",
+        cells="featuremap.parts",
+        holds="common.within(most=1e-9)",
     ),
 )
 class Composed(Gate):

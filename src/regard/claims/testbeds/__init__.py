@@ -1,1 +1,1 @@
-"""What claims are measured on: digits, drawn scenes, pages, and the standard library's source as text."""
+"""What claims are measured on: digits, drawn scenes, pages, feature maps, and the standard library's source as text."""

@@ -17,10 +17,9 @@ from regard.featuremap.gate import Series
     year=2018,
     fidelity="third-party code",
     claim=Claim(
-        text="equals the spatial half of timm's CbamModule with its weights",
-        status="works",
-        figure="to 1e-6 in float64",
-        command="pytest tests/unit/featuremap/test_reference.py",
+        "a cell's factor depends on the 7 × 7 cells around it and no others",
+        cells="featuremap.reaches(gate='spatial', long=7, wide=7)",
+        holds="featuremap.is_the_cross",
     ),
 )
 class Spatial(Composed):
@@ -52,10 +51,10 @@ class Spatial(Composed):
     year=2018,
     fidelity="third-party code",
     claim=Claim(
-        text="equals timm's CbamModule with its weights",
-        status="works",
-        figure="to 1e-6 in float64",
-        command="pytest tests/unit/featuremap/test_reference.py",
+        "weighing cells too costs 98 weights and a norm more a block than SE with the same bottleneck, whatever the "
+        "channels",
+        cells="featuremap.adds(gate='cbam(bias=True)')",
+        holds="featuremap.is_beyond_se(more=100)",
     ),
 )
 class ConvolutionalBlockAttention(Series):

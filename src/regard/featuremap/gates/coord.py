@@ -17,10 +17,9 @@ from regard.featuremap.composed import Composed
     fidelity="third-party code",
     aliases=("coordinate_attention",),
     claim=Claim(
-        text="equals timm's CoordAttn with its weights",
-        status="works",
-        figure="to 1e-6 in float64",
-        command="pytest tests/unit/featuremap/test_reference.py",
+        "a cell's factors depend on its whole row and its whole column and on no other cell",
+        cells="featuremap.reaches(gate='coord(ratio=2)', long=99, wide=1)",
+        holds="featuremap.is_the_cross",
     ),
 )
 class Coordinate(Composed):

@@ -17,13 +17,17 @@ from regard.featuremap.composed import Composed
     year=2019,
     fidelity="third-party code",
     aliases=("efficient_channel_attention",),
-    claim=Claim(
-        text="adds to the 16 blocks of ResNet-50 the weights of the paper, and equals timm's EcaModule with its "
-        "weights",
-        status="works",
-        figure="kernels 3 at 64, 5 at 256 to 1,024, 7 at 2,048 channels: 86 weights; 80, the paper's, with k = 5 in "
-        "all blocks or with the released 3, 5, 5, 7; under 0.01% of SE's; to 1e-6 of timm's",
-        command="pytest tests/claims/test_feature_gates.py tests/unit/featuremap/test_reference.py",
+    claim=(
+        Claim(
+            "in the 16 blocks of ResNet-50 it has the paper's 80 weights, under 0.01% of SE's",
+            cells="featuremap.eca_on_resnet50",
+            holds="featuremap.is_eighty",
+        ),
+        Claim(
+            "without a bottleneck the factors depend on all of the channels' means independently",
+            cells="featuremap.ranks",
+            holds="featuremap.keeps_all_channels(gate='eca')",
+        ),
     ),
 )
 class EfficientChannelAttention(Composed):

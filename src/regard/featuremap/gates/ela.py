@@ -22,11 +22,10 @@ SIZES = {"T": (5, 1, 32), "B": (7, 1, 16), "S": (5, 8, 16), "L": (7, 8, 16)}
     fidelity="hand values",
     aliases=("efficient_local_attention",),
     claim=Claim(
-        text="its factors are those of strips written out; T and B hold as many convolution weights as channels "
-        "times the kernel; a map alone is gated as in a batch",
-        status="works",
-        figure="to 1e-9 in float64; c k at 64 to 512 channels for T and B, 8 c k for S and L; exact",
-        command="pytest tests/claims/test_feature_gates.py",
+        "as many convolution weights as channels times the kernel in T and B, eight times that in S and L; a "
+        "map alone is gated as in a batch, in training too",
+        cells="featuremap.strips",
+        holds="featuremap.is_light_and_alone",
     ),
 )
 class EfficientLocalAttention(Composed):

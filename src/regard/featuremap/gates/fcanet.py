@@ -16,13 +16,17 @@ from regard.featuremap.composed import Composed
     arxiv="2012.11879",
     year=2020,
     fidelity="authors' code",
-    claim=Claim(
-        text="with the frequency (0, 0) everywhere it is SE of S times the mean; it has as many parameters as SE; it "
-        "equals the authors' layer",
-        status="works",
-        figure="to 1e-6 with a rescaled input; counts equal at 64 to 2,048 channels; to 1e-6 the authors' layer at 7 "
-        "× 7 and 14 × 14 frequencies and another size of map",
-        command="pytest tests/claims/test_feature_gates.py tests/unit/featuremap/test_reference.py",
+    claim=(
+        Claim(
+            "with the frequency (0, 0) alone it is SE of S times the mean",
+            cells="featuremap.lowest_frequency",
+            holds="common.within(most=1e-6)",
+        ),
+        Claim(
+            "it has as many parameters as SE",
+            cells="featuremap.frequencies_cost",
+            holds="common.at_most(figure=more, most=0, said='parameters beyond those of SE at 64 to 2,048 channels:')",
+        ),
     ),
 )
 class FrequencyChannelAttention(Composed):

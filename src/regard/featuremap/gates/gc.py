@@ -17,10 +17,10 @@ from regard.featuremap.composed import Composed
     fidelity="third-party code",
     aliases=("global_context",),
     claim=Claim(
-        text="equals timm's GlobalContext with its weights",
-        status="works",
-        figure="to 1e-6 in float64",
-        command="pytest tests/unit/featuremap/test_reference.py",
+        "one context for every cell that asks: a mean under an attention that sums to one, in whatever order "
+        "the cells stand",
+        cells="featuremap.contexts(gate='gc(ratio=4)')",
+        holds="featuremap.is_one_mean",
     ),
 )
 class GlobalContext(Composed):

@@ -25,10 +25,9 @@ from regard.featuremap.parts.pools import Query
     fidelity="hand values",
     aliases=("guided_context_gating",),
     claim=Claim(
-        text="its context is a mean under an attention that sums to one; gradients are those of numerical differences",
-        status="partly",
-        figure="context and gradients exact; the lesions were not measured",
-        command="pytest tests/claims/test_feature_gates.py",
+        "its context is one mean of the map's cells under an attention that sums to one, in whatever order they stand",
+        cells="featuremap.contexts(gate='gcg(ratio=4)')",
+        holds="featuremap.is_one_mean",
     ),
 )
 class GuidedContextGating(Gate):

@@ -19,12 +19,10 @@ from regard.featuremap.composed import Composed
     missing="the network of four branches that share their later layers, and the adversary that pushes these apart",
     aliases=("mhn",),
     claim=Claim(
-        text="the terms of order r grow with the r-th power of the map; parameters are those of the authors' "
-        "modules, and so is what they compute",
-        status="partly",
-        figure="exact; 131,072, 327,680, 917,504 and 1,769,472 weights at 512 channels for R = 1, 2, 4, 6; to 1e-6 "
-        "the authors' module; the network of four branches and its adversary are not here",
-        command="pytest tests/claims/test_feature_gates.py tests/unit/featuremap/test_reference.py",
+        "the term of order r grows with the r-th power of the map, and at 512 channels there are as many "
+        "weights as in the authors' modules",
+        cells="featuremap.polynomials",
+        holds="featuremap.is_of_its_order",
     ),
 )
 class HighOrder(Composed):

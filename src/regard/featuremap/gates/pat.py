@@ -18,10 +18,9 @@ from regard.featuremap.composed import Composed
     missing="the network: the partial convolution beside it, the partial attention to cells, and partial "
     "self-attention in the last stage",
     claim=Claim(
-        text="equals the authors' module with its weights, but for the deviation, which here is the population's",
-        status="works",
-        figure="to 1e-6 in float64, the deviations' weights rescaled",
-        command="pytest tests/unit/featuremap/test_reference.py",
+        "its factors tell maps apart whose means are equal and whose deviations are not, which SE's do not",
+        cells="featuremap.spread",
+        holds="featuremap.tells_deviations",
     ),
 )
 class PartialChannelAttention(Composed):

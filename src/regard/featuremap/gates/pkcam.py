@@ -23,11 +23,9 @@ from regard.featuremap.parts.mixes import adaptive, odd
     year=2022,
     fidelity="authors' code",
     claim=Claim(
-        text="all gates of a ResNet-20 together hold fewer than 300 weights; the gradient reaches earlier stages; "
-        "equals the authors' excitation",
-        status="works",
-        figure="75 weights; to 1e-6 the authors' block's excitation, for one to three earlier stages",
-        command="pytest tests/claims/test_feature_gates.py tests/unit/featuremap/test_reference.py",
+        "all gates of a ResNet-20 together hold fewer than 300 weights, and the gradient reaches earlier stages",
+        cells="featuremap.previous_knowledge",
+        holds="featuremap.is_light_and_reaches_back",
     ),
 )
 class PreviousKnowledge(Gate):

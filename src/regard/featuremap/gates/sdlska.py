@@ -69,11 +69,9 @@ class Selection(nn.Module):
     fidelity="authors' code",
     missing="the bilateral network around it: its two branches, their pyramid pooling and their boundary-guided fusion",
     claim=Claim(
-        text="equals the authors' module; its factor at a cell depends on a cross of 35 × 5 and 5 × 35 cells where "
-        "the selection is held, not on a square",
-        status="works",
-        figure="to 1e-6 in float64; exactly the cross",
-        command="pytest tests/claims/test_feature_gates.py tests/unit/featuremap/test_reference.py",
+        "where the selection is held, a factor depends on a cross of 35 × 5 and 5 × 35 cells, not on a square",
+        cells="featuremap.large_kernel",
+        holds="featuremap.is_the_cross",
     ),
 )
 class LargeKernel(Gate):

@@ -17,10 +17,9 @@ from regard.featuremap.composed import Composed
     fidelity="third-party code",
     aliases=("squeeze_excitation",),
     claim=Claim(
-        text="equals timm's SEModule with its weights; the parameters of the paper's SE-ResNet-50 beyond ResNet-50",
-        status="works",
-        figure="to 1e-6 in float64; 2.53 M without biases, the paper's 2.5 M",
-        command="pytest tests/claims/test_feature_gates.py tests/unit/featuremap/test_reference.py",
+        "in the 16 blocks of ResNet-50 it has the 2.5 million parameters that the paper prints",
+        cells="featuremap.adds(gate='se(bias=False)')",
+        holds="featuremap.is_printed(printed=2.5)",
     ),
 )
 class SqueezeExcitation(Composed):
@@ -51,10 +50,10 @@ class SqueezeExcitation(Composed):
     year=2019,
     fidelity="third-party code",
     claim=Claim(
-        text="equals timm's EffectiveSEModule with its weights",
-        status="works",
-        figure="to 1e-6 in float64",
-        command="pytest tests/unit/featuremap/test_reference.py",
+        "one matrix in place of two loses no channel: the factors depend on all of the channels' means "
+        "independently, where those of SE do on as many numbers as its bottleneck has",
+        cells="featuremap.ranks",
+        holds="featuremap.keeps_all_channels(gate='ese')",
     ),
 )
 class EffectiveSqueezeExcitation(Composed):

@@ -18,10 +18,10 @@ from regard.featuremap.composed import Composed
     fidelity="authors' code",
     aliases=("triplet_attention",),
     claim=Claim(
-        text="equals the authors' module, without turning the map; each block adds three times 98 weights and a norm",
-        status="works",
-        figure="to 1e-6 in float64; 294 convolution weights and 6 of norms",
-        command="pytest tests/claims/test_feature_gates.py tests/unit/featuremap/test_reference.py",
+        "it is the map turned for each of three branches, gated and turned back, by 98 weights and a norm a "
+        "branch whatever the channels",
+        cells="featuremap.triplet",
+        holds="featuremap.is_three_turned_maps",
     ),
 )
 class Triplet(Composed):

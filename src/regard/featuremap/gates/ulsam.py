@@ -25,12 +25,9 @@ from regard.featuremap.parts.squashes import over_space
     year=2020,
     fidelity="authors' code",
     claim=Claim(
-        text="two convolution weights a channel; the attention of each subspace sums to one; equals the authors' "
-        "module",
-        status="works",
-        figure="128 convolution weights at 64 channels in 4 subspaces, 332 parameters with biases and norms; sums to "
-        "1e-12; to 1e-6 the authors' module",
-        command="pytest tests/claims/test_feature_gates.py tests/unit/featuremap/test_reference.py",
+        "two convolution weights a channel; one attention for the channels of a subspace, which sums to one",
+        cells="featuremap.subspaces",
+        holds="featuremap.is_two_a_channel",
     ),
 )
 class Subspaces(Gate):

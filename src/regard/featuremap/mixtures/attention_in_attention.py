@@ -21,10 +21,9 @@ from regard.featuremap.mixture import Mixture
     year=2021,
     fidelity="authors' code",
     claim=Claim(
-        text="its weights sum to one and change with the map; equals the authors' block with its weights",
-        status="works",
-        figure="to 1e-6 in float64",
-        command="pytest tests/laws/test_laws.py tests/unit/featuremap/test_reference.py",
+        "the weights of its two branches sum to one and change with the map",
+        cells="mixtures.shares",
+        holds="mixtures.are_of_the_map",
     ),
 )
 class AttentionInAttention(Mixture):

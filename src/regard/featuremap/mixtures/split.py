@@ -23,11 +23,10 @@ from regard.featuremap.mixture import Mixture, MixtureTraits
     year=2020,
     fidelity="third-party code",
     claim=Claim(
-        text="the block in which all groups and splits are one tensor equals loops over them; weights of the splits "
-        "sum to one in each channel; equals timm's SplitAttn with its weights",
-        status="works",
-        figure="to 1e-9 for 1 to 4 splits and 1 to 3 groups; to 1e-6 timm's",
-        command="pytest tests/claims/test_mixtures.py tests/unit/featuremap/test_reference.py",
+        "the block in which all groups and splits are one tensor equals loops over them; the splits' weights "
+        "sum to one in each channel",
+        cells="mixtures.splits_and_groups",
+        holds="mixtures.is_its_loops",
     ),
 )
 class SplitAttention(Mixture):

@@ -24,10 +24,9 @@ from regard.featuremap.mixture import Mixture, MixtureTraits
     fidelity="hand values",
     aliases=("sac",),
     claim=Claim(
-        text="begun from a convolution it is that convolution; its two branches are its definition",
-        status="works",
-        figure="to 1e-9 in float64 at any size",
-        command="pytest tests/claims/test_mixtures.py",
+        "begun from a convolution it is that convolution; with its switch at zero it is that of three times the rate",
+        cells="mixtures.switched",
+        holds="mixtures.is_both_convolutions",
     ),
 )
 class SwitchableAtrous(Mixture):

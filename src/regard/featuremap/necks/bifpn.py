@@ -82,11 +82,17 @@ class Layer(nn.Module):
     arxiv="1911.09070",
     year=2019,
     fidelity="hand values",
-    claim=Claim(
-        text="every level depends on every map; parameters and FLOPs by formula; weights of a node sum to nearly one",
-        status="works",
-        figure="exact",
-        command="pytest tests/laws/test_laws.py tests/claims/test_necks.py",
+    claim=(
+        Claim(
+            "every level of one layer depends on every map",
+            cells="necks.depends(neck_text='bifpn(layers=1)')",
+            holds="necks.reads(wanted='0123, 0123, 0123, 0123')",
+        ),
+        Claim(
+            "the weights of a node sum to nearly one, and a map of negative strength counts nothing",
+            cells="necks.node",
+            holds="necks.is_nearly_a_mean",
+        ),
     ),
 )
 class BiFPN(Neck):

@@ -94,12 +94,18 @@ class Block(nn.Module):
     arxiv="2106.08322",
     year=2021,
     fidelity="hand values",
-    claim=Claim(
-        text="without its three attentions a block is the mean of plain convolutions; the attention to channels "
-        "begins near a relu; offsets of zero give plain convolutions; parameters by formula",
-        status="partly",
-        figure="to 1e-9 in float64; the accuracy of a detector was not measured",
-        command="pytest tests/claims/test_necks.py",
+    claim=(
+        Claim(
+            "without its three attentions a block is the mean of its convolutions of neighbouring levels; its "
+            "attention to channels is a relu where its last layer is zero",
+            cells="necks.without_attentions",
+            holds="necks.is_plain",
+        ),
+        Claim(
+            "a block reads each level and its neighbours",
+            cells="necks.depends(neck_text='dyhead(blocks=1)', same=True)",
+            holds="necks.reads(wanted='01, 012, 123, 23')",
+        ),
     ),
 )
 class DyHead(Neck):

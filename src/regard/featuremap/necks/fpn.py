@@ -24,13 +24,22 @@ from regard.featuremap.resize import Size, halved, resize
     arxiv="1612.03144",
     year=2016,
     fidelity="hand values",
-    claim=Claim(
-        text="parameters by the paper's sum; every level has d channels at its stride and depends on its own map and "
-        "the coarser ones alone; boxes go to the level that the paper's formula gives",
-        status="partly",
-        figure="3,344,384 parameters for ResNet-50 at d = 256; exact on odd sizes; the recall of small objects was "
-        "not measured",
-        command="pytest tests/claims/test_necks.py tests/laws/test_laws.py",
+    claim=(
+        Claim(
+            "for ResNet-50 at d = 256 it has the parameters of the paper's sum",
+            cells="necks.pyramid_of_resnet50",
+            holds="necks.is_the_sum",
+        ),
+        Claim(
+            "every level has d channels at its stride and depends on its own map and the coarser ones alone",
+            cells="necks.depends(neck_text=fpn)",
+            holds="necks.reads(wanted='0123, 123, 23, 3')",
+        ),
+        Claim(
+            "boxes go to the level that the paper's formula gives",
+            cells="necks.boxes",
+            holds="necks.is_by_area",
+        ),
     ),
 )
 class FPN(Neck):
@@ -93,10 +102,9 @@ class FPN(Neck):
     year=2018,
     fidelity="hand values",
     claim=Claim(
-        text="every level depends on every map; parameters and FLOPs by formula",
-        status="works",
-        figure="exact",
-        command="pytest tests/laws/test_laws.py",
+        "every level depends on every map",
+        cells="necks.depends(neck_text=pan)",
+        holds="necks.reads(wanted='0123, 0123, 0123, 0123')",
     ),
 )
 class PAN(Neck):

@@ -100,12 +100,17 @@ class Tower(nn.Module):
     arxiv="2005.03101",
     year=2020,
     fidelity="hand values",
-    claim=Claim(
-        text="the norm over levels is that of their concatenation; offsets of zero give the plain pyramid "
-        "convolution; a level reads as many levels around it as there are convolutions",
-        status="partly",
-        figure="to 1e-9 in float64; the accuracy of a detector was not measured",
-        command="pytest tests/claims/test_necks.py",
+    claim=(
+        Claim(
+            "the norm over levels is that of their concatenation; untrained offsets give the plain pyramid convolution",
+            cells="necks.integrated",
+            holds="necks.begins_plain",
+        ),
+        Claim(
+            "a level reads one level around it for each convolution",
+            cells="necks.depends(neck_text='sepc(convolutions=1)', same=True)",
+            holds="necks.reads(wanted='01, 012, 123, 23, 01, 012, 123, 23')",
+        ),
     ),
 )
 class SEPC(Neck):

@@ -60,13 +60,17 @@ class PixelAttention(nn.Module):
     arxiv="2104.09497",
     year=2021,
     fidelity="authors' code",
-    claim=Claim(
-        text="as many parameters as the paper says; each block is the authors' with its weights; the shares of the "
-        "branches sum to one and change with the image",
-        status="partly",
-        figure="1,036,443 (×2, ×3) and 1,047,459 (×4), the paper's 1,036 K and 1,047 K; block to 1e-6; "
-        "super-resolution itself was not measured",
-        command="pytest tests/claims/test_mixtures.py tests/unit/featuremap/test_reference.py",
+    claim=(
+        Claim(
+            "as many parameters as the paper says, for each scale",
+            cells="map_networks.a2n",
+            holds="map_networks.is_a2n",
+        ),
+        Claim(
+            "in every block the shares of the two branches sum to one and change with the image",
+            cells="map_networks.a2n_shares",
+            holds="mixtures.are_of_the_map",
+        ),
     ),
 )
 class A2N(Network):

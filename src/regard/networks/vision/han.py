@@ -77,13 +77,23 @@ class ChannelSpatialAttention(nn.Module):
     arxiv="2008.08767",
     year=2020,
     fidelity="authors' code",
-    claim=Claim(
-        text="as many parameters as the authors' network; both attentions begin as the identity; attention between "
-        "layers is softmax attention of negated products",
-        status="partly",
-        figure="15,924,057 at 64 channels, ×2, with the 24 fixed numbers of its colour shifts; exact at the start; "
-        "to 1e-6 the authors' modules; super-resolution itself was not measured",
-        command="pytest tests/claims/test_mixtures.py tests/unit/featuremap/test_reference.py",
+    claim=(
+        Claim(
+            "as many parameters as the authors' network, with the fixed numbers of its colour shifts",
+            cells="map_networks.han",
+            holds="map_networks.has(parameters=15924057)",
+        ),
+        Claim(
+            "both attentions begin as the identity",
+            cells="map_networks.han_start",
+            holds="map_networks.begins_plain",
+        ),
+        Claim(
+            "attention between layers is softmax attention of negated products: a layer weighs itself least among "
+            "its like",
+            cells="map_networks.layers_apart",
+            holds="map_networks.is_of_the_unlike",
+        ),
     ),
 )
 class HAN(Network):

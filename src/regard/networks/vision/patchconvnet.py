@@ -116,13 +116,27 @@ class AttentionPool(nn.Module):
     arxiv="2112.13692",
     year=2021,
     fidelity="authors' code",
-    claim=Claim(
-        text="as many parameters and multiply-adds as the authors' models; a zero query gives the mean of the values "
-        "of all cells and of the query itself; any height and width",
-        status="partly",
-        figure="S60 25,231,096, S120 47,723,896, B60 99,388,936; S60 4.0 GMAC at 224 × 224; mean to 1e-9; accuracies "
-        "and where a trained map looks were not measured",
-        command="pytest tests/claims/test_patchconvnet.py",
+    claim=(
+        Claim(
+            "S60 has the parameters and the multiply-adds at 224 × 224 that the paper prints",
+            cells="map_networks.patchconvnet_of(size=S60)",
+            holds="map_networks.is_printed(parameters=25.2, multiply_adds=4.0, within=0.01)",
+        ),
+        Claim(
+            "S120 has the parameters and the multiply-adds at 224 × 224 that the paper prints",
+            cells="map_networks.patchconvnet_of(size=S120)",
+            holds="map_networks.is_printed(parameters=47.7, multiply_adds=7.5, within=0.01)",
+        ),
+        Claim(
+            "B60 has the parameters and the multiply-adds at 224 × 224 that the paper prints",
+            cells="map_networks.patchconvnet_of(size=B60)",
+            holds="map_networks.is_printed(parameters=99.4, multiply_adds=15.8, within=0.01)",
+        ),
+        Claim(
+            "a query of zero gives the mean of the values of all cells and of the query itself",
+            cells="map_networks.zero_query",
+            holds="map_networks.is_a_mean",
+        ),
     ),
 )
 class PatchConvNet(Network):

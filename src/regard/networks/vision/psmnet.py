@@ -110,12 +110,17 @@ class Hourglass(nn.Module):
     arxiv="1803.08669",
     year=2018,
     fidelity="authors' code",
-    claim=Claim(
-        text="as many parameters as the authors' network, and what it computes; the expected disparity of a sure "
-        "cost is exact",
-        status="partly",
-        figure="5,224,768; to 1e-6 in float64; exact; errors on drawn pairs were not measured",
-        command="pytest tests/claims/test_psmnet.py tests/unit/featuremap/test_reference.py",
+    claim=(
+        Claim(
+            "as many parameters as the authors' network",
+            cells="map_networks.psmnet",
+            holds="map_networks.has(parameters=5224768)",
+        ),
+        Claim(
+            "the expected disparity of a sure cost is exact, and of two that are alike the one between them",
+            cells="map_networks.disparity",
+            holds="map_networks.is_exact",
+        ),
     ),
 )
 class PSMNet(Network):

@@ -113,13 +113,22 @@ class AttentionModule(nn.Module):
     year=2017,
     aliases=("attention_56", "attention_92"),
     fidelity="authors' code",
-    claim=Claim(
-        text="as many parameters as the authors' graphs, near what the paper prints; a mask of zero leaves the "
-        "trunk, bit by bit; the authors' graph gives the same numbers",
-        status="partly",
-        figure="31,810,728 and 52,466,344 (printed 31.9 M and 51.3 M), 6.27 and 10.53 G multiply-adds (6.2 and "
-        "10.4); exact; to 1e-6 in float64; training under label noise was not measured",
-        command="pytest tests/claims/test_residual_attention.py tests/unit/featuremap/test_reference.py",
+    claim=(
+        Claim(
+            "Attention-56 has the parameters and multiply-adds at 224 × 224 that the paper prints, to 3%",
+            cells="map_networks.residual_attention_of(layers=56)",
+            holds="map_networks.is_printed(parameters=31.9, multiply_adds=6.2, within=0.03)",
+        ),
+        Claim(
+            "Attention-92 has the parameters and multiply-adds at 224 × 224 that the paper prints, to 3%",
+            cells="map_networks.residual_attention_of(layers=92)",
+            holds="map_networks.is_printed(parameters=51.3, multiply_adds=10.4, within=0.03)",
+        ),
+        Claim(
+            "a mask of zero leaves the trunk, bit by bit",
+            cells="map_networks.zero_mask",
+            holds="map_networks.is_the_trunk",
+        ),
     ),
 )
 class ResidualAttentionNetwork(Network):

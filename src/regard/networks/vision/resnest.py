@@ -50,12 +50,9 @@ class SplitBlock(nn.Module):
     year=2020,
     fidelity="third-party code",
     claim=Claim(
-        text="the parameters and multiply-adds of ResNeSt-50 at 224 × 224 are those printed, and timm's to the last "
-        "one; a small one equals timm's with its weights",
-        status="partly",
-        figure="27,483,240 parameters, the paper's 27.5 M; 5.37 G multiply-adds, the paper's 5.39; to 1e-6 in "
-        "float64; accuracy was not measured",
-        command="pytest tests/claims/test_mixtures.py tests/unit/featuremap/test_reference.py",
+        "the parameters and multiply-adds of ResNeSt-50 at 224 × 224 are those printed, to 1%",
+        cells="map_networks.resnest",
+        holds="map_networks.is_printed(parameters=27.5, multiply_adds=5.39, within=0.01)",
     ),
 )
 class ResNeSt(Network):

@@ -1,27 +1,9 @@
-"""PSMNet: its size, its expectation, its volume, any size of image."""
+"""PSMNet: its volume, any size of image."""
 
 import pytest
 import torch
 
-from regard.networks.vision.psmnet import PSMNet, expected, stereo_loss, volume_of
-
-
-def test_the_size(record_property):
-    """As many parameters as the authors' network."""
-    with torch.device("meta"):
-        count = sum(parameter.numel() for parameter in PSMNet().parameters())
-    record_property("parameters", f"{count:,}")
-    assert count == 5_224_768
-
-
-def test_a_sure_cost_gives_its_disparity():
-    """The expectation is exact where one disparity has all of the likeness, and between two it is their mean."""
-    truth = torch.randint(13, (2, 1, 5, 7), generator=torch.Generator().manual_seed(0))
-    costs = torch.full((2, 13, 5, 7), -1e4, dtype=torch.float64).scatter_(1, truth, 0.0)
-    assert torch.equal(expected(costs), truth.double())
-    two = torch.full((1, 6, 1, 1), -1e4, dtype=torch.float64)
-    two[:, [1, 4]] = 0.0
-    assert expected(two).item() == 2.5
+from regard.networks.vision.psmnet import PSMNet, stereo_loss, volume_of
 
 
 def test_the_volume_pairs_each_cell_with_those_to_its_left():

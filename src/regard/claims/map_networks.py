@@ -1,0 +1,216 @@
+"""Networks of feature maps: their sizes beside those printed, and what they are where an attention is off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from regard.claims.cells import measured
+from regard.claims.figures import Figures, Finding, listed
+from regard.claims.testbeds.maps import apart, count, drawn
+from regard.networks.vision.a2n import A2N
+from regard.networks.vision.han import HAN, LayerAttention
+from regard.networks.vision.patchconvnet import AttentionPool, PatchConvNet
+from regard.networks.vision.psmnet import PSMNet, expected
+from regard.networks.vision.residual_attention import AttentionModule, ResidualAttentionNetwork
+from regard.networks.vision.resnest import ResNeSt
+
+
+def size_of(make: Callable[[], nn.Module]) -> dict[str, int]:
+    """Parameters, and multiply-adds of an image of 224 × 224."""
+    with torch.device("meta"):
+        net = make().eval()
+        with FlopCounterMode(display=False) as counter:
+            net(torch.empty(1, 3, 224, 224))
+    return {"parameters": count(net), "multiply_adds": counter.get_total_flops() // 2}
+
+
+def is_printed(found: Figures, parameters: float, multiply_adds: float, within: float) -> Finding:
+    """Both are what the paper prints, to a share of it."""
+    own, work = found.one("parameters"), found.one("multiply_adds")
+    figure = f"{own:,} parameters, printed {parameters:g} M; {work / 1e9:.2f} G multiply-adds, printed {multiply_adds}"
+    off = max(abs(own / 1e6 / parameters - 1), abs(work / 1e9 / multiply_adds - 1))
+    return Finding.of(figure, off <= within)
+
+
+def has(found: Figures, parameters: int) -> Finding:
+    """As many parameters as the authors' network, exactly."""
+    own = found.one("parameters")
+    return Finding.of(f"{own:,} parameters, the authors' network {parameters:,}", own == parameters)
+
+
+@measured(scale=(2, 3, 4))
+def a2n(scale: int) -> dict[str, int]:
+    """Parameters of A2N."""
+    with torch.device("meta"):
+        return {"parameters": count(A2N(scale))}
+
+
+def is_a2n(found: Figures) -> Finding:
+    """1,036 thousand for ×2 and ×3, 1,047 thousand for ×4."""
+    own = found("parameters")
+    figure = f"{listed(own, ',')} for ×2, ×3, ×4, printed 1,036 K, 1,036 K, 1,047 K"
+    return Finding.of(figure, [each // 1000 for each in own] == [1036, 1036, 1047])
+
+
+@measured(scale=(2, 4))
+def a2n_shares(scale: int) -> dict[str, float]:
+    """The two shares of every block: their sums less one, and the smallest difference between two images."""
+    torch.manual_seed(0)
+    net, images = A2N(scale, blocks=2).double(), drawn(2, 3, 7, 5)
+    with torch.no_grad():
+        shares = net.shares(images)
+    sums = shares.sum(2)
+    return {"sum": apart(sums, torch.ones_like(sums)), "gap": (shares[0] - shares[1]).abs().min().item()}
+
+
+@measured()
+def han() -> dict[str, int]:
+    """Parameters of HAN for ×2, with the 24 fixed numbers of two colour shifts, which are no weights here."""
+    with torch.device("meta"):
+        return {"parameters": count(HAN()) + 24}
+
+
+@measured()
+def han_start() -> dict[str, float]:
+    """HAN untrained against its trunk without attention, and against RCAN's, which joins no groups."""
+    torch.manual_seed(0)
+    net, images = HAN(2, channels=16, groups=3, blocks=1, peak=1).double(), drawn(1, 3, 5, 7)
+    with torch.no_grad():
+        start = net.first(images - net.mean)
+        maps = net.maps(start)
+        plain = start + net.both(torch.cat((maps[0], net.joined(torch.cat(maps, 1))), 1))
+        out, rcan = net(images), net.upsample(start + maps[0]) + net.mean
+        return {"plain": apart(out, net.upsample(plain) + net.mean), "rcan": apart(out, rcan)}
+
+
+def begins_plain(found: Figures) -> Finding:
+    """Equal to 1e-9; the convolutions that join the groups remain."""
+    plain, rcan = found.one("plain"), found.one("rcan")
+    return Finding.of(f"equal to {plain:.0e}; {rcan:.2g} from RCAN", plain < 1e-9, rcan > 1e-3)
+
+
+@measured()
+def layers_apart() -> dict[str, float | bool]:
+    """Attention between four layers against softmax of negated products; whether each weighs itself least."""
+    attention, maps = LayerAttention().double(), drawn(2, 4, 3, 2, 5)
+    with torch.no_grad():
+        attention.gamma.fill_(1.0)
+        tokens = maps.flatten(2)
+        products = tokens @ tokens.mT
+        weights = torch.softmax(products.amax(-1, keepdim=True) - products, -1)
+        off = apart(attention(maps), maps + (weights @ tokens).view_as(maps))
+    return {"apart": off, "least": bool((weights.argmin(-1) == torch.arange(4)).all())}
+
+
+def is_of_the_unlike(found: Figures) -> Finding:
+    """Equal to 1e-9, each layer's own weight the least."""
+    off, least = found.one("apart"), found.one("least")
+    return Finding.of(
+        f"equal to {off:.0e}; a layer's own weight is {'' if least else 'not '}its least", off < 1e-9, least
+    )
+
+
+@measured(size=["S60"])
+def patchconvnet(size: str) -> dict[str, int]:
+    """Parameters and multiply-adds of PatchConvNet."""
+    return size_of(lambda: PatchConvNet(size))
+
+
+def patchconvnet_of(size: str) -> Any:
+    """Those of one size."""
+    return patchconvnet.cell(size=size)
+
+
+@measured(y=(1, 5), x=(1, 3))
+def zero_query(y: int, x: int) -> dict[str, float]:
+    """The pooling with queries of zero: its map against 1 / (n + 1), and what it gives against the mean of values."""
+    torch.manual_seed(0)
+    pool: Any = AttentionPool(8, 1, 2, 1e-4).double()
+    projection, maps = pool.attention.projection, drawn(2, 8, y, x)
+    with torch.no_grad():
+        for parameter in projection.q.parameters():
+            parameter.zero_()
+        weights = pool.map(maps)
+        query, keys = pool.keys(maps)
+        mean = projection.out(projection.v(keys).mean(1, keepdim=True))
+        off = apart(pool.attention(query, context=keys), mean)
+    return {"map": apart(weights, torch.full_like(weights, 1 / (y * x + 1))), "mean": off}
+
+
+def is_a_mean(found: Figures) -> Finding:
+    """Both to 1e-9."""
+    flat, mean = max(found("map")), max(found("mean"))
+    figure = f"equal weights to {flat:.0e}, the mean of values to {mean:.0e}"
+    return Finding.of(figure, flat < 1e-9, mean < 1e-9)
+
+
+@measured()
+def psmnet() -> dict[str, int]:
+    """Parameters of PSMNet."""
+    with torch.device("meta"):
+        return {"parameters": count(PSMNet())}
+
+
+@measured()
+def disparity() -> dict[str, float]:
+    """The largest error of the expected disparity of sure costs, and what it is of two that are alike, 1 and 4."""
+    truth = torch.randint(13, (2, 1, 5, 7), generator=torch.Generator().manual_seed(0))
+    costs = torch.full((2, 13, 5, 7), -1e4, dtype=torch.float64).scatter_(1, truth, 0.0)
+    two = torch.full((1, 6, 1, 1), -1e4, dtype=torch.float64)
+    two[:, [1, 4]] = 0.0
+    return {"error": apart(expected(costs), truth.double()), "between": expected(two).item()}
+
+
+def is_exact(found: Figures) -> Finding:
+    """No error, and the mean of the two."""
+    error, between = found.one("error"), found.one("between")
+    return Finding.of(f"off by {error:g}; between 1 and 4 it is {between:g}", error == 0, between == 2.5)
+
+
+@measured(layers=[56])
+def residual_attention(layers: int) -> dict[str, int]:
+    """Parameters and multiply-adds of a residual attention network."""
+    return size_of(lambda: ResidualAttentionNetwork(layers))
+
+
+def residual_attention_of(layers: int) -> Any:
+    """Those of so many layers."""
+    return residual_attention.cell(layers=layers)
+
+
+def masked(module: Any, x: Tensor, mask: Tensor) -> Tensor:
+    """What an attention module gives with this mask in place of its own."""
+    hook = module.mask.register_forward_hook(lambda *_: mask)
+    try:
+        return module(x)
+    finally:
+        hook.remove()
+
+
+@measured(depth=(1, 2, 3))
+def zero_mask(depth: int) -> dict[str, float | bool]:
+    """An attention module with a mask of zero against its units one after the other; with its own; the mask's range."""
+    torch.manual_seed(0)
+    module, x = AttentionModule(8, depth).eval(), torch.randn(2, 8, 13, 9)
+    with torch.no_grad():
+        mask, plain = module.map(x), module.after(module.trunk(module.before(x)))
+        same, own = torch.equal(masked(module, x, torch.zeros_like(x)), plain), apart(module(x), plain)
+    return {"same": same, "own": own, "least": mask.min().item(), "most": mask.max().item()}
+
+
+def is_the_trunk(found: Figures) -> Finding:
+    """Bit by bit; the module's own mask lies between zero and one and changes something."""
+    same, own, least, most = (found(name) for name in ("same", "own", "least", "most"))
+    figure = f"bit by bit in {sum(same)} of {len(same)} depths; masks from {min(least):.2f} to {max(most):.2f}"
+    return Finding.of(figure, all(same), min(own) > 0, min(least) > 0, max(most) < 1)
+
+
+@measured()
+def resnest() -> dict[str, int]:
+    """Parameters and multiply-adds of ResNeSt-50."""
+    return size_of(lambda: ResNeSt(50))
