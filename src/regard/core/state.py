@@ -10,6 +10,9 @@ from torch import Tensor
 
 from regard.core.errors import wrong
 
+UNCOUNTED = ("seen", "keys", "key_mask")
+"""Bookkeeping of a state: how many tokens there were, and which are padding."""
+
 
 @dataclass(frozen=True)
 class State:
@@ -44,8 +47,8 @@ class State:
 
     @property
     def bytes(self) -> int:
-        """Bytes of what grows or stays per sequence; the counter ``seen`` is bookkeeping and left out."""
-        own = sum(t.numel() * t.element_size() for name, t in self.tensors.items() if name not in ("seen", "keys"))
+        """Bytes of what grows or stays per sequence; bookkeeping (`UNCOUNTED`) is left out."""
+        own = sum(t.numel() * t.element_size() for name, t in self.tensors.items() if name not in UNCOUNTED)
         return own + sum(part.bytes for part in self.parts)
 
     def select(self, index: Tensor) -> Self:

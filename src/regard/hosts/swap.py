@@ -296,12 +296,13 @@ def swap(
             RuntimeError: the model is watched or swapped.
     """
     model = host(model)
+    d = head_dim_of(model)
     if isinstance(mechanism, Mapping):
         chosen: dict[int | None, tuple[Mechanism, str]] = {
-            layer: (instantiate(given, config, layer), said(given, config)) for layer, given in mechanism.items()
+            layer: (instantiate(given, config, layer, d), said(given, config)) for layer, given in mechanism.items()
         }
     else:
-        one = (instantiate(mechanism, config), said(mechanism, config))
+        one = (instantiate(mechanism, config, head_dim=d), said(mechanism, config))
         chosen = {None: one} if layers is None else dict.fromkeys(layers, one)
     for layer in chosen:
         if layer is not None and layer < 0:
@@ -309,14 +310,24 @@ def swap(
     return Swap(model, chosen)
 
 
-def instantiate(given: str | Mechanism | Pattern, config: Mapping[str, Any], layer: int | None = None) -> Mechanism:
+def head_dim_of(model: PreTrainedModel) -> int:
+    """The size of a head, which mechanisms with parameters of it are made for; 64 where the configuration has none."""
+    config: Any = model.config.get_text_config()
+    given = getattr(config, "head_dim", None)
+    width, heads = (getattr(config, name, None) for name in ("hidden_size", "num_attention_heads"))
+    return given or (width // heads if isinstance(width, int) and isinstance(heads, int) and heads else 64)
+
+
+def instantiate(
+    given: str | Mechanism | Pattern, config: Mapping[str, Any], layer: int | None = None, head_dim: int = 64
+) -> Mechanism:
     """The mechanism that is meant, of one layer or of all, refused if it would have to be trained."""
     if isinstance(given, str) and PATTERN.search(given):
         given = parse_pattern(given)
     if isinstance(given, Pattern):
         given = PatternAttention(given, **config)
     elif isinstance(given, str):
-        given = build_text(given, {} if layer is None else {"layer_index": layer}, **config)
+        given = build_text(given, {"head_dim": head_dim, **({} if layer is None else {"layer_index": layer})}, **config)
     elif config:
         raise wrong(next(iter(config)), "an argument", "none: the mechanism is made already", TypeError)
     mechanism: Any = given

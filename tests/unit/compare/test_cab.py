@@ -13,7 +13,7 @@ from regard.core.mechanism import Mechanism
 
 def causal() -> list[str]:
     things = [e for e in regard.entries() if isinstance(e.thing, type) and issubclass(e.thing, Mechanism)]
-    return [entry.name for entry in things if entry.thing().traits.causal]
+    return [entry.name for entry in things if entry.thing.examples()[0].mechanism.traits.causal]
 
 
 @pytest.mark.parametrize("name", causal())

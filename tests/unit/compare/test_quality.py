@@ -21,7 +21,7 @@ def mechanisms() -> list[str]:
 
 @pytest.mark.parametrize("name", mechanisms())
 def test_models_of_all_mechanisms_have_the_same_parameters_to_one_percent(name):
-    given = task_setting("recall" if regard.find(name).thing().traits.causal else "masked_recall")
+    given = task_setting("recall" if regard.find(name).thing.examples()[0].mechanism.traits.causal else "masked_recall")
     plain = QualityCell("softmax", "recall").network(given).parameter_count
     assert abs(QualityCell(name, "recall").network(given).parameter_count - plain) <= 0.01 * plain
 

@@ -23,7 +23,7 @@ SMALL = {"window": "window(size=5)", "aha": "aha(of='window(size=3)')", "delta":
 def hostable() -> list[str]:
     """Every causal mechanism of the atlas, with what is remarkable about it within a few tokens."""
     things = [e for e in regard.entries() if isinstance(e.thing, type) and issubclass(e.thing, Mechanism)]
-    return [SMALL.get(entry.name, entry.name) for entry in things if entry.thing().traits.causal]
+    return [SMALL.get(entry.name, entry.name) for entry in things if entry.thing.examples()[0].mechanism.traits.causal]
 
 
 def model(layers: str = "softmax, window(size=5)", **sizes) -> LM:
