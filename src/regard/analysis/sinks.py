@@ -29,9 +29,14 @@ from regard.probes.places import ColumnMeans
     aliases=("sink_heads",),
     claim=(
         Claim(
-            "the first token of SmolLM2 is a sink in most heads, other tokens in few",
+            "the first token is a sink in most heads",
             cells="heads.sinks",
             holds="heads.the_first_token",
+        ),
+        Claim(
+            "other tokens are one in few",
+            cells="heads.sinks",
+            holds="heads.no_other_token",
         ),
         Claim(
             "sinks emerge in training with softmax, and do not with sigmoid attention",
