@@ -103,11 +103,17 @@ class Gates(Result):
     aliases=("chg", "head_gates"),
     missing="contrastive gating of two tasks",
     fidelity="hand values",
-    claim=Claim(
-        text="heads that a task needs and does not need are told apart, and a planted noise head interferes",
-        status="partly",
-        figure="a noise head planted in a small model interferes by more than 0.8; not measured in a language model",
-        command="pytest tests/unit/analysis/test_roles.py",
+    claim=(
+        Claim(
+            "heads that a task needs and heads that it does not need are told apart",
+            cells="heads.gated",
+            holds="heads.needed_and_not",
+        ),
+        Claim(
+            "a planted noise head interferes",
+            cells="heads.noisy",
+            holds="heads.noise_interferes",
+        ),
     ),
 )
 class CausalHeadGating(Analysis[Prompt, Gates]):

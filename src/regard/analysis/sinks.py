@@ -21,17 +21,28 @@ from regard.probes.places import ColumnMeans
     family="observe",
     kind="analysis",
     row=212,
-    missing="the grid of training settings, learnable key biases, sigmoid attention",
+    missing="the grid of training settings, learnable key biases",
     fidelity="hand values",
     title="When Attention Sink Emerges in Language Models: An Empirical View",
     arxiv="2410.10781",
     year=2024,
     aliases=("sink_heads",),
-    claim=Claim(
-        text="the first token of SmolLM2 is a sink in most heads, other tokens in few",
-        status="partly",
-        figure="SmolLM2: 73.6% of heads at position 0, 0.0% at 1 to 3; emergence in training and its causes not built",
-        command="pytest tests/claims/test_heads.py",
+    claim=(
+        Claim(
+            "the first token is a sink in most heads",
+            cells="heads.sinks",
+            holds="heads.the_first_token",
+        ),
+        Claim(
+            "other tokens are one in few",
+            cells="heads.sinks",
+            holds="heads.no_other_token",
+        ),
+        Claim(
+            "sinks emerge in training with softmax, and do not with sigmoid attention",
+            cells="heads.emergence",
+            holds="heads.emerges_with_softmax",
+        ),
     ),
 )
 class SinkHeads(HeadAnalysis):

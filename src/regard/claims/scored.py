@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 import regard
 from regard.claims.cells import measured
-from regard.claims.figures import Figures, Finding, interval
+from regard.claims.figures import Figures, Finding, interval, listed
 from regard.claims.small_lm import both
 from regard.core.layout import Layout
 from regard.experiments.cell import Cell
+from regard.mechanisms.scored.differential import Differential
 from regard.projections.rotary import Rotary
 from regard.train.fit import Recipe, fit
 
@@ -122,6 +125,48 @@ def reads_longer_texts(found: Figures) -> Finding:
         f"{interval(growth[0])}; on 64 it is {interval(other)} against {interval(plain)}"
     )
     return Finding.of(figure, sum(growth[1]) < sum(growth[0]))
+
+
+@measured()
+def forgotten() -> dict[str, float]:
+    """How far forgetting attention is from softmax attention: with open gates, and of what follows a shut one alone."""
+    (q, k, v), mechanism = draw(), regard.build("forgetting")
+    gates = torch.zeros(1, 2, 37, dtype=torch.float64)
+    apart = mechanism(q, k, v, CAUSAL, log_forget=gates) - F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    gates[:, :, 19] = -torch.inf
+    late = (x[:, :, 19:] for x in (q, k, v))
+    alone = regard.build("softmax")(*late, CAUSAL)
+    seen = mechanism(q, k, v, CAUSAL, log_forget=gates)[:, :, 19:] - alone
+    return {"apart": apart.abs().max().item(), "off": seen.abs().max().item()}
+
+
+def is_softmax_and_hides(found: Figures) -> Finding:
+    """Both to 1e-12."""
+    apart, off = found.one("apart"), found.one("off")
+    figure = f"open gates equal to {apart:.0e}, what follows a shut one to that alone to {off:.0e}"
+    return Finding.of(figure, apart < 1e-12, off < 1e-12)
+
+
+@measured(layer=(0, 2, 11))
+def cancelled(layer: int) -> dict[str, float]:
+    """Of differential attention: how far what halves that are alike leave is from 1 − λ; λ's start, and its formula."""
+    mechanism = Differential(16, layer).double()
+    q, k, v = draw()
+    twice = mechanism(torch.cat([q, q], 3), torch.cat([k, k], 3), v, CAUSAL)
+    want = (1 - mechanism.share(q)) * F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    with torch.no_grad():
+        mechanism.vectors.zero_()
+    start = mechanism.share(q).item()
+    return {"off": (twice - want).abs().max().item(), "start": start, "formula": 0.8 - 0.6 * math.exp(-0.3 * layer)}
+
+
+def cancels_by_share(found: Figures) -> Finding:
+    """To 1e-12; λ starts as the formula has it."""
+    off, starts = max(found("off")), found("start")
+    shown = (
+        f"halves that are alike leave 1 − λ of it to {off:.0e}; λ starts at {listed(starts, '.2f')} in layers 0, 2, 11"
+    )
+    return Finding.of(shown, off < 1e-12, all(abs(a - b) < 1e-6 for a, b in zip(starts, found("formula"), strict=True)))
 
 
 @measured()

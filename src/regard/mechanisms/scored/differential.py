@@ -26,13 +26,17 @@ from regard.mechanisms.cached import Cached
     year=2024,
     aliases=("diff_transformer", "differential_attention"),
     fidelity="third-party code",
-    claim=Claim(
-        text="what both maps attend to alike cancels by λ, which starts by the layer; language models of it do better, "
-        "and look at what matters",
-        status="partly",
-        figure="the layer of Transformers' DiffLlama on its weights within 2e-6, the limit to 1e-12; models not "
-        "measured",
-        command="pytest tests/unit/test_reference_scored.py",
+    claim=(
+        Claim(
+            "what both maps attend to alike cancels by λ, which starts by the layer",
+            cells="scored.cancelled",
+            holds="scored.cancels_by_share",
+        ),
+        Claim(
+            "language models of it do better",
+            cells="small_lm.beside(layers='differential*2')",
+            holds="small_lm.loss_at_most(ratio=1.0)",
+        ),
     ),
 )
 class Differential(Cached):

@@ -24,13 +24,22 @@ from regard.mechanisms.scored.parts.tile_scores import Biased
     aliases=("fox", "forgetting_attention", "forget_gate"),
     fidelity="third-party code",
     missing='the norms, output gate and shifts of its "Pro" layer',
-    claim=Claim(
-        text="gates at one are softmax attention, a gate at zero hides all that came before it; language models of it "
-        "do better, and read longer texts than they were trained on",
-        status="partly",
-        figure="output and gradients of flash-linear-attention's own within 2e-6, the limits to 1e-12; models not "
-        "measured",
-        command="pytest tests/unit/test_reference_scored.py",
+    claim=(
+        Claim(
+            "gates at one are softmax attention, a gate at zero hides all that came before it",
+            cells="scored.forgotten",
+            holds="scored.is_softmax_and_hides",
+        ),
+        Claim(
+            "language models of it do better",
+            cells="small_lm.beside(layers='forgetting*2')",
+            holds="small_lm.loss_at_most(ratio=1.0)",
+        ),
+        Claim(
+            "they read longer texts than they were trained on",
+            cells="small_lm.beside(layers='forgetting*2')",
+            holds="scored.reads_longer_texts",
+        ),
     ),
 )
 class Forgetting(Scored):
