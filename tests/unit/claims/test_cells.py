@@ -18,7 +18,7 @@ from regard.experiments.timing import interleaved
 from regard.networks import LM, Config
 
 SLOW = {
-    "language.on_pages": "reads thousands of pages after training, 3 s",
+    "language.on_pages": "reads unseen pages after training, 3 s",
     "language.shortcuts": "four layers on held-out text, 2 s",
     "language.variants": "26 models, 5 s",
     "layers.deletions": "deletes every token of 256 texts in turn, half a minute",
