@@ -185,9 +185,10 @@ def leaks() -> dict[str, int]:
     things = [
         e for e in regard.entries(kind="mechanism") if isinstance(e.thing, type) and issubclass(e.thing, Mechanism)
     ]
-    causal = [entry.name for entry in things if entry.thing().traits.causal]
-    for name in causal:
-        found += cab.leak(build_for({"heads": 2, "head_dim": 5}, name)) != 0
+    made = [build_for({"heads": 2, "head_dim": 6}, entry.name) for entry in things]
+    causal = [mechanism for mechanism in made if mechanism.traits.causal]
+    for mechanism in causal:
+        found += cab.leak(mechanism) != 0
     return {"leaks": found, "mechanisms": len(causal)}
 
 

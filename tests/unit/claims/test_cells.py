@@ -1,0 +1,137 @@
+"""Every cell that trains or takes times runs at its smallest, and the code that judges it reads its figures."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from importlib import import_module
+
+import pytest
+from torch import nn
+
+from regard.claims import dual, extend, long_texts, neighborhood, planning, probabilistic, taylor, theory
+from regard.claims.cells import Measured
+from regard.claims.declared import cells_of, finding_of
+from regard.claims.figures import Figures, Finding
+from regard.core.atlas import everything
+from regard.experiments.timing import interleaved
+from regard.networks import LM, Config
+
+SLOW = {
+    "language.on_pages": "reads unseen pages after training, 3 s",
+    "language.shortcuts": "four layers on held-out text, 2 s",
+    "language.variants": "26 models, 5 s",
+    "layers.deletions": "deletes every token of 256 texts in turn, half a minute",
+    "multi_token.toy_task": "answers on 1,000 texts, 4 s",
+    "positional.network": "sorts lists of ten times the size, 4 s",
+    "projections.texts_of": "tells packages of 3,000 texts, 5 s",
+    "projections.gated_and_fast": "as small_lm.beside",
+    "small_lm.beside": "a second a model; projections.gated_models has such models too",
+    "taylor.terms": "states of 64² numbers over 256 characters, 9 s",
+}
+"""Cells that take long even with one step, and why."""
+ELSEWHERE = {"extend.tuned": "with sizes of its own below"}
+
+
+def trainings():
+    """Claims all of whose cells train, as pytest's parameters."""
+    for entry in everything().values():
+        for claim in entry.claims:
+            cells = cells_of(claim) if claim.cells else []
+            known = [cell for cell in cells if isinstance(cell, Measured) and "steps" in cell.fields]
+            if known and len(known) == len(cells) and claim.cells not in ELSEWHERE:
+                marks = [pytest.mark.slow] if any(claim.cells.startswith(name) for name in SLOW) else []
+                yield pytest.param(claim, id=f"{entry.name}-{claim.cells}-{claim.holds}", marks=marks)
+
+
+@cache
+def small(function, given):
+    """What a cell gives after one step, whatever the seed."""
+    module, name = f"regard.claims.{function}".rsplit(".", 1)
+    return getattr(import_module(module), name).measure(**dict(given))
+
+
+def judged(rows, judge):
+    """What is said of figures, all of which are numbers."""
+    figures = [value for row in rows for value in row.values() if isinstance(value, float)]
+    assert all(map(math.isfinite, figures))
+    found = judge(Figures(rows))
+    assert isinstance(found, Finding)
+    assert found.figure
+    return found
+
+
+@pytest.mark.parametrize("claim", list(trainings()))
+def test_a_training_gives_figures_that_are_judged(claim):
+    rows = []
+    for cell in cells_of(claim):
+        given = dict(cell.given) | {"steps": 1}
+        given |= {"seed": 1} if "seed" in given else {}
+        rows.append({**cell.fields, **small(cell.function, tuple(given.items()))})
+    judged(rows, lambda figures: finding_of(claim, figures))
+
+
+def test_slow_cells_are_cells():
+    named = {claim.cells for entry in everything().values() for claim in entry.claims}
+    for name in [*SLOW, *ELSEWHERE]:
+        assert any(cells.startswith(name) for cells in named), name
+
+
+def rows_of(cells, **small_ones):
+    return [{**cell.fields, **cells.measure(**dict(cell.given) | small_ones)} for cell in cells]
+
+
+@pytest.mark.slow
+def test_tuning_for_longer_texts(monkeypatch):
+    arms = {name: text and text.replace("2048", "16") for name, text in extend.ARMS.items()}
+    for name, value in {"LENGTH": 64, "TESTED": 256, "ARMS": arms}.items():
+        monkeypatch.setattr(extend, name, value)
+    extend.model_and_texts.cache_clear()
+    judged(rows_of(extend.tuned, steps=1), extend.keeps_more)
+    extend.model_and_texts.cache_clear()
+
+
+def test_samples_until_pairs_are_told(monkeypatch):
+    monkeypatch.setattr(dual, "MOST", 10 * dual.SIZE)
+    assert not judged(rows_of(dual.samples, seed=0), dual.takes_half).held
+
+
+def test_clicks_and_waves():
+    judged(rows_of(probabilistic.clicked), probabilistic.segments_better)
+    judged(rows_of(theory.two_by_two), theory.finds_the_ground_state)
+
+
+def test_leaks(monkeypatch):
+    assert judged(rows_of(planning.leaks), planning.nothing_leaks).held
+    monkeypatch.setattr(planning.cab, "leak", lambda mechanism: 1e-3)
+    assert not judged(rows_of(planning.leaks), planning.nothing_leaks).held
+
+
+@pytest.mark.slow
+def test_times_of_neighbourhoods(monkeypatch):
+    monkeypatch.setattr(neighborhood, "interleaved", lambda *given, seconds: interleaved(*given, seconds=0))
+    draw = neighborhood.draw
+    monkeypatch.setattr(neighborhood, "draw", lambda grid, heads=2, dim=8, dtype=None: draw(grid, heads, 4, dtype))
+    speeds = rows_of(neighborhood.speed)
+    judged(speeds, neighborhood.is_fast)
+    judged(speeds, neighborhood.is_bounded)
+
+
+@pytest.mark.slow
+def test_growth_of_neighbourhoods(monkeypatch):
+    monkeypatch.setattr(neighborhood, "interleaved", lambda *given, seconds: interleaved(*given, seconds=0))
+    assert all(row["ratio"] > 0 for row in rows_of(neighborhood.growth))
+
+
+def test_times_of_linear_layers(monkeypatch):
+    monkeypatch.setattr(long_texts, "LENGTHS", (32, 64))
+    judged(rows_of(long_texts.lightning_time), long_texts.within_ten_percent)
+    assert all(row["ratio"] > 0 for row in rows_of(taylor.doubling, order=1))
+
+
+def test_predicted_steps(monkeypatch):
+    def reference() -> nn.Module:
+        return LM(Config(vocabulary=32, width=16, layers="softmax*2", heads=2), seed=0).eval()
+
+    monkeypatch.setattr(planning, "reference", reference)
+    assert all(row["error"] >= 0 for row in rows_of(planning.calibrated))
