@@ -17,7 +17,11 @@ from regard.networks.benchmark import BenchmarkNetwork
 CLOSE = {"atol": 1e-9, "rtol": 1e-9}
 
 
-SMALL = {"window": "window(size=5)", "aha": "aha(of='window(size=3)')", "delta": "delta(of='window(size=3)', gamma=4)"}
+SMALL = {
+    "window": "window(size=5)",
+    "aha": "aha(of='window(size=3)')",
+    "delta": "delta(of='window(size=3)', gamma=4)",
+} | {"nsa": "nsa(block=4, budget=4, window=5)"}
 
 
 def hostable() -> list[str]:
