@@ -7,50 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 import regard
-from regard.claims.recurrent import recurrence
-from regard.core.layout import Layout
-
-CAUSAL = Layout(causal=True)
-N, D, E = 149, 7, 5
-
-
-def draw(n: int = N, dtype=torch.float64, heads: int = 2):
-    generator = torch.Generator().manual_seed(4)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, dtype=dtype)
-
-    q, k, v = normal(1, heads, n, D), normalize(normal(1, heads, n, D), dim=-1), normal(1, heads, n, E)
-    signals = {
-        "log_decay": -normal(1, heads, n).abs() / 5,
-        "channels": -(normal(1, heads, n, D).abs() / 5).clamp(max=0.6),
-        "beta": normal(1, heads, n).sigmoid(),
-        "step": normal(1, heads, n).abs() / 3,
-        "removed": normal(1, heads, n, D),
-        "rate": normal(1, heads, n, D).sigmoid(),
-    }
-    return q, k, v, signals
-
-
-SIGNALS = {
-    "linear": {},
-    "retnet": {},
-    "gla": {"log_decay": "channels"},
-    "deltanet": {"beta": "beta"},
-    "gated_deltanet": {"log_decay": "log_decay", "beta": "beta"},
-    "kimi_delta": {"log_decay": "channels", "beta": "beta"},
-    "mamba2": {"step": "step"},
-    "mamba": {"step": "step"},
-    "rwkv6": {"log_decay": "channels"},
-    "rwkv7": {"log_decay": "channels", "removed": "removed", "rate": "rate"},
-}
-SIZED = {"mamba2": {"heads": 2}, "mamba": {"heads": 2, "head_dim": D}, "rwkv6": {"heads": 2, "head_dim": D}} | {
-    "rwkv7": {"heads": 2, "head_dim": D}
-}
-
-
-def made(kind: str, dtype=torch.float64):
-    return regard.build(kind, **SIZED.get(kind, {})).to(dtype)
+from regard.claims.recurrent import CAUSAL, SIGNALS, D, E, draw, made, recurrence
 
 
 @pytest.mark.parametrize("kind", SIGNALS)

@@ -8,6 +8,7 @@ import torch
 
 import regard
 from regard import patterns as p
+from regard.claims.patterns import radial_error
 from regard.kernels.block_sparse import plan as block_sparse
 
 CAUSAL = regard.Layout(causal=True)
@@ -95,17 +96,7 @@ def test_radial_density():
 
 def test_radial_beats_a_window():
     """Radial Attention: on scores that decay over space and time, half the error of an equally dense window."""
-    frames, tokens = 24, 32
-    n, radial = frames * tokens, p.Radial((frames, tokens), 4)
-    frame, place = torch.arange(n) // tokens, torch.arange(n) % tokens
-    torch.manual_seed(0)
-    decay = -0.3 * (frame[:, None] - frame).abs() - 0.35 * (place[:, None] - place).abs()
-    scores, v = decay + 0.3 * torch.randn(n, n), torch.randn(n, 16)
-    size = next(w for w in range(1, n) if p.Window(w).density(n) >= radial.density(n))
-    want, errors = torch.softmax(scores, -1) @ v, {}
-    for name, pattern in (("radial", radial), ("window", p.Window(size))):
-        hidden = scores.masked_fill(~pattern.dense(n)[0], -torch.inf)
-        errors[name] = ((torch.softmax(hidden, -1) @ v - want).norm() / want.norm()).item()
+    errors = radial_error.measure()
     assert errors["radial"] <= 0.5 * errors["window"]
 
 
