@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from regard.analysis.base import Analysis, Head, Result
-from regard.core.edit import Edit, Part, Place, Where
+from regard.core.edit import Edit, Place, Where
 from regard.core.errors import wrong
 from regard.edits.trace import Trace
 from regard.experiments.cell import Cell, Report, Scalar
@@ -110,10 +110,7 @@ class SiteEdit(Edit):
         for row, group in enumerate(sites):
             for site in group:
                 self.at.setdefault((site.part, site.layer), []).append((row, site))
-
-    @property
-    def parts(self) -> tuple[Part, ...]:  # type: ignore[override]
-        return tuple(part for part in ("resid", "attn", "mlp") if any(part == of for of, _ in self.at))
+        self.parts = tuple(part for part in ("resid", "attn", "mlp") if any(part == of for of, _ in self.at))
 
     def heads(self, z: Tensor, place: Place) -> Tensor | None:
         if ("z", place.layer) not in self.at:

@@ -234,8 +234,8 @@ class Edit:
         where: what it is confined to.
     """
 
-    parts: ClassVar[tuple[Part, ...]] = ()
-    """Of which parts of a block `hidden` is given the states."""
+    parts: tuple[Part, ...] = ()
+    """Of which parts of a block `hidden` is given the states; of the class, or of an instance that narrows them."""
     group_count: int = 2
     """Into how many groups `groups` parts the keys."""
     resumable: ClassVar[bool] = True

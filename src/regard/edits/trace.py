@@ -38,11 +38,8 @@ class Trace(Edit):
             if site not in SITES:
                 raise wrong("sites", repr(site), f"some of {', '.join(SITES)}")
         self.sites = frozenset(sites)
+        self.parts = tuple(part for part in STATES if part in self.sites)
         self.kept: dict[tuple[str, int], list[Tensor]] = {}
-
-    @property
-    def parts(self) -> tuple[Part, ...]:  # type: ignore[override]
-        return tuple(part for part in STATES if part in self.sites)
 
     def get(self, site: Site, layer: int, call: int = -1) -> Tensor:
         """What a site of a layer was in one of the passes, by default the latest."""
