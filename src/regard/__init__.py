@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from regard.featuremap.insert import insert
     from regard.hosts.attach import attach
     from regard.hosts.calibrate import calibrate
+    from regard.hosts.compress import compress
     from regard.hosts.steer import steer
     from regard.hosts.swap import swap
     from regard.hosts.watch import watch
@@ -54,6 +55,7 @@ LATE = {
     "build": "regard.core.build",
     "calibrate": "regard.hosts.calibrate",
     "check": "regard.laws",
+    "compress": "regard.hosts.compress",
     "entries": "regard.core.atlas",
     "find": "regard.core.atlas",
     "flow": "regard.analysis.flow",
@@ -87,6 +89,7 @@ __all__ = [
     "build",
     "calibrate",
     "check",
+    "compress",
     "entries",
     "find",
     "flow",

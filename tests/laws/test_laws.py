@@ -13,7 +13,6 @@ from regard.projections.values_only import ValuesOnly
 WAITING = {
     "kernel": "one system, held to `definition` through the mechanisms that are computed by it",
     "decoding": "no system yet",
-    "policy": "no system yet",
     "objective": "no system yet",
 }
 """Kinds that have no laws yet, and why. A kind without laws that is not here fails, and so does one here with laws."""

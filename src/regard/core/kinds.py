@@ -164,7 +164,14 @@ KINDS: dict[str, Kind] = {
             laws="regard.laws.edit",
         ),
         Kind("decoding", "Decoding", "How the next tokens are proposed, scored and accepted.", "regard.steer"),
-        Kind("policy", "Cache policies", "Which columns of A a cache forgets, and when.", "regard.compress"),
+        Kind(
+            "policy",
+            "Cache policies",
+            "Which columns of A a cache forgets, and when.",
+            "regard.compress",
+            base="regard.core.policy.Policy",
+            laws="regard.laws.policy",
+        ),
         Kind(
             "analysis",
             "Analyses",
