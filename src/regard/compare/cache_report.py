@@ -21,6 +21,7 @@ from transformers.cache_utils import DynamicCache
 from regard.core.errors import wrong
 from regard.core.policy import Policy
 from regard.hosts.budget import Budget
+from regard.hosts.calibrate import interval
 from regard.hosts.compress import Compression, Stored, compress
 from regard.policies import Full, Observing
 from regard.policies.named import policy_of
@@ -185,3 +186,64 @@ def summed(rows: Sequence[Kept]) -> list[dict[str, Any]]:
             }
         )
     return told
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Which policy to take for so much memory, with the evidence.
+
+    Args:
+        policy, budget: the best one; empty where none is recommended. why: what was found, in words.
+    """
+
+    policy: str
+    budget: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"take {self.policy} at {self.budget}: {self.why}" if self.policy else f"none is recommended: {self.why}"
+
+
+def advice(rows: Sequence[Kept], known: bool, memory: int | None = None) -> Advice:
+    """The policy with the likeliest answers among those within ``memory`` bytes, if it does better than random tokens.
+
+    Raises:
+        ValueError: random tokens were not measured beside the policies, or nothing is within the memory.
+    """
+    groups: dict[tuple[str, str], list[Kept]] = {}
+    for row in rows:
+        if row.known == known:
+            groups.setdefault((row.policy, row.budget), []).append(row)
+    full = groups.pop(("full", "all"))
+    fitting = {key: some for key, some in groups.items() if memory is None or max(row.bytes for row in some) <= memory}
+    randoms = {key: some for key, some in fitting.items() if key[0] == "random"}
+    if not randoms or len(fitting) == len(randoms):
+        what = f"{len(fitting)} ways within {memory} bytes" if memory is not None else f"{len(fitting)} ways"
+        raise wrong("policies", what, "random and another policy, which are within the memory")
+    control = min(randoms.values(), key=mean_nats)
+    (policy, budget), best = min(
+        ((k, s) for k, s in fitting.items() if k not in randoms), key=lambda item: mean_nats(item[1])
+    )
+    gains = torch.tensor([a.nats - b.nats for a, b in zip(control, best, strict=True)])
+    low, high = interval(gains, 0) if len(gains) > 1 else (-torch.inf, torch.inf)
+    setting = "known" if known else "unknown"
+    megabytes = [max(row.bytes for row in some) / 1e6 for some in (best, full)]
+    told = (
+        f"{len(best)} prompts, question {setting}: {mean_right(best):.0%} of the answer right, "
+        f"full cache {mean_right(full):.0%}, random tokens {mean_right(control):.0%}; "
+        f"log-probability above random by {low:+.2f} to {high:+.2f}; "
+        f"{megabytes[0]:.1f} of {megabytes[1]:.1f} MB"
+    )
+    if low <= 0:
+        return Advice("", "", f"the best, {policy} at {budget}, is not surely above random tokens; {told}")
+    return Advice(policy, budget, told)
+
+
+def mean_nats(rows: Sequence[Kept]) -> float:
+    """Of the answers."""
+    return sum(row.nats for row in rows) / len(rows)
+
+
+def mean_right(rows: Sequence[Kept]) -> float:
+    """Share of the answers' tokens."""
+    return sum(row.right for row in rows) / len(rows)
