@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from regard.core.kinds import Sample
-from regard.core.policy import Policy
+from regard.core.policy import Policy, Reader, best
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +152,56 @@ class Floors(Plain):
 
     def budget(self, size, layer, layers, n):
         return size - 1 + int(1.9 * (1 - layer / max(layers - 1, 1)))
+
+
+class PlainReader(Reader):
+    """Reads what the query attends to most, and its own token."""
+
+    def select(self, views):
+        return [best(self.worth(view), min(view.budget, view.size)) for view in views]
+
+    def worth(self, view):
+        found = view.weights(slice(-1, None)).mean((0, 1))
+        found[-1] = torch.inf
+        return found
+
+    @classmethod
+    def examples(cls):
+        return [Sample(cls.__name__, cls(), {"budget": 9})]
+
+
+@breaks("budgets")
+class ReadsMore(PlainReader):
+    """Reads two tokens more than it may."""
+
+    def select(self, views):
+        return [best(self.worth(view), min(view.budget + 2, view.size)) for view in views]
+
+
+@breaks("budgets")
+class OverlooksItself(PlainReader):
+    """Does not read the query's own token."""
+
+    def worth(self, view):
+        return -view.positions.double()
+
+
+@breaks("full")
+class ReadsLessThanAll(PlainReader):
+    """Leaves a token out whatever the budget."""
+
+    def select(self, views):
+        return [best(self.worth(view), view.size - 1) for view in views]
+
+
+@breaks("definition")
+class ChangesWhatItReads(PlainReader):
+    """Writes into the values while it chooses."""
+
+    def select(self, views):
+        for view in views:
+            view.values.mul_(1.01)
+        return super().select(views)
 
 
 @breaks("lengths")

@@ -151,13 +151,14 @@ def answered(session: Compression, read: Any, prompt: Prompt, known: bool) -> tu
         session.evict_from(fork)
         evicted = time.process_time()
         size = Stored(fork).pairs
-        ids = torch.cat([rest, prompt.answer[:-1]])[None].to(device)
-        logits = session.model(input_ids=ids[:, :-1], past_key_values=fork).logits[0] if ids.shape[1] > 1 else None
+        ids, logits = torch.cat([rest, prompt.answer[:-1]])[None].to(device), []
+        together = 1 if session.policy.reads else max(ids.shape[1] - 1, 1)  # readers read less in single steps alone
         last = time.process_time()
-        final = session.model(input_ids=ids[:, -1:], past_key_values=fork).logits[0]
+        for part in (*ids[:, :-1].split(together, 1), ids[:, -1:]) if ids.shape[1] > 1 else (ids,):
+            last = time.process_time()
+            logits.append(session.model(input_ids=part, past_key_values=fork).logits[0])
         step = time.process_time() - last
-    every = final if logits is None else torch.cat([logits, final])
-    logs = every[-len(prompt.answer) :].float().log_softmax(-1)
+    logs = torch.cat(logits)[-len(prompt.answer) :].float().log_softmax(-1)
     right = (logs.argmax(-1) == prompt.answer).float().mean().item()
     nats = -logs.gather(1, prompt.answer[:, None]).mean().item()
     return right, nats, size, step, evicted - begun

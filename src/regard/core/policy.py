@@ -32,6 +32,7 @@ class View:
         seen: real tokens of the sequence so far; the last query is the newest of them.
         scaling, softcap, sunk: of the scores; ``sunk (group,)`` are sink logits, None for none.
         stats: what `Policy.keeps` of each entry, ``(t,)`` each; a policy writes new tensors into it.
+        pages: likewise of runs of entries, in shapes of the policy's own; gone when something is evicted.
         out: ``(group, e)``, the heads' outputs for the newest token, where the policy needs them, else None.
         budget: how many entries the head may keep; 0 where that is not known yet.
     """
@@ -51,6 +52,7 @@ class View:
     stats: dict[str, Tensor] = field(default_factory=dict)
     out: Tensor | None = None
     budget: int = 0
+    pages: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -171,6 +173,37 @@ class Policy:
     def examples(cls) -> Sequence[Sample]:
         """Small instances that the laws of policies examine: see `regard.laws.policy`."""
         return sampled(cls())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader(Policy):
+    """A policy that keeps everything and, while decoding, reads less: `select` names the entries, `source` who chooses.
+
+    A pass of several tokens reads everything.
+
+    Args:
+        sinks, recent, every: nothing is evicted, so that these say nothing here.
+    """
+
+    forgets: ClassVar[bool] = False
+    reads: ClassVar[bool] = True
+
+    def due(self, over: float, decoding: bool) -> bool:
+        return False
+
+    def scores(self, view: View) -> Tensor:
+        raise wrong("scores", f"{type(self).__name__}, which evicts nothing", "a policy that forgets", TypeError)
+
+    def select(self, views: Sequence[View]) -> Sequence[Tensor] | None:
+        """The places of the entries that each kv head reads, ascending, the newest among them; None for all.
+
+        ``view.budget`` says how many they may be, ``view.q`` holds the query.
+        """
+        raise NotImplementedError
+
+    def source(self, layer: int, layers: int) -> int | None:
+        """The layer by whose choice this one reads, itself or one before; None: it reads everything."""
+        return layer
 
 
 def sampled(*policies: Policy) -> list[Sample]:

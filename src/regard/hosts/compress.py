@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicCache, DynamicIndexedLayer, DynamicL
 
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.policy import Policy, View, best
+from regard.core.policy import Policy, Reader, View, best
 from regard.hosts import caches
 from regard.hosts.attachment import Attachment, Spot
 from regard.hosts.attention_arguments import Asked
@@ -25,9 +25,9 @@ from regard.hosts.budget import Budget
 from regard.hosts.causal_masks import real_tokens_of, says
 from regard.hosts.forward_pass import Pass
 from regard.hosts.ragged import attend_ragged
-from regard.hosts.softmax_call import SoftmaxCall
+from regard.hosts.softmax_call import SoftmaxCall, attend
 from regard.hosts.state_cache import Home
-from regard.hosts.store import Store
+from regard.hosts.store import Entries, Store
 from regard.policies.named import policy_of
 
 When = Literal["pass", "decoding"]
@@ -50,6 +50,9 @@ class Compression(AbstractContextManager["Compression"]):
         self.homes: dict[str, Home] = {}  # of layers that can forget, by the module that is being called
         self.cache: Any = None  # of the latest pass
         self.ran = False
+        self.reading: dict[int, list[list[Tensor]]] = {}
+        self.read: dict[int, list[list[Tensor]]] = {}
+        """By layer, of those that did not read everything in the latest pass: the places that each kv head read."""
         self.installed: Attachment | None = None
 
     def install(self) -> Compression:
@@ -116,6 +119,10 @@ class Compression(AbstractContextManager["Compression"]):
     def finished(self, done: Pass) -> None:
         """Refuses a pass in which nothing was kept that could be forgotten."""
         self.homes.clear()
+        self.read, self.reading = (
+            {rank: self.reading[rank] for rank in self.reading if self.source(rank) is not None},
+            {},
+        )
         if done.module is not self.model:
             return
         if not self.ran:
@@ -165,20 +172,34 @@ class Compression(AbstractContextManager["Compression"]):
         return True
 
     def takes(self, spot: Spot) -> bool:
-        """Whether the layer has forgotten something."""
+        """Whether the layer has forgotten something, or reads less than it holds."""
         home = self.homes.get(spot.name)
-        return home is not None and isinstance(home.layer, Store) and home.layer.ragged
+        return home is not None and isinstance(home.layer, Store) and (home.layer.ragged or self.reads(home.layer))
+
+    def source(self, rank: int) -> int | None:
+        """The layer by whose choice a layer reads; None where it reads everything."""
+        return self.policy.source(rank, len(self.ranks)) if isinstance(self.policy, Reader) else None
+
+    def reads(self, store: Store) -> bool:
+        """Whether a layer may read less in this pass, which is one of a single token."""
+        return store.fresh is not None and new_tokens(store) == 1 and self.source(store.rank) is not None
 
     def compute(self, spot: Spot, asked: Asked) -> Tensor:
         """``A v`` over what is left."""
-        store = self.taken_in(spot, asked)
-        out = attend_ragged(store, asked.call, asked.dropout, asked.v.shape[3])
+        store, entries = self.taken_in(spot, asked)
+        if entries is None:
+            out = attend(asked.call, asked.v, asked.dropout)[0]
+        else:
+            out = attend_ragged(store, entries, asked.call, asked.dropout, asked.v.shape[3])
         self.forget(asked.call, store, out)
         return out
 
     def spread(self, spot: Spot, asked: Asked) -> Asked:
         """The call over all slots, of which only what is left can be seen."""
-        keys, values, seen = self.taken_in(spot, asked).spread(asked.call)
+        store, entries = self.taken_in(spot, asked)
+        if entries is None:
+            return asked
+        keys, values, seen = store.spread(asked.call, entries)
         return replace(asked, v=values, call=replace(asked.call, k=keys, mask=seen, causal=False))
 
     def after(self, spot: Spot, asked: Asked, out: Tensor) -> None:
@@ -189,7 +210,7 @@ class Compression(AbstractContextManager["Compression"]):
         store = home.layer
         if not isinstance(store, Store):
             store = self.begin(spot, asked, home)
-        elif not store.ragged:
+        elif store.fresh is not None:
             store.take_in(new_tokens(store), self.real(spot, asked, store.slots))
         self.forget(asked.call, store, out)
 
@@ -205,8 +226,8 @@ class Compression(AbstractContextManager["Compression"]):
         store.take_in(store.slots, self.real(spot, asked, store.slots))
         return store
 
-    def taken_in(self, spot: Spot, asked: Asked) -> Store:
-        """The layer's store with the tokens of the pass, of one that has forgotten something."""
+    def taken_in(self, spot: Spot, asked: Asked) -> tuple[Store, list[list[Entries]] | None]:
+        """The layer's store with the tokens of the pass, and what each kv head is to read; None for everything."""
         store: Store = self.homes[spot.name].layer
         real = self.real(spot, asked, store.slots)
         if asked.biased is not None or not says(
@@ -215,7 +236,35 @@ class Compression(AbstractContextManager["Compression"]):
             what = "a mask of its own for tokens that a cache goes on with which forgets"
             raise wrong("attention_mask", what, "causality and padding (2 axes)")
         store.take_in(asked.call.n, real)
-        return store
+        if store.ragged:
+            return store, store.entries
+        source = self.source(store.rank)
+        if source == store.rank:
+            self.choose(store, asked.call)
+        places = None if source is None else self.reading.get(source)
+        if places is None:
+            return store, None
+        self.reading[store.rank] = places
+        held = [[store.held(b, h) for h in range(store.kv_heads)] for b in range(store.batch)]
+        return store, [
+            [one.select(at, *one.pair) for one, at in zip(heads, places[b], strict=True)]
+            for b, heads in enumerate(held)
+        ]
+
+    @torch.no_grad()
+    def choose(self, store: Store, call: SoftmaxCall) -> None:
+        """Notes what a reader chooses in a layer, for this one or later ones."""
+        assert isinstance(self.policy, Reader)
+        self.describe(store, call)
+        found = []
+        for b in range(store.batch):
+            views = store.views(b, pick(call.q[b], store.chosen(b, call.n)), len(self.ranks), self.allowed(store, b))
+            chosen = self.policy.select(views)
+            if chosen is None:
+                chosen = [torch.arange(view.size, device=view.keys.device) for view in views]
+            found.append(list(chosen))
+        if any(len(at) < store.lengths()[b] for b, heads in enumerate(found) for at in heads):
+            self.reading[store.rank] = found
 
     def real(self, spot: Spot, asked: Asked, total: int) -> Tensor | None:
         """Which tokens so far are no padding, ``(batch, total)`` bool; None: as they were, and the new ones."""
@@ -227,10 +276,11 @@ class Compression(AbstractContextManager["Compression"]):
         """Shows the policy a pass, and evicts what it says when it is due."""
         self.ran = True
         n, batch = call.n, store.batch
-        store.shape = (call.scaling, call.softcap, None if call.sinks is None else call.sunk())
+        self.describe(store, call)
         queries = [pick(call.q[b], store.chosen(b, n)) for b in range(batch)]
-        if n > 1 or not store.read:
-            store.read = store.lengths()
+        sources = {self.source(rank) for rank in range(len(self.ranks))}
+        if n == 1 and store.rank in sources and self.source(store.rank) is None:
+            self.choose(store, call)
         if self.policy.needs_out:
             last = [store.chosen(b, n) for b in range(batch)]
             store.outs = torch.stack([pick(out[b], last[b])[:, -1] for b in range(batch)])
@@ -242,6 +292,12 @@ class Compression(AbstractContextManager["Compression"]):
         store.queries = [torch.cat([a, b], 1)[:, -rows or n :].clone() for a, b in zip(old, queries, strict=True)]
         if self.when == "pass" or n == 1:
             self.evict(store, n == 1)
+
+    def describe(self, store: Store, call: SoftmaxCall) -> None:
+        """Notes in a store what its scores are like, and how long the prompt is."""
+        store.shape = (call.scaling, call.softcap, None if call.sinks is None else call.sunk())
+        if call.n > 1 or not store.read:
+            store.read = store.lengths()
 
     def evict(self, store: Store, decoding: bool) -> None:
         """Evicts from those sequences of a layer that hold too much."""

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from regard.hosts.softmax_call import SoftmaxCall, attend
-from regard.hosts.store import Store
+from regard.hosts.store import Entries, Store
 
 
-def attend_ragged(store: Store, call: SoftmaxCall, dropout: float, v_dim: int) -> Tensor:
-    """``A v (b, heads, n, e)`` of the newest queries, which the store has taken in, over what each kv head holds.
+def attend_ragged(
+    store: Store, entries: Sequence[Sequence[Entries]], call: SoftmaxCall, dropout: float, v_dim: int
+) -> Tensor:
+    """``A v (b, heads, n, e)`` of the newest queries, which the store has taken in, over each kv head's ``entries``.
 
     Rows of padding queries are zeros. Time and memory follow what is held.
     """
     out = call.q.new_zeros(*call.q.shape[:3], v_dim)
     group = call.q.shape[1] // store.kv_heads
-    for b, heads in enumerate(store.entries):
+    for b, heads in enumerate(entries):
         chosen = store.chosen(b, call.n)
         for h, held in enumerate(heads):
             own = slice(h * group, (h + 1) * group)

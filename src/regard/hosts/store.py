@@ -23,12 +23,14 @@ class Entries:
     Args:
         positions: ``(t,)`` int64, ascending: how many real tokens stood before each. stats: ``(t,)`` each.
         keys, values: ``(t, d)`` and ``(t, e)``; None while the layer has forgotten nothing, and holds all in one piece.
+        pages: what is noted of runs of entries.
     """
 
     positions: Tensor
     stats: dict[str, Tensor] = field(default_factory=dict)
     keys: Tensor | None = None
     values: Tensor | None = None
+    pages: dict[str, Tensor] = field(default_factory=dict)
 
     def extended(self, positions: Tensor, fills: Mapping[str, float], keys: Tensor, values: Tensor) -> Entries:
         """With new tokens, whose stats begin with ``fills``."""
@@ -37,7 +39,7 @@ class Entries:
         }
         every = torch.cat([self.positions, positions])
         if self.keys is None or self.values is None:
-            return Entries(every, stats)
+            return Entries(every, stats, pages=self.pages)
         return Entries(every, stats, torch.cat([self.keys, keys]), torch.cat([self.values, values]))
 
     def select(self, kept: Tensor, keys: Tensor, values: Tensor) -> Entries:
@@ -55,7 +57,7 @@ class Entries:
     @property
     def tensors(self) -> list[Tensor]:
         """All that it holds."""
-        held = (self.positions, self.keys, self.values, *self.stats.values())
+        held = (self.positions, self.keys, self.values, *self.stats.values(), *self.pages.values())
         return [tensor for tensor in held if tensor is not None]
 
 
@@ -137,7 +139,7 @@ class Store(OwnCacheLayer):
         keys, values = self.fresh if self.fresh is not None else self.pair
         begun = [self.slots - new] * len(keys) if self.real is None else self.real.sum(1).tolist()
         self.note_padding(real, new, len(keys))
-        if not self.entries and self.policy.keeps:
+        if not self.entries and (self.policy.keeps or self.policy.reads):
             self.entries = [[self.blank(self.position(b)[:0]) for _ in range(keys.shape[1])] for b in range(len(keys))]
         for b, heads in enumerate(self.entries):
             chosen = self.chosen(b, new)
@@ -205,7 +207,9 @@ class Store(OwnCacheLayer):
             out = None if self.outs is None else self.outs[b, own]
             place = (self.rank, layers, h, self.kv_heads)
             about = (scaling, softcap, None if sunk is None else sunk[own])
-            found.append(View(*place, q[own], *held.pair, held.positions, seen, *about, held.stats, out, budget))
+            found.append(
+                View(*place, q[own], *held.pair, held.positions, seen, *about, held.stats, out, budget, held.pages)
+            )
         return found
 
     def evict(self, kept: Mapping[int, Sequence[Tensor]]) -> None:
@@ -233,12 +237,12 @@ class Store(OwnCacheLayer):
         assert self.keys is not None
         return len(self.entries[0]) if self.ragged else self.keys.shape[1]
 
-    def spread(self, call: SoftmaxCall) -> tuple[Tensor, Tensor, Tensor]:
-        """``(keys, values, what may be seen)`` over all slots, forgotten ones hidden: for those who want A whole."""
+    def spread(self, call: SoftmaxCall, entries: Sequence[Sequence[Entries]]) -> tuple[Tensor, Tensor, Tensor]:
+        """``(keys, values, what may be seen)`` over all slots, all but ``entries`` hidden, for who wants A whole."""
         shape = (self.batch, self.kv_heads, self.slots)
-        keys, values = (part.new_zeros(*shape, part.shape[1]) for part in self.entries[0][0].pair)
+        keys, values = (part.new_zeros(*shape, part.shape[1]) for part in entries[0][0].pair)
         there = torch.zeros(shape, dtype=torch.bool, device=keys.device)
-        for b, heads in enumerate(self.entries):
+        for b, heads in enumerate(entries):
             slots = torch.arange(self.slots, device=keys.device)
             slots = slots if self.real is None else self.real[b].nonzero()[:, 0]
             for h, held in enumerate(heads):
@@ -253,7 +257,7 @@ class Store(OwnCacheLayer):
     def keep_only(self, names: Container[str]) -> None:
         """Lets go of what is noted of entries under other names."""
         self.entries = [
-            [replace(held, stats={n: stat for n, stat in held.stats.items() if n in names}) for held in heads]
+            [replace(held, stats={n: stat for n, stat in held.stats.items() if n in names}, pages={}) for held in heads]
             for heads in self.entries
         ]
 
@@ -278,7 +282,11 @@ class Store(OwnCacheLayer):
         self.real = None if self.real is None else self.real.index_select(0, rows)
         self.outs = None if self.outs is None else self.outs.index_select(0, rows)
         order = rows.tolist()
-        self.entries = [[replace(one, stats=dict(one.stats)) for one in self.entries[b]] for b in order if self.entries]
+        self.entries = [
+            [replace(one, stats=dict(one.stats), pages=dict(one.pages)) for one in self.entries[b]]
+            for b in order
+            if self.entries
+        ]
         self.queries = [self.queries[b] for b in order if self.queries]
         self.read = [self.read[b] for b in order if self.read]
 

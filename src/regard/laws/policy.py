@@ -61,6 +61,11 @@ class Subject:
         return self.sample.thing.forgets
 
     @property
+    def reads(self) -> bool:
+        """Whether it reads less than it keeps."""
+        return self.sample.thing.reads
+
+    @property
     def policy(self) -> Policy:
         """A copy of its own, which knows nothing of other runs."""
         return copy.deepcopy(self.sample.thing)
@@ -82,14 +87,17 @@ class Subject:
                     places = (mask.cumsum(1) - 1).clamp(min=0)
                     about = {"attention_mask": mask[:, : at + n], "position_ids": places[:, part]}
                 found.append(model()(input_ids=ids[:, part], past_key_values=cache, **about).logits)
-                held.append(positions(cache) if isinstance(session, Compression) else [])
+                held.append(positions(cache, session) if isinstance(session, Compression) else [])
                 at += n
         return found, cache, held
 
 
-def positions(cache: Any) -> Kept:
-    """What a cache holds."""
-    return [[layer.positions(b) for b in range(layer.batch)] for layer in cache.layers]
+def positions(cache: Any, session: Compression) -> Kept:
+    """What a cache holds after a pass, or what was read of it in the pass where that is less."""
+    return [
+        session.read.get(rank) or [layer.positions(b) for b in range(layer.batch)]
+        for rank, layer in enumerate(cache.layers)
+    ]
 
 
 class Hidden(Edit):
@@ -114,16 +122,16 @@ class Hidden(Edit):
 
 
 def definition(subject: Subject) -> str:
-    """Every pass is the full cache's with what was forgotten before it masked to −∞."""
-    if not subject.forgets:
+    """Every pass is the full cache's with what was forgotten before it, or not read in it, masked to −∞."""
+    if not subject.forgets and not subject.reads:
         raise Unclaimed("it forgets nothing")
     ids = text(2)
     logits, _, held = subject.run(ids, STEPS, subject.under())
-    if all(len(at) == TEXT for sequences in held[-1] for heads in sequences for at in heads):
-        raise Broken("nothing was forgotten")
+    if all(len(at) == TEXT for at in every(held[-1])):
+        raise Broken("nothing was forgotten or left unread")
     cache, worst = None, 0.0
     for index, n in enumerate(STEPS):
-        edits = [Hidden(held[index - 1])] if index else []
+        edits = [Hidden(held[index if subject.reads else index - 1])] if index else []
         (wanted,), cache, _ = subject.run(ids, (n,), attach(model(), edits=edits), cache)
         worst = max(worst, same(logits[index], wanted, CLOSE, f"pass {index}"))
     return f"{worst:.0e}"
@@ -134,7 +142,7 @@ def full(subject: Subject) -> str:
     ids = text(2)
     plain, _, _ = subject.run(ids, STEPS, torch.no_grad())
     logits, cache, held = subject.run(ids, STEPS, subject.under(budget=TEXT))
-    if any(len(at) != TEXT for sequences in held[-1] for heads in sequences for at in heads):
+    if any(len(at) != TEXT for at in every(held[-1])):
         raise Broken(f"of {TEXT} tokens not all are held")
     for index, (one, other) in enumerate(zip(logits, plain, strict=True)):
         if not torch.equal(one, other):
@@ -227,7 +235,7 @@ def spied(policy: Policy, seen: list[Any]) -> Policy:
 
 
 def budgets(subject: Subject) -> str:
-    """The budgets of all layers add up to what was asked for, and so does what is held after the prompt."""
+    """The budgets of all layers add up to what was asked for, and so does what is held after the prompt, or read."""
     policy = subject.policy
     for layers in (1, 2, 5, 7, 30):
         for size in (policy.forced + 1, 11 + policy.forced, 97 + policy.forced):
@@ -235,10 +243,23 @@ def budgets(subject: Subject) -> str:
             if sum(shares) != size * layers or min(shares) < policy.forced:
                 raise Broken(f"{shares} add up to {sum(shares)}, want {size * layers}, at least {policy.forced} each")
     _, _, (held,) = subject.run(tokens(2, PROMPT), (PROMPT,), subject.under())
-    count = sum(len(at) for sequences in held for heads in sequences for at in heads)
+    count = sum(len(at) for at in every(held))
     if subject.forgets and count != subject.size * LAYERS * KV_HEADS * 2:
         raise Broken(f"{count} entries, want {subject.size * LAYERS * KV_HEADS * 2}")
+    if subject.reads:
+        _, _, read = subject.run(text(2), STEPS, subject.under())
+        for index, at in ((i, at) for i, n in enumerate(STEPS) if n == 1 for at in every(read[i])):
+            newest = sum(STEPS[: index + 1]) - 1
+            if len(at) > subject.size and len(at) != newest + 1:
+                raise Broken(f"{len(at)} entries are read, want at most {subject.size}")
+            if int(at[-1]) != newest:
+                raise Broken(f"the newest that is read is {int(at[-1])}, want {newest}, the query's own")
     return f"{count} entries"
+
+
+def every(held: Kept) -> list[Tensor]:
+    """What is held in all layers, sequences and heads."""
+    return [at for sequences in held for heads in sequences for at in heads]
 
 
 def lengths(subject: Subject) -> str:

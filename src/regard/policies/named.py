@@ -9,7 +9,7 @@ from typing import Any
 from regard.core.atlas import entries
 from regard.core.build import instantiate
 from regard.core.errors import did_you_mean, wrong
-from regard.core.policy import Policy
+from regard.core.policy import Policy, Reader
 from regard.core.spec import parse
 
 
@@ -44,7 +44,7 @@ def by_name() -> dict[str, type[Policy]]:
     classes = [getattr(room, name) for name in room.__all__]
     found: dict[str, type[Policy]] = {}
     for thing in classes:
-        if isinstance(thing, type) and issubclass(thing, Policy) and thing is not Policy:
+        if isinstance(thing, type) and issubclass(thing, Policy) and thing not in (Policy, Reader):
             where = f"{thing.__module__}.{thing.__qualname__}"
             names = [
                 name

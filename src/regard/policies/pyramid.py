@@ -20,7 +20,7 @@ from regard.policies.snapkv import Windowed
     title="PyramidKV: Dynamic KV Cache Compression based on Pyramidal Information Funneling",
     arxiv="2406.02069",
     year=2024,
-    fidelity="authors' code",
+    fidelity="hand values",
     aliases=("pyramid",),
     claim=Claim(
         "a pyramid of budgets finds needles at least as well as the same budget for all layers",

@@ -258,3 +258,21 @@ def test_the_best_and_the_shares():
     assert best(torch.tensor([1.0, 1, 1]), 2).tolist() == [1, 2]
     assert shared_out(10, [1, 1, 1]) == [4, 3, 3]
     assert sum(shared_out(97, [0.3, 0.5, 1.7, 2])) == 97
+
+
+@pytest.mark.parametrize("name", ["Llama", "GptOss"])
+@pytest.mark.parametrize("policy", ["quest(page=3, whole=0)", "delta_reader(page=2, last=1, chosen=[0.0])", "hylra"])
+def test_readers_keep_everything_and_are_watched_as_they_read(name, policy):
+    model, ids = causal(name), tokens(2, 23)
+    with regard.attach(model):
+        plain = said(model, ids)
+    with regard.compress(model, policy, 8) as compression:
+        less = said(model, ids)
+        assert all(len(at) == 27 for layer in compression.store.layers for at in compression.store.kept(layer, 1))
+    with regard.attach(model, policy=policy, budget=8, probes=[Entropy()]):
+        torch.testing.assert_close(said(model, ids), less, atol=1e-5, rtol=1e-5)
+    assert torch.equal(less[0], plain[0])
+    several = len(compression.store.layers) > 1 or "quest" in policy
+    assert ((less[1:] - plain[1:]).abs().max() > 1e-3) == several
+    with regard.compress(model, policy, 64):
+        assert torch.equal(said(model, ids), plain)
