@@ -68,12 +68,15 @@ class Page:
         self.keep(told, sources_of(cell))
 
     def keep(self, row: Mapping[str, Any], sources: dict[str, str]) -> None:
-        """Puts a row in the place of one of the same key, and writes the file."""
+        """Puts a row in the place of one of the same key, drops what was said of that one, and writes the file."""
         names = {name for name, known in self.kept["sources"].items() if known == sources}
         name = next(iter(names), f"code {1 + max([int(n.split()[1]) for n in self.kept['sources']], default=0)}")
         self.kept["sources"][name] = sources
         others = [other for other in self.kept["rows"] if other["key"] != row["key"]]
         self.kept["rows"] = [*others, dict(row) | {"sources": name}]
+        measured = [claim for claim in self.entry.claims if claim.cells]
+        said = [(c.cells, c.holds) for c in measured if any(cell.key == row["key"] for cell in cells_of(c))]
+        self.kept["claims"] = [told for told in self.kept["claims"] if (told["cells"], told["holds"]) not in said]
         self.write()
 
     def close(self) -> None:

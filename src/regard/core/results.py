@@ -48,7 +48,8 @@ class Result:
         text: what is claimed. status: "reproduced" where all of it was measured and holds, "partly" where some does,
             "not reproduced" where nothing that was measured does, "not measured" where nothing was.
         figure: what came out. command: what measured it. date: when, the oldest.
-        sources: the digests of the code that was measured. former: measured before there were cells.
+        sources: what `core.sources.used` said of the code that was measured, for each cell. former: measured before
+         there were cells.
     """
 
     text: str
@@ -56,7 +57,7 @@ class Result:
     figure: str
     command: str
     date: str
-    sources: Mapping[str, str] = field(default_factory=dict, repr=False)
+    sources: Sequence[Mapping[str, str]] = field(default=(), repr=False)
     former: bool = False
 
     @property
@@ -64,7 +65,7 @@ class Result:
         """What has been changed since, empty where nothing has: "measured before a change of core.layout"."""
         if self.former:
             return "measured before it was written as cells"
-        modules = changed(self.sources)
+        modules = sorted({name for known in self.sources for name in changed(known)})
         shown = ", ".join(modules[:3]) + (f" and {len(modules) - 3} more" if len(modules) > 3 else "")
         return f"measured before a change of {shown}" if modules else ""
 
@@ -90,7 +91,7 @@ def result_of(name: str, claims: Sequence[Declared], page: Mapping[str, Any] | N
     status = "reproduced" if all(held) and len(held) == len(claims) else status
     figure = "; ".join(told["figure"] if told["held"] else f"not reproduced: {told['figure']}" for told in measured)
     commands = "; ".join(dict.fromkeys(told["command"] for told in measured))
-    sources = {module: digest for known in page["sources"].values() for module, digest in known.items()}
+    sources = tuple(page["sources"].values())
     former = any(told.get("former") for told in measured)
     return Result(text, status, figure, commands, min(told["date"] for told in measured), sources, former)
 
