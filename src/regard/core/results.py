@@ -19,8 +19,6 @@ Status = Literal["reproduced", "partly", "not reproduced", "not measured"]
 
 RESULTS = Path(__file__).parents[1] / "results"
 """Where the committed results lie, one JSON file for each entry."""
-FORMER: Mapping[str, Status] = {"works": "reproduced", "partly": "partly", "not reproduced": "not reproduced"}
-"""How claims that are still typed by hand say their status."""
 
 
 class Declared(Protocol):
@@ -28,12 +26,6 @@ class Declared(Protocol):
 
     @property
     def text(self) -> str: ...
-    @property
-    def status(self) -> str: ...
-    @property
-    def figure(self) -> str: ...
-    @property
-    def command(self) -> str: ...
     @property
     def cells(self) -> str: ...
     @property
@@ -78,9 +70,6 @@ class Result:
 def result_of(name: str, claims: Sequence[Declared], page: Mapping[str, Any] | None = None) -> Result:
     """The result of the entry ``name``, which makes these claims, from its file of the committed ones, or ``page``."""
     text = "; ".join(claim.text for claim in claims)
-    if claims and all(claim.status for claim in claims):
-        first = claims[0]
-        return Result(text, FORMER[first.status], first.figure, first.command, "")
     page = read(name) if page is None else page
     found = {(told["cells"], told["holds"]): told for told in page["claims"]}
     measured = [found[claim.cells, claim.holds] for claim in claims if (claim.cells, claim.holds) in found]
