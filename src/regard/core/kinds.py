@@ -122,7 +122,14 @@ KINDS: dict[str, Kind] = {
             base="regard.routers.base.Router",
             laws="regard.laws.router",
         ),
-        Kind("kernel", "Kernels", "How A v is computed without forming A.", ""),
+        Kind(
+            "kernel",
+            "Kernels",
+            "How A v is computed without forming A, by one process or by ranks that hold a part of the tokens each.",
+            "",
+            base="regard.kernels.base.Kernel",
+            laws="regard.laws.kernel",
+        ),
         Kind(
             "gate",
             "Gates",
