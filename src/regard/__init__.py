@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from regard.hosts.swap import swap
     from regard.hosts.watch import watch
     from regard.laws import check
+    from regard.networks.vision.build import vision
+    from regard.networks.vision.from_timm import from_timm
     from regard.records.format import Record
 
 
@@ -57,6 +59,7 @@ LATE = {
     "entries": "regard.core.atlas",
     "find": "regard.core.atlas",
     "flow": "regard.analysis.flow",
+    "from_timm": "regard.networks.vision.from_timm",
     "heads": "regard.analysis.roles",
     "patch": "regard.analysis.patching",
     "gate": "regard.featuremap.build",
@@ -67,6 +70,7 @@ LATE = {
     "steer": "regard.hosts.steer",
     "swap": "regard.hosts.swap",
     "trace": "regard.analysis.tracing",
+    "vision": "regard.networks.vision.build",
     "watch": "regard.hosts.watch",
 }
 """Where each public name stands."""
@@ -90,6 +94,7 @@ __all__ = [
     "entries",
     "find",
     "flow",
+    "from_timm",
     "gate",
     "heads",
     "insert",
@@ -100,6 +105,7 @@ __all__ = [
     "steer",
     "swap",
     "trace",
+    "vision",
     "watch",
 ]
 
