@@ -14,6 +14,7 @@ from regard.core.kinds import KINDS
 from regard.renamed import install
 
 if TYPE_CHECKING:
+    from regard.analysis.align import align
     from regard.analysis.flow import flow
     from regard.analysis.patching import patch
     from regard.analysis.roles import heads
@@ -52,6 +53,7 @@ LATE = {
     "Signal": "regard.core.mechanism",
     "State": "regard.core.state",
     "Traits": "regard.core.mechanism",
+    "align": "regard.analysis.align",
     "attach": "regard.hosts.attach",
     "build": "regard.core.build",
     "calibrate": "regard.hosts.calibrate",
@@ -87,6 +89,7 @@ __all__ = [
     "Signal",
     "State",
     "Traits",
+    "align",
     "attach",
     "build",
     "calibrate",
