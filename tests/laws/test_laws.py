@@ -15,7 +15,6 @@ from regard.projections.base import Grouped
 from regard.projections.values_only import ValuesOnly
 
 WAITING = {
-    "decoding": "no system yet",
     "policy": "no system yet",
     "objective": "no system yet",
 }

@@ -178,7 +178,14 @@ KINDS: dict[str, Kind] = {
             base="regard.core.edit.Edit",
             laws="regard.laws.edit",
         ),
-        Kind("decoding", "Decoding", "How the next tokens are proposed, scored and accepted.", "regard.steer"),
+        Kind(
+            "decoding",
+            "Decoding",
+            "How the next tokens are proposed, scored and accepted, as a callable of `generate(custom_generate=…)`.",
+            "",
+            base="regard.decoding.base.Strategy",
+            laws="regard.laws.decoding",
+        ),
         Kind("policy", "Cache policies", "Which columns of A a cache forgets, and when.", "regard.compress"),
         Kind(
             "analysis",
