@@ -10,6 +10,7 @@ from regard.cli import (
     atlas,
     claims,
     compare,
+    compress,
     draw,
     gates,
     heads,
@@ -43,6 +44,7 @@ app.command("draw")(draw.draw)
 app.command("laws")(laws.laws)
 app.command("gates")(gates.gates)
 app.command("compare")(compare.compare)
+app.command("compress")(compress.compress)
 app.command("plan")(plan.plan)
 app.command("results")(results.results)
 app.command("steer")(steer.steer)

@@ -186,7 +186,14 @@ KINDS: dict[str, Kind] = {
             base="regard.decoding.base.Strategy",
             laws="regard.laws.decoding",
         ),
-        Kind("policy", "Cache policies", "Which columns of A a cache forgets, and when.", "regard.compress"),
+        Kind(
+            "policy",
+            "Cache policies",
+            "Which columns of A a cache forgets, and when.",
+            "regard.compress",
+            base="regard.core.policy.Policy",
+            laws="regard.laws.policy",
+        ),
         Kind(
             "analysis",
             "Analyses",
