@@ -33,8 +33,10 @@ class GradientAtTheNewWeights(Titans):
 class DecayOnPadding(Titans):
     """Padding writes nothing, but the memory fades while it passes."""
 
-    def inputs(self, q, k, v, real, signals):
-        return replace(super().inputs(q, k, v, real, signals), log_decay=signals["log_decay"])
+    def forward(self, q, k, v, layout=Layout(causal=True), **signals):
+        if layout.key_mask is not None:
+            signals["step"] = signals["step"].masked_fill(~layout.key_mask[:, None], 0)
+        return super().forward(q, k, v, replace(layout, key_mask=None), **signals)
 
 
 @breaks("rows")

@@ -242,13 +242,13 @@ def step_chunk(rule: Rule, x: Inputs, spread: Spread, w: Weights, opening: Tenso
 
 def moved(place: int, factors: tuple[Tensor, Tensor], spread: Spread, w: Weights) -> tuple[Tensor, Tensor | None]:
     """One layer's sums and momentum behind the chunk."""
-    (read, slope), before = factors, w.sums[place] * spread.sums[..., -1:, :]
+    (read, slope), sums = factors, w.sums[place]
+    new = read.mT @ (slope * -spread.last)
     if spread.momentum is None or spread.still is None:
-        return before - read.mT @ (slope * spread.last), None
-    both = read.mT @ torch.cat([slope * spread.last, slope * spread.still], -1)
-    new, carried = both.split(slope.shape[-1], -1)
-    momentum = w.momentum[place]
-    return before + momentum * spread.momentum[..., -1:, :] - new, momentum * spread.left - carried
+        return torch.addcmul(new, sums, spread.sums[..., -1:, :]), None
+    momentum, carried = w.momentum[place], read.mT @ (slope * -spread.still)
+    new = torch.addcmul(torch.addcmul(new, sums, spread.sums[..., -1:, :]), momentum, spread.momentum[..., -1:, :])
+    return new, torch.addcmul(carried, momentum, spread.left)
 
 
 def first_kept(rule: Rule, place: int, factors: tuple[Tensor, Tensor], spread: Spread, w: Weights) -> Tensor:
@@ -277,8 +277,7 @@ def product(
         within = (spread.pairs * (x @ read.mT)) @ slope
         if spread.momentum is None:
             return spread.sums * (x @ w.sums[place]) - within
-        old, new = (x @ torch.cat([w.sums[place], w.momentum[place]], -1)).split(slope.shape[-1], -1)
-        return spread.sums * old + spread.momentum * new - within
+        return spread.sums * (x @ w.sums[place]) + spread.momentum * (x @ w.momentum[place]) - within
 
     return rule.product(sums, x, reading[place]) if reading else sums()
 
