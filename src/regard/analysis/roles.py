@@ -105,20 +105,46 @@ def load_roles(path: str | Path) -> dict[str, list[Head]]:
     Raises:
         ValueError: another file.
     """
+    found: dict[str, list[tuple[float, Head]]] = {}
+    for row in load_table(path):
+        for role in row["roles"]:
+            found.setdefault(role, []).append((-(row[role] or 0), (row["layer"], row["head"])))
+    return {role: [head for _, head in sorted(found.get(role, []))] for role in thresholds(path)}
+
+
+def load_table(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a file that `Roles.save` wrote, as `Roles.table` gave them.
+
+    Raises:
+        ValueError: another file.
+    """
     try:
-        given = json.loads(Path(path).read_text("utf-8"))
-        if (given.get("format"), given.get("version")) != (FORMAT, VERSION):
-            raise ValueError(f"format {given.get('format')}")
-        return {
-            role: [
-                (r["layer"], r["head"])
-                for r in sorted(given["heads"], key=lambda r: -(r[role] or 0))
-                if role in r["roles"]
-            ]
-            for role in given["thresholds"]
-        }
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise wrong("path", f"{path} ({error})", "a table that `regard heads` wrote") from error
+        rows = read_saved(path)["heads"]
+        if any({"layer", "head", "roles", *row["roles"]} - set(row) for row in rows):
+            raise ValueError("rows without a layer, a head or the scores of their roles")
+    except (ValueError, KeyError, TypeError) as error:
+        raise no_table(path, error) from error
+    return rows
+
+
+def thresholds(path: str | Path) -> dict[str, float]:
+    """The roles that such a file measured, with the scores from which a head has them."""
+    try:
+        return dict(read_saved(path)["thresholds"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise no_table(path, error) from error
+
+
+def read_saved(path: str | Path) -> dict[str, Any]:
+    """The file's JSON, if it is of this format."""
+    given = json.loads(Path(path).read_text("utf-8"))
+    if not isinstance(given, dict) or (given.get("format"), given.get("version")) != (FORMAT, VERSION):
+        raise ValueError("another format")
+    return given
+
+
+def no_table(path: str | Path, error: Exception) -> Exception:
+    return wrong("path", f"{path} ({error})", "a table that `regard heads` wrote")
 
 
 def heads(
@@ -140,7 +166,8 @@ def heads(
 
     Args:
         model: a Transformers model with logits. tokenizer: its own; None leaves retrieval out.
-        text: at least 64 tokens. causal: with the causal columns. lengths: of the needles' prompts. seed: of the draws.
+        text: at least two tokens; under 64 sinks are left out. causal: with the causal columns.
+        lengths: of the needles' prompts. seed: of the draws.
         name: of the model in the table. progress: told what is done.
 
     Raises:
@@ -149,9 +176,15 @@ def heads(
     if isinstance(model, LM) or not model.can_generate():
         raise wrong("model", type(model).__name__, "a causal language model of Transformers")
     ids = ids_of(tokenizer, text)
+    if len(ids) < 2:
+        raise wrong("text", f"{len(ids)} token", "at least two")
     scores, notes = dict[str, HeadScores](), list[str]()
     progress("sinks")
-    scores |= run_together([SinkHeads()], model, windows(ids))
+    sinks = SinkHeads()
+    if len(ids) < sinks.tokens:
+        notes.append(f"sink was not measured: the text has {len(ids)} tokens, and it takes windows of {sinks.tokens}")
+    else:
+        scores |= run_together([sinks], model, windows(ids, sinks.tokens))
     progress("induction")
     start = None if tokenizer is None else tokenizer.bos_token_id
     random_texts = repeats(model.config.get_text_config().vocab_size, seed=seed, start=start)
@@ -164,7 +197,9 @@ def heads(
         runs = list(answered(model, asked))
         if runs:
             scores |= run_together([RetrievalHeads()], model, runs)
-        if len(runs) < len(asked):
+        else:
+            notes.append(f"retrieval was not measured: the model recalled none of {len(asked)} needles")
+        if 0 < len(runs) < len(asked):
             notes.append(f"the model recalled {len(runs)} of {len(asked)} needles; retrieval is measured on those")
     found = Roles(name or model.config.name_or_path or type(model).__name__, in_order(scores), notes=tuple(notes))
     if not causal:

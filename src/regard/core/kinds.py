@@ -99,6 +99,14 @@ KINDS: dict[str, Kind] = {
             laws="regard.laws.mechanism",
         ),
         Kind(
+            "graph",
+            "Graph attention",
+            "Each node of a graph attends to the sources of the edges that lead to it.",
+            "regard.graph",
+            base="regard.mechanisms.structured.graph.GraphAttention",
+            laws="regard.laws.graph",
+        ),
+        Kind(
             "projection",
             "Projections",
             "How queries, keys and values come from hidden states, what a cache holds, and how heads are merged.",
@@ -122,7 +130,14 @@ KINDS: dict[str, Kind] = {
             base="regard.routers.base.Router",
             laws="regard.laws.router",
         ),
-        Kind("kernel", "Kernels", "How A v is computed without forming A.", ""),
+        Kind(
+            "kernel",
+            "Kernels",
+            "How A v is computed without forming A, by one process or by ranks that hold a part of the tokens each.",
+            "",
+            base="regard.kernels.base.Kernel",
+            laws="regard.laws.kernel",
+        ),
         Kind(
             "gate",
             "Gates",

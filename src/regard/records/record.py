@@ -189,7 +189,8 @@ def layer_arrays(session: Session, results: Mapping[str, Any], layer: int, n: in
 
 def about_model(subject: LMModel | TransformersModel, name: str | None) -> dict[str, Any]:
     parameters = sum(parameter.numel() for parameter in subject.model.parameters())
-    return {"name": name or subject.name, "architecture": subject.architecture, "parameters": parameters}
+    about = {"name": name or subject.name, "architecture": subject.architecture, "parameters": parameters}
+    return {**about, "layers": subject.depth}
 
 
 def versions() -> dict[str, str]:

@@ -175,5 +175,15 @@ def test_gating_wants_answers(data, said):
 def test_what_has_no_words_has_no_heads_table(tiny):
     with pytest.raises(ValueError, match="model: got BertModel, want a causal language model"):
         regard.heads(*small.load("minilm"), "a b c")
-    with pytest.raises(ValueError, match="text: got 3 tokens, want at least 64"):
-        regard.heads(tiny[0], None, [3, 4, 5])
+    with pytest.raises(ValueError, match="text: got 1 token, want at least two"):
+        regard.heads(tiny[0], None, [3])
+
+
+def test_what_a_short_text_cannot_say_is_named(tiny, tmp_path):
+    """Sinks take windows of 64 tokens; everything else is measured, and the table says what is not."""
+    found = regard.heads(tiny[0], None, [3, 4, 5, 9, 11])
+    assert found.notes[0] == "sink was not measured: the text has 5 tokens, and it takes windows of 64"
+    assert "retrieval was not measured" in found.notes[1]
+    assert set(found.scores) == {"induction", "previous_token", "duplicate_token"}
+    assert all(row["loss_estimate"] is not None for row in found.table())
+    assert "sink" not in load_roles(found.save(tmp_path / "heads.json"))

@@ -41,7 +41,7 @@ def test_patching_names_heads(monkeypatch, capsys):
     [
         (("heads", "--lengths", "many"), "--lengths: got 'many'"),
         (("heads", "-o", "nowhere/heads.json"), "--output: got nowhere/heads.json, want a file in a folder"),
-        (("heads", "--text", "short"), "text: got"),
+        (("heads", "--lengths", "12"), "lengths: got 12, want a length that"),
         (("patch", BASE, DONOR, "--answers", "one"), "--answers: got 'one', want two words"),
         (("patch", BASE, DONOR, "--answers", " Mary, Mary"), "which begin with the same token"),
         (("patch", BASE, DONOR + " the", "--answers", " Mary, Emma"), "pair: got shapes"),

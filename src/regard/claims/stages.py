@@ -1,0 +1,120 @@
+"""Hierarchical networks: the sizes that papers print, and what their layers reach."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+import regard
+from regard.claims.cells import measured
+from regard.claims.figures import Figures, Finding
+from regard.claims.testbeds.maps import stirred
+from regard.core.layout import Layout
+from regard.experiments.cell import Cell
+from regard.networks.stages.network import Stages
+from regard.networks.stages.presets import is_printed
+from regard.networks.stages.sizes import sizes, total
+from regard.networks.stages.steps.attention import Channels
+from regard.networks.stages.steps.convolution import Focal
+from regard.networks.vision.build import vision
+
+
+@measured(family=["davit"])
+def of_family(family: str) -> dict[str, int | str]:
+    """Parameters and multiply-adds of each preset of a family, beside those printed and those of public weights."""
+    found: dict[str, int | str] = {}
+    for name, preset in import_module(f"regard.networks.vision.{family}").PRESETS.items():
+        with torch.device("meta"):
+            count, work = total(sizes(Stages(preset.design), preset.side))
+        found |= {f"{name} parameters": count, f"{name} multiply-adds": work}
+        found |= {f"{name} printed": f"{preset.parameters} {preset.multiply_adds} {preset.exact}"}
+    return found
+
+
+def sizes_of(family: str) -> Cell:
+    """The sizes of this family."""
+    return of_family.cell(family=family)
+
+
+def are_printed(found: Figures) -> Finding:
+    """Each is what is printed, to less than one of its last digit, and exactly that of public weights."""
+    (row,), told, holds = found.rows, [], []
+    for name in [key.removesuffix(" printed") for key in row if key.endswith(" printed")]:
+        count, work = row[f"{name} parameters"], row[f"{name} multiply-adds"]
+        millions, giga, exact = row[f"{name} printed"].split()
+        holds.append(is_printed(count, millions, 1e6) and exact in ("None", str(count)))
+        holds.append(giga == "None" or is_printed(work, giga, 1e9))
+        shown = f"{count:,} parameters" if exact != "None" else f"{count / 1e6:.2f} M"
+        told.append(f"{name} {shown}, {work / 1e9:.3f} G ({millions} M, {giga.replace('None', '–')} G printed)")
+    return Finding.of("; ".join(told), *holds)
+
+
+@measured()
+def windows() -> dict[str, float]:
+    """How far attention in windows is from its definition, at sides they divide or not, spread or not, with a bias."""
+    torch.manual_seed(0)
+    worst = 0.0
+    for spread, bias in ((False, False), (True, False), (False, True), (True, True)):
+        mechanism: Any = stirred(regard.build("windows", side=3, spread=spread, bias=bias, heads=2))
+        for grid in ((6, 9), (7, 11), (2, 1), (1, 1)):
+            q, k, v = (torch.randn(2, 2, grid[0] * grid[1], 5, dtype=torch.float64) for _ in range(3))
+            layout = Layout(grid=grid)
+            apart = mechanism(q, k, v, layout) - mechanism.weights(q, k, layout) @ v
+            worst = max(worst, apart.abs().max().item())
+    return {"apart": worst}
+
+
+@measured()
+def channel_layer() -> dict[str, float]:
+    """The share of cells that a cell depends on through channel attention, and its work for twice the cells."""
+    step = stirred(Channels(8, 2))
+    x = torch.randn(1, 8, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    (gradient,) = torch.autograd.grad(step(x)[0, :, 2, 3].sum(), x)
+    net = vision("stages(widths=(96,), layers='channels', heads=(3,), stem='patch(side=1)')")
+    once, twice = (sizes(net, side)[1].multiply_adds for side in ((28, 28), (28, 56)))
+    return {"reached": (gradient.abs().sum((0, 1)) > 0).double().mean().item(), "growth": twice / once}
+
+
+def is_dense_and_linear(found: Figures) -> Finding:
+    """All cells; 2.1 times at most."""
+    reached, growth = found.one("reached"), found.one("growth")
+    return Finding.of(
+        f"{reached:.0%} of the cells, {growth:.2f} times the work for twice the cells", reached == 1, growth <= 2.1
+    )
+
+
+@measured(levels=(2, 3))
+def focal_reach(levels: int) -> dict[str, int]:
+    """The side of the square of cells that a cell depends on, its global context held fixed."""
+    step = stirred(Focal(4, levels))
+    x = torch.randn(1, 4, 23, 23, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    _, context, _ = step.first(x.movedim(1, -1)).split(step.split, -1)
+    context = context.movedim(-1, 1)
+    for convolution in step.convolutions:
+        context = F.gelu(convolution(context))
+    (gradient,) = torch.autograd.grad(context[0, :, 11, 11].sum(), x)
+    seen = gradient.abs().sum((0, 1)) > 0
+    return {"rows": int(seen.any(1).sum()), "columns": int(seen.any(0).sum())}
+
+
+def reaches_as_said(found: Figures) -> Finding:
+    """7 × 7 with two levels, 13 × 13 with three."""
+    two, three = ([found("rows", levels=n)[0], found("columns", levels=n)[0]] for n in (2, 3))
+    return Finding.of(
+        f"{two[0]} × {two[1]} cells with two levels, {three[0]} × {three[1]} with three",
+        two == [7, 7],
+        three == [13, 13],
+    )
+
+
+@measured()
+def folded() -> dict[str, float]:
+    """How far SHViT with batch norms folded into its convolutions is from SHViT, in float32."""
+    net = stirred(vision("shvit_s1", classes=10)).float().eval()
+    x = torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        out, short = net(x), net.folded()(x)
+    return {"apart": ((out - short).abs().max() / out.abs().max()).item()}
