@@ -139,7 +139,8 @@ class Traits:
         sign: the sign of A's entries, or None for no claim.
         time, state: growth of time and of the decoding state with the length. flops: whether `Cost.flops` is what is
             computed or, where the data decide, the most.
-        linear: A does not depend on v. content: it depends on q and k, and not on positions alone.
+        linear: the output is one A for all channels times v, and A does not depend on v; else `define` and `influence`
+            take the place of ``weights`` and ``rows``. content: it depends on q and k, and not on positions alone.
         equivariant: bidirectional and unpadded, permuting keys changes nothing, permuting queries permutes the rows.
     """
 

@@ -103,7 +103,7 @@ def shown(mechanism: Mechanism, inputs: Inputs, layout: Layout) -> Tensor:
 def linear(subject: Subject) -> str:
     """A(q, k) (a v + b w) == a A v + b A w."""
     if not subject.traits.linear:
-        raise Unclaimed("A depends on v")
+        raise Unclaimed("not one A for all of v")
     worst, mechanism = 0.0, subject.cast(torch.float64)
     m = 17 if any(subject.fits(SHORT, 17, causal) for causal in subject.directions()) else SHORT
     for name, layout in subject.layouts(SHORT, m):
