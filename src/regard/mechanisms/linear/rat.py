@@ -175,7 +175,7 @@ class RAT(Mechanism):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The outputs ``(b, h, chunks, C, d)``, and this call's ends of chunks, keys turned and values."""
         d, dtype, course = q.shape[3], q.dtype, slots.course
-        batch, heads, count, size = averages.shape[:4]
+        _, heads, count, size = averages.shape[:4]
         number = slots.filled((positions // self.chunk)[:, None]).flatten(1, 3)  # (b, slots)
         queries = self.turned(slots.filled(q).flatten(2, 3), number)
         keys = self.turned(averages[..., :d].to(dtype).flatten(2, 3), number)
