@@ -32,8 +32,8 @@ ORDERS = ("lra", "lfa", "fifo")
     claim=Claim(
         "with a quarter of the cache, evicting what was attended to least recently or least often recalls 20 points "
         "more than evicting the oldest",
-        cells="memory.needle",
-        holds="memory.above_fifo",
+        cells="policies.needle",
+        holds="policies.above_fifo",
     ),
 )
 @dataclass(frozen=True, kw_only=True)
