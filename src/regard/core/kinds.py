@@ -171,6 +171,14 @@ KINDS: dict[str, Kind] = {
             laws="regard.laws.network",
         ),
         Kind(
+            "pool",
+            "Pools",
+            "A few latents that read an array of any length, and may write back to it.",
+            "regard.pool",
+            base="regard.networks.latents.base.Latents",
+            laws="regard.laws.pool",
+        ),
+        Kind(
             "edit",
             "Edits",
             "A change of A, of queries and keys, of heads or of hidden states while a model runs.",
