@@ -23,6 +23,7 @@ from regard.cli import (
     steer,
     swap,
     train,
+    vision,
 )
 from regard.core.errors import reason
 
@@ -42,6 +43,7 @@ app.command("claims")(claims.claims)
 app.command("draw")(draw.draw)
 app.command("laws")(laws.laws)
 app.command("gates")(gates.gates)
+app.command("vision")(vision.vision)
 app.command("compare")(compare.compare)
 app.command("plan")(plan.plan)
 app.command("results")(results.results)
