@@ -68,20 +68,21 @@ class Page:
         self.keep(told, sources_of(cell))
 
     def keep(self, row: Mapping[str, Any], sources: dict[str, str]) -> None:
-        """Puts a row in the place of one of the same key, and writes the file."""
+        """Puts a row in the place of one of the same key, drops what was said of that one, and writes the file."""
         names = {name for name, known in self.kept["sources"].items() if known == sources}
         name = next(iter(names), f"code {1 + max([int(n.split()[1]) for n in self.kept['sources']], default=0)}")
         self.kept["sources"][name] = sources
         others = [other for other in self.kept["rows"] if other["key"] != row["key"]]
         self.kept["rows"] = [*others, dict(row) | {"sources": name}]
+        claims = self.entry.claims
+        said = [(c.cells, c.holds) for c in claims if any(cell.key == row["key"] for cell in cells_of(c))]
+        self.kept["claims"] = [told for told in self.kept["claims"] if (told["cells"], told["holds"]) not in said]
         self.write()
 
     def close(self) -> None:
         """Says of every claim whose cells are measured whether it holds, and drops rows of cells that are gone."""
         said, wanted = {(told["cells"], told["holds"]): told for told in self.kept["claims"]}, {}
         for claim in self.entry.claims:
-            if not claim.cells:
-                continue
             cells = cells_of(claim)
             wanted |= {cell.key: None for cell in cells}
             rows = [self.row(cell, sources_of(cell)) for cell in cells]
@@ -159,7 +160,7 @@ def measure(
     for entry in entries:
         page = pages.get(entry.name) or Page(folder, entry)
         page.others = [other for other in pages.values() if other is not page]
-        cells = {cell.key: cell for claim in entry.claims if claim.cells for cell in cells_of(claim)}
+        cells = {cell.key: cell for claim in entry.claims for cell in cells_of(claim)}
         todo = [cell for key, cell in cells.items() if (again and key not in fresh) or not page.done(cell)]
         yield from (Outcome(cell, reused=True) for cell in cells.values() if cell not in todo)
         for outcome in run(todo, page, f"regard claims {entry.name}", again=True, show=show):

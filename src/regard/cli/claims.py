@@ -59,7 +59,7 @@ def measured(chosen: list[Entry], folder: Path, again: bool) -> int:
     from regard.core.results import load, result_of
 
     torch.set_num_threads(1)
-    total = len({(e.name, cell.key) for e in chosen for claim in e.claims if claim.cells for cell in cells_of(claim)})
+    total = len({(e.name, cell.key) for e in chosen for claim in e.claims for cell in cells_of(claim)})
     failed = fresh = 0
     with Steps() as steps:
         for done, outcome in enumerate(measure(chosen, folder, again, steps.show), 1):

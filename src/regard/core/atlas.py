@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 from regard.core.errors import did_you_mean, wrong
 from regard.core.index import Declaration, scan
 from regard.core.kinds import KINDS, kind_named
-from regard.core.results import FORMER, Result, result_of
+from regard.core.results import Result, result_of
 from regard.core.search import ranked
 
 Fidelity = Literal["authors' code", "third-party code", "hand values", "abstract only"]
@@ -32,15 +32,11 @@ class Claim:
         text: what is said. cells: what is measured, ``"module.name"`` below `regard.claims` of a list of cells, a class
             of cells without fields, or a function of the arguments that follow, ``"small_lm.losses(layers='gla*2')"``.
         holds: likewise the function that says of the figures whether the text is true.
-        status, figure, command: typed by hand, where there are no cells yet.
     """
 
     text: str
-    status: str = ""
-    figure: str = ""
-    command: str = ""
-    cells: str = ""
-    holds: str = ""
+    cells: str
+    holds: str
 
 
 @dataclass(frozen=True)
@@ -182,10 +178,8 @@ def checked_entry(
 
 
 def check(claim: Claim) -> None:
-    """Raises a ValueError for a claim that nothing measures, or that is typed and measured."""
-    if claim.status and claim.status not in FORMER:
-        raise wrong("claim.status", repr(claim.status), f"one of {tuple(FORMER)}")
-    if bool(claim.cells) != bool(claim.holds) or bool(claim.cells) == bool(claim.status):
+    """Raises a ValueError for a claim that nothing measures, or nothing asserts."""
+    if not (claim.text and claim.cells and claim.holds):
         raise wrong("claim", repr(claim.text), "cells and holds: what is measured, and what says whether it is true")
 
 
@@ -214,7 +208,7 @@ def entry_of(declaration: Declaration) -> Entry:
 
 def claim_of(told: Mapping[str, Any]) -> Claim:
     """A claim from the arguments that the source gives it, those without a name under their numbers."""
-    return Claim(**{("text", "status", "figure", "command")[int(k)] if k.isdigit() else k: v for k, v in told.items()})
+    return Claim(**{("text", "cells", "holds")[int(k)] if k.isdigit() else k: v for k, v in told.items()})
 
 
 def everything() -> dict[str, Entry]:

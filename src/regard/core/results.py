@@ -19,8 +19,6 @@ Status = Literal["reproduced", "partly", "not reproduced", "not measured"]
 
 RESULTS = Path(__file__).parents[1] / "results"
 """Where the committed results lie, one JSON file for each entry."""
-FORMER: Mapping[str, Status] = {"works": "reproduced", "partly": "partly", "not reproduced": "not reproduced"}
-"""How claims that are still typed by hand say their status."""
 
 
 class Declared(Protocol):
@@ -28,12 +26,6 @@ class Declared(Protocol):
 
     @property
     def text(self) -> str: ...
-    @property
-    def status(self) -> str: ...
-    @property
-    def figure(self) -> str: ...
-    @property
-    def command(self) -> str: ...
     @property
     def cells(self) -> str: ...
     @property
@@ -48,7 +40,8 @@ class Result:
         text: what is claimed. status: "reproduced" where all of it was measured and holds, "partly" where some does,
             "not reproduced" where nothing that was measured does, "not measured" where nothing was.
         figure: what came out. command: what measured it. date: when, the oldest.
-        sources: the digests of the code that was measured. former: measured before there were cells.
+        sources: what `core.sources.used` said of the code that was measured, for each cell. former: measured before
+         there were cells.
     """
 
     text: str
@@ -56,7 +49,7 @@ class Result:
     figure: str
     command: str
     date: str
-    sources: Mapping[str, str] = field(default_factory=dict, repr=False)
+    sources: Sequence[Mapping[str, str]] = field(default=(), repr=False)
     former: bool = False
 
     @property
@@ -64,7 +57,7 @@ class Result:
         """What has been changed since, empty where nothing has: "measured before a change of core.layout"."""
         if self.former:
             return "measured before it was written as cells"
-        modules = changed(self.sources)
+        modules = sorted({name for known in self.sources for name in changed(known)})
         shown = ", ".join(modules[:3]) + (f" and {len(modules) - 3} more" if len(modules) > 3 else "")
         return f"measured before a change of {shown}" if modules else ""
 
@@ -77,9 +70,6 @@ class Result:
 def result_of(name: str, claims: Sequence[Declared], page: Mapping[str, Any] | None = None) -> Result:
     """The result of the entry ``name``, which makes these claims, from its file of the committed ones, or ``page``."""
     text = "; ".join(claim.text for claim in claims)
-    if claims and all(claim.status for claim in claims):
-        first = claims[0]
-        return Result(text, FORMER[first.status], first.figure, first.command, "")
     page = read(name) if page is None else page
     found = {(told["cells"], told["holds"]): told for told in page["claims"]}
     measured = [found[claim.cells, claim.holds] for claim in claims if (claim.cells, claim.holds) in found]
@@ -90,7 +80,7 @@ def result_of(name: str, claims: Sequence[Declared], page: Mapping[str, Any] | N
     status = "reproduced" if all(held) and len(held) == len(claims) else status
     figure = "; ".join(told["figure"] if told["held"] else f"not reproduced: {told['figure']}" for told in measured)
     commands = "; ".join(dict.fromkeys(told["command"] for told in measured))
-    sources = {module: digest for known in page["sources"].values() for module, digest in known.items()}
+    sources = tuple(page["sources"].values())
     former = any(told.get("former") for told in measured)
     return Result(text, status, figure, commands, min(told["date"] for told in measured), sources, former)
 

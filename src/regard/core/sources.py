@@ -1,190 +1,153 @@
-"""Which state of the code a result was measured with: a digest of every file that its cell uses, read from the source.
+"""Which state of the code a result was measured with: a digest, for each file, of the pieces that its cell reaches.
 
-Spaces, comments, docstrings and declarations of the atlas decide nothing and are left out of a digest. Nothing is
-imported: what a file uses is what it imports, and the entries of the atlas whose names stand in its cell's texts.
+A piece is a function, a class's head, a method, an assignment, an imported name. A cell reaches what it names, what
+that names in turn, and the entries of the atlas whose names stand in its texts. A method is reached where its class
+is and anything that is reached names it, as an attribute or as a text; those that Python and PyTorch call always are,
+and so is every method of a class whose base is from elsewhere.
 """
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
-from pathlib import Path
 
+from regard.core import code
+from regard.core.code import PACKAGE, Piece, bound, pieces, tree
 from regard.core.index import constants_of, scan
 
-PACKAGE = "regard"
-ROOT = Path(__file__).parents[1]
-APART = frozenset(f"core.{name}" for name in ("atlas", "index", "search", "results", "sources", "errors"))
+APART = frozenset(f"core.{name}" for name in ("atlas", "code", "errors", "index", "results", "search", "sources"))
 """What declares and finds, and never decides a figure."""
+OF = "of"
+"""Under this name a digest says whose it is: the code of the cell, and the entries that its texts name."""
 
 
 def used(module: str, name: str, texts: Iterable[str] = ()) -> dict[str, str]:
-    """Name and digest of all that a class or function of ``regard.module`` uses: its own part of its file, as
-    ``"module:name"``, and every file of regard that this part imports, directly or by others.
+    """Name and digest of every file of regard of which a class or function of ``regard.module`` reaches something.
 
     Args:
         texts: what else names entries of the atlas, such as the fields of a cell.
+
+    Returns:
+        by module, and under ``"of"`` whose they are, from which `changed` finds out what they would be now.
     """
-    part = slice_of(module, name)
-    words = {word for text in (*texts, *texts_in(part)) for word in re.findall(r"[a-z][a-z0-9_]*", text)}
-    begun = {*imports_of(part), *(entries()[word] for word in words if word in entries())}
-    return {f"{module}:{name}": digest_of(part)} | {file: digest(file) for file in sorted(closure(begun) - {module})}
+    return dict(digests(" ".join((f"{module}:{name}", *sorted(named_in(texts))))))
 
 
 def changed(known: Mapping[str, str]) -> list[str]:
-    """Those of the names that `used` gave whose digest is another one now."""
-    return [name for name, before in known.items() if now(name) != before]
-
-
-def now(name: str) -> str:
-    """The digest today of a file, or of a part of one; empty where it is gone."""
-    module, _, part = name.partition(":")
-    if path_of(module) is None:
-        return ""
-    return digest_of(slice_of(module, part)) if part else digest(module)
-
-
-def closure(begun: Iterable[str]) -> set[str]:
-    """These modules and all that they import, those apart left out."""
-    found, waiting = set(), list(begun)
-    while waiting:
-        module = waiting.pop()
-        if module not in found and module not in APART:
-            found.add(module)
-            waiting += imports(module)
-    return found
+    """The files, of those that `used` gave, whose digest is another one now, and those that have come or gone."""
+    if OF not in known:
+        return ["the code"]
+    now = digests(known[OF])
+    return sorted(name for name in known.keys() | now.keys() if known.get(name) != now.get(name))
 
 
 @cache
-def entries() -> Mapping[str, str]:
-    """The module of every entry of the atlas, by name and alias."""
+def digests(of: str) -> Mapping[str, str]:
+    """What a cell reaches, a digest for each file."""
+    begun, *words = of.split()
+    module, _, name = begun.partition(":")
+    reach = Reach()
+    reach.name(module, name)
+    for word in words:
+        reach.entry(word)
+    reach.go()
+    files: dict[str, list[Piece]] = {}
+    for piece in sorted(reach.found, key=lambda piece: (piece.module, piece.place)):
+        files.setdefault(piece.module, []).append(piece)
+    return {OF: of} | {file: code.digest_of(found) for file, found in files.items()}
+
+
+class Reach:
+    """What a piece of code reaches, found piece by piece."""
+
+    def __init__(self) -> None:
+        self.found: set[Piece] = set()
+        self.words: set[str] = set()
+        self.waiting: dict[str, list[Piece]] = {}
+        self.seen: set[tuple[str, str]] = set()
+        self.todo: list[Piece] = []
+
+    def go(self) -> None:
+        """Until nothing new is reached."""
+        while self.todo:
+            piece = self.todo.pop()
+            for name in piece.names:
+                self.name(piece.module, name)
+            for module, name in piece.imports:
+                self.name(module, name) if name else self.module(module)
+            for member in piece.members:
+                self.take(member) if member.always else self.wait(member)
+            for word in piece.words - self.words:
+                self.words.add(word)
+                for waiting in self.waiting.pop(word, ()):
+                    self.take(waiting)
+            for word in named_in(piece.texts) if piece.module.startswith("claims.") else ():
+                self.entry(word)
+
+    def take(self, piece: Piece) -> None:
+        """One more piece."""
+        if piece not in self.found:
+            self.found.add(piece)
+            self.todo.append(piece)
+            self.run(piece.module)
+
+    def wait(self, piece: Piece) -> None:
+        """A piece that is reached once something names it."""
+        for name in piece.binds:
+            if name in self.words:
+                self.take(piece)
+            else:
+                self.waiting.setdefault(name, []).append(piece)
+
+    def name(self, module: str, name: str) -> None:
+        """What binds ``name`` in a file; all of the file, where it gives the name in a way that cannot be read."""
+        if module in APART or (module, name) in self.seen:
+            return
+        self.seen.add((module, name))
+        if not module:
+            self.late(name)
+        for piece in bound(module).get(name, ()) if module else ():
+            self.take(piece)
+
+    def module(self, module: str) -> None:
+        """A file that is named itself: its names wait until something names them."""
+        if module not in APART and (module, "") not in self.seen:
+            self.seen.add((module, ""))
+            for piece in pieces(module):
+                self.wait(piece) if piece.binds else self.take(piece)
+
+    def run(self, module: str) -> None:
+        """What is done when a file is imported, besides binding names."""
+        if (module, "run") not in self.seen:
+            self.seen.add((module, "run"))
+            for piece in pieces(module):
+                if not piece.binds:
+                    self.take(piece)
+
+    def late(self, name: str) -> None:
+        """A public name of the package itself."""
+        known = constants_of(tree("")).get("LATE", {})
+        if name in known:
+            self.name(known[name].removeprefix(f"{PACKAGE}."), name)
+
+    def entry(self, word: str) -> None:
+        """The entry of the atlas of this name."""
+        if word in entries():
+            self.name(*entries()[word])
+
+
+def named_in(texts: Iterable[str]) -> set[str]:
+    """The entries of the atlas that texts name."""
+    return {word for text in texts for word in re.findall(r"[a-z][a-z0-9_]*", text) if word in entries()}
+
+
+@cache
+def entries() -> Mapping[str, tuple[str, str]]:
+    """Module and name in it of every entry of the atlas, by name and alias."""
     found = {}
-    for declaration in scan(ROOT, PACKAGE):
-        module = declaration.where.removeprefix(f"{PACKAGE}.").rpartition(".")[0]
+    for declaration in scan(code.ROOT, PACKAGE):
+        module, _, name = declaration.where.removeprefix(f"{PACKAGE}.").rpartition(".")
         told = declaration.arguments
-        found |= dict.fromkeys((told.get("0", told.get("name")), *told.get("aliases", ())), module)
+        found |= dict.fromkeys((told.get("0", told.get("name")), *told.get("aliases", ())), (module, name))
     return found
-
-
-@cache
-def path_of(module: str) -> Path | None:
-    """The file of ``regard.module``, None where there is none."""
-    base = ROOT.joinpath(*module.split(".")) if module else ROOT
-    for path in (base.with_suffix(".py"), base / "__init__.py"):
-        if module and path.is_file():
-            return path
-    return None
-
-
-@cache
-def tree(module: str) -> ast.Module:
-    """The file as it was written."""
-    path = path_of(module)
-    return ast.parse(path.read_text(encoding="utf-8")) if path else ast.Module([], [])
-
-
-@cache
-def imports(module: str) -> frozenset[str]:
-    """The modules of regard that a file imports, at its top or within."""
-    return frozenset(imports_of(tree(module)))
-
-
-def imports_of(part: ast.AST) -> Iterator[str]:
-    """The modules of regard that a piece of code imports or reaches as ``regard.name``."""
-    for node in ast.walk(part):
-        match node:
-            case ast.ImportFrom(module=str(source), names=names, level=0) if source.split(".")[0] == PACKAGE:
-                inside = source.removeprefix(PACKAGE).removeprefix(".")
-                yield from (inside,) if path_of(inside) else ()
-                for alias in names:
-                    below = f"{inside}.{alias.name}".removeprefix(".")
-                    yield from (below,) if path_of(below) else late(alias.name) if not inside else ()
-            case ast.Import(names=names):
-                inner = [alias.name.removeprefix(f"{PACKAGE}.") for alias in names]
-                yield from (name for name in inner if path_of(name))
-            case ast.Attribute(value=ast.Name(id=name), attr=reached) if name == PACKAGE:
-                yield from (reached,) if path_of(reached) else late(reached)
-
-
-def late(name: str) -> tuple[str, ...]:
-    """The module of a public name of the package itself."""
-    known = constants_of(tree("__init__")).get("LATE", {})
-    return (known[name].removeprefix(f"{PACKAGE}."),) if name in known else ()
-
-
-@cache
-def slice_of(module: str, name: str) -> ast.Module:
-    """Of a file what its top-level ``name`` needs: the statements that bind the names that it uses, in their order."""
-    whole = tree(module)
-    binds = [(statement, bound_by(statement)) for statement in whole.body]
-    wanted, kept = {name}, set()
-    while fresh := [i for i, (_, bound) in enumerate(binds) if i not in kept and bound & wanted]:
-        kept.update(fresh)
-        wanted |= {node.id for i in fresh for node in ast.walk(binds[i][0]) if isinstance(node, ast.Name)}
-    return ast.Module([only(binds[i][0], wanted) for i in sorted(kept)], [])
-
-
-def bound_by(statement: ast.stmt) -> set[str]:
-    """The names that a statement at the top of a file binds."""
-    if isinstance(statement, ast.ClassDef | ast.FunctionDef):
-        return {statement.name}
-    if isinstance(statement, ast.Import | ast.ImportFrom):
-        return {(alias.asname or alias.name).split(".")[0] for alias in statement.names}
-    targets = [node for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
-    return {target.id for target in targets}
-
-
-def only(statement: ast.stmt, wanted: set[str]) -> ast.stmt:
-    """Of an import those names that are wanted."""
-    if not isinstance(statement, ast.ImportFrom):
-        return statement
-    names = [alias for alias in statement.names if (alias.asname or alias.name) in wanted]
-    return ast.ImportFrom(statement.module, names, statement.level)
-
-
-@cache
-def digest(module: str) -> str:
-    """Of a whole file."""
-    return digest_of(tree(module))
-
-
-def digest_of(part: ast.AST) -> str:
-    """Eight hexadecimal digits of what a piece of code does, the same in every release of Python."""
-    return hashlib.sha256(written(part).encode()).hexdigest()[:8]
-
-
-def written(node: object) -> str:
-    """A tree as text, without places, docstrings and the decorators that declare entries."""
-    if isinstance(node, list):
-        return f"[{' '.join(written(one) for one in node if not is_text(one) and not declares(one))}]"
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    told = {name: written(getattr(node, name, None)) for name in node._fields if name not in UNTOLD}
-    shown = " ".join(f"{name}={value}" for name, value in told.items() if value not in ("None", "[]"))
-    return f"{type(node).__name__}({shown})"
-
-
-UNTOLD = ("ctx", "kind", "type_comment", "type_ignores", "type_params")
-"""What the syntax says anyway, or some releases of Python only."""
-
-
-def is_text(node: object) -> bool:
-    """Whether it is a docstring, or a text that stands where one might."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-
-
-def declares(node: object) -> bool:
-    """Whether it is ``published(…)``, or ``measured(…)``, which says only what is measured."""
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("published", "measured")
-
-
-def texts_in(part: ast.AST) -> Iterator[str]:
-    """The texts in a piece of code that are no docstrings."""
-    for node in ast.iter_child_nodes(part):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield node.value
-        elif not is_text(node):
-            yield from texts_in(node)

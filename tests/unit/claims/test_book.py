@@ -91,6 +91,16 @@ def test_a_change_of_the_code_is_shown_and_measured_anew(tiny, tmp_path):
     assert result_of("one", one.claims, load(tmp_path / "one.json")).stale == ""
 
 
+def test_a_run_that_stops_between_cells_leaves_no_finding_beside_rows_that_it_is_not_of(tiny, tmp_path):
+    one = entry("one", "tiny.square")
+    run(tmp_path, one)
+    TODAY[0] = "b"
+    next(iter(measure([one], tmp_path)))
+    assert result_of("one", one.claims, load(tmp_path / "one.json")).status == "not measured"
+    assert run(tmp_path, one) == [(2, True, None), (3, False, None)]
+    assert result_of("one", one.claims, load(tmp_path / "one.json")).status == "reproduced"
+
+
 def test_new_cells_alone_are_measured_and_those_without_use_dropped(tiny, tmp_path):
     run(tmp_path, entry("one", "tiny.some(first=2, last=5)"))
     assert run(tmp_path, entry("one", "tiny.some(first=4, last=6)")) == [(4, True, None), (5, False, None)]

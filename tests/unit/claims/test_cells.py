@@ -37,7 +37,7 @@ def trainings():
     """Claims all of whose cells train, as pytest's parameters."""
     for entry in everything().values():
         for claim in entry.claims:
-            cells = cells_of(claim) if claim.cells else []
+            cells = cells_of(claim)
             known = [cell for cell in cells if isinstance(cell, Measured) and "steps" in cell.fields]
             if known and len(known) == len(cells) and claim.cells not in ELSEWHERE:
                 marks = [pytest.mark.slow] if any(claim.cells.startswith(name) for name in SLOW) else []

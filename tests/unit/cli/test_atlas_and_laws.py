@@ -68,7 +68,7 @@ def test_a_broken_law_is_exit_status_1(tmp_path):
         "import sys; sys.path.insert(0, 'tests'); sys.argv = ['regard', 'laws', 'mask_off_by_one']\n"
         "from mutants.mechanism import MaskOffByOne\n"
         "from regard.core.atlas import Claim, published\n"
-        "claim = Claim('', cells='a.b', holds='a.c')\n"
+        "claim = Claim('c', cells='a.b', holds='a.c')\n"
         "published('mask_off_by_one', family='f', title='t', year=2026, claim=claim)(MaskOffByOne)\n"
         "from regard.cli import main; main()\n"
     )

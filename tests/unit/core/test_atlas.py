@@ -66,7 +66,7 @@ def test_ill_formed_entries_are_refused(shelf):
         shelf("Two Words", "t", "s")
     with pytest.raises(ValueError, match="no docstring"):
         published("bare", family="f", title="t", year=2024, claim=CLAIM)(lambda: None)
-    for claim in (Claim("said"), Claim("said", cells="a.b")):
+    for claim in (Claim("said", "", ""), Claim("said", cells="a.b", holds="")):
         with pytest.raises(ValueError, match="claim: got 'said', want cells and holds"):
             published("vague", family="f", title="t", year=2024, claim=claim)(shelf)
     with pytest.raises(ValueError, match="fidelity: got 'sure', want one of authors' code"):
