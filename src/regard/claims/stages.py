@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from importlib import import_module
 from typing import Any
 
@@ -118,3 +120,40 @@ def folded() -> dict[str, float]:
     with torch.no_grad():
         out, short = net(x), net.folded()(x)
     return {"apart": ((out - short).abs().max() / out.abs().max()).item()}
+
+
+@measured()
+def regions() -> dict[str, float]:
+    """How far gathered regions are from masked ones, and all regions from full attention, at several sides."""
+    torch.manual_seed(0)
+    worst = 0.0
+    for topk, grid in itertools.product((2, 9), ((6, 9), (7, 11), (2, 1), (13, 3))):
+        mechanism: Any = regard.build("routed_regions", topk=topk, regions=3)
+        q, k, v = (torch.randn(2, 2, grid[0] * grid[1], 5, dtype=torch.float64) for _ in range(3))
+        layout = Layout(grid=grid)
+        out = mechanism(q, k, v, layout)
+        want = [mechanism.weights(q, k, layout) @ v]
+        if topk == 9:
+            want.append(F.scaled_dot_product_attention(q, k, v, scale=10**-0.5))
+        worst = max(worst, *((out - each).abs().max().item() for each in want))
+    return {"apart": worst}
+
+
+@measured()
+def regions_growth() -> dict[str, float]:
+    """The exponent of the FLOPs in the cells, with the number of regions that costs least for each size."""
+    sides = (64, 256)
+    least = []
+    for side in sides:
+        costs = []
+        for count in range(2, side // 2):
+            shape = regard.Shape(side * side, head_dim=32, heads=2)
+            costs.append(regard.build("routed_regions", topk=4, regions=count).cost(shape, Layout(grid=(side, side))))
+        least.append(min(cost.flops for cost in costs))
+    return {"exponent": math.log(least[1] / least[0]) / math.log(sides[1] ** 2 / sides[0] ** 2)}
+
+
+def is_four_thirds(found: Figures) -> Finding:
+    """4/3, to 0.05."""
+    exponent = found.one("exponent")
+    return Finding.of(f"exponent {exponent:.3f}", abs(exponent - 4 / 3) < 0.05)
