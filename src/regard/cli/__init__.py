@@ -24,6 +24,7 @@ from regard.cli import (
     steer,
     swap,
     train,
+    vision,
 )
 from regard.core.errors import reason
 
@@ -43,6 +44,7 @@ app.command("claims")(claims.claims)
 app.command("draw")(draw.draw)
 app.command("laws")(laws.laws)
 app.command("gates")(gates.gates)
+app.command("vision")(vision.vision)
 app.command("compare")(compare.compare)
 app.command("compress")(compress.compress)
 app.command("plan")(plan.plan)
