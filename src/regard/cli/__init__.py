@@ -21,6 +21,7 @@ from regard.cli import (
     route,
     serve,
     steer,
+    study,
     swap,
     train,
 )
@@ -39,6 +40,7 @@ app.command("patch")(patch.patch)
 app.command("serve")(serve.serve)
 app.command("atlas")(atlas.atlas)
 app.command("claims")(claims.claims)
+app.command("study")(study.study)
 app.command("draw")(draw.draw)
 app.command("laws")(laws.laws)
 app.command("gates")(gates.gates)
