@@ -22,6 +22,7 @@ from regard.cli import (
     route,
     serve,
     steer,
+    study,
     swap,
     train,
     vision,
@@ -41,6 +42,7 @@ app.command("patch")(patch.patch)
 app.command("serve")(serve.serve)
 app.command("atlas")(atlas.atlas)
 app.command("claims")(claims.claims)
+app.command("study")(study.study)
 app.command("draw")(draw.draw)
 app.command("laws")(laws.laws)
 app.command("gates")(gates.gates)
