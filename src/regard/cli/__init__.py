@@ -11,6 +11,7 @@ from regard.cli import (
     claims,
     compare,
     draw,
+    flow,
     gates,
     heads,
     laws,
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.command("look")(look.look)
 app.command("heads")(heads.heads)
 app.command("patch")(patch.patch)
+app.command("flow")(flow.flow)
 app.command("serve")(serve.serve)
 app.command("atlas")(atlas.atlas)
 app.command("claims")(claims.claims)
