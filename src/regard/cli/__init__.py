@@ -12,6 +12,7 @@ from regard.cli import (
     compare,
     compress,
     draw,
+    flow,
     gates,
     heads,
     laws,
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.command("look")(look.look)
 app.command("heads")(heads.heads)
 app.command("patch")(patch.patch)
+app.command("flow")(flow.flow)
 app.command("serve")(serve.serve)
 app.command("atlas")(atlas.atlas)
 app.command("claims")(claims.claims)
