@@ -14,6 +14,7 @@ from regard.core.kinds import KINDS
 from regard.renamed import install
 
 if TYPE_CHECKING:
+    from regard.analysis.align import align
     from regard.analysis.flow import flow
     from regard.analysis.patching import patch
     from regard.analysis.roles import heads
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from regard.featuremap.insert import insert
     from regard.hosts.attach import attach
     from regard.hosts.calibrate import calibrate
+    from regard.hosts.compress import compress
     from regard.hosts.steer import steer
     from regard.hosts.swap import swap
     from regard.hosts.watch import watch
@@ -52,10 +54,12 @@ LATE = {
     "Signal": "regard.core.mechanism",
     "State": "regard.core.state",
     "Traits": "regard.core.mechanism",
+    "align": "regard.analysis.align",
     "attach": "regard.hosts.attach",
     "build": "regard.core.build",
     "calibrate": "regard.hosts.calibrate",
     "check": "regard.laws",
+    "compress": "regard.hosts.compress",
     "entries": "regard.core.atlas",
     "find": "regard.core.atlas",
     "flow": "regard.analysis.flow",
@@ -87,10 +91,12 @@ __all__ = [
     "Signal",
     "State",
     "Traits",
+    "align",
     "attach",
     "build",
     "calibrate",
     "check",
+    "compress",
     "entries",
     "find",
     "flow",

@@ -7,6 +7,7 @@ import threading
 import webbrowser
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -55,7 +56,31 @@ def app(folder: Path) -> FastAPI:
             raise HTTPException(422, str(error)) from error
         return Response(values.numpy().astype("<f4").tobytes(), media_type="application/octet-stream")
 
+    @server.get("/api/pair")
+    def pair(layer: int, head: int, row: int, key: int) -> dict[str, Any]:
+        """What the score of one pair is made of, and its weight."""
+        try:
+            return coordinates(record, layer, head, row, key)
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from error
+
     return server
+
+
+def coordinates(record: Record, layer: int, head: int, row: int, key: int) -> dict[str, Any]:
+    """``products`` ``s q_c k_c`` of each coordinate, ``score``, their sum, and the pair's ``weight``.
+
+    Raises:
+        ValueError: no such layer, head or pair; a layer of another mechanism; a record that kept no tensors.
+    """
+    weight = float(record.region(layer, head, slice(row, row + 1), slice(key, key + 1)))
+    assert record.tensors is not None
+    about = record.layer(layer)
+    if f"{layer}/lse" not in record.tensors:
+        raise wrong("layer", f"{layer}, of {about['mechanism']}", "a layer whose scores are products of q and k")
+    q, k = (record.tensors[f"{layer}/{name}"] for name in ("q", "k"))
+    products = about["scaling"] * q[head, row] * k[head // (about["heads"] // about["kv_heads"]), key]
+    return {"products": products.tolist(), "score": float(products.sum()), "weight": weight}
 
 
 def means(record: Record, layer: int, head: int, rows: tuple[int, int], keys: tuple[int, int], step: int) -> Tensor:
