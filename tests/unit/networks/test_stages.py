@@ -12,6 +12,7 @@ from torch import nn
 import regard
 from reference.stages import state
 from reference.waves import wave
+from regard.mechanisms.scored.relative_plane import RelativePlane
 from regard.networks.stages.design import Design, blocks_of
 from regard.networks.stages.network import Stages
 from regard.networks.stages.presets import is_printed
@@ -188,7 +189,7 @@ def test_routed_regions_are_those_of_biformer():
 
 
 def test_tables_of_relative_positions_fit_other_maps():
-    mechanism = regard.build("relative_2d", head_dim=4, side=7)
+    mechanism = RelativePlane(4, 7)
     assert mechanism.fitted(mechanism.rows_table, 7) is mechanism.rows_table
     assert mechanism.fitted(mechanism.rows_table, 4).shape == (7, 4)
     torch.testing.assert_close(mechanism.fitted(mechanism.rows_table, 4)[[0, 3, 6]], mechanism.rows_table[[0, 6, 12]])
