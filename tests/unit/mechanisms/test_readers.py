@@ -1,4 +1,4 @@
-"""Readers of a source at their limits and by hand: bilinear, trilinear, near a place, with a sentinel, of two sources."""
+"""Readers of a source at their limits and by hand: bilinear, trilinear, near a place, with a sentinel, of two."""
 
 import math
 
