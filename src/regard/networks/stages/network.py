@@ -58,7 +58,7 @@ class Stages(Network):
             self.stem = end_of("stem", design.stem, inside=channels, width=design.widths[0], norm=design.norm)
             self.stages = nn.ModuleList(self.made())
             self.head = end_of("head", design.head, width=design.widths[-1], classes=classes, norm=design.norm)
-            started(self)
+            started(self, design.start)
 
     def made(self) -> list[Stage]:
         """The stages."""
@@ -135,10 +135,19 @@ class Stages(Network):
         return [image_sample("stages", cls(design, 7), (13, 9))]
 
 
-def started(network: nn.Module) -> None:
-    """Begins matrices with normal numbers of a deviation of 0.02, cut at two, and their biases with zeros."""
+def started(network: nn.Module, how: str) -> None:
+    """Begins weights as a design's ``start`` says, their biases with zeros.
+
+    Matrices begin with normal numbers of a deviation of 0.02, cut at two; ``all`` convolutions too; or by ``fan_out``
+    these with a deviation of √(2 / f), f the outputs that a weight has a part in. Else convolutions begin as PyTorch's.
+    """
     for module in network.modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Conv2d) and how == "fan_out":
+            fan = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+            nn.init.normal_(module.weight, std=(2 / fan) ** 0.5)
+        elif isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and how == "all"):
             nn.init.trunc_normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

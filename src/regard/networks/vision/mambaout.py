@@ -16,7 +16,7 @@ def design(depths: Sequence[int], widths: Sequence[int]) -> Design:
     """The network of so many blocks in each stage."""
     layers = tuple(f"gated_convolution*{depth}" for depth in depths)
     ends = {"stem": "convolutions(count=2)", "down": "patch(side=2, kernel=3)", "head": "mlp(ratio=4)"}
-    return Design(tuple(widths), layers, **ends, norm="layer(eps=1e-06)")
+    return Design(tuple(widths), layers, **ends, norm="layer(eps=1e-06)", start="all")
 
 
 PRESETS = {

@@ -32,7 +32,7 @@ def design(
     """
     layers = tuple(stage(*sizes, window) for sizes in zip(depths, ratios, inner, strict=False))
     ends = {"stem": f"patch(side={patch}, norm=layer)", "down": "patch(side=2, norm=layer)"}
-    return Design(tuple(widths), layers, tuple(heads), **ends, norm=NORM)
+    return Design(tuple(widths), layers, tuple(heads), **ends, norm=NORM, start="fan_out")
 
 
 def stage(depth: int, ratio: int, inner: int, window: int | None) -> str:
