@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from statistics import mean
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from regard.claims.cells import measured
 from regard.claims.figures import Figures, Finding, listed
 from regard.claims.testbeds.source import VOCABULARY, held_out_loss, trained
 from regard.core.layout import Layout
 from regard.experiments.timing import interleaved
+from regard.networks.hymba import HymbaLM
 from regard.networks.lm import LM, Config
 from regard.networks.mega import MegaBlock, MegaLM, MovingAverage
 from regard.networks.sha_rnn import ShaRNN
+from regard.tasks.associative import AssociativeRecall
+from regard.train.fit import Recipe, fit
+from regard.train.lm import accuracy_of, predicted
 
 CAUSAL, CPU = Layout(causal=True), torch.device("cpu")
 
@@ -128,3 +133,39 @@ def is_exact(found: Figures) -> Finding:
     apart, ratio = found.one("apart"), found.one("ratio")
     figure = f"segments equal to {apart:.0e}; a token after 4,096 takes {ratio:.2f} times as long as after 512"
     return Finding.of(figure, apart <= 1e-9, 0.75 < ratio < 1.25)
+
+
+@measured()
+def hymba_cache() -> dict[str, float]:
+    """Bytes of the state after 8,192 tokens over those of softmax attention in as many layers, 32, by the formula."""
+    config = Config(64, 64, "softmax*32", heads=4, kv_heads=1, inner=8)
+    hymba, plain = HymbaLM(config, 1024, 128, 0), LM(config, 0)
+    return {"share": hymba.state_bytes(8192) / plain.state_bytes(8192)}
+
+
+def is_a_fifth(found: Figures) -> Finding:
+    """At most."""
+    share = found.one("share")
+    return Finding.of(f"{share:.1%} of softmax attention's bytes after 8,192 tokens in 32 layers", share <= 0.2)
+
+
+@measured(kind=("hymba", "mamba"), seed=range(2), steps=[600])
+def hymba_recall(kind: str, seed: int, steps: int) -> dict[str, float]:
+    """The share of 8 pairs that three layers recall after 64 tokens: attention and state space, or state space
+    alone."""
+    task = AssociativeRecall(8, 64)
+    config = Config(64, 64, "softmax*3", heads=2, inner=64)
+    model = HymbaLM(config, 16, 8, seed) if kind == "hymba" else LM(replace(config, layers="mamba*3"), seed)
+
+    def loss(ready: nn.Module, generator: torch.Generator) -> Tensor:
+        return F.cross_entropy(*predicted(ready, task, 64, 32, generator))
+
+    fit(model, loss, Recipe(steps, 3e-3, seed=seed))
+    return {"recalled": accuracy_of(model, task, 64, 256)[0]}
+
+
+def recalls_20_more(found: Figures) -> Finding:
+    """20 points more, on average."""
+    hymba, mamba = (found("recalled", kind=kind) for kind in ("hymba", "mamba"))
+    figure = f"recall of 8 pairs {listed(hymba, '.1%')}, by state-space heads alone {listed(mamba, '.1%')}"
+    return Finding.of(figure, mean(hymba) >= mean(mamba) + 0.2)

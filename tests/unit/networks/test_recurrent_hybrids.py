@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from regard.core.layout import Layout
 from regard.networks import Config
+from regard.networks.hymba import HymbaLM
 from regard.networks.mega import MegaBlock, MegaLM, MovingAverage
 from regard.networks.sha_rnn import ShaRNN
 
@@ -63,11 +64,29 @@ def test_the_second_last_layer_alone_attends():
     assert not any(block.attention for block in ShaRNN(SIZES, attends=False).layers)
 
 
+def test_of_two_layers_within_a_window_one_has_keys():
+    """And whole, and with keys of its own, are the first, the middle and the last."""
+    model = HymbaLM(Config(29, 12, "softmax*9", heads=2), window=5, meta=2, seed=0)
+    assert [block.attention.kv is not None for block in model.layers] == [c == "k" for c in "kk-kkk-kk"]
+    whole = [type(block.attention.mechanism).__name__ == "Softmax" for block in model.layers]
+    assert whole == [c == "w" for c in "w---w---w"]
+
+
+def test_the_cache_of_shared_keys_is_held_once():
+    model = HymbaLM(Config(29, 12, "softmax*9", heads=2), window=5, meta=2, seed=0)
+    ids = torch.randint(29, (1, 23), generator=torch.Generator().manual_seed(0))
+    _, state = model.extend(ids, model.start(1))
+    assert state.bytes == model.state_bytes(23)
+
+
 @pytest.mark.parametrize(
     ("make", "named"),
     [
         (lambda: MegaLM(Config(29, 12, "gla*2")), "layers"),
         (lambda: MegaLM(SIZES, chunk=0), "chunk"),
+        (lambda: HymbaLM(SIZES, window=0), "window"),
+        (lambda: HymbaLM(SIZES, meta=-1), "meta"),
+        (lambda: HymbaLM(SIZES)(torch.zeros(1, 3).long(), segments=torch.zeros(1, 3).long()), "segments"),
         (lambda: ShaRNN(Config(29, 12, "softmax")), "layers"),
         (lambda: ShaRNN(SIZES, memory=0), "memory"),
     ],
