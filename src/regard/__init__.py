@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from regard.featuremap.insert import insert
     from regard.hosts.attach import attach
     from regard.hosts.calibrate import calibrate
+    from regard.hosts.compress import compress
     from regard.hosts.steer import steer
     from regard.hosts.swap import swap
     from regard.hosts.watch import watch
@@ -58,6 +59,7 @@ LATE = {
     "build": "regard.core.build",
     "calibrate": "regard.hosts.calibrate",
     "check": "regard.laws",
+    "compress": "regard.hosts.compress",
     "entries": "regard.core.atlas",
     "find": "regard.core.atlas",
     "flow": "regard.analysis.flow",
@@ -94,6 +96,7 @@ __all__ = [
     "build",
     "calibrate",
     "check",
+    "compress",
     "entries",
     "find",
     "flow",
