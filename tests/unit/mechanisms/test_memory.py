@@ -24,7 +24,7 @@ FEW = settings(max_examples=6, deadline=None)
 
 def made(kind, chunk, hidden=2, d=3, **arguments):
     torch.manual_seed(1)
-    return KINDS[kind](2, d, d, chunk=chunk, hidden=hidden, **arguments).double()
+    return KINDS[kind](2, d, d, chunk=chunk, hidden=hidden, **{"step": 1 / (8 * chunk)} | arguments).double()
 
 
 def draw(mechanism, n, batch=2, seed=0):
