@@ -132,9 +132,9 @@ class HymbaBlock(nn.Module):
 
     def forward(self, x: Tensor, layout: Layout, shared: Shared | None) -> tuple[Tensor, Shared]:
         """``(b, n, width)`` of ``x (b, n, width)``, and what a layer behind may share."""
-        y, shared = self.attention(self.norms[0](x), layout, shared)
+        y, own = self.attention(self.norms[0](x), layout, shared)
         x = x + y
-        return x + self.network(self.norms[1](x)), shared
+        return x + self.network(self.norms[1](x)), own
 
     def start(
         self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
