@@ -27,7 +27,7 @@ class Heads(nn.Module):
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
-@measured(model=("co4", "attention"), rate=(1e-3, 3e-3, 1e-2), seed=range(3), steps=[600])
+@measured(model=("co4", "attention"), rate=(3e-3, 1e-2, 3e-2), seed=range(3), steps=[600])
 def steps_to_target(model: str, rate: float, seed: int, steps: int) -> dict[str, int]:
     """Steps after which 90% of unseen digits are told apart, looked at every 20; one more than all where never."""
     images, labels, unseen, answers = digits(seed)

@@ -416,7 +416,7 @@ def beginnings(model: str, seen: int, seed: int, steps: int) -> dict[str, float]
     scales = 4 if model == "progressive" else 1
     (videos, labels), (unseen, answers) = actions(3000, noise), actions(600, noise)
     x, there = (scaled_features(some, seen, scales) for some in (videos, unseen))
-    sizes = {"latents": 8, "width": 32, "heads": 4, "head_dim": 8}
+    sizes: Any = {"latents": 8, "width": 32, "heads": 4, "head_dim": 8}
     net = TemPr(x.shape[3], ACTIONS, scales, tied=True, seed=seed, **sizes)
 
     def loss(ready: nn.Module, generator: Generator) -> Tensor:

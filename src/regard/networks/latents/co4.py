@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -161,7 +162,7 @@ class Co4(Network):
         def draw(batch: int, seed: int) -> tuple[Tensor, ...]:
             return (torch.randn(batch, 2, 6, 6, generator=torch.Generator().manual_seed(seed)),)
 
-        sizes = {"size": 6, "patch": 2, "channels": 2, "classes": 5, "width": 8}
+        sizes: dict[str, Any] = {"size": 6, "patch": 2, "channels": 2, "classes": 5, "width": 8}
         return [
             Sample("one layer", cls(**sizes, top=4), {"inputs": draw, "output": (5,)}),
             Sample("two layers", cls(**sizes, layers=2, top=3), {"inputs": draw, "output": (5,)}),
