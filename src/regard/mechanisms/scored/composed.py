@@ -55,6 +55,8 @@ class Composed(Scored):
     | | ``additive`` | w · tanh(q + k) | 1409.0473 |
     | | ``network(hidden)`` | w · relu(W [q; k] + b) | 2502.17206 |
     | | ``distance(scale)`` | −scale ‖q − k‖² | 2006.04710 |
+    | | ``bilinear`` | q · W k | 1508.04025 |
+    | | ``trilinear`` | w · [q; k; q ⊙ k] | 1611.01603 |
     | | ``phase(share, power)`` | q_A·k_A cos(2π distance^α q_P·k_P) | 2509.12635 |
     | bias | ``none`` | 0, and rotary positions from the host | |
     | | ``alibi(slopes)`` | −s distance | 2108.12409 |
@@ -197,6 +199,8 @@ class Composed(Scored):
             (2, "dot", "t5(buckets=8, max_distance=40)", "queries", {}),
             (2, "distance", "table(grid=(7, 9, 11))", "affine", {}),
             (2, "dot", "forget", "affine", {}),
+            (2, "bilinear", "alibi", "sigmoid", {}),
+            (2, "trilinear", "none", "affine", {}),
         ]
         found = []
         for heads, score, bias, normaliser, after in made:

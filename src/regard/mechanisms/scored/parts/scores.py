@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from regard.core.cost import Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import LayerSpec, Traits, check_sizes
+from regard.core.mechanism import LayerSpec, Traits, accumulate_dtype, check_sizes
 from regard.kernels.tiled import Dot
 from regard.mechanisms.scored.base import Scored
 from regard.mechanisms.scored.parts.tile_scores import Apart, OneHiddenLayer, Phase
@@ -97,6 +97,74 @@ class Network(Scored):
         return hidden, (shape.n + shape.keys) * shape.head_dim * hidden
 
 
+class Bilinear(Scored):
+    """``s_ij = q_i · W_h k_j``: "general", with W ``map``, the identity over √d and a little noise at first.
+
+    Args:
+        heads, head_dim: of q.
+
+    Paper: Luong, Pham and Manning, arXiv 1508.04025.
+    """
+
+    def __init__(self, heads: int = 4, head_dim: int = 64) -> None:
+        super().__init__()
+        if min(heads, head_dim) < 1:
+            raise wrong("heads, head_dim", f"{heads}, {head_dim}", "at least 1 each")
+        noise = torch.randn(heads, head_dim, head_dim) * 0.1 / head_dim
+        self.map = nn.Parameter(torch.eye(head_dim) * head_dim**-0.5 + noise)
+
+    def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Dot:
+        return Dot(1.0)
+
+    def prepared(self, q: Tensor, k: Tensor, **signals: Tensor) -> tuple[Tensor, Tensor]:
+        wide = accumulate_dtype(q.dtype)
+        return q.to(wide) @ self.map.to(wide), k.to(wide)
+
+    def check(self, q, k, v, layout, signals) -> None:
+        super().check(q, k, v, layout, signals)
+        check_sizes(q, *self.map.shape[:2])
+
+    def products(self, shape: Shape) -> tuple[int, int]:
+        return shape.head_dim, shape.n * shape.head_dim**2
+
+
+class Trilinear(Scored):
+    """``s_ij = w_h · [q_i; k_j; q_i ⊙ k_j]``, as two biases and one product: ``u·q_i + v·k_j + (c ⊙ q_i)·k_j``.
+
+    No tensor has a number for each pair and channel. u is `query`, v `key`, c `both`.
+
+    Args:
+        heads, head_dim: of q.
+
+    Paper: Seo et al., arXiv 1611.01603.
+    """
+
+    def __init__(self, heads: int = 4, head_dim: int = 64) -> None:
+        super().__init__()
+        if min(heads, head_dim) < 1:
+            raise wrong("heads, head_dim", f"{heads}, {head_dim}", "at least 1 each")
+        self.query, self.key, self.both = (
+            nn.Parameter(torch.randn(heads, head_dim) * head_dim**-0.5) for _ in range(3)
+        )
+
+    def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Dot:
+        return Dot(1.0)
+
+    def prepared(self, q: Tensor, k: Tensor, **signals: Tensor) -> tuple[Tensor, Tensor]:
+        wide = accumulate_dtype(q.dtype)
+        q, k = q.to(wide), k.to(wide)
+        own, other = ((x * w.to(wide)[:, None]).sum(-1, keepdim=True) for x, w in ((q, self.query), (k, self.key)))
+        left = torch.cat([q * self.both.to(wide)[:, None], own, torch.ones_like(own)], -1)
+        return left, torch.cat([k, torch.ones_like(other), other], -1)
+
+    def check(self, q, k, v, layout, signals) -> None:
+        super().check(q, k, v, layout, signals)
+        check_sizes(q, *self.query.shape)
+
+    def products(self, shape: Shape) -> tuple[int, int]:
+        return shape.head_dim + 2, 0
+
+
 class TokenPhase(Scored):
     """``s_ij = (q_A·k_A / √D_A) cos(2π |p_i − p_j|^α q_P·k_P / √D_P)``, q = [q_A, q_P].
 
@@ -125,4 +193,7 @@ class TokenPhase(Scored):
         return Phase(split, self.power, *self.places(q, m, layout))
 
 
-SCORES = {"dot": DotProduct, "additive": Additive, "network": Network, "distance": Distance, "phase": TokenPhase}
+SCORES = {
+    **{"dot": DotProduct, "additive": Additive, "network": Network, "distance": Distance, "phase": TokenPhase},
+    **{"bilinear": Bilinear, "trilinear": Trilinear},
+}

@@ -1,0 +1,1 @@
+"""Attention where something else than order says who may see whom: graphs and trees."""
