@@ -1,7 +1,10 @@
-"""What SmolLM2's heads do by their weights, beside what they do in texts: copying."""
+"""What SmolLM2's heads do by their weights, beside what they do in texts; the page that shows them."""
 
 from __future__ import annotations
 
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -9,6 +12,7 @@ from torch import Tensor
 
 from regard.analysis.head_maps import HeadMaps, outputs
 from regard.analysis.induction_heads import repeats
+from regard.analysis.retrieval_heads import manual
 from regard.analysis.sweep import heads_of, random_like
 from regard.analysis.weights import head_weights, unembedding
 from regard.claims.cells import measured
@@ -17,6 +21,7 @@ from regard.claims.heads import saved, spearman
 from regard.claims.testbeds.key_values import smollm2
 from regard.edits.trace import Trace
 from regard.hosts.attach import attach
+from regard.records.record import record
 
 SOURCES, OFF, DRAWS = 32, 13, range(5)
 
@@ -67,3 +72,20 @@ def copying_heads_matter(found: Figures) -> Finding:
         f"without the {OFF} best {lost:.0%} of what a repetition saves is lost, without random ones of their layers"
     )
     return Finding.of(f"{figure} {listed(random, '.0%')}", lost > max(random))
+
+
+@measured()
+def page() -> dict[str, float]:
+    """Bytes of the page of SmolLM2's 270 heads on 512 tokens."""
+    model, tokenizer = smollm2()
+    seen = record(model, tokenizer, tokenizer(manual()).input_ids[:512], keep=False)
+    page = import_module("regard.web.page")  # a room above this one
+    with TemporaryDirectory() as folder:
+        seen.write(Path(folder))
+        return {"bytes": len(page.page_html(Path(folder)).encode())}
+
+
+def page_is_small(found: Figures) -> Finding:
+    """2% of 829 MiB at most, which BertViz 1.4 took."""
+    size, most = found.one("bytes"), 0.02 * 829 * 2**20
+    return Finding.of(f"{size / 2**20:.1f} MiB, where BertViz 1.4 took 829 MiB", size <= most)
