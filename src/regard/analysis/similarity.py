@@ -18,22 +18,15 @@ KEPT = 0.99
     family="observe",
     kind="analysis",
     row=346,
-    title="Similarity Analysis of Self-Supervised Speech Representations",
-    arxiv="2010.11481",
-    year=2020,
-    fidelity="hand values",
-    missing="speech models",
-    claim=(
-        Claim(
-            "models that were trained from other seeds are more alike than a trained and an untrained one",
-            cells="alike.seeds",
-            holds="alike.training_makes_alike",
-        ),
-        Claim(
-            "a layer is most like the same layer of another seed",
-            cells="alike.seeds",
-            holds="alike.layers_correspond",
-        ),
+    title="Speech Representation Analysis based on Inter- and Intra-Model Similarities",
+    arxiv="2406.16099",
+    year=2024,
+    fidelity="abstract only",
+    missing="speech models, similarity of attention maps, models that were tuned further",
+    claim=Claim(
+        "models of other seeds come to like subspaces, and not to like neurons",
+        cells="alike.seeds",
+        holds="alike.subspaces_not_neurons",
     ),
 )
 @shown_by(lambda: [Sample("turned and scaled", cka, {"known": turned})])
@@ -50,7 +43,8 @@ def cka(x: Tensor, y: Tensor) -> Tensor:
     Raises:
         ValueError: other shapes.
 
-    Paper: Chung, Belinkov and Glass, arXiv 2010.11481, who compare models of speech by this and other measures.
+    Paper: El Kheir, Ali and Chowdhury, arXiv 2406.16099, who compare models of speech: neurons by `max_correlation`,
+    layers by this and by `svcca`.
     """
     x, y = centred(x, y)
     return (y.T @ x).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from regard.analysis.similarity import cka
+from regard.analysis.similarity import cka, max_correlation
 from regard.claims.cells import measured
 from regard.claims.figures import Figures, Finding, listed
 from regard.claims.testbeds import source
@@ -35,25 +36,19 @@ def states(seed: int, steps: int) -> list[Tensor]:
 
 @measured(pair=(0, 1), steps=[300])
 def seeds(pair: int, steps: int) -> dict[str, float]:
-    """CKA of layers of two trained models, and of one of them with an untrained one."""
+    """Layers of two trained models: CKA, the largest correlations of their neurons; CKA with an untrained model."""
     one, other, raw = states(2 * pair, steps), states(2 * pair + 1, steps), states(2 * pair + 1, 0)
-    table = torch.tensor([[float(cka(x, y)) for y in other] for x in one])
-    same = table.diagonal()
-    return {
-        "trained": float(same.mean()),
-        "untrained": float(torch.stack([cka(x, y) for x, y in zip(one, raw, strict=True)]).mean()),
-        "corresponding": int((table.argmax(1) == torch.arange(DEPTH)).sum()),
-    }
+
+    def over(measure: Callable[[Tensor, Tensor], Tensor], them: list[Tensor]) -> list[float]:
+        return [float(measure(x, y)) for x, y in zip(one, them, strict=True)]
+
+    layers, neurons = over(cka, other), over(max_correlation, other)
+    return {"least": min(layers), "neurons": max(neurons), "untrained": max(over(cka, raw))}
 
 
-def training_makes_alike(found: Figures) -> Finding:
-    """Of every pair."""
-    trained, raw = found("trained"), found("untrained")
-    figure = f"CKA of trained models {listed(trained, '.2f')}, of a trained and an untrained one {listed(raw, '.2f')}"
-    return Finding.of(figure, all(a > b for a, b in zip(trained, raw, strict=True)))
-
-
-def layers_correspond(found: Figures) -> Finding:
-    """All of them."""
-    layers = found("corresponding")
-    return Finding.of(f"{listed(layers, 'd')} of {DEPTH} layers are most like the same one", min(layers) == DEPTH)
+def subspaces_not_neurons(found: Figures) -> Finding:
+    """CKA of every layer 0.8 or more, and neurons at least 0.2 lower."""
+    least, neurons, raw = found("least"), found("neurons"), found("untrained")
+    figure = f"CKA of layers at least {listed(least, '.2f')}, neurons at most {listed(neurons, '.2f')}"
+    lower = all(a - b >= 0.2 for a, b in zip(least, neurons, strict=True))
+    return Finding.of(f"{figure}; CKA with an untrained model at most {max(raw):.2f}", min(least) >= 0.8, lower)
