@@ -101,7 +101,7 @@ WHOLE = ("network", "image", "parameters", "MACs", "printed")
 
 def table(found: Sequence[NetworkFigures], stages: bool = True) -> list[list[str]]:
     """The head and the lines: each part of each network, or with ``stages`` False the whole alone."""
-    lines = [list(HEAD if stages else WHOLE)]
+    lines: list[list[str]] = [list(HEAD if stages else WHOLE)]
     for each in found:
         whole = [f"{each.parameters:,}", brief(each.multiply_adds)]
         if not stages:

@@ -85,7 +85,6 @@ class NetworkSession(Session):
         super().__init__(*about)
         self.model, self.sequence = model, -1
         self.handles: list[Any] = []
-        self.gates: dict[str, GateRecord] = {}
         self.open = False
 
     def install(self) -> None:

@@ -1,10 +1,14 @@
 """Watching networks of images: every mechanism's rows, gates and modulators, nothing left behind."""
 
+from typing import cast
+
 import pytest
 import torch
 from torch import nn
 
 import regard
+from regard.featuremap.gate import Gate
+from regard.hosts.mechanism_call import ImplicitAttention
 from regard.hosts.network_session import evenness
 from regard.probes import Entropy, Received
 
@@ -23,8 +27,8 @@ def test_every_mechanism_of_a_network_is_seen_and_nothing_changes():
     shown = net.intermediates(images)
     for layer, name in zip(seen.layers, ("0.blocks.0.1", "0.blocks.0.2", "1.blocks.0.1"), strict=True):
         (weights,) = (value for key, value in shown.items() if key.startswith(f"stages.{name}."))
-        rows = torch.arange(weights.shape[2])
-        torch.testing.assert_close(seen.maps[layer.index].weights(rows), weights.float(), atol=1e-6, rtol=1e-5)
+        rows, source = torch.arange(weights.shape[2]), cast(ImplicitAttention, seen.maps[layer.index])
+        torch.testing.assert_close(source.weights(rows), weights.float(), atol=1e-6, rtol=1e-5)
         want = torch.special.entr(weights).sum(-1).mean((0, 2)).double()
         torch.testing.assert_close(seen["entropy"][layer.index].value, want, atol=1e-5, rtol=1e-5)
     assert [len(module._forward_pre_hooks) for module in net.modules()] == hooks
@@ -48,10 +52,10 @@ def test_gates_in_any_module(text):
     model, x = nn.Sequential(nn.Conv2d(3, 8, 3), regard.gate(text)(8)).eval(), torch.randn(2, 3, 9, 7)
     with regard.watch(model) as seen:
         model(x)
-    gate, record = model[1], seen.gates["1"]
+    gate, record = cast(Gate, model[1]), seen.gates["1"]
     factors = gate.factors(model[0](x))
     assert factors.keys() == record.latest.keys()
-    mean = sum(factor.mean() for factor in factors.values()) / len(factors)
+    mean = torch.stack([factor.mean() for factor in factors.values()]).mean()
     assert record.mean == pytest.approx(mean.item(), abs=1e-6)
     assert 0 < record.evenness <= 1
     assert record.dead_share == 0

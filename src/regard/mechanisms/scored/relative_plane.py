@@ -72,7 +72,7 @@ class RelativePlane(Mechanism):
 
     def plane(self, m: int, layout: Layout) -> Plane:
         """Rows and columns; a line is one row."""
-        grid = layout.grid or (m,)
+        grid: tuple[int, ...] = layout.grid or (m,)
         if len(grid) > 2:
             raise wrong("layout.grid", str(grid), "a line or a plane")
         return (1, grid[0]) if len(grid) == 1 else (grid[0], grid[1])

@@ -76,7 +76,7 @@ class RoutedRegions(Mechanism):
 
     def plane(self, m: int, layout: Layout) -> Grid:
         """Rows and columns of the cells; a line is one row."""
-        grid = layout.grid or (m,)
+        grid: tuple[int, ...] = layout.grid or (m,)
         if len(grid) > 2:
             raise wrong("layout.grid", str(grid), "a line or a plane")
         return (1, grid[0]) if len(grid) == 1 else (grid[0], grid[1])

@@ -100,15 +100,15 @@ class Stages(Network):
         """A ``(b, h, n, m)`` of each attention, and ``(b, …, y, x)`` of what else its steps weigh the map by."""
         found: dict[str, Tensor] = {}
 
-        def seen(name: str, step: Step, x: Tensor) -> None:
-            for what, values in step.maps(x).items():
-                found[numbered(found, f"{name}.{what}")] = values
+        def before(name: str) -> Any:
+            def seen(step: Step, given: tuple[Tensor, ...]) -> None:
+                for what, values in step.maps(given[0]).items():
+                    found[numbered(found, f"{name}.{what}")] = values
 
-        hooks = [
-            module.register_forward_pre_hook(lambda step, given, name=name: seen(name, step, given[0]))
-            for name, module in self.named_modules()
-            if isinstance(module, Step)
-        ]
+            return seen
+
+        named = self.named_modules()
+        hooks = [module.register_forward_pre_hook(before(name)) for name, module in named if isinstance(module, Step)]
         try:
             with attention_maps(self) as maps:
                 self(images)

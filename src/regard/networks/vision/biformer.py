@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from regard.core.atlas import Claim, published
 from regard.core.kinds import Sample, shown_by
@@ -25,7 +26,7 @@ def design(
         routed = f"enhanced(mechanism=routed_regions(topk={count}, regions={regions}))"
         step = "enhanced(of=inputs, bias=False)" if count is None else routed
         layers.append(f"(cpe + {step} + mlp(ratio=3))*{depth}")
-    ends = {
+    ends: dict[str, Any] = {
         "stem": "convolutions(norm=batch)",
         "down": "patch(side=2, kernel=3, norm=batch)",
         "head": "mean(norm=batch)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -137,7 +138,8 @@ class FPENet(Network):
         """What the levels multiply each other by: of cells ``(b, 1, y, x)`` and of channels ``(b, c, 1, 1)``."""
         fine, middle, x = self.levels(images)
         found = {}
-        for place, (embedding, low) in enumerate(zip(self.embeddings, (middle, fine), strict=True)):
+        pairs: Any = zip(self.embeddings, (middle, fine), strict=True)
+        for place, (embedding, low) in enumerate(pairs):
             gates = embedding.parts(x, low)[2]
             found |= {f"embeddings.{place}.{axes}": gate for axes, gate in gates.items()}
             x = embedding(x, low)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from regard.core.atlas import Claim, published
 from regard.core.kinds import Sample, shown_by
@@ -19,7 +20,7 @@ def design(depths: Sequence[int], widths: Sequence[int], heads: Sequence[int], w
     """The network of so many layers in each stage, an even number: of windows, of all cells, in turn."""
     pair = f"{NEAR.format(window=window)}, {FAR}"
     layers = tuple(", ".join([pair] * (depth // 2)) for depth in depths)
-    ends = {
+    ends: dict[str, Any] = {
         "stem": "convolutions(activation=relu, norm=batch, after=layer)",
         "down": "patch(side=2, before=True)",
     }

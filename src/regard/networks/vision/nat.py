@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from regard.core.atlas import Claim, published
 from regard.core.kinds import Sample, shown_by
@@ -33,7 +34,7 @@ def design(
         far = near.replace(")", f", dilation={dilation})", 1) if dilation > 1 else near
         layers.append(", ".join((near, far)[place % 2] for place in range(depth)))
     count = len(depths)
-    ends = {"stem": "convolutions(between=False)", "down": "patch(side=2, kernel=3, bias=False)"}
+    ends: dict[str, Any] = {"stem": "convolutions(between=False)", "down": "patch(side=2, kernel=3, bias=False)"}
     widths, all_heads = (tuple(first * 2**n for n in range(count)) for first in (width, heads))
     return Design(widths, tuple(layers), all_heads, **ends, scale=scale)
 

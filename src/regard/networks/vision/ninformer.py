@@ -94,7 +94,7 @@ class NiNformer(Network):
     Raises:
         ValueError: patches that do not divide the image; in a call, images of another size.
 
-    Paper: Abdullah and Ameen, arXiv 2403.02411.
+    Paper: Abdullah and Aydin, arXiv 2403.02411.
     """
 
     def __init__(
