@@ -15,7 +15,6 @@ from regard.projections.base import Grouped
 from regard.projections.values_only import ValuesOnly
 
 WAITING = {
-    "decoding": "no system yet",
     "objective": "no system yet",
 }
 """Kinds that have no laws yet, and why. A kind without laws that is not here fails, and so does one here with laws."""

@@ -1,8 +1,9 @@
 """Writes stages.json: the logits of small hierarchical networks of timm on a wave, with waves as weights.
 
-    python tests/reference/stages.py        (timm 1.0.31, PyTorch 2.13)
+    python tests/reference/stages.py FOLDER        (timm 1.0.31, PyTorch 2.13, einops)
 
-timm is found as in tests/peers/without_torchvision.py.
+timm is found as in tests/peers/without_torchvision.py. FOLDER holds ``bra_legacy.py`` (ops/bra_legacy.py of
+rayleizhu/BiFormer). Beside the networks, the attention of BiFormer and of timm's BottleneckAttn.
 """
 
 from __future__ import annotations
@@ -79,10 +80,34 @@ def written(family: str):
     return {"image": tuple(image.shape), "state": shapes, "out": [round(x, 8) for x in out.flatten().tolist()]}
 
 
-def main() -> None:
+def layer(module, image: torch.Tensor, call) -> dict:
+    """The shapes of the weights, and what a layer makes of a wave."""
+    module = module.double().eval()
+    shapes = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    module.load_state_dict(state(shapes))
+    with torch.no_grad():
+        out = call(module, image)
+    return {"image": tuple(image.shape), "state": shapes, "out": [round(x, 8) for x in out.flatten()[::3].tolist()]}
+
+
+def bottleneck(scaled: bool):
+    timm()
+    kind = importlib.import_module("timm.layers.bottleneck_attn").BottleneckAttn
+    module = kind(8, feat_size=(5, 5), num_heads=2, scale_pos_embed=scaled)
+    return layer(module, wave((2, 8, 5, 5)), lambda module, x: module(x))
+
+
+def bi_level():
+    module = importlib.import_module("bra_legacy").BiLevelRoutingAttention(8, 2, 3, topk=2, side_dwconv=5)
+    return layer(module, wave((2, 8, 6, 9)), lambda module, x: module(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+
+
+def main(folder: str) -> None:
+    sys.path.insert(0, folder)
     values = {family: written(family) for family in SIZES}
+    values |= {"bottleneck": bottleneck(False), "bottleneck_scaled": bottleneck(True), "bi_level": bi_level()}
     Path(__file__).with_suffix(".json").write_text(json.dumps(values) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

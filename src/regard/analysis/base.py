@@ -5,7 +5,6 @@ A subject shows A to probes, whatever it is: a model that is watched, or maps th
 
 from __future__ import annotations
 
-import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -55,7 +54,6 @@ class WatchedModel:
 
     @torch.no_grad()
     def show(self, ids: Tensor, probes: Sequence[Probe], keys: Tensor | None = None) -> None:
-        from regard.hosts.attention_interface import host
         from regard.hosts.watch import watch
         from regard.networks import LM
 
@@ -64,9 +62,7 @@ class WatchedModel:
                 self.model(ids.to(self.model.embedding.weight.device), keys)
             else:
                 masked = {} if keys is None else {"attention_mask": keys.long()}
-                accepted = inspect.signature(host(self.model).forward).parameters
-                spared = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}  # a fifth of SmolLM2's work
-                self.model(input_ids=ids.to(self.model.device), **masked, **spared)
+                self.model(input_ids=ids.to(self.model.device), **masked)
 
 
 @dataclass(frozen=True)

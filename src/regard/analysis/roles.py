@@ -9,9 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from regard.analysis.base import Head, HeadAnalysis, HeadScores, Result, run_together
+from regard.analysis.base import Head, HeadAnalysis, HeadScores, Prompt, Result
+from regard.analysis.corpus import over
 from regard.analysis.head_importance import loss_rises, slopes
 from regard.analysis.induction_heads import DuplicateTokenHeads, InductionHeads, PreviousTokenHeads, repeats
 from regard.analysis.patching import ids_of
@@ -150,12 +152,13 @@ def no_table(path: str | Path, error: Exception) -> Exception:
 def heads(
     model: Any,
     tokenizer: Any,
-    text: str | Sequence[int] | Tensor,
+    text: str | Sequence[int] | Tensor | Sequence[str],
     *,
     causal: bool = True,
     lengths: Sequence[int] = (256, 512),
     seed: int = 0,
     name: str | None = None,
+    store: str | Path | None = None,
     progress: Callable[[str], None] = lambda what: None,
 ) -> Roles:
     """What every head of a causal language model is for, by its papers' own stimuli, and what it causes.
@@ -166,29 +169,34 @@ def heads(
 
     Args:
         model: a Transformers model with logits. tokenizer: its own; None leaves retrieval out.
-        text: at least two tokens; under 64 sinks are left out. causal: with the causal columns.
-        lengths: of the needles' prompts. seed: of the draws.
-        name: of the model in the table. progress: told what is done.
+        text: at least two tokens; under 64 sinks are left out. Of several texts sinks are measured in all, and the
+            causal columns are of the first. causal: with the causal columns.
+        lengths: of the needles' prompts. seed: of the draws. name: of the model in the table.
+        store: a folder that keeps the scores of each prompt, so that a run that was stopped goes on. progress: told
+            what is done.
 
     Raises:
         ValueError: a text that is too short, or a model that gives no logits.
     """
     if isinstance(model, LM) or not model.can_generate():
         raise wrong("model", type(model).__name__, "a causal language model of Transformers")
-    ids = ids_of(tokenizer, text)
+    every = [ids_of(tokenizer, one) for one in (text if several(text) else [text])]
+    ids = every[0] if every else torch.tensor([])
     if len(ids) < 2:
-        raise wrong("text", f"{len(ids)} token", "at least two")
+        raise wrong("text", f"{len(ids)} token{'s' * (len(ids) != 1)}", "at least two")
     scores, notes = dict[str, HeadScores](), list[str]()
     progress("sinks")
     sinks = SinkHeads()
-    if len(ids) < sinks.tokens:
-        notes.append(f"sink was not measured: the text has {len(ids)} tokens, and it takes windows of {sinks.tokens}")
+    cuts: list[Prompt] = [cut for one in every if len(one) >= sinks.tokens for cut in windows(one, sinks.tokens)]
+    if cuts:
+        scores |= over([sinks], model, cuts, store)
     else:
-        scores |= run_together([sinks], model, windows(ids, sinks.tokens))
+        longest = max(map(len, every))
+        notes.append(f"sink was not measured: the text has {longest} tokens, and it takes windows of {sinks.tokens}")
     progress("induction")
     start = None if tokenizer is None else tokenizer.bos_token_id
     random_texts = repeats(model.config.get_text_config().vocab_size, seed=seed, start=start)
-    scores |= run_together([InductionHeads(), PreviousTokenHeads(), DuplicateTokenHeads()], model, random_texts)
+    scores |= over([InductionHeads(), PreviousTokenHeads(), DuplicateTokenHeads()], model, random_texts, store)
     if tokenizer is None:
         notes.append("retrieval was not measured: there is no tokenizer to write needles with")
     else:
@@ -196,7 +204,7 @@ def heads(
         asked = needles(tokenizer, lengths, seed=seed)
         runs = list(answered(model, asked))
         if runs:
-            scores |= run_together([RetrievalHeads()], model, runs)
+            scores |= over([RetrievalHeads()], model, runs, store)
         else:
             notes.append(f"retrieval was not measured: the model recalled none of {len(asked)} needles")
         if 0 < len(runs) < len(asked):
@@ -206,6 +214,11 @@ def heads(
         return found
     progress("causal effects")
     return replace(found, **effects(model, ids, found))
+
+
+def several(text: Any) -> bool:
+    """Whether it is a list of texts, and not one of token ids."""
+    return not isinstance(text, str | Tensor) and len(text) > 0 and isinstance(text[0], str)
 
 
 def in_order(scores: Mapping[str, HeadScores]) -> dict[str, HeadScores]:

@@ -13,6 +13,7 @@ from regard.claims.cells import measured
 from regard.claims.figures import Figures, Finding, listed
 from regard.experiments.cell import Cell
 from regard.networks.encoder_decoder import EncoderDecoder
+from regard.networks.multi_source import MultiSource
 from regard.tasks.translation import Pairs, Translation
 from regard.train.fit import Recipe, fit
 
@@ -84,7 +85,7 @@ FILLED = Translation(fillers=True)
 @measured(seed=range(2), steps=[300])
 def looking_away(seed: int, steps: int) -> dict[str, float]:
     """The sentinel's mean share at words that stand for something in the source, and at fillers, which do not."""
-    model = trained(FILLED, "sentinel(score=additive)", seed, steps)
+    model = trained(FILLED, "sentinel(score=network(hidden=64))", seed, steps)
     pairs = FILLED.batch(256, Generator().manual_seed(99))
     found = model.generate(pairs.source, pairs.target.shape[1], pairs.lengths)
     away = 1 - align(model, pairs.source, pairs.target, pairs.lengths).soft.sum(-1)
@@ -99,3 +100,54 @@ def looks_away(found: Figures) -> Finding:
     figure = f"the sentinel's share at fillers {listed(fillers, '.2f')}, at words {listed(words, '.2f')}"
     more = min(b - a for a, b in zip(words, fillers, strict=True))
     return Finding.of(f"{figure}; right {listed(right, '.1%')}", more >= 0.15, min(right) >= 0.95)
+
+
+WORDS, PLACES = 20, 8
+
+
+def split_words(count: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Sources ``(b, 2, n)``, the target ``(b, n)``, and which source has each word; the other has a blank there."""
+    words = torch.randint(WORDS, (count, PLACES), generator=generator)
+    which = torch.randint(2, words.shape, generator=generator)
+    blank = torch.full_like(words, WORDS)
+    return torch.stack([torch.where(which == place, words, blank) for place in range(2)], 1), words, which
+
+
+@measured(strategy=("flat", "hierarchical", "first"), seed=[0], steps=[600])
+def sources(strategy: str, seed: int, steps: int) -> dict[str, float]:
+    """Words right of a translator that reads two sources, or the first alone; how often it looks at the right one."""
+    single = strategy == "first"
+    model = (
+        MultiSource(WORDS + 1, WORDS, 64, 1 if single else 2, "flat" if single else strategy, seed)  # pyright: ignore
+    )
+
+    def cut(source: Tensor) -> Tensor:
+        return source[:, :1] if single else source
+
+    def loss(model: nn.Module, drawn: Generator) -> Tensor:
+        source, words, _ = split_words(SIZE, drawn)
+        return F.cross_entropy(model(cut(source), words).flatten(0, 1), words.flatten())
+
+    fit(model, loss, Recipe(steps, 5e-3, seed=seed, decay=0.0))
+    source, words, which = split_words(256, Generator().manual_seed(99))
+    right = (model.generate(cut(source), PLACES) == words).double().mean().item()
+    if single:
+        return {"right": right}
+    looked = model.shares(source, words).argmax(-1)
+    return {"right": right, "looked": (looked == which).double().mean().item()}
+
+
+def two_are_better(found: Figures) -> Finding:
+    """By 10 points in every seed."""
+    one = found("right", strategy="first")
+    both = {name: found("right", strategy=name) for name in ("flat", "hierarchical")}
+    figure = "; ".join(f"{name} {listed(values, '.1%')}" for name, values in both.items())
+    more = min(a - b for values in both.values() for a, b in zip(values, one, strict=True))
+    return Finding.of(f"words right: {figure}; one source {listed(one, '.1%')}", more >= 0.1)
+
+
+def look_at_the_right_one(found: Figures) -> Finding:
+    """In every seed."""
+    looked = {name: found("looked", strategy=name) for name in ("flat", "hierarchical")}
+    figure = "; ".join(f"{name} {listed(values, '.1%')}" for name, values in looked.items())
+    return Finding.of(f"steps that look at the source with the word: {figure}", min(map(min, looked.values())) >= 0.85)

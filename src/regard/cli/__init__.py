@@ -12,6 +12,7 @@ from regard.cli import (
     compare,
     compress,
     draw,
+    flow,
     gates,
     heads,
     laws,
@@ -22,8 +23,10 @@ from regard.cli import (
     route,
     serve,
     steer,
+    study,
     swap,
     train,
+    vision,
 )
 from regard.core.errors import reason
 
@@ -37,12 +40,15 @@ app = typer.Typer(
 app.command("look")(look.look)
 app.command("heads")(heads.heads)
 app.command("patch")(patch.patch)
+app.command("flow")(flow.flow)
 app.command("serve")(serve.serve)
 app.command("atlas")(atlas.atlas)
 app.command("claims")(claims.claims)
+app.command("study")(study.study)
 app.command("draw")(draw.draw)
 app.command("laws")(laws.laws)
 app.command("gates")(gates.gates)
+app.command("vision")(vision.vision)
 app.command("compare")(compare.compare)
 app.command("compress")(compress.compress)
 app.command("plan")(plan.plan)

@@ -171,6 +171,14 @@ KINDS: dict[str, Kind] = {
             laws="regard.laws.network",
         ),
         Kind(
+            "pool",
+            "Pools",
+            "A few latents that read an array of any length, and may write back to it.",
+            "regard.pool",
+            base="regard.networks.latents.base.Latents",
+            laws="regard.laws.pool",
+        ),
+        Kind(
             "edit",
             "Edits",
             "A change of A, of queries and keys, of heads or of hidden states while a model runs.",
@@ -178,7 +186,14 @@ KINDS: dict[str, Kind] = {
             base="regard.core.edit.Edit",
             laws="regard.laws.edit",
         ),
-        Kind("decoding", "Decoding", "How the next tokens are proposed, scored and accepted.", "regard.steer"),
+        Kind(
+            "decoding",
+            "Decoding",
+            "How the next tokens are proposed, scored and accepted, as a callable of `generate(custom_generate=…)`.",
+            "",
+            base="regard.decoding.base.Strategy",
+            laws="regard.laws.decoding",
+        ),
         Kind(
             "policy",
             "Cache policies",

@@ -91,7 +91,8 @@ def batch(subject: Fed) -> str:
 
 
 def maps(subject: Fed) -> str:
-    """A of each attention is shown, and is what was used: with A v for every mechanism the output is the same."""
+    """A of each attention is shown, and is what was used: with A v for every mechanism, or what it is defined as
+    where it is not linear in v, the output is the same."""
     network, inputs = subject.network, subject.inputs()
     before = network(*inputs)
     shown = network.intermediates(*inputs)
@@ -102,16 +103,21 @@ def maps(subject: Fed) -> str:
             raise Broken(f"{name}: {tuple(weights.shape)}, want finite (b, h, n, m) that is not all zeros")
     called: dict[str, None] = {}
 
-    def by_definition(name: str, given: tuple[Any, ...], named: dict[str, Any], out: Tensor) -> Tensor:
+    def by_definition(
+        module: Mechanism, name: str, given: tuple[Any, ...], named: dict[str, Any], out: Tensor
+    ) -> Tensor:
         called[call := numbered(called, name)] = None
         if call not in shown:
             raise Broken(f"{call}: not shown")
+        if not module.traits.linear:
+            return module.define(*given, **named)
         v = named["v"] if "v" in named else given[2]
         return shown[call].to(out) @ repeat_heads(v, out.shape[1])
 
     hooks = [
         module.register_forward_hook(
-            lambda _, given, named, out, name=name: by_definition(name, given, named, out), with_kwargs=True
+            lambda _, given, named, out, module=module, name=name: by_definition(module, name, given, named, out),
+            with_kwargs=True,
         )
         for name, module in network.named_modules()
         if isinstance(module, Mechanism)

@@ -100,14 +100,18 @@ class EncoderDecoder(Network):
 
     def encode(self, source: Tensor, lengths: Tensor | None = None) -> Encoded:
         """The keys of a source, and its end."""
+        return self.encoded_by(self.encoder, source, lengths)
+
+    def encoded_by(self, encoder: nn.LSTM, source: Tensor, lengths: Tensor | None) -> Encoded:
+        """A source as one encoder reads it."""
         x = self.source_embedding(source)
         if lengths is None:
-            keys, (last, _) = self.encoder(x)
+            keys, (last, _) = encoder(x)
             return Encoded(keys, torch.cat([last[0], last[1]], -1), Layout())
         if lengths.shape != source.shape[:1] or int(lengths.min()) < 1 or int(lengths.max()) > source.shape[1]:
             raise wrong("lengths", str(lengths.tolist()), f"one for each source, from 1 to {source.shape[1]}")
         packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        out, (last, _) = self.encoder(packed)
+        out, (last, _) = encoder(packed)
         keys, _ = pad_packed_sequence(out, batch_first=True, total_length=source.shape[1])
         mask = torch.arange(source.shape[1], device=source.device) < lengths[:, None]
         return Encoded(keys, torch.cat([last[0], last[1]], -1), Layout(key_mask=mask))

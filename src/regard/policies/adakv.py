@@ -25,8 +25,8 @@ from regard.policies.snapkv import SnapKV
     fidelity="hand values",
     claim=Claim(
         "heads that share a layer's budget find needles at least as well as heads with as much each",
-        cells="memory.needle",
-        holds="memory.no_worse(policy='adakv', than='snapkv')",
+        cells="policies.needle",
+        holds="policies.no_worse(policy='adakv', than='snapkv')",
     ),
 )
 @dataclass(frozen=True, kw_only=True)

@@ -33,13 +33,13 @@ ORDERS = ("lra", "lfa", "fifo")
         Claim(
             "with a quarter of the cache, evicting what was attended to least recently recalls 20 points more than "
             "evicting the oldest",
-            cells="memory.needle",
-            holds="memory.above_fifo(order='lra')",
+            cells="policies.needle",
+            holds="policies.above_fifo(order='lra')",
         ),
         Claim(
             "so does evicting what was attended to least often",
-            cells="memory.needle",
-            holds="memory.above_fifo(order='lfa')",
+            cells="policies.needle",
+            holds="policies.above_fifo(order='lfa')",
         ),
     ),
 )

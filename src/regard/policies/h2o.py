@@ -27,8 +27,8 @@ from regard.core.policy import Policy, View, sampled
     aliases=("heavy_hitters",),
     claim=Claim(
         "a cache of a quarter, half of it heavy hitters, goes on with a text better than one of recent tokens alone",
-        cells="memory.streams",
-        holds="memory.better_than_recent(policy='h2o')",
+        cells="policies.streams",
+        holds="policies.better_than_recent(policy='h2o')",
     ),
 )
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,8 @@ from regard.core.policy import Policy, View
     claim=Claim(
         "keys of small norm are those that later questions need: a cache of an eighth finds needles better than random "
         "tokens, and better than a stream of the same bytes, with the question unknown",
-        cells="memory.needle",
-        holds="memory.finds_unasked(policy='knorm')",
+        cells="policies.needle",
+        holds="policies.finds_unasked(policy='knorm')",
     ),
 )
 @dataclass(frozen=True, kw_only=True)

@@ -28,8 +28,8 @@ from regard.core.policy import Policy, View, sampled
     claim=Claim(
         "at half of the cache, tokens that are attended to at intervals stay: 90% or more of them, and more than H2O "
         "and TOVA keep",
-        cells="memory.recurring",
-        holds="memory.keeps_recurring",
+        cells="policies.recurring",
+        holds="policies.keeps_recurring",
     ),
 )
 @dataclass(frozen=True, kw_only=True)

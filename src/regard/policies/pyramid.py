@@ -24,8 +24,8 @@ from regard.policies.snapkv import Windowed
     aliases=("pyramid",),
     claim=Claim(
         "a pyramid of budgets finds needles at least as well as the same budget for all layers",
-        cells="memory.needle",
-        holds="memory.no_worse(policy='pyramidkv', than='snapkv')",
+        cells="policies.needle",
+        holds="policies.no_worse(policy='pyramidkv', than='snapkv')",
     ),
 )
 @dataclass(frozen=True, kw_only=True)

@@ -63,8 +63,8 @@ class Windowed(Policy):
     claim=Claim(
         "with the question in the window a cache of an eighth finds needles where random tokens and a stream of the "
         "same bytes do not",
-        cells="memory.needle",
-        holds="memory.finds(policy='snapkv')",
+        cells="policies.needle",
+        holds="policies.finds(policy='snapkv')",
     ),
 )
 @dataclass(frozen=True, kw_only=True)

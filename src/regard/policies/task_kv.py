@@ -28,13 +28,13 @@ from regard.policies.snapkv import Windowed
     claim=(
         Claim(
             "which heads keep everything depends on the task",
-            cells="memory.far_heads",
-            holds="memory.heads_differ",
+            cells="policies.far_heads",
+            holds="policies.heads_differ",
         ),
         Claim(
             "at 40% of the cache needles are found as with all of it, and better than in a stream of the same bytes",
-            cells="memory.needle",
-            holds="memory.as_good_as_full(policy='task_kv')",
+            cells="policies.needle",
+            holds="policies.as_good_as_full(policy='task_kv')",
         ),
     ),
 )

@@ -23,8 +23,8 @@ from regard.core.policy import Policy, View
     claim=Claim(
         "with the question read, a cache of an eighth finds needles where random tokens and a stream of the same bytes "
         "do not",
-        cells="memory.needle",
-        holds="memory.finds(policy='tova')",
+        cells="policies.needle",
+        holds="policies.finds(policy='tova')",
     ),
 )
 @dataclass(frozen=True, kw_only=True)

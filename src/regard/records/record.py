@@ -222,7 +222,7 @@ def basis(source: AttentionMap | ImplicitAttention) -> dict[str, Tensor]:
     """What A follows from, of the one sequence: q, k and the log-sum-exp, or signals and the mechanism's parameters."""
     if isinstance(source, AttentionMap):
         return {"q": source.call.q[0], "k": source.call.k[0], "lse": source.lse[0]}
-    found = {"q": source.q[0], "k": source.k[0]}
+    found = {"q": source.q[0], "k": source.k[0]} | ({} if source.v is None else {"v": source.v[0]})
     found |= {f"signal.{name}": signal[0] for name, signal in source.signals.items()}
     return found | {f"mechanism.{name}": tensor for name, tensor in source.mechanism.state_dict().items()}
 

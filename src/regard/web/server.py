@@ -14,6 +14,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
 from torch import Tensor
 
+from regard.analysis.neuron_view import neurons
 from regard.core.errors import wrong
 from regard.records.format import Record
 from regard.web.page import page_html
@@ -60,27 +61,12 @@ def app(folder: Path) -> FastAPI:
     def pair(layer: int, head: int, row: int, key: int) -> dict[str, Any]:
         """What the score of one pair is made of, and its weight."""
         try:
-            return coordinates(record, layer, head, row, key)
+            found = neurons(record, layer, head, row, key)
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
+        return {"products": found.products, "score": found.score, "weight": found.weight}
 
     return server
-
-
-def coordinates(record: Record, layer: int, head: int, row: int, key: int) -> dict[str, Any]:
-    """``products`` ``s q_c k_c`` of each coordinate, ``score``, their sum, and the pair's ``weight``.
-
-    Raises:
-        ValueError: no such layer, head or pair; a layer of another mechanism; a record that kept no tensors.
-    """
-    weight = float(record.region(layer, head, slice(row, row + 1), slice(key, key + 1)))
-    assert record.tensors is not None
-    about = record.layer(layer)
-    if f"{layer}/lse" not in record.tensors:
-        raise wrong("layer", f"{layer}, of {about['mechanism']}", "a layer whose scores are products of q and k")
-    q, k = (record.tensors[f"{layer}/{name}"] for name in ("q", "k"))
-    products = about["scaling"] * q[head, row] * k[head // (about["heads"] // about["kv_heads"]), key]
-    return {"products": products.tolist(), "score": float(products.sum()), "weight": weight}
 
 
 def means(record: Record, layer: int, head: int, rows: tuple[int, int], keys: tuple[int, int], step: int) -> Tensor:

@@ -12,13 +12,15 @@ from torch import nn
 import regard
 from reference.stages import state
 from reference.waves import wave
+from regard.mechanisms.scored.relative_plane import RelativePlane
 from regard.networks.stages.design import Design, blocks_of
 from regard.networks.stages.network import Stages
 from regard.networks.stages.presets import is_printed
 from regard.networks.stages.sizes import sizes, total
-from regard.networks.stages.steps.attention import Channels, Summary
+from regard.networks.stages.steps.attention import Channels, Enhanced, Summary
 from regard.networks.stages.steps.base import Added, Step
 from regard.networks.vision import davit, mambaout, maxvit, shvit, twins
+from regard.networks.vision.botnet import PlaneAttention
 from regard.networks.vision.build import presets
 from regard.networks.vision.from_timm import FAMILIES, renamed
 
@@ -156,3 +158,38 @@ def test_padding_is_no_key_of_a_window():
     torch.testing.assert_close(rows, torch.ones_like(rows))
     ones = mechanism(q, k, torch.ones(1, 2, 20, 3), layout)
     torch.testing.assert_close(ones, torch.ones_like(ones))
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_relative_positions_are_those_of_timm(scaled):
+    about = VALUES["bottleneck_scaled" if scaled else "bottleneck"]
+    weights = state(about["state"])
+    layer = PlaneAttention(8, 2, 5).double()
+    layer.mechanism.scaled = scaled
+    for part, weight in zip("qkv", weights["qkv.weight"].flatten(1).chunk(3), strict=True):
+        getattr(layer.projection, part).weight.data = weight
+    layer.mechanism.rows_table.data = weights["pos_embed.height_rel"]
+    layer.mechanism.columns_table.data = weights["pos_embed.width_rel"]
+    out = layer(wave(about["image"])).flatten()[::3]
+    torch.testing.assert_close(out, torch.tensor(about["out"], dtype=torch.float64), atol=1e-7, rtol=0)
+
+
+def test_routed_regions_are_those_of_biformer():
+    about = VALUES["bi_level"]
+    weights = state(about["state"])
+    step = Enhanced(8, 2, mechanism="routed_regions(topk=2, regions=3)").double()
+    for part, weight, bias in zip(
+        "qkv", weights["qkv.qkv.weight"].chunk(3), weights["qkv.qkv.bias"].chunk(3), strict=True
+    ):
+        getattr(step.projection, part).load_state_dict({"weight": weight, "bias": bias})
+    step.projection.out.load_state_dict({"weight": weights["wo.weight"], "bias": weights["wo.bias"]})
+    step.convolution.load_state_dict({"weight": weights["lepe.weight"], "bias": weights["lepe.bias"]})
+    out = step(wave(about["image"])).flatten()[::3]
+    torch.testing.assert_close(out, torch.tensor(about["out"], dtype=torch.float64), atol=1e-7, rtol=0)
+
+
+def test_tables_of_relative_positions_fit_other_maps():
+    mechanism = RelativePlane(4, 7)
+    assert mechanism.fitted(mechanism.rows_table, 7) is mechanism.rows_table
+    assert mechanism.fitted(mechanism.rows_table, 4).shape == (7, 4)
+    torch.testing.assert_close(mechanism.fitted(mechanism.rows_table, 4)[[0, 3, 6]], mechanism.rows_table[[0, 6, 12]])

@@ -13,6 +13,8 @@ from regard.core.spec import parse, split_outside
 
 REPEATED = re.compile(r"^\s*(?:\((?P<many>.*)\)|(?P<one>[^*]*?))\s*(?:\*\s*(?P<count>\d+))?\s*$", re.DOTALL)
 
+STARTS = ("matrices", "all", "fan_out")
+
 
 @dataclass(frozen=True)
 class Design:
@@ -27,10 +29,11 @@ class Design:
             stage, or of all. stem, down, head: what stands before, between and behind the stages, see `ends`. norm: of
             everything that names none, see `norms`. bias: of queries, keys and values. scale: what each normed step is
             multiplied by at first, see `Added`; None for nothing. drop: the share of images whose step is left out in
-            training, of the last block; it grows from zero.
+            training, of the last block; it grows from zero. start: what begins with normal numbers of a deviation of
+            0.02, see `network.started`: ``matrices`` alone, ``all`` convolutions too, or these by ``fan_out``.
 
     Raises:
-        ValueError: not as many layers or heads as widths, sizes below one, a share that is none.
+        ValueError: not as many layers or heads as widths, sizes below one, a share that is none, an unknown start.
     """
 
     widths: tuple[int, ...]
@@ -43,6 +46,7 @@ class Design:
     bias: bool = True
     scale: float | None = None
     drop: float = 0.0
+    start: str = "matrices"
 
     def __post_init__(self) -> None:
         count = len(self.widths)
@@ -53,6 +57,8 @@ class Design:
             object.__setattr__(self, name, tuple(given) if len(given) == count else tuple(given) * count)
         if not count or min(self.widths) < 1 or min(self.heads) < 1:
             raise wrong("widths, heads", f"{self.widths}, {self.heads}", "numbers of at least 1")
+        if self.start not in STARTS:
+            raise wrong("start", repr(self.start), f"one of {', '.join(STARTS)}")
         if not 0 <= self.drop < 1:
             raise wrong("drop", str(self.drop), "a share from 0 to below 1")
 

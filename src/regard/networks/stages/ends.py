@@ -54,7 +54,8 @@ class Convolutions(nn.Module):
 
     Args:
         inside, width: channels. norm: behind the last, and between. count: of them. activation: between. between:
-            whether there are norms and activations between them. bias: of the convolutions.
+            whether there are norms and activations between them. bias: of the convolutions. after: another norm at the
+            end.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Convolutions(nn.Module):
         activation: str = "gelu",
         between: bool = True,
         bias: bool = True,
+        after: str = "none",
     ) -> None:
         super().__init__()
         if count < 1 or width % 2 ** (count - 1):
@@ -75,6 +77,7 @@ class Convolutions(nn.Module):
         self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1, bias=bias) for a, b in pairs)
         normed = widths[1:] if between else widths[-1:]
         self.norms, self.act = nn.ModuleList(norm_of(norm, each) for each in normed), activation_of(activation)
+        self.after = norm_of(after, width)
 
     def forward(self, x: Tensor) -> Tensor:
         between = len(self.norms) > 1
@@ -82,7 +85,7 @@ class Convolutions(nn.Module):
             if place and between:
                 x = self.act(self.norms[place - 1](x))
             x = convolution(x)
-        return self.norms[-1](x)
+        return self.after(self.norms[-1](x))
 
 
 class Pair(nn.Module):

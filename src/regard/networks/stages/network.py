@@ -58,7 +58,7 @@ class Stages(Network):
             self.stem = end_of("stem", design.stem, inside=channels, width=design.widths[0], norm=design.norm)
             self.stages = nn.ModuleList(self.made())
             self.head = end_of("head", design.head, width=design.widths[-1], classes=classes, norm=design.norm)
-            started(self)
+            started(self, design.start)
 
     def made(self) -> list[Stage]:
         """The stages."""
@@ -100,15 +100,15 @@ class Stages(Network):
         """A ``(b, h, n, m)`` of each attention, and ``(b, …, y, x)`` of what else its steps weigh the map by."""
         found: dict[str, Tensor] = {}
 
-        def seen(name: str, step: Step, x: Tensor) -> None:
-            for what, values in step.maps(x).items():
-                found[numbered(found, f"{name}.{what}")] = values
+        def before(name: str) -> Any:
+            def seen(step: Step, given: tuple[Tensor, ...]) -> None:
+                for what, values in step.maps(given[0]).items():
+                    found[numbered(found, f"{name}.{what}")] = values
 
-        hooks = [
-            module.register_forward_pre_hook(lambda step, given, name=name: seen(name, step, given[0]))
-            for name, module in self.named_modules()
-            if isinstance(module, Step)
-        ]
+            return seen
+
+        named = self.named_modules()
+        hooks = [module.register_forward_pre_hook(before(name)) for name, module in named if isinstance(module, Step)]
         try:
             with attention_maps(self) as maps:
                 self(images)
@@ -135,10 +135,19 @@ class Stages(Network):
         return [image_sample("stages", cls(design, 7), (13, 9))]
 
 
-def started(network: nn.Module) -> None:
-    """Begins matrices with normal numbers of a deviation of 0.02, cut at two, and their biases with zeros."""
+def started(network: nn.Module, how: str) -> None:
+    """Begins weights as a design's ``start`` says, their biases with zeros.
+
+    Matrices begin with normal numbers of a deviation of 0.02, cut at two; ``all`` convolutions too; or by ``fan_out``
+    these with a deviation of √(2 / f), f the outputs that a weight has a part in. Else convolutions begin as PyTorch's.
+    """
     for module in network.modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Conv2d) and how == "fan_out":
+            fan = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+            nn.init.normal_(module.weight, std=(2 / fan) ** 0.5)
+        elif isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and how == "all"):
             nn.init.trunc_normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

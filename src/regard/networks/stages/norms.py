@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -74,20 +76,12 @@ class ConvNorm(nn.Module):
     @torch.no_grad()
     def folded(self) -> nn.Conv2d:
         """One convolution that is both, as in evaluation: ``w γ / √(σ² + ε)``, with a bias."""
-        c, n = self.convolution, self.norm
-        assert n.running_var is not None
-        assert n.running_mean is not None
+        c: Any = self.convolution
+        n: Any = self.norm
         scale = n.weight * torch.rsqrt(n.running_var + n.eps)
-        made = nn.Conv2d(
-            c.in_channels,
-            c.out_channels,
-            c.kernel_size,
-            c.stride,
-            c.padding,
-            groups=c.groups,  # pyright: ignore
-        ).to(c.weight)
+        made: Any = nn.Conv2d(c.in_channels, c.out_channels, c.kernel_size, c.stride, c.padding, groups=c.groups)
+        made = made.to(c.weight)
         made.weight.copy_(c.weight * scale[:, None, None, None])
-        assert made.bias is not None
         made.bias.copy_(n.bias - n.running_mean * scale)
         return made.train(self.training)
 

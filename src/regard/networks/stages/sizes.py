@@ -15,6 +15,7 @@ from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism
 from regard.mechanisms.scored.softmax import Softmax
 from regard.mechanisms.sparse.pattern import Patterned
+from regard.mechanisms.sparse.regions import RoutedRegions
 from regard.mechanisms.sparse.windows import Windows
 from regard.networks.stages.network import Stages
 
@@ -39,7 +40,8 @@ class Counted(Mechanism):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         shape = Shape(q.shape[2], k.shape[2], q.shape[0], q.shape[1], k.shape[1], q.shape[3], v.shape[3])
-        self.multiply_adds += multiply_adds(self.of[0], shape, layout)
+        with torch.device("cpu"):  # patterns count with numbers
+            self.multiply_adds += multiply_adds(self.of[0], shape, layout)
         return q.new_empty(*q.shape[:3], v.shape[3])
 
 
@@ -47,7 +49,7 @@ def multiply_adds(mechanism: Mechanism, shape: Shape, layout: Layout) -> int:
     """Those of a call: of softmax and of patterns, for each pair that is seen; else as `Mechanism.cost` has them."""
     if isinstance(mechanism, Softmax):
         pairs = shape.n * shape.keys
-    elif isinstance(mechanism, Windows):
+    elif isinstance(mechanism, Windows | RoutedRegions):
         pairs = mechanism.pairs(shape.keys, layout)
     elif isinstance(mechanism, Patterned):
         pairs = mechanism.pattern_for(shape.keys, layout).pairs(shape.n, shape.keys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from regard.core.atlas import Claim, published
 from regard.core.kinds import Sample, shown_by
@@ -19,7 +20,7 @@ def design(depths: Sequence[int], widths: Sequence[int], heads: Sequence[int], w
     """The network of so many blocks in each stage."""
     block = BLOCK.format(window=window)
     layers = tuple(f"({block})*{depth}" for depth in depths)
-    ends = {"stem": "patch(side=4, kernel=7, filled=True)", "down": "patch(side=2, before=True)"}
+    ends: dict[str, Any] = {"stem": "patch(side=4, kernel=7, filled=True)", "down": "patch(side=2, before=True)"}
     return Design(tuple(widths), layers, tuple(heads), **ends, head="mean(before=False)")
 
 

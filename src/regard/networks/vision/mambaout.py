@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from regard.core.atlas import Claim, published
 from regard.core.kinds import Sample, shown_by
@@ -15,8 +16,8 @@ from regard.networks.vision.vit import image_sample
 def design(depths: Sequence[int], widths: Sequence[int]) -> Design:
     """The network of so many blocks in each stage."""
     layers = tuple(f"gated_convolution*{depth}" for depth in depths)
-    ends = {"stem": "convolutions(count=2)", "down": "patch(side=2, kernel=3)", "head": "mlp(ratio=4)"}
-    return Design(tuple(widths), layers, **ends, norm="layer(eps=1e-06)")
+    ends: dict[str, Any] = {"stem": "convolutions(count=2)", "down": "patch(side=2, kernel=3)", "head": "mlp(ratio=4)"}
+    return Design(tuple(widths), layers, **ends, norm="layer(eps=1e-06)", start="all")
 
 
 PRESETS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from regard.core.atlas import Claim, published
 from regard.core.kinds import Sample, shown_by
@@ -18,7 +19,11 @@ def design(depths: Sequence[int], widths: Sequence[int], head_dim: int = 32, win
         f"windows(side={window}, bias=True{more}) + mlp(activation=gelu_tanh)" for more in ("", ", spread=True")
     )
     layers = tuple(f"({pair})" + f", (mbconv + {pair})*{depth - 1}" * (depth > 1) for depth in depths)
-    ends = {"stem": f"pair(out={stem})", "down": "mbconv", "head": "mlp(ratio=1, activation=tanh, again=False)"}
+    ends: dict[str, Any] = {
+        "stem": f"pair(out={stem})",
+        "down": "mbconv",
+        "head": "mlp(ratio=1, activation=tanh, again=False)",
+    }
     return Design(tuple(widths), layers, tuple(width // head_dim for width in widths), **ends)
 
 

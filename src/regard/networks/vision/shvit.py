@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from regard.networks.stages.norms import ConvNorm
 from regard.networks.stages.presets import Preset, preset
 from regard.networks.vision.vit import image_sample
 
-ENDS = {
+ENDS: dict[str, Any] = {
     "stem": "convolutions(count=4, activation=relu, bias=False)",
     "down": "merge_normed",
     "head": "mean(before=False)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from regard.core.atlas import Claim, published
 from regard.core.kinds import Sample, shown_by
@@ -31,8 +32,8 @@ def design(
             first patches.
     """
     layers = tuple(stage(*sizes, window) for sizes in zip(depths, ratios, inner, strict=False))
-    ends = {"stem": f"patch(side={patch}, norm=layer)", "down": "patch(side=2, norm=layer)"}
-    return Design(tuple(widths), layers, tuple(heads), **ends, norm=NORM)
+    ends: dict[str, Any] = {"stem": f"patch(side={patch}, norm=layer)", "down": "patch(side=2, norm=layer)"}
+    return Design(tuple(widths), layers, tuple(heads), **ends, norm=NORM, start="fan_out")
 
 
 def stage(depth: int, ratio: int, inner: int, window: int | None) -> str:

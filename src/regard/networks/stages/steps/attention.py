@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -10,10 +12,11 @@ from regard.blocks.spatial import flat, image
 from regard.core.build import build_for, build_text
 from regard.core.errors import wrong
 from regard.core.layout import Layout
+from regard.core.mechanism import Mechanism
 from regard.core.spec import Spec
 from regard.networks.stages.norms import ConvNorm, norm_of, whole
 from regard.networks.stages.steps.base import Step
-from regard.projections.base import Grouped
+from regard.projections.base import Grouped, merge_heads
 
 
 class Biased(Grouped):
@@ -36,6 +39,19 @@ class Biased(Grouped):
         return 2 * super().parameter_count
 
 
+def mechanism_of(text: str | Spec, projection: Biased) -> Mechanism:
+    """The mechanism of a text, of the projection's sizes.
+
+    Raises:
+        ValueError: one that is causal only.
+    """
+    sizes = {"heads": projection.heads, "kv_heads": projection.kv_heads}
+    made = build_text(text, sizes | {"head_dim": projection.head_dim, "value_dim": projection.value_dim})
+    if not made.traits.bidirectional:
+        raise wrong("mechanism", str(text), "one that attends to both sides")
+    return made
+
+
 class Attend(Step):
     """Attention of any bidirectional mechanism among the cells of the map, which it is told as a grid.
 
@@ -49,15 +65,46 @@ class Attend(Step):
     def __init__(self, width: int, heads: int, mechanism: str | Spec, bias: bool = True) -> None:
         super().__init__()
         projection = Biased(width, heads, bias)
-        sizes = {"heads": heads, "kv_heads": heads, "head_dim": projection.head_dim, "value_dim": projection.value_dim}
-        made = build_text(mechanism, sizes)
-        if not made.traits.bidirectional:
-            raise wrong("mechanism", str(mechanism), "one that attends to both sides")
-        self.attention = Attention(made, projection)
+        self.attention = Attention(mechanism_of(mechanism, projection), projection)
 
     def forward(self, x: Tensor) -> Tensor:
         grid = (x.shape[2], x.shape[3])
         return image(self.attention(flat(x), Layout(grid=grid)), grid)
+
+
+class Enhanced(Step):
+    """Attention of a mechanism with a depthwise convolution beside it, of the values or of what comes in.
+
+        y = W (A(q, k) v + conv(v))   or   W (A(q, k) v + conv(x))
+
+    Args:
+        width, heads, bias: see `Attend`. mechanism: its text. side: of the kernel, odd. of: values or inputs.
+
+    Papers: Ren et al. (LCE), arXiv 2111.15193; Zhu et al. (BiFormer), 2303.08810.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        bias: bool = True,
+        mechanism: str = "softmax",
+        side: int = 5,
+        of: Literal["values", "inputs"] = "values",
+    ) -> None:
+        super().__init__()
+        if of not in ("values", "inputs"):
+            raise wrong("of", repr(of), "values or inputs")
+        self.projection, self.of = Biased(width, heads, bias), of
+        self.mechanism = mechanism_of(mechanism, self.projection)
+        self.convolution = nn.Conv2d(width, width, side, padding=side // 2, groups=width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid, tokens = (x.shape[2], x.shape[3]), flat(x)
+        q, k, v = self.projection(tokens, tokens)
+        near = self.convolution(image(merge_heads(v), grid) if self.of == "values" else x)
+        seen = self.mechanism(q, k, v, Layout(grid=grid))
+        return image(self.projection.out(merge_heads(seen) + flat(near)), grid)
 
 
 class Summary(Step):

@@ -66,6 +66,24 @@ class Local(ConvNorm, Step):
         super().__init__(width, width, side, groups=width, start=0.0)
 
 
+class Concentration(Step):
+    """``conv(norm(gelu(conv(x))))``, depthwise convolutions and a batch norm: what linear attention lacks nearby.
+
+    Args:
+        width: c. side: of the kernels, odd.
+
+    Paper: Zheng (L²ViT), arXiv 2501.16182.
+    """
+
+    def __init__(self, width: int, side: int = 7) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(width, width, side, padding=side // 2, groups=width) for _ in range(2))
+        self.norm = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.norm(F.gelu(self.first(x))))
+
+
 class MLP(Step):
     """Two matrices over the channels of each cell with an activation between.
 

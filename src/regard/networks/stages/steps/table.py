@@ -10,9 +10,18 @@ from torch import Tensor
 from regard.core.build import build_part
 from regard.core.spec import parse
 from regard.networks.stages.ends import MBConv
-from regard.networks.stages.steps.attention import Attend, Channels, SingleHead, Summary
+from regard.networks.stages.steps.attention import Attend, Channels, Enhanced, SingleHead, Summary
 from regard.networks.stages.steps.base import Step
-from regard.networks.stages.steps.convolution import MLP, Focal, GatedConvolution, Local, NormedMLP, Positions
+from regard.networks.stages.steps.convolution import (
+    MLP,
+    Concentration,
+    Focal,
+    GatedConvolution,
+    Local,
+    NormedMLP,
+    Positions,
+)
+from regard.networks.stages.steps.varied import VariedWindows
 
 
 class Inverted(Step):
@@ -35,13 +44,16 @@ class Inverted(Step):
 STEPS: dict[str, type[Step]] = {
     "cpe": Positions,
     "local": Local,
+    "concentration": Concentration,
     "mlp": MLP,
     "normed_mlp": NormedMLP,
     "focal": Focal,
     "gated_convolution": GatedConvolution,
+    "enhanced": Enhanced,
     "single_head": SingleHead,
     "channels": Channels,
     "summary": Summary,
+    "varied_windows": VariedWindows,
     "mbconv": Inverted,
 }
 """The steps that are no attention of a mechanism among cells."""

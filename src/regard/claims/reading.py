@@ -1,0 +1,63 @@
+"""Paragraphs of keys and values, read with a question."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from regard.claims.cells import measured
+from regard.claims.figures import Figures, Finding, listed
+from regard.networks.bidaf import BiDAF
+from regard.train.fit import Recipe, fit
+
+LETTERS, VALUES, RECORDS, MOST = 6, 20, 6, 3
+WORDS = LETTERS + VALUES + 1
+
+
+def paragraphs(count: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Contexts of records, each two letters and one to three values, padded; two letters asked for; the answer's ends.
+
+    All pairs of letters of a context differ, but letters come again, so that one letter does not tell the record.
+    """
+    rows, questions, ends = [], [], []
+    for _ in range(count):
+        pairs = torch.randperm(LETTERS**2, generator=generator)[:RECORDS]
+        sizes = torch.randint(1, MOST + 1, (RECORDS,), generator=generator).tolist()
+        chosen = int(torch.randint(RECORDS, (1,), generator=generator))
+        row = []
+        for place, (pair, size) in enumerate(zip(pairs.tolist(), sizes, strict=True)):
+            row += [pair // LETTERS, pair % LETTERS]
+            if place == chosen:
+                questions.append(row[-2:])
+                ends.append([len(row), len(row) + size - 1])
+            row += (LETTERS + torch.randint(VALUES, (size,), generator=generator)).tolist()
+        rows.append(row + [WORDS - 1] * (RECORDS * (2 + MOST) - len(row)))
+    return torch.tensor(rows), torch.tensor(questions), torch.tensor(ends)
+
+
+@measured(toward=(True, False), seed=range(2), steps=[300])
+def answered(toward: bool, seed: int, steps: int) -> dict[str, float]:
+    """The share of unseen questions whose first and last word are both right."""
+
+    def loss(model: nn.Module, drawn: Generator) -> Tensor:
+        context, question, ends = paragraphs(32, drawn)
+        return F.cross_entropy(model(context, question).flatten(0, 1), ends.flatten())
+
+    model = fit(BiDAF(WORDS, 64, toward, seed), loss, Recipe(steps, 5e-3, seed=seed, decay=0.0))
+    context, question, ends = paragraphs(400, Generator().manual_seed(99))
+    with torch.no_grad():
+        return {"exact": (model(context, question).argmax(-1) == ends).all(1).double().mean().item()}
+
+
+def finds_the_answers(found: Figures) -> Finding:
+    """In every seed."""
+    exact = found("exact", toward=True)
+    return Finding.of(f"answers found exactly {listed(exact, '.1%')}", min(exact) > 0.95)
+
+
+def needs_the_question(found: Figures) -> Finding:
+    """In every seed."""
+    whole, without = (found("exact", toward=toward) for toward in (True, False))
+    figure = f"answers found {listed(whole, '.1%')}, without context-to-question attention {listed(without, '.1%')}"
+    return Finding.of(figure, min(a - b for a, b in zip(whole, without, strict=True)) >= 0.2)

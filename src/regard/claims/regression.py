@@ -1,0 +1,67 @@
+"""Heads that learn regression from prompts: their matrices, and their risk beside the best there is."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Generator, Tensor
+
+from regard.claims.cells import measured, null, quick
+from regard.claims.figures import Figures, Finding, interval, listed
+from regard.experiments.many import train_many
+from regard.studies.in_context_regression import RegressionHeads, bayes, prompts
+
+D, LENGTH, NOISE, BATCH, SEEDS = 5, 40, 0.1, 128, 3
+
+
+@cache
+def side_by_side(heads: int, steps: int) -> list[RegressionHeads]:
+    """Models of all seeds."""
+    drawn = [Generator().manual_seed(seed) for seed in range(SEEDS)]
+
+    def draw(step: int) -> tuple[Tensor, ...]:
+        return tuple(map(torch.stack, zip(*(prompts(BATCH, LENGTH, D, NOISE, g) for g in drawn), strict=True)))
+
+    def loss(call, x: Tensor, y: Tensor, query: Tensor, answer: Tensor) -> Tensor:
+        return (call(x, y, query) - answer).square().mean()
+
+    models = [RegressionHeads(D, heads, Generator().manual_seed(100 + seed)) for seed in range(SEEDS)]
+    return train_many(models, loss, draw, steps, [3e-3] * SEEDS)  # pyright: ignore[reportReturnType]
+
+
+@quick(seed=[0], steps=[10])
+@null(steps=[0])
+@measured(heads=(1, 2), seed=range(SEEDS), steps=[6000])
+def trained(heads: int, seed: int, steps: int) -> dict[str, float]:
+    """What is off the diagonal of x in K over what is on it, the sum of O over its size, and risks; null: untrained."""
+    model = side_by_side(heads, steps)[seed]
+    with torch.no_grad():
+        product, read = model.product, model.read[:, -1]
+        on = torch.zeros(D + 1, D + 1, dtype=torch.bool).fill_diagonal_(True)
+        on[-1, -1] = False
+        off = product[:, :D].masked_select(~on[:D]).abs().mean() / product.masked_select(on).abs().mean()
+        x, y, query, answer = prompts(20_000, LENGTH, D, NOISE, Generator().manual_seed(7))
+        risks = [(told - answer).square().mean().item() for told in (model(x, y, query), bayes(x, y, query, NOISE))]
+    return {
+        "off": off.item(),
+        "sum": (read.sum().abs() / read.abs().sum()).item(),
+        "risk": risks[0],
+        "bayes": risks[1],
+        "variance": answer.square().mean().item(),
+    }
+
+
+def is_diagonal_and_sums_to_zero(found: Figures) -> Finding:
+    """With two heads: off the diagonal at most a tenth, the sum at most 0.05 of the size."""
+    off, sums = found("off", heads=2), found("sum", heads=2)
+    figure = f"off over on the diagonal {listed(off, '.3f')}, sum over size of what is read {listed(sums, '.3f')}"
+    return Finding.of(figure, max(off) <= 0.1, max(sums) <= 0.05)
+
+
+def two_are_better(found: Figures) -> Finding:
+    """In every seed, and at most 1.2 times the Bayes risk."""
+    one, two, best = found("risk", heads=1), found("risk", heads=2), found("bayes", heads=2)
+    figure = f"risk of one head {interval(one)}, of two {interval(two)}, Bayes {best[0]:.4f}"
+    better = all(b < a for a, b in zip(one, two, strict=True))
+    return Finding.of(figure, better, all(b <= 1.2 * c for b, c in zip(two, best, strict=True)))

@@ -1,0 +1,145 @@
+"""A translator that reads several sources at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from regard.core.atlas import Claim, published
+from regard.core.build import build_text
+from regard.core.errors import wrong
+from regard.core.kinds import Sample
+from regard.core.layout import Layout
+from regard.networks.encoder_decoder import Encoded, EncoderDecoder
+
+Strategy = Literal["flat", "hierarchical"]
+
+
+@published(
+    "multi_source",
+    family="structured",
+    kind="network",
+    row=218,
+    title="Attention Strategies for Multi-Source Sequence-to-Sequence Learning",
+    arxiv="1704.06567",
+    year=2017,
+    aliases=("flat_attention", "hierarchical_attention"),
+    missing="the sentinel, and projections of contexts that sources share",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "where each word is in one of two sources, both strategies are 10 points better than one source alone",
+            cells="translation.sources",
+            holds="translation.two_are_better",
+        ),
+        Claim(
+            "they look at the source that has the word in at least 85% of the steps",
+            cells="translation.sources",
+            holds="translation.look_at_the_right_one",
+        ),
+    ),
+)
+class MultiSource(EncoderDecoder):
+    """An encoder–decoder whose reader attends to several sources, all at once or one after the other.
+
+        flat:          A = softmax over the tokens of all sources of v · tanh(W h + U_s k_sj),   c = Σ A_sj V_s k_sj
+        hierarchical:  c_s = Σ_j A_sj k_sj with a softmax for each source,
+                       β = softmax_s v' · tanh(W' h + U'_s c_s),   c = Σ_s β_s V'_s c_s
+
+    Each source has its own encoder, and its own U and V; v and W are shared. With one source and V the identity both
+    are additive attention.
+
+    Shapes: ``source (b, s, m)`` ids, ``target (b, n)``, ``lengths (b, s)`` -> logits ``(b, n, target)``.
+
+    Args:
+        source, target, width, seed: as in `EncoderDecoder`. sources: s. strategy: "flat" or "hierarchical".
+
+    Raises:
+        ValueError: another strategy, or no sources.
+
+    Paper: Libovický and Helcl, arXiv 1704.06567.
+    """
+
+    def __init__(
+        self,
+        source: int,
+        target: int,
+        width: int = 64,
+        sources: int = 2,
+        strategy: Strategy = "hierarchical",
+        seed: int | None = None,
+    ) -> None:
+        if strategy not in get_args(Strategy):
+            raise wrong("strategy", repr(strategy), f"one of {', '.join(get_args(Strategy))}")
+        if sources < 1:
+            raise wrong("sources", str(sources), "at least 1")
+        super().__init__(source, target, width, "composed(score=additive)", seed=seed)
+        self.sources, self.strategy = sources, strategy
+        self.others = nn.ModuleList(
+            nn.LSTM(width, width // 2, batch_first=True, bidirectional=True) for _ in range(sources - 1)
+        )
+        self.query = nn.Linear(width, width)
+        self.keys, self.values = (nn.ModuleList(nn.Linear(width, width) for _ in range(sources)) for _ in range(2))
+        if strategy == "hierarchical":
+            self.over = build_text("composed(score=additive)", {"heads": 1, "head_dim": width})
+            self.over_query = nn.Linear(width, width)
+            self.over_keys = nn.ModuleList(nn.Linear(width, width) for _ in range(sources))
+
+    def encode(self, source: Tensor, lengths: Tensor | None = None) -> Encoded:
+        """The keys of all sources, one after the other, ``(b, s m, width)``, and the mean of their ends."""
+        if source.dim() != 3 or source.shape[1] != self.sources:
+            raise wrong("source", f"shape {tuple(source.shape)}", f"(b, {self.sources}, m)")
+        found = [
+            self.encoded_by(encoder, source[:, place], None if lengths is None else lengths[:, place])
+            for place, encoder in enumerate((self.encoder, *self.others))
+        ]
+        masks = [part.layout.key_mask for part in found if part.layout.key_mask is not None]
+        keys, end = torch.cat([part.keys for part in found], 1), torch.stack([part.end for part in found]).mean(0)
+        return Encoded(keys, end, Layout(key_mask=torch.cat(masks, 1) if masks else None))
+
+    def read(self, hidden: Tensor, encoded: Encoded, sentinel: Tensor | None) -> Tensor:
+        """What both strategies give to a state ``(b, width)``."""
+        parts, q = encoded.keys.chunk(self.sources, 1), self.query(hidden)[:, None, None]
+        keys = [project(part)[:, None] for project, part in zip(self.keys, parts, strict=True)]
+        if self.strategy == "flat":
+            values = [project(part)[:, None] for project, part in zip(self.values, parts, strict=True)]
+            return self.reader(q, torch.cat(keys, 2), torch.cat(values, 2), encoded.layout)[:, 0, 0]  # pyright: ignore
+        mask = encoded.layout.key_mask
+        masks = [None] * self.sources if mask is None else mask.chunk(self.sources, 1)
+        contexts = [
+            self.reader(q, key, part[:, None], Layout(key_mask=own))[:, 0, 0]  # pyright: ignore[reportOptionalCall]
+            for key, part, own in zip(keys, parts, masks, strict=True)
+        ]
+        over, values = (
+            torch.stack([project(c) for project, c in zip(projects, contexts, strict=True)], 1)[:, None]
+            for projects in (self.over_keys, self.values)
+        )
+        return self.over(self.over_query(hidden)[:, None, None], over, values)[:, 0, 0]
+
+    def shares(self, source: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """What each source gets of each step's attention, ``(b, n, s)``; sums to one."""
+        with torch.no_grad():
+            maps = self.intermediates(source, target, lengths)
+        if self.strategy == "hierarchical":
+            return torch.cat([a for name, a in maps.items() if name.startswith("over")], 2)[:, 0]
+        weights = torch.cat(list(maps.values()), 2)[:, 0]
+        return weights.unflatten(2, (self.sources, -1)).sum(-1)
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        made = {"flat": cls(13, 11, 8, 2, "flat", seed=0), "hierarchical": cls(13, 11, 8, 3, seed=0)}
+        return [
+            Sample(label, network, {"inputs": partial(several, sources=network.sources), "output": (7, 11)})
+            for label, network in made.items()
+        ]
+
+
+def several(batch: int, seed: int, sources: int = 2) -> tuple[Tensor, Tensor]:
+    """Sources and a target for examples."""
+    generator = torch.Generator().manual_seed(seed)
+    source = torch.randint(13, (batch, sources, 9), generator=generator)
+    return source, torch.randint(11, (batch, 7), generator=generator)

@@ -1,0 +1,74 @@
+"""How many examples one layer of many heads can know by heart."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from regard.core.atlas import Claim, published
+from regard.core.errors import wrong
+
+
+@published(
+    "memorisation",
+    family="theory",
+    kind="study",
+    row=318,
+    title="Memorization Capacity of Multi-Head Attention in Transformers",
+    arxiv="2306.02010",
+    year=2024,
+    aliases=("memorization_capacity",),
+    missing="training by gradient descent, and the checks of Kruskal ranks; outputs are fitted exactly instead",
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "H heads know H (r − 1) + 1 examples at least, r the lesser of tokens and head size",
+            cells="memorisation.separate",
+            holds="memorisation.reaches_the_bound",
+        ),
+        Claim(
+            "where all examples share their context, they know so many and not one more, linear in H",
+            cells="memorisation.shared",
+            holds="memorisation.is_the_bound",
+        ),
+    ),
+)
+def read_by_heads(context: Tensor, query: Tensor, maps: Tensor) -> Tensor:
+    """What every head reads for each example, ``(T, H d)``: outputs are linear in it, so its rank is what can be known.
+
+        z_th = Σ_i p_thi x_ti,   p_th = softmax_i(x_ti · W_h e_t)
+
+    Args:
+        context: x ``(T or 1, n, d)``. query: e ``(T, d)``. maps: W ``(H, d, d)``.
+
+    Paper: Mahdavi, Liao and Thrampoulidis, arXiv 2306.02010.
+    """
+    scores = torch.einsum("tid,hde,te->thi", context.expand(query.shape[0], -1, -1), maps, query)
+    return torch.einsum("thi,tid->thd", scores.softmax(-1), context.expand(query.shape[0], -1, -1)).flatten(1)
+
+
+def capacity(read: Tensor, labels: Tensor, tolerance: float = 1e-6) -> int:
+    """The largest T for which the first T labels are linear in what was read, ``(T, features)``, to a relative error.
+
+    Raises:
+        ValueError: all of them are: there are too few examples to tell.
+    """
+    low, high = 0, read.shape[0]
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(read[:middle], labels[:middle], tolerance) else (low, middle)
+    if high == read.shape[0] and fits(read, labels, tolerance):
+        raise wrong("read", f"{read.shape[0]} examples, all known", "more examples than can be known")
+    return low
+
+
+def fits(read: Tensor, labels: Tensor, tolerance: float) -> bool:
+    """Whether least squares gives the labels."""
+    found = torch.linalg.lstsq(read, labels[:, None], driver="gelsd").solution
+    return bool((read @ found - labels[:, None]).norm() <= tolerance * labels.norm())
+
+
+def heads(count: int, d: int, head_dim: int, generator: Generator, scale: float = 4.0) -> Tensor:
+    """Random products of query and key maps of rank ``head_dim``, ``(count, d, d)``, large enough to be selective."""
+    q, k = torch.randn(2, count, d, head_dim, generator=generator, dtype=torch.float64)
+    return scale * q @ k.mT * (d * head_dim) ** -0.5

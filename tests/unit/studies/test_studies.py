@@ -1,0 +1,74 @@
+"""Studies: each claim's null fails, seeds decide all, and the command tells figures, verdicts and plots."""
+
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+from regard.claims.cells import Cells
+from regard.claims.study import Studied, cells_in, study, takes_model
+from regard.cli import app
+from regard.core.atlas import entries, find
+
+SLOW = {"averages.sizes", "features.risks(target='mean')", "features.risks(target='correlation')", "limits.selected"}
+"""Whose quick looks take more than a second or two."""
+CLAIMS = [
+    pytest.param(
+        entry, claim, id=f"{entry.name}-{claim.cells}", marks=[pytest.mark.slow] if claim.cells in SLOW else []
+    )
+    for entry in entries(kind="study")
+    for claim in entry.claims
+    if isinstance(cells_in(claim), Cells) and cells_in(claim).nulls is not None
+]
+WITHOUT = {
+    **dict.fromkeys(("bottleneck", "kinetics", "fusemax", "cab"), "a cost model or a benchmark"),
+    **dict.fromkeys(("dynamical_systems", "posterior", "layer_norm_parts", "factored_wave_function"), "equalities"),
+    **dict.fromkeys(("pavlovian", "sparse_distributed_memory"), "a curve that is known"),
+    **dict.fromkeys(
+        ("fixed_head_size", "rank_tradeoff", "mimetic", "superiority_of_softmax"), "the arm that must fail is measured"
+    ),
+}
+"""Studies that name no null, and why."""
+
+
+@pytest.mark.parametrize(("entry", "claim"), CLAIMS)
+def test_the_null_fails_and_seeds_decide(entry, claim):
+    one = replace(entry, claims=(claim,))
+    (first,), (second,) = (study(one, quick=True) for _ in range(2))
+    assert first.null is not None
+    assert not first.null.held, first.null.figure
+    assert first.sound
+    assert first.figures.rows == second.figures.rows
+    assert first.table()
+
+
+def test_every_study_names_a_null_or_is_known_to_have_none():
+    without = {
+        entry.name
+        for entry in entries(kind="study")
+        if not any(isinstance(cells_in(c), Cells) and cells_in(c).nulls is not None for c in entry.claims)
+    }
+    assert without == set(WITHOUT)
+
+
+def test_the_command_prints_figures_verdicts_and_draws(tmp_path):
+    target = tmp_path / "figure.png"
+    result = CliRunner().invoke(app, ["study", "memorisation", "--quick", "-o", str(target)])
+    assert result.exit_code == 0, result.output
+    assert "known" in result.output
+    assert "holds: exactly H (n − 1) + 1 in 2 of 2 cases" in result.output
+    assert "without its cause it does not hold, as it must not" in result.output
+    assert target.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_null_that_holds_is_not_sound():
+    (found, _) = study(find("memorisation"), quick=True)
+    assert not Studied(found.claim, found.figures, found.finding, found.finding).sound
+
+
+def test_a_model_is_only_for_claims_about_models():
+    assert [takes_model(claim) for claim in find("softmax_limits").claims] == [False, True]
+    with pytest.raises(TypeError, match=r"^--model: got 'tiny', want nothing"):
+        study(find("memorisation"), quick=True, model="tiny")
+    with pytest.raises(TypeError, match=r"^colour: got no argument of these cells"):
+        cells_in(find("memorisation").claims[0]).where(colour=[1])
