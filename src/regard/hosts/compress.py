@@ -119,10 +119,8 @@ class Compression(AbstractContextManager["Compression"]):
     def finished(self, done: Pass) -> None:
         """Refuses a pass in which nothing was kept that could be forgotten."""
         self.homes.clear()
-        self.read, self.reading = (
-            {rank: self.reading[rank] for rank in self.reading if self.source(rank) is not None},
-            {},
-        )
+        self.read = {rank: places for rank, places in self.reading.items() if self.source(rank) is not None}
+        self.reading = {}
         if done.module is not self.model:
             return
         if not self.ran:
@@ -179,6 +177,11 @@ class Compression(AbstractContextManager["Compression"]):
     def source(self, rank: int) -> int | None:
         """The layer by whose choice a layer reads; None where it reads everything."""
         return self.policy.source(rank, len(self.ranks)) if isinstance(self.policy, Reader) else None
+
+    def serves(self, rank: int) -> bool:
+        """Whether a layer reads everything and chooses for later ones."""
+        later = range(rank + 1, len(self.ranks))
+        return self.source(rank) is None and any(self.source(other) == rank for other in later)
 
     def reads(self, store: Store) -> bool:
         """Whether a layer may read less in this pass, which is one of a single token."""
@@ -258,7 +261,9 @@ class Compression(AbstractContextManager["Compression"]):
         self.describe(store, call)
         found = []
         for b in range(store.batch):
-            views = store.views(b, pick(call.q[b], store.chosen(b, call.n)), len(self.ranks), self.allowed(store, b))
+            budget = self.allowed(store, b)
+            views = store.views(b, pick(call.q[b], store.chosen(b, call.n)), len(self.ranks), budget)
+            self.refuse_less(budget, store, views[0].size > budget)
             chosen = self.policy.select(views)
             if chosen is None:
                 chosen = [torch.arange(view.size, device=view.keys.device) for view in views]
@@ -278,18 +283,17 @@ class Compression(AbstractContextManager["Compression"]):
         n, batch = call.n, store.batch
         self.describe(store, call)
         queries = [pick(call.q[b], store.chosen(b, n)) for b in range(batch)]
-        sources = {self.source(rank) for rank in range(len(self.ranks))}
-        if n == 1 and store.rank in sources and self.source(store.rank) is None:
+        if n == 1 and self.policy.reads and self.serves(store.rank):
             self.choose(store, call)
         if self.policy.needs_out:
-            last = [store.chosen(b, n) for b in range(batch)]
-            store.outs = torch.stack([pick(out[b], last[b])[:, -1] for b in range(batch)])
+            store.note_outs(out)
         if self.policy.keeps:
             for b in range(batch):
                 for view in store.views(b, queries[b], len(self.ranks)) if queries[b].shape[1] else ():
                     self.policy.observe(view)
-        old, rows = store.queries or [q[:, :0] for q in queries], self.policy.rows
-        store.queries = [torch.cat([a, b], 1)[:, -rows or n :].clone() for a, b in zip(old, queries, strict=True)]
+        old = store.queries or [q[:, :0] for q in queries]
+        every = [torch.cat(pair, 1) for pair in zip(old, queries, strict=True)]
+        store.queries = [q[:, max(q.shape[1] - self.policy.rows, 0) :].clone() for q in every]
         if self.when == "pass" or n == 1:
             self.evict(store, n == 1)
 
@@ -306,6 +310,7 @@ class Compression(AbstractContextManager["Compression"]):
             budget = self.allowed(store, b)
             held = [len(positions) for positions in store.positions(b)]
             if self.policy.due(sum(held) / len(held) - budget, decoding):
+                self.refuse_less(budget, store)
                 views = store.views(b, store.queries[b], len(self.ranks), budget)
                 kept[b] = chosen(self.policy, views, budget)
         if kept:
@@ -316,11 +321,13 @@ class Compression(AbstractContextManager["Compression"]):
         held, policy, layers = store.held(b, 0), self.policy, len(self.ranks)
         n, entry = store.read[b], sum(t.element_size() * t[:1].numel() for t in held.tensors)
         size = self.budget.size(n, layers * store.kv_heads * store.batch, entry)
-        budget = policy.budget(size, store.rank, layers, n)
-        if budget < policy.forced:
-            what = f"{budget} tokens a head in layer {store.rank}, with {policy!r}"
-            raise wrong("budget", what, f"at least the {policy.forced} that are always kept")
-        return budget
+        return policy.budget(size, store.rank, layers, n)
+
+    def refuse_less(self, budget: int, store: Store, matters: bool = True) -> None:
+        """Raises a ValueError for a budget below what the policy always keeps, where that matters."""
+        if matters and budget < self.policy.forced:
+            what = f"{budget} tokens a head in layer {store.rank}, with {self.policy!r}"
+            raise wrong("budget", what, f"at least the {self.policy.forced} that are always kept")
 
 
 def chosen(policy: Policy, views: Sequence[View], budget: int) -> list[Tensor]:

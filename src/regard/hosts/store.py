@@ -140,7 +140,8 @@ class Store(OwnCacheLayer):
         begun = [self.slots - new] * len(keys) if self.real is None else self.real.sum(1).tolist()
         self.note_padding(real, new, len(keys))
         if not self.entries and (self.policy.keeps or self.policy.reads):
-            self.entries = [[self.blank(self.position(b)[:0]) for _ in range(keys.shape[1])] for b in range(len(keys))]
+            before = [torch.arange(count, device=keys.device) for count in begun]
+            self.entries = [[self.blank(positions) for _ in range(keys.shape[1])] for positions in before]
         for b, heads in enumerate(self.entries):
             chosen = self.chosen(b, new)
             count = new if chosen is None else len(chosen)
@@ -253,6 +254,15 @@ class Store(OwnCacheLayer):
         rows = torch.arange(self.slots - call.n, self.slots, device=keys.device)
         seen = seen & (torch.arange(self.slots, device=keys.device) <= rows[:, None])
         return keys, values, seen
+
+    def note_outs(self, out: Tensor) -> None:
+        """Keeps the heads' outputs of each sequence's newest token, of ``out (b, heads, n, e)``."""
+        found = out.new_zeros(*out.shape[:2], out.shape[3]) if self.outs is None else self.outs.clone()
+        for b in range(self.batch):
+            chosen = self.chosen(b, out.shape[2])
+            if chosen is None or len(chosen):  # a pass may bring a sequence nothing but padding
+                found[b] = out[b, :, -1 if chosen is None else int(chosen[-1])]
+        self.outs = found
 
     def keep_only(self, names: Container[str]) -> None:
         """Lets go of what is noted of entries under other names."""

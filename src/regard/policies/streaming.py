@@ -23,8 +23,8 @@ from regard.core.policy import Policy, View, sampled
     fidelity="hand values",
     aliases=("streaming_llm",),
     claim=Claim(
-        "SmolLM2 goes on with a text in a cache of 256 tokens of 1,024 nearly as well as in the full one, where the "
-        "same cache without sinks fails",
+        "SmolLM2 goes on with a text in a cache of 192 tokens of 768 nearly as well as in the full one, where the same "
+        "cache without sinks fails",
         cells="policies.streams",
         holds="policies.sinks_hold",
     ),

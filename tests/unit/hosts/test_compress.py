@@ -93,6 +93,22 @@ def test_beams_sampling_and_chunks():
     assert {len(at) for at in compression.store.kept(0)} == {9}
 
 
+def test_a_chunk_may_be_padding_alone():
+    """A left-padded prompt in chunks: the shorter sequence keeps what it keeps alone."""
+    model, ids, budget = causal("Llama"), tokens(2, 18), 0.5
+    padded, mask = ids.clone(), torch.ones(2, 18, dtype=torch.long)
+    padded[1, :7], mask[1, :7] = 0, 0
+    for policy in ("task_kv(window=2, sinks=1)", "streaming", "lazy_eviction(every=2)", "quest(page=2, whole=0)"):
+        with regard.compress(model, policy, budget, when="decoding") as compression:
+            one = {"do_sample": False, "max_new_tokens": 4}
+            both = model.generate(padded, attention_mask=mask, prefill_chunk_size=5, **one)[1, 18:]
+            kept = [compression.store.kept(layer, 1) for layer in range(2)]
+            alone = model.generate(padded[1:, 7:], **one)[0, 11:]
+            for layer, heads in enumerate(kept):
+                assert all(torch.equal(*pair) for pair in zip(heads, compression.store.kept(layer), strict=True))
+        assert torch.equal(both, alone)
+
+
 def test_edits_see_what_is_left():
     """An edit of keys that are forgotten changes nothing more; one of keys that are held does."""
     model, ids = causal("Llama"), tokens(1, 20)
@@ -128,6 +144,12 @@ def test_a_prompt_is_read_once_for_several_policies():
             found.append(model(ids[:, 19:], past_key_values=fork).logits)
             assert compression.store.kept(0)[0].tolist() == [0, 1, 2, 3, 16, 17, 18, 19]
     assert torch.equal(*found)
+    with regard.compress(model, "quest(page=2, whole=0)", 8) as compression, torch.no_grad():
+        compression.take_over(fork := copy.deepcopy(cache))
+        model(ids[:, 19:], past_key_values=fork)
+        assert {len(at) for heads in compression.read[1] for at in heads} == {8}
+    with regard.compress(model, "h2o", 8) as compression, pytest.raises(ValueError, match="for which mass of tokens"):
+        compression.take_over(cache)
     assert cache.layers[0].keys.shape[2] == 19
 
 
