@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from regard.analysis.head_maps import HeadMaps, outputs
 from regard.analysis.induction_heads import repeats
 from regard.analysis.retrieval_heads import manual
-from regard.analysis.sweep import heads_of, random_like
+from regard.analysis.sweep import heads_of
 from regard.analysis.weights import head_weights, unembedding
 from regard.claims.cells import measured
 from regard.claims.figures import Figures, Finding, listed
@@ -53,7 +54,7 @@ def copying() -> dict[str, float]:
     figures = {"spearman": spearman(by_weights, there), "copying": int((by_weights >= 0.5).sum())}
     figures["lost"] = float(1 - saved(model, texts, best).mean() / whole)
     for draw in DRAWS:
-        random = random_like(best, heads_of(model), draw)
+        random = Random(draw).sample([head for head in heads_of(model) if head not in best], OFF)
         figures[f"random {draw}"] = float(1 - saved(model, texts, random).mean() / whole)
     return figures
 
@@ -68,9 +69,7 @@ def weights_tell(found: Figures) -> Finding:
 def copying_heads_matter(found: Figures) -> Finding:
     """More is lost than with any random draw."""
     lost, random = found.one("lost"), [found.one(f"random {draw}") for draw in DRAWS]
-    figure = (
-        f"without the {OFF} best {lost:.0%} of what a repetition saves is lost, without random ones of their layers"
-    )
+    figure = f"without the {OFF} best {lost:.0%} of what a repetition saves is lost, without random ones"
     return Finding.of(f"{figure} {listed(random, '.0%')}", lost > max(random))
 
 
