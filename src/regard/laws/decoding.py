@@ -14,8 +14,9 @@ from torch import Tensor
 
 from regard.core.kinds import Sample
 from regard.decoding.base import Mixture, Strategy
-from regard.laws.edit import CLOSE, LENGTH, VOCABULARY, model, tokens
+from regard.laws.edit import CLOSE, LENGTH, model
 from regard.laws.finding import Broken, Unclaimed
+from regard.laws.small import VOCABULARY, tokens
 
 NEW, PAD, END = 9, 0, 2
 
