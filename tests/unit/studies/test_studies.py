@@ -10,7 +10,11 @@ from regard.claims.study import Studied, cells_in, study, takes_model
 from regard.cli import app
 from regard.core.atlas import entries, find
 
-SLOW = {"averages.sizes", "features.risks(target='mean')", "features.risks(target='correlation')", "limits.selected"}
+SLOW = {
+    *("averages.sizes", "features.risks(target='mean')", "features.risks(target='correlation')", "limits.selected"),
+    *("first_token.spread", "first_token.sinks", "statements.told", "snapping.trained", "snapping.ratios"),
+    *("survey.of(model='tiny')", "survey.of(model='smollm2')", "topics.embedded", "topics.attended"),
+}
 """Whose quick looks take more than a second or two."""
 CLAIMS = [
     pytest.param(
