@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +115,7 @@ def studied(claim: Claim, quick: bool, model: str | None, show: Show) -> Studied
     return Studied(claim, figures, finding_of(claim, figures), null)
 
 
-def rows_of(cells: Sequence[Cell], show: Show) -> Iterator[Mapping[str, Any]]:
+def rows_of(cells: Sequence[Cell], show: Show) -> Iterator[dict[str, Any]]:
     """The fields and figures of each cell, with the names of its fields."""
     for outcome in run(cells, None, "", show=show):
         if outcome.figures is None:
