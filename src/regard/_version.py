@@ -1,3 +1,3 @@
 """The version of the package, apart from it, so that those below may say it."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -8,13 +8,13 @@ from regard.core.kinds import KINDS
 from regard.laws import devices, examine, examples_of, laws_of
 from regard.networks import LM, ViT
 from regard.networks.encoder_decoder import EncoderDecoder
+from regard.parallel.gather import Gather
+from regard.parallel.heads import Heads
+from regard.parallel.ring import Ring
 from regard.projections.base import Grouped
 from regard.projections.values_only import ValuesOnly
 
 WAITING = {
-    "kernel": "one system, held to `definition` through the mechanisms that are computed by it",
-    "decoding": "no system yet",
-    "policy": "no system yet",
     "objective": "no system yet",
 }
 """Kinds that have no laws yet, and why. A kind without laws that is not here fails, and so does one here with laws."""
@@ -60,7 +60,7 @@ def test_every_entry_is_of_its_kind(entry):
         assert KINDS[entry.kind].includes(entry.thing)
 
 
-@pytest.mark.parametrize("thing", [Grouped, ValuesOnly, LM, ViT, EncoderDecoder])
+@pytest.mark.parametrize("thing", [Grouped, ValuesOnly, LM, ViT, EncoderDecoder, Ring, Gather, Heads])
 def test_what_stands_beside_the_atlas_is_lawful_too(thing):
     report = regard.check(thing)
     assert report.holds, report.broken

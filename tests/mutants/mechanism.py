@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+import mutants.memory
 import mutants.pairs  # noqa: F401 - registers those about masks and biases
 from mutants.register import MUTANTS as MUTANTS
 from mutants.register import breaks

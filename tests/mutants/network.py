@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
 
 from regard.core.kinds import Sample
 from regard.core.layout import Layout
+from regard.networks.base import Network
 from regard.networks.lm import LM, TOKENS, Config, random_ids
+from regard.networks.stages.network import Stages
+from regard.networks.stages.presets import Preset
+from regard.networks.vision.davit import design
+from regard.networks.vision.vit import image_sample
 
 VOCABULARY = 29
 
@@ -24,13 +30,13 @@ class Small(LM):
 
 
 ORIGINAL = Small
-MUTANTS: dict[str, list[type[LM]]] = {}
+MUTANTS: dict[str, list[type[Network]]] = {}
 
 
 def breaks(*laws: str):
     """Registers a mutant under the laws that must reject it."""
 
-    def register(mutant: type[LM]) -> type[LM]:
+    def register(mutant: type[Network]) -> type[Network]:
         for law in laws:
             MUTANTS.setdefault(law, []).append(mutant)
         return mutant
@@ -129,6 +135,30 @@ class AnotherCount(Small):
     def examples(cls):
         (found,) = super().examples()
         return [Sample(found.label, found.thing, {**found.given, "published": (lambda: found.thing, 0.1)})]
+
+
+class Hierarchical(Stages):
+    """Two stages of windows, and a preset with the sizes of its paper."""
+
+    printed = Preset(design((1, 1), (8, 12), (2, 3), 3), "0.02095", "0.00029", 32)
+
+    @classmethod
+    def examples(cls):
+        return [image_sample(cls.__name__, cls(cls.printed.design, 7), presets={"small": cls.printed})]
+
+
+@breaks("size")
+class WithoutBiases(Hierarchical):
+    """Its preset leaves the biases of queries, keys and values out."""
+
+    printed = replace(Hierarchical.printed, design=replace(Hierarchical.printed.design, bias=False))
+
+
+@breaks("size")
+class HalfTheWork(Hierarchical):
+    """Its preset prints multiply-adds of an image of half of the side."""
+
+    printed = replace(Hierarchical.printed, side=16)
 
 
 @breaks("saved")

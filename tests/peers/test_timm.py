@@ -10,6 +10,7 @@ import torch
 
 import regard
 from peers.without_torchvision import timm
+from regard.compare.vision_sizes import beside_timm
 
 PAIRS = {
     "se": ("se(divisor=8)", ("mix.first", "mix.second"), ("fc1", "fc2")),
@@ -99,3 +100,35 @@ def test_as_fast_as_timm(name, record_property):
             best[module] = min(best[module], spent(module))
     record_property("ratio", f"{best[gate] / best[peer]:.2f}")
     assert best[gate] <= 1.1 * best[peer]
+
+
+NETWORKS = ("davit_tiny", "focalnet_tiny_lrf", "shvit_s1", "mambaout_femto", "maxvit_tiny_tf_224", "twins_svt_small")
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "twins_pcpvt_small"])
+def test_its_networks_give_the_same_logits_here(name):
+    torch.manual_seed(0)
+    model = timm().create_model(name, num_classes=11).eval()
+    with torch.no_grad():
+        for tensor in model.parameters():
+            tensor.add_(0.02 * torch.randn_like(tensor))
+    net, images = regard.from_timm(model), torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(net(images), model(images), atol=1e-4, rtol=0)
+    assert net.parameter_count == sum(p.numel() for p in model.parameters())
+
+
+def test_a_preset_stands_beside_its_network():
+    timm()
+    found = beside_timm("shvit_s1", (64, 96))
+    assert (found.peer, found.parameters, found.peer_parameters) == ("shvit_s1", 6_330_808, 6_330_808)
+    assert found.ratio > 0
+    with pytest.raises(ValueError, match="a preset that timm has"):
+        beside_timm("biformer_tiny")
+
+
+def test_a_variant_that_is_built_otherwise_is_refused():
+    with pytest.raises(ValueError, match="of TensorFlow's"):
+        regard.from_timm(timm().create_model("maxvit_rmlp_pico_rw_256"))
+    with pytest.raises(ValueError, match="another head or scales"):
+        regard.from_timm(timm().create_model("mambaout_small_rw"))

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from regard import __version__
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -48,7 +50,7 @@ def installed(package: Path, place: Path) -> Path:
 def test_wheel_and_sdist_install_the_same_and_look_from_there(built, tmp_path):
     (wheel,), (sdist,) = built.glob("*.whl"), built.glob("*.tar.gz")
     sites = [installed(package, tmp_path / package.suffix[1:]) for package in (wheel, sdist)]
-    records = [(site / "regard-0.1.0.dist-info/RECORD").read_text().splitlines() for site in sites]
+    records = [(site / f"regard-{__version__}.dist-info/RECORD").read_text().splitlines() for site in sites]
     first, second = ({line for line in record if line.startswith("regard/")} for record in records)
     assert first == second
     names = {line.split(",")[0] for line in first}

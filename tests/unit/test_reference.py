@@ -9,7 +9,6 @@ import torch
 from regard import Layout, build
 from regard.mechanisms.scored.positional import sinusoids
 from regard.mechanisms.slopes import alibi_slopes
-from regard.networks.vision.twins import Twins
 from regard.projections.latent import Latent
 from regard.projections.rotary import Rotary
 
@@ -90,16 +89,6 @@ def test_shifted_groups_are_those_of_longlora():
     together[heads // 2 :] &= ~((groups == groups[:, :1])[heads // 2 :, :, None] & (ends[:, None] != ends))
     seen = build("sinklora", heads=heads, size=8, sinks=0).support(tokens, tokens, Layout())
     assert torch.equal(seen[0], together)
-
-
-def test_windows_and_summaries_alternate_as_in_twins():
-    """The published pyramid: windows in the first, third … layer of each stage."""
-    made = Twins(image=(16, 16), widths=(8, 8), heads=(2, 2), depths=(3, 4), ratios=(2, 1), patches=(2, 2), window=2)
-    kinds = [
-        [type(layer.attention.projection).__name__ == "Grouped" for layer in stage if hasattr(layer, "attention")]
-        for stage in made.stages
-    ]
-    assert kinds == [[True, False, True], [True, False, True, False]]
 
 
 @pytest.mark.parametrize(("power", "want"), [(1.0, (4 / 3, 0, 3)), (1.5, (8 / 3, 0, 9)), (2.0, (16 / 3, 0, 27))])

@@ -12,6 +12,8 @@ from safetensors.numpy import save_file
 
 from regard.records.format import Record, bounds
 from regard.web import payload, server
+from regard.web.ascii import ALPHABET, decode, encode
+from regard.web.cells import codes, values, visible_pairs, weak_means
 from regard.web.payload import deflate, pack_edges, page_threshold, planes, varints
 from regard.web.server import means
 
@@ -138,10 +140,48 @@ def test_varints_by_hand():
 
 
 def test_planes_by_hand():
-    """1 is 3f800000 and −2 is c0000000; of 3f8000ff the three upper bytes round up to 3f8001."""
-    values = np.array([0x3F800000, 0xC0000000, 0x3F8000FF], dtype="<u4").view("<f4")
-    assert planes(values, 3).hex() == "3fc03f" + "800080" + "000001"
-    assert planes(np.array([1.0, -2.0], dtype="<f2"), 2).hex() == "3cc0" + "0000"
+    """1 is 3c00 and −2 is c000."""
+    assert planes(np.array([1.0, -2.0], dtype="<f2")).hex() == "3cc0" + "0000"
+    assert planes(np.array([1.0, -2.0], dtype="<f4")).hex() == "3fc0" + "8000" + "0000" + "0000"
+
+
+@QUICK
+@given(st.binary(max_size=37))
+def test_text_of_base_85_is_the_bytes(data):
+    """Of every length, in characters that begin no markup."""
+    text = encode(data)
+    assert decode(text) == data
+    assert len(text) == len(data) // 4 * 5 + (len(data) % 4 + 1) * (len(data) % 4 > 0)
+    assert not set(text) & set("<>&\"'\\`")
+
+
+def test_text_of_base_85_by_hand():
+    """2^32 − 1 is 82·85⁴ + 23·85³ + 54·85² + 12·85 + 0."""
+    assert encode(bytes([255] * 4)) == "".join(ALPHABET[digit] for digit in (82, 23, 54, 12, 0))
+    assert encode(bytes(4)) == "00000"
+
+
+@QUICK
+@given(n=st.integers(1, 23), causal=st.booleans(), window=st.none() | st.integers(1, 9), data=st.data())
+def test_means_below_the_threshold_and_edges_are_the_mean_of_the_cell(n, causal, window, data):
+    """What a page shows of a cell is what was pooled, whatever is kept one by one, and whichever rows are known."""
+    cells = data.draw(st.integers(1, n))
+    computed = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    i, j = np.indices((n, n))
+    seen = ~((j > i) & causal) & (j > i - (window or n)) & computed[:, None]
+    weights = np.random.default_rng(n).random((n, n)) * seen
+    cell = ((np.arange(n) + 1) * cells - 1) // n
+    member = (cell[:, None] == np.arange(cells)).astype(float)
+    pairs = visible_pairs(n, cells, {"causal": causal, "window": window}, computed)
+    np.testing.assert_array_equal(pairs, member.T @ seen @ member)
+    pooled = np.where(pairs > 0, member.T @ weights @ member / np.maximum(pairs, 1), np.nan)
+    rows, keys = np.nonzero(weights >= 0.4)
+    rest = weak_means(pooled, pairs, rows, keys, weights[rows, keys], n)
+    weak = seen & (weights < 0.4)
+    left = member.T @ weak @ member
+    want = np.where(left > 0, member.T @ (weights * weak) @ member / np.maximum(left, 1), 0)
+    np.testing.assert_allclose(rest, want, atol=1e-9)
+    np.testing.assert_allclose(values(codes(want, 0.4), 0.4), want, rtol=0.024, atol=4e-6)
 
 
 @pytest.mark.parametrize(("most", "threshold"), [(9, 10), (8, 10), (7, 11), (5, 21), (4, 201), (0, 501)])

@@ -92,6 +92,17 @@ def test_bad_regions_are_refused_in_words(served, changed, said):
     assert said in answer.json()["detail"]
 
 
+def test_a_score_is_the_sum_of_its_products(served):
+    client, weights = served
+    found = client.get("/api/pair", params={"layer": 0, "head": 1, "row": 30, "key": 4}).json()
+    assert len(found["products"]) == 5
+    assert sum(found["products"]) == pytest.approx(found["score"], abs=1e-5)
+    assert found["weight"] == pytest.approx(weights[1, 30, 4], abs=1e-6)
+    answer = client.get("/api/pair", params={"layer": 0, "head": 3, "row": 30, "key": 4})
+    assert answer.status_code == 422
+    assert "head: got 3, want 0 to 2" in answer.json()["detail"]
+
+
 def test_a_region_without_numbers_is_refused(served):
     assert served[0].get("/api/region", params={"layer": "x"}).status_code == 422
 

@@ -1,8 +1,8 @@
 /** Tiles as pictures: drawn when first looked at, a bounded number kept, sharpened by the server where there is one. */
 import { layers, n, served, threshold } from "./data";
-import { logStep, ramp, type Theme } from "./colour";
+import { logStep, ramp, signedStep, type Theme } from "./colour";
 import { Queue, region } from "./exact";
-import { SIDE, tileValues, TOP_LEVEL, type HeadMap, type Options, type Place } from "./tiles";
+import { differences, SIDE, tileValues, TOP_LEVEL, type HeadMap, type Options, type Place } from "./tiles";
 
 const KEPT = 160;
 
@@ -22,7 +22,13 @@ export class TileAtlas {
     readonly options: Options,
     readonly theme: Theme,
     private readonly changed: () => void,
+    /** What the map is shown less of, if it is a difference. */
+    readonly less: HeadMap | null = null,
   ) {}
+
+  values(place: Place): Float32Array {
+    return this.less ? differences(this.map, this.less, place, this.options) : tileValues(this.map, place, this.options);
+  }
 
   /** The tile's picture; null where there is none yet and `mayDraw` is false. */
   get(place: Place, mayDraw: boolean): HTMLCanvasElement | null {
@@ -34,7 +40,7 @@ export class TileAtlas {
       return found.canvas;
     }
     if (!mayDraw) return null;
-    const canvas = this.keep(name, tileValues(this.map, place, this.options), false);
+    const canvas = this.keep(name, this.values(place), false);
     if (this.refinable(place)) this.refine(name, place);
     return canvas;
   }
@@ -55,7 +61,7 @@ export class TileAtlas {
 
   /** A pooled pixel cannot leave out weak weights or single keys, so those options keep the page's own tiles. */
   private refinable({ level }: Place): boolean {
-    return served && !this.options.hideSinks && (level === 0 || this.options.floor <= threshold);
+    return served && !this.less && !this.map.side && !this.options.hideSinks && (level === 0 || this.options.floor <= threshold);
   }
 
   private refine(name: string, { level, x, y }: Place): void {
@@ -83,7 +89,7 @@ export class TileAtlas {
   }
 
   private keep(name: string, values: Float32Array, exact: boolean): HTMLCanvasElement {
-    const canvas = paint(values, this.theme);
+    const canvas = paint(values, this.theme, this.less !== null);
     this.pictures.delete(name);
     this.pictures.set(name, { canvas, exact });
     if (this.pictures.size > KEPT) {
@@ -95,14 +101,15 @@ export class TileAtlas {
   }
 }
 
-function paint(values: Float32Array, theme: Theme): HTMLCanvasElement {
+function paint(values: Float32Array, theme: Theme, signed: boolean): HTMLCanvasElement {
   const canvas = document.createElement("canvas");
   canvas.width = canvas.height = SIDE;
   const context = canvas.getContext("2d")!;
   const image = context.createImageData(SIDE, SIDE);
   const pixels = new Uint32Array(image.data.buffer);
-  const colours = ramp(theme).packed;
-  for (let at = 0; at < values.length; at++) if (!Number.isNaN(values[at]!)) pixels[at] = colours[logStep(values[at]!)]!;
+  const colours = ramp(theme, signed).packed;
+  const step = signed ? signedStep : logStep;
+  for (let at = 0; at < values.length; at++) if (!Number.isNaN(values[at]!)) pixels[at] = colours[step(values[at]!)]!;
   context.putImageData(image, 0, 0);
   return canvas;
 }

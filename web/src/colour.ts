@@ -25,6 +25,9 @@ export function logTicks(): { at: number; label: string }[] {
   return Array.from({ length: DECADES + 1 }, (_, power) => ({ at: power / DECADES, label: (LOWEST * 10 ** power).toFixed(DECADES - power) }));
 }
 
+/** Ticks of a difference. */
+export const signedTicks = (): { at: number; label: string }[] => [0, 0.25, 0.5, 0.75, 1].map((at) => ({ at, label: ["−1", `−${Math.sqrt(LOWEST).toPrecision(1)}`, "0", Math.sqrt(LOWEST).toPrecision(1), "1"][at * 4]! }));
+
 const RAMPS: Record<Theme, (t: number) => string> = {
   light: (t) => interpolateYlGnBu(t),
   dark: (t) => interpolateMagma(0.1 + 0.9 * t),
@@ -37,15 +40,30 @@ export interface Ramp {
   lightInk: boolean[];
 }
 
-const ramps = new Map<Theme, Ramp>();
-
-export function ramp(theme: Theme): Ramp {
-  if (!ramps.has(theme)) ramps.set(theme, build(theme));
-  return ramps.get(theme)!;
+/** The step of a difference of weights: the middle is none, the ends are −1 and 1, by the scale of weights. */
+export function signedStep(difference: number): number {
+  return Math.round(((STEPS - 1) / 2) * (1 + (Math.sign(difference) * logStep(Math.abs(difference))) / (STEPS - 1)));
 }
 
-function build(theme: Theme): Ramp {
-  const colours = Array.from({ length: STEPS }, (_, step) => rgb(RAMPS[theme](step / (STEPS - 1))));
+/** Less, none, more. */
+const SIGNED: Record<Theme, [string, string, string]> = { light: ["#5b2a91", "#f4f4f1", "#b35806"], dark: ["#b8a5ff", "#1e2126", "#fdb04c"] };
+const between = (t: number, [less, none, more]: [string, string, string]): string => {
+  const [from, to, by] = t < 0.5 ? [none, less, 1 - 2 * t] : [none, more, 2 * t - 1];
+  const [a, b] = [rgb(from), rgb(to)];
+  return rgb(a.r + (b.r - a.r) * by, a.g + (b.g - a.g) * by, a.b + (b.b - a.b) * by).formatHex();
+};
+
+const ramps = new Map<string, Ramp>();
+
+/** The colours of weights, or of their differences. */
+export function ramp(theme: Theme, signed = false): Ramp {
+  const name = `${theme} ${signed}`;
+  if (!ramps.has(name)) ramps.set(name, build(signed ? (t) => between(t, SIGNED[theme]) : RAMPS[theme]));
+  return ramps.get(name)!;
+}
+
+function build(colour: (t: number) => string): Ramp {
+  const colours = Array.from({ length: STEPS }, (_, step) => rgb(colour(step / (STEPS - 1))));
   return {
     css: colours.map((colour) => colour.formatHex()),
     packed: Uint32Array.from(colours, ({ r, g, b }) => ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0),

@@ -9,6 +9,7 @@ export interface Layer {
   head_dim: number;
   causal: boolean;
   window: number | null;
+  softcap?: number | null;
   /** What computes A, softmax where nothing is said; whether weights are |A| over the row's sum of it. */
   mechanism?: string;
   shares?: boolean;
@@ -16,9 +17,12 @@ export interface Layer {
 
 type Ranked = [layer: number, head: number, score: number][];
 
-export interface Header {
+/** A row of `regard heads`: roles and scores on stimuli of their own, and what the text's loss owes to the head. */
+export type RolesRow = { layer: number; head: number; roles: string[] } & Record<string, number | null | string[]>;
+
+export interface OneRecord {
   record: {
-    model: { name: string; architecture: string; parameters: number };
+    model: { name: string; architecture: string; parameters: number; layers?: number | null };
     versions: Record<string, string>;
     command: string;
     created: string;
@@ -28,16 +32,35 @@ export interface Header {
     layers: Layer[];
     cells: number;
     kept: boolean;
+    edge_threshold: number;
     summary: Record<"induction" | "previous_token" | "duplicate_token" | "sink" | "retrieval", Ranked> & {
       sink_positions: [token: number, share: number][];
       received: [token: number, share: number][];
     };
+    analyses?: { heads?: RolesRow[] };
   };
-  /** `names` are of tokens without a text; `parts` of those that end within a character: the token that has its text. */
-  tokens: { ids: number[]; texts: string[]; special: boolean[]; names?: Record<number, string>; parts?: Record<number, number> };
   scores: Record<string, (number | null)[] | (number | null)[][]>[];
   threshold: number;
+  /** The rows that are known, where rows were sampled. */
+  computed?: number[];
 }
+
+export interface Header extends OneRecord {
+  /** `names` are of tokens without a text; `parts` of those that end within a character: the token that has its text. */
+  tokens: {
+    ids: number[];
+    texts: string[];
+    special: boolean[];
+    names?: Record<number, string>;
+    parts?: Record<number, number>;
+    turns?: [role: string, start: number, stop: number][];
+  };
+  /** A record of the same tokens and heads, such as one from before an edit. */
+  beside?: OneRecord;
+}
+
+/** 0 is the page's record, 1 the one beside it. */
+export type Side = 0 | 1;
 
 export const header: Header = JSON.parse(text("header"));
 export const record = header.record;
@@ -53,16 +76,22 @@ export const sinks: ReadonlySet<number> = new Set([
   ...record.summary.sink_positions.filter(([, share]) => share >= 0.05).map(([token]) => token),
 ]);
 
-export const pooled = once((layer) => unpack(`${layers[layer]!.index}/pooled`).then(halves).then((all) => split(all, layers[layer]!.heads)));
+/** The page's record and the one beside it, if there is one. */
+export const sides: OneRecord[] = header.beside ? [header, header.beside] : [header];
+
+const prefix = (side: Side, layer: number): string => `${side ? "beside/" : ""}${layers[layer]!.index}`;
+
 export const received = once((layer) => perToken(layer, "received"));
 export const entropyRows = once((layer) => perToken(layer, "entropy_rows"));
+export const edges = once(async (layer, head, side) => new Edges(await unpack(`${prefix(side, layer)}/edges/${head}`), n));
 
-const edgesOf = once((place) => {
-  const [layer, head] = [Math.floor(place / 4096), place % 4096];
-  return unpack(`${layers[layer]!.index}/edges/${head}`).then((bytes) => new Edges(bytes, n));
+/** By head, one byte a cell: the mean of what is below the threshold, as `cells.ts` reads it. */
+export const weak = once(async (layer, _, side) => {
+  const bytes = await unpack(`${prefix(side, layer)}/rest`);
+  const heads = split(bytes, layers[layer]!.heads);
+  for (const map of heads) for (let at = cells; at < map.length; at++) map[at]! += map[at - cells]!;
+  return heads;
 });
-
-export const edges = (layer: number, head: number): Promise<Edges> => edgesOf(layer * 4096 + head);
 
 /** The side of the pooled maps: never more cells than tokens. */
 export const cells = Math.min(record.cells, n);
@@ -73,20 +102,35 @@ function text(id: string): string {
   return element.textContent ?? "";
 }
 
+const ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!$()*+,-./:;=?@[]^_{|}~";
+const DIGITS = new Uint8Array(128);
+[...ALPHABET].forEach((letter, digit) => (DIGITS[letter.charCodeAt(0)] = digit));
+
+/** The bytes of a text of base 85; see ascii.py. */
+function bytesOf(packed: string): Uint8Array {
+  const missing = (5 - (packed.length % 5)) % 5;
+  const out = new Uint8Array(((packed.length + missing) / 5) * 4);
+  for (let at = 0, to = 0; at < packed.length; at += 5, to += 4) {
+    let word = 0;
+    for (let of = 0; of < 5; of++) word = word * 85 + (at + of < packed.length ? DIGITS[packed.charCodeAt(at + of)]! : 84);
+    out[to] = word >>> 24;
+    out[to + 1] = word >>> 16;
+    out[to + 2] = word >>> 8;
+    out[to + 3] = word;
+  }
+  return out.subarray(0, out.length - missing);
+}
+
 async function unpack(id: string): Promise<Uint8Array> {
-  const packed = Uint8Array.from(atob(text(id)), (character) => character.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
+  const stream = new Blob([bytesOf(text(id)) as BlobPart]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
 async function perToken(layer: number, name: string): Promise<Float32Array[]> {
-  const bytes = await unpack(`${layers[layer]!.index}/${name}`);
-  const count = bytes.length / 3;
-  const bits = new Uint32Array(count);
-  for (let at = 0; at < count; at++) bits[at] = (bytes[at]! << 24) | (bytes[count + at]! << 16) | (bytes[2 * count + at]! << 8);
-  return split(new Float32Array(bits.buffer), layers[layer]!.heads);
+  return split(halves(await unpack(`${layers[layer]!.index}/${name}`)), layers[layer]!.heads);
 }
 
+/** Little planes of half precision: sign and exponent first. */
 function halves(bytes: Uint8Array): Float32Array {
   const count = bytes.length / 2;
   const out = new Float32Array(count);
@@ -94,20 +138,22 @@ function halves(bytes: Uint8Array): Float32Array {
     const bits = (bytes[at]! << 8) | bytes[count + at]!;
     const exponent = (bits >> 10) & 31;
     const fraction = bits & 1023;
-    out[at] = exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : fraction * 2 ** -24;
+    const size = exponent === 31 ? NaN : exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : fraction * 2 ** -24;
+    out[at] = bits & 0x8000 ? -size : size;
   }
   return out;
 }
 
-function split(all: Float32Array, parts: number): Float32Array[] {
+function split<T extends Float32Array | Uint8Array>(all: T, parts: number): T[] {
   const size = all.length / parts;
-  return Array.from({ length: parts }, (_, part) => all.subarray(part * size, (part + 1) * size));
+  return Array.from({ length: parts }, (_, part) => all.subarray(part * size, (part + 1) * size) as T);
 }
 
-function once<T>(load: (key: number) => Promise<T>): (key: number) => Promise<T> {
-  const loaded = new Map<number, Promise<T>>();
-  return (key) => {
-    if (!loaded.has(key)) loaded.set(key, load(key));
-    return loaded.get(key)!;
+function once<T>(load: (layer: number, head: number, side: Side) => Promise<T>): (layer: number, head?: number, side?: Side) => Promise<T> {
+  const loaded = new Map<string, Promise<T>>();
+  return (layer, head = 0, side = 0) => {
+    const name = `${side}/${layer}/${head}`;
+    if (!loaded.has(name)) loaded.set(name, load(layer, head, side));
+    return loaded.get(name)!;
   };
 }

@@ -16,6 +16,21 @@ export async function region(
   return new Float32Array(await answer.arrayBuffer());
 }
 
+export interface PairOfVectors {
+  /** `scaling q_c k_c` of each coordinate. */
+  products: number[];
+  /** Their sum. */
+  score: number;
+  weight: number | null;
+}
+
+/** What the score of one pair is made of. */
+export async function pair(layer: number, head: number, row: number, key: number): Promise<PairOfVectors> {
+  const answer = await fetch(`api/pair?layer=${layer}&head=${head}&row=${row}&key=${key}`);
+  if (!answer.ok) throw new Error(((await answer.json()) as { detail: string }).detail);
+  return (await answer.json()) as PairOfVectors;
+}
+
 /** Runs at most `limit` jobs at a time, the newest first: what is looked at now comes before what was passed by. */
 export class Queue {
   private readonly waiting: (() => Promise<void>)[] = [];

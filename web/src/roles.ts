@@ -1,5 +1,5 @@
 /** What heads are known to do, and the scores that say so. */
-import { header, layers, record } from "./data";
+import { layers, sides, type RolesRow, type Side } from "./data";
 
 /** In running text most repeats go on differently, so even a pure induction head scores far below one. */
 export const CUT = 0.2;
@@ -24,22 +24,40 @@ export const ROLES: Role[] = [
   { name: "retrieval", label: "retrieval-like", short: "retr", meaning: "fetches what is needed from far back in the text (score from the record's ranking)" },
 ];
 
-/** The head's score for the role, or null where the record holds none. */
-export function score(role: Role, layer: number, head: number): number | null {
-  const values = header.scores[layer]![role.name]?.[head];
+/** The head's score for the role in this text, or null where the record holds none. */
+export function score(role: Role, layer: number, head: number, side: Side = 0): number | null {
+  const values = sides[side]!.scores[layer]![role.name]?.[head];
   if (Array.isArray(values)) return values.reduce<number>((sum, value) => sum + (value ?? 0), 0);
   if (typeof values === "number") return values;
-  return record.summary[role.name].find(([index, of]) => index === layers[layer]!.index && of === head)?.[2] ?? null;
+  return sides[side]!.record.summary[role.name].find(([index, of]) => index === layers[layer]!.index && of === head)?.[2] ?? null;
 }
 
-/** The roles whose score passes the cut, strongest first. */
+const tables = sides.map((each) => new Map((each.record.analyses?.heads ?? []).map((row) => [`${row.layer}/${row.head}`, row])));
+
+/** What `regard heads` found of the head. */
+export function tabled(layer: number, head: number, side: Side = 0): RolesRow | undefined {
+  return tables[side]!.get(`${layers[layer]!.index}/${head}`);
+}
+
+/** Whether roles are those of `regard heads`, by stimuli of their own, and not by scores in this text. */
+export const measured = tables[0]!.size > 0;
+
+/** How much of the role the head has, by what it is labelled with. */
+export function strength(role: Role, layer: number, head: number): number | null {
+  const value = tabled(layer, head)?.[role.name];
+  return measured ? (typeof value === "number" ? value : null) : score(role, layer, head);
+}
+
+export function has(role: Role, layer: number, head: number): boolean {
+  return measured ? Boolean(tabled(layer, head)?.roles.includes(role.name)) : (score(role, layer, head) ?? 0) >= CUT;
+}
+
+/** The head's roles, strongest first. */
 export function rolesOf(layer: number, head: number): Role[] {
-  return ROLES.filter((role) => (score(role, layer, head) ?? 0) >= CUT).sort(
-    (a, b) => score(b, layer, head)! - score(a, layer, head)!,
-  );
+  return ROLES.filter((role) => has(role, layer, head)).sort((a, b) => strength(b, layer, head)! - strength(a, layer, head)!);
 }
 
-export function statistic(name: "entropy" | "distance", layer: number, head: number): number | null {
-  const value = header.scores[layer]![name]?.[head];
+export function statistic(name: "entropy" | "distance", layer: number, head: number, side: Side = 0): number | null {
+  const value = sides[side]!.scores[layer]![name]?.[head];
   return typeof value === "number" ? value : null;
 }

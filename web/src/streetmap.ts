@@ -4,6 +4,7 @@ import { zoom, zoomIdentity, type D3ZoomEvent, type ZoomTransform } from "d3-zoo
 import { n } from "./data";
 import { glyphs } from "./words";
 import { TileAtlas } from "./atlas";
+import type { Window } from "./state";
 import { SIDE, TOP_LEVEL } from "./tiles";
 
 const NEAREST = 44; // pixels of a token at the deepest zoom
@@ -15,6 +16,18 @@ export interface Region {
   row1: number;
   key0: number;
   key1: number;
+}
+
+export interface Pair {
+  row: number;
+  key: number;
+}
+
+export interface Label {
+  axis: "row" | "key";
+  token: number;
+  text: string;
+  at: number;
 }
 
 export interface Look {
@@ -32,17 +45,23 @@ export class StreetMap {
   private gutter = 0;
   private frame = 0;
   private atlas: TileAtlas | null = null;
-  private cursor: { row: number; key: number } | null = null;
+  private cursor: Pair | null = null;
+  private placing = false;
   private pinned: { row: number; key: number | null } = { row: 0, key: null };
 
   constructor(
     private readonly canvas: HTMLCanvasElement,
     private readonly look: () => Look,
-    private readonly on: { point: (region: Region | null) => void; pick: (row: number, key: number) => void },
+    private readonly on: {
+      point: (region: Region | null, pair: Pair | null) => void;
+      pick: (row: number, key: number) => void;
+      move: (window: Window | null) => void;
+    },
   ) {
     this.context = canvas.getContext("2d")!;
     this.behaviour.on("zoom", (event: D3ZoomEvent<HTMLCanvasElement, unknown>) => {
       this.transform = event.transform;
+      if (!this.placing) this.on.move(this.window);
       this.redraw();
     });
     select(canvas).call(this.behaviour).on("dblclick.zoom", null);
@@ -65,7 +84,8 @@ export class StreetMap {
     this.redraw();
   }
 
-  resize(size: number): void {
+  /** Takes another size, and keeps its place. */
+  resize(size: number, place: Window | null): void {
     const ratio = devicePixelRatio || 1;
     this.size = size;
     this.gutter = size < 480 ? 64 : 96;
@@ -73,8 +93,44 @@ export class StreetMap {
     this.canvas.style.width = this.canvas.style.height = `${size}px`;
     const extent: [[number, number], [number, number]] = [[this.gutter, this.gutter], [size, size]];
     this.behaviour.extent(extent).translateExtent(extent).scaleExtent([1, Math.max(1, NEAREST / this.fit)]);
-    select(this.canvas).call(this.behaviour.transform, this.transform);
+    this.place(place);
+  }
+
+  /** The middle of what is seen, and how near; null for all. */
+  get window(): Window | null {
+    const [x, y] = this.transform.invert([(this.gutter + this.size) / 2, (this.gutter + this.size) / 2]);
+    return this.transform.k > 1 ? { near: this.transform.k, key: (x - this.gutter) / this.fit, row: (y - this.gutter) / this.fit } : null;
+  }
+
+  /** Goes to a place without telling of it. */
+  place(window: Window | null): void {
+    if (!this.size) return;
+    this.placing = true;
+    const canvas = select(this.canvas);
+    canvas.call(this.behaviour.transform, zoomIdentity);
+    if (window) {
+      canvas.call(this.behaviour.scaleTo, window.near);
+      canvas.call(this.behaviour.translateTo, this.gutter + window.key * this.fit, this.gutter + window.row * this.fit);
+    }
+    this.placing = false;
     this.redraw();
+  }
+
+  /** What can be seen: first row, end of rows, first key, end of keys. */
+  get region(): Region {
+    const [key0, row0, key1, row1] = this.inView();
+    return { row0, row1, key0, key1 };
+  }
+
+  /** What is drawn now: the part inside the axes as a picture, and what stands along them. */
+  drawn(): { image: string; size: number; gutter: number; labels: Label[] } {
+    this.draw();
+    const { size, gutter, canvas } = this;
+    const ratio = canvas.width / size;
+    const inside = document.createElement("canvas");
+    inside.width = inside.height = Math.round((size - gutter) * ratio);
+    inside.getContext("2d")!.drawImage(canvas, -gutter * ratio, -gutter * ratio);
+    return { image: inside.toDataURL(), size, gutter, labels: this.labels() };
   }
 
   redraw(): void {
@@ -114,21 +170,27 @@ export class StreetMap {
     return this.transform.apply([this.gutter + key * this.fit, this.gutter + row * this.fit]);
   }
 
-  private pairAt(event: MouseEvent): { row: number; key: number } | null {
+  private pairAt(event: MouseEvent): Pair | null {
     if (event.offsetX < this.gutter || event.offsetY < this.gutter) return null;
     const [x, y] = this.transform.invert([event.offsetX, event.offsetY]);
     const [key, row] = [Math.floor((x - this.gutter) / this.fit), Math.floor((y - this.gutter) / this.fit)];
     return row >= 0 && key >= 0 && row < n && key < n ? { row, key } : null;
   }
 
-  private point(cursor: { row: number; key: number } | null): void {
+  private point(cursor: Pair | null): void {
     this.cursor = cursor;
-    this.on.point(cursor && this.regionAt(cursor));
+    this.on.point(cursor && this.regionAt(cursor), cursor);
+    this.redraw();
+  }
+
+  /** Marks the pair that is pointed at on another map. */
+  follow(cursor: Pair | null): void {
+    this.cursor = cursor;
     this.redraw();
   }
 
   /** The tokens under three pixels around a pair: one pair where single ones can be seen. */
-  private regionAt({ row, key }: { row: number; key: number }): Region {
+  private regionAt({ row, key }: Pair): Region {
     const reach = this.scale >= 3 ? 0 : Math.ceil(1.5 / this.scale);
     return { row0: Math.max(0, row - reach), row1: Math.min(n, row + reach + 1), key0: Math.max(0, key - reach), key1: Math.min(n, key + reach + 1) };
   }
@@ -271,12 +333,10 @@ export class StreetMap {
 
   private drawAxes(look: Look): void {
     const { context, gutter } = this;
-    const [key0, row0, key1, row1] = this.inView();
     const small = gutter < 80;
     context.font = `${small ? 10 : 11}px ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace`;
     context.textBaseline = "middle";
-    for (const row of this.ticks(row0, row1)) this.label(row, this.toScreen(0, row + 0.5)[1], "row", look);
-    for (const key of this.ticks(key0, key1)) this.label(key, this.toScreen(key + 0.5, 0)[0], "key", look);
+    for (const label of this.labels()) this.write(label, look);
     context.fillStyle = look.faint;
     context.font = `${small ? 10 : 11}px system-ui, sans-serif`;
     context.textAlign = "right";
@@ -292,21 +352,31 @@ export class StreetMap {
     return Array.from({ length: Math.max(0, Math.ceil((to - first) / step)) }, (_, at) => first + at * step);
   }
 
-  private label(token: number, at: number, axis: "row" | "key", look: Look): void {
+  /** What stands along both axes, and where. */
+  private labels(): Label[] {
+    const [key0, row0, key1, row1] = this.inView();
+    const letters = Math.floor((this.gutter - 30) / 6.7);
+    const text = (token: number): string => {
+      const whole = glyphs(token);
+      if (this.scale < LETTERS) return String(token);
+      return whole.length > letters + 4 ? `${whole.slice(0, letters + 3)}…` : whole;
+    };
+    const rows = this.ticks(row0, row1).map((token): Label => ({ axis: "row", token, text: text(token), at: this.toScreen(0, token + 0.5)[1] }));
+    const keys = this.ticks(key0, key1).map((token): Label => ({ axis: "key", token, text: text(token), at: this.toScreen(token + 0.5, 0)[0] }));
+    return [...rows, ...keys].filter(({ at }) => at >= this.gutter);
+  }
+
+  private write({ axis, token, text, at }: Label, look: Look): void {
     const { context, gutter } = this;
-    const lit = this.cursor && token === (axis === "row" ? this.cursor.row : this.cursor.key);
-    const pinned = token === (axis === "row" ? this.pinned.row : this.pinned.key);
-    const letters = Math.floor((gutter - 30) / 6.7);
-    const text = glyphs(token);
-    if (at < gutter) return;
+    const lit = this.cursor && token === this.cursor[axis];
+    const pinned = token === this.pinned[axis];
     context.save();
     context.translate(axis === "row" ? gutter - 5 : at, axis === "row" ? at : gutter - 5);
     if (axis === "key") context.rotate(-Math.PI / 2);
     context.textAlign = axis === "row" ? "right" : "left";
     context.fillStyle = pinned ? look.accent : lit ? look.ink : look.faint;
     if (lit || pinned) context.font = `600 ${context.font.replace(/^\d+ /, "")}`;
-    const shown = this.scale >= LETTERS ? (text.length > letters + 4 ? `${text.slice(0, letters + 3)}…` : text) : String(token);
-    context.fillText(shown, 0, 0);
+    context.fillText(text, 0, 0);
     context.restore();
   }
 }

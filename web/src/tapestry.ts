@@ -9,6 +9,7 @@ export class Tapestry {
   private readonly steps = new Uint8Array(n);
   private theme: Theme | null = null;
   private chosen: HTMLElement | null = null;
+  private marked: HTMLElement[] = [];
 
   constructor(private readonly box: HTMLElement) {
     this.spans = header.tokens.texts.map(spanOf);
@@ -36,6 +37,13 @@ export class Tapestry {
       style.backgroundColor = step ? colours.css[step]! : "";
       style.color = step ? (colours.lightInk[step] ? "#fff" : "#111") : "";
     }
+  }
+
+  /** Marks the tokens of the places that were sought. */
+  mark(places: [first: number, last: number][]): void {
+    for (const span of this.marked) span.classList.remove("sought");
+    this.marked = places.flatMap(([first, last]) => this.spans.slice(first, last + 1));
+    for (const span of this.marked) span.classList.add("sought");
   }
 
   choose(at: number): void {
@@ -91,6 +99,13 @@ function spanOf(text: string, at: number): HTMLElement {
   span.setAttribute("role", "option");
   if (at >= record.prompt_tokens) span.className = at === record.prompt_tokens ? "made first" : "made";
   if (header.tokens.special[at]) span.classList.add("special");
+  const turn = header.tokens.turns?.find(([, start]) => start === at);
+  if (turn) {
+    const sign = document.createElement("i");
+    sign.className = "turn";
+    sign.dataset.sign = turn[0];
+    span.append(sign);
+  }
   const stands = stand(at);
   if (stands) {
     const sign = document.createElement("i");

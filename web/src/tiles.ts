@@ -1,5 +1,6 @@
 /** The values of one tile of a head's map: 256 × 256 pixels of 2^level × 2^level pairs each, exact where weights are known. */
-import { cells, edges, layers, n, pooled, sinks } from "./data";
+import { cellOf, cellPairs, pairsSeen, weakMeans } from "./cells";
+import { cells, edges, layers, n, sinks, weak, type Side } from "./data";
 import type { Edges } from "./edges";
 
 export const SIDE = 256;
@@ -21,8 +22,8 @@ export interface Options {
 export interface HeadMap {
   layer: number;
   head: number;
+  side: Side;
   edges: Edges;
-  pooled: Float32Array;
   /** Mean weight, by cell, of the pairs below the threshold. */
   rest: Float32Array;
 }
@@ -30,30 +31,27 @@ export interface HeadMap {
 /** Levels from single pairs up to the whole map on one tile. */
 export const TOP_LEVEL = Math.max(0, Math.ceil(Math.log2(n / SIDE)));
 
-const cellOf = Uint16Array.from({ length: n }, (_, token) => Math.floor(((token + 1) * cells - 1) / n));
-const cellStart = Uint32Array.from({ length: cells + 1 }, (_, cell) => Math.floor((cell * n) / cells));
-
-export async function headMap(layer: number, head: number): Promise<HeadMap> {
-  const [found, maps] = await Promise.all([edges(layer, head), pooled(layer)]);
-  return { layer, head, edges: found, pooled: maps[head]!, rest: restOf(layer, found, maps[head]!) };
+export async function headMap(layer: number, head: number, side: Side = 0): Promise<HeadMap> {
+  const [found, bytes] = await Promise.all([edges(layer, head, side), weak(layer, 0, side)]);
+  return { layer, head, side, edges: found, rest: weakMeans(bytes[head]!, side) };
 }
 
-/** The pooled mean around a pair. */
+/** The mean of what is below the threshold around a pair. */
 export function meanAround(map: HeadMap, row: number, key: number): number {
-  return map.pooled[cellOf[row]! * cells + cellOf[key]!]!;
+  return map.rest[cellOf[row]! * cells + cellOf[key]!]!;
 }
 
-/** How many pairs of the region the layer's queries may see. */
-export function visiblePairs(layer: number, row0: number, row1: number, key0: number, key1: number): number {
-  const { causal, window } = layers[layer]!;
-  if (!causal && window === null) return (row1 - row0) * (key1 - key0);
-  let pairs = 0;
-  for (let row = row0; row < row1; row++) {
-    const last = causal ? Math.min(key1, row + 1) : key1;
-    const first = window === null ? key0 : Math.max(key0, row - window + 1);
-    pairs += Math.max(0, last - first);
-  }
-  return pairs;
+/** The mean of each cell’s pairs, for a picture of the whole map; NaN where none is known. */
+export function pooled({ layer, side, edges: { starts, keys, weights }, rest }: HeadMap): Float32Array {
+  const pairs = cellPairs(layer, side);
+  const [mass, left] = [new Float32Array(cells * cells), pairs.slice()];
+  for (let row = 0; row < n; row++)
+    for (let edge = starts[row]!; edge < starts[row + 1]!; edge++) {
+      const cell = cellOf[row]! * cells + cellOf[keys[edge]!]!;
+      mass[cell]! += weights[edge]! / 1000;
+      left[cell]!--;
+    }
+  return mass.map((value, cell) => (pairs[cell]! > 0 ? (value + Math.max(0, left[cell]!) * rest[cell]!) / pairs[cell]! : NaN));
 }
 
 /** The tile's values, row by row; NaN where no pair may be seen or where it is hidden. */
@@ -108,38 +106,11 @@ function foreground(out: Float32Array, map: HeadMap, options: Options, { step, r
 
 /** Visible pairs of one pixel, without counting where all of them are. */
 function pixelPairs(layer: number, row0: number, key0: number, step: number): number {
-  const { causal, window } = layers[layer]!;
-  const [row1, key1] = [Math.min(n, row0 + step), Math.min(n, key0 + step)];
-  if (!causal && window === null) return (row1 - row0) * (key1 - key0);
-  if (causal && window === null && key1 <= row0 + 1) return (row1 - row0) * (key1 - key0);
-  return visiblePairs(layer, row0, row1, key0, key1);
+  return pairsSeen(layer, row0, Math.min(n, row0 + step), key0, Math.min(n, key0 + step));
 }
 
-const cellPairs = new Map<number, Float32Array>();
-
-function pairsByCell(layer: number): Float32Array {
-  if (!cellPairs.has(layer)) {
-    const pairs = Float32Array.from({ length: cells * cells }, (_, cell) => {
-      const [y, x] = [Math.floor(cell / cells), cell % cells];
-      const [row0, row1, key0, key1] = [cellStart[y]!, cellStart[y + 1]!, cellStart[x]!, cellStart[x + 1]!];
-      const { causal, window } = layers[layer]!;
-      if (causal && window === null && key1 <= row0 + 1) return (row1 - row0) * (key1 - key0);
-      return causal && key0 >= row1 ? 0 : visiblePairs(layer, row0, row1, key0, key1);
-    });
-    cellPairs.set(layer, pairs);
-  }
-  return cellPairs.get(layer)!;
-}
-
-function restOf(layer: number, { starts, keys, weights }: Edges, means: Float32Array): Float32Array {
-  const pairs = pairsByCell(layer);
-  const mass = means.map((mean, cell) => mean * pairs[cell]!);
-  const left = pairs.slice();
-  for (let row = 0; row < n; row++)
-    for (let edge = starts[row]!; edge < starts[row + 1]!; edge++) {
-      const cell = cellOf[row]! * cells + cellOf[keys[edge]!]!;
-      mass[cell]! -= weights[edge]! / 1000;
-      left[cell]!--;
-    }
-  return mass.map((value, cell) => (left[cell]! > 0 && value > 0 ? value / left[cell]! : 0));
+/** What of this map is more than the other's, pair by pair; NaN where one of them knows nothing. */
+export function differences(one: HeadMap, other: HeadMap, place: Place, options: Options): Float32Array {
+  const theirs = tileValues(other, place, options);
+  return tileValues(one, place, options).map((value, at) => value - theirs[at]!);
 }

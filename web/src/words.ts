@@ -1,5 +1,6 @@
 /** Tokens, weights and regions in words. */
 import { header, layers, n } from "./data";
+import type { Place } from "./state";
 
 const { texts, names = {}, parts = {} } = header.tokens;
 
@@ -30,10 +31,14 @@ export function stand(token: number): string {
   return texts[token] ? "" : token in parts ? "·" : (names[token] ?? "");
 }
 
-export function quoted(token: number): string {
+/** The token where it stands alone, so that blanks alone must be seen. */
+export function alone(token: number): string {
   const seen = glyphs(token);
-  const bare = seen.trim();
-  return `‘${bare ? bare : seen.replaceAll(" ", "␣")}’`;
+  return seen.trim() ? seen : seen.replaceAll(" ", "␣");
+}
+
+export function quoted(token: number): string {
+  return `‘${alone(token).trim()}’`;
 }
 
 export function placed(token: number): string {
@@ -42,6 +47,11 @@ export function placed(token: number): string {
 
 export function headName(layer: number, head: number): string {
   return `Layer ${layers[layer]!.index} · head ${head}`;
+}
+
+/** A head of the page's record, or of the one beside it. */
+export function placeName({ layer, head, side }: Place): string {
+  return `${headName(layer, head)}${side ? ", before" : ""}`;
 }
 
 /** What computes the weights of a layer, and in which form they are shown. */

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from regard.analysis.base import Head, HeadAnalysis, HeadScores, Result, run_together
+from regard.analysis.base import Head, HeadAnalysis, HeadScores, Prompt, Result
+from regard.analysis.corpus import over
 from regard.analysis.head_importance import loss_rises, slopes
 from regard.analysis.induction_heads import DuplicateTokenHeads, InductionHeads, PreviousTokenHeads, repeats
 from regard.analysis.patching import ids_of
@@ -105,31 +107,58 @@ def load_roles(path: str | Path) -> dict[str, list[Head]]:
     Raises:
         ValueError: another file.
     """
+    found: dict[str, list[tuple[float, Head]]] = {}
+    for row in load_table(path):
+        for role in row["roles"]:
+            found.setdefault(role, []).append((-(row[role] or 0), (row["layer"], row["head"])))
+    return {role: [head for _, head in sorted(found.get(role, []))] for role in thresholds(path)}
+
+
+def load_table(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a file that `Roles.save` wrote, as `Roles.table` gave them.
+
+    Raises:
+        ValueError: another file.
+    """
     try:
-        given = json.loads(Path(path).read_text("utf-8"))
-        if (given.get("format"), given.get("version")) != (FORMAT, VERSION):
-            raise ValueError(f"format {given.get('format')}")
-        return {
-            role: [
-                (r["layer"], r["head"])
-                for r in sorted(given["heads"], key=lambda r: -(r[role] or 0))
-                if role in r["roles"]
-            ]
-            for role in given["thresholds"]
-        }
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise wrong("path", f"{path} ({error})", "a table that `regard heads` wrote") from error
+        rows = read_saved(path)["heads"]
+        if any({"layer", "head", "roles", *row["roles"]} - set(row) for row in rows):
+            raise ValueError("rows without a layer, a head or the scores of their roles")
+    except (ValueError, KeyError, TypeError) as error:
+        raise no_table(path, error) from error
+    return rows
+
+
+def thresholds(path: str | Path) -> dict[str, float]:
+    """The roles that such a file measured, with the scores from which a head has them."""
+    try:
+        return dict(read_saved(path)["thresholds"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise no_table(path, error) from error
+
+
+def read_saved(path: str | Path) -> dict[str, Any]:
+    """The file's JSON, if it is of this format."""
+    given = json.loads(Path(path).read_text("utf-8"))
+    if not isinstance(given, dict) or (given.get("format"), given.get("version")) != (FORMAT, VERSION):
+        raise ValueError("another format")
+    return given
+
+
+def no_table(path: str | Path, error: Exception) -> Exception:
+    return wrong("path", f"{path} ({error})", "a table that `regard heads` wrote")
 
 
 def heads(
     model: Any,
     tokenizer: Any,
-    text: str | Sequence[int] | Tensor,
+    text: str | Sequence[int] | Tensor | Sequence[str],
     *,
     causal: bool = True,
     lengths: Sequence[int] = (256, 512),
     seed: int = 0,
     name: str | None = None,
+    store: str | Path | None = None,
     progress: Callable[[str], None] = lambda what: None,
 ) -> Roles:
     """What every head of a causal language model is for, by its papers' own stimuli, and what it causes.
@@ -140,22 +169,34 @@ def heads(
 
     Args:
         model: a Transformers model with logits. tokenizer: its own; None leaves retrieval out.
-        text: at least 64 tokens. causal: with the causal columns. lengths: of the needles' prompts. seed: of the draws.
-        name: of the model in the table. progress: told what is done.
+        text: at least two tokens; under 64 sinks are left out. Of several texts sinks are measured in all, and the
+            causal columns are of the first. causal: with the causal columns.
+        lengths: of the needles' prompts. seed: of the draws. name: of the model in the table.
+        store: a folder that keeps the scores of each prompt, so that a run that was stopped goes on. progress: told
+            what is done.
 
     Raises:
         ValueError: a text that is too short, or a model that gives no logits.
     """
     if isinstance(model, LM) or not model.can_generate():
         raise wrong("model", type(model).__name__, "a causal language model of Transformers")
-    ids = ids_of(tokenizer, text)
+    every = [ids_of(tokenizer, one) for one in (text if several(text) else [text])]
+    ids = every[0] if every else torch.tensor([])
+    if len(ids) < 2:
+        raise wrong("text", f"{len(ids)} token{'s' * (len(ids) != 1)}", "at least two")
     scores, notes = dict[str, HeadScores](), list[str]()
     progress("sinks")
-    scores |= run_together([SinkHeads()], model, windows(ids))
+    sinks = SinkHeads()
+    cuts: list[Prompt] = [cut for one in every if len(one) >= sinks.tokens for cut in windows(one, sinks.tokens)]
+    if cuts:
+        scores |= over([sinks], model, cuts, store)
+    else:
+        longest = max(map(len, every))
+        notes.append(f"sink was not measured: the text has {longest} tokens, and it takes windows of {sinks.tokens}")
     progress("induction")
     start = None if tokenizer is None else tokenizer.bos_token_id
     random_texts = repeats(model.config.get_text_config().vocab_size, seed=seed, start=start)
-    scores |= run_together([InductionHeads(), PreviousTokenHeads(), DuplicateTokenHeads()], model, random_texts)
+    scores |= over([InductionHeads(), PreviousTokenHeads(), DuplicateTokenHeads()], model, random_texts, store)
     if tokenizer is None:
         notes.append("retrieval was not measured: there is no tokenizer to write needles with")
     else:
@@ -163,14 +204,21 @@ def heads(
         asked = needles(tokenizer, lengths, seed=seed)
         runs = list(answered(model, asked))
         if runs:
-            scores |= run_together([RetrievalHeads()], model, runs)
-        if len(runs) < len(asked):
+            scores |= over([RetrievalHeads()], model, runs, store)
+        else:
+            notes.append(f"retrieval was not measured: the model recalled none of {len(asked)} needles")
+        if 0 < len(runs) < len(asked):
             notes.append(f"the model recalled {len(runs)} of {len(asked)} needles; retrieval is measured on those")
     found = Roles(name or model.config.name_or_path or type(model).__name__, in_order(scores), notes=tuple(notes))
     if not causal:
         return found
     progress("causal effects")
     return replace(found, **effects(model, ids, found))
+
+
+def several(text: Any) -> bool:
+    """Whether it is a list of texts, and not one of token ids."""
+    return not isinstance(text, str | Tensor) and len(text) > 0 and isinstance(text[0], str)
 
 
 def in_order(scores: Mapping[str, HeadScores]) -> dict[str, HeadScores]:

@@ -1,4 +1,4 @@
-"""Attention on images: on feature maps, with fewer keys from a strided convolution, positions from a convolution."""
+"""Attention on images: among the cells of feature maps."""
 
 from __future__ import annotations
 
@@ -7,65 +7,8 @@ from torch import Tensor, nn
 from regard.blocks.attention import Attention
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.projections.base import Grouped
 
 Grid = tuple[int, int]
-
-
-class SpatialReduction(Grouped):
-    """Queries of every token, keys and values of summaries that a convolution makes of squares of tokens.
-
-        q_h = x W^Q_h,   c' = norm(conv_{r, stride r}(c)),   k_g = c' W^K_g,   v_g = c' W^V_g
-
-    Parameters: those of `Grouped`, and (r² width + 3) width. Keys: one for each r × r tokens; r = 1 is `Grouped`.
-
-    Args:
-        grid: rows and columns of tokens. ratio: r.
-
-    Raises:
-        ValueError: a ratio that does not divide the grid; in a call, another number of tokens.
-
-    Papers: Wang et al. (PVT), arXiv 2102.12122; Chu et al. (Twins), 2104.13840.
-    """
-
-    def __init__(self, width: int, heads: int, grid: Grid, ratio: int) -> None:
-        super().__init__(width, heads, heads, width // heads, width // heads)
-        if ratio < 1 or grid[0] % ratio or grid[1] % ratio:
-            raise wrong("ratio", str(ratio), f"a divisor of the grid's sides {grid}")
-        self.grid, self.ratio = grid, ratio
-        self.summary = nn.Conv2d(width, width, ratio, ratio) if ratio > 1 else None
-        self.norm = nn.LayerNorm(width) if ratio > 1 else None
-
-    def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if self.summary is None or self.norm is None:
-            return super().forward(x, context)
-        return super().forward(x, self.norm(flat(self.summary(image(context, self.grid)))))
-
-    @property
-    def parameter_count(self) -> int:
-        extra = (self.ratio**2 * self.width + 3) * self.width if self.ratio > 1 else 0
-        return super().parameter_count + extra
-
-    @property
-    def flops(self) -> int:
-        """FLOPs for each token; a summary's matrix is read by one of r² tokens for each of its r² taps."""
-        keys = 2 * self.width * 2 * self.width
-        fewer = keys - keys // self.ratio**2
-        return 2 * super().parameter_count - fewer + (2 * self.width**2 if self.ratio > 1 else 0)
-
-
-class ConditionalPositions(nn.Module):
-    """``x + conv(x)``: a depthwise 3 × 3 convolution, zero beyond the border, tells each token where it stands.
-
-    Paper: Chu et al., arXiv 2102.10882.
-    """
-
-    def __init__(self, width: int, grid: Grid) -> None:
-        super().__init__()
-        self.grid, self.convolution = grid, nn.Conv2d(width, width, 3, padding=1, groups=width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + flat(self.convolution(image(x, self.grid)))
 
 
 class NonLocal(nn.Module):

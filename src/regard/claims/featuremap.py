@@ -349,3 +349,28 @@ def is_of_its_order(found: Figures) -> Finding:
     counts, worst = found("parameters"), max(found("apart"))
     figure = f"degrees to {worst:.0e}; {listed(counts, ',')} weights for R = {listed(found('order'), 'd')}"
     return Finding.of(figure, worst < 1e-9, counts == [131_072, 327_680, 917_504, 1_769_472])
+
+
+@measured()
+def task_masks() -> dict[str, float]:
+    """How much training one task's mask and head over a shared map moves what another task reads, and its own loss."""
+    torch.manual_seed(0)
+    x, shared = torch.randn(8, 3, 12, 12), nn.Conv2d(3, 8, 3, padding=1).requires_grad_(False)
+    masks, heads = ([regard.gate("medusa")(8), regard.gate("medusa")(8)], [nn.Conv2d(8, 1, 1) for _ in range(2)])
+    before, want = heads[0](masks[0](shared(x))).detach(), x.sum(1, keepdim=True).sign()
+    learned = torch.optim.Adam([*masks[1].parameters(), *heads[1].parameters()], 1e-2)
+    losses = []
+    for _ in range(60):
+        loss = (heads[1](masks[1](shared(x))) - want).square().mean()
+        learned.zero_grad()
+        loss.backward()
+        learned.step()
+        losses.append(loss.item())
+    after = heads[0](masks[0](shared(x))).detach()
+    return {"moved": (after - before).abs().max().item(), "first": losses[0], "last": losses[-1]}
+
+
+def leaves_others_alone(found: Figures) -> Finding:
+    """By exactly nothing, while its own loss falls."""
+    moved, first, last = (found.one(name) for name in ("moved", "first", "last"))
+    return Finding.of(f"the other moved by {moved:g}, its own loss {first:.2f} to {last:.2f}", moved == 0, last < first)

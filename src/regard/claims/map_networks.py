@@ -13,6 +13,7 @@ from regard.claims.cells import measured
 from regard.claims.figures import Figures, Finding, listed
 from regard.claims.testbeds.maps import apart, count, drawn
 from regard.networks.vision.a2n import A2N
+from regard.networks.vision.fpenet import FPENet
 from regard.networks.vision.han import HAN, LayerAttention
 from regard.networks.vision.patchconvnet import AttentionPool, PatchConvNet
 from regard.networks.vision.psmnet import PSMNet, expected
@@ -214,3 +215,16 @@ def is_the_trunk(found: Figures) -> Finding:
 def resnest() -> dict[str, int]:
     """Parameters and multiply-adds of ResNeSt-50."""
     return size_of(lambda: ResNeSt(50))
+
+
+@measured()
+def fpenet() -> dict[str, int]:
+    """Parameters of FPENet."""
+    with torch.device("meta"):
+        return {"parameters": count(FPENet())}
+
+
+def is_fpenet(found: Figures) -> Finding:
+    """At most 0.4 million, and 115,125 as public code of it has."""
+    own = found.one("parameters")
+    return Finding.of(f"{own:,} parameters, public code 115,125, printed 0.4 M", own <= 400_000, own == 115_125)

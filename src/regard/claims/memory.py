@@ -1,52 +1,188 @@
-"""How many examples heads know by heart, with contexts of their own and with one for all."""
+"""Memories that learn at test time: their chunks are the token loop, and they remember what their papers say."""
 
 from __future__ import annotations
 
+import time
+from statistics import mean, median
+from typing import Any
+
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from regard.claims.cells import measured, null, quick
-from regard.claims.figures import Figures, Finding
-from regard.studies.memorisation import capacity, heads, read_by_heads
+import regard
+from regard.claims.cells import measured
+from regard.claims.figures import Figures, Finding, listed
+from regard.claims.recall import trained
+from regard.core.layout import Layout
+from regard.experiments.cell import Cell
+from regard.networks.lm import LM, Config
+from regard.tasks.associative import AssociativeRecall
+from regard.train.fit import Recipe, fit
+from regard.train.lm import accuracy_of, predicted
 
-D = 16
+CAUSAL = Layout(causal=True)
 
 
-def known(n: int, count: int, head_dim: int, seed: int, shared: bool, scale: float) -> dict[str, float]:
-    """The largest T whose random labels are fitted, and H (r − 1) + 1."""
+def made(rule: str, d: int = 5, heads: int = 2, **arguments: Any) -> Any:
+    """A memory in float64, the same every time."""
+    torch.manual_seed(0)
+    return regard.build(rule, heads=heads, head_dim=d, value_dim=d, **arguments).double()
+
+
+def draw(mechanism: Any, n: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    """q, k, v and signals under which it remembers."""
     generator = torch.Generator().manual_seed(seed)
-    most = count * D + 9
-    context = torch.rand(1 if shared else most, n, D, generator=generator, dtype=torch.float64)
-    query = torch.randn(most, D, generator=generator, dtype=torch.float64)
-    labels = torch.randn(most, generator=generator, dtype=torch.float64)
-    read = read_by_heads(context, query, heads(count, D, head_dim, generator, scale))
-    bound = count * (min(n, head_dim) - 1) + 1
-    return {"known": capacity(read, labels), "bound": bound}
+    heads, d = mechanism.heads, mechanism.head_dim
+    q, k, v = torch.randn(3, 1, heads, n, d, generator=generator, dtype=torch.float64).unbind()
+    fading, signals = {"log_decay": -0.05, "log_momentum": -1.0}, {}
+    for name, spec in mechanism.signals.items():
+        most = max(spec.low, fading[name]) if name in fading else min(spec.high, 2.0) / 2
+        signals[name] = most * torch.rand(1, heads, n, generator=generator, dtype=torch.float64)
+    return q, k, v, signals
 
 
-@quick(n=[8], count=[2, 4], seed=[0])
-@null(scale=[0.0])
-@measured(n=(4, 8, 16), count=(1, 2, 4, 8), head_dim=(4, 16), scale=[4.0], seed=range(3))
-def separate(n: int, count: int, head_dim: int, scale: float, seed: int) -> dict[str, float]:
-    """Examples with a context each. Of scale 0 all heads take the mean."""
-    return known(n, count, head_dim, seed, False, scale)
+@measured(chunk=(1, 5, 16))
+def forms(rule: str, chunk: int) -> dict[str, float]:
+    """How far chunks of matrix products are from the token loop, whose gradients are autograd's, over 83 tokens."""
+    mechanism = made(rule, chunk=chunk, hidden=2)
+    q, k, v, signals = draw(mechanism, 83)
+    found = []
+    for way in (mechanism.forward, mechanism.define):
+        leaves = [x.clone().requires_grad_() for x in (q, k, v, *signals.values())]
+        out = way(*leaves[:3], CAUSAL, **dict(zip(signals, leaves[3:], strict=True)))
+        weighting = torch.sin(torch.arange(out.numel(), dtype=out.dtype)).view_as(out)
+        found.append([out, *torch.autograd.grad((out * weighting).sum(), [*leaves, *mechanism.parameters()])])
+    pairs = zip(*found, strict=True)
+    return {"apart": max(((a - b).abs().max() / (1 + b.abs().max())).item() for a, b in pairs)}
 
 
-def reaches_the_bound(found: Figures) -> Finding:
-    """Never below it."""
-    ratios = [known / bound for known, bound in zip(found("known"), found("bound"), strict=True)]
-    return Finding.of(f"{min(ratios):.2f} to {max(ratios):.1f} times the bound", min(ratios) >= 1)
+def forms_of(rule: str) -> list[Cell]:
+    return [forms.cell(rule=rule, chunk=chunk) for chunk in (1, 5, 16)]
 
 
-@quick(n=[8], count=[2, 4], seed=[0])
-@null(scale=[0.0])
-@measured(n=(4, 8, 16), count=(1, 2, 4, 8), scale=[4.0], seed=range(3))
-def shared(n: int, count: int, scale: float, seed: int) -> dict[str, float]:
-    """Examples that differ in their query alone, with heads of full size."""
-    return known(n, count, D, seed, True, scale)
+@measured()
+def linear_is_delta(rule: str) -> dict[str, float]:
+    """How far a linear memory without momentum, of the squared error and nothing forgotten, is from the delta rule."""
+    powers: dict[str, float] = {"p": 2.0, "q": 2.0} if rule == "moneta" else {}
+    mechanism = made(rule, chunk=1, hidden=0, step=0.5, **(powers or {"momentum": False}))
+    mechanism.rule.residual = False
+    with torch.no_grad():
+        mechanism.initial[0].zero_()
+    q, k, v, signals = draw(mechanism, 83)
+    q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+    signals["log_decay"] = torch.zeros_like(signals["log_decay"])
+    with torch.no_grad():
+        out = mechanism(q, k, v, CAUSAL, **signals)
+    want = regard.build("deltanet")(q * q.shape[-1] ** 0.5, k, v, CAUSAL, beta=2 * signals["step"])
+    return {"apart": (out - want).abs().max().item()}
 
 
-def is_the_bound(found: Figures) -> Finding:
-    """Exactly."""
-    known, bound = found("known"), found("bound")
-    same = sum(a == b for a, b in zip(known, bound, strict=True))
-    return Finding.of(f"exactly H (n − 1) + 1 in {same} of {len(known)} cases, up to {max(known)}", same == len(known))
+def linear_of(rule: str) -> Cell:
+    return linear_is_delta.cell(rule=rule)
+
+
+@measured()
+def state_and_step(rule: str) -> dict[str, float]:
+    """Bytes of the state and the median time of a token after 16,384 tokens over those after 512."""
+    mechanism, times, sizes = made(rule, 16).float(), {}, {}
+    for n in (512, 16_384):
+        q, k, v, signals = draw(mechanism, n)
+        q, k, v = q.float(), k.float(), v.float()
+        signals = {name: x.float() for name, x in signals.items()}
+        with torch.no_grad():
+            _, state = mechanism.extend(q, k, v, mechanism.start(1), **signals)
+            one, own = [x[:, :, :1] for x in (q, k, v)], {name: x[:, :, :1] for name, x in signals.items()}
+            found = []
+            for _ in range(100):
+                begun = time.process_time()
+                mechanism.extend(*one, state, **own)
+                found.append(time.process_time() - begun)
+        times[n], sizes[n] = median(found), state.bytes
+    return {"ratio": times[16_384] / times[512], "bytes": sizes[16_384] / sizes[512]}
+
+
+def state_of(rule: str) -> Cell:
+    return state_and_step.cell(rule=rule)
+
+
+def stays(found: Figures) -> Finding:
+    """The state does not grow, and a token costs the same within a half."""
+    size, ratio = found.one("bytes"), found.one("ratio")
+    figure = f"after 16,384 tokens {size:.2f} times the bytes and {ratio:.2f} times a token's time after 512"
+    return Finding.of(figure, size == 1, 0.67 < ratio < 1.5)
+
+
+@measured(rule=("yaad", "squared"), seed=range(5))
+def outliers(rule: str, seed: int) -> dict[str, float]:
+    """The error of 24 values read back, relative, when 5% of what is written is twenty times too large.
+
+    Every pair is written 40 times in random order, by the same memory, steps and decay; ``squared`` has the same memory
+    under the squared error, a threshold that no error reaches.
+    """
+    d, pairs = 16, 24
+    mechanism = made("yaad", d, heads=1, chunk=4, step=0.05)
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    keys, values = F.normalize(normal(pairs, d), dim=-1), normal(pairs, d)
+    order = torch.cat([torch.randperm(pairs, generator=generator) for _ in range(40)])
+    written = values[order]
+    loud = torch.rand(len(order), generator=generator) < 0.05
+    written = torch.where(loud[:, None], 20 * normal(len(order), d), written)
+    k, v = keys[order][None, None], written[None, None]
+    on = torch.ones(1, 1, len(order), dtype=torch.float64)
+    signals = {"step": 0.01 * on, "log_decay": 0 * on, "threshold": (2.0 if rule == "yaad" else 1e9) * on}
+    with torch.no_grad():
+        _, state = mechanism.extend(k, k, v, mechanism.start(1, dtype=k.dtype), **signals)
+        nothing = {name: x[:, :, :pairs] * (name == "threshold") for name, x in signals.items()}
+        out, _ = mechanism.extend(keys[None, None], keys[None, None], values[None, None], state, **nothing)
+    return {"error": ((out[0, 0] - values).square().sum() / values.square().sum()).item()}
+
+
+def withstands(found: Figures) -> Finding:
+    """With Huber's loss the error is smaller than with the squared one, with every seed."""
+    huber, squared = (found("error", rule=rule) for rule in ("yaad", "squared"))
+    figure = f"relative error with outliers {listed(huber, '.2f')}, by the squared error {listed(squared, '.2f')}"
+    return Finding.of(figure, all(a < b for a, b in zip(huber, squared, strict=True)))
+
+
+@measured(layers=("window(size=32), titans", "window(size=32)*2"), seed=[0], steps=[600])
+def needle(layers: str, seed: int, steps: int) -> dict[str, float]:
+    """The share of 4 pairs that two layers recall after 1,024 tokens, trained on 128, and after 128."""
+    task = AssociativeRecall(4, 32)
+    model = LM(Config(32, 64, layers, heads=2), seed)
+
+    def loss(ready: nn.Module, generator: torch.Generator) -> Tensor:
+        return F.cross_entropy(*predicted(ready, task, 128, 16, generator))
+
+    fit(model, loss, Recipe(steps, 3e-3, seed=seed))
+    return {"long": accuracy_of(model, task, 1024, 64)[0], "short": accuracy_of(model, task, 128, 256)[0]}
+
+
+def finds(found: Figures) -> Finding:
+    """At eight times the trained length, 20 points more than the window alone."""
+    with_memory, alone = (found.one("long", layers=f"window(size=32){x}") for x in (", titans", "*2"))
+    short = found.one("short", layers="window(size=32), titans")
+    shown = f"recall of 4 pairs after 1,024 tokens {with_memory:.1%} (after 128 {short:.1%})"
+    return Finding.of(f"{shown}, with windows alone {alone:.1%}", with_memory >= alone + 0.2)
+
+
+def recall_of(rule: str) -> list[Cell]:
+    """A linear memory of 32 channels, and linear attention with as large a state."""
+    arms = ((f"{rule}(hidden=0)*2", 32), ("linear*2", 62))
+    return [trained.cell(layers=layers, head_dim=d, seed=seed, steps=500) for layers, d in arms for seed in range(2)]
+
+
+def recalls_as_much(found: Figures) -> Finding:
+    """At least what linear attention does, from a state within 10% of its size."""
+    linear, state = found("recalled", layers="linear*2"), found("state", layers="linear*2")[0]
+    layers = next(name for name in found("layers") if name != "linear*2")
+    own, size = found("recalled", layers=layers), found("state", layers=layers)[0]
+    figure = (
+        f"recall of 8 pairs {listed(own, '.1%')} with {size:,} numbers of state, "
+        f"linear attention {listed(linear, '.1%')} with {state:,}"
+    )
+    return Finding.of(figure, mean(own) >= mean(linear), size <= 1.1 * state)

@@ -195,3 +195,23 @@ def is_plain(found: Figures) -> Finding:
     """Both to 1e-9."""
     mean, relu = found.one("mean"), found.one("relu")
     return Finding.of(f"the mean to {mean:.0e}, the relu to {relu:.0e}", mean < 1e-9, relu < 1e-9)
+
+
+@measured()
+def shift() -> dict[str, float | int]:
+    """The shift of channels between levels of one size against an index of all levels' channels; its parameters."""
+    made, maps = neck("csn(reach=2)", (16,) * 4, 16), [pyramid((16,), 5, 7)[0] + level for level in range(4)]
+    every, worst = torch.stack(maps, 1), 0.0
+    channel = torch.arange(16)
+    for level, out in enumerate(made(maps)):
+        source = torch.full((16,), level)
+        for place, step in enumerate((-2, -1, 1, 2)):
+            source[2 * place : 2 * place + 2] = min(max(level + step, 0), 3)
+        worst = max(worst, apart(out, every[:, source, channel]))
+    return {"apart": worst, "parameters": count(made)}
+
+
+def is_an_index(found: Figures) -> Finding:
+    """Exactly, and no parameter."""
+    apart, parameters = found.one("apart"), found.one("parameters")
+    return Finding.of(f"{parameters} parameters, differs by {apart:g}", apart == 0, parameters == 0)

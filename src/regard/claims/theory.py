@@ -294,10 +294,10 @@ def finds_the_ground_state(found: Figures) -> Finding:
 SYMBOLS, LENGTH, FIRST = 32, 64, 3
 
 
-def mamba(ingredients: tuple[str, ...]) -> LM:
+def mamba(ingredients: tuple[str, ...], seed: int) -> LM:
     """Two layers of Mamba-2 with the uniform convolutions of the authors' code, and the ingredients given."""
-    model = LM(Config(SYMBOLS + 1, width=64, layers="mamba2*2", heads=2, head_dim=64, rotary_base=None), seed=0)
-    torch.manual_seed(0)
+    model = LM(Config(SYMBOLS + 1, width=64, layers="mamba2*2", heads=2, head_dim=64, rotary_base=None), seed=seed)
+    torch.manual_seed(seed)
     for block in model.layers:
         attention: Any = block.attention
         with torch.no_grad():
@@ -313,8 +313,8 @@ def copies(generator: Generator, size: int = 16) -> Tensor:
     return torch.cat([half, half], 1)
 
 
-@measured(start=("mimetic", "own"), steps=[500])
-def copying(start: str, steps: int) -> dict[str, float]:
+@measured(start=("mimetic", "own", "decay", "step", "products"), seed=range(3), steps=[800])
+def copying(start: str, seed: int, steps: int) -> dict[str, float]:
     """The share of symbols of 256 unseen copies that are right, and of queries of the best head that look at theirs."""
     first = LENGTH // 2 + FIRST
 
@@ -322,11 +322,12 @@ def copying(start: str, steps: int) -> dict[str, float]:
         ids = copies(generator)
         return F.cross_entropy(model(ids)[:, first - 1 : -1].flatten(0, 1), ids[:, first:].flatten())
 
-    model = fit(mamba(("decay", "step", "products") if start == "mimetic" else ()), loss, Recipe(steps, rate=5e-3))
-    ids = copies(torch.Generator().manual_seed(1), 256)
+    ingredients = {"mimetic": ("decay", "step", "products"), "own": ()}.get(start, (start,))
+    model = fit(mamba(ingredients, seed), loss, Recipe(steps, rate=5e-3, seed=seed))
+    ids = copies(torch.Generator().manual_seed(100 + seed), 256)
     with torch.no_grad():
         told = (model(ids)[:, first - 1 : -1].argmax(-1) == ids[:, first:]).double().mean().item()
-        return {"right": told, "diagonal": diagonal(model, copies(torch.Generator().manual_seed(2), 32))}
+        return {"right": told, "diagonal": diagonal(model, copies(torch.Generator().manual_seed(200 + seed), 32))}
 
 
 def diagonal(model: Any, ids: Tensor) -> float:
@@ -343,15 +344,25 @@ def diagonal(model: Any, ids: Tensor) -> float:
 
 
 def copies_to_95(found: Figures) -> Finding:
-    """95% where its own values stay below 50%."""
-    own, usual = (found.one("right", start=start) for start in ("mimetic", "own"))
-    figure = f"64 tokens, 500 steps: {own:.1%}, with Mamba's own values {usual:.1%}; wanted 95% and below 50%"
-    return Finding.of(figure, own >= 0.95, usual < 0.5)
+    """95% where its own values stay below 50%, in every seed."""
+    own, usual = (found("right", start=start) for start in ("mimetic", "own"))
+    figure = f"64 tokens, 800 steps: {listed(own, '.1%')}, with Mamba's own values {listed(usual, '.1%')}; wanted 95%"
+    return Finding.of(figure, min(own) >= 0.95, max(usual) < 0.5)
 
 
 def copies_sooner(found: Figures) -> Finding:
-    """More is right than with its own values, and a diagonal is there."""
-    own, usual = (found.one("right", start=start) for start in ("mimetic", "own"))
-    seen = found.one("diagonal", start="mimetic")
-    figure = f"{own:.1%} right against {usual:.1%}; in the best head {seen:.0%} of queries look most at their copy"
-    return Finding.of(figure, own > usual, own > 0.5, seen > 0.5)
+    """More is right than with its own values, in every seed, and a diagonal is there."""
+    own, usual = (found("right", start=start) for start in ("mimetic", "own"))
+    seen = found("diagonal", start="mimetic")
+    figure = (
+        f"{listed(own, '.1%')} right against {listed(usual, '.1%')}; in the best head {listed(seen, '.0%')} of queries "
+        f"look most at their copy"
+    )
+    return Finding.of(figure, min(a - b for a, b in zip(own, usual, strict=True)) > 0, min(own) > 0.5, min(seen) > 0.5)
+
+
+def no_ingredient_does_it_alone(found: Figures) -> Finding:
+    """Every ingredient alone leaves more wrong, on average, than all of them."""
+    means = {s: sum(found("right", start=s)) / 3 for s in ("mimetic", "decay", "step", "products")}
+    figure = f"all {means.pop('mimetic'):.1%}, " + ", ".join(f"{s} alone {mean:.1%}" for s, mean in means.items())
+    return Finding.of(figure, max(means.values()) < sum(found("right", start="mimetic")) / 3)

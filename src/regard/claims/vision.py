@@ -24,9 +24,11 @@ from regard.core.layout import Layout
 from regard.networks import Config
 from regard.networks.neural_ode.solver import Solver
 from regard.networks.neural_ode.vit import ODEViT, change
+from regard.networks.stages.network import Stages
+from regard.networks.stages.steps.attention import Attend, Summary
 from regard.networks.vision.broadcast import BroadcastViT, attention_entropy
 from regard.networks.vision.l2vit import L2ViT
-from regard.networks.vision.twins import Twins, TwinsLayer, local, summarised
+from regard.networks.vision.twins import design as twins_design
 from regard.networks.vision.vit import ViT
 from regard.projections.base import Grouped
 from regard.train.fit import Recipe, fit
@@ -121,28 +123,28 @@ def holds_less(found: Figures) -> Finding:
 
 @measured()
 def windows() -> dict[str, float]:
-    """How far local attention over 12 × 8 tokens is from fused attention in each 4 × 4 window."""
+    """How far local attention over 12 × 8 cells is from fused attention in each 4 × 4 window."""
     torch.manual_seed(0)
-    layer: Any = local(16, 2, (12, 8), 4).double()
-    x = torch.randn(2, 96, 16, dtype=torch.float64)
-    parts = x.view(2, 3, 4, 2, 4, 16).transpose(2, 3).reshape(12, 16, 16)
-    p = layer.projection
+    step: Any = Attend(16, 2, "windows(side=4)").double()
+    x = torch.randn(2, 16, 12, 8, dtype=torch.float64)
+    parts = x.view(2, 16, 3, 4, 2, 4).permute(0, 2, 4, 3, 5, 1).reshape(12, 16, 16)
+    p = step.attention.projection
     q, k, v = (matrix(parts).unflatten(2, (2, -1)).transpose(1, 2) for matrix in (p.q, p.k, p.v))
     want = p.merge(F.scaled_dot_product_attention(q, k, v))
-    want = want.view(2, 3, 2, 4, 4, 16).transpose(2, 3).reshape(2, 96, 16)
-    return {"apart": (layer(x) - want).abs().max().item()}
+    want = want.view(2, 3, 2, 4, 4, 16).permute(0, 5, 1, 3, 2, 4).reshape(2, 16, 12, 8)
+    return {"apart": (step(x) - want).abs().max().item()}
 
 
 @measured()
 def pair_of_layers() -> dict[str, float]:
-    """The share of pairs of tokens that a window layer reaches, and a window and a summary layer."""
+    """The share of pairs of cells that a window layer reaches, and a window and a summary layer."""
     torch.manual_seed(0)
-    first, second = TwinsLayer(local(8, 2, (8, 8), 4), 8), TwinsLayer(summarised(8, 2, (8, 8), 4), 8)
-    x, found = torch.randn(1, 64, 8), {}
-    for name, layers in (("one", (first,)), ("both", (first, second))):
-        run = nn.Sequential(*layers)
-        jacobian: Any = torch.autograd.functional.jacobian(lambda tokens, run=run: run(tokens)[0].sum(1), x)
-        found[name] = (jacobian[:, 0].abs().sum(2) > 0).double().mean().item()
+    first, second = Attend(8, 2, "windows(side=4)"), Summary(8, 2, ratio=4)
+    x, found = torch.randn(1, 8, 8, 8), {}
+    for name, steps in (("one", (first,)), ("both", (first, second))):
+        run = nn.Sequential(*steps)
+        jacobian: Any = torch.autograd.functional.jacobian(lambda cells, run=run: run(cells)[0].sum(0).flatten(), x)
+        found[name] = (jacobian[:, 0].abs().sum(1) > 0).double().mean().item()
     return found
 
 
@@ -152,31 +154,19 @@ def reaches_every_token(found: Figures) -> Finding:
     return Finding.of(f"{both:.0%} of the pairs reached, by the window layer alone {one:.0%}", both == 1, one < 1)
 
 
-@measured()
-def svt_s() -> dict[str, int]:
-    """Parameters of SVT-S."""
-    return {"parameters": sum(p.numel() for p in Twins().parameters())}
-
-
-def has_24_million(found: Figures) -> Finding:
-    """24 million, within 2%."""
-    count = found.one("parameters")
-    return Finding.of(f"{count / 1e6:.2f} million parameters", abs(count / 24e6 - 1) < 0.02)
-
-
 @measured(kind=("SVT", "PCPVT"), steps=[600])
 def twins_on_digits(kind: str, steps: int) -> dict[str, float]:
     """Accuracy of a two-stage network on held-out digits."""
     images, labels = load()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     train, test = order[:1400], order[1400:]
-    sizes: dict[str, Any] = {"widths": (32, 64), "heads": (2, 4), "depths": (2, 2), "ratios": (2, 1), "patches": (1, 2)}
+    sizes: dict[str, Any] = {"widths": (32, 64), "heads": (2, 4), "depths": (2, 2), "ratios": (2, 1), "patch": 1}
 
     def loss(ready: nn.Module, generator: Generator) -> Tensor:
         rows = train[torch.randint(len(train), (64,), generator=generator)]
         return F.cross_entropy(ready(images[rows]), labels[rows])
 
-    model = Twins(10, (8, 8), **sizes, window=2 if kind == "SVT" else None, channels=1)
+    model = Stages(twins_design(window=2 if kind == "SVT" else None, **sizes), 10, 1)
     fit(model, loss, Recipe(steps, 2e-3))
     with torch.no_grad():
         return {"right": (model(images[test]).argmax(1) == labels[test]).float().mean().item()}

@@ -10,7 +10,9 @@ from regard.cli import (
     atlas,
     claims,
     compare,
+    compress,
     draw,
+    flow,
     gates,
     heads,
     laws,
@@ -24,6 +26,7 @@ from regard.cli import (
     study,
     swap,
     train,
+    vision,
 )
 from regard.core.errors import reason
 
@@ -37,6 +40,7 @@ app = typer.Typer(
 app.command("look")(look.look)
 app.command("heads")(heads.heads)
 app.command("patch")(patch.patch)
+app.command("flow")(flow.flow)
 app.command("serve")(serve.serve)
 app.command("atlas")(atlas.atlas)
 app.command("claims")(claims.claims)
@@ -44,7 +48,9 @@ app.command("study")(study.study)
 app.command("draw")(draw.draw)
 app.command("laws")(laws.laws)
 app.command("gates")(gates.gates)
+app.command("vision")(vision.vision)
 app.command("compare")(compare.compare)
+app.command("compress")(compress.compress)
 app.command("plan")(plan.plan)
 app.command("results")(results.results)
 app.command("steer")(steer.steer)

@@ -23,6 +23,12 @@ def heads(
     lengths: Annotated[str, typer.Option(help="of the prompts that needles are hidden in, in tokens")] = "256,512",
     causal: Annotated[bool, typer.Option(help="take heads out, and say what the loss does")] = True,
     seed: Annotated[int, typer.Option(help="of the random tokens and needles")] = 0,
+    lines: Annotated[
+        bool, typer.Option("--lines", help="each line of the text is a text: sinks are measured in all of them")
+    ] = False,
+    store: Annotated[
+        Path | None, typer.Option(help="a folder that keeps each prompt's scores, so that a stopped run goes on")
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="a JSON file for the table")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the table as JSON")] = False,
 ) -> None:
@@ -50,11 +56,12 @@ def heads(
         found = measure(
             network,
             tokenizer,
-            content,
+            [line for line in content.splitlines() if line.strip()] if lines else content,
             causal=causal,
             lengths=sizes,
             seed=seed,
             name=small.TITLES.get(model, model),
+            store=store,
             progress=steps,
         )
     if output is not None:

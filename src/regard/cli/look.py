@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -47,6 +48,12 @@ def look(
             "--keep/--no-keep", help="keep q, k and log-sum-exp for `regard serve`; up to 256 MiB if left out"
         ),
     ] = None,
+    roles: Annotated[
+        Path | None, typer.Option(help="a table of `regard heads -o`, whose roles and causal effects the page shows")
+    ] = None,
+    beside: Annotated[
+        Path | None, typer.Option(help="an earlier record of the same tokens, which the page shows beside this one")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="the folder to write")] = Path("regard-look"),
     replace: Annotated[
         bool, typer.Option("--replace", help="replace the record in that folder; left out, a new name is taken")
@@ -54,20 +61,27 @@ def look(
     browse: Annotated[bool, typer.Option("--open", help="open the page in the browser")] = False,
 ) -> None:
     """Look at what a model attends to: writes a record with a self-contained page, and prints a summary."""
+    from functools import partial
+
     from rich.console import Console
     from transformers.utils import logging
 
+    from regard.analysis.roles import load_table
     from regard.cli.progress import Steps
     from regard.hosts import small
     from regard.networks import LM
     from regard.records.chat import read_messages
     from regard.records.record import record
     from regard.web.page import page_html
+    from regard.web.payload import read_header
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     console = Console(highlight=False)
     asked, output = output, check_target(output, replace)
+    table = None if roles is None else load_table(roles)
+    if beside is not None:
+        read_header(beside)
     content, origin = read_text(text, file)
     network, words = load(model, tokenizer)
     if words is None and text is None and file is None:
@@ -89,16 +103,47 @@ def look(
             command=shlex.join(["regard", *sys.argv[1:]]),
             progress=steps,
         )
+        if table is not None:
+            seen = with_roles(seen, table)
         steps("writing the page")
-        seen.save(output, extra={"page.html": page_html})
+        seen.save(output, extra={"page.html": partial(page_html, beside=beside)})
     summarise(console, seen)
+    for said in left_out(output, seen):
+        console.print(said, soft_wrap=True)
     if output != asked:
         console.print(f"\n{asked} holds an earlier look, which stays; this one is in {output}", soft_wrap=True)
     page = (output / "page.html").resolve()
     console.print(f"\n[bold]page[/]    {page.as_uri()}", soft_wrap=True)
-    console.print(f"[bold]live[/]    regard serve {shlex.quote(str(output))}", soft_wrap=True)
+    if seen.tensors is not None:
+        console.print(f"[bold]live[/]    regard serve {shlex.quote(str(output))}", soft_wrap=True)
     if browse:
         typer.launch(page.as_uri())
+
+
+def with_roles(record: Record, table: list[dict[str, Any]]) -> Record:
+    """The record with what `regard heads` found of its heads.
+
+    Raises:
+        ValueError: the table is of other heads.
+    """
+    mine = {(layer["index"], head) for layer in record.layers for head in range(layer["heads"])}
+    if missing := mine - {(row["layer"], row["head"]) for row in table}:
+        raise wrong("--roles", f"a table without head {min(missing)}", "one of the same model")
+    return dataclasses.replace(record, header={**record.header, "analyses": {"heads": table}})
+
+
+def left_out(folder: Path, record: Record) -> list[str]:
+    """What of the attention is not on the page, and cannot be recomputed: a line each."""
+    from regard.web.payload import page_threshold
+
+    header, least = record.header, page_threshold(folder, record.header) / 1000
+    found = [f"weights below {least:g} are left out of the page, which has their means over cells of the map"]
+    if record.tensors is None:
+        found.append("queries and keys were not kept: no weight can be recomputed (--keep keeps them)")
+    depth = header["model"]["layers"]
+    if depth and len(record.layers) < depth:
+        found.append(f"{len(record.layers)} of {depth} layers were looked at")
+    return found
 
 
 def check_target(folder: Path, replace: bool) -> Path:

@@ -53,7 +53,8 @@ def steer(
         with way:
             show(console, name, network, tokenizer, content, tokens)
             if output is not None:
-                keep(console, network, tokenizer, content, output / name)
+                beside = output / "before" if name == "after" else None
+                keep(console, network, tokenizer, content, output / name, beside)
 
 
 def read_edits(texts: list[str], file: Path | None, passages: list[str], tokenizer: Any, content: str) -> list[Edit]:
@@ -89,11 +90,13 @@ def show(console: Any, name: str, network: Any, tokenizer: Any, content: str, to
     console.print(Text(said), soft_wrap=True)
 
 
-def keep(console: Any, network: Any, tokenizer: Any, content: str, folder: Path) -> None:
-    """Writes a record of the text, with its page."""
+def keep(console: Any, network: Any, tokenizer: Any, content: str, folder: Path, beside: Path | None) -> None:
+    """Writes a record of the text, with its page, which shows the record ``beside`` it too."""
+    from functools import partial
+
     from regard.records.record import record
     from regard.web.page import page_html
 
     seen = record(network, tokenizer, content, command=shlex.join(["regard", *sys.argv[1:]]))
-    seen.save(folder, extra={"page.html": page_html})
+    seen.save(folder, extra={"page.html": partial(page_html, beside=beside)})
     console.print(f"page     {(folder / 'page.html').resolve().as_uri()}", soft_wrap=True)

@@ -152,6 +152,15 @@ class Layout:
             mask, bias = (x if x is None or x.shape[1] == 1 else x[:, head : head + 1] for x in (mask, bias))
         return replace(self, key_mask=keys, segments=segments, mask=mask, bias=bias)
 
+    def repeated(self, times: int) -> Layout:
+        """The layout of a batch in which each sequence stands so many times, one after the other."""
+
+        def each(x: Tensor | None) -> Tensor | None:
+            return x if x is None or x.shape[0] == 1 else x.repeat_interleave(times, 0)
+
+        keys, segments = (None if x is None else x.repeat_interleave(times, 0) for x in (self.key_mask, self.segments))
+        return replace(self, key_mask=keys, segments=segments, mask=each(self.mask), bias=each(self.bias))
+
     def slice(self, n: int, m: int, rows: slice) -> tuple[Layout, int]:
         """The layout of the queries ``rows`` alone, with the number of leading keys that it is about.
 

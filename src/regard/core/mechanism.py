@@ -139,7 +139,8 @@ class Traits:
         sign: the sign of A's entries, or None for no claim.
         time, state: growth of time and of the decoding state with the length. flops: whether `Cost.flops` is what is
             computed or, where the data decide, the most.
-        linear: A does not depend on v. content: it depends on q and k, and not on positions alone.
+        linear: the output is one A for all channels times v, and A does not depend on v; else `define` and `influence`
+            take the place of ``weights`` and ``rows``. content: it depends on q and k, and not on positions alone.
         equivariant: bidirectional and unpadded, permuting keys changes nothing, permuting queries permutes the rows.
     """
 
@@ -168,7 +169,8 @@ class Example:
     """A small instance for the laws: a mechanism, what it is called in the report, and the sizes of its calls.
 
     Args:
-        head_dim, value_dim: d and e, two odd primes where the mechanism has no say in them.
+        head_dim, value_dim: d and e, two odd primes where the mechanism has no say in them. longest: tokens of the
+            longest calls, fewer where the definition goes token by token.
     """
 
     label: str
@@ -177,15 +179,17 @@ class Example:
     kv_heads: int = 2
     head_dim: int = 5
     value_dim: int = 7
+    longest: int = 563
 
 
 class Mechanism(Configured):
     """The base of every attention mechanism.
 
     A subclass writes ``weights`` (the definition), ``forward`` (the same, fast), ``start`` and ``extend`` (the same,
-    continued), ``cost`` and ``examples``. Shapes throughout: ``q (batch, heads, n, d)``, ``k (batch, kv_heads, m, d)``,
-    ``v (batch, kv_heads, m, e)``; ``kv_heads`` divides ``heads``. What a subclass writes as ``weights`` and ``rows``
-    is given half precision as float32, and its result rounded: products before the scale do not fit into float16.
+    continued), ``cost`` and ``examples``; one that is not linear in v writes `define` in the place of ``weights``.
+    Shapes throughout: ``q (batch, heads, n, d)``, ``k (batch, kv_heads, m, d)``, ``v (batch, kv_heads, m, e)``;
+    ``kv_heads`` divides ``heads``. What a subclass writes as ``weights``, ``rows`` and ``define`` is given half
+    precision as float32, and its result rounded: products before the scale do not fit into float16.
     """
 
     signals: Mapping[str, Signal] = MappingProxyType({})  # of the class; an instance that wraps another takes its own
@@ -194,7 +198,7 @@ class Mechanism(Configured):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        for name in {"weights", "rows"} & vars(cls).keys():
+        for name in {"weights", "rows", "define"} & vars(cls).keys():
             setattr(cls, name, in_wide(vars(cls)[name]))
         if "extend" in vars(cls):
             cls.extend = renamed_argument("keys", "key_mask")(vars(cls)["extend"])
@@ -207,8 +211,20 @@ class Mechanism(Configured):
         return ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
-        """A, dense: ``(batch, heads, n, m)``. The equation of the paper, differentiable, in q's dtype."""
+        """A, dense: ``(batch, heads, n, m)``. The equation of the paper, differentiable, in q's dtype.
+
+        Raises:
+            TypeError: there is no A, as the output is not linear in v; see `influence`.
+        """
+        if not self.traits.linear:
+            name = type(self).__name__
+            raise wrong("weights", f"{name}, which is not linear in v", "influence(q, k, v, …): |∂o_i/∂v_j|", TypeError)
         raise NotImplementedError
+
+    def define(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        """What ``forward`` is held to, ``(batch, heads, n, e)``: ``weights`` times v, or the equation that is not
+        so."""
+        return self.weights(q, k, layout, **signals) @ repeat_heads(v, q.shape[1])
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         """``A v``: ``(batch, heads, n, e)``, fast."""
@@ -260,6 +276,38 @@ class Mechanism(Configured):
         }
         part = self.weights(q[:, :, start:stop], k[:, :, :keys], cut, **sliced)
         return nn.functional.pad(part, (0, m - keys))
+
+    def influence(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
+        """What is shown of each row: A, or ``‖∂o_i/∂v_j‖ / √e`` where the output is not linear in v, detached.
+
+        The norm is Frobenius', which over √e is |A_ij| where o_i = Σ_j A_ij v_j. Shapes: as of `rows`. Cost: e
+        batches of `forward`, and a backward pass of these for each row.
+        """
+        if self.traits.linear:
+            return self.rows(q, k, layout, rows, **signals)
+        self.check(q, k, v, layout, signals)
+        heads, e = q.shape[1], v.shape[3]
+        own = {x: repeat_heads(s, heads) if self.signals[x].heads == "kv_heads" else s for x, s in signals.items()}
+
+        def copies(x: Tensor) -> Tensor:
+            """One for each channel of the output."""
+            return x.detach().repeat_interleave(e, 0)
+
+        with torch.enable_grad():
+            values = copies(repeat_heads(v, heads)).requires_grad_()
+            out = self.forward(
+                *(copies(q), copies(repeat_heads(k, heads)), values, layout.repeated(e)),
+                **{name: copies(signal) for name, signal in own.items()},
+            )
+            channels = out.view(q.shape[0], e, *out.shape[1:]).diagonal(dim1=1, dim2=4)  # (b, h, n, e)
+            found = [
+                torch.autograd.grad(channels[:, :, row].sum(), values, retain_graph=True)[0]
+                for row in range(*rows.indices(q.shape[2]))
+            ]
+        if not found:
+            return q.new_zeros(*q.shape[:2], 0, k.shape[2])
+        norms = torch.stack([x.view(q.shape[0], e, *x.shape[1:]).square().sum((1, 4)) for x in found], 2)
+        return (norms / e).sqrt()
 
     def check(self, q: Tensor, k: Tensor, v: Tensor | None, layout: Layout, signals: Mapping[str, Tensor]) -> None:
         """Raises an error that names the argument if the inputs do not fit each other or the traits."""
@@ -316,8 +364,13 @@ def in_wide(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
         wide = accumulate_dtype(q.dtype)
         if wide == q.dtype or k.dtype != q.dtype:  # dtypes that differ are for `check` to name
             return method(self, q, k, *others, **signals)
-        given = {name: x.to(wide) if getattr(x, "dtype", None) == q.dtype else x for name, x in signals.items()}
-        return method(self, q.to(wide), k.to(wide), *others, **given).to(q.dtype)
+        narrow = q.dtype
+
+        def widened(x: Any) -> Any:
+            return x.to(wide) if getattr(x, "dtype", None) == narrow else x
+
+        given = {name: widened(x) for name, x in signals.items()}
+        return method(self, q.to(wide), k.to(wide), *map(widened, others), **given).to(narrow)
 
     return computed
 

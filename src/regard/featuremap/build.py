@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
+from torch import nn
 
 from regard.core.atlas import find
 from regard.core.build import arguments_of
@@ -16,26 +17,45 @@ from regard.featuremap.gate import Gate, Series
 from regard.featuremap.mixture import Mixture
 from regard.featuremap.neck import Neck, NeckChain
 
+T = TypeVar("T", bound=nn.Module)
+
 
 @dataclass(frozen=True)
-class GateFactory:
-    """What makes gates of a text for any number of channels, as timm's ``attn_layer`` and `insert` take it.
+class Factory(Generic[T]):
+    """The base of what makes things of a text, for sizes that come later.
+
+    A subclass says the `kind`, and how its things are made in ``__call__``.
 
     Args:
-        text: of one gate, or of several one after the other: ``"eca"``, ``"triplet(kernel=7)"``, ``"se | spatial"``.
+        text: of one thing, or of several one after the other where the kind has series: ``"se | spatial"``.
 
     Raises:
         LookupError: no such name. TypeError: an entry of another kind, or an argument that it does not take.
+        ValueError: a series of a kind that has none.
     """
 
     text: str
+    kind: ClassVar[str]
+    series: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        self.parts()
+        if len(self.parts()) > 1 and not self.series:
+            raise wrong(self.kind, repr(self.text), "one alone")
 
-    def parts(self) -> list[tuple[type[Gate], dict[str, Any]]]:
-        """The class and the arguments of each gate."""
-        return [known("gate", part) for part in split_outside(self.text, "|")]
+    def parts(self) -> list[tuple[type[T], dict[str, Any]]]:
+        """The class and the arguments of each thing."""
+        return [known(self.kind, part) for part in split_outside(self.text, "|")]
+
+    def takes(self, argument: str) -> bool:
+        """Whether it is one thing whose constructor has this argument."""
+        parts = self.parts()
+        return len(parts) == 1 and argument in arguments_of(self.text, parts[0][0], {})
+
+
+class GateFactory(Factory[Gate]):
+    """What makes gates of a text for any number of channels, as timm's ``attn_layer`` and `insert` take it."""
+
+    kind = "gate"
 
     def __call__(
         self,
@@ -46,76 +66,26 @@ class GateFactory:
     ) -> Gate:
         """A gate for so many channels, on ``device`` and of ``dtype``; ``more`` is for each of its parts."""
         made = [thing(channels, **config, **more) for thing, config in self.parts()]
-        gate = made[0] if len(made) == 1 else Series(*made)
-        return gate.to(device=device, dtype=dtype)
-
-    def takes(self, argument: str) -> bool:
-        """Whether it is one gate whose constructor has this argument."""
-        parts = self.parts()
-        return len(parts) == 1 and argument in arguments_of(self.text, parts[0][0], {})
+        return (made[0] if len(made) == 1 else Series(*made)).to(device=device, dtype=dtype)
 
 
-def gate(text: str) -> GateFactory:
-    """What makes the gates that ``text`` names: ``gate("triplet(kernel=7)")(channels=64)``.
+class MixtureFactory(Factory[Mixture]):
+    """What makes mixtures of a text for any number of channels."""
 
-    Raises:
-        LookupError: no such name. TypeError: an entry of another kind, or an argument that it does not take.
-    """
-    return GateFactory(text)
-
-
-@dataclass(frozen=True)
-class MixtureFactory:
-    """What makes mixtures of a text for any number of channels.
-
-    Args:
-        text: of one mixture: ``"split_attention(splits=2)"``.
-
-    Raises:
-        LookupError: no such name. TypeError: an entry of another kind, or an argument that it does not take.
-    """
-
-    text: str
-
-    def __post_init__(self) -> None:
-        known("mixture", self.text)
+    kind, series = "mixture", False
 
     def __call__(
         self, channels: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Mixture:
         """A mixture for so many channels, on ``device`` and of ``dtype``."""
-        thing, config = known("mixture", self.text)
+        ((thing, config),) = self.parts()
         return thing(channels, **config).to(device=device, dtype=dtype)
 
 
-def mixture(text: str) -> MixtureFactory:
-    """What makes the mixtures that ``text`` names: ``mixture("split_attention(splits=2)")(channels=64)``.
+class NeckFactory(Factory[Neck]):
+    """What makes necks of a text for any pyramid."""
 
-    Raises:
-        LookupError: no such name. TypeError: an entry of another kind, or an argument that it does not take.
-    """
-    return MixtureFactory(text)
-
-
-@dataclass(frozen=True)
-class NeckFactory:
-    """What makes necks of a text for any pyramid.
-
-    Args:
-        text: of one neck, or of several one after the other: ``"fpn"``, ``"fpn(extra=2) | sepc"``.
-
-    Raises:
-        LookupError: no such name. TypeError: an entry of another kind, or an argument that it does not take.
-    """
-
-    text: str
-
-    def __post_init__(self) -> None:
-        self.parts()
-
-    def parts(self) -> list[tuple[type[Neck], dict[str, Any]]]:
-        """The class and the arguments of each neck."""
-        return [known("neck", part) for part in split_outside(self.text, "|")]
+    kind = "neck"
 
     def __call__(
         self,
@@ -128,16 +98,22 @@ class NeckFactory:
         made: list[Neck] = []
         for thing, config in self.parts():
             made.append(thing((out,) * len(made[-1].reads) if made else tuple(channels), out, **config))
-        neck = made[0] if len(made) == 1 else NeckChain(*made)
-        return neck.to(device=device, dtype=dtype)
+        return (made[0] if len(made) == 1 else NeckChain(*made)).to(device=device, dtype=dtype)
+
+
+def gate(text: str) -> GateFactory:
+    """What makes the gates that ``text`` names: ``gate("triplet(kernel=7)")(channels=64)``; see `Factory`."""
+    return GateFactory(text)
+
+
+def mixture(text: str) -> MixtureFactory:
+    """What makes the mixtures that ``text`` names: ``mixture("split_attention(splits=2)")(channels=64)``; see
+    `Factory`."""
+    return MixtureFactory(text)
 
 
 def neck(text: str) -> NeckFactory:
-    """What makes the necks that ``text`` names: ``neck("fpn")((64, 128, 256, 512), out=64)``.
-
-    Raises:
-        LookupError: no such name. TypeError: an entry of another kind, or an argument that it does not take.
-    """
+    """What makes the necks that ``text`` names: ``neck("fpn")((64, 128, 256, 512), out=64)``; see `Factory`."""
     return NeckFactory(text)
 
 

@@ -11,9 +11,11 @@ from transformers import PreTrainedModel
 from regard.core.edit import Edit
 from regard.core.errors import wrong
 from regard.core.mechanism import Mechanism
+from regard.core.policy import Policy
 from regard.core.tile import Probe
 from regard.hosts.attachment import Attachment, Edits
 from regard.hosts.attention_interface import host
+from regard.hosts.compress import Compression, compress
 from regard.hosts.session import Choice
 from regard.hosts.swap import Swap, swap
 from regard.hosts.watch import Watched
@@ -24,13 +26,18 @@ class Attached(AbstractContextManager["Attached"]):
     """What `attach` puts into a model, for the length of a ``with`` block, or from `install` to `remove`.
 
     Args:
-        model: the host. swapped, edits, session: what is attached; None or empty for nothing of the kind.
+        model: the host. swapped, edits, session, compression: what is attached; None or empty for nothing of the kind.
     """
 
     def __init__(
-        self, model: PreTrainedModel, swapped: Swap | None, edits: Sequence[Edit], session: Watched | None
+        self,
+        model: PreTrainedModel,
+        swapped: Swap | None,
+        edits: Sequence[Edit],
+        session: Watched | None,
+        compression: Compression | None,
     ) -> None:
-        self.model, self.swapped, self.session = model, swapped, session
+        self.model, self.swapped, self.session, self.compression = model, swapped, session, compression
         self.edits = list(edits)
         self.attachment: Attachment | None = None
         self.part: Edits | None = None
@@ -47,10 +54,9 @@ class Attached(AbstractContextManager["Attached"]):
             self.attachment = Attachment.on(self.model)
             self.part = Edits(self.attachment, self.edits)
             self.attachment.add(self.part)
-            if self.swapped is not None:
-                self.swapped.install()
-            if self.session is not None:
-                self.session.install()
+            for part in (self.swapped, self.compression, self.session):
+                if part is not None:
+                    part.install()
         except BaseException:
             self.remove()
             raise
@@ -58,10 +64,9 @@ class Attached(AbstractContextManager["Attached"]):
 
     def remove(self) -> None:
         """Takes it out; what else is attached to the model stays."""
-        if self.session is not None:
-            self.session.remove()
-        if self.swapped is not None:
-            self.swapped.remove()
+        for part in (self.session, self.compression, self.swapped):
+            if part is not None:
+                part.remove()
         if self.attachment is not None and self.part is not None:
             self.attachment.discard(self.part)
         self.attachment = self.part = None
@@ -78,7 +83,8 @@ def attach(
     mechanism: str | Mechanism | Pattern | Mapping[int, str | Mechanism | Pattern] | None = None,
     *,
     edits: Sequence[Edit] = (),
-    policy: Any = None,
+    policy: str | Policy | None = None,
+    budget: int | float | str = 512,
     probes: Sequence[Probe] | None = None,
     layers: Iterable[int] | Mapping[int, Sequence[int]] | None = None,
     rows: int | None = None,
@@ -86,34 +92,34 @@ def attach(
     keep: float = 0,
     shares: bool = False,
 ) -> Attached:
-    """Puts a mechanism, edits and probes into a Transformers model together; leaving the block takes them out again.
+    """Puts a mechanism, edits, a policy and probes into a Transformers model; leaving the block takes them out again.
 
         with regard.attach(model, "window(size=256)", edits=[HeadAblation({3: [2]})], probes=[Entropy()]) as attached:
             model.generate(**batch)
         attached["entropy"]
 
     In each call of the model's attention: edits of queries, keys and values → the cache, or the mechanism's state →
-    A·v, edits of scores and masses in it → edits of the heads' outputs → probes. `regard.watch`, `regard.swap` and
-    `regard.steer` attach one of these; used inside of each other, in whichever order, they act on the same calls in
-    this order, edits in that in which they were attached.
+    A·v, edits of scores and masses in it → edits of the heads' outputs → probes. `regard.watch`, `regard.swap`,
+    `regard.compress` and `regard.steer` attach one of these; used inside of each other, in whichever order, they act on
+    the same calls in this order, edits in that in which they were attached.
 
     Args:
         model: any Transformers model that calls its attention through the attention interface.
         mechanism: as for `regard.swap`. edits: see `core.edit.Edit`; the later ones act on what the earlier ones left.
-        policy: which keys a cache forgets. probes: as for `regard.watch`, None for no watch.
+        policy, budget: which keys a cache keeps in layers without a mechanism, as for `regard.compress`; None for all.
+        probes: as for `regard.watch`, None for no watch.
         layers, rows, seed, keep, shares: of the probes, as for `regard.watch`.
 
     Raises:
-        TypeError: not a Transformers model; something that is no edit. NotImplementedError: a policy.
-            RuntimeError: on entering, a second mechanism or a second watch on the model. ValueError: as `regard.swap`.
+        TypeError: not a Transformers model; something that is no edit. RuntimeError: on entering, a second mechanism, a
+            second policy or a second watch on the model. ValueError: as `regard.swap` and `regard.compress`.
     """
     model = host(model)
-    if policy is not None:
-        raise wrong("policy", repr(policy), "None: no cache of regard forgets keys yet", NotImplementedError)
     for edit in edits:
         if isinstance(edit, type) or not isinstance(edit, Edit):
             what = f"{edit!r}, a {type(edit).__name__}"
             raise wrong("edits", what, "edits as objects, of regard.core.edit.Edit", TypeError)
     swapped = None if mechanism is None else swap(model, mechanism)
     session = None if probes is None else Watched(model, probes, Choice(layers, rows, seed), keep, None, shares)
-    return Attached(model, swapped, edits, session)
+    compression = None if policy is None else compress(model, policy, budget)
+    return Attached(model, swapped, edits, session, compression)

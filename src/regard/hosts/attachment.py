@@ -81,6 +81,30 @@ class Computing(Part, Protocol):
         ...
 
 
+class Keeping(Part, Protocol):
+    """A part that keeps the cache of some layers in the model's place."""
+
+    def before(self, spot: Spot, k: Tensor) -> int:
+        """How many keys the call is not given, since not all of them are left."""
+        ...
+
+    def takes(self, spot: Spot) -> bool:
+        """Whether keys are kept here of which some are not at hand as the model would have them."""
+        ...
+
+    def compute(self, spot: Spot, asked: Asked) -> Tensor:
+        """``A v`` of a call that it takes, over what is left."""
+        ...
+
+    def spread(self, spot: Spot, asked: Asked) -> Asked:
+        """A call that it takes over all slots, with what is left, for those who want to see or edit A."""
+        ...
+
+    def after(self, spot: Spot, asked: Asked, out: Tensor) -> None:
+        """Is told of every call but those of a mechanism, with its outputs."""
+        ...
+
+
 class Watching(Part, Protocol):
     """A part that is shown A."""
 
@@ -131,6 +155,7 @@ class Attachment:
         self.order: dict[str, int] = {}
         self.parts: list[Part] = []
         self.computing: Computing | None = None
+        self.keeping: Keeping | None = None
         self.watching: Watching | None = None
         self.silent = False  # while a block is run only to find its parts
         self.reader = Reader(model, "regard")
@@ -176,6 +201,7 @@ class Attachment:
         if isinstance(part, Edits):
             part.sites.remove()
         self.computing = None if self.computing is part else self.computing
+        self.keeping = None if self.keeping is part else self.keeping
         self.watching = None if self.watching is part else self.watching
         if not self.parts:
             self.passes.remove()
@@ -215,9 +241,15 @@ class Attachment:
         spot, edits = self.spot(module), self.edits
         k = kwargs["key"] if "key" in kwargs else args[1]
         before = 0 if self.computing is None else self.computing.before(spot, k)
+        if self.keeping is not None:
+            before = max(before, self.keeping.before(spot, k))
         asked = self.reader.read(eager, module, args, kwargs, before)
         if self.computing is not None and self.computing.takes(spot):
             return self.run_mechanism(self.computing, spot, asked, edits), None
+        if self.keeping is not None and self.keeping.takes(spot):
+            if not edits and self.watching is None and not self.passes.weights:
+                return self.keeping.compute(spot, asked).transpose(1, 2).contiguous(), None
+            asked = self.keeping.spread(spot, asked)
         slots = self.slots(spot, asked) if edits or self.watching is not None else None
         edits = [edit for edit in edits if edit.where.takes(spot.layer)]
         place = self.place(spot, asked, slots) if edits else None
@@ -227,6 +259,8 @@ class Attachment:
         out = outcome.out if place is None else edited_heads(edits, outcome.out, place)
         if self.watching is not None and not recomputing():
             self.watching.observe(spot, asked, outcome, slots)
+        if self.keeping is not None:
+            self.keeping.after(spot, asked, out)
         return out.transpose(1, 2).contiguous(), weights
 
     def run_mechanism(self, computing: Computing, spot: Spot, asked: Asked, edits: Sequence[Edit]) -> Tensor:
@@ -299,7 +333,7 @@ def taken(model: PreTrainedModel, found: Attachment, doing: str | None = None) -
     """What to raise where a model, or one that shares a configuration with it, has what there can be but one of."""
     doing = doing or found.parts[0].doing
     what = f"{label(model)}, which is {doing} already or shares its configuration with a model that is"
-    wanted = "one watch and one swap at a time: leave the other first, or give it all that you want"
+    wanted = "one watch, one swap and one compression at a time: leave the other first, or give it all that you want"
     return wrong("model", what, wanted, RuntimeError)
 
 

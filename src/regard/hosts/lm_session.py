@@ -64,8 +64,9 @@ class LMSession(Session):
         @torch.no_grad()
         def show(layer: Any, arguments: tuple[Any, ...]) -> None:
             x, layout = arguments
-            q, k, _, signals = layer.inputs(x, layout)
-            source = ImplicitAttention(layer.mechanism, q, k, layout, signals)
+            q, k, v, signals = layer.inputs(x, layout)
+            linear = layer.mechanism.traits.linear
+            source = ImplicitAttention(layer.mechanism, q, k, layout, signals, None if linear else v)
             self.implied(f"blocks.{index}.attention", text, source, self.tokens, self.sequence)
 
         return show

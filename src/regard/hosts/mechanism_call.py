@@ -21,7 +21,7 @@ class ImplicitAttention:
 
     Args:
         mechanism: what defines A. q: ``(batch, heads, n, d)``. k: ``(batch, kv_heads, m, d)``. layout: who sees whom.
-        signals: the mechanism's own inputs.
+        signals: the mechanism's own inputs. v: ``(batch, kv_heads, m, e)``, where the mechanism is not linear in it.
     """
 
     mechanism: Mechanism
@@ -29,6 +29,7 @@ class ImplicitAttention:
     k: Tensor
     layout: Layout = Layout(causal=True)
     signals: Mapping[str, Tensor] = field(default_factory=dict)
+    v: Tensor | None = None
 
     @property
     def device(self) -> torch.device:
@@ -55,7 +56,8 @@ class ImplicitAttention:
     @property
     def bytes(self) -> int:
         """What q, k and signals take in float32."""
-        return 4 * (self.q.numel() + self.k.numel() + sum(signal.numel() for signal in self.signals.values()))
+        own = (*self.signals.values(), *(() if self.v is None else (self.v,)))
+        return 4 * (self.q.numel() + self.k.numel() + sum(x.numel() for x in own))
 
     @property
     def window(self) -> int | None:
@@ -78,10 +80,19 @@ class ImplicitAttention:
 
     @torch.no_grad()
     def weights(self, rows: Tensor) -> Tensor:
-        """The ``rows`` of A, ``(batch, heads, rows, m)``, in float32 or float64."""
-        parts = [self.mechanism.rows(self.q, self.k, self.layout, span, **self.signals) for span in spans(rows)]
-        found = torch.cat(parts, dim=2)
+        """The ``rows`` of A, or of `Mechanism.influence`, ``(batch, heads, rows, m)``, in float32 or float64.
+
+        Raises:
+            TypeError: a mechanism that is not linear in v, without v.
+        """
+        found = torch.cat([self.shown(span) for span in spans(rows)], dim=2)
         return found.to(torch.promote_types(found.dtype, torch.float32))
+
+    def shown(self, span: slice) -> Tensor:
+        """Some neighbouring rows."""
+        if self.v is None or self.mechanism.traits.linear:
+            return self.mechanism.rows(self.q, self.k, self.layout, span, **self.signals)
+        return self.mechanism.influence(self.q, self.k, self.v, self.layout, span, **self.signals)
 
     def visible(self, rows: Tensor) -> Tensor | None:
         """As in `core.tile.Tile`."""

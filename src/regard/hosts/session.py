@@ -114,6 +114,7 @@ class Session:
                 raise wrong("probes", f"{probe!r}, a {type(probe).__name__}", wanted, TypeError)
         self.probes, self.choice, self.keep, self.seen, self.shares = list(probes), choice, keep, seen, shares
         self.layers: list[Layer] = []
+        self.gates: dict[str, Any] = {}  # `GateRecord` of each gate, where a network of ours has some
         self.maps: dict[int, AttentionMap | ImplicitAttention | Caught] = {}
 
     def __getitem__(self, name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -68,42 +68,37 @@ class Held:
         return Held(self.mechanism, self.state.select(rows.to(self.state.seen.device)), keys=every)
 
 
-class StateCacheLayer(CacheLayerMixin):
-    """One layer of a Transformers cache that holds a mechanism's state, and hands new keys and values through.
-
-    What stands in its ``keys`` only says that there are some, as models ask.
+class OwnCacheLayer(CacheLayerMixin):
+    """A layer of ours in a Transformers cache: it answers for all tokens so far, whatever it holds of them.
 
     Args:
-        swap: that put it there. slots: number of tokens so far, padding included, by which masks are sized.
+        owner: that put it there. slots: number of tokens so far, padding included, by which masks are sized.
         sliding: whether Transformers makes this layer's masks with its sliding window.
     """
 
-    is_croppable = True
+    verb: ClassVar[str]
+    """What its owner does, for errors."""
 
-    def __init__(self, swap: Any, slots: int, sliding: bool) -> None:
+    def __init__(self, owner: Any, slots: int, sliding: bool) -> None:
         super().__init__()
-        self.swap, self.slots, self.is_sliding = weakref.ref(swap), slots, sliding
-        self.held: dict[int, Held] = {}  # by the index of the attention call: a layer may make several
+        self.owner, self.slots, self.is_sliding = weakref.ref(owner), slots, sliding
         self.latest: Any = lambda: None
         self.is_initialized = True
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of the states."""
-        return sum(held.state.bytes for held in self.held.values())
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing is left to do."""
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object):
-        """The new keys and values alone; the mechanism takes them in when it attends."""
-        swap = self.swap()
-        if swap is None or swap.installed is None:
-            what = "a cache of a swap that is out again"
-            raise wrong("past_key_values", what, "the swap, or a new cache", RuntimeError)
-        self.slots += key_states.shape[2]
-        self.latest = weakref.ref(key_states)
-        return key_states, value_states
+    def check_owner(self) -> Any:
+        """Its owner.
+
+        Raises:
+            RuntimeError: that has been taken off the model.
+        """
+        owner = self.owner()
+        if owner is None or owner.installed is None:
+            what, wanted = f"a cache of a {self.verb} that is out again", f"the {self.verb}, or a new cache"
+            raise wrong("past_key_values", what, wanted, RuntimeError)
+        return owner
 
     def get_mask_sizes(self, query_length: int | Tensor) -> tuple[int, int]:
         new = query_length if isinstance(query_length, int) else query_length.shape[0]
@@ -117,6 +112,38 @@ class StateCacheLayer(CacheLayerMixin):
 
     def get_max_cache_shape(self) -> int:
         return -1
+
+    def offload(self) -> None:
+        """What is left is small, and stays where it is."""
+
+    def prefetch(self) -> None:
+        """See `offload`."""
+
+
+class StateCacheLayer(OwnCacheLayer):
+    """One layer of a Transformers cache that holds a mechanism's state, and hands new keys and values through.
+
+    What stands in its ``keys`` only says that there are some, as models ask.
+    """
+
+    verb: ClassVar[str] = "swap"
+    is_croppable = True
+
+    def __init__(self, owner: Any, slots: int, sliding: bool) -> None:
+        super().__init__(owner, slots, sliding)
+        self.held: dict[int, Held] = {}  # by the index of the attention call: a layer may make several
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the states."""
+        return sum(held.state.bytes for held in self.held.values())
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object):
+        """The new keys and values alone; the mechanism takes them in when it attends."""
+        self.check_owner()
+        self.slots += key_states.shape[2]
+        self.latest = weakref.ref(key_states)
+        return key_states, value_states
 
     def crop(self, tokens_to_remove: int) -> None:
         """Takes so many tokens of the latest pass back, given as a negative number; a positive one is what to keep."""
@@ -140,12 +167,6 @@ class StateCacheLayer(CacheLayerMixin):
         for held in self.held.values():
             return self.reorder_cache(torch.arange(len(held.state.seen)).repeat_interleave(repeats))
 
-    def offload(self) -> None:
-        """States are small, and stay where they are."""
-
-    def prefetch(self) -> None:
-        """See `offload`."""
-
 
 @dataclass(frozen=True)
 class Home:
@@ -164,7 +185,7 @@ class Home:
         """That of the layer that has just handed out the keys ``k``, or else of the module's own layer."""
         layers = list(getattr(caches.own(cache), "layers", []))
         held = [
-            layer.latest() if isinstance(layer, StateCacheLayer) else getattr(layer, "keys", None) for layer in layers
+            layer.latest() if isinstance(layer, OwnCacheLayer) else getattr(layer, "keys", None) for layer in layers
         ]
         gave = [i for i, keys in enumerate(held) if keys is k]
         index = gave[0] if gave else getattr(module, "layer_idx", None)
@@ -184,5 +205,9 @@ class Home:
         """Puts a layer of the swap's states, after so many tokens, in the layer's place."""
         kept = StateCacheLayer(swap, slots, self.layer.is_sliding)
         kept.keys = self.layer.keys.new_zeros(1, 1, 1, 1)
-        caches.own(self.cache).layers[self.index] = kept
+        self.put(kept)
         return kept
+
+    def put(self, layer: OwnCacheLayer) -> None:
+        """Puts one of ours in the layer's place."""
+        caches.own(self.cache).layers[self.index] = layer

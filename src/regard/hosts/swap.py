@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -22,6 +21,7 @@ from regard.core.spec import Spec, parse
 from regard.hosts.attachment import Attachment, Spot
 from regard.hosts.attention_arguments import Asked
 from regard.hosts.attention_interface import host, label
+from regard.hosts.causal_masks import real_tokens_of, says
 from regard.hosts.forward_pass import Pass
 from regard.hosts.mechanism_call import ImplicitAttention
 from regard.hosts.slots import Slots
@@ -184,7 +184,7 @@ class Swap(AbstractContextManager["Swap"]):
 
     def refuse(self, layer: int, asked: Asked, kept: StateCacheLayer | None) -> None:
         """Raises a ValueError for a call that no mechanism can stand in for."""
-        if kept is not None and kept.swap() is not self:
+        if kept is not None and kept.owner() is not self:
             raise wrong("past_key_values", "a cache that another swap filled", "a new cache", RuntimeError)
         if kept is not None and layer not in kept.held and kept.slots > asked.call.n:
             raise wrong("layers", f"{layer} apart from a swapped one, whose keys it reads", TOGETHER)
@@ -211,7 +211,7 @@ class Swap(AbstractContextManager["Swap"]):
         """A causal call: on from the layer's state where its cache can hold one, else over all keys."""
         call, kept = asked.call, turn.home.kept
         n, total = call.n, turn.past + call.n
-        keys = turn.keys(call.mask, total)
+        keys = real_tokens_of(turn.padding, call.mask, total)
         layout = Layout(causal=True, key_mask=keys)
         regular = says(call.mask, layout, n, total, asked.window)
         if kept is None and not (turn.fresh and regular):
@@ -250,15 +250,6 @@ class Turn:
     past: int
     padding: Tensor | None
     fresh: bool
-
-    def keys(self, mask: Tensor | None, total: int) -> Tensor | None:
-        """``(batch, total)`` bool, which tokens are real: as the pass says, or else those that see themselves."""
-        if self.padding is not None:
-            return self.padding[:, :total]
-        if mask is None or mask.shape[2:] != (total, total):
-            return None
-        real = mask[:, 0].diagonal(dim1=1, dim2=2)
-        return None if bool(real.all()) else real
 
 
 def swap(
@@ -376,18 +367,6 @@ def within_window(mechanism: Mechanism, size: int) -> Mechanism:
         return Within(mechanism, size)
     name = type(mechanism).__name__
     raise wrong("layers", f"a layer with a sliding window of {size}", f"layers without: {name} cannot be cut to it")
-
-
-def says(mask: Tensor | None, layout: Layout, n: int, m: int, window: int | None) -> bool:
-    """Whether a mask ``(b, h, n, m)`` says what the layout does, window included, for tokens that are real."""
-    if mask is None:
-        return n in (1, m)
-    allowed = layout.allowed(n, m, mask.device)
-    if window is not None:
-        slots = torch.arange(m, device=mask.device)
-        allowed = allowed & (slots > slots[m - n :, None] - window)
-    real = torch.ones((), dtype=torch.bool) if layout.key_mask is None else layout.key_mask[:, None, m - n :, None]
-    return mask.shape[-1] == m and bool((mask & real == allowed & real).all())
 
 
 def bidirectional(mechanism: Mechanism, mask: Tensor | None) -> Layout:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from regard.core.errors import wrong
@@ -21,6 +21,7 @@ from regard.hosts.edited_call import Outcome, TiltedMap
 from regard.hosts.forward_pass import Pass
 from regard.hosts.lm_session import LMSession
 from regard.hosts.mechanism_call import ImplicitAttention
+from regard.hosts.network_session import NetworkSession, is_ours
 from regard.hosts.places import astray, real_tokens, tokens_of
 from regard.hosts.recurrent_hooks import RecurrentHooks
 from regard.hosts.session import Choice, Layer, Session
@@ -174,7 +175,7 @@ class Watched(Session):
 
 @contextmanager
 def watch(
-    model: PreTrainedModel | LM,
+    model: PreTrainedModel | LM | nn.Module,
     probes: Sequence[Probe] = (),
     *,
     layers: Iterable[int] | Mapping[int, Sequence[int]] | None = None,
@@ -184,7 +185,7 @@ def watch(
     seen: Callable[[int], None] | None = None,
     shares: bool = False,
 ) -> Iterator[Session]:
-    """Feeds ``probes`` from every attention call of a Transformers model, or of an `LM`, until the block is left.
+    """Feeds ``probes`` from every attention call of a model of Transformers or of ours until the block is left.
 
     The model computes what it would without: its output comes from PyTorch's fused attention, and the rows of
     A are recomputed from the log-sum-exp, block by block, so memory grows with the length and not its square. On
@@ -194,7 +195,8 @@ def watch(
 
     Args:
         model: any Transformers model that calls its attention through the attention interface, with adapters of PEFT
-            or without; or a model of ours, of layers of any mechanism, which is to be run whole, not extended.
+            or without; or a model of ours, of layers of any mechanism, which is to be run whole, not extended; or any
+            module with mechanisms or gates of ours in it, whose gates are then in ``session.gates``.
         probes: see `regard.probes`. layers: indices to watch, or a mapping from index to heads; None for all.
         rows: sample so many query rows of each call instead of all; results then carry standard errors.
         seed: of the sample. keep: bytes of q, k and log-sum-exp to keep at most in ``session.maps``: `Session`.
@@ -206,12 +208,25 @@ def watch(
             its first forward pass ends without a call of the attention interface.
     """
     about = (probes, Choice(layers, rows, seed), keep, seen, shares)
-    session = LMSession(model, *about) if isinstance(model, LM) else Watched(host(model), *about)
+    session = session_of(model, *about)
     try:
         session.install()
         yield session
     finally:
         session.remove()
+
+
+def session_of(model: Any, *about: Any) -> Session:
+    """The session that can watch a model.
+
+    Raises:
+        TypeError: nothing here can.
+    """
+    if isinstance(model, LM):
+        return LMSession(model, *about)
+    if isinstance(model, nn.Module) and not isinstance(model, PreTrainedModel) and is_ours(model):
+        return NetworkSession(model, *about)
+    return Watched(host(model), *about)
 
 
 def detached(call: SoftmaxCall) -> SoftmaxCall:

@@ -254,16 +254,27 @@ class Pieces(torch.autograd.Function):
         dim, finite = q.shape[-1], lse.masked_fill(lse == -torch.inf, 0)
         if grad_lse is not None:
             q, k, v, out, grad = with_lse_column(q, k, v, out, grad, grad_lse)
-        sums = [torch.zeros(x.shape, dtype=lse.dtype) for x in (q, k, v)]
-        for piece in ctx.parts:
-            parts = fused_backward(
-                *(piece.queries(grad), piece.queries(q), piece.keys(k), piece.keys(v), piece.queries(out)),
-                *(piece.queries(finite), piece, ctx.scale),
-            )
-            sums[0][piece.batch, :, piece.rows] += piece.restore(parts[0], q.shape[1])
-            for total, part in zip(sums[1:], parts[1:], strict=True):
-                piece.add_keys(total, part)
+        sums = gradients(grad, q, k, v, out, finite, ctx.parts, ctx.scale)
         return *(total[..., :dim].to(q.dtype) for total in sums), sink_part, None, None
+
+
+def gradients(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, parts: Sequence[Piece], scale: float
+) -> list[Tensor]:
+    """Those of q, k and v by ``grad`` of the output, from these pieces alone, in the precision of sums.
+
+    ``out`` and ``lse``, which is finite, may be over more keys than these.
+    """
+    sums = [torch.zeros(x.shape, dtype=lse.dtype, device=x.device) for x in (q, k, v)]
+    for piece in parts:
+        found = fused_backward(
+            *(piece.queries(grad), piece.queries(q), piece.keys(k), piece.keys(v), piece.queries(out)),
+            *(piece.queries(lse), piece, scale),
+        )
+        sums[0][piece.batch, :, piece.rows] += piece.restore(found[0], q.shape[1])
+        for total, part in zip(sums[1:], found[1:], strict=True):
+            piece.add_keys(total, part)
+    return sums
 
 
 def merged(q: Tensor, k: Tensor, v: Tensor, parts: Sequence[Piece], scale: float) -> tuple[Tensor, Tensor]:

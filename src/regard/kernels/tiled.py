@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
+from regard.core.kinds import Sample, shown_by
 from regard.core.layout import Layout
 from regard.core.mechanism import accumulate_dtype, repeat_heads
 from regard.core.reduction import Partial
 from regard.kernels import packing
+from regard.kernels.base import Whole
 
 ROWS = 256  # of a tile: causality wastes half of each square on the diagonal
 ENTRIES = 1 << 19  # of the tiles of all heads together: few steps, and a head's tile stays in its core's cache
@@ -113,6 +115,7 @@ class Sigmoid:
         return torch.ops.aten.sigmoid_backward.grad_input(upstream, weights, grad_input=upstream)
 
 
+@shown_by(lambda: [Sample("softmax", Whole(attend))])
 @published(
     "memory_efficient",
     family="kernels",

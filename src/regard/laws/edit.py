@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import cache
 from typing import Any
 
 import torch
@@ -20,42 +19,17 @@ from regard.edits.saved import dumped, loaded
 from regard.edits.trace import Trace
 from regard.hosts.attach import attach
 from regard.laws.finding import Broken, Unclaimed, same
+from regard.laws.small import HEADS, llama, tokens
 
-LAYERS, HEADS, VOCABULARY, LENGTH = 2, 6, 29, 13
+LAYERS, LENGTH = 2, 13
 CLOSE = 1e-4
 SLIGHT = 1e-5
 """By how much the dial is turned, for a change that has to be slight."""
 
 
-@cache
 def model() -> Any:
-    """The model under examination, which the laws leave as it is."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    sizes: dict[str, Any] = {
-        "hidden_size": 24,
-        "intermediate_size": 31,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS,
-    }
-    more: dict[str, Any] = {
-        "num_key_value_heads": 3,
-        "head_dim": 4,
-        "vocab_size": VOCABULARY,
-        "max_position_embeddings": 64,
-    }
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(3)
-        found = LlamaForCausalLM(LlamaConfig(**sizes, **more, pad_token_id=0, bos_token_id=1, eos_token_id=2))
-        for parameter in found.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(4)
-    return found.eval()
-
-
-def tokens(*shape: int) -> Tensor:
-    """Token ids that are no special ones."""
-    return torch.randint(3, VOCABULARY, shape, generator=torch.Generator().manual_seed(0))
+    """The model under examination."""
+    return llama(LAYERS)
 
 
 class Maps:

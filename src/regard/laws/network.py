@@ -6,6 +6,7 @@ What their examples are ``given``:
 - ``output``: the shape of what comes out, without the batch;
 - ``again()``: another instance of the same sizes; None where the constructor's arguments with another seed make one;
 - ``published``: ``(make, count)``, a model of the paper and how many parameters it has in millions, as printed there;
+- ``presets``: `Preset` of hierarchical networks by their names, each with the parameters and multiply-adds printed;
 - ``counted``: False if ``flops`` has operations that PyTorch's counter does not know, such as Fourier transforms.
 """
 
@@ -28,6 +29,9 @@ from regard.core.mechanism import Mechanism, repeat_heads
 from regard.laws.finding import Broken, Unclaimed, same
 from regard.networks.base import Network, numbered
 from regard.networks.lm import LM
+from regard.networks.stages.network import Stages
+from regard.networks.stages.presets import Preset, is_printed
+from regard.networks.stages.sizes import sizes, total
 
 BATCH = 3
 CLOSE = 1e-9
@@ -87,7 +91,8 @@ def batch(subject: Fed) -> str:
 
 
 def maps(subject: Fed) -> str:
-    """A of each attention is shown, and is what was used: with A v for every mechanism the output is the same."""
+    """A of each attention is shown, and is what was used: with A v for every mechanism, or what it is defined as
+    where it is not linear in v, the output is the same."""
     network, inputs = subject.network, subject.inputs()
     before = network(*inputs)
     shown = network.intermediates(*inputs)
@@ -98,16 +103,21 @@ def maps(subject: Fed) -> str:
             raise Broken(f"{name}: {tuple(weights.shape)}, want finite (b, h, n, m) that is not all zeros")
     called: dict[str, None] = {}
 
-    def by_definition(name: str, given: tuple[Any, ...], named: dict[str, Any], out: Tensor) -> Tensor:
+    def by_definition(
+        module: Mechanism, name: str, given: tuple[Any, ...], named: dict[str, Any], out: Tensor
+    ) -> Tensor:
         called[call := numbered(called, name)] = None
         if call not in shown:
             raise Broken(f"{call}: not shown")
+        if not module.traits.linear:
+            return module.define(*given, **named)
         v = named["v"] if "v" in named else given[2]
         return shown[call].to(out) @ repeat_heads(v, out.shape[1])
 
     hooks = [
         module.register_forward_hook(
-            lambda _, given, named, out, name=name: by_definition(name, given, named, out), with_kwargs=True
+            lambda _, given, named, out, module=module, name=name: by_definition(module, name, given, named, out),
+            with_kwargs=True,
         )
         for name, module in network.named_modules()
         if isinstance(module, Mechanism)
@@ -133,8 +143,8 @@ def gradients(subject: Fed) -> str:
 
 
 def size(subject: Fed) -> str:
-    """Parameters are as many as the paper prints, and FLOPs by formula as many as PyTorch counts."""
-    told = []
+    """Parameters and multiply-adds are as many as the paper prints, and FLOPs by formula as many as PyTorch counts."""
+    told = [misprinted(name, each) for name, each in subject.given.get("presets", {}).items()]
     if "published" in subject.given:
         make, millions = subject.given["published"]
         count = make().parameter_count / 1e6
@@ -154,6 +164,17 @@ def size(subject: Fed) -> str:
     if not told:
         raise Unclaimed("no printed count, no formula")
     return ", ".join(told)
+
+
+def misprinted(name: str, preset: Preset) -> str:
+    """Broken where a network of this preset has other sizes than are printed, or than its public weights have."""
+    with torch.device("meta"):
+        count, work = total(sizes(Stages(preset.design), preset.side))
+    if preset.exact not in (None, count) or not is_printed(count, preset.parameters, 1e6):
+        raise Broken(f"{name}: {count:,} parameters, want {preset.exact or ''} {preset.parameters} million")
+    if preset.multiply_adds is not None and not is_printed(work, preset.multiply_adds, 1e9):
+        raise Broken(f"{name}: {work / 1e9:.3f} G multiply-adds, printed {preset.multiply_adds}")
+    return f"{name} {count / 1e6:.2f} M, {work / 1e9:.2f} G"
 
 
 def saved(subject: Fed) -> str:
@@ -203,12 +224,12 @@ def decoding(subject: Fed) -> str:
         raise Unclaimed("whole inputs")
     (ids,), worst = subject.inputs(), 0.0
     n, want = ids.shape[1], network(ids)
-    for sizes in ([1] * n, [n - 6, 1, 5]):
+    for chunks in ([1] * n, [n - 6, 1, 5]):
         state, parts = network.start(BATCH), []
-        for part in ids.split(sizes, 1):
+        for part in ids.split(chunks, 1):
             out, state = network.extend(part, state)
             parts.append(out)
-        worst = max(worst, same(torch.cat(parts, 1), want, CLOSE, f"chunks {sizes[:3]}"))
+        worst = max(worst, same(torch.cat(parts, 1), want, CLOSE, f"chunks {chunks[:3]}"))
     other = torch.cat([ids[:, :5], subject.inputs(seed=1)[0][:, 5:]], 1)
     worst = max(worst, same(network(other)[:, :5], want[:, :5], 1e-12, "other tokens from 5 on"))
     return f"{worst:.0e}"

@@ -3,7 +3,7 @@
 from regard.networks.benchmark import BenchmarkNetwork
 from regard.networks.lm import LM, Config, LMState, fitted
 from regard.networks.sampling import Sampling
-from regard.networks.vision.twins import Twins
+from regard.networks.stages.network import Stages
 from regard.networks.vision.vit import ViT
 
-__all__ = ["LM", "BenchmarkNetwork", "Config", "LMState", "Sampling", "Twins", "ViT", "fitted"]
+__all__ = ["LM", "BenchmarkNetwork", "Config", "LMState", "Sampling", "Stages", "ViT", "fitted"]

@@ -23,6 +23,8 @@ class Network(Configured):
     def intermediates(self, *inputs: Any, **named: Any) -> dict[str, Tensor]:
         """A ``(b, h, n, m)`` of each attention in one pass over the inputs of ``forward``, in the order of the calls.
 
+        Of a mechanism that is not linear in its values, what `Mechanism.influence` shows.
+
         Names are those of the mechanisms' modules, with ``#2`` for the second call of one, and so on.
         """
         with attention_maps(self) as maps:
@@ -46,9 +48,15 @@ def attention_maps(network: nn.Module) -> Iterator[dict[str, Tensor]]:
     maps: dict[str, Tensor] = {}
 
     def seen(name: str, mechanism: Mechanism, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        q, k, _, *rest = (*given, *(named.pop(x) for x in ("q", "k", "v") if x in named))
+        q, k, v, *rest = (*given, *(named.pop(x) for x in ("q", "k", "v") if x in named))
         layout = rest[0] if rest else named.pop("layout", Layout())
-        maps[numbered(maps, name)] = mechanism.weights(q, k, layout, **named)
+        linear = mechanism.traits.linear
+        shown = (
+            mechanism.weights(q, k, layout, **named)
+            if linear
+            else mechanism.influence(q, k, v, layout, slice(None), **named)
+        )
+        maps[numbered(maps, name)] = shown
 
     hooks = [
         module.register_forward_pre_hook(

@@ -312,15 +312,12 @@ def isolation(subjects: Tensor | Sequence[int], background: int = 0) -> Pattern:
 
 
 @published(
-    "maxvit",
+    "multi_axis",
     family="vit",
     kind="pattern",
-    row=228,
     title="MaxViT: Multi-Axis Vision Transformer",
     arxiv="2204.01697",
     year=2022,
-    aliases=("multi_axis",),
-    missing="the network of MBConv blocks",
     fidelity="hand values",
     claim=Claim(
         "blocks and then grid: after one pair every pixel reaches every pixel",

@@ -112,12 +112,14 @@ class Record:
         """The call of such a layer."""
         prefix = f"{about['index']}/"
         own = {name.removeprefix(prefix): x for name, x in (self.tensors or {}).items() if name.startswith(prefix)}
+        v = own.pop("v")[None] if "v" in own else None
         sizes = {"heads": about["heads"], "head_dim": about["head_dim"], "layer_index": about["index"]}
+        sizes |= {} if v is None else {"value_dim": v.shape[3]}
         mechanism = build_text(about["mechanism"], sizes)
         mechanism.load_state_dict({name: own.pop(f"mechanism.{name}") for name in mechanism.state_dict()})
         q, k = (own.pop(name)[None] for name in ("q", "k"))
         signals = {name.removeprefix("signal."): signal[None] for name, signal in own.items()}
-        return ImplicitAttention(mechanism, q, k, Layout(causal=about["causal"]), signals)
+        return ImplicitAttention(mechanism, q, k, Layout(causal=about["causal"]), signals, v)
 
     def save(self, folder: str | Path, extra: Mapping[str, Callable[[Path], str]] | None = None) -> Path:
         """Writes the folder, whole or not at all; a record that stands there is replaced.

@@ -189,7 +189,8 @@ def layer_arrays(session: Session, results: Mapping[str, Any], layer: int, n: in
 
 def about_model(subject: LMModel | TransformersModel, name: str | None) -> dict[str, Any]:
     parameters = sum(parameter.numel() for parameter in subject.model.parameters())
-    return {"name": name or subject.name, "architecture": subject.architecture, "parameters": parameters}
+    about = {"name": name or subject.name, "architecture": subject.architecture, "parameters": parameters}
+    return {**about, "layers": subject.depth}
 
 
 def versions() -> dict[str, str]:
@@ -221,7 +222,7 @@ def basis(source: AttentionMap | ImplicitAttention) -> dict[str, Tensor]:
     """What A follows from, of the one sequence: q, k and the log-sum-exp, or signals and the mechanism's parameters."""
     if isinstance(source, AttentionMap):
         return {"q": source.call.q[0], "k": source.call.k[0], "lse": source.lse[0]}
-    found = {"q": source.q[0], "k": source.k[0]}
+    found = {"q": source.q[0], "k": source.k[0]} | ({} if source.v is None else {"v": source.v[0]})
     found |= {f"signal.{name}": signal[0] for name, signal in source.signals.items()}
     return found | {f"mechanism.{name}": tensor for name, tensor in source.mechanism.state_dict().items()}
 

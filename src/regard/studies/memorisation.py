@@ -23,13 +23,13 @@ from regard.core.errors import wrong
     claim=(
         Claim(
             "H heads know H (r − 1) + 1 examples at least, r the lesser of tokens and head size",
-            cells="memory.separate",
-            holds="memory.reaches_the_bound",
+            cells="memorisation.separate",
+            holds="memorisation.reaches_the_bound",
         ),
         Claim(
             "where all examples share their context, they know so many and not one more, linear in H",
-            cells="memory.shared",
-            holds="memory.is_the_bound",
+            cells="memorisation.shared",
+            holds="memorisation.is_the_bound",
         ),
     ),
 )

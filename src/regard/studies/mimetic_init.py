@@ -30,7 +30,6 @@ INGREDIENTS = ("decay", "step", "products", "convolution")
     arxiv="2410.11135",
     year=2024,
     aliases=("mimetic_initialization",),
-    missing="the ablation of its ingredients",
     fidelity="hand values",
     claim=(
         Claim(
@@ -39,6 +38,7 @@ INGREDIENTS = ("decay", "step", "products", "convolution")
             holds="theory.copies_to_95",
         ),
         Claim("it copies sooner, by a diagonal", cells="theory.copying", holds="theory.copies_sooner"),
+        Claim("no ingredient does it alone", cells="theory.copying", holds="theory.no_ingredient_does_it_alone"),
     ),
 )
 @torch.no_grad()

@@ -17,21 +17,30 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from regard.web.ascii import encode
 from regard.web.payload import pack
 
 BUNDLE = Path(__file__).parent / "bundle"
 
 
-def write_page(folder: Path, target: Path | None = None) -> Path:
-    """Writes the page of the record in ``folder`` to ``target`` (``folder/page.html`` if left out); returns where."""
+def write_page(folder: Path, target: Path | None = None, beside: Path | None = None) -> Path:
+    """Writes the page of the record in ``folder`` to ``target``, ``folder/page.html`` if left out; returns where."""
     target = target or folder / "page.html"
-    target.write_text(page_html(folder), encoding="utf-8")
+    target.write_text(page_html(folder, beside=beside), encoding="utf-8")
     return target
 
 
-def page_html(folder: Path, served: bool = False) -> str:
-    """The whole page of the record in ``folder``; ``served`` lets it ask its server for exact weights."""
-    payload = pack(folder)
+def page_html(folder: Path, served: bool = False, beside: Path | None = None) -> str:
+    """The whole page of the record in ``folder``.
+
+    Args:
+        served: it may ask its server for exact weights. beside: the folder of another record of the same tokens and
+            heads, such as one from before an edit, which the page shows beside it.
+
+    Raises:
+        FileNotFoundError, ValueError: as `payload.pack`.
+    """
+    payload = pack(folder, beside)
     script, style = assets("regard")
     record = payload.header["record"]
     title = f"{record['model']['name']} · {record['tokens']:,} tokens · regard"
@@ -62,7 +71,7 @@ def document(
     ]
     parts += [f'<script type="application/json" id="{name}">{embed(value)}</script>' for name, value in data.items()]
     for name, blob in blobs:
-        parts.append(f'<script type="text/plain" id="{name}">{base64.b64encode(blob).decode("ascii")}</script>')
+        parts.append(f'<script type="text/plain" id="{name}">{encode(blob)}</script>')
     parts.append(f"<script>{script}</script>")
     return "\n".join(parts) + "\n</html>\n"
 

@@ -2,8 +2,9 @@
 
 Every packed array is deflated (raw, no header). Before that,
 
-* pooled maps (float16) and per-token statistics (float32, rounded to the upper 24 bits: 4.8 digits) are split into
-  *planes*, all most significant bytes first, then the next, because equal bytes side by side compress better;
+* per-token statistics (float16: 3.3 digits) are split into *planes*, all most significant bytes first, then the others,
+  because equal bytes side by side compress better;
+* the means of what is below the page's threshold, one byte a cell (`cells`), are differences to the row of cells above;
 * the edges of a head are one stream of *varints* (7 bits a byte, lowest first, the top bit says that more follows): the
   number of edges of each row, then for each edge its key as the distance from the key before it in the row, then its
   weight in thousandths.
@@ -18,6 +19,7 @@ import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +27,45 @@ import numpy as np
 from safetensors import safe_open
 
 from regard.core.errors import wrong
+from regard.web.cells import codes, visible_pairs, weak_means
 
-MAX_EDGES = 6_000_000  # about 24 MB of page; a record with more loses its weakest edges, and the page says so
+MAX_EDGES = 3_300_000  # about 6 MB of page; a record with more loses its weakest edges, and the page says so
 SCORES = ("entropy", "distance", "sink", "induction", "previous_token", "duplicate_token")
 PER_TOKEN = ("received", "entropy_rows")
 
 
 @dataclass(frozen=True)
 class Payload:
-    """What the page holds: ``header`` as JSON, and ``blobs`` by name (``0/pooled``, ``0/edges/3`` …)."""
+    """What the page holds: ``header`` as JSON, and ``blobs`` by name (``0/rest``, ``0/edges/3`` …)."""
 
     header: dict[str, Any]
     blobs: Iterator[tuple[str, bytes]]
 
 
-def pack(folder: Path) -> Payload:
-    """The payload of the record in ``folder``.
+def pack(folder: Path, beside: Path | None = None) -> Payload:
+    """The payload of the record in ``folder``, and of one ``beside`` it, whose blobs are named ``beside/0/rest`` ….
 
     Raises:
-        FileNotFoundError: no record there. ValueError: a record of another format or version.
+        FileNotFoundError: no record there. ValueError: a record of another format or version, or two of other tokens
+            or other heads.
     """
+    header, blobs = pack_one(folder)
+    if beside is None:
+        return Payload(header, blobs)
+    other, more = pack_one(beside)
+    for name, mine, its in (
+        ("tokens", header["tokens"]["ids"], other["tokens"]["ids"]),
+        ("heads", *([(layer["index"], layer["heads"]) for layer in h["record"]["layers"]] for h in (header, other))),
+        ("cells", header["record"]["cells"], other["record"]["cells"]),
+    ):
+        if mine != its:
+            raise wrong("beside", f"a record of other {name}", f"one of the same {name}, such as before an edit")
+    del other["tokens"]
+    return Payload(header | {"beside": other}, chain(blobs, ((f"beside/{name}", blob) for name, blob in more)))
+
+
+def pack_one(folder: Path) -> tuple[dict[str, Any], Iterator[tuple[str, bytes]]]:
+    """The header and the blobs of one record."""
     record = read_header(folder)
     tokens = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
     with safe_open(folder / "arrays.safetensors", framework="numpy") as arrays:
@@ -58,8 +79,10 @@ def pack(folder: Path) -> Payload:
             for layer in record["layers"]
         ]
         threshold = page_threshold(folder, record)
-    header = {"record": record, "tokens": tokens, "scores": scores, "threshold": threshold / 1000}
-    return Payload(header, _blobs(folder, record, threshold))
+        header = {"record": record, "tokens": tokens, "scores": scores, "threshold": threshold / 1000}
+        if record["rows"]:
+            header["computed"] = np.flatnonzero(_computed(arrays, record)).tolist()
+    return header, _blobs(folder, record, threshold)
 
 
 def read_header(folder: Path) -> dict[str, Any]:
@@ -92,22 +115,36 @@ def page_threshold(folder: Path, record: dict[str, Any]) -> int:
     return max(math.ceil(record["edge_threshold"] * 1000 - 1e-6), kept)
 
 
+def _computed(arrays: Any, record: dict[str, Any]) -> np.ndarray:
+    """``(n,)`` bool: the rows that were not left out by sampling."""
+    if not record["rows"]:
+        return np.ones(record["tokens"], dtype=bool)
+    return ~np.isnan(arrays.get_tensor(f"{record['layers'][0]['index']}/entropy_rows")).all(0)
+
+
 def _blobs(folder: Path, record: dict[str, Any], threshold: int) -> Iterator[tuple[str, bytes]]:
+    n, cells = record["tokens"], record["cells"]
     with safe_open(folder / "arrays.safetensors", framework="numpy") as arrays:
+        computed = _computed(arrays, record)
         for layer in record["layers"]:
             index = layer["index"]
-            yield f"{index}/pooled", deflate(planes(arrays.get_tensor(f"{index}/pooled").astype("<f2"), keep=2))
             for name in PER_TOKEN:
-                yield f"{index}/{name}", deflate(planes(arrays.get_tensor(f"{index}/{name}").astype("<f4"), keep=3))
-            starts = arrays.get_tensor(f"{index}/edge_starts")
-            rows = arrays.get_tensor(f"{index}/edge_rows")
-            keys, weights = (arrays.get_tensor(f"{index}/{name}") for name in ("edge_keys", "edge_weights"))
+                yield f"{index}/{name}", deflate(planes(arrays.get_tensor(f"{index}/{name}").astype("<f2")))
+            pairs = visible_pairs(n, cells, layer, computed)
+            pooled, starts, rows, keys, weights = (
+                arrays.get_tensor(f"{index}/{name}")
+                for name in ("pooled", "edge_starts", "edge_rows", "edge_keys", "edge_weights")
+            )
+            rest = np.zeros((layer["heads"], cells, cells), dtype=np.uint8)
             for head in range(layer["heads"]):
                 first, last = int(starts[head]), int(starts[head + 1])
-                yield (
-                    f"{index}/edges/{head}",
-                    pack_edges(rows[head], keys[first:last], _thousandths(weights[first:last]), threshold),
-                )
+                thousandths = _thousandths(weights[first:last])
+                yield f"{index}/edges/{head}", pack_edges(rows[head], keys[first:last], thousandths, threshold)
+                kept = thousandths >= threshold
+                edges = (np.repeat(np.arange(n), np.diff(rows[head]))[kept], keys[first:last][kept])
+                heavy = weights[first:last][kept].astype(np.float64)
+                rest[head] = codes(weak_means(pooled[head], pairs, *edges, heavy, n), threshold / 1000)
+            yield f"{index}/rest", deflate(np.diff(rest, axis=1, prepend=np.uint8(0)).tobytes())
 
 
 def pack_edges(rows: np.ndarray, keys: np.ndarray, weights: np.ndarray, threshold: int) -> bytes:
@@ -135,13 +172,10 @@ def varints(values: np.ndarray) -> bytes:
     return out.tobytes()
 
 
-def planes(values: np.ndarray, keep: int) -> bytes:
-    """The ``keep`` upper bytes of each little-endian number, rounded: one plane a byte, the most significant first."""
+def planes(values: np.ndarray) -> bytes:
+    """The bytes of little-endian numbers: one plane a byte, the most significant first."""
     size = values.dtype.itemsize
-    bits = values.reshape(-1).view(f"<u{size}")
-    if keep < size:
-        bits = bits + bits.dtype.type(1 << (8 * (size - keep) - 1))
-    return np.ascontiguousarray(bits.view(np.uint8).reshape(-1, size)[:, ::-1][:, :keep].T).tobytes()
+    return np.ascontiguousarray(values.reshape(-1).view(np.uint8).reshape(-1, size)[:, ::-1].T).tobytes()
 
 
 def deflate(data: bytes) -> bytes:

@@ -7,12 +7,14 @@ import threading
 import webbrowser
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
 from torch import Tensor
 
+from regard.analysis.neuron_view import neurons
 from regard.core.errors import wrong
 from regard.records.format import Record
 from regard.web.page import page_html
@@ -54,6 +56,15 @@ def app(folder: Path) -> FastAPI:
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
         return Response(values.numpy().astype("<f4").tobytes(), media_type="application/octet-stream")
+
+    @server.get("/api/pair")
+    def pair(layer: int, head: int, row: int, key: int) -> dict[str, Any]:
+        """What the score of one pair is made of, and its weight."""
+        try:
+            found = neurons(record, layer, head, row, key)
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from error
+        return {"products": found.products, "score": found.score, "weight": found.weight}
 
     return server
 

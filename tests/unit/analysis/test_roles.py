@@ -9,12 +9,14 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import regard
-from regard.analysis.base import HeadScores, Prompt, sample_moments
+from regard.analysis.base import DenseMaps, HeadScores, Prompt, WatchedModel, run_together, sample_moments
+from regard.analysis.corpus import over
 from regard.analysis.head_gates import CausalHeadGating, HeadGates
 from regard.analysis.head_importance import HeadImportance, loss_rises, ordered, slopes, text_loss
 from regard.analysis.planted import planted_model
 from regard.analysis.retrieval_heads import Needle, manual, needles, recalled
 from regard.analysis.roles import Roles, load_roles
+from regard.analysis.sinks import SinkHeads
 from regard.edits import HeadAblation
 from regard.hosts import small
 from regard.hosts.attach import attach
@@ -175,5 +177,36 @@ def test_gating_wants_answers(data, said):
 def test_what_has_no_words_has_no_heads_table(tiny):
     with pytest.raises(ValueError, match="model: got BertModel, want a causal language model"):
         regard.heads(*small.load("minilm"), "a b c")
-    with pytest.raises(ValueError, match="text: got 3 tokens, want at least 64"):
-        regard.heads(tiny[0], None, [3, 4, 5])
+    with pytest.raises(ValueError, match="text: got 1 token, want at least two"):
+        regard.heads(tiny[0], None, [3])
+
+
+def test_what_a_short_text_cannot_say_is_named(tiny, tmp_path):
+    """Sinks take windows of 64 tokens; everything else is measured, and the table says what is not."""
+    found = regard.heads(tiny[0], None, [3, 4, 5, 9, 11])
+    assert found.notes[0] == "sink was not measured: the text has 5 tokens, and it takes windows of 64"
+    assert "retrieval was not measured" in found.notes[1]
+    assert set(found.scores) == {"induction", "previous_token", "duplicate_token"}
+    assert all(row["loss_estimate"] is not None for row in found.table())
+    assert "sink" not in load_roles(found.save(tmp_path / "heads.json"))
+
+
+def test_many_texts_merge_and_a_stopped_run_goes_on(tiny, tmp_path, monkeypatch):
+    """Text by text into a store, and from it: in another order, with one more, which alone is passed through."""
+    model, _ = tiny
+    texts = [Prompt(torch.randint(2048, (64,), generator=torch.Generator().manual_seed(i))) for i in range(4)]
+    whole, shown = run_together([SinkHeads()], model, texts)["sink"], []
+    over([SinkHeads()], model, texts[:3], tmp_path / "kept")
+    show = WatchedModel.show
+    monkeypatch.setattr(WatchedModel, "show", lambda self, *given: shown.append(1) or show(self, *given))
+    found = over([SinkHeads()], model, [texts[2], texts[0], texts[3], texts[1]], tmp_path / "kept")["sink"]
+    assert len(shown) == 1
+    for layer, of in whole.moments.items():
+        for part in ("count", "population", "total", "squares"):
+            torch.testing.assert_close(getattr(found.moments[layer], part), getattr(of, part).double())
+    over([SinkHeads(epsilon=0.2)], model, texts[:1], tmp_path / "kept")
+    assert len(shown) == 2  # another threshold is another analysis
+    with pytest.raises(TypeError, match="store: got one for a DenseMaps"):
+        over([SinkHeads()], DenseMaps(lambda ids: []), texts, tmp_path / "other")
+    with pytest.raises(ValueError, match="data: got no prompts"):
+        over([SinkHeads()], model, [])

@@ -21,6 +21,7 @@ SLOW = {
     "language.on_pages": "reads unseen pages after training, 3 s",
     "language.shortcuts": "four layers on held-out text, 2 s",
     "language.variants": "26 models, 5 s",
+    "latents.probes": "features of MiniLM for a thousand texts, a minute",
     "layers.deletions": "deletes every token of 256 texts in turn, half a minute",
     "multi_token.toy_task": "answers on 1,000 texts, 4 s",
     "positional.network": "sorts lists of ten times the size, 4 s",

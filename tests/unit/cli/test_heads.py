@@ -20,7 +20,22 @@ def run(monkeypatch, *arguments: str) -> int:
 def test_heads_are_printed_and_kept(tmp_path, monkeypatch, capsys):
     text = "for item in items:\n    print(item)\n" * 9
     target = tmp_path / "heads.json"
-    assert run(monkeypatch, "heads", "--text", text, "--lengths", "96", "--no-causal", "-o", str(target)) == 0
+    assert (
+        run(
+            monkeypatch,
+            "heads",
+            "--text",
+            text,
+            "--lengths",
+            "96",
+            "--no-causal",
+            "-o",
+            str(target),
+            "--store",
+            str(tmp_path / "kept"),
+        )
+        == 0
+    )
     said = capsys.readouterr().out
     for word in ("regard-tiny", "32 heads", "induction", "previous token", "sink", "heads.json"):
         assert word in said
@@ -41,7 +56,7 @@ def test_patching_names_heads(monkeypatch, capsys):
     [
         (("heads", "--lengths", "many"), "--lengths: got 'many'"),
         (("heads", "-o", "nowhere/heads.json"), "--output: got nowhere/heads.json, want a file in a folder"),
-        (("heads", "--text", "short"), "text: got"),
+        (("heads", "--lengths", "12"), "lengths: got 12, want a length that"),
         (("patch", BASE, DONOR, "--answers", "one"), "--answers: got 'one', want two words"),
         (("patch", BASE, DONOR, "--answers", " Mary, Mary"), "which begin with the same token"),
         (("patch", BASE, DONOR + " the", "--answers", " Mary, Emma"), "pair: got shapes"),

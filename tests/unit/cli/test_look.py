@@ -39,6 +39,44 @@ def test_text_comes_from_standard_input(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_roles_and_an_earlier_record_go_onto_the_page(own, tmp_path, monkeypatch, capsys):
+    """What is left out is said, and `serve` is offered only where there is something to recompute."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"layer": i, "head": h, "roles": ["sink"] * h, "sink": 0.9 * h} for i in range(4) for h in range(2)]
+    about = {"format": "regard-heads", "version": 1, "thresholds": {"sink": 0.5}, "notes": []}
+    Path("roles.json").write_text(json.dumps({**about, "heads": rows}))
+    ids = ("--model", str(own), "--text", "3 4 5 3 4 5 9")
+
+    def looked(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["regard", "look", *ids, *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = capsys.readouterr()
+        return int(ended.value.code or 0), told.out + told.err
+
+    code, said = looked("-o", "before")
+    assert (code, "regard serve before" in said) == (0, True)
+    assert "weights below 0.01 are left out of the page" in said
+    code, said = looked("--no-keep", "--layers", "0,1", "-o", "some")
+    assert code == 0
+    assert "regard serve" not in said
+    assert "queries and keys were not kept" in said
+    assert "2 of 4 layers were looked at" in said
+    code, said = looked("--roles", "roles.json", "--beside", "before", "-o", "after")
+    assert code == 0, said
+    assert Record.load("after").header["analyses"]["heads"] == rows
+    assert 'id="beside/0/rest"' in Path("after/page.html").read_text()
+    for arguments, wanted in (
+        (("--beside", "some"), "beside: got a record of other heads"),
+        (("--beside", "nowhere"), "'nowhere', which has no record.json"),
+        (("--roles", "roles.json", "--model", "tiny", "--text", "a b"), "--roles: got a table without head (0, 2)"),
+        (("--roles", "before/tokens.json"), "want a table that `regard heads` wrote"),
+    ):
+        code, said = looked(*arguments, "-o", "never")
+        assert (code, wanted in said) == (2, True), said
+        assert not Path("never").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

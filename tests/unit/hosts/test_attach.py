@@ -499,8 +499,8 @@ def test_what_cannot_be_edited_is_refused_by_name():
         model(input_ids=ids)
     with pytest.raises(TypeError, match=r"edits: got .*a type, want edits as objects"):
         regard.steer(causal("Llama"), HeadAblation)
-    with pytest.raises(NotImplementedError, match="policy: got 'snapkv', want None"):
-        regard.attach(causal("Llama"), policy="snapkv")
+    with pytest.raises(LookupError, match="policy: got 'snapvk', want one of"):
+        regard.attach(causal("Llama"), policy="snapvk")
     with (
         regard.steer(model := causal("Llama"), Tilt(2.0, tokens=[4])),
         pytest.raises(ValueError, match="ids are not known"),

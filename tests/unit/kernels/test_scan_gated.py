@@ -78,7 +78,7 @@ def test_segments_merge_into_one_in_any_grouping(decay, kind):
     for merged in ((parts[0] + parts[1]) + parts[2], parts[0] + (parts[1] + parts[2])):
         torch.testing.assert_close(merged.transition, whole.transition, atol=1e-10, rtol=1e-8)
         torch.testing.assert_close(merged.state, whole.state, atol=1e-10, rtol=1e-8)
-    torch.testing.assert_close(whole.transition @ state + whole.state, scan(x, state)[1], atol=1e-10, rtol=1e-8)
+    torch.testing.assert_close(whole.after(state), scan(x, state)[1], atol=1e-10, rtol=1e-8)
     empty = Segment(torch.eye(7, dtype=torch.float64).expand(2, 3, 7, 7), torch.zeros_like(whole.state))
     torch.testing.assert_close((empty + whole).state, whole.state)
 

@@ -1,38 +1,27 @@
-"""Twins: windows, summaries, what a pair of layers reaches, the sizes of SVT-S, and digits."""
+"""Twins: windows, summaries, what a pair of layers reaches."""
 
+import pytest
 import torch
-import torch.nn.functional as F
 
-from regard.networks.vision.twins import Twins, TwinsLayer, local, summarised
-from regard.projections.base import split_heads
-
-
-def test_windows_are_attention_in_each_window():
-    """Local attention over 12 × 8 tokens equals fused attention in each 4 × 4 window."""
-    torch.manual_seed(0)
-    layer = local(16, 2, (12, 8), 4).double()
-    x = torch.randn(2, 96, 16, dtype=torch.float64)
-    windows = x.view(2, 3, 4, 2, 4, 16).transpose(2, 3).reshape(12, 16, 16)
-    q, k, v = (split_heads(m(windows), 2) for m in (layer.projection.q, layer.projection.k, layer.projection.v))
-    want = layer.projection.merge(F.scaled_dot_product_attention(q, k, v))
-    want = want.view(2, 3, 2, 4, 4, 16).transpose(2, 3).reshape(2, 96, 16)
-    torch.testing.assert_close(layer(x), want, atol=1e-9, rtol=0)
+from regard.networks.stages.network import Stages
+from regard.networks.vision.twins import design
 
 
-def test_a_pair_of_layers_reaches_everything():
-    """Every output depends on every token after a window layer and a summary layer; not after the window layer."""
-    torch.manual_seed(0)
-    first, second = TwinsLayer(local(8, 2, (8, 8), 4), 8), TwinsLayer(summarised(8, 2, (8, 8), 4), 8)
-    x = torch.randn(1, 64, 8)
-    for layers, whole in (((first,), False), ((first, second), True)):
-        run = torch.nn.Sequential(*layers)
-        jacobian = torch.autograd.functional.jacobian(lambda tokens, run=run: run(tokens)[0].sum(1), x)
-        assert bool((jacobian[:, 0].abs().sum(2) > 0).all()) == whole
+def test_windows_and_summaries_alternate_as_in_the_published_pyramid():
+    """Windows in the first, third … layer of each stage, positions behind its first layer."""
+    made = design((3, 4), (8, 8), (2, 2), 2, (2, 1), patch=2)
+    kinds = [[(block[0][0], "cpe" in block) for block in stage] for stage in made.blocks]
+    assert kinds == [
+        [("w", True), ("s", False), ("w", False)],
+        [("w", True), ("s", False), ("w", False), ("s", False)],
+    ]
 
 
-def test_the_sizes_of_svt_s():
-    """SVT-S has 24 million parameters, within 2%; a projection's own formula is its count."""
-    count = sum(p.numel() for p in Twins().parameters())
-    assert abs(count / 24e6 - 1) < 0.02
-    projection = summarised(16, 2, (8, 8), 4).projection
-    assert projection.parameter_count == sum(p.numel() for p in projection.parameters())
+@pytest.mark.parametrize("size", [(15, 22), (16, 16), (4, 4)])
+def test_a_map_of_any_size_goes_through(size):
+    """Sides that neither patches, windows nor summaries divide."""
+    net = Stages(design((2, 2), (12, 20), (2, 4), 3, (4, 2), patch=2), 7).eval()
+    images = torch.randn(3, 3, *size)
+    out = net(images)
+    assert out.shape == (3, 7)
+    torch.testing.assert_close(net(images[1:2]), out[1:2], atol=1e-5, rtol=1e-5)

@@ -1,7 +1,7 @@
 /** What the keys do and what the numbers mean. */
 import { useEffect, useRef } from "preact/hooks";
 import { record, threshold } from "../data";
-import { CUT, ROLES } from "../roles";
+import { CUT, measured, ROLES } from "../roles";
 import { help } from "../state";
 
 const KEYS: [keys: string, what: string][] = [
@@ -11,6 +11,8 @@ const KEYS: [keys: string, what: string][] = [
   ["Enter", "open the head; pin the pair"],
   ["+ − 0", "on the map: nearer, farther, all of it"],
   ["Shift + arrows", "on the map: move it"],
+  ["/", "find words in the text; Enter and Shift + Enter go on and back"],
+  ["Shift + click", "in the list of heads beside a map: compare with that head"],
   ["d", "dark or light"],
   ["?", "this help"],
 ];
@@ -49,7 +51,7 @@ export function Help() {
           tokens are ranked or shaded by it, it is weighed by evidence, as if a quarter of all queries had seen the token besides and given it nothing: the
           last tokens of a text are seen by few queries, most of them neighbours.
         </p>
-        <p>A head is labelled with the roles that it scores {CUT} or more in:</p>
+        <p>{measured ? "A head is labelled with the roles that regard heads found, on stimuli of their own, with the thresholds of their papers:" : `A head is labelled with the roles that it scores ${CUT} or more in, in this text:`}</p>
         <dl>
           {ROLES.map((role) => (
             <div key={role.name}>

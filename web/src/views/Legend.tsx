@@ -9,15 +9,15 @@ export interface Tick {
   label: string;
 }
 
-export function Legend({ title = "weight, log scale", ticks = logTicks() }: { title?: string; ticks?: Tick[] }) {
-  const colours = ramp(theme.value).css;
+export function Legend({ title = "weight, log scale", ticks = logTicks(), signed = false }: { title?: string; ticks?: Tick[]; signed?: boolean }) {
+  const colours = ramp(theme.value, signed).css;
   return (
     <figure class="legend" role="img" aria-label={`${title}: from ${ticks[0]!.label} to ${ticks.at(-1)!.label}`}>
       <figcaption>{title}</figcaption>
       <div class="scale" style={{ background: `linear-gradient(to right, ${SAMPLES.map((step) => colours[step]).join(", ")})` }} />
       <div class="ticks">
         {ticks.map(({ at, label }) => (
-          <span key={label} style={{ left: `${at * 100}%` }}>
+          <span key={at} style={{ left: `${at * 100}%` }}>
             {label}
           </span>
         ))}

@@ -1,12 +1,20 @@
 /** The frame around the views: what is looked at, the way between views, keys that work everywhere. */
 import { useEffect } from "preact/hooks";
-import { layers, n, record, served, threshold } from "../data";
+import { header, layers, n, record, served } from "../data";
+import { leftOut } from "../left";
+import { save, type Format } from "../save";
 import { help, stepHead, theme, view, VIEWS, type View } from "../state";
 import { count } from "../words";
 import { Heads } from "./Heads";
 import { Help } from "./Help";
 import { MapView } from "./MapView";
 import { TextView } from "./TextView";
+
+/** To the field for words; the heads have none, so that the text is opened. */
+function seek(): void {
+  if (view.value === "heads") view.value = "text";
+  requestAnimationFrame(() => document.querySelector<HTMLElement>(".find input")?.focus());
+}
 
 const divided = layers.flatMap(({ index, shares }) => (shares ? [index] : [])).join(", ");
 
@@ -37,6 +45,7 @@ export function Page() {
           ))}
         </nav>
         <div class="tools">
+          <Save />
           <button class="quiet" onClick={() => (theme.value = theme.value === "dark" ? "light" : "dark")} aria-label={`${theme.value === "dark" ? "light" : "dark"} colours`} title="dark or light (d)">
             {theme.value === "dark" ? "☀" : "☾"}
           </button>
@@ -45,6 +54,11 @@ export function Page() {
           </button>
         </div>
       </header>
+      {header.beside && (
+        <p class="notice" role="note">
+          Beside it: {header.beside.record.command || header.beside.record.model.name} (of the same tokens).
+        </p>
+      )}
       {record.rows && (
         <p class="notice" role="note">
           {count(record.rows.count)} of {count(n)} query rows were sampled (seed {record.rows.seed}). Statistics are estimates from these rows;
@@ -57,11 +71,34 @@ export function Page() {
           A weight is the share of a query’s attention that a key gets in one head; a row adds up to one.{" "}
           {divided && `In layers ${divided} A has no such rows: a weight is |A| over the sum of |A| in its row. `}It says where the head looked, not why
           the model answered as it did: <em>attention is not explanation</em>.{" "}
-          {served ? "Weights under the pointer and map tiles are recomputed exactly." : `Weights from ${threshold} up are the record’s; weaker ones are known by their local mean.`}
+          {served && "Weights under the pointer and map tiles are recomputed exactly."}
         </p>
+        <p class="left-out">{leftOut().join(" ")}</p>
       </footer>
       <Help />
     </>
+  );
+}
+
+const FORMATS: Record<Format, string> = { PNG: "as a picture", SVG: "as a drawing", CSV: "its data" };
+
+/** Saves what is shown. */
+function Save() {
+  const pick = (event: MouseEvent, format: Format): void => {
+    (event.currentTarget as HTMLElement).closest("details")!.open = false;
+    void save(format);
+  };
+  return (
+    <details class="save">
+      <summary title="save what is shown" aria-label="save what is shown">⤓</summary>
+      <div role="group" aria-label="save">
+        {(Object.keys(FORMATS) as Format[]).map((format) => (
+          <button key={format} onClick={(event) => pick(event, format)}>
+            <b>{format}</b> {FORMATS[format]}
+          </button>
+        ))}
+      </div>
+    </details>
   );
 }
 
@@ -76,6 +113,7 @@ function press(event: KeyboardEvent): void {
     "]": () => stepHead(1),
     d: () => (theme.value = theme.value === "dark" ? "light" : "dark"),
     "?": () => (help.value = !help.value),
+    "/": seek,
   };
   const action = actions[event.key];
   if (!action) return;

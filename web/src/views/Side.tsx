@@ -1,10 +1,14 @@
 /** Beside the map and the text: which head, what it is known for, what the chosen token attends to, what is hidden. */
+import { effect } from "@preact/signals";
 import type { ComponentChildren } from "preact";
-import { edges, entropyRows, layers, received, record, sinks, threshold } from "../data";
+import { useEffect, useRef } from "preact/hooks";
+import { edges, entropyRows, layers, received, record, sides, sinks, threshold } from "../data";
 import type { Edge } from "../edges";
-import { CUT, ROLES, rolesOf, score, statistic } from "../roles";
-import { chooseHead, chooseToken, floor, head, hideSinks, key, layer, mode, shown, token, view } from "../state";
-import { glyphs, headName, mechanismOf, number, placed } from "../words";
+import { CUT, ROLES, rolesOf, score, statistic, tabled } from "../roles";
+import { chooseHead, chooseToken, floor, head, hideSinks, key, layer, mode, other, pane, picking, shown, token, view } from "../state";
+import { alone, glyphs, headName, mechanismOf, number, placed, placeName } from "../words";
+import { Find } from "./Find";
+import { Neurons } from "./Neurons";
 import { useLoaded } from "./useLoaded";
 
 const LISTED = 8;
@@ -13,9 +17,11 @@ const named = layers.some(({ mechanism = "softmax" }) => mechanism !== "softmax"
 export function Side({ children }: { children?: ComponentChildren }) {
   return (
     <aside class="side" aria-label="the chosen head and token">
+      <Find />
       {children}
       <Picker />
       <Token />
+      {view.value === "map" && <Neurons />}
       <Options />
     </aside>
   );
@@ -24,6 +30,9 @@ export function Side({ children }: { children?: ComponentChildren }) {
 function Picker() {
   const [inLayer, of] = [layer.value, head.value];
   const [entropy, distance] = [statistic("entropy", inLayer, of), statistic("distance", inLayer, of)];
+  const found = tabled(inLayer, of);
+  const cause = found?.loss_rise ?? found?.loss_estimate;
+  const box = useChosenInSight();
   return (
     <section>
       <h2>{headName(inLayer, of)}</h2>
@@ -32,16 +41,17 @@ function Picker() {
           {mechanismOf(inLayer)}
         </p>
       )}
-      <div class="picker" role="group" aria-label="choose a head">
+      <div ref={box} class="picker" role="group" aria-label="choose a head">
         {layers.map((each, place) => (
           <div key={each.index}>
             <span class="layer">{each.index}</span>
             {Array.from({ length: each.heads }, (_, one) => (
-              <button key={one} class={rolesOf(place, one)[0]?.name} aria-pressed={place === inLayer && one === of} aria-label={headName(place, one)} title={[headName(place, one), ...rolesOf(place, one).map(({ label }) => label)].join(" · ")} onClick={() => chooseHead(place, one)} />
+              <button key={one} class={rolesOf(place, one)[0]?.name} aria-pressed={place === inLayer && one === of} aria-label={headName(place, one)} title={[headName(place, one), ...rolesOf(place, one).map(({ label }) => label)].join(" · ")} data-other={other.value?.layer === place && other.value.head === one && !other.value.side ? "" : undefined} onClick={(event) => pickHead(place, one, event.shiftKey)} />
             ))}
           </div>
         ))}
       </div>
+      {view.value === "map" && <Compare />}
       <dl class="scores">
         {ROLES.map((role) => {
           const value = score(role, inLayer, of);
@@ -67,8 +77,63 @@ function Picker() {
           </span>
         )}
         {distance !== null && ` · mean distance ${distance.toFixed(0)} tokens`}
+        {typeof cause === "number" && (
+          <span title="rise of the text’s loss, in nats a token, where the head is taken out">
+            {` · without it the loss rises by ${cause.toFixed(3)}${found?.loss_rise == null ? ", estimated" : ""}`}
+          </span>
+        )}
       </p>
     </section>
+  );
+}
+
+/** The picker scrolls so that the chosen head is in sight, and no further. */
+function useChosenInSight() {
+  const box = useRef<HTMLDivElement>(null);
+  useEffect(
+    () =>
+      effect(() => {
+        void [layer.value, head.value];
+        requestAnimationFrame(() => {
+          const [around, pressed] = [box.current, box.current?.querySelector<HTMLElement>("[aria-pressed=true]")];
+          if (!around || !pressed) return;
+          const [outer, inner] = [around.getBoundingClientRect(), pressed.getBoundingClientRect()];
+          if (inner.top < outer.top + 4) around.scrollTop -= outer.top + 4 - inner.top;
+          if (inner.bottom > outer.bottom - 4) around.scrollTop += inner.bottom - outer.bottom + 4;
+        });
+      }),
+    [],
+  );
+  return box;
+}
+
+function pickHead(place: number, one: number, compared: boolean): void {
+  if (picking.value || compared) other.value = { layer: place, head: one, side: 0 };
+  else chooseHead(place, one);
+  picking.value = false;
+}
+
+/** Which head stands beside the chosen one, and what is drawn of it. */
+function Compare() {
+  const nothing = (): void => void ([other.value, picking.value] = [null, false]);
+  const before = (): void => void (other.value = { layer: layer.value, head: head.value, side: 1 });
+  return (
+    <div class="compare" role="group" aria-label="compare">
+      <div class="segments">
+        <span>Beside</span>
+        <button aria-pressed={!other.value && !picking.value} onClick={nothing}>nothing</button>
+        <button aria-pressed={picking.value || other.value?.side === 0} onClick={() => (picking.value = true)}>a head …</button>
+        {sides.length > 1 && <button aria-pressed={other.value?.side === 1} onClick={before}>before</button>}
+      </div>
+      {picking.value && <p class="small">choose it above, or press Shift while you click one</p>}
+      {other.value && (
+        <div class="segments">
+          <span>{placeName(other.value)}</span>
+          <button aria-pressed={pane.value === "other"} onClick={() => (pane.value = "other")}>its map</button>
+          <button aria-pressed={pane.value === "difference"} onClick={() => (pane.value = "difference")}>difference</button>
+        </div>
+      )}
+    </div>
   );
 }
 
@@ -111,7 +176,7 @@ function Bars({ found, column }: { found: Edge[]; column: boolean }) {
         <li key={edge.token}>
           <button aria-pressed={key.value === edge.token} title={column ? `choose ${placed(edge.token)}` : `pin ${placed(token.value)} → ${placed(edge.token)}`} onClick={() => pick(edge.token)}>
             <span class="bar" style={{ width: `${edge.weight * 100}%` }} />
-            <span class="piece">{glyphs(edge.token)}</span>
+            <span class="piece">{alone(edge.token)}</span>
             <span class="at">{edge.token}</span>
             <span class="value">{number(edge.weight)}</span>
           </button>

@@ -1,11 +1,14 @@
 /** The text, shaded by what the chosen token attends to, by what attends to it, or by what each token receives. */
 import { computed, effect, signal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
-import { layers, threshold } from "../data";
+import { ramp, rootStep } from "../colour";
+import { header, layers, n, threshold } from "../data";
+import { matches } from "../find";
+import { inks, shown as saved, svgOf, svgText } from "../save";
 import { floor, head, hideSinks, layer, mode, MODES, shown, span, SPANS, theme, token } from "../state";
 import { shader, sifted, topOf } from "../shade";
 import { Tapestry } from "../tapestry";
-import { number, placed } from "../words";
+import { glyphs, number, placed } from "../words";
 import { Legend } from "./Legend";
 import { Side } from "./Side";
 
@@ -26,8 +29,13 @@ export function TextView() {
       effect(() => {
         if (values.value) tapestry.shade(values.value, top.value, theme.value);
       }),
-      effect(() => tapestry.choose(token.value)),
+      effect(() => {
+        tapestry.choose(token.value);
+        if (matches.value.length) tapestry.reveal(token.value);
+      }),
+      effect(() => tapestry.mark(matches.value)),
     ];
+    saved.value = { name: `text-${layers[layer.value]!.index}-${head.value}`, svg: textSvg, rows };
     box.current!.focus({ preventScroll: true });
     tapestry.reveal(token.value);
     return () => ends.forEach((end) => end());
@@ -90,4 +98,33 @@ function load(): void {
   ready.value = null;
   share.value = 0;
   void shader(wanted, (done) => same() && (share.value = done)).then((shade) => same() && (ready.value = shade));
+}
+
+/** A row a token: its text and what it is shaded by. */
+function rows(): (string | number | null)[][] {
+  const now = values.value;
+  return [["token", "text", "value"], ...header.tokens.texts.map((_, at) => [at, glyphs(at), now ? now[at]! : null])];
+}
+
+const [WIDE, LETTER, LINE] = [96, 7.83, 20];
+
+/** The text in lines of fixed width, each token on its shade. */
+function textSvg(): string {
+  const { ink, muted, paper, pin } = inks();
+  const [colours, now] = [ramp(theme.value), values.value];
+  const parts = [svgText({ x: 12, y: 16, text: sentence(), colour: muted, size: 12 })];
+  let [line, column] = [0, 0];
+  for (let at = 0; at < n; at++) {
+    const step = now ? rootStep(now[at]!, top.value) : 0;
+    for (const [piece, text] of glyphs(at).split("⏎").entries()) {
+      if (piece) [line, column] = [line + 1, 0];
+      if (column && column + text.length > WIDE) [line, column] = [line + 1, 0];
+      const [x, y, width] = [12 + column * LETTER, 34 + line * LINE, text.length * LETTER];
+      if (step && width) parts.push(`<rect x="${x}" y="${y}" width="${width}" height="${LINE - 2}" fill="${colours.css[step]}"/>`);
+      if (at === token.value && width) parts.push(`<rect x="${x}" y="${y}" width="${width}" height="${LINE - 2}" fill="none" stroke="${pin}" stroke-width="2"/>`);
+      if (text) parts.push(svgText({ x, y: y + LINE / 2 - 1, text, colour: step ? (colours.lightInk[step] ? "#fff" : "#111") : ink, size: 13 }));
+      column += text.length;
+    }
+  }
+  return svgOf(24 + WIDE * LETTER, 50 + (line + 1) * LINE, paper, parts);
 }

@@ -29,16 +29,20 @@ class SqueezeExcitation(Composed):
 
     Args:
         channels: c. ratio, divisor: of the bottleneck, see `Mlp`; timm's default divisor is 8. bias: of both layers.
+        activation: between them, relu or silu.
 
     Paper: Hu et al., arXiv 1709.01507.
     """
 
-    def __init__(self, channels: int, ratio: float = 16, divisor: int = 1, bias: bool = True) -> None:
-        super().__init__(channels, mix=f"mlp(ratio={ratio}, divisor={divisor}, bias={bias})")
+    def __init__(
+        self, channels: int, ratio: float = 16, divisor: int = 1, bias: bool = True, activation: str = "relu"
+    ) -> None:
+        mix = f"mlp(ratio={ratio}, divisor={divisor}, bias={bias}, activation={activation})"
+        super().__init__(channels, mix=mix)
 
     @classmethod
     def examples(cls) -> list[Sample]:
-        return [Sample("se", cls(12, ratio=4)), Sample("se, no bias", cls(24, 3, 8, False))]
+        return [Sample("se", cls(12, ratio=4)), Sample("se, no bias", cls(24, 3, 8, False, "silu"))]
 
 
 @published(

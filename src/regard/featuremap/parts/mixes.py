@@ -54,7 +54,8 @@ class Mlp(Mix):
 
     Args:
         ratio, divisor: the bottleneck has channels / ratio units, rounded to a multiple of the divisor, at least one
-            multiple. bias: b_1 and b_2. norm: layer for a layer norm. eps: of the norm.
+            multiple. bias: b_1 and b_2. norm: layer for a layer norm. eps: of the norm. activation: relu, or silu in
+            its place.
     """
 
     def __init__(
@@ -67,11 +68,15 @@ class Mlp(Mix):
         bias: bool = True,
         norm: Literal["layer"] | None = None,
         eps: float = 1e-5,
+        activation: Literal["relu", "silu"] = "relu",
     ) -> None:
         super().__init__(channels, over, statistics)
         self.need("yx")
         if norm not in ("layer", None):
             raise wrong("norm", repr(norm), "'layer' or None")
+        if activation not in ("relu", "silu"):
+            raise wrong("activation", repr(activation), "'relu' or 'silu'")
+        self.activation = torch.relu if activation == "relu" else nn.functional.silu
         self.hidden, self.bias = bottleneck(channels, ratio, divisor), bias
         self.first = nn.Linear(channels, self.hidden, bias)
         self.norm = nn.LayerNorm(self.hidden, eps) if norm else None
@@ -84,7 +89,7 @@ class Mlp(Mix):
     def one(self, statistics: Tensor) -> Tensor:
         """Of each statistic ``(b, s, c)`` alone."""
         hidden = self.first(statistics)
-        return self.second(torch.relu(hidden if self.norm is None else self.norm(hidden)))
+        return self.second(self.activation(hidden if self.norm is None else self.norm(hidden)))
 
     @property
     def parameter_count(self) -> int:

@@ -334,20 +334,39 @@ class Segment:
     share a sequence.
 
     Args:
-        transition: ``(b, h, d, d)``. state: ``(b, h, d, e)``, what they leave behind nothing.
+        transition: ``(b, h, d, d)``, or its diagonal ``(b, h, d, 1)``, or one number a head ``(b, h, 1, 1)``.
+        state: ``(b, h, d, e)``, what they leave behind nothing.
     """
 
     transition: Tensor
     state: Tensor
 
+    def after(self, state: Tensor) -> Tensor:
+        """The state behind them, of that before them."""
+        return moved(self.transition, state) + self.state
+
     def __add__(self, later: Segment) -> Segment:
-        return Segment(later.transition @ self.transition, later.transition @ self.state + later.state)
+        return Segment(moved(later.transition, self.transition), later.after(self.state))
+
+
+def moved(transition: Tensor, state: Tensor) -> Tensor:
+    """``transition state``, where a transition of one column is a diagonal."""
+    return transition * state if transition.shape[-1] == 1 else transition @ state
 
 
 def segment(inputs: Inputs) -> Segment:
-    """The `Segment` of some tokens: two scans, one of them of the identity with nothing written."""
+    """The `Segment` of some tokens: a scan, and with a delta rule or a removal one of the identity, nothing written."""
     b, h, _, d = inputs.k.shape
-    nothing = inputs.v.new_zeros(b, h, d, inputs.v.shape[3])
+    state = scan(inputs, inputs.v.new_zeros(b, h, d, inputs.v.shape[3]))[1]
+    if inputs.beta is None and inputs.erase_key is None:
+        return Segment(kept_share(inputs), state)
     identity = torch.eye(d, dtype=inputs.v.dtype, device=inputs.v.device).expand(b, h, d, d)
     silent = replace(inputs, v=inputs.v.new_zeros(*inputs.v.shape[:3], d))
-    return Segment(scan(silent, identity)[1], scan(inputs, nothing)[1])
+    return Segment(scan(silent, identity)[1], state)
+
+
+def kept_share(inputs: Inputs) -> Tensor:
+    """What decays and resets leave of a state, ``(b, h, d or 1, 1)``."""
+    (b, h), decay = inputs.k.shape[:2], inputs.log_decay
+    kept = inputs.v.new_ones(b, h, 1, 1) if decay is None else decay.sum(2).exp().reshape(b, h, -1, 1)
+    return kept if inputs.resets is None else kept.masked_fill(inputs.resets.any(1)[:, None, None, None], 0)

@@ -11,8 +11,6 @@ from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism, repeat_heads
 from regard.laws.mechanism.subject import (
     BATCH,
-    LONG,
-    MIDDLE,
     SHORT,
     Broken,
     Inputs,
@@ -26,7 +24,7 @@ from regard.laws.mechanism.subject import (
 def padding(subject: Subject) -> str:
     """What padding holds changes nothing; a padded batch equals its single sequences, a packed one its documents."""
     worst, mechanism = 0.0, subject.cast(torch.float64)
-    for n in (SHORT, LONG):
+    for n in (SHORT, subject.long):
         for causal in subject.directions():
             for side in ("left", "right"):
                 layout = Layout(causal=causal, key_mask=subject.padding(n, BATCH, side))
@@ -155,7 +153,7 @@ def strided(subject: Subject, mechanism: Mechanism, layout: Layout) -> None:
 
     In each round every tensor is stored in another way than the one before it, and over the rounds in every way.
     """
-    for n, rounds in ((SHORT, len(STORED)), (MIDDLE, 1)):
+    for n, rounds in ((SHORT, len(STORED)), (subject.middle, 1)):
         inputs, upstream = subject.draw(n), subject.draw(n, kv_heads=subject.example.heads, seed=1).v
         names = [*inputs.tensors, "upstream"]
         for turn in range(rounds):

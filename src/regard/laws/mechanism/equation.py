@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from regard.core.cost import Shape
 from regard.core.layout import Layout
 from regard.core.mechanism import GROWTHS, Mechanism
 from regard.laws.mechanism.subject import (
-    LONG,
-    MIDDLE,
     SHORT,
     Broken,
     Inputs,
@@ -25,16 +25,17 @@ from regard.laws.mechanism.subject import (
 
 PRECISIONS = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-2}
 HALF = (torch.bfloat16, torch.float16)
-DRAWN = (((torch.float64, torch.float32), LONG), (HALF, MIDDLE))
-"""Those that share inputs, which each of them holds exactly, and the longest of these: definitions cost the most."""
+DRAWN = (torch.float64, torch.float32), HALF
+"""Those that share inputs, which each of them holds exactly."""
 LARGE = 128.0  # times what is drawn, products of five no longer fit into float16
 
 
 def definition(subject: Subject) -> str:
-    """forward == weights @ v: float64 to 1e-9, float32 to 1e-4, half precision to 2e-2; and in half
-    precision weights and rows are those of float64, finite if q and k are large."""
-    worst = {dtype: 0.0 for dtypes, _ in DRAWN for dtype in dtypes}
-    for dtypes, longest in DRAWN:
+    """forward == weights @ v, or define where it is not linear in v: float64 to 1e-9, float32 to 1e-4, half
+    precision to 2e-2; and in half precision weights and rows, or define, are those of float64, finite if q and k are
+    large."""
+    worst = {dtype: 0.0 for dtypes in DRAWN for dtype in dtypes}
+    for dtypes, longest in zip(DRAWN, (subject.long, subject.middle), strict=False):  # definitions cost the most
         for n, m in ((SHORT, SHORT), (SHORT, 17), (longest, longest)):
             for name, layout in subject.layouts(n, m):
                 inputs, exact = exactly(subject, dtypes, n, m)
@@ -70,18 +71,20 @@ def brief(dtype: torch.dtype) -> str:
 
 
 def halved(subject: Subject, layout: Layout, name: str) -> None:
-    """Broken unless ``weights`` and ``rows`` of half precision are those of float64; of large q and k, finite."""
+    """Broken unless ``weights`` and ``rows``, or ``define``, of half precision are those of float64; of large q and k,
+    finite."""
     drawn, exact = exactly(subject, HALF, SHORT, SHORT)
     real, some = real_rows(layout, SHORT, SHORT, drawn.q.shape[0]), slice(2, 7)
     for size in (1.0, LARGE):
         inputs = drawn.map(lambda name, x, size=size: x * size if name in ("q", "k") else x)
-        want = exact.double().weights(inputs.q, inputs.k, layout, **inputs.signals)
+        want = shown(exact.double(), inputs, layout)
         if want[real[:, None].expand(want.shape[:3])].abs().max() > torch.finfo(torch.float16).max / 2:
             continue
         for dtype in HALF:
             given, mechanism = inputs.map(lambda _, x, dtype=dtype: x.to(dtype)), exact.to(dtype)
-            found = {"weights": (mechanism.weights(given.q, given.k, layout, **given.signals), slice(None))}
-            if layout.causal or layout.segments is None:
+            name = "weights" if mechanism.traits.linear else "define"
+            found = {name: (shown(mechanism, given, layout), slice(None))}
+            if mechanism.traits.linear and (layout.causal or layout.segments is None):
                 found["rows"] = mechanism.rows(given.q, given.k, layout, some, **given.signals), some
             for what, (got, which) in found.items():
                 if got.dtype != dtype:
@@ -90,10 +93,17 @@ def halved(subject: Subject, layout: Layout, name: str) -> None:
                 same(got, want[:, :, which], tolerance if size == 1 else torch.inf, where, real[:, which])
 
 
+def shown(mechanism: Mechanism, inputs: Inputs, layout: Layout) -> Tensor:
+    """What defines it: A, or the output where that is not linear in v."""
+    if mechanism.traits.linear:
+        return mechanism.weights(inputs.q, inputs.k, layout, **inputs.signals)
+    return mechanism.define(inputs.q, inputs.k, inputs.v, layout, **inputs.signals)
+
+
 def linear(subject: Subject) -> str:
     """A(q, k) (a v + b w) == a A v + b A w."""
     if not subject.traits.linear:
-        raise Unclaimed("A depends on v")
+        raise Unclaimed("not one A for all of v")
     worst, mechanism = 0.0, subject.cast(torch.float64)
     m = 17 if any(subject.fits(SHORT, 17, causal) for causal in subject.directions()) else SHORT
     for name, layout in subject.layouts(SHORT, m):
@@ -108,7 +118,9 @@ def linear(subject: Subject) -> str:
 
 def rows(subject: Subject) -> str:
     """Row sums and signs as declared; A reads q and k, or does not; it vanishes outside its support; ``Mechanism.rows``
-    are rows of ``weights``."""
+    are rows of ``weights``. Without linearity in v, ``influence`` is the norm of the definition's Jacobian."""
+    if not subject.traits.linear:
+        return jacobian(subject)
     claims, mechanism = subject.traits, subject.cast(torch.float64)
     layout = next(layout for _, layout in subject.layouts(SHORT, SHORT))
     drawn = [subject.draw(SHORT, SHORT, seed=seed) for seed in (0, 1)]
@@ -138,10 +150,33 @@ def rows(subject: Subject) -> str:
     return ", ".join(filter(None, [claims.sign, claims.rows and f"rows sum to {claims.rows}"])) or "support only"
 
 
+def jacobian(subject: Subject) -> str:
+    """The worst difference of ``influence`` from the Jacobian of ``define``; Broken if it is not zero outside the
+    support."""
+    worst, mechanism, some = 0.0, subject.cast(torch.float64), slice(5, 6)
+    heads, e = subject.example.heads, subject.example.value_dim
+    for name, layout in subject.layouts(SHORT, SHORT, batch=1):
+        inputs = subject.draw(SHORT, batch=1, kv_heads=heads)
+
+        def rows_of(v: Tensor, inputs: Inputs = inputs, layout: Layout = layout) -> Tensor:
+            return mechanism.define(inputs.q, inputs.k, v, layout, **inputs.signals)[:, :, some]
+
+        slopes: Any = torch.autograd.functional.jacobian(rows_of, inputs.v, vectorize=False)
+        slopes = slopes[0, :, :, :, 0].diagonal(dim1=0, dim2=3)  # (rows, e, m, e, heads), each head by its own values
+        want = (slopes.square().sum((1, 3)) / e).sqrt().permute(2, 0, 1)[None]
+        got = mechanism.influence(inputs.q, inputs.k, inputs.v, layout, some, **inputs.signals)
+        seen = mechanism.support(SHORT, SHORT, layout, got.device)[:, :, some].expand_as(got)
+        if got.masked_fill(seen, 0).any():
+            raise Broken(f"{name}: influence outside the support")
+        real = real_rows(layout, SHORT, SHORT, 1)[:, some]
+        worst = max(worst, same(got, want, 1e-9, f"influence, {name}", real))
+    return f"norms of the Jacobian to {worst:.0e}"
+
+
 def gradients(subject: Subject) -> str:
     """Gradients of forward equal those of the definition, for inputs, signals and parameters; gradcheck in float64."""
     worst, mechanism = 0.0, subject.cast(torch.float64)
-    for n, m in ((SHORT, SHORT), (SHORT, 17), (257, 257)):
+    for n, m in ((SHORT, SHORT), (SHORT, 17), (subject.middle, subject.middle)):
         for name, layout in subject.layouts(n, m):
             inputs = subject.draw(n, m)
             rows = real_rows(layout, n, m, inputs.q.shape[0]).to(subject.device)
@@ -182,7 +217,7 @@ def cost(subject: Subject) -> str:
     example, mechanism = subject.example, subject.cast(torch.float32)
     ratios = []
     for causal in subject.directions():
-        for n in (SHORT, LONG):
+        for n in (SHORT, subject.long):
             layout, inputs = Layout(causal=causal), subject.draw(n, batch=1, dtype=torch.float32)
             with torch.no_grad(), FlopCounterMode(display=False) as counter:
                 subject.call(inputs, layout, mechanism)
@@ -216,7 +251,7 @@ def shape(example, n: int) -> Shape:
 
 def state_bytes(subject: Subject, mechanism: Mechanism) -> None:
     """Broken if the formula's state bytes differ from those of the state's tensors."""
-    for n in (SHORT, LONG):
+    for n in (SHORT, subject.long):
         inputs = subject.draw(n, batch=1, dtype=torch.float32)
         state = mechanism.start(1, device=subject.device, dtype=torch.float32)
         with torch.no_grad():

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism
-from regard.laws.mechanism.subject import BATCH, LONG, SHORT, Broken, Inputs, Subject, Unclaimed, real_rows, same
+from regard.laws.mechanism.subject import BATCH, SHORT, Broken, Inputs, Subject, Unclaimed, real_rows, same
 
 
 def causal(subject: Subject) -> str:
@@ -22,7 +22,7 @@ def causal(subject: Subject) -> str:
     checked, bits, leaked = 0, 0 if subject.traits.flops == "exact" else 64, False
     for dtype in (torch.float64, torch.float32):
         mechanism = subject.cast(dtype)
-        for n, m in ((SHORT, SHORT), (SHORT, 17), (LONG, LONG)):
+        for n, m in ((SHORT, SHORT), (SHORT, 17), (subject.long, subject.long)):
             if not subject.fits(n, m, True):
                 continue
             before, fresh = subject.draw(n, m, dtype=dtype), subject.draw(n, m, seed=1, dtype=dtype)

@@ -64,6 +64,7 @@ class Subject:
         self.example, self.device = example, device
         self.mechanism: Mechanism = copy.deepcopy(example.mechanism).to(device)
         self.traits: Traits = self.mechanism.traits
+        self.long, self.middle = (min(size, example.longest) for size in (LONG, MIDDLE))
 
     def cast(self, dtype: torch.dtype) -> Mechanism:
         """The mechanism with its parameters rounded to ``dtype``."""
@@ -135,7 +136,10 @@ class Subject:
         return (mechanism or self.mechanism)(inputs.q, inputs.k, inputs.v, layout, **inputs.signals)
 
     def define(self, inputs: Inputs, layout: Layout, mechanism: Mechanism) -> Tensor:
-        """``weights @ v`` on the inputs: what ``forward`` is held to."""
+        """``weights @ v`` on the inputs, or `Mechanism.define` where that is not linear: what ``forward`` is held
+        to."""
+        if not mechanism.traits.linear:
+            return mechanism.define(inputs.q, inputs.k, inputs.v, layout, **inputs.signals)
         weights = mechanism.weights(inputs.q, inputs.k, layout, **inputs.signals)
         return weights @ repeat_heads(inputs.v, inputs.q.shape[1])
 

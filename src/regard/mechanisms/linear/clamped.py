@@ -22,7 +22,6 @@ from regard.mechanisms.linear.base import Averaged
     arxiv="2501.16182",
     year=2025,
     aliases=("enhanced_linear_attention", "clamped_linear"),
-    missing="the pyramid with its stem and separate windows",
     fidelity="authors' code",
     claim=(
         Claim(

@@ -221,7 +221,6 @@ def simulate(pattern: Neighborhood, queries: Sizes, keys: Sizes) -> Simulated:
     arxiv="2204.07143",
     year=2022,
     aliases=("neighborhood_bias",),
-    missing="the four-stage network",
     fidelity="authors' code",
     claim=(
         Claim(
@@ -241,11 +240,11 @@ def simulate(pattern: Neighborhood, queries: Sizes, keys: Sizes) -> Simulated:
 class NeighborhoodBias(NeighborhoodAttention):
     """Neighbourhood attention with a learned bias for each head and offset within the window.
 
-        s_ij = scale q_i · k_j + B[h, (i − j) + (k − 1)]   on each axis
+        s_ij = scale q_i · k_j + B[h, (i − j) / dilation + (k − 1)]   on each axis
 
     Args:
         heads: one table each. axes: of the grids that it is called on. window: k, of all axes or of each.
-        scale: None for ``1 / sqrt(d)``.
+        scale: None for ``1 / sqrt(d)``. dilation: distance of the window's cells, of all axes or of each.
 
     Raises:
         ValueError: q has another number of heads, or the grid other axes.
@@ -253,11 +252,13 @@ class NeighborhoodBias(NeighborhoodAttention):
     Paper: Hassani et al., arXiv 2204.07143.
     """
 
-    def __init__(self, heads: int = 4, axes: int = 1, window: Sizes = 7, scale: float | None = None) -> None:
-        super().__init__(window, scale=scale)
+    def __init__(
+        self, heads: int = 4, axes: int = 1, window: Sizes = 7, scale: float | None = None, dilation: Sizes = 1
+    ) -> None:
+        super().__init__(window, 1, dilation, scale=scale)
         if heads < 1 or not 1 <= axes <= 3:
             raise wrong("heads, axes", f"{heads}, {axes}", "at least one head, 1 to 3 axes")
-        self.sizes = on_axes("window", window, axes)
+        self.sizes, self.steps = on_axes("window", window, axes), on_axes("dilation", dilation, axes)
         self.table = nn.Parameter(torch.zeros(heads, *(2 * k - 1 for k in self.sizes)))
         nn.init.trunc_normal_(self.table, std=0.02)
 
@@ -267,9 +268,8 @@ class NeighborhoodBias(NeighborhoodAttention):
         def bias(i: Tensor, j: Tensor) -> Tensor:
             apart = [a - b for a, b in zip(coordinates(i, grid), coordinates(j, grid), strict=True)]
             apart = apart if layout.grid else [i - j]
-            places = [
-                (x + k - 1).clamp(0, 2 * k - 2) for x, k in zip(apart, self.sizes, strict=True)
-            ]  # those out of the window are hidden
+            each = zip(apart, self.sizes, self.steps, strict=True)
+            places = [(x // step + k - 1).clamp(0, 2 * k - 2) for x, k, step in each]  # others are hidden
             return self.table[(slice(None), *places)]
 
         return bias
@@ -283,4 +283,8 @@ class NeighborhoodBias(NeighborhoodAttention):
 
     @classmethod
     def examples(cls) -> Sequence[Example]:
-        return [Example("w = 5", cls(3, window=5), heads=3, kv_heads=3), Example("grouped", cls(4), 4, 2)]
+        return [
+            Example("w = 5", cls(3, window=5), heads=3, kv_heads=3),
+            Example("grouped", cls(4), 4, 2),
+            Example("every second", cls(2, window=3, dilation=2)),
+        ]

@@ -3,47 +3,78 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from regard.blocks.attention import Attention
-from regard.blocks.spatial import ConditionalPositions, Grid, SpatialReduction, flat, patch_grid
 from regard.core.atlas import Claim, published
-from regard.core.build import build
-from regard.core.errors import wrong
-from regard.core.kinds import Sample
-from regard.mechanisms.sparse.pattern import PatternAttention
-from regard.networks.base import Network
+from regard.core.kinds import Sample, shown_by
+from regard.networks.stages.design import Design
+from regard.networks.stages.network import Stages
+from regard.networks.stages.presets import Preset, preset
 from regard.networks.vision.vit import image_sample
-from regard.patterns import Tiles
-from regard.projections.base import Grouped
+
+NORM = "layer(eps=1e-06)"
 
 
-class TwinsLayer(nn.Module):
-    """Attention and a network behind layer norms: ``h = x + attention(norm(x))``, ``y = h + network(norm(h))``."""
+def design(
+    depths: Sequence[int],
+    widths: Sequence[int],
+    heads: Sequence[int],
+    window: int | None = 7,
+    ratios: Sequence[int] = (8, 4, 2, 1),
+    inner: Sequence[int] = (4, 4, 4, 4),
+    patch: int = 4,
+) -> Design:
+    """The network of so many layers in each stage.
 
-    def __init__(self, attention: Attention, width: int) -> None:
-        super().__init__()
-        self.attention = attention
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
-        self.network = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norms[0](x))
-        return x + self.network(self.norms[1](x))
-
-
-def local(width: int, heads: int, grid: Grid, window: int) -> Attention:
-    """Attention inside of each window of ``window × window`` tokens; the last ones of a row may be smaller (LSA)."""
-    pattern = Tiles(grid, min(window, *grid))
-    return Attention(PatternAttention(pattern), Grouped(width, heads, heads, width // heads, width // heads))
+    Args:
+        window: side of the windows of every other layer; None for summaries alone (PCPVT). ratios: cells along a side
+            that one summary stands for. inner: of the perceptrons' inner channels to the stage's. patch: side of the
+            first patches.
+    """
+    layers = tuple(stage(*sizes, window) for sizes in zip(depths, ratios, inner, strict=False))
+    ends: dict[str, Any] = {"stem": f"patch(side={patch}, norm=layer)", "down": "patch(side=2, norm=layer)"}
+    return Design(tuple(widths), layers, tuple(heads), **ends, norm=NORM, start="fan_out")
 
 
-def summarised(width: int, heads: int, grid: Grid, ratio: int) -> Attention:
-    """Attention of every token to one key for each ``ratio × ratio`` tokens (GSA)."""
-    return Attention(build("softmax"), SpatialReduction(width, heads, grid, ratio))
+def stage(depth: int, ratio: int, inner: int, window: int | None) -> str:
+    """The layers of a stage, positions behind the first."""
+    blocks = []
+    for place in range(depth):
+        local = window is not None and place % 2 == 0
+        attention = f"windows(side={window})" if local else f"summary(ratio={ratio}, norm=layer)"
+        blocks.append(f"{attention} + mlp(ratio={inner}){' + cpe' if place == 0 else ''}")
+    return ", ".join(blocks)
+
+
+def svt(depths: Sequence[int], width: int, heads: int) -> Design:
+    """SVT of these layers, whose channels and heads double from stage to stage."""
+    return design(depths, [width * 2**n for n in range(4)], [heads * 2**n for n in range(4)])
+
+
+def pcpvt(depths: Sequence[int]) -> Design:
+    """PCPVT of these layers."""
+    return design(depths, (64, 128, 320, 512), (1, 2, 5, 8), None, inner=(8, 8, 4, 4))
+
+
+PRESETS = {
+    "twins_svt_small": Preset(svt((2, 2, 10, 4), 64, 2), "24", "2.9", exact=24_060_776),
+    "twins_svt_base": Preset(svt((2, 2, 18, 2), 96, 3), "56", "8.6"),
+    "twins_svt_large": Preset(svt((2, 2, 18, 2), 128, 4), "99.2", "15.1"),
+    "twins_pcpvt_small": Preset(pcpvt((3, 4, 6, 3)), "24.1", "3.8"),
+    "twins_pcpvt_base": Preset(pcpvt((3, 4, 18, 3)), "43.8", "6.7"),
+    "twins_pcpvt_large": Preset(pcpvt((3, 8, 27, 3)), "60.9", "9.8"),
+}
+
+
+def examples() -> list[Sample]:
+    """Both kinds, at sides that windows and summaries do not divide."""
+    sizes = ((2, 2), (12, 20), (2, 4))
+    return [
+        image_sample(
+            name, Stages(design(*sizes, window, (2, 1), patch=2), 7, 1), (15, 20), 1, presets=PRESETS if window else {}
+        )
+        for name, window in (("SVT", 2), ("PCPVT", None))
+    ]
 
 
 @published(
@@ -55,7 +86,7 @@ def summarised(width: int, heads: int, grid: Grid, ratio: int) -> Attention:
     arxiv="2104.13840",
     year=2021,
     aliases=("twins_svt", "twins_pcpvt", "gsa", "lsa"),
-    fidelity="hand values",
+    fidelity="third-party code",
     claim=(
         Claim("windows equal attention in each window", cells="vision.windows", holds="common.within(most=1e-9)"),
         Claim(
@@ -63,7 +94,11 @@ def summarised(width: int, heads: int, grid: Grid, ratio: int) -> Attention:
             cells="vision.pair_of_layers",
             holds="vision.reaches_every_token",
         ),
-        Claim("SVT-S has 24 million parameters", cells="vision.svt_s", holds="vision.has_24_million"),
+        Claim(
+            "parameters and multiply-adds at 224 × 224 are those printed",
+            cells="stages.sizes_of(family='twins')",
+            holds="stages.are_printed",
+        ),
         Claim(
             "small SVT and PCPVT tell at least 97% of held-out digits",
             cells="vision.twins_on_digits",
@@ -71,84 +106,16 @@ def summarised(width: int, heads: int, grid: Grid, ratio: int) -> Attention:
         ),
     ),
 )
-class Twins(Network):
+@shown_by(examples)
+def twins(name: str = "twins_svt_small", classes: int = 1000, channels: int = 3, seed: int = 0) -> Stages:
     """A pyramid of stages whose layers alternate between windows and summaries, or see summaries alone.
 
-        stage: tokens = norm(conv_{p, stride p}(image));   first layer, conditional positions, the other layers
-        SVT: layers 1, 3, 5 … `local`, layers 2, 4, 6 … `summarised`;   PCPVT (window None): all `summarised`
-
-    Shapes: ``images (b, channels, height, width)`` -> ``(b, classes)``.
+        SVT: layers 1, 3, 5 … `Windows`, layers 2, 4, 6 … `Summary`;   PCPVT: all `Summary`
+        positions by a convolution behind the first layer of each stage
 
     Args:
-        classes: to tell apart. image: height and width. widths, heads, depths: of the stages. ratios: tokens along a
-            side that one summary stands for. window: side of a window; None for none. patches: side of the patches of
-            each stage. channels: of the images. seed: of the weights.
+        name: twins_svt_small, _base, _large, or twins_pcpvt_ likewise. classes, channels, seed: see `Stages`.
 
-    Raises:
-        ValueError: lists of different lengths, patches that do not divide the image, ratios that do not divide a grid.
-
-    Paper: Chu et al., arXiv 2104.13840. SVT-S is the default, for 1,000 classes of 224 × 224 pixels; projections here
-    have no biases.
+    Paper: Chu et al., arXiv 2104.13840. Sides that windows or summaries do not divide: padding is no key of a window.
     """
-
-    def __init__(
-        self,
-        classes: int = 1000,
-        image: Grid = (224, 224),
-        widths: Sequence[int] = (64, 128, 256, 512),
-        heads: Sequence[int] = (2, 4, 8, 16),
-        depths: Sequence[int] = (2, 2, 10, 4),
-        ratios: Sequence[int] = (8, 4, 2, 1),
-        window: int | None = 7,
-        patches: Sequence[int] = (4, 2, 2, 2),
-        channels: int = 3,
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        if len({len(x) for x in (widths, heads, depths, ratios, patches)}) != 1:
-            raise wrong("widths", f"{len(widths)} stages", "as many as heads, depths, ratios and patches")
-        self.embeddings, self.norms, self.stages = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        grid, before = image, channels
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            for width, h, depth, ratio, patch in zip(widths, heads, depths, ratios, patches, strict=True):
-                grid = patch_grid(grid, patch, "patches")
-                self.embeddings.append(nn.Conv2d(before, width, patch, patch))
-                self.norms.append(nn.LayerNorm(width))
-                layers = [
-                    local(width, h, grid, window) if window and i % 2 == 0 else summarised(width, h, grid, ratio)
-                    for i in range(depth)
-                ]
-                self.stages.append(
-                    nn.Sequential(
-                        TwinsLayer(layers[0], width),
-                        ConditionalPositions(width, grid),
-                        *(TwinsLayer(layer, width) for layer in layers[1:]),
-                    )
-                )
-                before = width
-            self.norm, self.classes = nn.LayerNorm(before), nn.Linear(before, classes)
-
-    @classmethod
-    def examples(cls) -> Sequence[Sample]:
-        sizes = {
-            "widths": (12, 20),
-            "heads": (2, 4),
-            "depths": (2, 2),
-            "ratios": (2, 1),
-            "patches": (2, 2),
-            "channels": 1,
-        }
-        svt, pcpvt = (cls(7, (12, 20), window=window, **sizes) for window in (2, None))
-        large = image_sample("SVT", svt, (12, 20), 1)
-        return [
-            replace(large, given={**large.given, "published": (cls, 24.0)}),
-            image_sample("PCPVT", pcpvt, (12, 20), 1),
-        ]
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = images
-        for embedding, norm, stage in zip(self.embeddings, self.norms, self.stages, strict=True):
-            patches = embedding(x)
-            x = stage(norm(flat(patches))).mT.unflatten(2, patches.shape[2:])
-        return self.classes(self.norm(flat(x)).mean(1))
+    return preset(PRESETS, name, classes, channels, seed)

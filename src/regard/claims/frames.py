@@ -1,0 +1,110 @@
+"""Reference frames and sinks: graphs and states with known answers, and those of SmolLM2."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from regard.analysis.flow import WatchedMaps
+from regard.analysis.retrieval_heads import manual
+from regard.analysis.secondary_sinks import secondary_sinks, sinks_of
+from regard.analysis.sink_geometry import Frame, geometry
+from regard.claims.cells import measured
+from regard.claims.figures import Figures, Finding, listed
+from regard.claims.testbeds.key_values import smollm2
+
+KINDS: tuple[Frame, ...] = ("centralised", "distributed", "bidirectional")
+TOKENS, DRAWN = 97, 30
+
+
+def drawn(kind: Frame, seed: int) -> Tensor:
+    """A soft map with its mass on hubs: one anywhere, three inside, or one at either end."""
+    draw = torch.Generator().manual_seed(seed)
+    inside = (torch.randperm(TOKENS - 20, generator=draw) + 10).tolist()
+    hubs = {"centralised": inside[:1], "distributed": inside[:3], "bidirectional": [0, TOKENS - 1]}[kind]
+    weights = torch.rand(TOKENS, TOKENS, generator=draw).softmax(1) * 0.2
+    for hub in hubs:
+        weights[:, hub] += 0.8 / len(hubs)
+    return weights / weights.sum(1, keepdim=True)
+
+
+@measured()
+def synthetic() -> dict[str, float]:
+    """The share of drawn maps that are labelled as what they are, by kind."""
+    return {kind: sum(geometry(drawn(kind, seed)).frame == kind for seed in range(DRAWN)) / DRAWN for kind in KINDS}
+
+
+def all_are_told(found: Figures) -> Finding:
+    """Every one of them."""
+    shares = [found.one(kind) for kind in KINDS]
+    return Finding.of(f"{listed(shares, '.0%')} of {DRAWN} maps of each kind", min(shares) == 1)
+
+
+@measured()
+def of_smollm2() -> dict[str, float]:
+    """The share of SmolLM2's heads with each kind of frame, over two texts, and where the hubs are."""
+    model, tokenizer = smollm2()
+    ids = torch.tensor(tokenizer(manual()).input_ids)
+    frames, first = [], []
+    for start in (0, 2000):
+        maps = WatchedMaps(model, ids[start : start + 128])
+        for layer in range(maps.layers):
+            weights, _ = maps.rows(layer, torch.arange(maps.n))
+            found = [geometry(head) for head in weights]
+            frames += [of.frame for of in found]
+            first += [of.hubs == (0,) for of in found if of.frame == "centralised"]
+    return {kind: frames.count(kind) / len(frames) for kind in KINDS} | {"first": sum(first) / max(1, len(first))}
+
+
+def mostly_centralised(found: Figures) -> Finding:
+    """More than half of the heads."""
+    shares = {kind: found.one(kind) for kind in KINDS}
+    told = ", ".join(f"{share:.0%} {kind}" for kind, share in shares.items())
+    figure = f"SmolLM2's heads: {told}; of the centralised the hub is the first token in {found.one('first'):.0%}"
+    return Finding.of(figure, shares["centralised"] > 0.5)
+
+
+@measured(seed=range(3))
+def planted_sinks(seed: int) -> dict[str, float]:
+    """Of sinks planted into random states: how many are found, and nothing else, with their start and lifetime."""
+    draw = torch.Generator().manual_seed(seed)
+    layers, n, channels = 24, 67, 61
+    states = torch.randn(layers + 1, n, channels, generator=draw).cumsum(0)
+    want = {}
+    for token in (torch.randperm(n - 1, generator=draw)[:9] + 1).tolist():
+        start, life = (int(torch.randint(*ends, (1,), generator=draw)) for ends in ((1, 12), (2, 12)))
+        noise = 0.2 * torch.randn(life, channels, generator=draw) * states[start : start + life, 0].norm(dim=1)[:, None]
+        states[start : start + life, token] = 8 * states[start : start + life, 0] + noise
+        want[token, start] = life
+    found = {(sink.token, sink.start): sink.lifetime for sink in sinks_of(states)}
+    right = sum(found.get(key) == life for key, life in want.items())
+    return {"f1": 2 * right / (len(found) + len(want)), "planted": len(want)}
+
+
+def planted_are_found(found: Figures) -> Finding:
+    """F1 of token, start and lifetime together from 0.95 on."""
+    scores = found("f1")
+    return Finding.of(f"F1 {listed(scores, '.2f')}", min(scores) >= 0.95)
+
+
+@measured()
+def sinks_of_smollm2() -> dict[str, float]:
+    """How many sinks SmolLM2 has beside the first token in texts of 256 tokens, and how long they live."""
+    model, tokenizer = smollm2()
+    ids = torch.tensor(tokenizer(manual()).input_ids)
+    found = [
+        sink for start in (0, 1500, 3000) for sinks in secondary_sinks(model, ids[start : start + 256]).found
+        for sink in sinks
+    ]  # fmt: skip
+    short = [sink for sink in found if not sink.primary]
+    lives = sorted(sink.lifetime for sink in found)
+    return {"sinks": len(found), "secondary": len(short), "median": lives[len(lives) // 2] if lives else 0}
+
+
+def some_are_secondary(found: Figures) -> Finding:
+    """At least one lives through less than half of the layers."""
+    sinks, short = found.one("sinks"), found.one("secondary")
+    figure = (
+        f"SmolLM2, three texts: {sinks} sinks besides the first token, {short} through less than half of its layers"
+    )
+    return Finding.of(f"{figure}, median lifetime {found.one('median')} of 30", short >= 1)

@@ -1,0 +1,63 @@
+"""Attention over heads that hold different tokens: a call for each kv head, the queries that share it as its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from regard.hosts.softmax_call import SoftmaxCall, attend
+from regard.hosts.store import Entries, Store
+from regard.kernels import flash
+
+
+def attend_ragged(
+    store: Store, entries: Sequence[Sequence[Entries]], call: SoftmaxCall, dropout: float, v_dim: int
+) -> Tensor:
+    """``A v (b, heads, n, e)`` of the newest queries, which the store has taken in, over each kv head's ``entries``.
+
+    Rows of padding queries are zeros. Time and memory follow what is held.
+    """
+    batch, heads, n, d = call.q.shape
+    out, group = call.q.new_zeros(batch, heads, n, v_dim), heads // store.kv_heads
+    plain = call.softcap is None and call.sinks is None and not dropout and d == v_dim and call.device.type == "cpu"
+    for b, row in enumerate(entries):
+        chosen = store.chosen(b, n)
+        for h, held in enumerate(row):
+            own = slice(h * group, (h + 1) * group)
+            q = call.q[b, own] if chosen is None else call.q[b, own, chosen]
+            r = q.shape[1]
+            if not r:
+                continue
+            keys, values = (part[None, None] for part in held.pair)
+            rows, mask = q.reshape(1, 1, group * r, d), causal(group, r, keys)
+            if plain:  # a step of a short cache is little else than Python
+                bias = None if mask is None else torch.where(mask, 0.0, -torch.inf).to(q.dtype)
+                found, _ = flash.attend(rows, keys, values, False, bias, call.scaling)
+            else:
+                sinks = sunk(call, b, own, chosen, r)
+                part = replace(call, q=rows, k=keys, causal=False, mask=mask, bias=None, sinks=sinks)
+                found, _ = attend(part, values, dropout)
+            out[b, own, slice(None) if chosen is None else chosen] = found.view(group, r, v_dim)
+    return out
+
+
+def causal(group: int, r: int, keys: Tensor) -> Tensor | None:
+    """What the newest ``r`` tokens see of the ``keys (1, 1, t, d)``, for each head of a group; None for everything."""
+    if r == 1:
+        return None
+    t = keys.shape[2]
+    seen = torch.ones(r, t, dtype=torch.bool, device=keys.device).tril(t - r)
+    return seen.expand(group, -1, -1).reshape(1, 1, group * r, t)
+
+
+def sunk(call: SoftmaxCall, b: int, own: slice, chosen: Tensor | None, r: int) -> Tensor | None:
+    """The sinks of some heads and rows of a sequence, ``(1, 1, group · r)``."""
+    if call.sinks is None:
+        return None
+    found = call.sunk()
+    found = found[min(b, len(found) - 1), own]
+    found = found if chosen is None or found.shape[1] == 1 else found[:, chosen]
+    return found.expand(-1, r).reshape(1, 1, -1)

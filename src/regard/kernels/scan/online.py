@@ -1,0 +1,361 @@
+"""Memories that learn while they read: weights that take a gradient step for every token, in chunks of matrix
+products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from regard.kernels.scan.decays import Sums
+
+WINDOW = 2048
+"""Tokens after which the backward pass starts from a kept state, and computes what lies between again."""
+EPSILON = 0.1
+"""Added to the variance that a memory's output is normed by. The gradients of what is normed are as the inverse of its
+size, so that with a thousandth of this a rounding error becomes one of the whole within some hundred tokens."""
+ROOT = 0.7071067811865476
+DENSITY = 0.3989422804014327
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a memory reads of each token.
+
+    Args:
+        q, k: ``(b, h, n, d)``. v: ``(b, h, n, e)``.
+        step: ``(b, h, n)``, θ, what its gradient is multiplied with.
+        log_decay: ``(b, h, n)``, log(1 − α), −inf to 0. log_momentum: likewise log η, None for no momentum.
+        threshold: ``(b, h, n)``, where a rule has one.
+        real: ``(b, h, n)``, 0 for what is no token, whose step and logs are 0; None for all 1. The step of another adds
+            the momentum to the sums even where θ = 0 and η = 1.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    step: Tensor
+    log_decay: Tensor
+    log_momentum: Tensor | None = None
+    threshold: Tensor | None = None
+    real: Tensor | None = None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Inputs:
+        """Every tensor changed alike."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Inputs(**cast(Any, {name: None if x is None else change(x) for name, x in given.items()}))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A memory between two tokens: for each of its layers a tensor ``(b, h, i, o)``.
+
+    Args:
+        sums: A, what the steps add up in. momentum: S, empty without.
+        anchor: the weights at the start of the chunk, whose gradients its tokens take.
+        reading: what a rule keeps of the chunk's first token, empty where it keeps nothing.
+    """
+
+    sums: tuple[Tensor, ...]
+    momentum: tuple[Tensor, ...]
+    anchor: tuple[Tensor, ...]
+    reading: tuple[Tensor, ...] = ()
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [x for f in fields(self) for x in getattr(self, f.name)]
+
+    def like(self, tensors: list[Tensor]) -> Weights:
+        """The same with other tensors in the place of `tensors`."""
+        left = iter(tensors)
+        return Weights(*(tuple(next(left) for _ in getattr(self, f.name)) for f in fields(self)))
+
+    def where(self, chosen: Tensor, other: Weights) -> Weights:
+        """This memory of the sequences ``chosen (b,)``, the other's of the rest."""
+        at = chosen[:, None, None, None]
+        pairs = zip(self.tensors, other.tensors, strict=True)
+        return self.like([torch.where(at, mine, theirs) for mine, theirs in pairs])
+
+
+class Rule:
+    """What a memory learns by: the loss of a token, and how its weights follow from the sums of its gradients.
+
+    The memory is ``M(x) = σ(… σ(x W_1) …) W_L`` with GELU as σ, or ``x + LN(…)`` of it. The loss is ``‖M(k) − v‖²``,
+    and the weights are the sums themselves, W_t = A_t; a subclass changes that.
+
+    Args:
+        residual: x + LN(·), without learned scales. current: a token reads the sums of its own time, and not only what
+            `kept` kept at the start of its chunk.
+    """
+
+    residual: bool = False
+    current: bool = True
+
+    def slope(self, error: Tensor, threshold: Tensor | None) -> Tensor:
+        """The derivative of the loss by M(k), of ``error = M(k) − v (…, n, e)``; ``threshold (…, n, 1)``."""
+        return 2 * error
+
+    def loss(self, error: Tensor, threshold: Tensor | None) -> Tensor:
+        """The loss of each token ``(…, n)``, of which `slope` is the derivative."""
+        return error.square().sum(-1)
+
+    def kept_size(self, sizes: list[tuple[int, int]]) -> int:
+        """How many numbers `kept` keeps of layers of these sizes."""
+        return 0
+
+    def kept(self, first: Tensor) -> Tensor | None:
+        """What is kept of one layer's sums after the first token of a chunk; None where weights are the sums."""
+        return None
+
+    def weights(self, sums: Tensor, kept: Tensor) -> Tensor:
+        """One layer's weights from its sums and what was kept."""
+        return sums
+
+    def product(self, read: Callable[[], Tensor], x: Tensor, kept: Tensor) -> Tensor:
+        """x times the weights of each token's own time; ``read`` gives x times the sums."""
+        return read()
+
+    def initial(self, weights: Tensor) -> Tensor:
+        """The sums whose weights are ``weights``, before the first token."""
+        return weights
+
+    def begun(self, sums: tuple[Tensor, ...], momentum: bool) -> Weights:
+        """The memory before any token, of its learned weights."""
+        first = tuple(self.initial(x) for x in sums)
+        kept = [self.kept(x) for x in first]
+        reading = tuple(x for x in kept if x is not None)
+        nothing = tuple(torch.zeros_like(x) for x in first) if momentum else ()
+        return Weights(first, nothing, self.present(first, reading), reading)
+
+    def present(self, sums: tuple[Tensor, ...], reading: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The weights of all layers."""
+        return tuple(map(self.weights, sums, reading)) if reading else sums
+
+    def output(self, y: Tensor, x: Tensor) -> Tensor:
+        """M(x) from the last layer's product y."""
+        return x + F.layer_norm(y, y.shape[-1:], eps=EPSILON) if self.residual else y
+
+    def through(self, slope: Tensor, y: Tensor) -> Tensor:
+        """The derivative by y from the one by M(x)."""
+        if not self.residual:
+            return slope
+        variance, mean = torch.var_mean(y, -1, correction=0, keepdim=True)
+        scale = (variance + EPSILON).rsqrt()
+        normed = (y - mean) * scale
+        return scale * (slope - slope.mean(-1, keepdim=True) - normed * (slope * normed).mean(-1, keepdim=True))
+
+
+def recall(rule: Rule, weights: tuple[Tensor, ...], x: Tensor) -> Tensor:
+    """M(x) with these weights for all of ``x (b, h, n, d)``."""
+    y = x @ weights[0]
+    for layer in weights[1:]:
+        y = F.gelu(y) @ layer
+    return rule.output(y, x)
+
+
+def gelu_slope(z: Tensor) -> Tensor:
+    """The derivative of GELU."""
+    return 0.5 * (1 + torch.erf(z * ROOT)) + z * torch.exp(-0.5 * z * z) * DENSITY
+
+
+def gradients(rule: Rule, weights: tuple[Tensor, ...], x: Inputs) -> list[tuple[Tensor, Tensor]]:
+    """Of each layer the factors ``(x_t, δ_t)`` of every token's gradient ``x_t δ_tᵀ``, at these weights."""
+    read, products = [x.k], [x.k @ weights[0]]
+    for layer in weights[1:]:
+        read.append(F.gelu(products[-1]))
+        products.append(read[-1] @ layer)
+    error = rule.output(products[-1], x.k) - x.v
+    threshold = None if x.threshold is None else x.threshold[..., None]
+    slopes = [rule.through(rule.slope(error, threshold), products[-1])]
+    for layer, product in zip(reversed(weights[1:]), reversed(products[:-1]), strict=True):
+        slopes.append(slopes[-1] @ layer.mT * gelu_slope(product))
+    return list(zip(read, reversed(slopes), strict=True))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How gradients and states reach each token of a chunk of C, and its end.
+
+    Args:
+        pairs: ``(b, h, C, C)``, what token t's sums hold of the gradient of token s. sums, momentum: ``(b, h, C,
+            1)``, what they hold of the sums and the momentum before the chunk; momentum None without.
+        last, still: ``(b, h, C, 1)``, what the end's sums and the end's momentum hold of each gradient.
+        left: ``(b, h, 1, 1)``, what the end's momentum holds of the one before.
+    """
+
+    pairs: Tensor
+    sums: Tensor
+    momentum: Tensor | None
+    last: Tensor
+    still: Tensor | None
+    left: Tensor | None
+
+    def of(self, chunk: int) -> Spread:
+        """One of the chunks, all of which stand in the axis after the heads."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Spread(**cast(Any, {name: None if x is None else x[:, :, chunk] for name, x in given.items()}))
+
+
+def spread(x: Inputs) -> Spread:
+    """`Spread` of all chunks; ``x`` has tokens as ``(chunks, C)``."""
+    decayed, since = reached(x.log_decay)
+    if x.log_momentum is None:
+        pairs = decayed * x.step[..., None, :]
+        return Spread(pairs, since[..., None], None, pairs[..., -1, :, None], None, None)
+    moved, moving = reached(x.log_momentum)
+    moved = moved * x.step[..., None, :]
+    decayed = decayed if x.real is None else decayed * x.real[..., None, :]
+    pairs, momentum = decayed @ moved, decayed @ moving[..., None]
+    ends = (pairs[..., -1, :, None], moved[..., -1, :, None], moving[..., -1:, None])
+    return Spread(pairs, since[..., None], momentum, *ends)
+
+
+def reached(log_decay: Tensor) -> tuple[Tensor, Tensor]:
+    """``∏_{s < u ≤ t}`` of each pair of tokens, 0 above the diagonal, and ``∏_{u ≤ t}``: ``(…, C, C)``, ``(…, C)``."""
+    sums, size = Sums.of(log_decay, log_decay.dim() - 1), log_decay.shape[-1]
+    later = torch.ones(size, size, dtype=torch.bool, device=log_decay.device).triu(1)
+    apart = (sums[..., :, None] - sums[..., None, :]).masked_fill(later, -torch.inf)
+    return apart.exp(), sums.total.exp()
+
+
+def step_chunk(rule: Rule, x: Inputs, spread: Spread, w: Weights, opening: Tensor | None) -> tuple[Tensor, Weights]:
+    """One chunk: its outputs and the memory behind its last token, whose anchor is still the chunk's.
+
+    ``opening (b,)`` says of which sequences the chunk begins here, and not in an earlier call; None: of all.
+    """
+    found, reading = gradients(rule, w.anchor, x), w.reading
+    if reading:
+        kept = tuple(first_kept(rule, place, factors, spread, w) for place, factors in enumerate(found))
+        at = None if opening is None else opening[:, None, None, None]
+        reading = kept if at is None else tuple(map(lambda new, old: torch.where(at, new, old), kept, reading))
+    y = x.q
+    for place, factors in enumerate(found):
+        y = product(rule, F.gelu(y) if place else y, place, factors, spread, w, reading)
+    sums, momentum = zip(*(moved(place, factors, spread, w) for place, factors in enumerate(found)), strict=True)
+    return rule.output(y, x.q), Weights(sums, momentum if w.momentum else (), w.anchor, reading)
+
+
+def moved(place: int, factors: tuple[Tensor, Tensor], spread: Spread, w: Weights) -> tuple[Tensor, Tensor | None]:
+    """One layer's sums and momentum behind the chunk."""
+    (read, slope), sums = factors, w.sums[place]
+    new = read.mT @ (slope * -spread.last)
+    if spread.momentum is None or spread.still is None or spread.left is None:
+        return torch.addcmul(new, sums, spread.sums[..., -1:, :]), None
+    momentum, carried = w.momentum[place], read.mT @ (slope * -spread.still)
+    new = torch.addcmul(torch.addcmul(new, sums, spread.sums[..., -1:, :]), momentum, spread.momentum[..., -1:, :])
+    return new, torch.addcmul(carried, momentum, spread.left)
+
+
+def first_kept(rule: Rule, place: int, factors: tuple[Tensor, Tensor], spread: Spread, w: Weights) -> Tensor:
+    """`Rule.kept` of a layer: of the sums that the chunk's first token leaves."""
+    (read, slope), first = factors, w.sums[place] * spread.sums[..., :1, :]
+    if spread.momentum is not None:
+        first = first + w.momentum[place] * spread.momentum[..., :1, :]
+    kept = rule.kept(first - read[..., :1, :].mT * (slope[..., :1, :] * spread.pairs[..., :1, :1]))
+    assert kept is not None
+    return kept
+
+
+def product(
+    rule: Rule,
+    x: Tensor,
+    place: int,
+    factors: tuple[Tensor, Tensor],
+    spread: Spread,
+    w: Weights,
+    reading: tuple[Tensor, ...],
+) -> Tensor:
+    """Each token times a layer's weights of its own time."""
+    read, slope = factors
+
+    def sums() -> Tensor:
+        within = (spread.pairs * (x @ read.mT)) @ slope
+        if spread.momentum is None:
+            return spread.sums * (x @ w.sums[place]) - within
+        return spread.sums * (x @ w.sums[place]) + spread.momentum * (x @ w.momentum[place]) - within
+
+    return rule.product(sums, x, reading[place]) if reading else sums()
+
+
+@dataclass(frozen=True)
+class Course:
+    """Where chunks begin and end in each sequence, each ``(b, chunks)`` bool.
+
+    Args:
+        opening: the chunk's first token is here, and not in an earlier call. closing: its last token is here.
+        active: it has any token here. fresh: the memory is the initial one before it; None: nowhere.
+    """
+
+    opening: Tensor
+    closing: Tensor
+    active: Tensor
+    fresh: Tensor | None = None
+
+    def part(self, start: int, stop: int) -> Course:
+        """Some consecutive chunks."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Course(**cast(Any, {name: None if x is None else x[:, start:stop] for name, x in given.items()}))
+
+
+def chunked(
+    rule: Rule, x: Inputs, w: Weights, course: Course | None = None, new: Weights | None = None
+) -> tuple[Tensor, Weights]:
+    """A memory over chunks of tokens.
+
+        S_t = η_t S_{t−1} − θ_t ∇ℓ_t(W_c),   A_t = (1 − α_t) A_{t−1} + S_t,   o_t = M(q_t; W_t)
+
+    W_c are the weights at the start of t's chunk, so that a chunk's gradients are outer products ``x_t δ_tᵀ``, and all
+    that is between its tokens is matrix products: no token's weights are formed. Without momentum S_t is the step
+    alone.
+
+    Shapes: `Inputs` with tokens as ``(chunks, C)`` -> ``(b, h, chunks, C, e)`` and the memory after them.
+    Args: ``course``: None where every chunk begins and ends here; ``new``: the initial memory, for what is fresh.
+    Cost: `online_flops`; the backward pass keeps a memory every `WINDOW` tokens and computes the rest again.
+
+    Paper: gradients at the start of a chunk: Sun et al., arXiv 2407.04620.
+    """
+    count, size = x.q.shape[2:4]
+    per, outs = max(WINDOW // max(size, 1), 1), []
+    for start in range(0, count, per):
+        part = x.each(lambda t, start=start: t[:, :, start : start + per])
+        some = None if course is None else course.part(start, start + per)
+
+        def run(*tensors: Tensor, part: Inputs = part, some: Course | None = some, w: Weights = w) -> list[Tensor]:
+            out, after = window(rule, part, w.like(list(tensors)), some, new)
+            return [out, *after.tensors]
+
+        again = count > per and torch.is_grad_enabled()
+        out, *after = cast(Any, checkpoint(run, *w.tensors, use_reentrant=False)) if again else run(*w.tensors)
+        outs, w = [*outs, out], w.like(after)
+    return (torch.cat(outs, 2) if len(outs) > 1 else outs[0]) if outs else x.v, w
+
+
+def window(rule: Rule, x: Inputs, w: Weights, course: Course | None, new: Weights | None) -> tuple[Tensor, Weights]:
+    """Some chunks, one after the other."""
+    ways, outs = spread(x), []
+    for chunk in range(x.q.shape[2]):
+        here = None if course is None else course.part(chunk, chunk + 1)
+        if here is not None and here.fresh is not None and new is not None:
+            w = new.where(here.fresh[:, 0], w)
+        own = x.each(lambda t, chunk=chunk: t[:, :, chunk])
+        out, after = step_chunk(rule, own, ways.of(chunk), w, None if here is None else here.opening[:, 0])
+        ended = replace(after, anchor=rule.present(after.sums, after.reading))
+        w = ended if here is None else ended.where(here.closing[:, 0], after).where(here.active[:, 0], w)
+        outs.append(out)
+    return torch.stack(outs, 2), w
+
+
+def online_flops(n: int, chunk: int, sizes: list[tuple[int, int]], momentum: bool, current: bool = True) -> int:
+    """FLOPs of the matrix products over n tokens of one head, in chunks; ``sizes (i, o)`` of the memory's layers."""
+    size = min(n, chunk)
+    slots = -(-n // size) * size if n else 0
+    both = 2 if momentum else 1
+    read = both if current else 1
+    layers = sum(i * o * (1 + read + both + (place > 0)) for place, (i, o) in enumerate(sizes))
+    layers += size * sum(i + o for i, o in sizes) if current else 0
+    return 2 * slots * (layers + (size * (size + 1) if momentum else 0))

@@ -1,0 +1,1 @@
+"""Mechanisms whose past is a network that learns it while it reads."""

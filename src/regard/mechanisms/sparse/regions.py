@@ -1,0 +1,218 @@
+"""Attention of each region of a map to the regions that it chooses by their means: bi-level routing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from regard.core.atlas import Claim, published
+from regard.core.cost import Cost, Shape
+from regard.core.errors import wrong
+from regard.core.layout import Layout
+from regard.core.mechanism import Example, Mechanism, Traits, accumulate_dtype, masked_softmax, repeat_heads
+from regard.kernels import packing
+from regard.patterns.grid import coordinates
+
+Grid = tuple[int, int]
+
+
+@published(
+    "routed_regions",
+    family="vit",
+    row=277,
+    title="BiFormer: Vision Transformer with Bi-Level Routing Attention",
+    arxiv="2303.08810",
+    year=2023,
+    aliases=("bi_level_routing", "bra", "biformer"),
+    fidelity="authors' code",
+    claim=(
+        Claim(
+            "with all regions it is full attention; gathered keys give what masked ones do, at sides that regions "
+            "divide or not",
+            cells="stages.regions",
+            holds="common.within(most=1e-9)",
+        ),
+        Claim(
+            "with the best number of regions for each size the cost grows with the cells to the power of 4/3",
+            cells="stages.regions_growth",
+            holds="stages.is_four_thirds",
+        ),
+    ),
+)
+class RoutedRegions(Mechanism):
+    """Softmax attention of the cells of each region to those of the regions whose mean keys fit its mean query best.
+
+        A_ij = softmax over {j : region(j) ∈ C(region(i))} of s q_i · k_j
+        C(r) = the ``topk`` regions r' with the largest Σ_h mean_r q_h · mean_r' k_h
+
+    A grid is cut into ``regions`` a side, as far as it has cells, the last ones smaller; a line alike. All heads choose
+    together, and there is no gradient through the choice. s is 1 / √(h d), of all heads together, as in the authors'
+    code.
+
+    Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h.
+    Cost: ``2 n topk m / regions² (d + e)`` FLOPs a head on a plane, and the scores of pairs of regions.
+
+    Args:
+        topk: regions that each attends to. regions: a side. scale: s, None for the above.
+
+    Raises:
+        ValueError: a number below one; in a call, a grid of three axes.
+
+    Paper: Zhu et al., arXiv 2303.08810. At sides that regions do not divide padding is no key and counts in no mean;
+    the authors' code refuses such maps or lets zeros in.
+    """
+
+    traits = Traits(causal=False, cross=False, rows="one", sign="nonnegative", flops="at most")
+
+    def __init__(self, topk: int = 4, regions: int = 7, scale: float | None = None) -> None:
+        super().__init__()
+        if topk < 1 or regions < 1:
+            raise wrong("topk, regions", f"{topk}, {regions}", "at least 1 each")
+        self.topk, self.regions, self.scale = topk, regions, scale
+
+    def plane(self, m: int, layout: Layout) -> Grid:
+        """Rows and columns of the cells; a line is one row."""
+        grid: tuple[int, ...] = layout.grid or (m,)
+        if len(grid) > 2:
+            raise wrong("layout.grid", str(grid), "a line or a plane")
+        return (1, grid[0]) if len(grid) == 1 else (grid[0], grid[1])
+
+    def tile(self, plane: Grid) -> Grid:
+        """Rows and columns of a region."""
+        return -(-plane[0] // self.regions), -(-plane[1] // self.regions)
+
+    def region(self, plane: Grid, device: torch.device) -> tuple[Tensor, int]:
+        """``(region of each cell (m,), how many there are)``."""
+        y, x = coordinates(torch.arange(plane[0] * plane[1], device=device), plane)
+        tile = self.tile(plane)
+        across = -(-plane[1] // max(tile[1], 1)) if plane[1] else 0
+        return y // max(tile[0], 1) * across + x // max(tile[1], 1), across * (-(-plane[0] // max(tile[0], 1)))
+
+    @torch.no_grad()
+    def choose(self, q: Tensor, k: Tensor, mine: Tensor, of: Tensor, count: int) -> Tensor:
+        """``(b, regions, topk)``: the regions chosen by each, of queries of the regions ``mine`` and keys ``of``."""
+        wide = accumulate_dtype(q.dtype)
+        queries, keys = (
+            torch.zeros(*x.shape[:2], count, x.shape[3], dtype=wide, device=x.device)
+            .index_add_(2, where, x.to(wide))
+            .div_(torch.bincount(where, minlength=count).clamp(min=1)[:, None])
+            for x, where in ((q, mine), (repeat_heads(k, q.shape[1]), of))
+        )
+        scores = queries.transpose(1, 2).flatten(2) @ keys.transpose(1, 2).flatten(2).mT
+        return scores.topk(min(self.topk, count), dim=-1).indices
+
+    def scale_of(self, q: Tensor) -> float:
+        return (q.shape[1] * q.shape[3]) ** -0.5 if self.scale is None else self.scale
+
+    def support(
+        self, n: int, m: int, layout: Layout, device: torch.device | str = "cpu", rows: slice | None = None
+    ) -> Tensor:
+        allowed = layout.allowed(n, m, device, rows)
+        here = torch.arange(m - n, m, device=device) >= 0
+        allowed = allowed & here[rows or slice(None), None]
+        if layout.key_mask is None:
+            return allowed
+        real = F.pad(layout.key_mask[:, max(m - n, 0) :], (max(n - m, 0), 0))
+        return allowed & real[:, None, rows or slice(None), None]
+
+    def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        self.check(q, k, None, layout, signals)
+        n, m = q.shape[2], k.shape[2]
+        if layout.regular:
+            return self.whole(q, k, self.plane(m, layout))
+        a = q.new_zeros(*q.shape[:2], n, m)
+        for row, tokens in packing.documents(layout, q.shape[0], m, k.device):
+            queries = tokens[tokens >= m - n] - (m - n)
+            if queries.numel():
+                one = slice(row, row + 1)
+                part = self.whole(q[one, :, queries], k[one, :, tokens], (1, len(tokens)))
+                a[row, :, queries[:, None], tokens] = part[0]
+        return a
+
+    def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
+        return self.weights(q, k, layout, **signals)[:, :, rows]
+
+    def whole(self, q: Tensor, k: Tensor, plane: Grid) -> Tensor:
+        """A of the last queries of one document."""
+        n, m = q.shape[2], k.shape[2]
+        of, count = self.region(plane, q.device)
+        seen = torch.zeros(q.shape[0], 1, n, m, dtype=torch.bool, device=q.device)
+        if n and m:
+            own = q[:, :, max(n - m, 0) :]
+            mine = of[max(m - n, 0) :]
+            chosen = torch.zeros(q.shape[0], count, count, dtype=torch.bool, device=q.device)
+            chosen.scatter_(2, self.choose(own, k, mine, of, count), True)
+            seen[:, 0, max(n - m, 0) :] = chosen[:, mine][:, :, of]
+        return masked_softmax(q @ repeat_heads(k, q.shape[1]).mT * self.scale_of(q), seen)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        self.check(q, k, v, layout, signals)
+        if not layout.regular:
+            return packing.per_sequence(self.run, q, k, v, layout)
+        return self.run(q, k, v, self.plane(k.shape[2], layout))
+
+    def run(self, q: Tensor, k: Tensor, v: Tensor, plane: Grid | None = None) -> Tensor:
+        """One document, whose keys are gathered region by region where there is a query for each."""
+        plane = plane or (1, k.shape[2])
+        if q.shape[2] != k.shape[2] or not k.shape[2]:
+            return (self.whole(q, k, plane) @ repeat_heads(v, q.shape[1])).to(q.dtype)
+        of, count = self.region(plane, q.device)
+        chosen = self.choose(q, k, of, of, count)
+        k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
+        queries, keys, values = (self.parted(x, plane) for x in (q, k, v))
+        real = None
+        if queries.shape[2] * queries.shape[3] != q.shape[2]:
+            there = torch.ones(1, 1, q.shape[2], 1, dtype=torch.bool, device=q.device)
+            real = self.parted(there, plane)[0, 0, :, :, 0][chosen].flatten(2).flatten(0, 1)[:, None, None]
+        index = chosen[:, None, :, :, None, None]
+        keys, values = (
+            x[:, :, None]
+            .expand(-1, -1, count, -1, -1, -1)
+            .gather(3, index.expand(-1, x.shape[1], -1, -1, *x.shape[3:]))
+            .flatten(3, 4)
+            for x in (keys, values)
+        )
+        queries, keys, values = (x.transpose(1, 2).flatten(0, 1) for x in (queries, keys, values))
+        out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=real, scale=self.scale_of(q))
+        return self.joined(out.unflatten(0, (q.shape[0], count)).transpose(1, 2), plane)
+
+    def parted(self, x: Tensor, plane: Grid) -> Tensor:
+        """Cells ``(b, h, m, d)`` as ``(b, h, regions, cells of one, d)``, zeros where the map ends."""
+        tile = self.tile(plane)
+        more = [-size % side for size, side in zip(plane, tile, strict=True)]
+        x = F.pad(x.unflatten(2, plane), (0, 0, 0, more[1], 0, more[0]))
+        x = x.unflatten(3, (-1, tile[1])).unflatten(2, (-1, tile[0])).transpose(3, 4)
+        return x.flatten(4, 5).flatten(2, 3)
+
+    def joined(self, x: Tensor, plane: Grid) -> Tensor:
+        """`parted` undone."""
+        tile = self.tile(plane)
+        down = -(-plane[0] // tile[0])
+        x = x.unflatten(3, tile).unflatten(2, (down, -1)).transpose(3, 4)
+        return x.flatten(4, 5).flatten(2, 3)[:, :, : plane[0], : plane[1]].flatten(2, 3)
+
+    def pairs(self, m: int, layout: Layout) -> int:
+        """The most pairs of cells that see each other."""
+        plane = self.plane(m, layout)
+        tile = self.tile(plane)
+        count = math.prod(-(-size // side) for size, side in zip(plane, tile, strict=True)) if m else 0
+        return count * min(self.topk, count) * (tile[0] * tile[1]) ** 2
+
+    def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
+        plane = self.plane(shape.keys, layout)
+        count = math.prod(-(-size // side) for size, side in zip(plane, self.tile(plane), strict=True))
+        scores = 2 * count * count * shape.head_dim
+        cells = 2 * self.pairs(shape.keys, layout) * (shape.head_dim + shape.values)
+        return Cost(shape.batch * shape.heads * (scores + cells), shape.io_bytes, 0)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        return [
+            Example("2 of 7", cls(2), heads=3, kv_heads=3),
+            Example("1 of 5, grouped", cls(1, 5), heads=4, kv_heads=2),
+            Example("all of 3", cls(3, 3)),
+        ]

@@ -1,0 +1,1 @@
+"""What a block of a hierarchical network is made of."""

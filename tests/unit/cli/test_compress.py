@@ -1,0 +1,96 @@
+"""`regard compress` end to end, what it advises, and what it says of bad input."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+from regard.cli import app
+from regard.compare.cache_report import Kept, advice, continuations, needles
+from regard.hosts import small
+
+TINY = ("--model", "tiny", "--length", "96", "--prompts", "2")
+
+
+def compressed(*arguments: str):
+    return CliRunner().invoke(app, ["compress", *TINY, *arguments])
+
+
+def test_policies_are_measured_beside_the_full_cache(tmp_path):
+    out = tmp_path / "rows.json"
+    done = compressed(
+        "--policies", "random,snapkv(window=4, kernel=3)", "--budgets", "0.25,12", "--json", "-o", str(out)
+    )
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout[done.stdout.index("{") :])["rows"]
+    assert [(r["policy"], r["budget"]) for r in rows[:5]] == [
+        ("full", "all"),
+        ("random", "0.25"),
+        ("snapkv(window=4, kernel=3)", "0.25"),
+        ("random", "12"),
+        ("snapkv(window=4, kernel=3)", "12"),
+    ]
+    by = {(r["policy"], r["budget"], r["known"]): r for r in rows}
+    assert by["random", "0.25", True]["bytes"] == by["snapkv(window=4, kernel=3)", "0.25", True]["bytes"]
+    assert (
+        by["random", "12", False]["bytes"]
+        < by["random", "0.25", False]["bytes"]
+        < by["full", "all", False]["bytes"] / 3
+    )
+    assert by["full", "all", True]["nats"] == pytest.approx(by["full", "all", False]["nats"], rel=1e-3)
+    assert len(json.loads(out.read_text())) == 2 * 2 * 5
+
+
+def test_a_table_and_an_advice_for_so_much_memory():
+    done = compressed("--policies", "random,streaming", "--advise", "200KiB", "--task", "text", "--question", "known")
+    assert done.exit_code == 0, done.output
+    assert "a step" in done.stdout
+    assert "2 prompts, question known" in done.stdout.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--task", "needles"), "--task: got 'needles', want one of needle, text (did you mean 'needle'?)"),
+        (("--question", "open"), "--question: got 'open'"),
+        (("--policies", "snapvk"), "policy: got 'snapvk'"),
+        (("--budgets", "half"), "budget: got 'half'"),
+        (("--advise", "512"), "--advise: got '512', want bytes"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message):
+    assert message in str(compressed(*arguments).exception)
+
+
+def rows_of(policy: str, *nats: float) -> list[Kept]:
+    return [Kept(policy, "8", True, index, 0.5, value, 100, 1.0, 0.0) for index, value in enumerate(nats)]
+
+
+def test_advice_needs_evidence():
+    full = [replace(row, budget="all", bytes=900) for row in rows_of("full", 0.1, 0.1, 0.1)]
+    random, good, lucky = (
+        rows_of("random", 3.0, 3.1, 2.9),
+        rows_of("good", 1.0, 1.3, 1.1),
+        rows_of("lucky", 0.1, 5.0, 3.8),
+    )
+    assert advice(full + random + good + lucky, True).policy == "good"
+    assert str(advice(full + random + good, True)).startswith("take good at 8: 3 prompts, question known")
+    unsure = advice(full + random + lucky, True)
+    assert not unsure.policy
+    assert str(unsure).startswith("none is recommended: the best, lucky at 8, is not surely above random")
+    with pytest.raises(ValueError, match=r"^policies: got 0 ways within 50 bytes, want random and another"):
+        advice(full + random + good, True, memory=50)
+    with pytest.raises(ValueError, match="want random and another policy"):
+        advice(full + good, True)
+
+
+def test_prompts_have_their_length_and_hold_their_answer():
+    _, tokenizer = small.load("tiny")
+    for prompt in needles(tokenizer, 200, 3, seed=2):
+        assert len(prompt.context) + len(prompt.question) == 200
+        assert tokenizer.decode(prompt.answer) in tokenizer.decode(prompt.context)
+    for prompt in continuations(tokenizer, 50, 2):
+        assert [len(part) for part in (prompt.context, prompt.question, prompt.answer)] == [49, 1, 64]

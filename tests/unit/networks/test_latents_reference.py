@@ -1,0 +1,141 @@
+"""Latents compute what published code does, written down by tests/reference/latents.py."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import torch
+
+from reference.waves import parameter_wave, wave
+from regard.networks.latents.co4 import Modulated
+from regard.networks.latents.ep import EfficientProbing
+from regard.networks.latents.flare import Flare
+from regard.networks.latents.perceiver import Perceiver
+from regard.networks.latents.slots import Slots
+from regard.networks.latents.tempr import TemPr, adaptive
+
+VALUES = json.loads((Path(__file__).parents[2] / "reference" / "latents.json").read_text())
+PERCEIVER = {
+    "cross_attention.": "cross.0.",
+    "self_attends.": "stack.",
+    "attention.self.layernorm1": "norm",
+    "attention.self.layernorm2": "norm_array",
+    "attention.self.": "",
+    "attention.output.dense": "out",
+    "layernorm.": "norm_mlp.",
+    "mlp.dense1": "mlp.0",
+    "mlp.dense2": "mlp.2",
+}
+
+
+TEMPR = (
+    (r"^layers\.(\d)\.0\.", r"towers.\1.cross.A."),
+    (r"^layers\.(\d)\.1\.", r"towers.\1.cross.M."),
+    (r"^layers\.(\d)\.2\.(\d)\.0\.", r"towers.\1.stack.\2.A."),
+    (r"^layers\.(\d)\.2\.(\d)\.1\.", r"towers.\1.stack.\2.M."),
+    (r"A\.fn\.to_q", "query"),
+    (r"A\.fn\.to_kv", "to_kv"),
+    (r"A\.fn\.to_out\.0", "out"),
+    (r"A\.norm_context", "norm_array"),
+    (r"A\.norm", "norm"),
+    (r"M\.fn\.net\.0", "mlp.0"),
+    (r"M\.fn\.net\.3", "mlp.2"),
+    (r"M\.norm", "norm_mlp"),
+    (r"^reduce\.2", "norm"),
+    (r"^fc", "classes"),
+    (r"^latents", "initial"),
+)
+
+
+def loaded(module, case, rename):
+    """The module with the waves of the parameters that published code has under the names that ``rename`` changes."""
+    module, names, own = module.double(), VALUES[case]["names"], {}
+    shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
+    for place, name in enumerate(names):
+        here = rename(name)
+        if here is not None:
+            own[here] = parameter_wave(place, shapes[here])
+    module.load_state_dict(own)
+    return module
+
+
+def same(got, case):
+    torch.testing.assert_close(got, torch.tensor(VALUES[case]["out"], dtype=torch.float64), atol=2e-7, rtol=0)
+
+
+def replaced(names):
+    def rename(name):
+        for old, new in names.items():
+            name = name.replace(old, new)
+        return name
+
+    return rename
+
+
+def test_efficient_probing():
+    pool = loaded(EfficientProbing(12, 3, 2), "ep", replaced({"cls_token": "initial", "v.": "value."}))
+    same(pool(wave((2, 5, 12))).flatten(1), "ep")
+
+
+def test_flare():
+    names = {"latent_q": "initial", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
+    names |= {"fc1": "layers.0", "fcs.0": "layers.1", "fc2": "layers.2"}
+    same(loaded(Flare(12, 5, 3, 1), "flare", replaced(names))(wave((2, 7, 12))), "flare")
+
+
+def test_slots():
+    names = {
+        "slots_mu": "mean",
+        "slots_logsigma": "log_deviation",
+        "norm_input.": "norm_inputs.",
+        "norm_pre_ff": "norm_mlp",
+    }
+    names |= {"to_q": "query", "to_k": "key", "to_v": "value"}
+    kept = replaced(names)
+    pool = loaded(
+        Slots(6, 3, 6, 2, 8), "slots", lambda name: None if name[:3] == "to_" and "bias" in name else kept(name)
+    )
+    noise = torch.tensor(VALUES["slots"]["noise"], dtype=torch.float64)
+    same(pool(wave((2, 5, 6)), start=pool.mean + pool.log_deviation.exp() * noise), "slots")
+
+
+def test_perceiver():
+    pool = Perceiver(6, 3, 8, rounds=2, layers=2, heads=2)
+    initial = {"initial": pool.initial.detach().double()}
+    pool = pool.double()
+    names = [replaced(PERCEIVER)(name) for name in VALUES["perceiver"]["names"]]
+    shapes = {name: parameter.shape for name, parameter in pool.named_parameters()}
+    pool.load_state_dict(initial | {name: parameter_wave(place, shapes[name]) for place, name in enumerate(names)})
+    same(pool(wave((2, 7, 6)), start=wave((2, 3, 8))), "perceiver")
+
+
+def test_co4():
+    same(loaded(Modulated(6, 12), "co4", str)(wave((2, 15, 6))), "co4")
+
+
+def test_tempr():
+    """What each tower says; of the adaptive pool see below."""
+    net = TemPr(5, 4, 2, latents=3, width=8, heads=2, head_dim=4).double()
+    shapes, own = {name: p.shape for name, p in net.named_parameters()}, {"beta": torch.ones((), dtype=torch.float64)}
+    for place, name in enumerate(VALUES["tempr"]["names"]):
+        here = name
+        for old, new in TEMPR:
+            here = re.sub(old, new, here)
+        if "to_kv" in here:
+            key, value = (here.replace("to_kv", part) for part in ("key", "value"))
+            own[key], own[value] = parameter_wave(place, (2 * shapes[key][0], shapes[key][1])).chunk(2)
+        else:
+            own[here] = parameter_wave(place, shapes[here])
+    net.load_state_dict(own)
+    same(net.predictions(wave((2, 2, 6, 5))), "tempr")
+
+
+def test_the_adaptive_pool_by_hand():
+    """Scores 1 and 3, mean 2: alike by 0.8 and 12/13, exponentials of both kinds."""
+    said = torch.tensor([[[1.0], [3.0]]], dtype=torch.float64)
+    near, most = math.exp(0.8), math.exp(12 / 13)
+    alike, highest = (near + 3 * most) / (near + most), (math.e + 3 * math.e**3) / (math.e + math.e**3)
+    for beta in (0.0, 0.25, 1.0):
+        want = beta * alike + (1 - beta) * highest
+        assert abs(adaptive(said, torch.tensor(beta)).item() - want) < 1e-7

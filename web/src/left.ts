@@ -1,0 +1,17 @@
+/** What of the model's attention is not on the page, in words. */
+import { header, layers, record, served, sides, threshold } from "./data";
+
+/** Weak weights, maps that cannot be recomputed, layers that were not watched. */
+export function leftOut(): string[] {
+  const found: string[] = [];
+  if (!served) {
+    const more = threshold > record.edge_threshold ? ` (the record has those from ${record.edge_threshold} up; they made the page too large)` : "";
+    found.push(`Weights below ${threshold} are left out${more}: of them the page has the mean over each of ${record.cells} × ${record.cells} cells of a map.`);
+  }
+  if (sides.length > 1 && header.beside!.threshold !== threshold) found.push(`The record beside it leaves out weights below ${header.beside!.threshold}.`);
+  if (!record.kept) found.push("Queries and keys were not kept, so that no weight can be recomputed.");
+  else if (!served) found.push("Queries and keys were kept: regard serve shows every weight, recomputed.");
+  const depth = record.model.layers;
+  if (depth && layers.length < depth) found.push(`${layers.length} of ${depth} layers were looked at.`);
+  return found;
+}
