@@ -10,6 +10,7 @@ import torch
 
 import regard
 from peers.without_torchvision import timm
+from regard.compare.vision_sizes import beside_timm
 
 PAIRS = {
     "se": ("se(divisor=8)", ("mix.first", "mix.second"), ("fc1", "fc2")),
@@ -115,6 +116,15 @@ def test_its_networks_give_the_same_logits_here(name):
     with torch.no_grad():
         torch.testing.assert_close(net(images), model(images), atol=1e-4, rtol=0)
     assert net.parameter_count == sum(p.numel() for p in model.parameters())
+
+
+def test_a_preset_stands_beside_its_network():
+    timm()
+    found = beside_timm("shvit_s1", (64, 96))
+    assert (found.peer, found.parameters, found.peer_parameters) == ("shvit_s1", 6_330_808, 6_330_808)
+    assert found.ratio > 0
+    with pytest.raises(ValueError, match="a preset that timm has"):
+        beside_timm("biformer_tiny")
 
 
 def test_a_variant_that_is_built_otherwise_is_refused():

@@ -5,7 +5,8 @@
 FOLDER holds ``ep.py`` (poolings/ep.py of billpsomas/efficient-probing), ``slot_attention.py`` of
 lucidrains/slot-attention and ``flare.py`` (pdebench/models/flare.py of vpuri3/FLARE.py). Biases of q, k and v in
 slot-attention, which its paper has not, are zero. ``tempr_h.py`` is network/tempr_h.py of
-alexandrosstergiou/progressive-action-prediction.
+alexandrosstergiou/progressive-action-prediction, ``attention.py`` Vision/object_recognition/attention.py of
+ARIA-Funded-TREND/IHMS.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def rounded(x):
 @torch.no_grad()
 def main():
     sys.path.insert(0, sys.argv[1])
+    from attention import ModulatedMultiHeadAttention
     from ep import EfficientProbing
     from flare import FLARE
     from slot_attention import SlotAttention
@@ -70,6 +72,9 @@ def main():
     features = wave((2, 2, 6, 5))
     out = towers(features.permute(0, 3, 1, 2)[:, :, :, :, None, None])
     found["tempr"] = {"names": list(dict(towers.named_parameters())), "out": rounded(out)}
+
+    modulated = waved(ModulatedMultiHeadAttention(6, 1, num_heads=1).double())
+    found["co4"] = {"names": list(dict(modulated.named_parameters())), "out": rounded(modulated(wave((2, 15, 6))))}
 
     text = ",\n".join(f'"{name}": {json.dumps(case)}' for name, case in found.items())
     Path(__file__).with_name("latents.json").write_text("{\n" + text + "\n}\n")

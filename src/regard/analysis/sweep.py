@@ -272,8 +272,8 @@ class Sweep(Analysis[Pair, Effects]):
             if outcome.error is not None:
                 raise wrong("pair", outcome.error, "one that can be patched", RuntimeError)
             row = outcome.figures or next(row for row in kept.rows() if row["key"] == cell.key)
-            values, base, donor = json.loads(str(row["effects"]))
-            yield tuple(torch.tensor(x, dtype=torch.float64) for x in (values, base, donor))  # type: ignore[misc]
+            values, base, donor = (torch.tensor(x, dtype=torch.float64) for x in json.loads(str(row["effects"])))
+            yield values, base, donor
 
     @torch.no_grad()
     def one(self, model: Any, sites: Sequence[Site], pair: Pair) -> tuple[Tensor, Tensor, Tensor]:

@@ -139,8 +139,8 @@ class Attention(nn.Module):
             v = self.activated(split_heads(convolved(merge_heads(self.selective.written(own))), self.projection.heads))
             q, k = self.selective.scored(v)
             return q, k, v, self.signals(merge_heads(v), merge_heads(v), {}, k)
-        if self.shift is not None:
-            q, k, v = self.projection(read["q"], read["k"], read["v"])  # type: ignore[call-arg]
+        if self.shift is not None and isinstance(self.projection, Grouped):  # no other one is hosted with it
+            q, k, v = self.projection(read["q"], read["k"], read["v"])
         else:
             q, k, v = self.projection(x, own)
         if self.convolution is not None:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from statistics import mean
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from regard.claims.cells import measured
 from regard.claims.figures import Figures, Finding, listed
 from regard.claims.testbeds.source import VOCABULARY, held_out_loss, trained
 from regard.core.layout import Layout
 from regard.experiments.timing import interleaved
+from regard.networks.hymba import HymbaLM
 from regard.networks.lm import LM, Config
 from regard.networks.mega import MegaBlock, MegaLM, MovingAverage
 from regard.networks.sha_rnn import ShaRNN
+from regard.networks.simba import EinFFT, Simba
+from regard.tasks.associative import AssociativeRecall
+from regard.train.fit import Recipe, Step, fit
+from regard.train.lm import accuracy_of, predicted
 
 CAUSAL, CPU = Layout(causal=True), torch.device("cpu")
 
@@ -128,3 +134,107 @@ def is_exact(found: Figures) -> Finding:
     apart, ratio = found.one("apart"), found.one("ratio")
     figure = f"segments equal to {apart:.0e}; a token after 4,096 takes {ratio:.2f} times as long as after 512"
     return Finding.of(figure, apart <= 1e-9, 0.75 < ratio < 1.25)
+
+
+@measured()
+def hymba_cache() -> dict[str, float]:
+    """Bytes of the state after 8,192 tokens over those of softmax attention in as many layers, 32, by the formula."""
+    config = Config(64, 64, "softmax*32", heads=4, kv_heads=1, inner=8)
+    hymba, plain = HymbaLM(config, 1024, 128, 0), LM(config, 0)
+    return {"share": hymba.state_bytes(8192) / plain.state_bytes(8192)}
+
+
+def is_a_fifth(found: Figures) -> Finding:
+    """At most."""
+    share = found.one("share")
+    return Finding.of(f"{share:.1%} of softmax attention's bytes after 8,192 tokens in 32 layers", share <= 0.2)
+
+
+@measured(kind=("hymba", "mamba"), seed=range(2), steps=[600])
+def hymba_recall(kind: str, seed: int, steps: int) -> dict[str, float]:
+    """The share of 8 pairs that three layers recall after 64 tokens: attention and state space, or state space
+    alone."""
+    task = AssociativeRecall(8, 64)
+    config = Config(64, 64, "softmax*3", heads=2, inner=64)
+    model = HymbaLM(config, 16, 8, seed) if kind == "hymba" else LM(replace(config, layers="mamba*3"), seed)
+
+    def loss(ready: nn.Module, generator: torch.Generator) -> Tensor:
+        return F.cross_entropy(*predicted(ready, task, 64, 32, generator))
+
+    fit(model, loss, Recipe(steps, 3e-3, seed=seed))
+    return {"recalled": accuracy_of(model, task, 64, 256)[0]}
+
+
+def recalls_20_more(found: Figures) -> Finding:
+    """20 points more, on average."""
+    hymba, mamba = (found("recalled", kind=kind) for kind in ("hymba", "mamba"))
+    figure = f"recall of 8 pairs {listed(hymba, '.1%')}, by state-space heads alone {listed(mamba, '.1%')}"
+    return Finding.of(figure, mean(hymba) >= mean(mamba) + 0.2)
+
+
+@measured()
+def simba_product() -> dict[str, float]:
+    """How far a layer by real and imaginary parts is from PyTorch's complex product."""
+    torch.manual_seed(0)
+    mixer = EinFFT(12, 4)
+    x = torch.randn(2, 7, 4, 3, dtype=torch.complex64)
+    weight, bias = (torch.complex(*part.detach()) for part in (mixer.weights[0], mixer.biases[0]))
+    with torch.no_grad():
+        got = torch.complex(*mixer.layer(0, x.real, x.imag))
+    return {"apart": (got - (torch.einsum("bnkd,kde->bnke", x, weight) + bias)).abs().max().item()}
+
+
+def waves(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """``(64 steps, the 8 behind them)`` of three series of two waves each, shared between them, under noise of 0.1."""
+    steps = torch.arange(72.0)[:, None]
+    periods, phases, sizes = (torch.rand(count, 1, 2, generator=generator) for _ in range(3))
+    base = (0.5 + sizes) * torch.sin(2 * math.pi * (steps / (6 + 30 * periods) + phases))
+    mixed = base @ torch.tensor([[1.0, 0.5, -0.7], [-0.4, 0.8, 0.6]])
+    mixed = mixed + 0.1 * torch.randn(mixed.shape, generator=generator)
+    return mixed[:, :64], mixed[:, 64:]
+
+
+@measured(steps=[60])
+def simba_deep(steps: int) -> dict[str, float]:
+    """The loss of twelve layers after so many steps, and the largest norm of a gradient on the way."""
+    model, norms = Simba(3, 8, 32, 12, 16, seed=0), []
+
+    def loss(ready: nn.Module, generator: torch.Generator) -> Tensor:
+        x, y = waves(8, generator)
+        return (ready(x) - y).square().mean()
+
+    def noted(step: Step) -> bool:
+        norms.append((step.loss, step.norm))
+        return False
+
+    fit(model, loss, Recipe(steps, 3e-3), until=noted)
+    return {"loss": norms[-1][0], "norm": max(norm for _, norm in norms)}
+
+
+def stays_finite(found: Figures) -> Finding:
+    """Loss and gradients are."""
+    loss, norm = found.one("loss"), found.one("norm")
+    figure = f"a loss of {loss:.3f} after 60 steps, gradients of at most {norm:.1f}"
+    return Finding.of(figure, math.isfinite(loss), math.isfinite(norm))
+
+
+@measured(kind=("simba", "plain"), seed=range(2), steps=[400])
+def simba_series(kind: str, seed: int, steps: int) -> dict[str, float]:
+    """The squared error of 8 steps ahead on series that were not trained on, of two layers."""
+    model = Simba(3, 8, 32, 2, 16, 4 if kind == "simba" else None, seed)
+
+    def loss(ready: nn.Module, generator: torch.Generator) -> Tensor:
+        x, y = waves(32, generator)
+        return (ready(x) - y).square().mean()
+
+    fit(model, loss, Recipe(steps, 3e-3, seed=seed))
+    x, y = waves(512, torch.Generator().manual_seed(7_919))
+    with torch.no_grad():
+        return {"error": (model.eval()(x) - y).square().mean().item()}
+
+
+def forecasts_as_well(found: Figures) -> Finding:
+    """At most 2% more."""
+    simba, plain = (found("error", kind=kind) for kind in ("simba", "plain"))
+    figure = f"squared error {listed(simba, '.3f')}, with a plain network {listed(plain, '.3f')}"
+    return Finding.of(figure, mean(simba) <= 1.02 * mean(plain))

@@ -35,7 +35,7 @@ def ring_scores(ranks: int, n: int) -> dict[str, float]:
 
     def work(group: Group) -> dict[str, float]:
         own = [plan.split(x, 2, group.rank) for x in given]
-        _, saved = RingSelfAttention().forward_pass(*own, Call(plan, plan, group))
+        _, saved = RingSelfAttention().forward_pass(*own, call=Call(plan, plan, group))
         passes = group.sent / (own[1].nbytes + own[2].nbytes)
         return {"passes": passes, "share": saved[1].numel() / HEADS / n**2}
 
@@ -58,7 +58,7 @@ def decoding_bytes(how: str, keys: int) -> dict[str, int]:
     def work(group: Group) -> int:
         own = q[:, :, -1:] if how == "tree" or group.rank == 0 else q[:, :, :0]
         held = (plan.split(x, 2, group.rank) for x in (k, v))
-        attend(own, *held, plan, how, queries=queries, causal=True, group=group, check=False)
+        attend(own, *held, shards=plan, how=how, queries=queries, causal=True, group=group, check=False)
         return group.sent
 
     return {"sent": sum(simulate(4, work))}
@@ -93,7 +93,7 @@ def state_bytes(mechanism: str, n: int) -> dict[str, int]:
     def work(group: Group) -> dict[str, int]:
         own = [plan.split(x, 2, group.rank).requires_grad_() for x in given]
         named: Any = {name: plan.split(x, 2, group.rank) for name, x in signals.items()}
-        out = attend(*own, plan, States(mechanism), causal=True, group=group, check=False, **named)
+        out = attend(*own, shards=plan, how=States(mechanism), causal=True, group=group, check=False, **named)
         sent, times = group.sent, group.collectives
         out.sum().backward()
         return {"sent": sent, "sent_back": group.sent - sent, "once": times, "once_back": group.collectives - times}

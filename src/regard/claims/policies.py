@@ -67,9 +67,10 @@ def needle() -> dict[str, float]:
         found[f"{label} nats"] = sum(row.nats for row in some) / len(some)
         found[f"{label} bytes"] = sum(row.bytes for row in some) / len(some)
         for control in ("random", "streaming") if budget != "all" else ():
-            _, low, high = gain(
-                *(-torch.tensor([[row.nats] for row in part]) for part in (rows[control, budget, asked], some))
+            mine, theirs = (
+                -torch.tensor([[row.nats] for row in part]) for part in (some, rows[control, budget, asked])
             )
+            _, low, high = gain(theirs, mine)
             found |= {f"{label} over {control} low": low, f"{label} over {control} high": high}
     return found
 
@@ -254,7 +255,8 @@ def far_heads() -> dict[str, float]:
 @torch.no_grad()
 def far(model: Any, prompt: Prompt) -> set[tuple[int, int]]:
     """The farthest kv head of each layer, when the prompt has been read."""
-    policy, cache = TaskKV(window=1), DynamicCache(config=model.config)
+    policy: TaskKV = TaskKV(window=1)
+    cache: Any = DynamicCache(config=model.config)
     with compress(model, Observing(of=(policy,)), 1.0):
         model(input_ids=torch.cat([prompt.context, prompt.question])[None], past_key_values=cache, logits_to_keep=1)
     found = set()

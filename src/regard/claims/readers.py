@@ -46,7 +46,8 @@ def mean(values: list[float]) -> float:
 @torch.no_grad()
 def mass(model: Any, policy: Policy, prompt: Prompt) -> float:
     """The share of attention, over the layers that read less, on what the question's last token reads."""
-    cache, ids = DynamicCache(config=model.config), torch.cat([prompt.context, prompt.question])[None]
+    cache: Any = DynamicCache(config=model.config)
+    ids = torch.cat([prompt.context, prompt.question])[None]
     with compress(model, policy, SHARE) as session:
         model(input_ids=ids[:, :-1], past_key_values=cache, logits_to_keep=1)
         model(input_ids=ids[:, -1:], past_key_values=cache)

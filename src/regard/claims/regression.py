@@ -32,7 +32,7 @@ def side_by_side(heads: int, steps: int) -> list[RegressionHeads]:
 
 @quick(seed=[0], steps=[10])
 @null(steps=[0])
-@measured(heads=(1, 2), seed=range(SEEDS), steps=[15000])
+@measured(heads=(1, 2), seed=range(SEEDS), steps=[6000])
 def trained(heads: int, seed: int, steps: int) -> dict[str, float]:
     """What is off the diagonal of x in K over what is on it, the sum of O over its size, and risks; null: untrained."""
     model = side_by_side(heads, steps)[seed]

@@ -20,10 +20,11 @@ def trained(blurred: bool, seed: int, steps: int) -> dict[str, float]:
     snap = Snap(world(DISTINCT, COMMON, TOLD, blurred), ratio=0.1)
     z, _ = snap.train(steps, seed)
     shares, before = snap.shares(z), snap.shares(torch.zeros_like(z))
-    chances = torch.cat([world(DISTINCT, COMMON, TOLD)[0, :DISTINCT]] * 2)
+    chances, own = torch.cat([world(DISTINCT, COMMON, TOLD)[0, :DISTINCT]] * 2), z[: 2 * DISTINCT]
+    rank = float(spearmanr(own.numpy(), chances.numpy()).statistic) if own.std() > 0 else 0.0
     return {
         "common": (shares[2 * DISTINCT :].sum() / before[2 * DISTINCT :].sum()).item(),
-        "rank": float(spearmanr(z[: 2 * DISTINCT].numpy(), chances.numpy()).statistic),
+        "rank": rank,
     }
 
 

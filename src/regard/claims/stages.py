@@ -22,8 +22,9 @@ from regard.experiments.cell import Cell
 from regard.networks.stages.network import Stages
 from regard.networks.stages.presets import is_printed
 from regard.networks.stages.sizes import sizes, total
-from regard.networks.stages.steps.attention import Channels
+from regard.networks.stages.steps.attention import Attend, Channels
 from regard.networks.stages.steps.convolution import Focal
+from regard.networks.stages.steps.varied import VariedWindows
 from regard.networks.vision.botnet import BoTNet
 from regard.networks.vision.build import vision
 from regard.networks.vision.ninformer import GatedLayer, NiNformer
@@ -236,3 +237,65 @@ def is_no_worse(found: Figures) -> Finding:
     own, mixer = (found("right", gated=word) for word in (True, False))
     figure = f"digits: {interval(own, '.1%')}, the mixer {interval(mixer, '.1%')}"
     return Finding.of(figure, mean(own) >= mean(mixer) - 0.01)
+
+
+@measured()
+def columns() -> dict[str, float]:
+    """How far the columns of reversed attention are from what their tokens send, with padding and without."""
+    torch.manual_seed(0)
+    mechanism: Any = regard.build("reversed")
+    q, k = torch.randn(2, 2, 3, 11, 5, dtype=torch.float64).unbind()
+    send, worst = torch.rand(2, 3, 11, dtype=torch.float64), 0.0
+    for keys in (None, torch.arange(11) < torch.tensor([[11], [6]])):
+        sums = mechanism.weights(q, k, Layout(key_mask=keys), send=send).sum(2)
+        want = send if keys is None else send * keys[:, None]
+        worst = max(worst, (sums - want).abs().max().item())
+    return {"apart": worst}
+
+
+@measured()
+def varied() -> dict[str, float]:
+    """How far varied windows are from windows at first, and moved from their A over all cells times v."""
+    torch.manual_seed(0)
+    step, plain = (stirred(made) for made in (VariedWindows(8, 2, side=3), Attend(8, 2, "windows(side=3, bias=True)")))
+    x, worst = torch.randn(2, 8, 9, 6, dtype=torch.float64), 0.0
+    with torch.no_grad():
+        plain.attention.projection.load_state_dict(step.projection.state_dict())
+        plain.attention.mechanism.table.copy_(step.table)
+        kept = {name: [p.clone() for p in getattr(step, name).parameters()] for name in ("scales", "offsets")}
+        for name in kept:
+            for parameter in getattr(step, name).parameters():
+                parameter.zero_()
+        worst = (step(x) - plain(x)).abs().max().item()
+        for name, values in kept.items():
+            for parameter, value in zip(getattr(step, name).parameters(), values, strict=True):
+                parameter.copy_(value)
+        v = step.heads(x)[2].flatten(3).mT.repeat_interleave(6, 0)
+        own, every = step.windows(step.heads(x)[2]), step.attention(x) @ v
+        out = torch.zeros_like(x)
+        for place in range(6):  # the windows of 3 × 3 cells, row by row
+            y, across = 3 * (place // 2), 3 * (place % 2)
+            part = every.unflatten(0, (2, 6))[:, place].transpose(1, 2).flatten(2)
+            out[:, :, y : y + 3, across : across + 3] = step.projection.out(part).mT.unflatten(2, (3, 3))
+        assert every.shape == own.shape
+        return {"apart": max(worst, (step(x) - out).abs().max().item())}
+
+
+@measured()
+def varied_gradients() -> dict[str, float]:
+    """The least gradient of any number that moves the windows, over the largest, in a step as it begins."""
+    torch.manual_seed(0)
+    step = VariedWindows(8, 2, side=3).double()
+    step(torch.randn(2, 8, 9, 6, dtype=torch.float64)).square().sum().backward()
+    grads = [p.grad.abs() for made in (step.scales, step.offsets) for p in made.parameters() if p.grad is not None]
+    return {
+        "tensors": len(grads),
+        "least": min(g.amin().item() for g in grads),
+        "most": max(g.amax().item() for g in grads),
+    }
+
+
+def are_reached(found: Figures) -> Finding:
+    """All four tensors, every number of them."""
+    least, most = found.one("least"), found.one("most")
+    return Finding.of(f"gradients {least:.1e} to {most:.1e}", found.one("tensors") == 4, least > 0)

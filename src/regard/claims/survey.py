@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from regard.analysis.base import Head
 from regard.analysis.induction_heads import InductionHeads, repeats
 from regard.analysis.sweep import by_layer, heads_of
-from regard.claims.cells import measured, null, quick
+from regard.claims.cells import Cells, measured, null, quick
 from regard.claims.figures import Figures, Finding
 from regard.edits.ablation import HeadAblation
 from regard.hosts import small
@@ -49,8 +49,13 @@ def ablated(model: str, head: str) -> dict[str, float | str]:
     return found | {"others": sum(rises) / OTHERS}
 
 
+def of(model: str) -> Cells:
+    """Those of one model."""
+    return ablated.where(model=[model])
+
+
 def is_the_cause(found: Figures) -> Finding:
-    """A score of 0.5 and five times the mean of others, in every model."""
+    """A score of 0.5, and five times the mean of others."""
     scores, rises, others = (found(name) for name in ("score", "rise", "others"))
     told = [f"{m}: score {s:.2f}, {r:+.3f} nats, others {o:.3f}" for m, s, r, o in
             zip(found("model"), scores, rises, others, strict=True)]  # fmt: skip

@@ -16,6 +16,7 @@ def vision(
     size: Annotated[str | None, typer.Option(help="of the image: 256, or 224x320; else the paper's")] = None,
     classes: Annotated[int, typer.Option(help="to tell apart")] = 1000,
     timed: Annotated[bool, typer.Option("--time/--no-time", help="CPU time of one image, part by part")] = True,
+    against: Annotated[str | None, typer.Option(help="timm: beside its networks of the same weights")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="print the table of docs/vision.md")] = False,
 ) -> None:
@@ -26,6 +27,9 @@ def vision(
     from regard.compare.vision_sizes import measure, table
     from regard.networks.vision.build import presets
 
+    if against is not None:
+        beside(against, texts or [], side(size))
+        return
     found = measure(texts or list(presets()), side(size), classes, timed and bool(texts))
     if as_json:
         typer.echo(json.dumps([each.as_dict() for each in found], indent=2))
@@ -39,6 +43,23 @@ def vision(
     for line in lines:
         shown.add_row(*line)
     Console(highlight=False).print(shown)
+
+
+def beside(library: str, texts: list[str], size: tuple[int, int] | None) -> None:
+    """Prints each preset's parameters and time beside those of another library."""
+    from regard.compare.vision_sizes import beside_timm
+    from regard.core.errors import wrong
+
+    if library != "timm":
+        raise wrong("against", repr(library), "timm")
+    if not texts:
+        raise wrong("texts", "none", "presets that timm has, such as davit_tiny")
+    for text in texts:
+        found = beside_timm(text, size)
+        typer.echo(
+            f"{found.name}: {found.parameters:,} parameters, {found.milliseconds:.1f} ms; timm's {found.peer} "
+            f"{found.peer_parameters:,}, {found.peer_milliseconds:.1f} ms: {found.ratio:.2f} of its time"
+        )
 
 
 def side(text: str | None) -> tuple[int, int] | None:

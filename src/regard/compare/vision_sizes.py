@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from regard.networks.stages.network import Stages
 from regard.networks.stages.presets import Preset
 from regard.networks.stages.sizes import PartSize, sizes
 from regard.networks.vision.build import design, presets
+from regard.networks.vision.from_timm import from_timm
 
 RUNS = 5
 
@@ -93,6 +95,56 @@ def times(network: Stages, rows: int, columns: int) -> tuple[float, ...]:
             if run:
                 found.append(1000 * (time.process_time() - begun))
     return tuple(statistics.median(each) for each in spent)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A preset beside timm's network of the same weights.
+
+    Args:
+        name, peer: here and there. parameters, peer_parameters: of both. milliseconds, peer_milliseconds: CPU time of
+            one image, the medians of runs in turn.
+    """
+
+    name: str
+    peer: str
+    parameters: int
+    peer_parameters: int
+    milliseconds: float
+    peer_milliseconds: float
+
+    @property
+    def ratio(self) -> float:
+        """Our time over timm's."""
+        return self.milliseconds / self.peer_milliseconds
+
+
+@torch.no_grad()
+def beside_timm(name: str, size: tuple[int, int] | None = None) -> Beside:
+    """This preset and timm's network, whose weights it takes, run in turn on one image.
+
+    Raises:
+        ImportError: timm cannot be imported. ValueError: no such preset, or one that timm does not have.
+    """
+    known = presets()
+    if name not in known:
+        raise wrong("text", repr(name), "a preset, which timm may have too")
+    timm: Any = import_module("timm")
+    peer = f"{name}_tf_224" if name.startswith("maxvit") else name
+    if not timm.is_model(peer):
+        raise wrong("text", repr(name), "a preset that timm has")
+    theirs = timm.create_model(peer).eval()
+    ours = from_timm(theirs)
+    rows, columns = size or (known[name].side,) * 2
+    image = torch.randn(1, 3, rows, columns, generator=torch.Generator().manual_seed(0))
+    spent: dict[bool, list[float]] = {True: [], False: []}
+    for run in range(2 * (RUNS + 1)):
+        own = run % 2 == 0
+        begun = time.process_time()
+        (ours if own else theirs)(image)
+        spent[own].append(1000 * (time.process_time() - begun))
+    counts = (sum(p.numel() for p in net.parameters()) for net in (ours, theirs))
+    return Beside(name, peer, *counts, *(statistics.median(spent[own][1:]) for own in (True, False)))
 
 
 HEAD = ("network", "part", "map", "parameters", "MACs", "ms")

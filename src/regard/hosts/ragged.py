@@ -10,6 +10,7 @@ from torch import Tensor
 
 from regard.hosts.softmax_call import SoftmaxCall, attend
 from regard.hosts.store import Entries, Store
+from regard.kernels import flash
 
 
 def attend_ragged(
@@ -19,37 +20,44 @@ def attend_ragged(
 
     Rows of padding queries are zeros. Time and memory follow what is held.
     """
-    out = call.q.new_zeros(*call.q.shape[:3], v_dim)
-    group = call.q.shape[1] // store.kv_heads
-    for b, heads in enumerate(entries):
-        chosen = store.chosen(b, call.n)
-        for h, held in enumerate(heads):
+    batch, heads, n, d = call.q.shape
+    out, group = call.q.new_zeros(batch, heads, n, v_dim), heads // store.kv_heads
+    plain = call.softcap is None and call.sinks is None and not dropout and d == v_dim and call.device.type == "cpu"
+    for b, row in enumerate(entries):
+        chosen = store.chosen(b, n)
+        for h, held in enumerate(row):
             own = slice(h * group, (h + 1) * group)
             q = call.q[b, own] if chosen is None else call.q[b, own, chosen]
-            if q.shape[1]:
-                keys, values = held.pair
-                part = folded(call, q, keys, b, own, chosen)
-                found = attend(part, values[None, None], dropout)[0].view(group, q.shape[1], -1)
-                if chosen is None:
-                    out[b, own] = found
-                else:
-                    out[b, own, chosen] = found
+            r = q.shape[1]
+            if not r:
+                continue
+            keys, values = (part[None, None] for part in held.pair)
+            rows, mask = q.reshape(1, 1, group * r, d), causal(group, r, keys)
+            if plain:  # a step of a short cache is little else than Python
+                bias = None if mask is None else torch.where(mask, 0.0, -torch.inf).to(q.dtype)
+                found, _ = flash.attend(rows, keys, values, False, bias, call.scaling)
+            else:
+                sinks = sunk(call, b, own, chosen, r)
+                part = replace(call, q=rows, k=keys, causal=False, mask=mask, bias=None, sinks=sinks)
+                found, _ = attend(part, values, dropout)
+            out[b, own, slice(None) if chosen is None else chosen] = found.view(group, r, v_dim)
     return out
 
 
-def folded(call: SoftmaxCall, q: Tensor, keys: Tensor, b: int, own: slice, chosen: Tensor | None) -> SoftmaxCall:
-    """The call of ``q (group, r, d)``, the newest tokens, over the ``keys (t, d)`` of one head, causal."""
-    group, r, d = q.shape
-    mask = None
-    if r > 1:
-        seen = torch.ones(r, len(keys), dtype=torch.bool, device=q.device).tril(len(keys) - r)
-        mask = seen.expand(group, -1, -1).reshape(1, 1, group * r, -1)
-    sinks = None
-    if call.sinks is not None:
-        sunk = call.sunk()
-        sunk = sunk[min(b, len(sunk) - 1), own]
-        sunk = sunk if chosen is None or sunk.shape[1] == 1 else sunk[:, chosen]
-        sinks = sunk.expand(-1, r).reshape(1, 1, group * r)
-    return replace(
-        call, q=q.reshape(1, 1, group * r, d), k=keys[None, None], causal=False, mask=mask, bias=None, sinks=sinks
-    )
+def causal(group: int, r: int, keys: Tensor) -> Tensor | None:
+    """What the newest ``r`` tokens see of the ``keys (1, 1, t, d)``, for each head of a group; None for everything."""
+    if r == 1:
+        return None
+    t = keys.shape[2]
+    seen = torch.ones(r, t, dtype=torch.bool, device=keys.device).tril(t - r)
+    return seen.expand(group, -1, -1).reshape(1, 1, group * r, t)
+
+
+def sunk(call: SoftmaxCall, b: int, own: slice, chosen: Tensor | None, r: int) -> Tensor | None:
+    """The sinks of some heads and rows of a sequence, ``(1, 1, group · r)``."""
+    if call.sinks is None:
+        return None
+    found = call.sunk()
+    found = found[min(b, len(found) - 1), own]
+    found = found if chosen is None or found.shape[1] == 1 else found[:, chosen]
+    return found.expand(-1, r).reshape(1, 1, -1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -24,7 +24,10 @@ class Rows(Observing):
     """
 
     found: dict[int, list[Tensor]] = field(default_factory=dict)
-    keeps = {"seen": 0.0}  # noqa: RUF012 - a constant of the class, as the base has it
+
+    @property
+    def keeps(self) -> Mapping[str, float]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return {"seen": 0.0}  # what is noted at all, so that it is shown every pass
 
     def observe(self, view: View) -> None:
         self.found.setdefault(view.layer, []).append(view.weights(slice(-1, None))[:, 0].mean(0))

@@ -118,7 +118,7 @@ class Computed:
         """One rank's call, or that of the whole."""
         kernel: Any = self.kernel
         if isinstance(kernel, Sharded):
-            return kernel.attend(*given[:3], call, **self.signals(given))
+            return kernel.attend(*given[:3], call=call, **self.signals(given))
         keys = call.keys
         segments = torch.searchsorted(torch.tensor(keys.borders), torch.arange(keys.length), right=True)
         packed = segments.expand(BATCH, -1).to(self.device) if len(keys.borders) > 1 else None
@@ -258,7 +258,7 @@ def decoding(subject: Computed) -> str:
         state, outs, start = Shards(seen, nothing, nothing, Plan(((),) * group.size)), [], 0
         for new in (1, 11, 1, 1, 2, 7):
             part = slice(start, start + new)
-            out, state = kernel.decode(*(x[:, :, part] for x in given[:3]), state, group)
+            out, state = kernel.decode(*(x[:, :, part] for x in given[:3]), state=state, group=group)
             outs.append(out)
             start += new
         return torch.cat(outs, 2), state.plan.sizes
@@ -288,11 +288,11 @@ def failure(subject: Computed) -> str:
             own[1] = own[1][:, :, 1:]
         if group.rank == 1 and fault == "another call":
             return ended(
-                lambda: kernel.attend(*own[:3], replace(call_of(group), causal=not causal), **subject.signals(own))
+                lambda: kernel.attend(*own[:3], call=replace(call_of(group), causal=not causal), **subject.signals(own))
             )
         if group.rank == 1 and fault == "in the middle":
             lose(group)
-        return ended(lambda: kernel.attend(*own[:3], call_of(group), **subject.signals(own)))
+        return ended(lambda: kernel.attend(*own[:3], call=call_of(group), **subject.signals(own)))
 
     def call_of(group: Group) -> Call:
         return Call(plan, queries, group, causal)

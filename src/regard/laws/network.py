@@ -116,7 +116,7 @@ def maps(subject: Fed) -> str:
 
     hooks = [
         module.register_forward_hook(
-            lambda module, given, named, out, name=name: by_definition(module, name, given, named, out),
+            lambda _, given, named, out, module=module, name=name: by_definition(module, name, given, named, out),
             with_kwargs=True,
         )
         for name, module in network.named_modules()

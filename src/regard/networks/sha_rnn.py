@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -232,17 +233,26 @@ class ShaRNN(LM):
 
     def flops(self, n: int, batch: int = 1) -> int:
         """FLOPs of the matrix products of ``forward`` over ``n`` tokens, those inside of the LSTM included."""
-        c, blocks = self.config, list(self.blocks)
-        each = 2 * c.width * (8 * c.width + blocks[0].boom.times * c.width)  # type: ignore[union-attr]
-        attended = [block.attention for block in blocks if block.attention is not None]
-        rest = sum(attention.cost(n, batch=batch).flops for attention in attended)  # type: ignore[operator]
+        c, (block, *_) = self.config, self.stacked
+        each = 2 * c.width * (8 * c.width + block.boom.times * c.width)
+        rest = sum(attention.cost(n, batch=batch).flops for attention in self.attending)
         return batch * n * (each * c.depth + 2 * c.width * c.vocabulary) + rest
 
     def state_bytes(self, n: int, batch: int = 1) -> int:
         """Bytes of the decoding state after ``n`` tokens, by formula."""
-        size, attended = self.embedding.weight.element_size(), [block.attention for block in self.blocks]
-        memories = [a.cost(n, batch=batch, itemsize=size).state_bytes for a in attended if a is not None]
-        return 2 * batch * self.config.width * size * self.config.depth + sum(memories)
+        size = self.embedding.weight.element_size()
+        memories = sum(a.cost(n, batch=batch, itemsize=size).state_bytes for a in self.attending)
+        return 2 * batch * self.config.width * size * self.config.depth + memories
+
+    @property
+    def stacked(self) -> list[ShaBlock]:
+        """The blocks, from the first."""
+        return list(cast(Any, self.blocks))
+
+    @property
+    def attending(self) -> list[SingleHead]:
+        """The attention of those that have some."""
+        return [block.attention for block in self.stacked if block.attention is not None]
 
     @classmethod
     def examples(cls) -> Sequence[Sample]:

@@ -10,6 +10,7 @@ from regard.parallel.base import Call, Sharded
 from regard.parallel.group import Distributed, Group, Threads, simulate, sum_gradients
 from regard.parallel.mechanism import Parallel
 from regard.parallel.plan import Plan
+from regard.parallel.state import States
 
 __all__ = [
     "HOW",
@@ -19,6 +20,7 @@ __all__ = [
     "Parallel",
     "Plan",
     "Sharded",
+    "States",
     "Threads",
     "attend",
     "simulate",

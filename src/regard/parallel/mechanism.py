@@ -46,6 +46,7 @@ class Parallel(Mechanism):
             raise wrong("how", repr(self.kernel.how), "how whole texts run; decoding is tree attention by itself")
         self.signals = self.kernel.signals
         if isinstance(self.kernel, States):
+            self.inner = self.kernel.mechanism  # whose parameters are this one's
             self.traits = replace(self.kernel.mechanism.traits, packed=False)
 
     @property

@@ -97,9 +97,10 @@ class States(Sharded):
         """Every range scanned from the state before it."""
         links, inputs = ranges(call.keys), []
         for link in links[call.rank]:
-            part = {name: x[:, :, link.place] for name, x in signals.items()}
-            given = (x[:, :, link.place] for x in (q, k, v))
-            inputs.append(self.mechanism.scan_inputs(*given, None, opened(call.keys, link, k), part))
+            signal = {name: x[:, :, link.place] for name, x in signals.items()}
+            asks, keys, values = (x[:, :, link.place] for x in (q, k, v))
+            resets = opened(call.keys, link, k)
+            inputs.append(self.mechanism.scan_inputs(asks, keys, values, None, resets, signal))
         found = [segment(x) for x in inputs]
         whole = [tensor for own in found for tensor in (own.transition, own.state)]
         before = cast(Any, Before.apply)(call, links, *whole)
@@ -110,9 +111,9 @@ class States(Sharded):
         """Every part of a document reads the sum of all parts of it."""
         links, inputs = parts(call.keys), []
         for link in links[call.rank]:
-            part = {name: x[:, :, link.place] for name, x in signals.items()}
-            given = (x[:, :, link.place] for x in (q, k, v))
-            inputs.append(self.mechanism.scan_inputs(*given, None, None, part))
+            signal = {name: x[:, :, link.place] for name, x in signals.items()}
+            asks, keys, values = (x[:, :, link.place] for x in (q, k, v))
+            inputs.append(self.mechanism.scan_inputs(asks, keys, values, None, None, signal))
         sums = cast(Any, Together.apply)(call, links, *(x.k.mT @ x.v for x in inputs))
         outs = [self.mechanism.finish(x.q @ kv, q.dtype) for x, kv in zip(inputs, sums, strict=True)]
         return torch.cat(outs, 2)
@@ -216,7 +217,7 @@ class Before(torch.autograd.Function):
         before, flat = ctx.saved_tensors[:count], iter(ctx.saved_tensors[count:])
         transitions = [[next(flat) for _ in theirs] for theirs in links]
         slopes = collect(torch.stack([grad.flatten(2) for grad in grads]), links, call)
-        later, found = torch.zeros_like(before[0]), [None] * (2 * count)
+        later, found = torch.zeros_like(before[0]), [before[0]] * (2 * count)
         for rank, place in reversed(in_order(links)):  # `later` is the gradient of the state behind this link
             transition = transitions[rank][place]
             if rank == call.rank:

@@ -71,7 +71,8 @@ class Tree(SoftmaxShards):
 
     def backward_pass(self, grad, q, k, v, saved, call):
         pieces = call.pieces(call.rank, call.rank)
-        dq, dk, dv = local.gradients(grad, q, k, v, *saved, pieces, call.scaling(q))
+        out, lse = saved
+        dq, dk, dv = local.gradients(grad, q, k, v, out, lse, pieces, call.scaling(q))
         return call.group.reduce(dq, "sum"), dk, dv
 
     def decode(self, q: Tensor, k: Tensor, v: Tensor, state: Shards, group: Group, scale: float | None = None) -> Any:

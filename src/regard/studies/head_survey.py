@@ -10,7 +10,7 @@ from regard.core.errors import did_you_mean, wrong
 
 STAGES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "recall": ("retrieval_heads", "sinks"),
+        "recall": ("retrieval_heads", "sink"),
         "context identification": ("previous_token", "duplicate_token", "retrieval_heads"),
         "latent reasoning": ("induction_heads", "circuit_reuse"),
         "expression": ("head_pruning", "causal_head_gating", "circuit_reuse"),
@@ -30,10 +30,17 @@ STAGES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     aliases=("attention_heads_survey",),
     missing="detectors that are trained probes",
     fidelity="hand values",
-    claim=Claim(
-        "a small language model has a head that matches prefixes, and loses 5 times more by it than by others",
-        cells="survey.ablated",
-        holds="survey.is_the_cause",
+    claim=(
+        Claim(
+            "SmolLM2 has a head that matches prefixes, and a repetition loses 5 times more by it than by others",
+            cells="survey.of(model='smollm2')",
+            holds="survey.is_the_cause",
+        ),
+        Claim(
+            "so has and so does the model that ships",
+            cells="survey.of(model='tiny')",
+            holds="survey.is_the_cause",
+        ),
     ),
 )
 def detectors(stage: str) -> tuple[str, ...]:

@@ -39,3 +39,11 @@ def test_the_table_of_the_docs_is_written_by_the_command(names):
 def test_a_size_that_is_none():
     with pytest.raises(ValueError, match="a number, or rows x columns"):
         CliRunner().invoke(app, ["vision", "shvit_s1", "--size", "large"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(["--against", "jax"], "want timm"), (["--against", "timm"], "presets that timm has")]
+)
+def test_beside_another_library(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        CliRunner().invoke(app, ["vision", *arguments], catch_exceptions=False)

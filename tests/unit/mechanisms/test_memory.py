@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import regard
 from regard.core.layout import Layout
+from regard.hosts.mechanism_call import ImplicitAttention
 from regard.kernels.scan import online
 from regard.mechanisms.memory.miras import Memora, Moneta, PowerLoss, Yaad
 from regard.mechanisms.memory.titans import Titans
@@ -24,7 +25,7 @@ FEW = settings(max_examples=6, deadline=None)
 
 def made(kind, chunk, hidden=2, d=3, **arguments):
     torch.manual_seed(1)
-    return KINDS[kind](2, d, d, chunk=chunk, hidden=hidden, **arguments).double()
+    return KINDS[kind](2, d, d, chunk=chunk, hidden=hidden, **{"step": 1 / (8 * chunk)} | arguments).double()
 
 
 def draw(mechanism, n, batch=2, seed=0):
@@ -168,7 +169,9 @@ def test_what_is_looked_at_are_norms_of_the_jacobian(tmp_path):
     want = model.intermediates(ids)["blocks.0.attention.mechanism"]
     with regard.watch(model, keep=1e9) as session:
         model(ids)
-    assert (session.maps[0].weights(torch.arange(11)) - want).abs().max() <= 1e-5
+    source = session.maps[0]
+    assert isinstance(source, ImplicitAttention)
+    assert (source.weights(torch.arange(11)) - want).abs().max() <= 1e-5
     record(model, None, ids[0], keep=True).save(tmp_path / "look")
     kept = Record.load(tmp_path / "look").region(0, 1, slice(2, 9), slice(0, 11))
     shares = want / want.sum(-1, keepdim=True)

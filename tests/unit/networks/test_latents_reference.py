@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from reference.waves import parameter_wave, wave
+from regard.networks.latents.co4 import Modulated
 from regard.networks.latents.ep import EfficientProbing
 from regard.networks.latents.flare import Flare
 from regard.networks.latents.perceiver import Perceiver
@@ -107,6 +108,10 @@ def test_perceiver():
     shapes = {name: parameter.shape for name, parameter in pool.named_parameters()}
     pool.load_state_dict(initial | {name: parameter_wave(place, shapes[name]) for place, name in enumerate(names)})
     same(pool(wave((2, 7, 6)), start=wave((2, 3, 8))), "perceiver")
+
+
+def test_co4():
+    same(loaded(Modulated(6, 12), "co4", str)(wave((2, 15, 6))), "co4")
 
 
 def test_tempr():

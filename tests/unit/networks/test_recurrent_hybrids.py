@@ -6,8 +6,10 @@ import torch.nn.functional as F
 
 from regard.core.layout import Layout
 from regard.networks import Config
+from regard.networks.hymba import HymbaLM
 from regard.networks.mega import MegaBlock, MegaLM, MovingAverage
 from regard.networks.sha_rnn import ShaRNN
+from regard.networks.simba import SHRUNK, EinFFT, Simba
 
 CAUSAL = Layout(causal=True)
 SIZES = Config(29, 12, "softmax*2", heads=1, inner=17)
@@ -63,11 +65,50 @@ def test_the_second_last_layer_alone_attends():
     assert not any(block.attention for block in ShaRNN(SIZES, attends=False).layers)
 
 
+def test_the_frequency_network_is_one_of_complex_numbers():
+    torch.manual_seed(0)
+    mixer, x = EinFFT(12, 4).double(), torch.randn(2, 7, 12, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in mixer.parameters():
+            parameter.mul_(30)
+        spectrum = torch.fft.fftn(x.view(2, 7, 4, 3), dim=(1, 2), norm="ortho")
+        for place in range(2):
+            weight, bias = (torch.complex(*part) for part in (mixer.weights[place], mixer.biases[place]))
+            spectrum = torch.einsum("bnkd,kde->bnke", spectrum, weight) + bias
+            apart = F.softshrink if place else F.relu
+            given = {"lambd": SHRUNK} if place else {}
+            spectrum = torch.complex(apart(spectrum.real, **given), apart(spectrum.imag, **given))
+        want = torch.fft.ifftn(spectrum, dim=(1, 2), norm="ortho").real.reshape(2, 7, 12)
+        torch.testing.assert_close(mixer(x), want)
+        assert not torch.equal(mixer(x)[:, :3], mixer(torch.cat([x[:, :6], 1 + x[:, 6:]], 1))[:, :3])  # not causal
+
+
+def test_of_two_layers_within_a_window_one_has_keys():
+    """And whole, and with keys of its own, are the first, the middle and the last."""
+    model = HymbaLM(Config(29, 12, "softmax*9", heads=2), window=5, meta=2, seed=0)
+    assert [block.attention.kv is not None for block in model.layers] == [c == "k" for c in "kk-kkk-kk"]
+    whole = [type(block.attention.mechanism).__name__ == "Softmax" for block in model.layers]
+    assert whole == [c == "w" for c in "w---w---w"]
+
+
+def test_the_cache_of_shared_keys_is_held_once():
+    model = HymbaLM(Config(29, 12, "softmax*9", heads=2), window=5, meta=2, seed=0)
+    ids = torch.randint(29, (1, 23), generator=torch.Generator().manual_seed(0))
+    _, state = model.extend(ids, model.start(1))
+    assert state.bytes == model.state_bytes(23)
+
+
 @pytest.mark.parametrize(
     ("make", "named"),
     [
         (lambda: MegaLM(Config(29, 12, "gla*2")), "layers"),
         (lambda: MegaLM(SIZES, chunk=0), "chunk"),
+        (lambda: HymbaLM(SIZES, window=0), "window"),
+        (lambda: EinFFT(10, 4), "blocks"),
+        (lambda: Simba(0, 5), "series"),
+        (lambda: Simba(3, 5, 12, 1, 4)(torch.zeros(1, 4, 2)), "x"),
+        (lambda: HymbaLM(SIZES, meta=-1), "meta"),
+        (lambda: HymbaLM(SIZES)(torch.zeros(1, 3).long(), segments=torch.zeros(1, 3).long()), "segments"),
         (lambda: ShaRNN(Config(29, 12, "softmax")), "layers"),
         (lambda: ShaRNN(SIZES, memory=0), "memory"),
     ],

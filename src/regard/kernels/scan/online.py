@@ -48,7 +48,7 @@ class Inputs:
     def each(self, change: Callable[[Tensor], Tensor]) -> Inputs:
         """Every tensor changed alike."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Inputs(**{name: None if x is None else change(x) for name, x in given.items()})
+        return Inputs(**cast(Any, {name: None if x is None else change(x) for name, x in given.items()}))
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class Spread:
     def of(self, chunk: int) -> Spread:
         """One of the chunks, all of which stand in the axis after the heads."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Spread(**{name: None if x is None else x[:, :, chunk] for name, x in given.items()})
+        return Spread(**cast(Any, {name: None if x is None else x[:, :, chunk] for name, x in given.items()}))
 
 
 def spread(x: Inputs) -> Spread:
@@ -244,7 +244,7 @@ def moved(place: int, factors: tuple[Tensor, Tensor], spread: Spread, w: Weights
     """One layer's sums and momentum behind the chunk."""
     (read, slope), sums = factors, w.sums[place]
     new = read.mT @ (slope * -spread.last)
-    if spread.momentum is None or spread.still is None:
+    if spread.momentum is None or spread.still is None or spread.left is None:
         return torch.addcmul(new, sums, spread.sums[..., -1:, :]), None
     momentum, carried = w.momentum[place], read.mT @ (slope * -spread.still)
     new = torch.addcmul(torch.addcmul(new, sums, spread.sums[..., -1:, :]), momentum, spread.momentum[..., -1:, :])
@@ -299,7 +299,7 @@ class Course:
     def part(self, start: int, stop: int) -> Course:
         """Some consecutive chunks."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Course(**{name: None if x is None else x[:, start:stop] for name, x in given.items()})
+        return Course(**cast(Any, {name: None if x is None else x[:, start:stop] for name, x in given.items()}))
 
 
 def chunked(

@@ -185,7 +185,7 @@ class RAT(Mechanism):
         ends = keys[:, :, :, -1], values[:, :, :, -1]
         rows = queries.transpose(2, 3).flatten(1, 2)  # (b, h C, chunks, d): a group of queries for each head
         if plain and past is None:
-            earlier = dense.attend_lse(rows[:, :, 1:], *(x[:, :, :-1] for x in ends), Layout(causal=True))
+            earlier = dense.attend_lse(rows[:, :, 1:], ends[0][:, :, :-1], ends[1][:, :, :-1], Layout(causal=True))
             earlier = Partial(
                 torch.cat([torch.zeros_like(rows[:, :, :1]), earlier.out], 2),
                 torch.cat([torch.full_like(rows[:, :, :1, 0], -torch.inf, dtype=earlier.lse.dtype), earlier.lse], 2),

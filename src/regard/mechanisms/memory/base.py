@@ -56,12 +56,13 @@ class OnlineMemory(Mechanism):
         heads, head_dim, value_dim: of its calls, the last as head_dim if None. chunk: tokens that take their
             gradients at the same weights; 1 for the recurrence of the equation with W_c = W_{t−1}. hidden: channels
             of the memory's inner layer over those of a key, 0 for a linear memory. step: the most that θ may be,
-            None for 1 / (8 chunk). Larger ones can diverge: the gradients of a chunk of equal keys add up, momentum
-            multiplies them, and the curvature of two layers grows with their weights.
+            None for 1 / (`caution` chunk). Larger ones can diverge: the gradients of a chunk of equal keys add up,
+            momentum multiplies them, and the curvature of two layers grows with their weights.
     """
 
     traits = Traits(bidirectional=False, time="linear", state="constant", linear=False)
     rule: Rule = Rule()
+    caution: float = 8
 
     def __init__(
         self,
@@ -81,7 +82,7 @@ class OnlineMemory(Mechanism):
         if self.rule.residual and head_dim != value_dim:
             raise wrong("value_dim", str(value_dim), f"the head_dim, {head_dim}: the memory adds to what it is given")
         self.heads, self.head_dim, self.value_dim, self.chunk = heads, head_dim, value_dim, chunk
-        most = 1 / (8 * chunk) if step is None else step
+        most = 1 / (self.caution * chunk) if step is None else step
         if not most > 0:
             raise wrong("step", str(step), "above 0")
         self.signals = self.bounded(most)

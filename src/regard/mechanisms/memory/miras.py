@@ -56,15 +56,16 @@ class HuberLoss(Residual):
     """``‖e‖²`` where the error is at most δ_t long, and ``δ_t ‖e‖_1`` beyond."""
 
     def slope(self, error: Tensor, threshold: Tensor | None) -> Tensor:
+        assert threshold is not None
         return torch.where(near(error, threshold), 2 * error, threshold * error.sign())
 
     def loss(self, error: Tensor, threshold: Tensor | None) -> Tensor:
+        assert threshold is not None
         return torch.where(near(error, threshold), error.square(), threshold * error.abs()).sum(-1)
 
 
-def near(error: Tensor, threshold: Tensor | None) -> Tensor:
+def near(error: Tensor, threshold: Tensor) -> Tensor:
     """``(…, n, 1)`` bool: whether the error is at most as long as the threshold."""
-    assert threshold is not None
     return torch.linalg.vector_norm(error.detach(), dim=-1, keepdim=True) <= threshold
 
 
@@ -237,7 +238,7 @@ class Yaad(Miras):
 
     def bounded(self, most: float) -> Mapping[str, Signal]:
         threshold = Signal("the length of the error beyond which it counts as an outlier, δ", low=0, start=1.0)
-        return super().bounded(most) | {"threshold": threshold}
+        return {**super().bounded(most), "threshold": threshold}
 
     @classmethod
     def examples(cls) -> Sequence[Example]:

@@ -174,17 +174,28 @@ class Perceiver(Latents):
 
 
 def positions(sizes: Sequence[int], bands: int, most: Sequence[float] | None = None) -> Tensor:
-    """Fourier features of a grid's cells: ``(cells, axes (2 bands + 1))``, to stand beside the channels of an array.
-
-        sin(π f x), cos(π f x), x   of x from −1 to 1 along each axis, f in ``bands`` steps from 1 to most / 2
+    """Fourier features of a grid's cells, from −1 to 1 along each axis: ``(cells, axes (2 bands + 1))``.
 
     Args:
         sizes: of the grid. bands: frequencies of each axis. most: twice the highest frequency of each axis, None for
             the sizes: the Nyquist frequency.
     """
     places = torch.meshgrid(*(torch.linspace(-1, 1, size) for size in sizes), indexing="ij")
-    columns: list[Tensor] = []
-    for place, highest in zip(places, most or sizes, strict=True):
-        angles = pi * place.flatten()[:, None] * torch.linspace(1, highest / 2, bands)
+    return fourier(torch.stack([place.flatten() for place in places], -1), bands, most or sizes)
+
+
+def fourier(places: Tensor, bands: int, most: Sequence[float]) -> Tensor:
+    """Fourier features of places, to stand beside the channels of an array, or in their place.
+
+        x,  sin(π f x), cos(π f x)   for each axis, f in ``bands`` steps from 1 to most / 2
+
+    Shapes: ``places (…, axes)``, about from −1 to 1 -> ``(…, axes (2 bands + 1))``.
+
+    Args:
+        bands: frequencies of each axis. most: twice the highest frequency, of each axis.
+    """
+    columns = [places]
+    for place, highest in zip(places.unbind(-1), most, strict=True):
+        angles = pi * place[..., None] * torch.linspace(1, highest / 2, bands)
         columns += [angles.sin(), angles.cos()]
-    return torch.cat([torch.stack([place.flatten() for place in places], 1), *columns], 1)
+    return torch.cat(columns, -1)

@@ -21,6 +21,7 @@ from regard.networks.stages.steps.convolution import (
     NormedMLP,
     Positions,
 )
+from regard.networks.stages.steps.varied import VariedWindows
 
 
 class Inverted(Step):
@@ -52,6 +53,7 @@ STEPS: dict[str, type[Step]] = {
     "single_head": SingleHead,
     "channels": Channels,
     "summary": Summary,
+    "varied_windows": VariedWindows,
     "mbconv": Inverted,
 }
 """The steps that are no attention of a mechanism among cells."""
