@@ -1,6 +1,6 @@
 """The laws of decoding strategies: plain decoding at the neutral dial, what is mixed is what the copies say, no batch.
 
-They are held on the small Llama of `laws.edit`, whose tokens are below 29; what examples are about has to lie in the
+They are held on the small Llama of `laws.small`, whose tokens are below 29; what examples are about has to lie in the
 first 12 tokens. An example is ``given`` ``plain=True`` where it is plain decoding as it stands.
 """
 
