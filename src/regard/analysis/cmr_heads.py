@@ -130,7 +130,7 @@ def fit(curve: Tensor, grid: tuple[int, int] = GRID) -> tuple[float, tuple[float
     """The distance of a curve ``(11,)`` from the nearest of CMR, and its β_enc, β_rec and γ; infinite if it is flat."""
     rise = curve.double() - curve.min()
     if not float(rise.max()) > 1e-9:
-        return float("inf"), (float("nan"),) * 3
+        return float("inf"), (float("nan"),) * 3  # pyright: ignore[reportReturnType]
     curves, points = responses(*grid)
     errors = (curves * rise.max() - rise).square().mean(1) / rise.var(correction=0)
     best = int(errors.nan_to_num(nan=torch.inf).argmin())

@@ -180,7 +180,8 @@ def heads(
     """
     if isinstance(model, LM) or not model.can_generate():
         raise wrong("model", type(model).__name__, "a causal language model of Transformers")
-    every = [ids_of(tokenizer, one) for one in (text if several(text) else [text])]
+    texts: list[Any] = list(text) if several(text) else [text]
+    every = [ids_of(tokenizer, one) for one in texts]
     ids = every[0] if every else torch.tensor([])
     if len(ids) < 2:
         raise wrong("text", f"{len(ids)} token{'s' * (len(ids) != 1)}", "at least two")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,8 +26,11 @@ def states(seed: int, steps: int) -> list[Tensor]:
         source.trained(model, seed, steps)
     ids = source.windows(source.characters(True), 12, 64, torch.Generator().manual_seed(7))
     kept: list[Tensor] = []
-    hooks = [block.register_forward_hook(lambda m, given, out: kept.append(out[0] if isinstance(out, tuple) else out))
-             for block in model.blocks]  # fmt: skip
+
+    def keep(module: Any, given: Any, out: Any) -> None:
+        kept.append(out[0] if isinstance(out, tuple) else out)
+
+    hooks = [block.register_forward_hook(keep) for block in model.blocks]
     with torch.no_grad():
         model(ids)
     for hook in hooks:

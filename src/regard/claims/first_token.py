@@ -35,16 +35,16 @@ def loss(network: Any, ids: Tensor, edits) -> float:
 
 
 @quick(model=["tiny"])
-@null(key=[3])
-@measured(model=["smollm2"], key=[0])
-def spread(model: str, key: int) -> dict[str, float]:
+@null(place=[3])
+@measured(model=["smollm2"], place=[0])
+def spread(model: str, place: int) -> dict[str, float]:
     """The spread in the last third of the layers with a key hidden over that without, and nats it costs."""
     network, ids = read(model)
-    edit, plain, hidden = hide(key), [], []
-    for place in range(16, 16 + 12 * CHANGES, 12):
-        token = int(ids[place + 5])
-        plain.append(spread_of_change(network, ids, place, token))
-        hidden.append(spread_of_change(network, ids, place, token, [edit]))
+    edit, plain, hidden = hide(place), [], []
+    for changed in range(16, 16 + 12 * CHANGES, 12):
+        token = int(ids[changed + 5])
+        plain.append(spread_of_change(network, ids, changed, token))
+        hidden.append(spread_of_change(network, ids, changed, token, [edit]))
     late = 2 * len(plain[0]) // 3
     ratio = sum(sum(row[late:]) for row in hidden) / sum(sum(row[late:]) for row in plain)
     return {"ratio": ratio, "cost": loss(network, ids, [edit]) - loss(network, ids, [])}
@@ -54,15 +54,15 @@ def spreads_twice(found: Figures) -> Finding:
     """At least, and costs half a nat."""
     ratios, costs = found("ratio"), found("cost")
     figure = f"spread in late layers {listed(ratios, '.2f')} times, loss {listed(costs, '+.2f')} nats"
-    return Finding.of(f"key {found('key')[0]} hidden: {figure}", min(ratios) >= 2, min(costs) >= 0.5)
+    return Finding.of(f"key {found('place')[0]} hidden: {figure}", min(ratios) >= 2, min(costs) >= 0.5)
 
 
 @quick(model=["tiny"])
-@null(key=[3])
-@measured(model=["smollm2"], key=[0])
-def sinks(model: str, key: int) -> dict[str, float]:
+@null(place=[3])
+@measured(model=["smollm2"], place=[0])
+def sinks(model: str, place: int) -> dict[str, float]:
     """The shares of heads whose queries behind the eighth give one key more than 0.3, and than 0.8, on average."""
-    received = torch.cat([a[:, 8:, key].mean(-1) for a in looked_at(model)[0]])
+    received = torch.cat([a[:, 8:, place].mean(-1) for a in looked_at(model)[0]])
     return {f"above {least}": (received > least).double().mean().item() for least in (0.3, 0.8)}
 
 
@@ -70,5 +70,5 @@ def are_sinks(found: Figures) -> Finding:
     """More than 30% at 0.3."""
     low, high = found("above 0.3"), found("above 0.8")
     return Finding.of(
-        f"key {found('key')[0]}: {low[0]:.0%} of heads above 0.3, {high[0]:.0%} above 0.8", min(low) > 0.3
+        f"key {found('place')[0]}: {low[0]:.0%} of heads above 0.3, {high[0]:.0%} above 0.8", min(low) > 0.3
     )

@@ -71,7 +71,7 @@ def told() -> dict[str, float]:
     sets = []
     for seed in (0, 1):
         rows = [(*features(model, prompt), stands) for prompt, stands in asked(tokenizer, seed)]
-        ratios, states = (torch.stack([row[i] for row in rows]).float() for i in (0, 1))
+        ratios, states = (torch.stack([row[i] for row in rows]).float() for i in (0, 1))  # pyright: ignore
         sets.append((ratios, states, torch.tensor([float(row[2]) for row in rows])))
     (ratios, states, y), (more_ratios, more_states, truth) = sets
     return {

@@ -44,7 +44,7 @@ def one_a_chunk(found: Figures) -> Finding:
     """As many as there are chunks, and one more."""
     shares = found("share", chunk=4) + found("share", chunk=16)
     figure = f"after 4,096 tokens {listed(shares, '.2%')} of a whole cache with chunks of 4 and 16"
-    return Finding.of(figure, all(abs(s - (4096 // c + 1) / 4096) < 1e-9 for s, c in zip(shares, (4, 16), strict=True)))
+    return Finding.of(figure, all(abs(s - (4096 // c + 1) / 4096) < 1e-5 for s, c in zip(shares, (4, 16), strict=True)))
 
 
 @measured()

@@ -21,7 +21,7 @@ def trained(blurred: bool, seed: int, steps: int) -> dict[str, float]:
     z, _ = snap.train(steps, seed)
     shares, before = snap.shares(z), snap.shares(torch.zeros_like(z))
     chances, own = torch.cat([world(DISTINCT, COMMON, TOLD)[0, :DISTINCT]] * 2), z[: 2 * DISTINCT]
-    rank = float(spearmanr(own.numpy(), chances.numpy()).statistic) if own.std() > 0 else 0.0
+    rank = float(spearmanr(own.numpy(), chances.numpy()).statistic) if own.std() > 0 else 0.0  # pyright: ignore
     return {
         "common": (shares[2 * DISTINCT :].sum() / before[2 * DISTINCT :].sum()).item(),
         "rank": rank,

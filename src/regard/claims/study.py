@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ class Studied:
             rows.setdefault(tuple(row.get(field) for field in fields), []).append(row)
         return [
             dict(zip(fields, key, strict=True))
-            | {name: interval([row[name] for row in group], ".4g") for name in self.measures if name in group[0]}
+            | {name: summed_up([row[name] for row in group]) for name in self.measures if name in group[0]}
             for key, group in rows.items()
         ]
 
@@ -63,6 +63,13 @@ class Studied:
         rows = self.figures.rows
         fields = {"fields", *(name for row in rows for name in row["fields"])}
         return list(dict.fromkeys(name for row in rows for name in row if name not in fields))
+
+
+def summed_up(values: Sequence[Any]) -> str:
+    """Numbers as their mean and interval; others each once."""
+    if all(isinstance(value, int | float) for value in values):
+        return interval(values, ".4g")
+    return ", ".join(dict.fromkeys(map(str, values)))
 
 
 def study(entry: Entry, quick: bool = False, model: str | None = None, show: Show = lambda what: None) -> list[Studied]:
@@ -108,7 +115,7 @@ def studied(claim: Claim, quick: bool, model: str | None, show: Show) -> Studied
     return Studied(claim, figures, finding_of(claim, figures), null)
 
 
-def rows_of(cells: Sequence[Cell], show: Show) -> Iterator[Mapping[str, Any]]:
+def rows_of(cells: Sequence[Cell], show: Show) -> Iterator[dict[str, Any]]:
     """The fields and figures of each cell, with the names of its fields."""
     for outcome in run(cells, None, "", show=show):
         if outcome.figures is None:

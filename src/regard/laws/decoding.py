@@ -1,6 +1,6 @@
 """The laws of decoding strategies: plain decoding at the neutral dial, what is mixed is what the copies say, no batch.
 
-They are held on the small Llama of `laws.edit`, whose tokens are below 29; what examples are about has to lie in the
+They are held on the small Llama of `laws.small`, whose tokens are below 29; what examples are about has to lie in the
 first 12 tokens. An example is ``given`` ``plain=True`` where it is plain decoding as it stands.
 """
 
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from regard.core.kinds import Sample
 from regard.decoding.base import Mixture, Strategy
-from regard.laws.edit import CLOSE, LENGTH, VOCABULARY, model, tokens
+from regard.laws.edit import CLOSE, LENGTH, model
 from regard.laws.finding import Broken, Unclaimed
+from regard.laws.small import VOCABULARY, tokens
 
 NEW, PAD, END = 9, 0, 2
 

@@ -94,7 +94,7 @@ class MultiSource(EncoderDecoder):
         if source.dim() != 3 or source.shape[1] != self.sources:
             raise wrong("source", f"shape {tuple(source.shape)}", f"(b, {self.sources}, m)")
         found = [
-            self.encoded_by(encoder, source[:, place], None if lengths is None else lengths[:, place])
+            self.encoded_by(encoder, source[:, place], None if lengths is None else lengths[:, place])  # pyright: ignore
             for place, encoder in enumerate((self.encoder, *self.others))
         ]
         masks = [part.layout.key_mask for part in found if part.layout.key_mask is not None]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from regard.analysis.flow_routes import LEAST, Routes, TracedStates, routes, shares
 from regard.analysis.planted import planted_model
@@ -28,15 +28,17 @@ def test_shares_sum_to_one_and_follow_the_largest(parts, channels, seed):
     assert float(alone[0]) == pytest.approx(1, abs=2 * LEAST / (float(given[0].abs().sum()) + LEAST))
 
 
-def test_what_heads_take_is_what_attention_adds():
-    """Of every layer and row, key heads shared or not; the state after it is the next one's."""
-    model, ids = planted_model(), torch.randint(29, (11,), generator=torch.Generator().manual_seed(3))
-    states = TracedStates(model, ids)
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_what_heads_take_is_what_attention_adds(groups):
+    """Of every layer and row, whether heads share keys and values or not."""
+    torch.manual_seed(groups)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": groups}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=29, intermediate_size=7, initializer_range=0.5, **sizes)).eval()
+    states = TracedStates(model, torch.randint(29, (11,), generator=torch.Generator().manual_seed(3)))
     for layer in range(states.layers):
         for slot in (0, 4, 10):
-            parts, start = states.parts(layer, slot)
-            assert start == 0
-            assert parts.shape[::2] == (3, 18)
+            parts, _ = states.parts(layer, slot)
+            assert parts.shape[::2] == (6, 24)
             torch.testing.assert_close(parts.sum((0, 1)), states.state("attn", layer, slot), atol=1e-5, rtol=1e-4)
 
 

@@ -28,6 +28,7 @@ SLOW = {
     "projections.texts_of": "tells packages of 3,000 texts, 5 s",
     "projections.gated_and_fast": "as small_lm.beside",
     "small_lm.beside": "a second a model; projections.gated_models has such models too",
+    "statements.told": "MiniLM reads 320 statements, 6 s",
     "taylor.terms": "states of 64² numbers over 256 characters, 9 s",
 }
 """Cells that take long even with one step, and why."""

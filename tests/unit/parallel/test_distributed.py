@@ -1,19 +1,22 @@
-"""`regard.parallel` over processes of torch.distributed (gloo), four of them, started once for all tests here."""
+"""`regard.parallel` over processes of torch.distributed (gloo): four of them, started once.
 
-import pytest
+One test, as starting processes is what takes time, and tests of a file may be dealt out to several workers.
+"""
 
 import ranks
 
 
-@pytest.fixture(scope="module")
-def found():
-    came = ranks.launch(ranks.everything)
-    failed = [f"rank {rank}: {told['failed']}" for rank, told in enumerate(came) if "failed" in told]
+def test_four_processes_compute_what_one_does():
+    """Outputs and gradients of all kernels, a Llama's step and generation, a hybrid, and calls that fail."""
+    found = ranks.launch(ranks.everything)
+    failed = [f"rank {rank}: {told['failed']}" for rank, told in enumerate(found) if "failed" in told]
     assert not failed, "\n".join(failed)
-    return came
+    kernels(found)
+    models(found)
+    failures(found)
 
 
-def test_outputs_and_gradients_are_those_of_one_process(found):
+def kernels(found):
     """Every kernel, every plan, causal or not, packed, grouped heads, cross; by the precision of the case."""
     least = {"float32": 1e-5, "bfloat16": 3e-2}
     cases = [(name, error) for told in found for name, error in told.items() if name.split(", ")[0] in ranks.KINDS]
@@ -22,29 +25,21 @@ def test_outputs_and_gradients_are_those_of_one_process(found):
         assert error <= least.get(name.split(", ")[1], 1e-10), name
 
 
-def test_a_llama_trains_a_step_as_in_one_process(found):
+def models(found):
+    """A Llama trains a step and generates from a shared cache, a hybrid of linear and softmax layers trains."""
     for told in found:
-        for how in ("ring", "heads", "gather"):
-            for what in ("logits", "gradients", "step"):
+        for what in ("logits", "gradients", "step"):
+            for how in ("ring", "heads", "gather"):
                 assert told[f"{what}, {how}"] <= 1e-10, (what, how)
-
-
-def test_a_llama_generates_from_a_cache_that_ranks_share(found):
-    assert [told["generated"] for told in found] == [0.0] * ranks.WORLD
-
-
-def test_a_hybrid_of_linear_and_softmax_layers(found):
-    for told in found:
+        assert told["generated"] == 0
         assert told["hybrid, output"] <= 1e-10
         assert told["hybrid, gradients"] <= 1e-10
 
 
-def test_a_call_that_does_not_fit_is_told_to_all(found):
+def failures(found):
+    """A call that does not fit is told to all; a rank that goes silent raises on all others within the limit."""
     for rank, told in enumerate(found):
         own = "ValueError: k: got 5 tokens, want the 6 that rank 2 holds by the plan"
         others = "RuntimeError: rank 2 cannot take part in this call; its own error says why"
         assert told["wrong call"] == (own if rank == 2 else others)
-
-
-def test_a_rank_that_goes_silent_raises_on_all_within_the_limit(found):
     assert [told["silent"] for told in found] == ["RuntimeError", "RuntimeError", "", "RuntimeError"]

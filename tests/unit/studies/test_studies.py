@@ -6,11 +6,15 @@ import pytest
 from typer.testing import CliRunner
 
 from regard.claims.cells import Cells
-from regard.claims.study import Studied, cells_in, study, takes_model
+from regard.claims.study import Studied, cells_in, study, summed_up, takes_model
 from regard.cli import app
 from regard.core.atlas import entries, find
 
-SLOW = {"averages.sizes", "features.risks(target='mean')", "features.risks(target='correlation')", "limits.selected"}
+SLOW = {
+    *("averages.sizes", "features.risks(target='mean')", "features.risks(target='correlation')", "limits.selected"),
+    *("first_token.spread", "first_token.sinks", "statements.told", "snapping.trained", "snapping.ratios"),
+    *("survey.of(model='tiny')", "survey.of(model='smollm2')", "topics.embedded", "topics.attended"),
+}
 """Whose quick looks take more than a second or two."""
 CLAIMS = [
     pytest.param(
@@ -72,3 +76,10 @@ def test_a_model_is_only_for_claims_about_models():
         study(find("memorisation"), quick=True, model="tiny")
     with pytest.raises(TypeError, match=r"^colour: got no argument of these cells"):
         cells_in(find("memorisation").claims[0]).where(colour=[1])
+
+
+@pytest.mark.parametrize(
+    ("values", "want"), [([1.0, 3.0], "2 ± 12.71"), ([2], "2"), (["3.1", "3.1", "4.0"], "3.1, 4.0")]
+)
+def test_figures_are_summed_up_and_texts_listed(values, want):
+    assert summed_up(values) == want

@@ -72,7 +72,7 @@ class GAT(GraphAttention):
         scores = sum(part[ends] for part, ends in zip(own, edges, strict=True))
         if features is not None:
             scores = scores + (self.split(self.edge_map(features)) * self.edge).sum(-1)
-        return F.leaky_relu(scores, self.slope)
+        return F.leaky_relu(scores, self.slope)  # pyright: ignore[reportArgumentType]
 
     def messages(self, projected: tuple[Tensor, ...], edges: Tensor, features: Tensor | None) -> Tensor:
         return projected[0][edges[0]]

@@ -22,7 +22,7 @@ class Lazy(nn.LazyLinear):
     cls_to_become = nn.Linear  # pyright: ignore[reportAssignmentType]
 
     def reset_parameters(self) -> None:
-        if not self.has_uninitialized_params() and self.in_features:
+        if not self.has_uninitialized_params() and self.in_features:  # pyright: ignore[reportAttributeAccessIssue]
             glorot(self)
 
 

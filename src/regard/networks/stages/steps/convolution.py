@@ -145,11 +145,11 @@ class Focal(Step):
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q ``(b, y, x, c)``, the gates ``(b, levels + 1, y, x)``, what multiplies q ``(b, y, x, c)``."""
         q, context, gates = self.first(x.movedim(1, -1)).split(self.split, -1)
-        context, gates, total = context.movedim(-1, 1), gates.movedim(-1, 1), torch.zeros((), dtype=x.dtype)
+        context, gates, total = context.movedim(-1, 1), gates.movedim(-1, 1), context.new_zeros(())
         for level, convolution in enumerate(self.convolutions):
             context = F.gelu(convolution(context))
-            total = torch.addcmul(total.to(x.device), context, gates[:, level, None])
-        total = torch.addcmul(total.to(x.device), F.gelu(context.mean((2, 3), keepdim=True)), gates[:, -1:])
+            total = torch.addcmul(total, context, gates[:, level, None])
+        total = torch.addcmul(total, F.gelu(context.mean((2, 3), keepdim=True)), gates[:, -1:])
         return q, gates, self.modulator(total.movedim(1, -1))
 
     def forward(self, x: Tensor) -> Tensor:
