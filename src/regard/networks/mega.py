@@ -70,7 +70,7 @@ class MovingAverage(nn.Module):
         if not n:
             return x
         steps = torch.arange(n, device=x.device, dtype=x.dtype)
-        kernel = torch.einsum("cs,cst->tc", written * read, kept[..., None] ** steps)
+        kernel = torch.einsum("cs,cst->tc", written * read, (kept.log()[..., None] * steps).exp())
         wide = torch.promote_types(x.dtype, torch.float32)
         product = torch.fft.rfft(x.to(wide), 2 * n, 1) * torch.fft.rfft(kernel.to(wide), 2 * n, 0)
         return torch.fft.irfft(product, 2 * n, 1)[:, :n].to(x.dtype)
