@@ -64,7 +64,7 @@ def forms_of(rule: str) -> list[Cell]:
 @measured()
 def linear_is_delta(rule: str) -> dict[str, float]:
     """How far a linear memory without momentum, of the squared error and nothing forgotten, is from the delta rule."""
-    powers: dict[str, float] = {"p": 2.0, "q": 2.0} if rule == "moneta" else {}
+    powers: dict[str, Any] = {"p": 2.0, "q": 2.0} if rule == "moneta" else {}
     mechanism = made(rule, chunk=1, hidden=0, step=0.5, **(powers or {"momentum": False}))
     mechanism.rule.residual = False
     with torch.no_grad():

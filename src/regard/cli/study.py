@@ -71,7 +71,8 @@ def draw(found: list[Studied], target: Path) -> None:
         axes = figure.add_subplot(down, across, place + 1)
         axes.set_title(measure, fontsize=9)
         for label, points in lines(part, measure).items():
-            axes.errorbar(*map(list, zip(*points, strict=True)), marker="o", markersize=3, capsize=2, label=label)
+            x, y, error = (list(each) for each in zip(*points, strict=True))
+            axes.errorbar(x, y, error, marker="o", markersize=3, capsize=2, label=label)
         first = across_field(part)
         axes.set_xlabel(first or "")
         values = [row[first] for row in part.figures.rows] if first else []

@@ -208,3 +208,15 @@ def check_pairs(name: str, given: Tensor, q: Tensor, k: Tensor) -> None:
         raise wrong(f"layout.{name}", f"shape {tuple(given.shape)}", f"(batch or 1, heads or 1, n, m) = {sizes}")
     if given.device != k.device:
         raise wrong(f"layout.{name}", f"device {given.device}", f"the device of k, {k.device}")
+
+
+def plane_of(layout: Layout, m: int) -> tuple[int, int]:
+    """Rows and columns of ``m`` cells; a line is one row.
+
+    Raises:
+        ValueError: the grid has three axes.
+    """
+    sizes = [1, *(layout.grid or (m,))]
+    if len(sizes) > 3:
+        raise wrong("layout.grid", str(layout.grid), "a line or a plane")
+    return sizes[-2], sizes[-1]

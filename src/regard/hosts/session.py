@@ -117,6 +117,14 @@ class Session:
         self.gates: dict[str, Any] = {}  # `GateRecord` of each gate, where a network of ours has some
         self.maps: dict[int, AttentionMap | ImplicitAttention | Caught] = {}
 
+    def install(self) -> Any:
+        """Begins to watch, until `remove`."""
+        raise NotImplementedError
+
+    def remove(self) -> None:
+        """Ends it; the model is what it was."""
+        raise NotImplementedError
+
     def __getitem__(self, name: str) -> Any:
         """The result of the probe of this name."""
         for probe in self.probes:

@@ -115,7 +115,12 @@ class Sigmoid:
         return torch.ops.aten.sigmoid_backward.grad_input(upstream, weights, grad_input=upstream)
 
 
-@shown_by(lambda: [Sample("softmax", Whole(attend))])
+def examples() -> list[Sample]:
+    """What the laws of kernels examine."""
+    return [Sample("softmax", Whole(attend))]
+
+
+@shown_by(examples)
 @published(
     "memory_efficient",
     family="kernels",

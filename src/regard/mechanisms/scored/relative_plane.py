@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
-from regard.core.layout import Layout
+from regard.core.layout import Layout, plane_of
 from regard.core.mechanism import Example, Mechanism, Traits, check_sizes, masked_softmax, repeat_heads
 from regard.kernels import packing
 
@@ -70,13 +70,6 @@ class RelativePlane(Mechanism):
         self.rows_table = nn.Parameter(head_dim**-0.5 * torch.randn(2 * side - 1, head_dim))
         self.columns_table = nn.Parameter(head_dim**-0.5 * torch.randn(2 * side - 1, head_dim))
 
-    def plane(self, m: int, layout: Layout) -> Plane:
-        """Rows and columns; a line is one row."""
-        grid: tuple[int, ...] = layout.grid or (m,)
-        if len(grid) > 2:
-            raise wrong("layout.grid", str(grid), "a line or a plane")
-        return (1, grid[0]) if len(grid) == 1 else (grid[0], grid[1])
-
     @staticmethod
     def fitted(table: Tensor, size: int) -> Tensor:
         """The table for a side of ``size`` cells: itself, or interpolated between its offsets."""
@@ -115,7 +108,7 @@ class RelativePlane(Mechanism):
         n, m = q.shape[2], k.shape[2]
         a = q.new_zeros(*q.shape[:2], n, m)
         if layout.regular:
-            whole = self.whole(q[:, :, max(n - m, 0) :], k, self.plane(m, layout))
+            whole = self.whole(q[:, :, max(n - m, 0) :], k, plane_of(layout, m))
             return F.pad(whole, (0, 0, max(n - m, 0), 0))
         for row, tokens in packing.documents(layout, q.shape[0], m, k.device):
             queries = tokens[tokens >= m - n] - (m - n)
@@ -141,7 +134,7 @@ class RelativePlane(Mechanism):
         self.check(q, k, v, layout, signals)
         if not layout.regular:
             return packing.per_sequence(self.run, q, k, v, layout)
-        return self.run(q, k, v, self.plane(k.shape[2], layout))
+        return self.run(q, k, v, plane_of(layout, k.shape[2]))
 
     def run(self, q: Tensor, k: Tensor, v: Tensor, plane: Plane | None = None) -> Tensor:
         """One document, by the fused operator where there is a query for each key."""
@@ -157,7 +150,7 @@ class RelativePlane(Mechanism):
         check_sizes(q, q.shape[1], self.head_dim)
 
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
-        plane = self.plane(shape.keys, layout)
+        plane = plane_of(layout, shape.keys)
         cells = shape.n * (shape.keys * (shape.head_dim + shape.values) + sum(plane) * shape.head_dim)
         return Cost(2 * shape.batch * shape.heads * cells, shape.io_bytes, 0)
 

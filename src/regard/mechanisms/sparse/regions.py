@@ -12,7 +12,7 @@ from torch import Tensor
 from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
-from regard.core.layout import Layout
+from regard.core.layout import Layout, plane_of
 from regard.core.mechanism import Example, Mechanism, Traits, accumulate_dtype, masked_softmax, repeat_heads
 from regard.kernels import packing
 from regard.patterns.grid import coordinates
@@ -74,13 +74,6 @@ class RoutedRegions(Mechanism):
             raise wrong("topk, regions", f"{topk}, {regions}", "at least 1 each")
         self.topk, self.regions, self.scale = topk, regions, scale
 
-    def plane(self, m: int, layout: Layout) -> Grid:
-        """Rows and columns of the cells; a line is one row."""
-        grid: tuple[int, ...] = layout.grid or (m,)
-        if len(grid) > 2:
-            raise wrong("layout.grid", str(grid), "a line or a plane")
-        return (1, grid[0]) if len(grid) == 1 else (grid[0], grid[1])
-
     def tile(self, plane: Grid) -> Grid:
         """Rows and columns of a region."""
         return -(-plane[0] // self.regions), -(-plane[1] // self.regions)
@@ -123,7 +116,7 @@ class RoutedRegions(Mechanism):
         self.check(q, k, None, layout, signals)
         n, m = q.shape[2], k.shape[2]
         if layout.regular:
-            return self.whole(q, k, self.plane(m, layout))
+            return self.whole(q, k, plane_of(layout, m))
         a = q.new_zeros(*q.shape[:2], n, m)
         for row, tokens in packing.documents(layout, q.shape[0], m, k.device):
             queries = tokens[tokens >= m - n] - (m - n)
@@ -153,7 +146,7 @@ class RoutedRegions(Mechanism):
         self.check(q, k, v, layout, signals)
         if not layout.regular:
             return packing.per_sequence(self.run, q, k, v, layout)
-        return self.run(q, k, v, self.plane(k.shape[2], layout))
+        return self.run(q, k, v, plane_of(layout, k.shape[2]))
 
     def run(self, q: Tensor, k: Tensor, v: Tensor, plane: Grid | None = None) -> Tensor:
         """One document, whose keys are gathered region by region where there is a query for each."""
@@ -197,13 +190,13 @@ class RoutedRegions(Mechanism):
 
     def pairs(self, m: int, layout: Layout) -> int:
         """The most pairs of cells that see each other."""
-        plane = self.plane(m, layout)
+        plane = plane_of(layout, m)
         tile = self.tile(plane)
         count = math.prod(-(-size // side) for size, side in zip(plane, tile, strict=True)) if m else 0
         return count * min(self.topk, count) * (tile[0] * tile[1]) ** 2
 
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
-        plane = self.plane(shape.keys, layout)
+        plane = plane_of(layout, shape.keys)
         count = math.prod(-(-size // side) for size, side in zip(plane, self.tile(plane), strict=True))
         scores = 2 * count * count * shape.head_dim
         cells = 2 * self.pairs(shape.keys, layout) * (shape.head_dim + shape.values)
