@@ -13,6 +13,8 @@ from regard.experiments.cell import Cell, Report, Scalar
 
 Measure = Callable[..., Mapping[str, Scalar]]
 HERE = "regard.claims."
+OWN = frozenset(("key", "cell", "function", "command", "date", "with", "sources"))
+"""What a row of results is told beside arguments and figures."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Cells(Sequence[Cell]):
         without: Mapping[str, Iterable[Scalar]] | None = None,
         fewer: Mapping[str, Iterable[Scalar]] | None = None,
     ) -> None:
+        for name in OWN & values.keys():
+            raise wrong(name, "an argument of cells", f"another name: a row has {', '.join(sorted(OWN))} of its own")
         self.measure = measure
         self.values = {name: tuple(given) for name, given in values.items()}
         self.without, self.fewer = without, fewer

@@ -70,10 +70,10 @@ def dictionary(layer: str, k: int, rate: float, steps: int) -> dict[str, float]:
 
 
 def only_gatv2_learns_it(found: Figures) -> Finding:
-    """At its best rate GATv2 gives at least 99.9% of the values, GAT at most 95%."""
+    """At its best rate GATv2 gives at least 99.9% of the values, GAT at most half."""
     ours, theirs = ([max(rates) for rates in found.by("k", "right", layer=name).values()] for name in ("gatv2", "gat"))
     figure = f"right at the best rate for 10 and 20 keys: GATv2 {listed(ours, '.1%')}, GAT {listed(theirs, '.1%')}"
-    return Finding.of(figure, min(ours) >= 0.999, max(theirs) <= 0.95)
+    return Finding.of(figure, min(ours) >= 0.999, max(theirs) <= 0.5)
 
 
 @measured(layer=("gat", "gatv2", "graph_transformer"), seed=range(5))

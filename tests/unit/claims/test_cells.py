@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 from regard.claims import dual, extend, long_texts, neighborhood, planning, probabilistic, taylor, theory
-from regard.claims.cells import Measured
+from regard.claims.cells import Measured, measured
 from regard.claims.declared import cells_of, finding_of
 from regard.claims.figures import Figures, Finding
 from regard.core.atlas import everything
@@ -137,3 +137,8 @@ def test_predicted_steps(monkeypatch):
 
     monkeypatch.setattr(planning, "reference", reference)
     assert all(row["error"] >= 0 for row in rows_of(planning.calibrated))
+
+
+def test_arguments_of_cells_do_not_hide_what_a_row_says_itself():
+    with pytest.raises(ValueError, match="key: got an argument of cells, want another name"):
+        measured(key=(1, 2))(lambda key: {})
