@@ -213,7 +213,7 @@ def said_in_the_middle(page) -> str:
         middle = ((64 if box["width"] < 480 else 96) + box["width"]) / 2
         page.mouse.move(0, 0)
         page.mouse.move(box["x"] + middle, box["y"] + middle)
-        page.wait_for_timeout(100)
+        page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
         if "→" in (said := readout.inner_text()) and box == before:
             return said
         before = box

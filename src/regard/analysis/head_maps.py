@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -64,7 +65,8 @@ class HeadMaps(Analysis[Relation, HeadScores]):
     def examples(cls) -> list[Sample]:
         pairs = [(int(s), int(t)) for s, t in torch.randint(29, (40, 2), generator=torch.Generator().manual_seed(6))]
         known = {"known": by_dense_map}
-        return [model_sample(cls(), pairs, "relation", **known), model_sample(cls(7, True), pairs, "relation")]
+        suppressed = model_sample(cls(7, True), pairs, "relation")
+        return [model_sample(cls(), pairs, "relation", **known), replace(suppressed, label="suppression")]
 
     def __init__(self, top: int = 10, suppression: bool = False) -> None:
         if top < 1:

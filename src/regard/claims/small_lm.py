@@ -58,8 +58,11 @@ def read_off(model: LM) -> dict[str, float | None]:
     right = (model(ids)[:, :-1].argmax(-1) == ids[:, 1:]).float().mean().item()
     firsts, opened = [], []
     for attention, x in attended(model, ids[:64]):
-        q, k, _, signals = attention.inputs(x, Layout(causal=True))
-        weights = attention.mechanism.weights(q, k, Layout(causal=True), **signals).abs()[:, :, 8:]
+        q, k, v, signals = attention.inputs(x, Layout(causal=True))
+        if attention.mechanism.traits.linear:
+            weights = attention.mechanism.weights(q, k, Layout(causal=True), **signals).abs()[:, :, 8:]
+        else:
+            weights = attention.mechanism.influence(q, k, v, Layout(causal=True), **signals)[:, :, 8:]
         firsts.append((weights[..., 0].sum() / weights.sum()).item())
         if isinstance(attention.projection, Gates):
             opened.append(attention.projection.opening(x).mean().item())

@@ -50,8 +50,8 @@ def test_laws_prints_every_law():
         (("laws", "sofmax"), "name: got 'sofmax', want one of the atlas"),
         (("laws",), "name: got '', want a name of the atlas, or --all alone"),
         (
-            ("laws", "memory_efficient"),
-            "name: got 'memory_efficient', a kernel, want of a kind that has laws: mechanism",
+            ("laws", "fusemax"),
+            "name: got 'fusemax', a study, want of a kind that has laws: mechanism",
         ),
     ],
 )

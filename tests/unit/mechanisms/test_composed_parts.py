@@ -58,6 +58,12 @@ def scores_of(name, part, q, k):
         return (torch.tanh(x + y) * part.out[:, None, None]).sum(-1)
     if name == "distance":
         return -(x - y).square().sum(-1) / DIM**0.5
+    if name == "bilinear":
+        return torch.einsum("bhid,hde,bhje->bhij", q, part.map, k)
+    if name == "trilinear":
+        words = torch.cat([part.query, part.key, part.both], 1)
+        pair = torch.cat([x.expand(-1, -1, -1, N, -1), y.expand(-1, -1, N, -1, -1), x * y], -1)
+        return torch.einsum("bhijd,hd->bhij", pair, words)
     if name == "network":
         pair = torch.cat([x.expand(-1, -1, -1, N, -1), y.expand(-1, -1, N, -1, -1)], -1)
         hidden = torch.einsum("bhijd,hde->bhije", pair, torch.cat([part.query, part.key], 1))

@@ -57,7 +57,12 @@ def test_any_region_is_recomputed_also_from_the_folder(seen, tmp_path):
 
 def test_the_header_says_what_was_done(seen):
     header = seen[0].header
-    assert header["model"] == {"name": "LM", "architecture": f"LM of {MIXED}", "parameters": model().parameter_count}
+    assert header["model"] == {
+        "name": "LM",
+        "architecture": f"LM of {MIXED}",
+        "parameters": model().parameter_count,
+        "layers": 4,
+    }
     assert header["kept"]
     assert header["layers"][2] == {
         "index": 2, "name": "blocks.2.attention", "heads": 4, "kv_heads": 4, "head_dim": 6, "causal": True,

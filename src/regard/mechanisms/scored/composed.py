@@ -200,7 +200,7 @@ class Composed(Scored):
             (2, "distance", "table(grid=(7, 9, 11))", "affine", {}),
             (2, "dot", "forget", "affine", {}),
             (2, "bilinear", "alibi", "sigmoid", {}),
-            (2, "trilinear", "none", "affine", {}),
+            (2, "trilinear", "none", "sigmoid", {}),
         ]
         found = []
         for heads, score, bias, normaliser, after in made:

@@ -123,7 +123,7 @@ class Affine(Softmax):
         return mixed.masked_fill(~layout.allowed(n, scores.shape[3], scores.device, rows), 0)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, score: Score, **signals: Tensor) -> Tensor:
-        plain = super().attend(q, k, v, layout, score)
+        plain = super().attend(q, k, v, layout, score).to(v.dtype)  # q and k may be wider than v
         return affine(plain, q, k, v, layout, signals["alpha"], signals["beta"])
 
 
