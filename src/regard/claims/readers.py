@@ -12,6 +12,7 @@ from regard.claims.figures import Figures, Finding
 from regard.claims.testbeds.key_values import smollm2
 from regard.compare.cache_report import Prompt, continuations, needles
 from regard.compare.cache_report import measured as kept_of
+from regard.core.errors import wrong
 from regard.core.policy import Policy
 from regard.hosts.compress import compress
 from regard.hosts.reuse import reusing
@@ -55,6 +56,8 @@ def mass(model: Any, policy: Policy, prompt: Prompt) -> float:
     for rank, places in session.read.items():
         layer = cache.layers[rank]
         for view, at in zip(layer.views(0, layer.queries[0], len(cache.layers)), places[0], strict=True):
+            if not view.q.shape[1]:
+                raise wrong("policy", f"{policy!r}, for which no query is kept", "one with rows: its mass is unknown")
             shares.append(view.weights(slice(-1, None))[..., at].sum(-1).mean().item())
     return mean(shares)
 
