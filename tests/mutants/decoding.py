@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
+from transformers import MaxLengthCriteria, StoppingCriteriaList
 
 from regard.core.edit import Where
 from regard.core.kinds import Sample
@@ -94,12 +97,11 @@ class OverTheBatch(Plain):
 
 @breaks("cached")
 class Forgetful(Plain):
-    """What it contrasts with depends on how often it was called."""
+    """What it contrasts with depends on how the prompt comes."""
 
-    def decode(self, model, input_ids, logits_processor, stopping_criteria, generation_config, **inputs):
-        chunked = generation_config.prefill_chunk_size is not None
-        other = Plain(self.weight + 2 * chunked)
-        return Mixture.decode(other, model, input_ids, logits_processor, stopping_criteria, generation_config, **inputs)
+    def decode(self, request):
+        chunked = request.config.prefill_chunk_size is not None
+        return Mixture.decode(Plain(self.weight + 2 * chunked), request)
 
 
 @breaks("ends")
@@ -108,19 +110,13 @@ class Beams(Plain):
 
     def __call__(self, model, input_ids, logits_processor, stopping_criteria, generation_config, **inputs):
         generation_config.num_beams = 1
-        return self.decode(model, input_ids, logits_processor, stopping_criteria, generation_config, **inputs)
+        return super().__call__(model, input_ids, logits_processor, stopping_criteria, generation_config, **inputs)
 
 
 @breaks("ends")
 class GoesOn(Plain):
     """It pads nothing behind the end."""
 
-    def decode(self, model, input_ids, logits_processor, stopping_criteria, generation_config, **inputs):
-        from copy import copy
-
-        from transformers import LogitsProcessorList, MaxLengthCriteria, StoppingCriteriaList
-
-        only = StoppingCriteriaList([c for c in stopping_criteria if isinstance(c, MaxLengthCriteria)])
-        return super().decode(
-            model, input_ids, LogitsProcessorList(logits_processor), only, copy(generation_config), **inputs
-        )
+    def decode(self, request):
+        only = [criterion for criterion in request.criteria if isinstance(criterion, MaxLengthCriteria)]
+        return super().decode(replace(request, criteria=StoppingCriteriaList(only)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -21,13 +21,29 @@ from regard.hosts.attach import attach
 USUAL = (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE)
 
 
+@dataclass(frozen=True)
+class Request:
+    """What `generate` has prepared for its own loop.
+
+    Args:
+        model: that generates. ids: ``(b, n)``. processors: of logits, warpers of sampling among them. criteria: of
+            stopping. config: of the generation. inputs: everything else that the model is given.
+    """
+
+    model: PreTrainedModel
+    ids: Tensor
+    processors: LogitsProcessorList
+    criteria: Any
+    config: GenerationConfig
+    inputs: Mapping[str, Any]
+
+
 class Strategy:
     """The base of every decoding strategy: a callable for `generate(custom_generate=…)` of any causal model.
 
         model.generate(**batch, custom_generate=Contrast([KnockOut([(4, 9)])], weight=0.5))
 
-    `decode` gets what `generate` has prepared: the ids, its logits processors (warpers of sampling among them), its
-    stopping criteria and its configuration. Transformers hands no streamer on to a callable.
+    `decode` gets what `generate` has prepared, as a `Request`. Transformers hands no streamer on to a callable.
 
     Raises, when it decodes:
         ValueError: beams, or another mode of generation; a cache that holds tokens already. TypeError: an
@@ -39,15 +55,7 @@ class Strategy:
     draws: ClassVar[bool] = True
     """Whether tokens may be sampled; else it decodes greedily and refuses ``do_sample``."""
 
-    def decode(
-        self,
-        model: PreTrainedModel,
-        input_ids: Tensor,
-        logits_processor: LogitsProcessorList,
-        stopping_criteria: Any,
-        generation_config: GenerationConfig,
-        **inputs: Any,
-    ) -> Any:
+    def decode(self, request: Request) -> Any:
         """The sequences ``(b, n)`` with what follows them, or what ``return_dict_in_generate`` asks for."""
         raise NotImplementedError
 
@@ -81,7 +89,7 @@ class Strategy:
         checked(model, generation_config, inputs)
         if generation_config.do_sample and not self.draws:
             raise wrong("do_sample", "True", f"False: {type(self).__name__} decodes greedily")
-        return self.decode(model, input_ids, logits_processor, stopping_criteria, generation_config, **inputs)
+        return self.decode(Request(model, input_ids, logits_processor, stopping_criteria, generation_config, inputs))
 
 
 class Mixture(Strategy):
@@ -124,25 +132,17 @@ class Mixture(Strategy):
             stack.enter_context(attach(model, edits=edits))
         return stack
 
-    def decode(
-        self,
-        model: PreTrainedModel,
-        input_ids: Tensor,
-        logits_processor: LogitsProcessorList,
-        stopping_criteria: Any,
-        generation_config: GenerationConfig,
-        **inputs: Any,
-    ) -> Any:
-        count, chosen = self.copies, Chosen(self.copies, bool(generation_config.do_sample))
-        processors = LogitsProcessorList([Mixing(self), *logits_processor, chosen])
-        plan = copy(generation_config)
+    def decode(self, request: Request) -> Any:
+        count, chosen = self.copies, Chosen(self.copies, bool(request.config.do_sample))
+        processors = LogitsProcessorList([Mixing(self), *request.processors, chosen])
+        plan = copy(request.config)
         plan.do_sample = False  # it is `Chosen` that draws, once for all copies of a sequence
-        host: Any = model  # whose own loop is no public method
+        host: Any = request.model  # whose own loop is no public method
         ids, inputs = host._expand_inputs_for_generation(
-            expand_size=count, is_encoder_decoder=False, input_ids=input_ids, **inputs
+            expand_size=count, is_encoder_decoder=False, input_ids=request.ids, **request.inputs
         )
-        with self.running(model, len(input_ids), range(count)):
-            out = host._sample(ids, processors, stopping_criteria, generation_config=plan, **inputs)
+        with self.running(request.model, len(request.ids), range(count)):
+            out = host._sample(ids, processors, request.criteria, generation_config=plan, **inputs)
         if isinstance(out, Tensor):
             return out[::count]
         out.sequences = out.sequences[::count]

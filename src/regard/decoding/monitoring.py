@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     DynamicCache,
-    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     LogitsProcessorList,
@@ -21,7 +20,7 @@ from transformers.generation import GenerateDecoderOnlyOutput
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
-from regard.decoding.base import Strategy
+from regard.decoding.base import Request, Strategy
 
 
 @published(
@@ -74,27 +73,20 @@ class MonitoringDecoding(Strategy):
         self.reference, self.threshold = reference, threshold
         self.length, self.candidates, self.width = length, candidates, width
 
-    def decode(
-        self,
-        model: PreTrainedModel,
-        input_ids: Tensor,
-        logits_processor: LogitsProcessorList,
-        stopping_criteria: Any,
-        generation_config: GenerationConfig,
-        **inputs: Any,
-    ) -> Any:
+    def decode(self, request: Request) -> Any:
+        model = request.model
         sizes = [one.config.get_text_config().vocab_size for one in (model, self.reference)]
         if sizes[0] != sizes[1]:
             raise wrong("reference", f"a vocabulary of {sizes[1]}", f"that of the model, of {sizes[0]} tokens")
-        mask = inputs.get("attention_mask")
+        mask = request.inputs.get("attention_mask")
         found = []
-        for row, ids in enumerate(input_ids):
+        for row, ids in enumerate(request.ids):
             before = 0 if mask is None else int((mask[row] == 0).sum())
-            new = self.continued(model, ids, before, logits_processor, stopping_criteria)
+            new = self.continued(model, ids, before, request.processors, request.criteria)
             found.append(torch.cat([ids, new]))
-        pad = generation_config._pad_token_tensor
+        pad = request.config._pad_token_tensor
         out = pad_sequence(found, batch_first=True, padding_value=0 if pad is None else int(pad))
-        return GenerateDecoderOnlyOutput(sequences=cast(Any, out)) if generation_config.return_dict_in_generate else out
+        return GenerateDecoderOnlyOutput(sequences=cast(Any, out)) if request.config.return_dict_in_generate else out
 
     def continued(
         self, model: PreTrainedModel, ids: Tensor, before: int, processors: LogitsProcessorList, criteria: Any
