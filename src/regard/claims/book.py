@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from regard.claims.declared import cells_of, finding_of
 from regard.claims.figures import Figures
 from regard.core import results
 from regard.core.atlas import Entry, everything
+from regard.core.errors import wrong
 from regard.core.sources import used
 from regard.experiments.cell import Cell, Scalar
 from regard.experiments.run import Outcome, Show, run
@@ -60,7 +62,7 @@ class Page:
             "key": cell.key,
             "cell": cell.kind,
             **cell.fields,
-            **{name: rounded(value) for name, value in figures.items()},
+            **{name: rounded(name, value) for name, value in figures.items()},
             "command": command,
             "date": time.strftime("%Y-%m-%d"),
             "with": f"{using}, {torch.get_num_threads()} threads; {own['machine']}",
@@ -134,8 +136,14 @@ def by_room(known: Mapping[str, str]) -> Iterator[str]:
     yield from (", ".join(part) for part in rooms.values())
 
 
-def rounded(value: Scalar) -> Scalar:
-    """Floats to six digits, which is more than any figure tells."""
+def rounded(name: str, value: Scalar) -> Scalar:
+    """Floats to six digits, which is more than any figure tells.
+
+    Raises:
+        ValueError: no number, of which nothing could be said, and which JSON does not have.
+    """
+    if isinstance(value, float) and math.isnan(value):
+        raise wrong(name, "NaN", "a figure")
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 

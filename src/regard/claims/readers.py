@@ -12,8 +12,9 @@ from regard.claims.figures import Figures, Finding
 from regard.claims.testbeds.key_values import smollm2
 from regard.compare.cache_report import Prompt, continuations, needles
 from regard.compare.cache_report import measured as kept_of
-from regard.core.errors import wrong
 from regard.core.policy import Policy
+from regard.edits.trace import Trace
+from regard.hosts.attach import attach
 from regard.hosts.compress import compress
 from regard.hosts.reuse import reusing
 from regard.policies import Delta, Quest
@@ -49,15 +50,15 @@ def mass(model: Any, policy: Policy, prompt: Prompt) -> float:
     """The share of attention, over the layers that read less, on what the question's last token reads."""
     cache: Any = DynamicCache(config=model.config)
     ids = torch.cat([prompt.context, prompt.question])[None]
+    trace = Trace("q")
     with compress(model, policy, SHARE) as session:
         model(input_ids=ids[:, :-1], past_key_values=cache, logits_to_keep=1)
-        model(input_ids=ids[:, -1:], past_key_values=cache)
+        with attach(model, edits=[trace]):
+            model(input_ids=ids[:, -1:], past_key_values=cache)
     shares = []
     for rank, places in session.read.items():
         layer = cache.layers[rank]
-        for view, at in zip(layer.views(0, layer.queries[0], len(cache.layers)), places[0], strict=True):
-            if not view.q.shape[1]:
-                raise wrong("policy", f"{policy!r}, for which no query is kept", "one with rows: its mass is unknown")
+        for view, at in zip(layer.views(0, trace.get("q", rank)[0], len(cache.layers)), places[0], strict=True):
             shares.append(view.weights(slice(-1, None))[..., at].sum(-1).mean().item())
     return mean(shares)
 

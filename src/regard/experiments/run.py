@@ -68,7 +68,10 @@ def run(
         raise wrong("--workers", repr(workers), "local, ray or ray:ADDRESS")
     for outcome in in_turn(todo, show) if kind == LOCAL else on_ray(todo, address, show):
         if store is not None and outcome.figures is not None:
-            store.add(outcome.cell, outcome.figures, command)
+            try:
+                store.add(outcome.cell, outcome.figures, command)
+            except ValueError as error:  # figures that the store does not take
+                outcome = Outcome(outcome.cell, error=str(error))
         yield outcome
 
 

@@ -123,6 +123,13 @@ def test_a_cell_that_fails_leaves_its_claim_unmeasured(tiny, tmp_path):
     assert result_of("bad", bad.claims, load(tmp_path / "bad.json")).status == "not measured"
 
 
+def test_a_figure_that_is_no_number_is_none(tiny, tmp_path):
+    tiny.square.measure = lambda number: {"square": float("nan")}
+    one = entry("one", "tiny.square")
+    assert run(tmp_path, one)[0] == (2, False, "square: got NaN, want a figure")
+    assert result_of("one", one.claims, load(tmp_path / "one.json")).status == "not measured"
+
+
 def told(*held):
     claims = [Claim("c", cells="tiny.square", holds=f"tiny.h{i}") for i in range(len(held))]
     kept = [
