@@ -15,7 +15,7 @@ from regard.analysis.weights import HeadWeights, head_weights
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.kinds import Sample, shown_by
-from regard.edits.trace import Trace
+from regard.edits.trace import Site, Trace
 from regard.hosts.attach import attach
 
 LEAST = 1e-5
@@ -135,9 +135,9 @@ class TracedStates:
         self.weights: list[HeadWeights] = head_weights(model)
         self.trace, self.layers, self.n = trace, self.maps.layers, len(ids)
 
-    def state(self, part: str, layer: int, slot: int) -> Tensor:
+    def state(self, part: Site, layer: int, slot: int) -> Tensor:
         """``(channels,)`` float32: what comes into a block, or what one of its parts adds."""
-        return self.trace.get(part, layer)[0, slot].float()  # type: ignore[arg-type]
+        return self.trace.get(part, layer)[0, slot].float()
 
     def parts(self, layer: int, slot: int) -> tuple[Tensor, int]:
         """``(A_ij W_O v_j (heads, keys, channels), first key)``: what each head takes from each token."""

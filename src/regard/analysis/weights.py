@@ -46,15 +46,16 @@ def head_weights(model: Any) -> list[HeadWeights]:
     for block in blocks_of(model):
         attention = block.module.get_submodule(block.attention[0].removeprefix(f"{block.name}."))
         out = next((name for name in OUTPUTS if hasattr(attention, name)), "")
-        parts = [getattr(attention, name, None) for name in ("q_proj", "k_proj", "v_proj", out)]
+        named = [getattr(attention, name, None) for name in ("q_proj", "k_proj", "v_proj", out)]
+        parts = [part for part in named if isinstance(part, nn.Linear)]
         norm = next((module for name, module in block.module.named_children() if "norm" in name), None)
-        if norm is None or not all(isinstance(part, nn.Linear) for part in parts):
+        if norm is None or len(parts) < len(named):
             raise wrong(
                 "model", f"{block.name} without q_proj, k_proj, v_proj, output or norm", "a model that has them"
             )
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        q, k, v = (part.weight.detach().unflatten(0, (-1, size)) for part in parts[:3] if part is not None)
-        o = parts[3].weight.detach().unflatten(1, (len(q), -1)).transpose(0, 1)  # type: ignore[union-attr]
+        q, k, v = (part.weight.detach().unflatten(0, (-1, size)) for part in parts[:3])
+        o = parts[3].weight.detach().unflatten(1, (len(q), -1)).transpose(0, 1)
         found.append(HeadWeights(q, k, v, o, norm))
     if not found:
         raise wrong("model", type(model).__name__, "one with a list of blocks that hold attention")
@@ -68,7 +69,7 @@ def unembedding(model: Any) -> Tensor:
         ValueError: a model without such a norm or without logits.
     """
     head = model.get_output_embeddings()
-    norm = getattr(model.base_model, "norm", None)
-    if head is None or not isinstance(getattr(norm, "weight", None), Tensor):
+    gain = getattr(getattr(model.base_model, "norm", None), "weight", None)
+    if head is None or not isinstance(gain, Tensor):
         raise wrong("model", type(model).__name__, "one whose last norm and logits are known by name")
-    return head.weight.detach() * norm.weight.detach()  # type: ignore[union-attr]
+    return head.weight.detach() * gain.detach()

@@ -52,13 +52,13 @@ def area(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> float:
     weight, bias = torch.zeros(x.shape[1], requires_grad=True), torch.zeros(1, requires_grad=True)
     solver = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
 
-    def loss() -> Tensor:
+    def loss() -> float:
         solver.zero_grad()
         value = binary_cross_entropy_with_logits(x @ weight + bias, y) + weight.square().sum() / (2 * len(x))
         value.backward()
-        return value
+        return value.item()
 
-    solver.step(loss)  # type: ignore[arg-type]
+    solver.step(loss)
     scores = (held_out @ weight).detach()
     right, wrong = scores[truth == 1], scores[truth == 0]
     return float(((right[:, None] > wrong).float() + 0.5 * (right[:, None] == wrong).float()).mean())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -65,7 +65,7 @@ def followed(network: Any, ids: Tensor, to: int, way: str, without: list[int], t
     from regard.core.errors import wrong
 
     if way != "routes":
-        return measure(network, to, way, ids=ids, without=without)  # type: ignore[arg-type]
+        return measure(network, to, cast(Literal["rollout", "maxflow"], way), ids=ids, without=without)
     if without:
         raise wrong("--without", f"{without}", "none: routes leave out what is below their threshold")
     return routes(network, ids, [to], threshold)
