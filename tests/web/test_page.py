@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 
 import numpy as np
 import pytest
 import torch
-import uvicorn
 from playwright.sync_api import expect
 from safetensors.numpy import load_file, save_file
 
@@ -18,7 +16,7 @@ from regard.hosts.load import load
 from regard.networks import LM, Config
 from regard.records.record import record as look
 from regard.web.page import page_html, write_page
-from regard.web.server import app
+from web.serving import served
 from web.synthetic import write_exact_record, write_record
 
 pytestmark = pytest.mark.browser
@@ -262,21 +260,12 @@ def seconds_to_open(open_page, page: str) -> float:
 
 def test_served_weights_are_exact(open_page, tmp_path):
     weights = write_exact_record(tmp_path / "record", 53)
-    server = uvicorn.Server(uvicorn.Config(app(tmp_path / "record"), port=0, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
+    with served(tmp_path / "record") as url:
         faint = int(np.argmin(weights[1, 47, :47]))  # below what the record keeps as an edge
-        page = open_page(f"http://127.0.0.1:{port}/#view=map&layer=0&head=1&token=47&key={faint}")
+        page = open_page(f"{url}#view=map&layer=0&head=1&token=47&key={faint}")
         expect(page.locator("#readout b")).not_to_contain_text("below")
         shown = page.locator("#readout b").inner_text().removeprefix("< ")
         assert float(shown) == pytest.approx(weights[1, 47, faint], rel=0.06, abs=1e-6)
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 def test_a_model_of_ours_is_shown_with_its_mechanisms(open_page, tmp_path):

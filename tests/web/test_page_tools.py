@@ -6,19 +6,16 @@ import csv
 import io
 import json
 import re
-import threading
-import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
 import pytest
-import uvicorn
 from playwright.sync_api import expect
 from safetensors.numpy import load_file, save_file
 
 from regard.web.page import write_page
-from regard.web.server import app
+from web.serving import served
 from web.synthetic import write_exact_record, write_record
 
 pytestmark = pytest.mark.browser
@@ -324,14 +321,8 @@ def test_the_pairs_that_make_up_a_score(open_page, tmp_path):
     folder = tmp_path / "record"
     weights = write_exact_record(folder, 29)
     tensors = load_file(folder / "tensors.safetensors")
-    server = uvicorn.Server(uvicorn.Config(app(folder), port=0, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        page = open_page(f"http://127.0.0.1:{port}/#view=map&layer=0&head=1&token=20&key=7")
+    with served(folder) as url:
+        page = open_page(f"{url}#view=map&layer=0&head=1&token=20&key=7")
         products = tensors["0/q"][1, 20] * tensors["0/k"][1, 7] * 5**-0.5
         said = page.locator(".neurons b")
         expect(said).to_have_count(2)
@@ -339,9 +330,6 @@ def test_the_pairs_that_make_up_a_score(open_page, tmp_path):
         weight = float(said.nth(1).inner_text().removeprefix("< "))
         assert weight == pytest.approx(weights[1, 20, 7], rel=0.06, abs=1e-3)
         assert page.locator(".neurons rect").count() == 5
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 def test_rows_that_were_sampled_make_up_the_thumbnails(open_page, tmp_path):

@@ -4,19 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from regard.claims.language import LENGTH, VARIANTS
 from regard.core.layout import Layout
 from regard.networks.deconstructed import DeconstructedLM
 from regard.networks.lm import LM, Config
 
-LENGTH = 64
-NAMES = {
-    "no_mixing": "no_mixing",
-    "based": "based",
-    "self_gated": "self_gated",
-    "random_qk": f"random_qk(length={LENGTH})",
-    "fixed_qk": f"fixed_qk(length={LENGTH})",
-    "static_qk": "static_qk",
-}
 MIXED = f"random_qk(length={LENGTH}), static_qk, fixed_qk(length={LENGTH}), self_gated, no_mixing, softmax"
 
 
@@ -41,7 +33,7 @@ def test_standard_layers_are_the_language_model():
     """With standard layers alone it is the language model, and all variants have its parameters but for rounding."""
     ids, config = torch.randint(29, (2, 13)), Config(29, 24, "softmax*2", heads=2)
     torch.testing.assert_close(DeconstructedLM(config, 0)(ids), LM(config, 0)(ids))
-    for name in NAMES.values():
+    for name in VARIANTS.values():
         found = DeconstructedLM(Config(29, 24, f"{name}*2", heads=2), 0).parameter_count
         assert abs(found - LM(config, 0).parameter_count) <= 3 * 24 * 2
 
@@ -49,7 +41,7 @@ def test_standard_layers_are_the_language_model():
 def test_without_mixing_a_token_is_alone():
     """No mixing: what comes before a token does not change its logits; all others let it."""
     ids = torch.randint(29, (1, 13))
-    for name in NAMES.values():
+    for name in VARIANTS.values():
         model = small(f"{name}*2")
         changed = torch.cat([(ids[:, :6] + 1) % 29, ids[:, 6:]], 1)
         same = torch.equal(model(ids)[:, 6:], model(changed)[:, 6:])
@@ -61,13 +53,13 @@ def test_fixed_maps_do_not_know_the_text():
     and do not know the layers below."""
     first, second = torch.randint(29, (2, 1, 13))
     for kind in ("random_qk", "fixed_qk", "static_qk"):
-        model = small(f"softmax, {NAMES[kind]}")
+        model = small(f"softmax, {VARIANTS[kind]}")
         assert torch.equal(weights(model, 1, first), weights(model, 1, second)) == (kind != "static_qk")
     model = small("softmax, static_qk")
     before = weights(model, 1, first)
     model.layers[0].network.down.weight.add_(1)
     assert torch.equal(weights(model, 1, first), before)
-    model = small(f"softmax, {NAMES['random_qk']}")
+    model = small(f"softmax, {VARIANTS['random_qk']}")
     before = weights(model, 1, first)
     model.layers[0].network.down.weight.add_(1)
     assert not torch.allclose(weights(model, 1, first), before)  # ε went through the layer below
@@ -75,7 +67,7 @@ def test_fixed_maps_do_not_know_the_text():
 
 def test_a_fixed_text_read_by_itself_is_standard_attention():
     """A model that reads the very text that its maps are fixed to computes what standard attention computes."""
-    model, standard = small(NAMES["fixed_qk"] + "*2"), LM(Config(29, 24, "softmax*2", heads=2), 0).double()
+    model, standard = small(VARIANTS["fixed_qk"] + "*2"), LM(Config(29, 24, "softmax*2", heads=2), 0).double()
     standard.load_state_dict({name: w for name, w in model.state_dict().items() if name not in ("noise", "text")})
     ids = model.text[None, :17]
     torch.testing.assert_close(model(ids), standard(ids), atol=1e-12, rtol=0)
@@ -91,7 +83,7 @@ def test_self_gated_layers_are_a_running_mean():
     torch.testing.assert_close(layer(x, Layout(causal=True)), want, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("layers", [MIXED, *(f"{name}*2" for name in NAMES.values())])
+@pytest.mark.parametrize("layers", [MIXED, *(f"{name}*2" for name in VARIANTS.values())])
 def test_decoding_padding_and_saving(layers, tmp_path):
     """In any chunks, with padding, as one call and as alone; a saved model is the model."""
     model, ids = small(layers), torch.randint(29, (2, 13))
@@ -110,13 +102,13 @@ def test_decoding_padding_and_saving(layers, tmp_path):
 
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="ids: got 65 tokens"):
-        small(NAMES["random_qk"])(torch.zeros(1, 65, dtype=torch.int64))
+        small(VARIANTS["random_qk"])(torch.zeros(1, 65, dtype=torch.int64))
     with pytest.raises(ValueError, match="fixed_qk: call `fix`"):
-        DeconstructedLM(Config(29, 24, NAMES["fixed_qk"], heads=2))(torch.zeros(1, 5, dtype=torch.int64))
+        DeconstructedLM(Config(29, 24, VARIANTS["fixed_qk"], heads=2))(torch.zeros(1, 5, dtype=torch.int64))
     with pytest.raises(ValueError, match="ids: got shape"):
-        small(NAMES["fixed_qk"]).fix(torch.zeros(5, dtype=torch.int64))
+        small(VARIANTS["fixed_qk"]).fix(torch.zeros(5, dtype=torch.int64))
     with pytest.raises(TypeError, match="sigma"):
         small("random_qk(sigma=1)")
-    model = small(NAMES["random_qk"])
+    model = small(VARIANTS["random_qk"])
     with pytest.raises(ValueError, match="65 tokens in all"):
         model.extend(torch.zeros(1, 65, dtype=torch.int64), model.start(1))

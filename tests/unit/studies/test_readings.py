@@ -4,12 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from regard.claims.theory import distributed_memory
 from regard.studies.softmax_interpretations import (
-    betas,
-    fit_beta,
     free_energy,
     overlap,
-    read_memory,
     responsibilities,
     retrieve,
 )
@@ -69,19 +67,7 @@ def test_overlaps_by_counting():
 
 def test_memory_is_softmax_attention():
     """64 bits, radii 5 … 22: log overlap is linear in distance, and both readings point the same way."""
-    found = betas(64, range(5, 23))
-    worst_log = min(abs(fit.log_correlation) for fit in found.values())
-    worst = min(fit.correlation for fit in found.values())
-    torch.manual_seed(0)
-    cosines = []
-    for radius in (5, 11, 16, 22):
-        addresses = torch.randint(2, (256, 64)) * 2 - 1
-        values, flips = torch.randn(256, 32, dtype=torch.float64), torch.rand(64, 64) < 0.06
-        queries = torch.where(flips, -addresses[:64], addresses[:64])
-        memory = read_memory(queries, addresses, values, radius)
-        cosine = queries.double() @ addresses.double().mT / 64
-        attention = torch.softmax(fit_beta(64, radius).beta * cosine, -1) @ values
-        cosines.append(F.cosine_similarity(memory, attention, dim=-1)[memory.isfinite().all(-1)].mean().item())
-    assert worst_log >= 0.96
-    assert worst >= 0.95
-    assert min(cosines) >= 0.95
+    found = distributed_memory.measure()
+    assert found["log"] >= 0.96
+    assert found["fit"] >= 0.95
+    assert found["cosine"] >= 0.95
