@@ -30,7 +30,10 @@ SUITES = {
     "probes": ["tests/unit/probes"],
     "swap": ["tests/unit/hosts/test_swap.py", "tests/unit/compare/test_swapped.py"],
     "look": ["tests/unit/cli/test_look.py"],
-    "README": ["tests/unit/test_readme.py"],
+    "compress": ["tests/unit/policies", "tests/laws", "-k", "policies or policy"],
+    "decoding": ["tests/unit/decoding", "tests/laws", "-k", "decoding"],
+    "parallel": ["tests/unit/parallel"],
+    "README": ["tests/unit/test_docs.py"],
     "pages": ["tests/web"],
 }
 HEAD = """# Releases that work

@@ -15,6 +15,9 @@ ROOMS = {
     "routers": ["laws/test_routers.py", "unit/mechanisms"],
     "featuremap": ["unit/featuremap"],
     "edits": ["unit/edits"],
+    "policies": ["unit/policies"],
+    "decoding": ["unit/decoding"],
+    "parallel": ["unit/parallel"],
     "analysis": ["unit/analysis"],
     "studies": ["unit/studies"],
     "laws": [],
@@ -29,7 +32,7 @@ ROOMS = {
 LEFT_OUT = ("triton.py", "fla.py", "lists.py", "small", "bundle")
 """Kernels that are run under an interpreter, weights, what Vite built."""
 LAWS, MUTANTS = "laws/test_laws.py", "laws/test_mutants.py"
-LAWFUL = ("mechanisms", "patterns", "projections", "networks", "routers", "featuremap", "edits", "analysis")
+LAWFUL = ("mechanisms", "patterns", "projections", "networks", "routers", "featuremap", "edits", "analysis", "policies", "decoding", "parallel")
 """Rooms whose published things are held to laws."""
 
 

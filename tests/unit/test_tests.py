@@ -65,3 +65,11 @@ def test_another_cpu_rounds_other_shapes_otherwise_and_nothing_else():
         assert torch.equal(x @ torch.eye(13), x)
         torch.testing.assert_close((x @ w)[:5], x[:5] @ w)
         assert torch.equal(torch.ones(2, 3) @ torch.ones(3, 5), torch.full((2, 5), 3.0))
+
+
+def test_what_make_compat_runs_is_there():
+    """A suite of files that have moved would fail on every release."""
+    tree = ast.parse((TESTS.parent / "tools/compat.py").read_text())
+    suites = next(n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "SUITES")
+    paths = [word for words in ast.literal_eval(suites).values() for word in words if word.startswith("tests/")]
+    assert {path for path in paths if not (TESTS.parent / path).exists()} == set()
