@@ -48,6 +48,9 @@ def look(
             "--keep/--no-keep", help="keep q, k and log-sum-exp for `regard serve`; up to 256 MiB if left out"
         ),
     ] = None,
+    predict: Annotated[
+        int, typer.Option(min=0, help="how many of the likeliest next tokens to keep after each, of a language model")
+    ] = 5,
     roles: Annotated[
         Path | None, typer.Option(help="a table of `regard heads -o`, whose roles and causal effects the page shows")
     ] = None,
@@ -99,6 +102,7 @@ def look(
             rows=rows,
             generate=generate,
             keep=keep,
+            predict=predict,
             name=small.TITLES.get(model) or (model if isinstance(network, LM) else None),
             command=shlex.join(["regard", *sys.argv[1:]]),
             progress=steps,
@@ -140,6 +144,8 @@ def left_out(folder: Path, record: Record) -> list[str]:
     found = [f"weights below {least:g} are left out of the page, which has their means over cells of the map"]
     if record.tensors is None:
         found.append("queries and keys were not kept: no weight can be recomputed (--keep keeps them)")
+    if any(f"{layer['index']}/value_norms" not in record.arrays for layer in record.layers):
+        found.append("how long the values of some layers are is not known: ‖A v‖ is not shown of them")
     depth = header["model"]["layers"]
     if depth and len(record.layers) < depth:
         found.append(f"{len(record.layers)} of {depth} layers were looked at")

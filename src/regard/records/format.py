@@ -36,7 +36,7 @@ class Record:
     """
 
     header: dict[str, Any]
-    tokens: dict[str, list[Any]]
+    tokens: dict[str, Any]
     arrays: dict[str, Tensor]
     tensors: dict[str, Tensor] | None = None
 
@@ -99,6 +99,18 @@ class Record:
         weights = torch.exp(call.scores(index, start, stop)[0, 0] - lse[head, first:last, None])
         visible = call.visible(index, start, stop)
         return weights if visible is None else weights.masked_fill(~visible[0, 0], 0)
+
+    def value_norms(self, layer: int, head: int) -> Tensor:
+        """``(m,)`` float32: ``‖v_j‖`` of each key's value in a head, by which ``‖A_ij v_j‖ = A_ij ‖v_j‖`` follows.
+
+        Raises:
+            ValueError: no such layer; one whose values are not known.
+        """
+        heads = self.layer(layer)["heads"]
+        if f"{layer}/value_norms" not in self.arrays:
+            raise wrong("layer", f"{layer}, of whose values nothing was kept", "a softmax layer, or one linear in them")
+        norms = self.arrays[f"{layer}/value_norms"]
+        return norms[head * len(norms) // heads]
 
     def implied_region(self, about: Mapping[str, Any], head: int, rows: slice, keys: slice) -> Tensor:
         """`region` of a layer whose mechanism is rebuilt from its text and parameters."""

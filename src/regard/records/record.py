@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,9 +18,8 @@ from regard.core.errors import wrong
 from regard.core.spec import parse
 from regard.hosts.caught_weights import Caught
 from regard.hosts.mechanism_call import ImplicitAttention
-from regard.hosts.session import Layer, Session
+from regard.hosts.session import Choice, Layer, Session
 from regard.hosts.softmax_call import AttentionMap, SoftmaxCall
-from regard.hosts.watch import watch
 from regard.networks import LM
 from regard.probes.head_statistics import (
     Distance,
@@ -37,7 +36,9 @@ from regard.probes.token_statistics import Edges, EntropyRows, Pooled, Received
 from regard.records.chat import Messages, encode_chat, is_chat
 from regard.records.format import FORMAT, VERSION, Record, check_folder
 from regard.records.models import LMModel, TransformersModel
+from regard.records.predictions import Logits, Predictions, predictions, texts
 from regard.records.token_texts import Tokens, decode, encode, unnamed
+from regard.records.watching import Looking, LookingAtLM, looking
 
 __all__ = ["Record", "check_folder", "record"]
 
@@ -58,6 +59,7 @@ def record(
     seed: int = 0,
     generate: int = 0,
     keep: bool | None = None,
+    predict: int = 5,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
     command: str | None = None,
     name: str | None = None,
@@ -74,6 +76,8 @@ def record(
         text: the document, its token ids, or messages ``{"role": …, "content": …}``, which the tokenizer's chat
             template puts together. layers, rows, seed: as for `hosts.watch.watch`.
         keep: keep what A follows from, so that every region can be recomputed; None: up to `KEPT_BYTES`.
+        predict: how many of the likeliest next tokens to keep after each token, where the model is a causal language
+            model whose logits are known; 0 for none.
         progress: called with what is being done, how many layers are, and of how many (0: not known).
         command, name: noted in the record.
 
@@ -99,11 +103,26 @@ def record(
         Retrieval(), Pooled(n, min(CELLS, n)), Edges(EDGE_THRESHOLD),
     ]  # fmt: skip
     budget = {True: math.inf, False: 0, None: KEPT_BYTES}[keep]
-    with watch(
-        model, probes, layers=layers, rows=rows, seed=seed, keep=budget, seen=reporter(subject, progress), shares=True
-    ) as session:
-        subject.run(ids)
-    return gather(session, subject, tokens, prompt, rows, seed, command, name)
+    about = (probes, Choice(layers, rows, seed), budget, reporter(subject, progress), True)
+    with looking(model, *about) as session:
+        logits = subject.run(ids, predict > 0)
+    made = gather(session, subject, tokens, prompt, rows, seed, command, name)
+    return made if logits is None or not causal(session) else predicting(made, logits, tokenizer, predict, subject)
+
+
+def causal(session: Session) -> bool:
+    """Whether every layer lets a token see those before it alone, so that what is said of the next is a prediction."""
+    return all(layer.causal for layer in session.layers)
+
+
+def predicting(
+    made: Record, logits: Logits, tokenizer: Any, count: int, subject: LMModel | TransformersModel
+) -> Record:
+    """The record with what the model expects after each token."""
+    found = predictions(logits, made.tokens["ids"], count, subject.vocabulary)
+    made.arrays |= {f"next/{field.name}": getattr(found, field.name) for field in fields(Predictions)}
+    made.tokens["vocabulary"] = texts(tokenizer, found.ids.unique().tolist())
+    return made
 
 
 def read(tokenizer: Any, text: Any) -> Tokens:
@@ -126,7 +145,7 @@ def reporter(subject: LMModel | TransformersModel, progress: Callable[[str, int,
 
 
 def gather(
-    session: Session,
+    session: Looking | LookingAtLM,
     subject: LMModel | TransformersModel,
     tokens: Tokens,
     prompt: int,
@@ -146,6 +165,8 @@ def gather(
             f"{layer.index}/{key}": value.cpu()
             for key, value in layer_arrays(session, results, layer.index, len(tokens), sampled).items()
         }
+        if layer.index in session.value_norms:
+            arrays[f"{layer.index}/value_norms"] = session.value_norms[layer.index].cpu()
     header = {
         "format": FORMAT,
         "version": VERSION,

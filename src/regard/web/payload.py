@@ -2,8 +2,8 @@
 
 Every packed array is deflated (raw, no header). Before that,
 
-* per-token statistics (float16: 3.3 digits) are split into *planes*, all most significant bytes first, then the others,
-  because equal bytes side by side compress better;
+* per-token statistics and probabilities (float16: 3.3 digits) are split into *planes*, all most significant bytes
+  first, then the others, because equal bytes side by side compress better;
 * the means of what is below the page's threshold, one byte a cell (`cells`), are differences to the row of cells above;
 * the edges of a head are one stream of *varints* (7 bits a byte, lowest first, the top bit says that more follows): the
   number of edges of each row, then for each edge its key as the distance from the key before it in the row, then its
@@ -29,9 +29,10 @@ from safetensors import safe_open
 from regard.core.errors import wrong
 from regard.web.cells import codes, visible_pairs, weak_means
 
-MAX_EDGES = 3_300_000  # about 6 MB of page; a record with more loses its weakest edges, and the page says so
+MAX_EDGES = 3_100_000  # about 6 MB of page; a record with more loses its weakest edges, and the page says so
 SCORES = ("entropy", "distance", "sink", "induction", "previous_token", "duplicate_token")
-PER_TOKEN = ("received", "entropy_rows")
+PER_TOKEN = ("received", "entropy_rows", "value_norms")
+PREDICTED = ("probabilities", "log_probability")
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ def pack_one(folder: Path) -> tuple[dict[str, Any], Iterator[tuple[str, bytes]]]
         ]
         threshold = page_threshold(folder, record)
         header = {"record": record, "tokens": tokens, "scores": scores, "threshold": threshold / 1000}
+        header["values"] = [layer["index"] for layer in record["layers"] if f"{layer['index']}/value_norms" in names]
+        header["predicted"] = arrays.get_slice("next/ids").get_shape()[1] if "next/ids" in names else 0
         if record["rows"]:
             header["computed"] = np.flatnonzero(_computed(arrays, record)).tolist()
     return header, _blobs(folder, record, threshold)
@@ -125,11 +128,16 @@ def _computed(arrays: Any, record: dict[str, Any]) -> np.ndarray:
 def _blobs(folder: Path, record: dict[str, Any], threshold: int) -> Iterator[tuple[str, bytes]]:
     n, cells = record["tokens"], record["cells"]
     with safe_open(folder / "arrays.safetensors", framework="numpy") as arrays:
-        computed = _computed(arrays, record)
+        computed, names = _computed(arrays, record), set(arrays.keys())
+        if "next/ids" in names:
+            yield "next/ids", deflate(varints(arrays.get_tensor("next/ids").ravel().astype(np.int64)))
+            for name in PREDICTED:
+                yield f"next/{name}", deflate(planes(arrays.get_tensor(f"next/{name}").astype("<f2")))
         for layer in record["layers"]:
             index = layer["index"]
             for name in PER_TOKEN:
-                yield f"{index}/{name}", deflate(planes(arrays.get_tensor(f"{index}/{name}").astype("<f2")))
+                if f"{index}/{name}" in names:
+                    yield f"{index}/{name}", deflate(planes(arrays.get_tensor(f"{index}/{name}").astype("<f2")))
             pairs = visible_pairs(n, cells, layer, computed)
             pooled, starts, rows, keys, weights = (
                 arrays.get_tensor(f"{index}/{name}")

@@ -20,7 +20,8 @@ from unit.probes.test_probes import dense_of
 
 LAYOUT = {
     "received", "entropy", "entropy_rows", "sink", "distance", "induction", "previous_token", "duplicate_token",
-    "retrieval", "pooled", "edge_rows", "edge_starts", "edge_keys", "edge_weights",
+    "retrieval", "pooled", "edge_rows", "edge_starts", "edge_keys", "edge_weights", "value_norms",
+    "ids", "probabilities", "log_probability",
 }  # fmt: skip
 
 

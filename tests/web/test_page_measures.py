@@ -1,0 +1,143 @@
+"""What else the page shows of a head than A between tokens: weighted values, words, what was expected next."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+from regard.web.page import write_page
+from web.serving import served
+from web.synthetic import tell_more, write_exact_record, write_record
+
+pytestmark = pytest.mark.browser
+
+N = 31
+WORDS = ["<s>", "un", "believ", "able", " ships", ",", " sail", "ed", "\n", *(f" w{i}" for i in range(N - 9))]
+STARTS = [0, 1, 4, 5, 6, 8, *range(9, N)]
+"""The first tokens of the words that these make up."""
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory) -> tuple[Path, np.ndarray, dict[str, np.ndarray]]:
+    """A record with its page, its weights ``(heads, n, n)`` and what it has beside them."""
+    folder = tmp_path_factory.mktemp("measures") / "record"
+    weights = write_exact_record(folder, N)
+    tokens = folder / "tokens.json"
+    tokens.write_text(tokens.read_text().replace(tokens.read_text().split('"texts": ')[1].split("]")[0], listed()))
+    more = tell_more(folder)
+    write_page(folder)
+    return folder, np.where(weights >= 0.01, weights.astype(np.float16), 0).astype(float).round(3), more
+
+
+def listed() -> str:
+    """The texts as they stand in tokens.json, without the closing bracket."""
+    return "[" + ", ".join('"' + text.replace("\n", "\\n") + '"' for text in WORDS)
+
+
+def address(folder: Path, fields: str) -> str:
+    return (folder / "page.html").resolve().as_uri() + f"#{fields}"
+
+
+def of_words(weights: np.ndarray) -> np.ndarray:
+    """The sum over keys, the mean over queries."""
+    ends = [*STARTS[1:], N]
+    sums = np.add.reduceat(np.add.reduceat(weights, STARTS, 0), STARTS, 1)
+    return sums / np.subtract(ends, STARTS)[:, None]
+
+
+def test_weighted_values_of_a_pair_and_of_a_row(open_page, record):
+    folder, weights, more = record
+    row, head = 20, 1
+    values = weights[head, row] * more["0/value_norms"][head]
+    key = int(values.argmax())
+    page = open_page(address(folder, f"view=map&layer=0&head={head}&token={row}&key={key}&measure=value"))
+    expect(page.locator("#readout")).to_contain_text("‖A v‖")
+    assert float(page.locator("#readout b").inner_text()) == pytest.approx(values[key], abs=2e-3, rel=2e-3)
+    shown = [float(text) for text in page.locator(".token .value").all_inner_texts()]
+    np.testing.assert_allclose(shown, np.sort(values)[::-1][: len(shown)], atol=2e-3, rtol=2e-3)
+    longest = more["0/value_norms"][head].max()
+    assert float(page.locator(".legend .ticks span").last.inner_text()) == pytest.approx(longest, rel=0.06)
+    page.get_by_role("button", name="weights A").click()
+    expect(page.locator("#readout b")).to_have_text(f"{weights[head, row, key]:.3f}")
+
+
+def test_a_layer_without_values_offers_none(open_page, tmp_path):
+    folder = write_record(tmp_path / "record", N, 1, 2)
+    write_page(folder)
+    page = open_page(address(folder, "view=map&measure=value"))
+    expect(page.get_by_role("button", name="values ‖A v‖")).to_be_disabled()
+    expect(page.get_by_role("button", name="weights A")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator(".left-out")).to_contain_text("how long values are was not kept")
+    assert page.locator(".next").count() == 0
+    assert page.get_by_role("button", name="surprise").count() == 0
+
+
+def test_words_sum_over_keys_and_average_over_queries(open_page, record, tmp_path):
+    folder, weights, _ = record
+    merged = of_words(weights[2])
+    page = open_page(address(folder, "view=map&layer=0&head=2&token=7&grain=words"))
+    expect(page.locator(".token .piece").first).to_have_text("sailed")
+    shown = [float(text) for text in page.locator(".token .value").all_inner_texts()]
+    want = np.sort(merged[4])[::-1]
+    np.testing.assert_allclose(shown, want[want > 0][: len(shown)], atol=1e-3)
+    page.locator("canvas[tabindex='0']").focus()
+    page.get_by_label("save what is shown").click()
+    with page.expect_download() as waiting:
+        page.get_by_role("group", name="save").get_by_role("button", name="CSV").click()
+    waiting.value.save_as(tmp_path / "words.csv")
+    _, *rows = csv.reader(io.StringIO((tmp_path / "words.csv").read_text(encoding="utf-8-sig")))
+    found = {(int(row[0]), int(row[2])): float(row[4]) for row in rows}
+    places = [(i, j) for i in range(len(STARTS)) for j in range(len(STARTS)) if merged[i, j] > 0]
+    assert set(found) == {(STARTS[i], STARTS[j]) for i, j in places}
+    for i, j in places:
+        assert found[STARTS[i], STARTS[j]] == pytest.approx(merged[i, j], abs=1e-4)
+    page = open_page(address(folder, "view=text&layer=0&head=2&token=2&grain=words"))
+    expect(page.locator(".tapestry [aria-selected]")).to_have_count(3)
+    expect(page.locator(".readout")).to_contain_text("‘unbelievable’ at 1")
+    expect(page.locator(".readout")).to_contain_text("sum over keys, mean over queries")
+
+
+def test_what_was_expected_next_is_listed(open_page, record):
+    folder, _, more = record
+    page = open_page(address(folder, "view=text&token=17"))
+    listed = page.locator(".next li")
+    expect(listed).to_have_count(3)
+    assert listed.locator(".piece").all_inner_texts() == [f"<b>{i}" for i in more["next/ids"][17]]
+    shown = [float(text) for text in listed.locator(".value").all_inner_texts()]
+    np.testing.assert_allclose(shown, more["next/probabilities"][17], atol=1e-3)
+    came = int(np.flatnonzero((more["next/ids"][:-1] == np.arange(1, N)[:, None]).any(1))[0])
+    page = open_page(address(folder, f"view=text&token={came}"))
+    expect(page.locator(".next .came .piece")).to_have_text(f"<b>{came + 1}")
+    missed = int(np.flatnonzero((more["next/ids"][:-1] != np.arange(1, N)[:, None]).all(1))[0])
+    page = open_page(address(folder, f"view=text&token={missed}"))
+    said = page.locator(".next p").inner_text().rsplit(" ", 1)[1].rstrip(".")
+    assert float(said) == pytest.approx(np.exp(more["next/log_probability"][missed + 1]), rel=0.06, abs=1e-3)
+
+
+def test_surprise_shades_the_text(open_page, record):
+    folder, _, more = record
+    page = open_page(address(folder, "view=text&mode=surprise"))
+    expect(page.locator(".readout")).to_contain_text("−ln of the probability")
+    paints = page.locator(".tapestry > span").evaluate_all("all => all.map(span => span.style.backgroundColor)")
+    assert paints[0] == ""
+    order = np.argsort(more["next/log_probability"][1:]) + 1
+    assert paints[order[0]] != paints[order[-1]]
+    worst = -more["next/log_probability"][1:].min()
+    assert float(page.locator(".legend .ticks span").last.inner_text()) == pytest.approx(worst, rel=2e-3)
+
+
+def test_served_weighted_values_are_exact(open_page, record):
+    folder, _, more = record
+    whole = write_exact_record(folder.parent / "again", N)  # the same weights, not rounded
+    faint = int(np.argmin(whole[1, 30, :30]))
+    with served(folder) as url:
+        page = open_page(f"{url}#view=map&layer=0&head=1&token=30&key={faint}&measure=value")
+        expect(page.locator("#readout b")).not_to_contain_text("below")
+        shown = page.locator("#readout b").inner_text().removeprefix("< ")
+        want = whole[1, 30, faint] * more["0/value_norms"][1, faint]
+        assert float(shown) == pytest.approx(want, rel=0.06, abs=1e-6)
