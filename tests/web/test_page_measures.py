@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from regard.web.page import write_page
+from regard.records.record import record as record_of
+from regard.web.page import page_html, write_page
+from unit.hosts.models import tokens
+from unit.records.test_two_texts import marian
 from web.serving import served
 from web.synthetic import tell_more, write_exact_record, write_record
 
@@ -141,3 +145,43 @@ def test_served_weighted_values_are_exact(open_page, record):
         shown = page.locator("#readout b").inner_text().removeprefix("< ")
         want = whole[1, 30, faint] * more["0/value_norms"][1, faint]
         assert float(shown) == pytest.approx(want, rel=0.06, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def two_texts(tmp_path_factory):
+    """The page of an encoder–decoder, and its record."""
+    source, target = (tokens(1, size, seed=size)[0].tolist() for size in (23, 10))
+    seen = record_of(marian(), None, source, target, generate=2)
+    return seen.save(tmp_path_factory.mktemp("two") / "record", extra={"page.html": page_html}), seen
+
+
+def test_two_texts_and_what_one_reads_of_the_other(open_page, two_texts):
+    folder, seen = two_texts
+    page = open_page(address(folder, "view=heads"))
+    assert page.locator(".matrix .stack").all_inner_texts() == ["encoder", "decoder, itself", "decoder → encoder"]
+    cross = next(layer["index"] for layer in seen.layers if layer["reads"] == ["target", "source"])
+    page = open_page(address(folder, f"view=text&layer={cross}&head=1&token=4"))
+    expect(page.locator(".which")).to_have_text(["what the decoder wrote", "what the encoder read"])
+    weights = seen.region(cross, 1, slice(4, 5), slice(None))[0]
+    shown = [float(text) for text in page.locator(".token .value").all_inner_texts()]
+    np.testing.assert_allclose(shown, weights.sort(descending=True).values[: len(shown)], atol=2e-3)
+    page.locator("#s9").click()
+    page.wait_for_url(re.compile("key=9"))
+    page.get_by_role("button", name="attended by", exact=True).click()
+    expect(page.locator(".which")).to_have_text(["what the encoder read", "what the decoder wrote"])
+    column = seen.region(cross, 1, slice(None), slice(9, 10))[:, 0]
+    best = int(column.argmax())
+    expect(page.locator(".token .at").first).to_have_text(str(best))
+    expect(page.locator(".token .value").first).to_have_text(f"{column[best]:.3f}")
+
+
+def test_the_map_between_two_texts_is_exact_where_it_is_served(open_page, two_texts):
+    folder, seen = two_texts
+    cross = max(layer["index"] for layer in seen.layers)
+    weight = float(seen.region(cross, 2, slice(7, 8), slice(21, 22)))
+    with served(folder) as url:
+        page = open_page(f"{url}#view=map&layer={cross}&head=2&token=7&key=21")
+        expect(page.locator("#readout b")).to_have_text(f"{weight:.3f}" if weight >= 0.01 else re.compile("0.00"))
+        said = page.locator("#readout").inner_text()
+        assert f"‘⟨{seen.tokens['source']['ids'][21]}⟩’ at 21" in said
+        assert f"‘⟨{seen.tokens['ids'][7]}⟩’ at 7" in said

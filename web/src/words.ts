@@ -1,5 +1,5 @@
 /** Tokens, weights and regions in words. */
-import { layers, lengths, record, texts, type Text } from "./data";
+import { layers, record, texts, type Text } from "./data";
 import type { Place } from "./state";
 
 /** A weight to three decimals, as far as the record knows it; smaller numbers keep two digits. */
@@ -75,6 +75,7 @@ export function count(value: number): string {
   return value.toLocaleString("en");
 }
 
-export function range(from: number, to: number, of: Text = 0): string {
-  return to - from === 1 ? placed(from, of) : `${from}–${Math.min(to, lengths[of]!) - 1}`;
-}
+const STACKS = { encoder: "encoder", decoder: "decoder, itself", cross: "decoder → encoder", "": "" };
+
+/** The name of the stack that begins with a layer. */
+export const begins = (layer: number): string => (layer && stackOf(layer) === stackOf(layer - 1) ? "" : STACKS[stackOf(layer)]);

@@ -35,6 +35,10 @@ def look(
     ] = None,
     text: Annotated[str | None, typer.Option(help="the text to look at; token ids where there is no tokenizer")] = None,
     file: Annotated[str | None, typer.Option(help="a file with the text; - reads standard input")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="of an encoder-decoder, which reads the text: what it wrote; --generate lets it write"),
+    ] = None,
     chat: Annotated[
         bool,
         typer.Option("--chat", help="the text is a message to the model, or a JSON list of messages: use its template"),
@@ -98,6 +102,7 @@ def look(
             network,
             words,
             read_messages(content) if chat else what,
+            target if target is None or words is not None else numbers("--target", target),
             layers=None if layers is None else parse_layers(layers),
             rows=rows,
             generate=generate,
@@ -195,10 +200,18 @@ def decode(content: bytes, origin: str) -> str:
 
 
 def load(name: str, tokenizer: str | None = None):
-    """``(model, tokenizer)`` by the name of a shipped model, a folder or a hub id."""
+    """``(model, tokenizer)`` by the name of a shipped model, a folder or a hub id; an encoder-decoder with its head."""
+    from transformers import AutoModelForSeq2SeqLM
+
     from regard.hosts.load import load as load_model
 
-    return load_model(name, tokenizer)
+    model, words = load_model(name, tokenizer)
+    if (
+        getattr(model.config, "is_encoder_decoder", False)
+        and type(model.config) in AutoModelForSeq2SeqLM._model_mapping
+    ):
+        model = AutoModelForSeq2SeqLM.from_pretrained(model.config.name_or_path or name, local_files_only=True).eval()
+    return model, words
 
 
 def numbers(option: str, content: str) -> list[int]:

@@ -45,6 +45,11 @@ class Record:
         """The number of tokens."""
         return self.header["tokens"]
 
+    def sizes(self, layer: Mapping[str, Any]) -> tuple[int, int]:
+        """How many queries and keys the maps of a layer have, which are of two texts in an encoder-decoder."""
+        rows, keys = (self.header["source_tokens"] if text == "source" else self.n for text in reads(layer))
+        return rows, keys
+
     @property
     def layers(self) -> list[dict[str, Any]]:
         """The layers' descriptions, by execution."""
@@ -81,8 +86,9 @@ class Record:
         about = self.layer(layer)
         if not 0 <= head < about["heads"]:
             raise wrong("head", str(head), f"0 to {about['heads'] - 1}")
-        first, last = bounds("rows", rows, self.n)
-        start, stop = bounds("keys", keys, self.n)
+        n, m = self.sizes(about)
+        first, last = bounds("rows", rows, n)
+        start, stop = bounds("keys", keys, m)
         if f"{layer}/lse" not in self.tensors:
             return self.implied_region(about, head, slice(first, last), slice(start, stop))
         q, k, lse = (self.tensors[f"{layer}/{name}"] for name in ("q", "k", "lse"))
@@ -191,6 +197,11 @@ class Record:
         arrays = read_tensors(folder / "arrays.safetensors")
         tensors = read_tensors(folder / "tensors.safetensors") if header.get("kept") else None
         return cls(header, tokens, arrays, tensors)
+
+
+def reads(layer: Mapping[str, Any]) -> list[str]:
+    """Whose tokens the queries and the keys of a layer are: ``"target"``, the record's text, or ``"source"``."""
+    return layer.get("reads", ["target", "target"])
 
 
 def bounds(name: str, part: slice, n: int) -> tuple[int, int]:

@@ -15,10 +15,10 @@ from regard.records.predictions import Logits, head_of
 
 
 class TransformersModel:
-    """A Transformers model of text.
+    """A Transformers model of one text: a decoder or an encoder.
 
     Raises:
-        TypeError: no such model. ValueError: an encoder-decoder.
+        TypeError: no such model.
     """
 
     def __init__(self, model: Any) -> None:
@@ -26,8 +26,6 @@ class TransformersModel:
 
         model = host(model)
         name = type(model).__name__
-        if model.config.is_encoder_decoder:
-            raise wrong("model", f"{name}, an encoder-decoder", "a decoder or an encoder; use regard.watch")
         text = model.config.get_text_config()
         self.model, self.architecture, self.name = model, name, model.config.name_or_path or name
         self.depth: int | None = getattr(text, "num_hidden_layers", None)

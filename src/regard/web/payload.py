@@ -27,11 +27,14 @@ import numpy as np
 from safetensors import safe_open
 
 from regard.core.errors import wrong
+from regard.records.format import reads
 from regard.web.cells import codes, visible_pairs, weak_means
 
 MAX_EDGES = 3_100_000  # about 6 MB of page; a record with more loses its weakest edges, and the page says so
 SCORES = ("entropy", "distance", "sink", "induction", "previous_token", "duplicate_token")
 PER_TOKEN = ("received", "entropy_rows", "value_norms")
+STACKS = (("source", "source"), ("target", "target"), ("target", "source"))
+"""The order of layers on the page: the encoder's, the decoder's, and those between the two texts."""
 PREDICTED = ("probabilities", "log_probability")
 
 
@@ -55,7 +58,8 @@ def pack(folder: Path, beside: Path | None = None) -> Payload:
         return Payload(header, blobs)
     other, more = pack_one(beside)
     for name, mine, its in (
-        ("tokens", header["tokens"]["ids"], other["tokens"]["ids"]),
+        ("tokens", *(h["tokens"]["ids"] for h in (header, other))),
+        ("source", *(h["tokens"].get("source", {}).get("ids") for h in (header, other))),
         ("heads", *([(layer["index"], layer["heads"]) for layer in h["record"]["layers"]] for h in (header, other))),
         ("cells", header["record"]["cells"], other["record"]["cells"]),
     ):
@@ -68,6 +72,7 @@ def pack(folder: Path, beside: Path | None = None) -> Payload:
 def pack_one(folder: Path) -> tuple[dict[str, Any], Iterator[tuple[str, bytes]]]:
     """The header and the blobs of one record."""
     record = read_header(folder)
+    record["layers"].sort(key=lambda layer: STACKS.index(tuple(reads(layer))))
     tokens = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
     with safe_open(folder / "arrays.safetensors", framework="numpy") as arrays:
         names = set(arrays.keys())
@@ -118,15 +123,26 @@ def page_threshold(folder: Path, record: dict[str, Any]) -> int:
     return max(math.ceil(record["edge_threshold"] * 1000 - 1e-6), kept)
 
 
+def _side(record: dict[str, Any]) -> int:
+    """The side of all maps: the number of tokens of the longest text."""
+    return max(record["tokens"], record.get("source_tokens", 0))
+
+
+def _sizes(record: dict[str, Any], layer: dict[str, Any]) -> tuple[int, int]:
+    """How many queries and keys a layer's maps have."""
+    rows, keys = (record["source_tokens" if text == "source" else "tokens"] for text in reads(layer))
+    return rows, keys
+
+
 def _computed(arrays: Any, record: dict[str, Any]) -> np.ndarray:
     """``(n,)`` bool: the rows that were not left out by sampling."""
     if not record["rows"]:
-        return np.ones(record["tokens"], dtype=bool)
+        return np.ones(_side(record), dtype=bool)
     return ~np.isnan(arrays.get_tensor(f"{record['layers'][0]['index']}/entropy_rows")).all(0)
 
 
 def _blobs(folder: Path, record: dict[str, Any], threshold: int) -> Iterator[tuple[str, bytes]]:
-    n, cells = record["tokens"], record["cells"]
+    n, cells = _side(record), record["cells"]
     with safe_open(folder / "arrays.safetensors", framework="numpy") as arrays:
         computed, names = _computed(arrays, record), set(arrays.keys())
         if "next/ids" in names:
@@ -138,7 +154,8 @@ def _blobs(folder: Path, record: dict[str, Any], threshold: int) -> Iterator[tup
             for name in PER_TOKEN:
                 if f"{index}/{name}" in names:
                     yield f"{index}/{name}", deflate(planes(arrays.get_tensor(f"{index}/{name}").astype("<f2")))
-            pairs = visible_pairs(n, cells, layer, computed)
+            queries, answers = _sizes(record, layer)
+            pairs = visible_pairs(n, cells, layer, computed & (np.arange(n) < queries), answers)
             pooled, starts, rows, keys, weights = (
                 arrays.get_tensor(f"{index}/{name}")
                 for name in ("pooled", "edge_starts", "edge_rows", "edge_keys", "edge_weights")

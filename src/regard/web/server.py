@@ -92,9 +92,9 @@ def means(
         ValueError: a region outside the map or too large; no such layer or head; a record that kept no tensors, or
             not how long the layer's values are.
     """
-    for name, (first, last) in (("row", rows), ("key", keys)):
-        if not 0 <= first < last <= record.n:
-            raise wrong(f"{name}0, {name}1", f"{first}, {last}", f"0 <= {name}0 < {name}1 <= {record.n}")
+    for name, (first, last), size in zip(("row", "key"), (rows, keys), record.sizes(record.layer(layer)), strict=True):
+        if not 0 <= first < last <= size:
+            raise wrong(f"{name}0, {name}1", f"{first}, {last}", f"0 <= {name}0 < {name}1 <= {size}")
     if step < 1:
         raise wrong("step", str(step), "at least 1")
     height, width = (-(-(last - first) // step) for first, last in (rows, keys))

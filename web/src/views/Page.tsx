@@ -1,6 +1,6 @@
 /** The frame around the views: what is looked at, the way between views, keys that work everywhere. */
 import { useEffect } from "preact/hooks";
-import { header, layers, n, record, served } from "../data";
+import { header, layers, n, record, served, texts } from "../data";
 import { leftOut } from "../left";
 import { save, type Format } from "../save";
 import { help, stepHead, theme, view, VIEWS, type View } from "../state";
@@ -34,8 +34,9 @@ export function Page() {
           <span class="brand">regard</span> {record.model.name}
         </h1>
         <p class="facts" title={`${record.model.architecture}; ${record.command}`}>
-          {size} · {layers.length} layers, {heads} heads · {count(n)} tokens
-          {record.prompt_tokens < n && `, ${count(n - record.prompt_tokens)} of them generated`}
+          {size} · {layers.length} layers, {heads} heads · {count(record.tokens)} tokens
+          {record.prompt_tokens < record.tokens && `, ${count(record.tokens - record.prompt_tokens)} of them generated`}
+          {texts[1] && `, from ${count(texts[1].ids.length)} that the encoder read`}
         </p>
         <nav aria-label="views">
           {VIEWS.map((name) => (

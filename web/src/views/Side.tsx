@@ -8,7 +8,7 @@ import { called, grainsOf, GRAINS, written, type Grain, type GrainName } from ".
 import { CUT, ROLES, rolesOf, score, statistic, tabled } from "../roles";
 import { chooseHead, chooseToken, floor, grain, head, hideSinks, key, layer, measure, mode, other, pane, picking, preview, shown, view, zoomed } from "../state";
 import { weights } from "../weights";
-import { generated, headName, mechanismOf, number, placed, placeName, visible } from "../words";
+import { begins, generated, headName, mechanismOf, number, placed, placeName, visible } from "../words";
 import { Find } from "./Find";
 import { Neurons } from "./Neurons";
 import { Next } from "./Next";
@@ -52,6 +52,7 @@ function Picker() {
       <div ref={box} class="picker" role="group" aria-label="choose a head">
         {layers.map((each, place) => (
           <div key={each.index}>
+            {begins(place) && <span class="stack">{begins(place)}</span>}
             <span class="layer">{each.index}</span>
             {Array.from({ length: each.heads }, (_, one) => (
               <button key={one} class={rolesOf(place, one)[0]?.name} aria-pressed={place === inLayer && one === of} aria-label={headName(place, one)} title={[headName(place, one), ...rolesOf(place, one).map(({ label }) => label)].join(" · ")} data-other={other.value?.layer === place && other.value.head === one && !other.value.side ? "" : undefined} onClick={(event) => pickHead(place, one, event.shiftKey)} />
@@ -164,8 +165,12 @@ function Token() {
         {generated(at, mine.text) && <span class="mark"> · generated</span>}
       </h2>
       <p class="small">
-        {mine.text === keys.text && by === "tokens" && `receives ${known ? number(known[1][of]![at]!) : "…"} on average`}
-        {Number.isNaN(entropy) ? "" : ` · entropy of its row ${entropy.toFixed(2)} nats`}
+        {[
+          mine.text === keys.text && by === "tokens" && `receives ${known ? number(known[1][of]![at]!) : "…"} on average`,
+          !Number.isNaN(entropy) && `entropy of its row ${entropy.toFixed(2)} nats`,
+        ]
+          .filter(Boolean)
+          .join(" · ")}
       </p>
       <h3>
         {column ? "is attended to by" : "attends to"}
