@@ -1,5 +1,5 @@
 /** How strongly each token is shaded: a row, a column, what is received, of one head or averaged over several; or surprise. */
-import { hasValues, layers, lengths, n, predictions, received, sinks, textsOf, type Layer, type Text } from "./data";
+import { edges, hasValues, layers, lengths, n, predictions, received, sinks, textsOf, type Layer, type Text } from "./data";
 import type { Edges } from "./edges";
 import { grainsOf, type Grain, type GrainName } from "./grain";
 import { valueLengths, weights, type Measure } from "./weights";
@@ -11,6 +11,23 @@ export interface Wanted {
   head: number;
   measure: Measure;
   grain: GrainName;
+}
+
+const AT_ONCE = 18; // heads that are unpacked side by side
+
+/** Unpacks all heads while nothing else is to do, so that their mean is there when it is asked for; returns what ends it. */
+export function unpackAhead(): () => void {
+  let ended = false;
+  const idle = (): Promise<unknown> => new Promise((go) => ("requestIdleCallback" in window ? requestIdleCallback(go) : setTimeout(go, 50)));
+  void (async () => {
+    for (const [layer, { heads }] of layers.entries())
+      for (let head = 0; head < heads; head++) {
+        await idle();
+        if (ended) return;
+        await edges(layer, head);
+      }
+  })();
+  return () => void (ended = true);
 }
 
 /** Which text is shaded, and in which a token is chosen for it. */
@@ -32,8 +49,8 @@ export async function shader(wanted: Wanted, progress: (share: number) => void):
   const places = placesOf(wanted);
   const gather = async <T>(load: (layer: number, head: number) => Promise<T>): Promise<T[]> => {
     const found: T[] = [];
-    for (const [layer, head] of places) {
-      found.push(await load(layer, head));
+    for (let at = 0; at < places.length; at += AT_ONCE) {
+      found.push(...(await Promise.all(places.slice(at, at + AT_ONCE).map(([layer, head]) => load(layer, head)))));
       progress(found.length / places.length);
     }
     return found;

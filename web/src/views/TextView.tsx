@@ -7,7 +7,7 @@ import { matches } from "../find";
 import { called, grainOf, grainsOf } from "../grain";
 import { inks, shown as saved, svgOf, svgText } from "../save";
 import { chooseToken, floor, grain, head, hideSinks, key, layer, measure, mode, MODES, preview, shown, span, SPANS, theme, token } from "../state";
-import { shader, sifted, textsShaded, topOf, type Shader, type Wanted } from "../shade";
+import { shader, sifted, textsShaded, topOf, unpackAhead, type Shader, type Wanted } from "../shade";
 import { Tapestry } from "../tapestry";
 import { glyphs, number, stackOf } from "../words";
 import { Legend } from "./Legend";
@@ -32,7 +32,8 @@ const top = computed(() => (values.value ? topOf(values.value, mode.value) : 1))
 export function TextView() {
   useEffect(() => {
     saved.value = { name: `text-${layers[layer.value]!.index}-${head.value}`, svg: textSvg, rows };
-    return effect(load);
+    const ends = [effect(load), unpackAhead()];
+    return () => ends.forEach((end) => end());
   }, []);
   const shownTexts = [...new Set([places.value[1], places.value[0]])];
   return (

@@ -13,6 +13,13 @@ function pooledOf(layer: number, head: number): Promise<Float32Array> {
   return made.get(name)!;
 }
 
+let before: Promise<unknown> = Promise.resolve();
+
+/** One after the other, so that the page answers in between. */
+function inTurn(job: () => Promise<void>): void {
+  before = before.then(job);
+}
+
 /** Made when it is first seen: of hundreds of heads a few are on the screen. */
 export function Thumbnail({ layer, head }: { layer: number; head: number }) {
   const canvas = useRef<HTMLCanvasElement>(null);
@@ -23,7 +30,11 @@ export function Thumbnail({ layer, head }: { layer: number; head: number }) {
       ([seen]) => {
         if (!seen!.isIntersecting) return;
         watcher.disconnect();
-        void pooledOf(layer, head).then((map) => !gone && canvas.current && paint(canvas.current, map, ramp(colours).packed));
+        inTurn(async () => {
+          if (gone) return;
+          const map = await pooledOf(layer, head);
+          if (!gone && canvas.current) paint(canvas.current, map, ramp(colours).packed);
+        });
       },
       { rootMargin: "200px" },
     );
