@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
+from regard.records.kept import mark_kept
 from regard.records.record import record as record_of
 from regard.web.page import page_html, write_page
-from unit.hosts.models import tokens
+from unit.hosts.models import causal, tokens
 from unit.records.test_two_texts import marian
 from web.serving import served
 from web.synthetic import tell_more, write_exact_record, write_record
@@ -185,3 +186,25 @@ def test_the_map_between_two_texts_is_exact_where_it_is_served(open_page, two_te
         said = page.locator("#readout").inner_text()
         assert f"‘⟨{seen.tokens['source']['ids'][21]}⟩’ at 21" in said
         assert f"‘⟨{seen.tokens['ids'][7]}⟩’ at 7" in said
+
+
+def test_what_a_policy_keeps_is_shaded_and_what_it_forgets_struck_out(open_page, tmp_path):
+    model = causal("Llama")
+    seen = mark_kept(record_of(model, None, tokens(1, 43)), model, "snapkv(window=3)", 11)
+    folder = seen.save(tmp_path / "record", extra={"page.html": page_html})
+    page = open_page(address(folder, "view=text&layer=1&head=4&token=41&mode=kept"))
+    expect(page.locator(".readout")).to_contain_text("what snapkv(window=3), budget 11, keeps of the prompt")
+    shaded = "all => all.flatMap((span, at) => (span.style.backgroundColor ? [at] : []))"
+    kept = seen.arrays["1/kept"]
+    assert page.locator(".tapestry > span").evaluate_all(shaded) == kept[2].nonzero()[:, 0].tolist()
+    page.get_by_role("button", name="its layer").click()
+    expect(page.locator(".readout")).to_contain_text("the heads of layer 1")
+    assert page.locator(".tapestry > span").evaluate_all(shaded) == kept.any(0).nonzero()[:, 0].tolist()
+    keys = [int(text) for text in page.locator(".token .at").all_inner_texts()]
+    gone = page.locator(".token .piece").evaluate_all("all => all.map(one => one.classList.contains('gone'))")[1:]
+    assert gone == [not kept[2, key] for key in keys]
+    assert {True, False} == set(gone)
+    page = open_page(address(folder, "view=heads&layer=1&head=4&score=kept_mass"))
+    assert float(page.locator(".chosen b").inner_text()) == pytest.approx(
+        float(seen.arrays["1/kept_mass"][4]), abs=6e-3
+    )

@@ -41,7 +41,7 @@ export interface OneRecord {
       sink_positions: [token: number, share: number][];
       received: [token: number, share: number][];
     };
-    analyses?: { heads?: RolesRow[] };
+    analyses?: { heads?: RolesRow[]; kept?: { policy: string; budget: string; bytes: number } };
   };
   scores: Record<string, (number | null)[] | (number | null)[][]>[];
   threshold: number;
@@ -49,6 +49,8 @@ export interface OneRecord {
   computed?: number[];
   /** The layers of which the lengths of values are known. */
   values: number[];
+  /** Those of which it is known what a cache policy keeps. */
+  marked: number[];
 }
 
 /** `names` are of tokens without a text; `parts` of those that end within a character: the token that has its text. */
@@ -106,6 +108,13 @@ export const edges = once(async (layer, head, side) => Edges.unpacked(await unpa
 /** By kv head, the Euclidean norm of each key's value. */
 export const norms = once((layer, _, side) => perToken(layer, "value_norms", side));
 export const hasValues = (layer: number, side: Side = 0): boolean => sides[side]!.values.includes(layers[layer]!.index);
+
+export const isMarked = (layer: number): boolean => header.marked.includes(layers[layer]!.index);
+/** By kv head, one where the policy keeps the token and zero where it does not. */
+export const kept = once(async (layer) => {
+  const [bits, row] = [await unpack(`${layers[layer]!.index}/kept`), Math.ceil(n / 8)];
+  return Array.from({ length: bits.length / row }, (_, head) => Float32Array.from({ length: n }, (_, at) => (bits[head * row + (at >> 3)]! >> (7 - (at & 7))) & 1));
+});
 
 export interface Predictions {
   /** After each token `header.predicted` of the likeliest, best first. */

@@ -1,11 +1,11 @@
 /** How strongly each token is shaded: a row, a column, what is received, of one head or averaged over several; or surprise. */
-import { edges, hasValues, layers, lengths, n, predictions, received, sinks, textsOf, type Layer, type Text } from "./data";
+import { edges, hasValues, isMarked, kept, layers, lengths, n, predictions, received, sinks, textsOf, type Layer, type Text } from "./data";
 import type { Edges } from "./edges";
 import { grainsOf, type Grain, type GrainName } from "./grain";
 import { valueLengths, weights, type Measure } from "./weights";
 
 export interface Wanted {
-  mode: "attends" | "attended" | "received" | "surprise";
+  mode: "attends" | "attended" | "received" | "surprise" | "kept";
   span: "head" | "layer" | "all";
   layer: number;
   head: number;
@@ -60,9 +60,13 @@ export async function shader(wanted: Wanted, progress: (share: number) => void):
     const surprise = spread((await predictions()).logProbability.map((value) => (Number.isNaN(value) ? 0 : -value)), rows);
     return { of: () => surprise, unit: 0 };
   }
+  if (wanted.mode === "kept") {
+    const share = mean(meanOf(await gather(async (layer, head) => keptBy(layer, head))), keys);
+    return { of: () => share, unit: 0 };
+  }
   if (wanted.mode === "received") {
-    const mean = spread(meanOf(await gather((layer, head) => receivedBy(layer, head, wanted.measure))), keys);
-    return { of: () => mean, unit: 1 };
+    const sums = spread(meanOf(await gather((layer, head) => receivedBy(layer, head, wanted.measure))), keys);
+    return { of: () => sums, unit: 1 };
   }
   const heads = await gather((layer, head) => weights(layer, head, 0, wanted.measure, wanted.grain));
   const [from, to] = wanted.mode === "attends" ? [rows, keys] : [keys, rows];
@@ -72,6 +76,7 @@ export async function shader(wanted: Wanted, progress: (share: number) => void):
 
 /** The strongest value of the scale: the largest shown, or for what is received (where sinks tower) the 99.5th percentile. */
 export function topOf(values: Float32Array, mode: Wanted["mode"]): number {
+  if (mode === "kept") return 1;
   if (mode !== "received") return Math.max(...chunkMaxima(values), 1e-6);
   return Math.max(values.toSorted()[Math.floor(0.995 * (values.length - 1))]!, 1e-6);
 }
@@ -84,10 +89,16 @@ export function sifted(values: Float32Array, floor: number, hideSinks: boolean):
 function placesOf({ span, layer, head, measure, mode }: Wanted): [number, number][] {
   if (mode === "surprise") return [];
   if (span === "head") return [[layer, head]];
-  const alike = (place: number): boolean => textsOf(place).join() === textsOf(layer).join() && (measure === "weight" || hasValues(place));
+  const alike = (place: number): boolean => textsOf(place).join() === textsOf(layer).join() && (measure === "weight" || hasValues(place)) && (mode !== "kept" || isMarked(place));
   return layers.flatMap((each, place) =>
     (span === "all" && alike(place)) || place === layer ? Array.from({ length: each.heads }, (_, of): [number, number] => [place, of]) : [],
   );
+}
+
+/** Which tokens the head has left, for those who come to read. */
+export async function keptBy(layer: number, head: number): Promise<Float32Array> {
+  const heads = await kept(layer);
+  return heads[Math.floor((head * heads.length) / layers[layer]!.heads)]!;
 }
 
 async function receivedBy(layer: number, head: number, measure: Measure): Promise<Float32Array> {
@@ -115,6 +126,11 @@ function spread(values: Float32Array, { starts, n: units, text }: Grain): Float3
   const out = new Float32Array(lengths[text]!);
   for (let unit = 0; unit < units; unit++) out.fill(values.subarray(starts[unit], starts[unit + 1]).reduce((sum, value) => sum + value, 0), starts[unit], starts[unit + 1]);
   return out;
+}
+
+/** The mean over the tokens of each word. */
+function mean(values: Float32Array, grain: Grain): Float32Array {
+  return spread(values, grain).map((sum, token) => sum / (grain.starts[grain.of[token]! + 1]! - grain.starts[grain.of[token]!]!));
 }
 
 /** The value of each word, for all of its tokens. */

@@ -5,7 +5,7 @@ import { GRAINS, type GrainName } from "./grain";
 import { MEASURES, type Measure } from "./weights";
 
 export const VIEWS = ["heads", "map", "text"] as const;
-export const MODES = ["attends", "attended", "received", "surprise"] as const;
+export const MODES = ["attends", "attended", "received", "surprise", "kept"] as const;
 export const SPANS = ["head", "layer", "all"] as const;
 export const ORDERS = ["layer", "role", "entropy"] as const;
 export const PANES = ["other", "difference"] as const;

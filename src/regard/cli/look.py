@@ -58,6 +58,12 @@ def look(
     roles: Annotated[
         Path | None, typer.Option(help="a table of `regard heads -o`, whose roles and causal effects the page shows")
     ] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="a cache policy, such as 'snapkv(window=16)': the page shows what it keeps")
+    ] = None,
+    budget: Annotated[
+        str, typer.Option(help="of --policy: tokens of a kv head, a share of the prompt, or bytes: 128, 0.25, 8MiB")
+    ] = "0.25",
     beside: Annotated[
         Path | None, typer.Option(help="an earlier record of the same tokens, which the page shows beside this one")
     ] = None,
@@ -76,8 +82,11 @@ def look(
     from regard.analysis.roles import load_table
     from regard.cli.progress import Steps
     from regard.hosts import small
+    from regard.hosts.budget import Budget
     from regard.networks import LM
+    from regard.policies.named import policy_of
     from regard.records.chat import read_messages
+    from regard.records.kept import mark_kept
     from regard.records.record import record
     from regard.web.page import page_html
     from regard.web.payload import read_header
@@ -89,6 +98,9 @@ def look(
     table = None if roles is None else load_table(roles)
     if beside is not None:
         read_header(beside)
+    if policy is not None:
+        policy_of(policy)  # refused before a model is loaded
+        Budget.of(budget)
     content, origin = read_text(text, file)
     network, words = load(model, tokenizer)
     if words is None and text is None and file is None:
@@ -114,6 +126,9 @@ def look(
         )
         if table is not None:
             seen = with_roles(seen, table)
+        if policy is not None:
+            steps(f"reading under {policy}")
+            seen = mark_kept(seen, network, policy, budget)
         steps("writing the page")
         seen.save(output, extra={"page.html": partial(page_html, beside=beside)})
     summarise(console, seen)

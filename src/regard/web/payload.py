@@ -31,7 +31,7 @@ from regard.records.format import reads
 from regard.web.cells import codes, visible_pairs, weak_means
 
 MAX_EDGES = 3_100_000  # about 6 MB of page; a record with more loses its weakest edges, and the page says so
-SCORES = ("entropy", "distance", "sink", "induction", "previous_token", "duplicate_token")
+SCORES = ("entropy", "distance", "sink", "induction", "previous_token", "duplicate_token", "kept_mass")
 PER_TOKEN = ("received", "entropy_rows", "value_norms")
 STACKS = (("source", "source"), ("target", "target"), ("target", "source"))
 """The order of layers on the page: the encoder's, the decoder's, and those between the two texts."""
@@ -87,6 +87,7 @@ def pack_one(folder: Path) -> tuple[dict[str, Any], Iterator[tuple[str, bytes]]]
         threshold = page_threshold(folder, record)
         header = {"record": record, "tokens": tokens, "scores": scores, "threshold": threshold / 1000}
         header["values"] = [layer["index"] for layer in record["layers"] if f"{layer['index']}/value_norms" in names]
+        header["marked"] = [layer["index"] for layer in record["layers"] if f"{layer['index']}/kept" in names]
         header["predicted"] = arrays.get_slice("next/ids").get_shape()[1] if "next/ids" in names else 0
         if record["rows"]:
             header["computed"] = np.flatnonzero(_computed(arrays, record)).tolist()
@@ -154,6 +155,8 @@ def _blobs(folder: Path, record: dict[str, Any], threshold: int) -> Iterator[tup
             for name in PER_TOKEN:
                 if f"{index}/{name}" in names:
                     yield f"{index}/{name}", deflate(planes(arrays.get_tensor(f"{index}/{name}").astype("<f2")))
+            if f"{index}/kept" in names:
+                yield f"{index}/kept", deflate(np.packbits(arrays.get_tensor(f"{index}/kept"), axis=1).tobytes())
             queries, answers = _sizes(record, layer)
             pairs = visible_pairs(n, cells, layer, computed & (np.arange(n) < queries), answers)
             pooled, starts, rows, keys, weights = (

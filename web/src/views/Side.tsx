@@ -2,11 +2,12 @@
 import { batch, effect } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef } from "preact/hooks";
-import { entropyRows, hasValues, header, layers, received, record, sides, sinks, textsOf, threshold } from "../data";
+import { entropyRows, hasValues, header, isMarked, layers, received, record, sides, sinks, textsOf, threshold } from "../data";
 import type { Edge } from "../edges";
 import { called, grainsOf, GRAINS, written, type Grain, type GrainName } from "../grain";
 import { CUT, ROLES, rolesOf, score, statistic, tabled } from "../roles";
 import { chooseHead, chooseToken, floor, grain, head, hideSinks, key, layer, measure, mode, other, pane, picking, preview, shown, view, zoomed } from "../state";
+import { keptBy } from "../shade";
 import { weights } from "../weights";
 import { begins, generated, headName, mechanismOf, number, placed, placeName, visible } from "../words";
 import { Find } from "./Find";
@@ -154,7 +155,7 @@ function Token() {
   const at = column && rows.text !== keys.text ? (preview.value ?? key.value ?? 0) : shown.value;
   const [mine, theirs] = column ? [keys, rows] : [rows, keys];
   const unit = mine.of[at]!;
-  const known = useLoaded(() => Promise.all([weights(inLayer, of, 0, what, by), received(inLayer), entropyRows(inLayer)]), [inLayer, of, what, by]);
+  const known = useLoaded(() => Promise.all([weights(inLayer, of, 0, what, by), received(inLayer), entropyRows(inLayer), isMarked(inLayer) ? keptBy(inLayer, of) : null]), [inLayer, of, what, by]);
   const entropy = column || by === "words" ? NaN : (known?.[2][of]![at] ?? NaN);
   const found = known ? strongest(column ? known[0].edges.column(unit) : known[0].edges.row(unit), known[0].unit, theirs) : [];
   const computed = !record.rows || column || !Number.isNaN(known?.[2][of]![at] ?? NaN);
@@ -179,12 +180,13 @@ function Token() {
       {!computed ? (
         <p class="small">This row was not computed: {record.rows!.count} rows were sampled.</p>
       ) : (
-        <Bars found={found.slice(0, LISTED)} column={column} theirs={theirs} top={what === "value" ? (found[0]?.weight ?? 1) : 1} />
+        <Bars found={found.slice(0, LISTED)} kept={column ? null : (known?.[3] ?? null)} column={column} theirs={theirs} top={what === "value" ? (found[0]?.weight ?? 1) : 1} />
       )}
       {known && computed && (
         <p class="small">
           {found.length > LISTED && `and ${found.length - LISTED} more of weights from ${threshold} up`}
           {!found.length && `nothing from ${Math.max(threshold, floor.value)} up`}
+          {!column && known[3] && found.length > 0 && `${number(lasting(known[0].edges.row(unit), known[3], theirs))} of these weights goes to what the policy keeps; struck out: what it forgets; `}
           {!column && what === "weight" && found.length > 0 && `${found.length > LISTED ? "; " : ""}${number(Math.min(1, sum(known[0].edges.row(unit))))} of the row in weights from ${threshold} up`}
         </p>
       )}
@@ -192,14 +194,14 @@ function Token() {
   );
 }
 
-function Bars({ found, column, theirs, top }: { found: Edge[]; column: boolean; theirs: Grain; top: number }) {
+function Bars({ found, kept, column, theirs, top }: { found: Edge[]; kept: Float32Array | null; column: boolean; theirs: Grain; top: number }) {
   return (
     <ol class="bars">
       {found.map((edge) => (
         <li key={edge.token}>
           <button aria-pressed={key.value === theirs.starts[edge.token]} title={`${column ? "choose" : "pin"} ${called(theirs, edge.token)}`} onClick={() => pick(theirs.starts[edge.token]!, column)}>
             <span class="bar" style={{ width: `${Math.min(1, edge.weight / top) * 100}%` }} />
-            <span class="piece">{visible(written(theirs, edge.token))}</span>
+            <span class={kept && !kept[theirs.starts[edge.token]!] ? "piece gone" : "piece"}>{visible(written(theirs, edge.token))}</span>
             <span class="at">{theirs.starts[edge.token]}</span>
             <span class="value">{number(edge.weight)}</span>
           </button>
@@ -219,6 +221,11 @@ function pick(chosen: number, column: boolean): void {
 function strongest(found: Edge[], unit: number, { of, text }: Grain): Edge[] {
   const hidden = hideSinks.value && !text ? new Set([...sinks].map((token) => of[token]!)) : new Set<number>();
   return found.filter((edge) => edge.weight >= floor.value * unit && !hidden.has(edge.token)).sort((a, b) => b.weight - a.weight);
+}
+
+/** The share of the weights that goes to keys that are kept. */
+function lasting(found: Edge[], kept: Float32Array, { starts }: Grain): number {
+  return sum(found.filter((edge) => kept[starts[edge.token]!])) / sum(found);
 }
 
 function sum(found: Edge[]): number {

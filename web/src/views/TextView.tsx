@@ -2,7 +2,7 @@
 import { computed, effect, signal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { ramp, rootStep } from "../colour";
-import { hasValues, header, layers, texts, textsOf, threshold, type Text } from "../data";
+import { hasValues, header, isMarked, layers, record, texts, textsOf, threshold, type Text } from "../data";
 import { matches } from "../find";
 import { called, grainOf, grainsOf } from "../grain";
 import { inks, shown as saved, svgOf, svgText } from "../save";
@@ -13,10 +13,10 @@ import { glyphs, number, stackOf } from "../words";
 import { Legend } from "./Legend";
 import { Side } from "./Side";
 
-const MODE_NAMES = { attends: "attends to", attended: "attended by", received: "received", surprise: "surprise" };
+const MODE_NAMES = { attends: "attends to", attended: "attended by", received: "received", surprise: "surprise", kept: "kept" };
 const SPAN_NAMES = { head: "this head", layer: "its layer", all: "all heads" };
 const TEXT_NAMES = ["what the decoder wrote", "what the encoder read"];
-const OFFERED = MODES.filter((name) => name !== "surprise" || header.predicted);
+const OFFERED = MODES.filter((name) => (name !== "surprise" || header.predicted) && (name !== "kept" || header.marked.length));
 
 const ready = signal<Shader | null>(null);
 const share = signal(0);
@@ -99,6 +99,7 @@ function pick(chosen: number, text: Text): void {
 
 function legend(): string {
   if (mode.value === "surprise") return "surprise −ln p, in nats, square-root scale";
+  if (mode.value === "kept") return span.value === "head" ? "1: kept, 0: forgotten" : "share of the heads that keep the token, square-root scale";
   const what = `${wanted.value.measure === "value" ? "‖A v‖" : "weight"}${mode.value === "received" ? " received, by evidence" : span.value === "head" ? "" : ", mean over heads"}`;
   return `${what}, square-root scale`;
 }
@@ -129,9 +130,11 @@ function sentence(): string {
   const inLayer = layers[layer.value]!.index;
   const group = stackOf(layer.value) && ` of the ${stackOf(layer.value)} layers`;
   const where = span.value === "head" ? `head ${head.value} of layer ${inLayer}` : span.value === "layer" ? `the heads of layer ${inLayer}` : `all heads${group}`;
+  if (mode.value === "kept" && !isMarked(layer.value)) return `layer ${inLayer} keeps no cache that can forget`;
   if (!ready.value) return `unpacking ${where} … ${Math.round(share.value * 100)} %`;
   const below = span.value === "head" && grain.value === "tokens" ? "" : `; weights below ${threshold} count as 0`;
   const merge = grain.value === "words" ? "; of words: sum over keys, mean over queries" : "";
+  if (mode.value === "kept") return `what ${record.analyses!.kept!.policy}, budget ${record.analyses!.kept!.budget}, keeps of the prompt in ${where}`;
   const [rows, keys] = grainsOf(grain.value, layer.value);
   if (mode.value === "attends") return `what ${called(rows, rows.of[at.value]!)} attends to in ${where}${merge}${below}`;
   if (mode.value === "attended") return `what attends to ${called(keys, keys.of[at.value]!)} in ${where}${merge}${below}`;
@@ -143,6 +146,7 @@ function load(): void {
   const same = (): boolean => asked === wanted.peek();
   ready.value = null;
   share.value = 0;
+  if (asked.mode === "kept" && !isMarked(asked.layer)) return;
   void shader(asked, (done) => same() && (share.value = done)).then((shade) => same() && (ready.value = shade));
 }
 

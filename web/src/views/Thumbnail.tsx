@@ -13,11 +13,20 @@ function pooledOf(layer: number, head: number): Promise<Float32Array> {
   return made.get(name)!;
 }
 
-let before: Promise<unknown> = Promise.resolve();
+const AT_ONCE = 6; // maps in the making, so that the page answers in between
+const waiting: (() => Promise<void>)[] = [];
+let running = 0;
 
-/** One after the other, so that the page answers in between. */
 function inTurn(job: () => Promise<void>): void {
-  before = before.then(job);
+  waiting.push(job);
+  while (running < AT_ONCE && waiting.length) {
+    running++;
+    void waiting.shift()!().finally(() => {
+      running--;
+      const next = waiting.shift();
+      if (next) inTurn(next);
+    });
+  }
 }
 
 /** Made when it is first seen: of hundreds of heads a few are on the screen. */
