@@ -1,5 +1,6 @@
 /** The record as it lies in the page: a JSON header, and packed arrays that are unpacked when first asked for (see payload.py). */
 import { Edges, numbers } from "./edges";
+import type { Route } from "./flow";
 
 export interface Layer {
   index: number;
@@ -41,7 +42,7 @@ export interface OneRecord {
       sink_positions: [token: number, share: number][];
       received: [token: number, share: number][];
     };
-    analyses?: { heads?: RolesRow[]; kept?: { policy: string; budget: string; bytes: number } };
+    analyses?: { heads?: RolesRow[]; routes?: Route[]; kept?: { policy: string; budget: string; bytes: number } };
   };
   scores: Record<string, (number | null)[] | (number | null)[][]>[];
   threshold: number;

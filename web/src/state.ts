@@ -4,11 +4,13 @@ import { header, layers, lengths, textsOf, type Side } from "./data";
 import { GRAINS, type GrainName } from "./grain";
 import { MEASURES, type Measure } from "./weights";
 
-export const VIEWS = ["heads", "map", "text"] as const;
+export const VIEWS = ["heads", "map", "text", "flow"] as const;
 export const MODES = ["attends", "attended", "received", "surprise", "kept"] as const;
 export const SPANS = ["head", "layer", "all"] as const;
 export const ORDERS = ["layer", "role", "entropy"] as const;
 export const PANES = ["other", "difference"] as const;
+/** Those that the record has. */
+export const OPEN = VIEWS.filter((name) => name !== "flow" || header.record.analyses?.routes?.length);
 export type View = (typeof VIEWS)[number];
 /** A head, of the page's record or of the one beside it. */
 export interface Place {
@@ -41,6 +43,8 @@ export const grain = signal<GrainName>("tokens");
 /** Weights below this are not drawn; 0 draws all that is known. */
 export const floor = signal(0);
 export const hideSinks = signal(false);
+/** Of the flow graph: shares of a state below this are not drawn; null for as many edges as can be read. */
+export const least = signal<number | null>(null);
 /** A token under the pointer, shown in place of the chosen one while it is there. */
 export const preview = signal<number | null>(null);
 export const help = signal(false);
@@ -135,6 +139,7 @@ function address(): string {
     ["measure", measure.value, "weight"],
     ["grain", grain.value, "tokens"],
     ["floor", floor.value, 0],
+    ["least", least.value, null],
     ["sinks", hideSinks.value ? "hidden" : "", ""],
     ["with", other.value && `${layers[other.value.layer]!.index}.${other.value.head}${other.value.side ? ".before" : ""}`, null],
     ["pane", pane.value, "other"],
@@ -155,7 +160,7 @@ function read(): void {
   clearTimeout(waiting);
   reading = true;
   batch(() => {
-    view.value = one("view", VIEWS, "heads");
+    view.value = one("view", OPEN, "heads");
     const at = placed(whole("layer"));
     chooseHead(at < 0 ? layer.value : at, whole("head") ?? head.value);
     const [rows, keys] = textsOf(layer.value).map((text) => lengths[text]!) as [number, number];
@@ -170,6 +175,7 @@ function read(): void {
     measure.value = one("measure", MEASURES, "weight");
     grain.value = one("grain", GRAINS, "tokens");
     floor.value = Math.max(0, Math.min(0.5, Number(fields.get("floor")) || 0));
+    least.value = fields.get("least") === null ? null : Math.max(0, Math.min(0.3, Number(fields.get("least")) || 0));
     hideSinks.value = fields.get("sinks") === "hidden";
     const [inLayer, of, side] = (fields.get("with") ?? "").split(".");
     const beside = placed(inLayer && of ? Number(inLayer) : null);

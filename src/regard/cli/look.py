@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from regard.records.format import Record
 
 SHOWN = 3  # heads a role, and tokens, in the terminal summary
+ROUTES = 0.02  # share of a state that an edge of the flow graph has at least
 WEAKEST = 0.05  # score that a head needs there
 ROLES = {
     "induction": "induction",
@@ -64,6 +65,9 @@ def look(
     budget: Annotated[
         str, typer.Option(help="of --policy: tokens of a kv head, a share of the prompt, or bytes: 128, 0.25, 8MiB")
     ] = "0.25",
+    routes_to: Annotated[
+        int | None, typer.Option(help="a token, -1 for the last, into whose last state the page draws the flow graph")
+    ] = None,
     beside: Annotated[
         Path | None, typer.Option(help="an earlier record of the same tokens, which the page shows beside this one")
     ] = None,
@@ -129,6 +133,9 @@ def look(
         if policy is not None:
             steps(f"reading under {policy}")
             seen = mark_kept(seen, network, policy, budget)
+        if routes_to is not None:
+            steps("walking down the routes")
+            seen = with_routes(seen, network, routes_to)
         steps("writing the page")
         seen.save(output, extra={"page.html": partial(page_html, beside=beside)})
     summarise(console, seen)
@@ -153,7 +160,25 @@ def with_roles(record: Record, table: list[dict[str, Any]]) -> Record:
     mine = {(layer["index"], head) for layer in record.layers for head in range(layer["heads"])}
     if missing := mine - {(row["layer"], row["head"]) for row in table}:
         raise wrong("--roles", f"a table without head {min(missing)}", "one of the same model")
-    return dataclasses.replace(record, header={**record.header, "analyses": {"heads": table}})
+    return dataclasses.replace(
+        record, header={**record.header, "analyses": record.header.get("analyses", {}) | {"heads": table}}
+    )
+
+
+def with_routes(record: Record, network: Any, to: int) -> Record:
+    """The record with the routes into a token, from a share of 0.02 up.
+
+    Raises:
+        ValueError: a record of two texts, a model of ours, or no such token.
+    """
+    import torch
+
+    from regard.analysis.flow_routes import routes
+    from regard.networks import LM
+
+    if isinstance(network, LM) or "source" in record.tokens:
+        raise wrong("--routes-to", record.header["model"]["architecture"], "a decoder of Transformers")
+    return routes(network, torch.tensor(record.tokens["ids"]), [to], ROUTES).to(record)
 
 
 def left_out(folder: Path, record: Record) -> list[str]:

@@ -189,3 +189,23 @@ def test_an_encoder_decoder_is_looked_at_with_two_texts(tmp_path, monkeypatch, c
     assert "".join(seen.tokens["source"]["texts"]) == "def f(x):"
     assert "".join(seen.tokens["texts"][: seen.header["prompt_tokens"]]).endswith("return x")
     assert [layer["reads"][1] for layer in seen.layers].count("source") == 4
+
+
+def test_the_routes_and_what_a_policy_keeps_go_into_the_record(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def looked(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["regard", "look", "--text", "def f(x):\n    return x", *arguments])
+        with pytest.raises(SystemExit):
+            main()
+        told = capsys.readouterr()
+        return told.out + told.err
+
+    looked("--routes-to", "-1", "--policy", "streaming", "--budget", "7", "-o", "seen")
+    seen = Record.load("seen")
+    assert set(seen.header["analyses"]) == {"routes", "kept"}
+    assert {edge["to"] for edge in seen.header["analyses"]["routes"] if edge["layer"] == 3} == {seen.n - 1}
+    assert seen.arrays["2/kept"].sum(1).tolist() == [7] * 8
+    assert "to: got [99], want some of the" in looked("--routes-to", "99", "-o", "none")
+    assert "budget: got 'some', want" in looked("--policy", "streaming", "--budget", "some", "-o", "none")
+    assert not Path("none").exists()

@@ -5,7 +5,7 @@ import { CUT, measured, ROLES } from "../roles";
 import { help } from "../state";
 
 const KEYS: [keys: string, what: string][] = [
-  ["1 2 3", "heads, map, text"],
+  ["1 2 3", "heads, map, text; 4 the flow graph, where the record has one"],
   ["[ ]", "the head before, the head after"],
   ["← → ↑ ↓", "among heads; among pairs on the map; among tokens in the text"],
   ["Enter", "open the head; pin the pair"],

@@ -3,8 +3,9 @@ import { useEffect } from "preact/hooks";
 import { header, layers, n, record, served, texts } from "../data";
 import { leftOut } from "../left";
 import { save, type Format } from "../save";
-import { help, stepHead, theme, view, VIEWS, type View } from "../state";
+import { help, OPEN, stepHead, theme, view, type View } from "../state";
 import { count } from "../words";
+import { FlowView } from "./FlowView";
 import { Heads } from "./Heads";
 import { Help } from "./Help";
 import { MapView } from "./MapView";
@@ -12,13 +13,13 @@ import { TextView } from "./TextView";
 
 /** To the field for words; the heads have none, so that the text is opened. */
 function seek(): void {
-  if (view.value === "heads") view.value = "text";
+  if (view.value === "heads" || view.value === "flow") view.value = "text";
   requestAnimationFrame(() => document.querySelector<HTMLElement>(".find input")?.focus());
 }
 
 const divided = layers.flatMap(({ index, shares }) => (shares ? [index] : [])).join(", ");
 
-const NAMES: Record<View, string> = { heads: "Heads", map: "Map", text: "Text" };
+const NAMES: Record<View, string> = { heads: "Heads", map: "Map", text: "Text", flow: "Flow" };
 
 export function Page() {
   useEffect(() => {
@@ -39,7 +40,7 @@ export function Page() {
           {texts[1] && `, from ${count(texts[1].ids.length)} that the encoder read`}
         </p>
         <nav aria-label="views">
-          {VIEWS.map((name) => (
+          {OPEN.map((name) => (
             <button key={name} aria-current={view.value === name ? "page" : undefined} onClick={() => (view.value = name)}>
               {NAMES[name]}
             </button>
@@ -66,7 +67,7 @@ export function Page() {
           the other rows have no weights here.
         </p>
       )}
-      <main>{view.value === "heads" ? <Heads /> : view.value === "map" ? <MapView /> : <TextView />}</main>
+      <main>{view.value === "heads" ? <Heads /> : view.value === "map" ? <MapView /> : view.value === "flow" ? <FlowView /> : <TextView />}</main>
       <footer>
         <p>
           A weight is the share of a query’s attention that a key gets in one head; a row adds up to one.{" "}
@@ -110,6 +111,7 @@ function press(event: KeyboardEvent): void {
     "1": () => (view.value = "heads"),
     "2": () => (view.value = "map"),
     "3": () => (view.value = "text"),
+    "4": () => (view.value = OPEN[3] ?? view.value),
     "[": () => stepHead(-1),
     "]": () => stepHead(1),
     d: () => (theme.value = theme.value === "dark" ? "light" : "dark"),
