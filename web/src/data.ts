@@ -69,8 +69,8 @@ export interface Header extends OneRecord {
   tokens: Tokens & { vocabulary?: Record<number, string>; source?: Tokens };
   /** How many of the likeliest next tokens are known after each token. */
   predicted: number;
-  /** A record of the same tokens and heads, such as one from before an edit. */
-  beside?: OneRecord;
+  /** A record of the same heads and as many tokens: from before an edit, or of another text, which is then there. */
+  beside?: OneRecord & { tokens?: Tokens };
 }
 
 /** 0 is the page's record, 1 the one beside it. */
@@ -79,12 +79,18 @@ export type Side = 0 | 1;
 export const header: Header = JSON.parse(text("header"));
 export const record = header.record;
 export const layers = record.layers;
-/** The texts: 0 is the page's own, or what a decoder wrote; 1 what its encoder read. */
-export type Text = 0 | 1;
+/** The texts: 0 is the page's own, or what a decoder wrote; 1 what its encoder read; 2 that of the record beside it. */
+export type Text = 0 | 1 | 2;
 export const texts: Tokens[] = header.tokens.source ? [header.tokens, header.tokens.source] : [header.tokens];
 export const lengths = texts.map(({ ids }) => ids.length);
 /** The side of every map: the longest text. */
 export const n = Math.max(...lengths);
+const besideText = header.beside?.tokens;
+if (besideText) texts[2] = besideText;
+/** Whose tokens those of a text are in a record: the one beside it may be of another text. */
+export const textIn = (side: Side, text: Text): Text => (side && text === 0 && besideText ? 2 : text);
+/** Where the record beside it has other tokens. */
+export const otherTokens: number[] = besideText ? header.tokens.ids.flatMap((id, at) => (id === besideText.ids[at] ? [] : [at])) : [];
 /** Whose tokens the rows and the columns of a layer's maps are. */
 export const textsOf = (layer: number): [rows: Text, keys: Text] => reads[layer]!;
 const reads = layers.map((each) => (each.reads ?? ["target", "target"]).map((name) => (name === "source" ? 1 : 0)) as [Text, Text]);

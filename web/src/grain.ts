@@ -1,5 +1,5 @@
 /** What the rows and columns of maps are, and what is shaded: tokens, or the words that they make up. */
-import { lengths, n, record, texts, textsOf, type Text } from "./data";
+import { lengths, n, record, textIn, texts, textsOf, type Side, type Text } from "./data";
 import { Edges } from "./edges";
 import { generated, glyphs, visible } from "./words";
 
@@ -31,7 +31,10 @@ export function grainsOf(name: GrainName, layer: number): [rows: Grain, keys: Gr
 }
 
 /** The side of its maps. */
-export const sideOf = (name: GrainName): number => (name === "tokens" ? n : Math.max(...texts.map((_, text) => grainOf(name, text as Text).n)));
+export const sideOf = (name: GrainName): number => (name === "tokens" ? n : Math.max(...lengths.map((_, text) => grainOf(name, text as Text).n)));
+
+/** The same runs of the tokens that a record has there. */
+export const inRecord = (side: Side, grain: Grain): Grain => ({ ...grain, text: textIn(side, grain.text) });
 
 function grain(first: number[], text: Text): Grain {
   const starts = Uint32Array.from([...first, lengths[text]!]);

@@ -1,5 +1,5 @@
 /** Tokens, weights and regions in words. */
-import { layers, record, texts, type Text } from "./data";
+import { layers, otherTokens, record, texts, type Text } from "./data";
 import type { Place } from "./state";
 
 /** A weight to three decimals, as far as the record knows it; smaller numbers keep two digits. */
@@ -60,9 +60,12 @@ export function stackOf(layer: number): "encoder" | "decoder" | "cross" | "" {
   return reads[0] !== reads[1] ? "cross" : reads[0] === "source" ? "encoder" : "decoder";
 }
 
+/** What the record beside this one is. */
+export const BESIDE = otherTokens.length ? "other text" : "before";
+
 /** A head of the page's record, or of the one beside it. */
 export function placeName({ layer, head, side }: Place): string {
-  return `${headName(layer, head)}${side ? ", before" : ""}`;
+  return `${headName(layer, head)}${side ? `, ${BESIDE}` : ""}`;
 }
 
 /** What computes the weights of a layer, and in which form they are shown. */

@@ -69,7 +69,8 @@ def look(
         int | None, typer.Option(help="a token, -1 for the last, into whose last state the page draws the flow graph")
     ] = None,
     beside: Annotated[
-        Path | None, typer.Option(help="an earlier record of the same tokens, which the page shows beside this one")
+        Path | None,
+        typer.Option(help="a record of as many tokens, an earlier one or of another prompt, shown beside this one"),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="the folder to write")] = Path("regard-look"),
     replace: Annotated[

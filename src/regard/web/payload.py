@@ -49,8 +49,10 @@ class Payload:
 def pack(folder: Path, beside: Path | None = None) -> Payload:
     """The payload of the record in ``folder``, and of one ``beside`` it, whose blobs are named ``beside/0/rest`` ….
 
+    The one beside it is of the same heads and as many tokens: from before an edit, or of another prompt.
+
     Raises:
-        FileNotFoundError: no record there. ValueError: a record of another format or version, or two of other tokens
+        FileNotFoundError: no record there. ValueError: a record of another format or version, or two of other lengths
             or other heads.
     """
     header, blobs = pack_one(folder)
@@ -58,14 +60,16 @@ def pack(folder: Path, beside: Path | None = None) -> Payload:
         return Payload(header, blobs)
     other, more = pack_one(beside)
     for name, mine, its in (
-        ("tokens", *(h["tokens"]["ids"] for h in (header, other))),
+        ("length", *(len(h["tokens"]["ids"]) for h in (header, other))),
         ("source", *(h["tokens"].get("source", {}).get("ids") for h in (header, other))),
         ("heads", *([(layer["index"], layer["heads"]) for layer in h["record"]["layers"]] for h in (header, other))),
         ("cells", header["record"]["cells"], other["record"]["cells"]),
     ):
         if mine != its:
-            raise wrong("beside", f"a record of other {name}", f"one of the same {name}, such as before an edit")
-    del other["tokens"]
+            what = f"one of the same {name}, such as before an edit, or of another prompt as long"
+            raise wrong("beside", f"a record of other {name}", what)
+    if other["tokens"]["ids"] == header["tokens"]["ids"]:
+        del other["tokens"]
     return Payload(header | {"beside": other}, chain(blobs, ((f"beside/{name}", blob) for name, blob in more)))
 
 

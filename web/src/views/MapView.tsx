@@ -3,9 +3,9 @@ import { computed, effect, signal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { TileAtlas } from "../atlas";
 import { logTicks, signedTicks } from "../colour";
-import { hasValues, layers, served, threshold } from "../data";
+import { hasValues, layers, otherTokens, served, threshold } from "../data";
 import { region } from "../exact";
-import { calledRange, called, grainsOf, madeOf, sideOf, written } from "../grain";
+import { calledRange, called, grainsOf, inRecord, madeOf, sideOf, written } from "../grain";
 import { escaped, inks, shown as saved, svgOf, svgText } from "../save";
 import { chooseToken, floor, grain, head, hideSinks, key, layer, measure, other, pane, theme, token, zoomed, type Place } from "../state";
 import { StreetMap, type Pair, type Region } from "../streetmap";
@@ -70,10 +70,11 @@ function legend(): string {
 function Pane({ at, panes }: { at: 0 | 1; panes: (StreetMap | null)[] }) {
   const canvas = useRef<HTMLCanvasElement>(null);
   useEffect(() => {
-    const axis = (which: "row" | "key") => grainsOf(grain.peek(), at ? other.peek()!.layer : layer.peek())[which === "row" ? 0 : 1];
+    const place = (): Place => (at && pane.peek() === "other" ? other.peek()! : chosen.peek());
+    const axis = (which: "row" | "key") => inRecord(place().side, grainsOf(grain.peek(), place().layer)[which === "row" ? 0 : 1]);
     const label = (which: "row" | "key", at: number): string => (at < axis(which).n ? written(axis(which), at) : "");
-    const place = (which: "row" | "key", at: number): number => axis(which).starts[Math.min(at, axis(which).n)]!;
-    const axes = { n: sideOf(grain.peek()), label, place, made: (which: "row" | "key") => madeOf(axis(which)) };
+    const stands = (which: "row" | "key", at: number): number => axis(which).starts[Math.min(at, axis(which).n)]!;
+    const axes = { n: sideOf(grain.peek()), label, place: stands, made: (which: "row" | "key") => madeOf(axis(which)) };
     const map = new StreetMap(canvas.current!, axes, look, {
       point: (region, pair) => [pointed.value, cursor.value] = [region, pair],
       pick: (row, at) => row < axis("row").n && at < axis("key").n && chooseToken(axis("row").starts[row]!, axis("key").starts[at]!),
@@ -208,7 +209,7 @@ function OnePair({ row, at, known: [map, beside] }: { row: number; at: number; k
       {map!.lengths && map!.grain === "tokens" && ` · ‖v‖ of the key ${number(map!.lengths[at]!)}`}
       {beside && (
         <>
-          {" "}· beside it <b>{theirs === null ? "below its threshold" : number(theirs)}</b>
+          {" "}· beside it{beside.side > 0 && otherTokens.length > 0 && `, of ${called(inRecord(1, rows), row)} → ${called(inRecord(1, keys), at)},`} <b>{theirs === null ? "below its threshold" : number(theirs)}</b>
           {weight !== null && theirs !== null && (
             <>
               {" "}· difference <b>{weight < theirs ? "−" : "+"}{number(Math.abs(weight - theirs))}</b>

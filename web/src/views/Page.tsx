@@ -1,10 +1,10 @@
 /** The frame around the views: what is looked at, the way between views, keys that work everywhere. */
 import { useEffect } from "preact/hooks";
-import { header, layers, n, record, served, texts } from "../data";
+import { header, layers, n, otherTokens, record, served, texts } from "../data";
 import { leftOut } from "../left";
 import { save, type Format } from "../save";
 import { help, OPEN, stepHead, theme, view, type View } from "../state";
-import { count } from "../words";
+import { alone, count } from "../words";
 import { FlowView } from "./FlowView";
 import { Heads } from "./Heads";
 import { Help } from "./Help";
@@ -58,7 +58,7 @@ export function Page() {
       </header>
       {header.beside && (
         <p class="notice" role="note">
-          Beside it: {header.beside.record.command || header.beside.record.model.name} (of the same tokens).
+          Beside it: {header.beside.record.command || header.beside.record.model.name} ({otherTokens.length ? otherText() : "of the same tokens"}).
         </p>
       )}
       {record.rows && (
@@ -80,6 +80,12 @@ export function Page() {
       <Help />
     </>
   );
+}
+
+/** How the text of the record beside this one differs. */
+function otherText(): string {
+  const some = otherTokens.slice(0, 5).map((at) => `‘${alone(at).trim()}’ / ‘${alone(at, 2).trim()}’ at ${at}`);
+  return `another text of as many tokens, of which ${count(otherTokens.length)} differ: ${some.join(", ")}${otherTokens.length > some.length ? " …" : ""}`;
 }
 
 const FORMATS: Record<Format, string> = { PNG: "as a picture", SVG: "as a drawing", CSV: "its data" };

@@ -9,7 +9,7 @@ import { CUT, ROLES, rolesOf, score, statistic, tabled } from "../roles";
 import { chooseHead, chooseToken, floor, grain, head, hideSinks, key, layer, measure, mode, other, pane, picking, preview, shown, view, zoomed } from "../state";
 import { keptBy } from "../shade";
 import { weights } from "../weights";
-import { begins, generated, headName, mechanismOf, number, placed, placeName, visible } from "../words";
+import { begins, BESIDE, generated, headName, mechanismOf, number, placed, placeName, visible } from "../words";
 import { Find } from "./Find";
 import { Neurons } from "./Neurons";
 import { Next } from "./Next";
@@ -133,7 +133,7 @@ function Compare() {
         <span>Beside</span>
         <button aria-pressed={!other.value && !picking.value} onClick={nothing}>nothing</button>
         <button aria-pressed={picking.value || other.value?.side === 0} onClick={() => (picking.value = true)}>a head …</button>
-        {sides.length > 1 && <button aria-pressed={other.value?.side === 1} onClick={before}>before</button>}
+        {sides.length > 1 && <button aria-pressed={other.value?.side === 1} onClick={before}>{BESIDE}</button>}
       </div>
       {picking.value && <p class="small">choose it above, or press Shift while you click one</p>}
       {other.value && (

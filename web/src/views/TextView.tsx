@@ -2,7 +2,7 @@
 import { computed, effect, signal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { ramp, rootStep } from "../colour";
-import { hasValues, header, isMarked, layers, record, texts, textsOf, threshold, type Text } from "../data";
+import { hasValues, header, isMarked, layers, lengths, record, texts, textsOf, threshold, type Text } from "../data";
 import { matches } from "../find";
 import { called, grainOf, grainsOf } from "../grain";
 import { inks, shown as saved, svgOf, svgText } from "../save";
@@ -47,7 +47,7 @@ export function TextView() {
           {sentence()}
         </p>
         {shownTexts.map((text) => (
-          <OneText key={text} text={text} named={texts.length > 1} />
+          <OneText key={text} text={text} named={lengths.length > 1} />
         ))}
       </div>
       <Side>
