@@ -83,11 +83,10 @@ class EncoderDecoder:
         if layer.cross:
             return ["target", "source"]
         encoder = self.model.get_encoder()
-        within = any(module is encoder and layer.name.startswith(f"{name}.") for name, module in self.named())
+        within = any(
+            module is encoder and layer.name.startswith(f"{name}.") for name, module in self.model.named_modules()
+        )
         return ["source", "source"] if within else ["target", "target"]
-
-    def named(self) -> list[tuple[str, Any]]:
-        return list(self.model.named_modules())
 
 
 class WithinText(Generic[Kind]):
