@@ -6,6 +6,7 @@ from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.core.mechanism import accumulate_dtype
+from regard.networks import LM
 from regard.train.fit import Recipe, fit
 
 
@@ -104,8 +106,10 @@ class Objective:
         return cross_entropy(model, batch) if self.idle else self.loss(model, batch, generator)
 
 
-def run(model: PreTrainedModel, batch: Batch, **options: Any) -> Any:
-    """What the model says of a batch, positions counted without padding."""
+def run(model: PreTrainedModel | LM, batch: Batch, **options: Any) -> Any:
+    """What the model says of a batch, positions counted without padding; of an `LM` the logits alone."""
+    if isinstance(model, LM):
+        return SimpleNamespace(logits=model(batch.ids, batch.mask, **options))
     given: dict[str, Any] = {"input_ids": batch.ids, "use_cache": False}
     if batch.mask is not None:
         given["attention_mask"] = batch.mask.long()
@@ -139,7 +143,7 @@ def tune(
     device: str = "cpu",
     report: Callable[[int, float], None] = lambda step, value: None,
 ) -> Any:
-    """Trains a Transformers model in place on an objective, and returns it.
+    """Trains a Transformers model, or an `LM` where the objective takes one, in place on an objective; returns it.
 
     Args:
         batches: gives the batch of a step, drawn by its generator. recipe, folder, device, report: see `train.fit.fit`;

@@ -13,10 +13,12 @@ from torch import Generator
 import regard
 from regard.edits import HeadAblation, HeadScale
 from regard.laws.objective import batches, drawn
+from regard.networks import LM, Config
 from regard.train.fit import Recipe
 from regard.train.objective import Batch, cross_entropy, tune
 from regard.train.objectives import ContextIndicator, HeadMask, SinkDecorrelation
 from regard.train.objectives.context_indicator import dependency, indicated
+from regard.train.objectives.distillation import aligned, alignment, divergence, hybrid, restored, select
 from regard.train.objectives.head_mask import importance
 from regard.train.objectives.sink_decorrelation import likeness
 from unit.hosts.models import causal, eager, tokens
@@ -134,3 +136,68 @@ def test_objectives_are_made_by_their_names():
     assert regard.objective("head_mask", count=3).count == 3
     with pytest.raises(TypeError, match="name: got 'softmax', a mechanism, want an objective"):
         regard.objective("softmax")
+
+
+def test_divergence_by_hand():
+    """KL((½, ½) ‖ (¼, ¾)) = ½ log 2 + ½ log ⅔, and nothing where both say the same."""
+    teacher, student = torch.tensor([[0.5, 0.5], [0.1, 0.9]]).log(), torch.tensor([[0.25, 0.75], [0.1, 0.9]]).log()
+    expected = (0.5 * math.log(2) + 0.5 * math.log(2 / 3)) / 2
+    assert divergence(teacher, student).item() == pytest.approx(expected)
+
+
+def teacher_of(depth):
+    return LM(Config(11, width=16, layers=f"softmax*{depth}", heads=2), seed=3)
+
+
+def test_a_hybrid_has_the_weights_of_those_that_it_is_of():
+    teacher = teacher_of(3)
+    linear = hybrid(teacher, ["gated_deltanet"] * 3)
+    assert torch.equal(linear.blocks[1].network.up.weight, teacher.blocks[1].network.up.weight)
+    with torch.no_grad():
+        for parameter in linear.parameters():
+            parameter += 0.5
+    student = restored(teacher, linear, [1])
+    assert [type(block.attention.mechanism).__name__ for block in student.layers][::2] == ["GatedDeltaNet"] * 2
+    for place, source in ((0, linear), (1, teacher), (2, linear)):
+        own, other = (model.layers[place].attention.projection.q.weight for model in (student, source))
+        assert torch.equal(own, other)
+    assert torch.equal(student.norm.weight, linear.norm.weight)
+    whole, ids = restored(teacher, hybrid(teacher, ["gated_deltanet"] * 3), [0, 1, 2]), torch.arange(11)[None]
+    torch.testing.assert_close(whole(ids), teacher(ids))
+    with pytest.raises(ValueError, match="layers: got 2 layers, want the source's 3"):
+        hybrid(teacher, ["gla"] * 2)
+
+
+def test_attentions_are_aligned_and_nothing_else_is_trained():
+    teacher, ids = teacher_of(2), torch.randint(11, (4, 9), generator=drawn(1))
+    student = hybrid(teacher, ["gla"] * 2)
+    before, kept = alignment(teacher, student, Batch(ids)), deepcopy(student.blocks[0].network.state_dict())
+    x = teacher.embed(ids)
+    given = teacher.blocks[0].norms[0](x)
+    causal_layout = regard.Layout(causal=True)
+    wanted, own = (model.blocks[0].attention(given, causal_layout) for model in (teacher, student))
+    x = teacher.blocks[0](x, causal_layout)
+    given = teacher.blocks[1].norms[0](x)
+    more, other = (model.blocks[1].attention(given, causal_layout) for model in (teacher, student))
+    torch.testing.assert_close(before, ((own - wanted).square().mean() + (other - more).square().mean()) / 2)
+    aligned(teacher, student, lambda _: Batch(ids), Recipe(30, 1e-2))
+    assert alignment(teacher, student, Batch(ids)) < 0.5 * before
+    assert all(torch.equal(value, kept[name]) for name, value in student.blocks[0].network.state_dict().items())
+    assert all(parameter.requires_grad for parameter in student.parameters())
+
+
+def test_the_layer_that_matters_is_chosen():
+    """The teacher's second attention is silent, so that its return makes no difference and the first's does."""
+    teacher = teacher_of(2)
+    with torch.no_grad():
+        teacher.blocks[0].attention.projection.out.weight *= 8
+        teacher.blocks[1].attention.projection.out.weight.zero_()
+
+    def texts(generator):
+        return Batch(torch.randint(11, (8, 13), generator=generator))
+
+    found = select(teacher, "gla", 1, texts, Recipe(1, 1e-4), Recipe(1, 1e-4), [texts(drawn(5))])
+    assert found.layers == [0]
+    assert found.divergences[0] < 0.5 * found.divergences[1]
+    with pytest.raises(ValueError, match="count: got 3, want 1 to 2 layers"):
+        select(teacher, "gla", 3, texts, Recipe(1), Recipe(1), [])
