@@ -1,7 +1,7 @@
 """The laws of objectives: plain training at the neutral value of a dial, nothing left behind, nothing remembered.
 
-They are held on a small Llama with grouped heads and random weights. Batches mark tokens as ``user`` and ``answer``;
-examples name layers 0 and 1, heads 0 to 5, and tokens below 29.
+They are held on a small Llama with grouped heads and random weights. Batches mark tokens as ``user`` and ``answer``,
+and have an ``advantage``; examples name layers 0 and 1, heads 0 to 5, and tokens below 29.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def batches(generator: Generator) -> Batch:
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[1, :2] = mask[2, -3:] = False
     at = torch.arange(LENGTH).expand_as(ids)
-    return Batch(ids.masked_fill(~mask, 0), None, mask, {"user": (at > 2) & (at < 6), "answer": (at > 6) & (at < 10)})
+    marks = {"user": (at > 2) & (at < 6), "answer": (at > 6) & (at < 10)}
+    marks["advantage"] = torch.randn(TEXTS, 1, generator=generator).expand(-1, LENGTH)
+    return Batch(ids.masked_fill(~mask, 0), None, mask, marks)
 
 
 def drawn(seed: int = 0) -> Generator:

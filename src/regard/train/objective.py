@@ -27,8 +27,8 @@ class Batch:
 
     Args:
         ids: ``(b, n)``. learned: ``(b, n)`` bool, the tokens that are predicted, None for all but the first.
-        mask: ``(b, n)`` bool, False = padding, on either side; None for none. marks: ``(b, n)`` bool by name: tokens
-            that an objective has to know of, such as those of a user.
+        mask: ``(b, n)`` bool, False = padding, on either side; None for none. marks: ``(b, n)`` by name: which tokens
+            an objective has to know of, such as those of a user, or numbers of them.
     """
 
     ids: Tensor
