@@ -125,7 +125,7 @@ def guided(seed: int, prompts: int) -> dict[str, float]:
             labels.append(float(stands(tokenizer, prompt, said)))
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     x, y = torch.stack(features), torch.tensor(labels)
-    ways = {"sampled": None}
+    ways: dict[str, LookbackDecoding | None] = {"sampled": None}
     for name, told in (("guided", y), ("shuffled", y[order])):
         ways[name] = LookbackDecoding(*fitted(x, told), CANDIDATES, PIECE)
     wrong = {

@@ -114,10 +114,10 @@ def compared(tokenizer: Any, content: str, edits: list[Edit], before: Any, after
 
     ids = torch.cat([chances.topk(COMPARED).indices for chances, _ in (before, after)]).unique().tolist()
     chances = [(tokenizer.decode(token), float(before[0][token]), float(after[0][token])) for token in ids]
-    pieces = [[tokenizer.decode(token) for token in said] for _, said in (before, after)]
+    old, new = ([tokenizer.decode(token) for token in said] for _, said in (before, after))
     p, q = before[0].double(), after[0].double()
     apart = torch.where(p > 0, p * (p.clamp(min=1e-300).log() - q.clamp(min=1e-300).log()), 0).sum().item()
-    return steered_html(content, [repr(edit) for edit in edits], *pieces, chances, apart, Path("after/page.html"))
+    return steered_html(content, [repr(edit) for edit in edits], old, new, chances, apart, Path("after/page.html"))
 
 
 def keep(console: Any, network: Any, tokenizer: Any, content: str, folder: Path, beside: Path | None) -> None:

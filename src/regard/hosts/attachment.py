@@ -244,7 +244,8 @@ class Attachment:
     def run(self, module: nn.Module, *args: Any, eager: bool = False, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """One call: edits of inputs, A·v under edits of mass, edits of outputs, probes."""
         if self.noted is not None:
-            q, k, v = (kwargs.get(name, args[at] if at < len(args) else None) for at, name in enumerate(GIVEN))
+            given: list[Tensor] = [kwargs[name] if name in kwargs else args[at] for at, name in enumerate(GIVEN)]
+            q, k, v = given
             self.noted.append((q, k))
             return v.new_zeros(q.shape[0], q.shape[2], q.shape[1], v.shape[3]), None
         if self.silent:

@@ -98,11 +98,8 @@ def learned(
     optimiser = torch.optim.Adam([*of_queries.values(), *of_keys.values()], lr=rate)
 
     def edit() -> FocusDirections:
-        made = [
-            {layer: held[layer] * masks[layer][index] for layer in heads}
-            for index, held in ((0, of_queries), (1, of_keys))
-        ]
-        return FocusDirections(*made, alpha)
+        q = {layer: of_queries[layer] * masks[layer][0] for layer in heads}
+        return FocusDirections(q, {layer: of_keys[layer] * masks[layer][1] for layer in heads}, alpha)
 
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in frozen:
