@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from regard.core.edit import Edit, Place
+from regard.core.edit import Edit, Place, uses
 from regard.core.errors import wrong
 from regard.hosts import caches
 from regard.hosts.edited_call import Outcome, Tilt, attend_edited, edited_inputs, of_heads
@@ -91,21 +91,34 @@ class Asides:
             raise wrong("edits", what, "edits of queries, values or heads there", RuntimeError)
         return noted[0]
 
-    def applied(
-        self, outcome: Outcome, edits: Sequence[Edit], call: SoftmaxCall, v: Tensor, dropout: float, place: Place
-    ) -> Outcome:
-        """The outcome of a call with the rows that attend with queries and keys of their own in it."""
-        taken = torch.zeros(1, dtype=torch.bool, device=call.device)
-        for edit in self.edits:
-            if id(edit) not in self.found:
-                continue
-            q, k = self.found.pop(id(edit))
+
+def applied(
+    asides: Sequence[Asides],
+    outcome: Outcome,
+    edits: Sequence[Edit],
+    call: SoftmaxCall,
+    v: Tensor,
+    dropout: float,
+    place: Place,
+) -> Outcome:
+    """The outcome of a call with the rows that attend with queries and keys of their own in it.
+
+    Raises:
+        ValueError: two edits of the same rows; one beside an edit of masses that reads whole columns of A.
+    """
+    taken = torch.zeros(1, dtype=torch.bool, device=call.device)
+    for aside in asides:
+        for edit in [edit for edit in aside.edits if id(edit) in aside.found]:
+            q, k = aside.found.pop(id(edit))
             own = edit.where.entries(place)
             if bool((own & taken).any()):
                 what = f"two edits of inputs for the same rows of layer {place.layer}"
                 raise wrong("edits", what, "one, or heads or rows that are not the same")
+            if other := next((other for other in edits if uses(other, "masses") and not other.resumable), None):
+                what = f"{type(edit).__name__} beside {type(other).__name__}, which reads whole columns of A"
+                raise wrong("edits", what, f"one of them in layer {place.layer}")
             taken = taken | own
-            k = self.with_past(f"inputs {id(edit)} {place.layer}", k, call, place)
+            k = with_past(f"inputs {id(edit)} {place.layer}", k, call, place)
             k = of_heads(edit, call.k, k, edit.where.chosen_keys(place)[:, None, :, None], place)
             rows = own.any(0).any(0).nonzero()[:, 0]
             if len(rows):
@@ -113,23 +126,24 @@ class Asides:
                 q, k, _ = edited_inputs([other for other in edits if other is not edit], q, k, v, place)
                 part = of_rows(replace(call, q=q, k=k), rows)
                 inner = attend_edited(edits, part, v, dropout, place.of_rows(rows))
-                outcome = put(outcome, inner, own, rows, self.attachment.shown)
-        return outcome
+                outcome = put(outcome, inner, own, rows, aside.attachment.shown)
+    return outcome
 
-    def with_past(self, name: str, k: Tensor, call: SoftmaxCall, place: Place) -> Tensor:
-        """Keys of all tokens of the call, those of earlier ones as they were remembered."""
-        past = int(place.rows[0])
-        if place.cross:
-            raise wrong("edits", "an edit of inputs in attention to another sequence", "one of queries there")
-        if past:
-            earlier = place.notes.get(name)
-            if earlier is None or len(earlier) != len(k) or earlier.shape[2] < past:
-                what = f"a text that goes on after {past} tokens, whose states were not all edited"
-                raise wrong("cache", what, "a cache that begins inside, and goes on with the same edits", RuntimeError)
-            k = torch.cat([earlier[:, :, :past].to(k), k], 2)
-        if not (recomputing() or place.again):
-            place.notes[name] = k.detach()
-        return pad(k, (0, 0, 0, max(place.start + call.m - k.shape[2], 0)))[:, :, place.start : place.start + call.m]
+
+def with_past(name: str, k: Tensor, call: SoftmaxCall, place: Place) -> Tensor:
+    """Keys of all tokens of the call, those of earlier ones as they were remembered."""
+    past = int(place.rows[0])
+    if place.cross:
+        raise wrong("edits", "an edit of inputs in attention to another sequence", "one of queries there")
+    if past:
+        earlier = place.notes.get(name)
+        if earlier is None or len(earlier) != len(k) or earlier.shape[2] < past:
+            what = f"a text that goes on after {past} tokens, whose states were not all edited"
+            raise wrong("cache", what, "a cache that begins inside, and goes on with the same edits", RuntimeError)
+        k = torch.cat([earlier[:, :, :past].to(k), k], 2)
+    if not (recomputing() or place.again):
+        place.notes[name] = k.detach()
+    return pad(k, (0, 0, 0, max(place.start + call.m - k.shape[2], 0)))[:, :, place.start : place.start + call.m]
 
 
 def of_rows(call: SoftmaxCall, rows: Tensor) -> SoftmaxCall:

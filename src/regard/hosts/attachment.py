@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from regard.core.edit import Edit, Place, uses
 from regard.core.errors import wrong
-from regard.hosts.asides import Asides
+from regard.hosts.asides import Asides, applied
 from regard.hosts.attention_arguments import Asked, Reader
 from regard.hosts.attention_interface import Installed, configurations, label, owner
 from regard.hosts.edited_call import Outcome, attend_edited, edited_heads, edited_inputs
@@ -269,9 +269,8 @@ class Attachment:
         asked = self.edited(edits, asked, place)
         outcome = attend_edited(edits, asked.call, asked.v, asked.dropout, place)
         if place is not None:
-            for part in self.parts:
-                if isinstance(part, Edits) and part.asides.found:
-                    outcome = part.asides.applied(outcome, edits, asked.call, asked.v, asked.dropout, place)
+            asides = [part.asides for part in self.parts if isinstance(part, Edits) and part.asides.found]
+            outcome = applied(asides, outcome, edits, asked.call, asked.v, asked.dropout, place)
         weights = outcome.weights().to(outcome.out.dtype) if self.passes.weights else None
         out = outcome.out if place is None else edited_heads(edits, outcome.out, place)
         if self.watching is not None and not recomputing():

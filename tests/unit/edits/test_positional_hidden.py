@@ -13,7 +13,7 @@ import regard
 from reference.steering import states
 from regard.core.edit import Edit, Where
 from regard.core.mechanism import repeat_heads
-from regard.edits import HeadScale, PositionalHidden, Temperature, Trace, ZeroTuning
+from regard.edits import ACT, HeadScale, PositionalHidden, Temperature, Trace, ZeroTuning
 from regard.hosts.calibrate import Answered
 from regard.hosts.positional import candidates, channels, mean_states, random_strings
 from regard.hosts.small import load
@@ -117,6 +117,17 @@ def test_what_cannot_be_followed_is_refused():
         logits(model, ids)
     both = PositionalHidden([1], heads=[0, 1]), PositionalHidden([2], heads=[1, 2])
     with regard.steer(model, *both), pytest.raises(ValueError, match="two edits of inputs for the same rows"):
+        logits(model, ids)
+    with (
+        regard.steer(model, PositionalHidden([1])),
+        regard.steer(model, PositionalHidden([2])),
+        pytest.raises(ValueError, match="two edits of inputs for the same rows"),
+    ):
+        logits(model, ids)
+    with (
+        regard.steer(model, PositionalHidden([1]), ACT()),
+        pytest.raises(ValueError, match="PositionalHidden beside ACT"),
+    ):
         logits(model, ids)
     cache = model(input_ids=ids, use_cache=True).past_key_values
     with regard.steer(model, PositionalHidden([1])), pytest.raises(RuntimeError, match="were not all edited"):
