@@ -210,7 +210,14 @@ KINDS: dict[str, Kind] = {
             base="regard.analysis.base.Analysis",
             laws="regard.laws.analysis",
         ),
-        Kind("objective", "Objectives", "A loss and what goes with it in training.", "regard.train"),
+        Kind(
+            "objective",
+            "Objectives",
+            "A loss for a language model's batch, and what is done to model and batch while it is computed.",
+            "regard.objective",
+            base="regard.train.objective.Objective",
+            laws="regard.laws.objective",
+        ),
         Kind(
             "study",
             "Studies",

@@ -104,6 +104,11 @@ class PassTracker:
         return self.stack[0].begun.real if self.stack else {}
 
     @property
+    def notes(self) -> dict[str, Tensor]:
+        """What edits remember of the running sequence: see `cache_history.Past`."""
+        return self.stack[0].begun.notes if self.stack else {}
+
+    @property
     def sequence(self) -> int:
         """The number of the sequence that is in the running pass."""
         return self.stack[0].begun.sequence if self.stack else -1

@@ -18,6 +18,11 @@ from regard.experiments.timing import interleaved
 from regard.networks import LM, Config
 
 SLOW = {
+    "decorrelation.tuned": "SmolLM2 learns from a batch and is watched over eight texts, a minute",
+    "equal_heads.masked": "takes 24 heads out in turn, 5 s a way",
+    "kl_layers.selected": "tunes eight students of eight layers, 10 s",
+    "rhythm.reinforced": "learns for fifty steps first, 4 s a way",
+    "focus.directed": "SmolLM2 answers sixty questions under five edits, minutes",
     "language.on_pages": "reads unseen pages after training, 3 s",
     "language.shortcuts": "four layers on held-out text, 2 s",
     "language.variants": "26 models, 5 s",
