@@ -166,8 +166,10 @@ def test_budgets_in_all_units():
     model, ids = causal("Llama"), tokens(2, 23)
     with regard.compress(model, "streaming", "6KiB") as compression, torch.no_grad():
         cache = model(ids).cache
-        assert 6144 * 0.85 < compression.store.bytes <= 6144 + 2 * 2 * 4
         assert cache.get_seq_length() == 23
+        for _ in range(3):
+            assert 6144 * 0.85 < compression.store.bytes <= 6144 + 2 * 2 * 4  # with the room for what comes next
+            cache = model(ids[:, :1], past_key_values=cache).cache
     with (
         regard.compress(model, "streaming", "3B"),
         pytest.raises(ValueError, match="budget: got 3 bytes, want at least"),
