@@ -69,4 +69,7 @@ class Budget:
         return size
 
     def __str__(self) -> str:
-        return str(next(value for value in (self.tokens, self.share, f"{self.bytes}B") if value is not None))
+        if self.bytes is None:
+            return str(self.share if self.tokens is None else self.tokens)
+        unit = next(name for name in ("GiB", "MiB", "KiB", "B") if self.bytes % UNITS[name.upper()] == 0)
+        return f"{self.bytes // UNITS[unit.upper()]}{unit}"

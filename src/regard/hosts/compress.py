@@ -408,6 +408,16 @@ class Stored:
             raise wrong("layer", str(layer), f"one of {list(self.layers)}", LookupError)
         return self.layers[layer].positions(sequence)
 
+    def table(self, sequence: int = 0) -> Tensor:
+        """``(layers, kv_heads, n)`` bool: which of a sequence's ``n`` real tokens each head of each layer holds."""
+        found = []
+        for layer in self.layers.values():
+            heads = torch.zeros(layer.kv_heads, layer.lengths()[sequence], dtype=torch.bool)
+            for row, positions in zip(heads, layer.positions(sequence), strict=True):
+                row[positions.cpu()] = True
+            found.append(heads)
+        return torch.stack(found)
+
     def __repr__(self) -> str:
         held = [
             len(positions)

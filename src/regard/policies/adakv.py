@@ -22,7 +22,7 @@ from regard.policies.snapkv import SnapKV
     title="Ada-KV: Optimizing KV Cache Eviction by Adaptive Budget Allocation for Efficient LLM Inference",
     arxiv="2407.11550",
     year=2024,
-    fidelity="hand values",
+    fidelity="third-party code",
     claim=Claim(
         "heads that share a layer's budget find needles at least as well as heads with as much each",
         cells="policies.needle",
