@@ -170,7 +170,7 @@ def test_budgets_in_all_units():
         cache = model(ids).cache
         assert cache.get_seq_length() == 23
         table = compression.store.table(1)
-        assert table.shape == (2, 2, 23)
+        assert table.shape == (2, 3, 23)
         assert table.sum(2).tolist() == [[len(at) for at in compression.store.kept(layer, 1)] for layer in (0, 1)]
         assert table[1, 0].nonzero()[:, 0].tolist() == compression.store.kept(1, 1)[0].tolist()
         for _ in range(3):
