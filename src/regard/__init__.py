@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from regard.analysis.align import align
     from regard.analysis.flow import flow
     from regard.analysis.patching import patch
+    from regard.analysis.prune import prune
     from regard.analysis.roles import heads
     from regard.analysis.tracing import trace
     from regard.core.atlas import entries, find, search
@@ -70,6 +71,7 @@ LATE = {
     "insert": "regard.featuremap.insert",
     "mixture": "regard.featuremap.build",
     "neck": "regard.featuremap.build",
+    "prune": "regard.analysis.prune",
     "search": "regard.core.atlas",
     "steer": "regard.hosts.steer",
     "swap": "regard.hosts.swap",
@@ -107,6 +109,7 @@ __all__ = [
     "mixture",
     "neck",
     "patch",
+    "prune",
     "search",
     "steer",
     "swap",
