@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from regard.hosts.attach import attach
     from regard.hosts.calibrate import calibrate
     from regard.hosts.compress import compress
+    from regard.hosts.quantise import quantise
     from regard.hosts.steer import steer
     from regard.hosts.swap import swap
     from regard.hosts.watch import watch
@@ -72,6 +73,7 @@ LATE = {
     "mixture": "regard.featuremap.build",
     "neck": "regard.featuremap.build",
     "prune": "regard.analysis.prune",
+    "quantise": "regard.hosts.quantise",
     "search": "regard.core.atlas",
     "steer": "regard.hosts.steer",
     "swap": "regard.hosts.swap",
@@ -110,6 +112,7 @@ __all__ = [
     "neck",
     "patch",
     "prune",
+    "quantise",
     "search",
     "steer",
     "swap",
