@@ -48,8 +48,8 @@ class Shares(Policy):
 def attention_alone() -> Any:
     """A model that is little else than attention, with SmolLM2's heads."""
     torch.manual_seed(0)
-    about = {"num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS}
-    sizes = {"vocab_size": 16, "hidden_size": 36, "intermediate_size": 36, "head_dim": HEAD_DIM}
+    about: dict[str, Any] = {"num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS}
+    sizes: dict[str, Any] = {"vocab_size": 16, "hidden_size": 36, "intermediate_size": 36, "head_dim": HEAD_DIM}
     return LlamaForCausalLM(LlamaConfig(**about, **sizes, max_position_embeddings=2 * FULL)).eval()
 
 
@@ -57,7 +57,8 @@ def filled(model: Any, n: int) -> DynamicCache:
     """A cache of so many random tokens."""
     cache, draw = DynamicCache(config=model.config), Generator().manual_seed(1)
     for layer in range(LAYERS):
-        cache.update(*(torch.randn(1, KV_HEADS, n, HEAD_DIM, generator=draw) for _ in range(2)), layer)
+        keys, values = (torch.randn(1, KV_HEADS, n, HEAD_DIM, generator=draw) for _ in range(2))
+        cache.update(keys, values, layer)
     return cache
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -24,7 +24,7 @@ class Quantised(AbstractContextManager["Quantised"]):
         matrices: of the model, by name. codec: of their rows.
     """
 
-    def __init__(self, matrices: dict[str, nn.Parameter], codec: Codec) -> None:
+    def __init__(self, matrices: Mapping[str, Tensor], codec: Codec) -> None:
         self.matrices, self.codec = matrices, codec
         sizes = [matrix.numel() for matrix in matrices.values()]
         self.bits = sum(n * codec.bits(m.shape[1]) for n, m in zip(sizes, matrices.values(), strict=True)) / sum(sizes)

@@ -89,7 +89,7 @@ class Store(OwnCacheLayer):
         if self.ragged:
             self.latest = weakref.ref(key_states)
             return key_states, value_states
-        if self.keys is None:
+        if self.keys is None or self.values is None:
             self.keys, self.values = key_states, value_states
         else:
             self.keys, self.rooms[0] = grown(self.keys, key_states, 2, self.rooms[0])
