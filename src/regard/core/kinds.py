@@ -203,6 +203,14 @@ KINDS: dict[str, Kind] = {
             laws="regard.laws.policy",
         ),
         Kind(
+            "codec",
+            "Codecs",
+            "Vectors as few bits, and back.",
+            "regard.quantise",
+            base="regard.core.codec.Codec",
+            laws="regard.laws.codec",
+        ),
+        Kind(
             "analysis",
             "Analyses",
             "A result computed from a model's weights or activations.",

@@ -258,6 +258,8 @@ def is_states(value: Any) -> bool:
 
 def arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """What a module is called with, by name."""
+    if not args:
+        return dict(kwargs)
     return dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | dict(kwargs)
 
 
