@@ -44,7 +44,7 @@ def absorbed_groups() -> dict[str, float]:
 
 @measured()
 def cached() -> dict[str, float]:
-    """Bytes of the state after 8,192 tokens over those of native sparse attention in as many layers, 16 heads over 4."""
+    """Bytes of the state after 8,192 tokens over those of native sparse attention, 16 heads over 4, as many layers."""
     own = alternating_nsa(64, 256, 4, heads=16, groups=4, rank=16, plain=16, rotary=0, inner=8, seed=0)
     nsa = LM(Config(64, 256, "nsa*4", heads=16, kv_heads=4, inner=8), 0)
     return {"share": own.state_bytes(8192) / nsa.state_bytes(8192)}
