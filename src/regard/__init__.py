@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from regard.networks.vision.build import vision
     from regard.networks.vision.from_timm import from_timm
     from regard.records.format import Record
+    from regard.train.linearise import linearise
 
 
 install()
@@ -67,6 +68,7 @@ LATE = {
     "flow": "regard.analysis.flow",
     "from_timm": "regard.networks.vision.from_timm",
     "heads": "regard.analysis.roles",
+    "linearise": "regard.train.linearise",
     "patch": "regard.analysis.patching",
     "gate": "regard.featuremap.build",
     "insert": "regard.featuremap.insert",
@@ -108,6 +110,7 @@ __all__ = [
     "gate",
     "heads",
     "insert",
+    "linearise",
     "mixture",
     "neck",
     "patch",

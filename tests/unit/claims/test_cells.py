@@ -34,6 +34,7 @@ SLOW = {
     "projections.gated_and_fast": "as small_lm.beside",
     "small_lm.beside": "a second a model; projections.gated_models has such models too",
     "statements.told": "MiniLM reads 320 statements, 6 s",
+    "titans.needle": "a thousand tokens by three forms of memory, a minute",
     "taylor.terms": "states of 64² numbers over 256 characters, 9 s",
 }
 """Cells that take long even with one step, and why."""
