@@ -1,0 +1,75 @@
+"""Writes networks.json: what networks of images by their authors make of waves, with waves as weights.
+
+    python tests/reference/networks.py FOLDER        (PyTorch 2.13, timm 1.0.31, einops, easydict)
+
+timm is found as in tests/peers/without_torchvision.py. FOLDER holds the repositories named in `AUTHORS`, each in a
+folder of the repository's name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from peers.without_torchvision import timm
+from reference.stages import state
+from reference.waves import wave
+
+FOLDER = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
+
+
+def theirs(folder: str, module: str) -> ModuleType:
+    """A module of a repository whose packages have common names."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("models", "utils", "functions", "modules")]:
+        del sys.modules[name]
+    timm()
+    layers = importlib.import_module("timm.layers")
+    sys.modules["timm.models.layers"] = layers
+    sys.path.insert(0, str(FOLDER / folder))
+    try:
+        return importlib.import_module(module)
+    finally:
+        sys.path.pop(0)
+
+
+def written(module: nn.Module, *shapes: tuple[int, ...], call: Callable[..., Tensor] | None = None) -> dict:
+    """The shapes of the weights and of what goes in, and every third number that comes out."""
+    module = module.double().eval()
+    about = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    module.load_state_dict(state(about))
+    with torch.no_grad():
+        out = (call or module)(*(wave(shape, 0.3 * place) for place, shape in enumerate(shapes)))
+    return {"inputs": shapes, "state": about, "out": [round(x, 8) for x in out.flatten()[::3].tolist()]}
+
+
+def patnet() -> dict:
+    """The deviation is taken of the population, as here: theirs is of a sample."""
+    deviation = Tensor.std
+    Tensor.std = lambda self, dim: deviation(self, dim, correction=0)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        kind = theirs("PartialNet", "models.partialnet").PartialNet
+        net = kind(num_classes=5, embed_dim=16, depths=(1, 2, 1, 1), feature_dim=11, act_layer="GELU")
+        return written(net, (2, 3, 96, 64))
+    finally:
+        Tensor.std = deviation
+
+
+AUTHORS: dict[str, Callable[[], dict]] = {"patnet": patnet}
+
+
+def main() -> None:
+    values = {name: make() for name, make in AUTHORS.items()}
+    Path(__file__).with_suffix(".json").write_text(json.dumps(values) + "\n")
+
+
+if __name__ == "__main__":
+    main()
