@@ -12,8 +12,9 @@ import importlib
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,27 @@ def patnet() -> dict:
         Tensor.std = deviation
 
 
-AUTHORS: dict[str, Callable[[], dict]] = {"patnet": patnet}
+def resnet50(pretrained: bool = False) -> nn.Module:
+    """A residual network of one block a stage with torchvision's names, which timm's has too."""
+    timm()
+    resnet = importlib.import_module("timm.models.resnet")
+    net = resnet.ResNet(resnet.Bottleneck, (1, 1, 1, 1), num_classes=0)
+    net.relu = nn.ReLU()
+    return net
+
+
+def high_order(kind: str, **more: int) -> dict:
+    module = theirs("MHN", "model")
+    module.models = SimpleNamespace(resnet50=resnet50)  # pyright: ignore[reportAttributeAccessIssue]
+    net = getattr(module, kind)(5, 3, **more)
+    return written(net, (2, 3, 64, 32), call=lambda image: torch.stack(net(image)[0], 1))
+
+
+AUTHORS: dict[str, Callable[[], dict]] = {
+    "patnet": patnet,
+    "mhn": partial(high_order, "MHN_IDE"),
+    "mhn_stripes": partial(high_order, "MHN_smallPCB", part=2),
+}
 
 
 def main() -> None:

@@ -11,13 +11,14 @@ from reference.stages import state
 from reference.waves import wave
 from regard.networks.stages.network import Stages
 from regard.networks.vision import patnet
+from regard.networks.vision.high_order import Adversary, MixedHighOrder
 
 VALUES = json.loads((Path(__file__).parents[2] / "reference" / "networks.json").read_text())
 
 
-def named(ours, about, names, made=None):
+def named(ours, theirs, names, made=None):
     """Their weights by our names: ``names`` are patterns of ours and what they are there, ``made`` what is done."""
-    theirs, found, used = state(about["state"]), {}, set()
+    found, used = {}, set()
     for name, tensor in ours.items():
         there = name
         for pattern, by in names:
@@ -38,10 +39,10 @@ def named(ours, about, names, made=None):
     return found
 
 
-def check(net, about, names, made=None, call=None):
-    """The numbers that come out are theirs."""
+def check(net, about, names, made=None, before=lambda theirs: theirs, call=None):
+    """The numbers that come out are theirs, whose weights are changed by ``before`` first."""
     net = net.double().eval()
-    net.load_state_dict(named(net.state_dict(), about, names, made))
+    net.load_state_dict(named(net.state_dict(), before(state(about["state"])), names, made))
     with torch.no_grad():
         out = (call or net)(*(wave(shape, 0.3 * place) for place, shape in enumerate(about["inputs"])))
     want = torch.tensor(about["out"], dtype=torch.float64)
@@ -79,6 +80,56 @@ PATNET = [
 def test_patnet():
     net = Stages(patnet.design((1, 2, 1, 1), 16, "gelu", True, 4, 11), 5)
     check(net, VALUES["patnet"], PATNET, {"cfc1": lambda weight: weight.permute(0, 3, 1, 2)})
+
+
+RESIDUAL = [
+    (r"^stem\.convolution", "model.conv1"),
+    (r"^stem\.norm", "model.bn1"),
+    (r"^early\.(\d)\.", lambda m: f"model.layer{1 + int(m[1])}."),
+    (r"^late\.(\d)\.", lambda m: f"model.layer{3 + int(m[1])}."),
+    *((rf"\.{ours}\.convolution", f".conv{n}") for n, ours in enumerate(("first", "middle", "last"), 1)),
+    *((rf"\.{ours}\.norm", f".bn{n}") for n, ours in enumerate(("first", "middle", "last"), 1)),
+    (r"\.skip\.convolution", ".downsample.0"),
+    (r"\.skip\.norm", ".downsample.1"),
+]
+
+
+def products(theirs):
+    """The matrices of a term, which stand one after the other here."""
+    found, terms = {}, {}
+    for name, tensor in theirs.items():
+        part = re.match(r"(HIGH\d+)\.order\d+_(\d+)_\d+\.0\.weight", name)
+        if part:
+            terms.setdefault(f"{part[1]}.inner.{int(part[2]) - 1}.weight", []).append(tensor)
+        else:
+            found[re.sub(r"convb\d+_(\d+)\.0", lambda m: f"outer.{int(m[1]) - 1}", name)] = tensor
+    return found | {name: torch.cat(parts) for name, parts in terms.items()}
+
+
+@pytest.mark.parametrize("stripes", [1, 2])
+def test_branches_of_all_orders(stripes):
+    net = MixedHighOrder(5, 3, stripes, (1, 1, 1, 1))
+    names = [*RESIDUAL, (r"^gates\.(\d)\.mix\.", r"HIGH\1.")]
+    if stripes == 1:
+        names += [(r"^embeddings\.0", "fc"), (r"^classes\.(\d)", r"classifier\1.0")]
+    else:
+        names.append((r"^embeddings\.(\d)", r"fc\1"))
+        names.append((r"^classes\.(\d)", lambda m: f"classifier{int(m[1]) // 3}_{int(m[1]) % 3}.0"))
+    check(net, VALUES["mhn" if stripes == 1 else "mhn_stripes"], names, before=products)
+
+
+def test_an_adversary_reverses_what_it_is_told():
+    """What it learns makes the distance smaller, what it reads learns to make it larger; alike branches have none."""
+    torch.manual_seed(0)
+    against, x = Adversary(6).double(), torch.randn(3, 5, 6, dtype=torch.float64, requires_grad=True)
+    found = against(x)
+    found.backward()
+    with torch.no_grad():
+        assert against(x + 1e-3 * x.grad) < found
+        for weight in against.parameters():
+            weight -= 1e-3 * weight.grad
+        assert against(x) < found
+        assert against(x[:1].expand(3, -1, -1)) == 0
 
 
 def test_another_size_is_told():
