@@ -80,8 +80,25 @@ def high_order(kind: str, **more: int) -> dict:
     return written(net, (2, 3, 64, 32), call=lambda image: torch.stack(net(image)[0], 1))
 
 
+def bevanet() -> dict:
+    sys.modules["utils"] = ModuleType("utils")
+    sys.modules["utils.utils"] = ModuleType("utils.utils")
+    sys.modules["utils.utils"].calculate_FPS = None  # pyright: ignore[reportAttributeAccessIssue]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "models"]:
+        del sys.modules[name]
+    sys.path.insert(0, str(FOLDER / "BEVANet"))
+    made, pyramids, fusion = (importlib.import_module(f"models.{name}") for name in ("BEVANet", "PPM", "FB"))
+    sys.path.pop(0)
+    parts = {"ppm": pyramids.DLKPPM, "fb": fusion.BGAF, "mlp_expand": [4, 4, 4], "n_blocks": [2, 1, 2, 2, 2]}
+    spans = {"semantic_kernel_size": [0, 35, 35], "detail_kernel_size": [0, 23]}
+    sizes = {"num_classes": 5, "planes": 4, "ppm_planes": 6, "head_planes": 7}
+    net = made.BEVANet_SEG(**parts, **spans, **sizes)
+    return written(net, (2, 3, 128, 64), call=lambda image: torch.cat([x.flatten() for x in net(image)]))
+
+
 AUTHORS: dict[str, Callable[[], dict]] = {
     "patnet": patnet,
+    "bevanet": bevanet,
     "mhn": partial(high_order, "MHN_IDE"),
     "mhn_stripes": partial(high_order, "MHN_smallPCB", part=2),
 }

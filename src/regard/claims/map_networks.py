@@ -17,6 +17,7 @@ from regard.claims.figures import Figures, Finding, listed
 from regard.claims.testbeds.digits import digits
 from regard.claims.testbeds.maps import apart, count, drawn
 from regard.networks.vision.a2n import A2N
+from regard.networks.vision.bevanet import BEVANet
 from regard.networks.vision.fpenet import FPENet
 from regard.networks.vision.han import HAN, LayerAttention
 from regard.networks.vision.high_order import Adversary, MixedHighOrder
@@ -233,6 +234,32 @@ def is_fpenet(found: Figures) -> Finding:
     """At most 0.4 million, and 115,125 as public code of it has."""
     own = found.one("parameters")
     return Finding.of(f"{own:,} parameters, public code 115,125, printed 0.4 M", own <= 400_000, own == 115_125)
+
+
+BEVANETS = {
+    "BEVANet-S": (19, (2, 2, 3), 32, 96, 128, True),
+    "BEVANet": (19, (2, 2, 4), 64, 96, 128, False),
+    "BEVANet, ADE20k": (150, (2, 2, 4), 64, 96, 128, True),
+}
+"""The sizes of each network whose parameters are printed, two with the heads that only training reads."""
+
+
+@measured()
+def bevanet() -> dict[str, int]:
+    """Parameters of BEVANet."""
+    with torch.device("meta"):
+        return {name: count(BEVANet(*sizes)) for name, sizes in BEVANETS.items()}
+
+
+def is_bevanet(found: Figures) -> Finding:
+    """15.2, 58.6 and 58.9 million, and exactly those of the authors' networks."""
+    own = [found.one(name) for name in BEVANETS]
+    figure = f"{listed(own, ',')} parameters, printed 15.2 M, 58.6 M, 58.9 M (the first and last with training's heads)"
+    return Finding.of(
+        figure,
+        [f"{each / 1e6:.1f}" for each in own] == ["15.2", "58.6", "58.9"],
+        own == [15_186_004, 58_599_296, 58_857_690],
+    )
 
 
 @measured(adversary=(True, False), seed=(0, 1, 2), rounds=[120])

@@ -11,6 +11,7 @@ from reference.stages import state
 from reference.waves import wave
 from regard.networks.stages.network import Stages
 from regard.networks.vision import patnet
+from regard.networks.vision.bevanet import BEVANet
 from regard.networks.vision.high_order import Adversary, MixedHighOrder
 
 VALUES = json.loads((Path(__file__).parents[2] / "reference" / "networks.json").read_text())
@@ -130,6 +131,107 @@ def test_an_adversary_reverses_what_it_is_told():
             weight -= 1e-3 * weight.grad
         assert against(x) < found
         assert against(x[:1].expand(3, -1, -1)) == 0
+
+
+def block_names(prefix, ours):
+    """A basic block or a bottleneck."""
+    parts = enumerate(("first", "second", "third"), 1)
+    names = [(rf"^{ours}\.{part}\.convolution", f"{prefix}.conv{n}") for n, part in parts]
+    parts = enumerate(("first", "second", "third"), 1)
+    names += [(rf"^{ours}\.{part}\.norm", f"{prefix}.bn{n}") for n, part in parts]
+    return [
+        *names,
+        (rf"^{ours}\.skip\.convolution", f"{prefix}.downsample.0"),
+        (rf"^{ours}\.skip\.norm", f"{prefix}.downsample.1"),
+    ]
+
+
+def large_kernel_names(block, norm, ours):
+    return [
+        (rf"^{ours}\.last", norm),
+        (rf"^{ours}\.norms\.0", f"{block}.norm1"),
+        (rf"^{ours}\.norms\.1", f"{block}.norm2"),
+        (rf"^{ours}\.scales\.(\d)", lambda m: f"{block}.layer_scale_{1 + int(m[1])}"),
+        (rf"^{ours}\.near", f"{block}.mlp.dwconv.dwconv"),
+        (rf"^{ours}\.first", f"{block}.mlp.fc1.pwconv"),
+        (rf"^{ours}\.second", f"{block}.mlp.fc2.pwconv"),
+        (rf"^{ours}\.attended", f"{block}.attn"),
+    ]
+
+
+BEVANET = [
+    (r"^stem", "conv1"),
+    *block_names(r"layer1.\1", r"first\.(\d)"),
+    *block_names(r"layer2.\1", r"second\.(\d)"),
+    *block_names(r"layer3_semantic.\1", r"meaning\.0\.(\d)"),
+    *block_names("layer4_down_semantic.0", r"meaning\.1\.0"),
+    *block_names("layer5_down_semantic_seg.0", r"meaning\.2\.0"),
+    *block_names(r"layer3_detail.\1", r"details\.0\.(\d)"),
+    *block_names("layer4_detail_conv.0", r"details\.1\.0"),
+    *block_names("layer5_detail_semantic.0", r"details\.2"),
+    *block_names("layer5_detail_boundary.0", "boundary"),
+    *(
+        name
+        for n in (1, 2)
+        for name in large_kernel_names(f"layer4_semantic_{n}", f"norm4_semantic_{n}", rf"meaning\.1\.{n}")
+    ),
+    *(
+        name
+        for n in (1, 2)
+        for name in large_kernel_names(f"layer5_semantic_{n}_seg", f"norm5_semantic_{n}_seg", rf"meaning\.2\.{n}")
+    ),
+    *large_kernel_names("layer4_detail", "norm4_detail", r"details\.1\.1"),
+    (r"^narrow\.(\d)\.convolution", lambda m: f"compression{3 + int(m[1])}.0"),
+    (r"^narrow\.(\d)\.norm", lambda m: f"compression{3 + int(m[1])}.1"),
+    (
+        r"^fusions\.(\d)\.(own|other)\.(convolution|norm)",
+        lambda m: f"fuse_sd_{3 + int(m[1])}.f_{'xy'[m[2] == 'other']}.{int(m[3] == 'norm')}",
+    ),
+    (r"^pyramid\.levels\.0", "spp.scale0"),
+    (r"^pyramid\.levels\.(\d)\.(\d)", lambda m: f"spp.scale{(0, 1, 2, 4, 5)[int(m[1])]}.{1 + int(m[2])}"),
+    (r"^pyramid\.steps\.(\d)", lambda m: f"spp.process{(1, 2, '_lska', 4, 5)[int(m[1])]}"),
+    (r"^pyramid\.norm", "spp.bn"),
+    (r"^pyramid\.attended", "spp.lska"),
+    (r"^pyramid\.scale", "spp.layer_scale_lska"),
+    (r"^pyramid\.joined", "spp.compression"),
+    (r"^pyramid\.skip", "spp.shortcut"),
+    (r"^(spp\.(?:scale0\.2|scale[1-9]\.3|compression\.2|shortcut\.2))", r"\1.pwconv"),
+    (
+        r"^joined\.(details|meaning|out)",
+        lambda m: "dfm." + {"details": "conv_p", "meaning": "conv_i", "out": "out"}[m[1]],
+    ),
+    (r"^supervised\.details", "seghead_ds"),
+    (r"^supervised\.boundary", "seghead_db"),
+    (r"^((?:seg)?head\w*)\.(\d)\.(\d)\.", lambda m: f"{m[1]}.{'bn' if m[3] == '0' else 'conv'}{1 + int(m[2])}."),
+    (
+        r"\.gate\.strips\.(\d)",
+        lambda m: f".spatial_gating_unit.DW_{('', 'D_')[int(m[1]) // 2]}conv_{'hv'[int(m[1]) % 2]}.dwconv",
+    ),
+    (r"\.gate\.square", ".spatial_gating_unit.DW_conv.dwconv"),
+    (r"\.gate\.row", ".spatial_gating_unit.DW_D_conv_h.dwconv"),
+    (r"\.gate\.column", ".spatial_gating_unit.DW_D_conv_v.dwconv"),
+    (r"\.gate\.mix", ".spatial_gating_unit.pwconv.pwconv"),
+    (r"\.gate\.select\.cells", ".spatial_gating_unit.FS_kernel.conv_squeeze"),
+    (r"\.gate\.select\.reduce", ".spatial_gating_unit.FS_kernel.fc_reduce"),
+    (
+        r"\.gate\.select\.expand\.(\d)",
+        lambda m: f".spatial_gating_unit.FS_kernel.fc_expand_{('small', 'big_h', 'big_v')[int(m[1])]}",
+    ),
+    (r"(FS_kernel\.fc_\w+)\.0", r"\1.0.pwconv"),
+    (r"(FS_kernel\.fc_\w+)\.1", r"\1.1.dwconv"),
+    (r"(attn|lska)\.first", r"\1.proj_1.pwconv"),
+    (r"(attn|lska)\.second", r"\1.proj_2.pwconv"),
+]
+
+
+def test_bevanet():
+    net = BEVANet(5, (2, 1, 2), 4, 6, 7, True)
+
+    def call(image):
+        found = net.all_outputs(image)
+        return torch.cat([found[name].flatten() for name in ("details", "classes", "boundary")])
+
+    check(net, VALUES["bevanet"], BEVANET, call=call)
 
 
 def test_another_size_is_told():
