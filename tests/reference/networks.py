@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -96,9 +97,49 @@ def bevanet() -> dict:
     return written(net, (2, 3, 128, 64), call=lambda image: torch.cat([x.flatten() for x in net(image)]))
 
 
+def gathered(query: Tensor, key: Tensor, index: Tensor) -> Tensor:
+    """Their kernel of scores: of ``query (b, n, 4, h, d)`` and the keys ``(b, m, h, d)`` at ``index (b, n, K, h)``."""
+    b, n, many, h = index.shape
+    keys = key.gather(1, index.flatten(1, 2)[..., None].expand(-1, -1, -1, key.shape[3])).view(b, n, many, h, -1)
+    return torch.einsum("bnfhd,bnkhd->bnfkh", query, keys)
+
+
+def aggregated(score: Tensor, value: Tensor, index: Tensor) -> Tensor:
+    """Their kernel of sums: ``score (b, n, 4, K, h)`` of the values ``(b, m, h, d)`` at ``index``, of its shape."""
+    b, n, four, many, h = index.shape
+    values = value.gather(1, index.flatten(1, 3)[..., None].expand(-1, -1, -1, value.shape[3]))
+    return torch.einsum("bnfkh,bnfkhd->bnfhd", score, values.view(b, n, four, many, h, -1))
+
+
+def quadtree(kind: str) -> dict:
+    """In float32, which one of their masks has."""
+    names = ("QuadtreeAttention.functions", "QuadtreeAttention.functions.quadtree_attention")
+    for name in names:
+        sys.modules[name] = ModuleType(name)
+    sys.modules[names[1]].score_computation_op = gathered  # pyright: ignore[reportAttributeAccessIssue]
+    sys.modules[names[1]].value_aggregation_op = aggregated  # pyright: ignore[reportAttributeAccessIssue]
+    sys.path.insert(0, str(FOLDER / "QuadTreeAttention"))
+    timm()
+    sys.modules["timm.models.layers"] = importlib.import_module("timm.layers")
+    module = importlib.import_module("QuadtreeAttention.modules.quadtree_attention")
+    sys.path.pop(0)
+    net = getattr(module, kind)(2, 3, topks=[3, 2, 2], **({"scale": 3} if kind == "QTAttB" else {}))
+    shapes = ((2, 6, 8, 12),) * 3
+
+    def call(*maps: Tensor) -> Tensor:
+        levels = [[x.float()] for x in maps]
+        for level in levels:
+            level += [F.avg_pool2d(level[0], 2), F.avg_pool2d(level[0], 4)]
+        return net.float()(*levels)
+
+    return written(net, *shapes, call=call)
+
+
 AUTHORS: dict[str, Callable[[], dict]] = {
     "patnet": patnet,
     "bevanet": bevanet,
+    "quadtree": partial(quadtree, "QTAttA"),
+    "quadtree_levels": partial(quadtree, "QTAttB"),
     "mhn": partial(high_order, "MHN_IDE"),
     "mhn_stripes": partial(high_order, "MHN_smallPCB", part=2),
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import regard
 from reference.stages import state
 from reference.waves import wave
 from regard.networks.stages.network import Stages
@@ -232,6 +233,21 @@ def test_bevanet():
         return torch.cat([found[name].flatten() for name in ("details", "classes", "boundary")])
 
     check(net, VALUES["bevanet"], BEVANET, call=call)
+
+
+@pytest.mark.parametrize("form", ["shares", "levels"])
+def test_quadtree(form):
+    """To float32, in which their code runs; its weights are those of the levels, coarse to fine."""
+    about = VALUES["quadtree" if form == "shares" else "quadtree_levels"]
+    mechanism = regard.build("quadtree", topk=(3, 2), form=form).double()
+    if form == "levels":
+        mechanism.mix.data = state(about["state"])["weight"]
+    maps = [wave(shape, 0.3 * place) for place, shape in enumerate(about["inputs"])]
+    q, k, v = (x.flatten(2).unflatten(1, (2, 3)).mT for x in maps)
+    out = mechanism(q, k, v, regard.Layout(grid=(8, 12))).transpose(1, 2)
+    want = torch.tensor(about["out"], dtype=torch.float64)
+    assert want.std() > 1e-2
+    torch.testing.assert_close(out.flatten()[::3], want, atol=1e-6, rtol=0)
 
 
 def test_another_size_is_told():
