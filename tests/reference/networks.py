@@ -135,9 +135,30 @@ def quadtree(kind: str) -> dict:
     return written(net, *shapes, call=call)
 
 
+def neighbours(attention: Tensor, value: Tensor, kernel_size: int) -> Tensor:
+    """NATTEN's product: of ``attention (b, g, y, x, k k)`` and the values ``(b, g, y, x, c)`` of each cell's window."""
+    rows, columns = attention.shape[2:4]
+    starts = [(torch.arange(n) - kernel_size // 2).clamp(0, n - kernel_size) for n in (rows, columns)]
+    y, x = (start[:, None] + torch.arange(kernel_size) for start in starts)
+    windows = value[:, :, y[:, None, :, None], x[None, :, None, :]].flatten(4, 5)
+    return torch.einsum("bgyxk,bgyxkc->bgyxc", attention, windows)
+
+
+def overlock() -> dict:
+    for name in ("natten", "natten.functional", "mmengine", "mmengine.runner"):
+        sys.modules[name] = ModuleType(name)
+    sys.modules["natten.functional"].na2d_av = neighbours  # pyright: ignore[reportAttributeAccessIssue]
+    sys.modules["mmengine.runner"].load_checkpoint = None  # pyright: ignore[reportAttributeAccessIssue]
+    sizes = {"depth": [1, 1, 1, 1], "sub_depth": [2, 1], "embed_dim": [8, 8, 16, 24], "kernel_size": [5, 5, 5, 7]}
+    more = {"sub_num_heads": [1, 2], "sub_mlp_ratio": [3, 3], "projection": 11, "num_classes": 5, "use_gemm": False}
+    net = theirs("OverLoCK", "models.overlock").OverLoCK(**sizes, **more)
+    return written(net.train(False), (2, 3, 160, 96))
+
+
 AUTHORS: dict[str, Callable[[], dict]] = {
     "patnet": patnet,
     "bevanet": bevanet,
+    "overlock": overlock,
     "quadtree": partial(quadtree, "QTAttA"),
     "quadtree_levels": partial(quadtree, "QTAttB"),
     "mhn": partial(high_order, "MHN_IDE"),

@@ -41,7 +41,7 @@ def are_four_each(found: Figures) -> Finding:
 
 @measured()
 def quadtree_growth() -> dict[str, float]:
-    """The exponent of the FLOPs in the cells where the coarsest level has 8 × 8 cells, and its share of full attention's
+    """The exponent of the FLOPs in the cells where the coarsest level has 8 × 8 cells; their share of full attention's
     at 128 × 128."""
     costs = []
     for side in (32, 128):

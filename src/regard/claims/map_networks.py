@@ -21,6 +21,7 @@ from regard.networks.vision.bevanet import BEVANet
 from regard.networks.vision.fpenet import FPENet
 from regard.networks.vision.han import HAN, LayerAttention
 from regard.networks.vision.high_order import Adversary, MixedHighOrder
+from regard.networks.vision.overlock import OverLoCK
 from regard.networks.vision.patchconvnet import AttentionPool, PatchConvNet
 from regard.networks.vision.psmnet import PSMNet, expected
 from regard.networks.vision.residual_attention import AttentionModule, ResidualAttentionNetwork
@@ -260,6 +261,35 @@ def is_bevanet(found: Figures) -> Finding:
         [f"{each / 1e6:.1f}" for each in own] == ["15.2", "58.6", "58.9"],
         own == [15_186_004, 58_599_296, 58_857_690],
     )
+
+
+OVERLOCKS = {
+    "xt": (16, 2.6, 17_307_272),
+    "t": (33, 5.5, 34_990_472),
+    "s": (56, 9.7, 58_309_772),
+    "b": (95, 16.7, 98_012_968),
+}
+"""Of each network the millions of parameters and the G multiply-adds printed, and the parameters of the authors'."""
+
+
+@measured(size=("xt", "t", "s", "b"))
+def overlock(size: str) -> dict[str, int]:
+    """Parameters of OverLoCK as it is trained and as it is deployed, and the multiply-adds of the latter."""
+    with torch.device("meta"):
+        trained = count(OverLoCK(size, supervised=True))
+    return size_of(lambda: OverLoCK(size).folded()) | {"trained": trained}
+
+
+def is_overlock(found: Figures) -> Finding:
+    """Parameters to the last digit printed, and exactly those of the authors' in training; multiply-adds to 5%."""
+    told, holds = [], []
+    for size, (millions, giga, exact) in OVERLOCKS.items():
+        own, trained, work = (found(name, size=size)[0] for name in ("parameters", "trained", "multiply_adds"))
+        told.append(
+            f"{size} {own:,} ({millions} M printed), {trained:,} in training, {work / 1e9:.2f} G ({giga} G printed)"
+        )
+        holds += [round(own / 1e6) == millions, trained == exact, abs(work / 1e9 / giga - 1) <= 0.05]
+    return Finding.of("; ".join(told), *holds)
 
 
 @measured(adversary=(True, False), seed=(0, 1, 2), rounds=[120])

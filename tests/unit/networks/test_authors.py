@@ -14,6 +14,7 @@ from regard.networks.stages.network import Stages
 from regard.networks.vision import patnet
 from regard.networks.vision.bevanet import BEVANet
 from regard.networks.vision.high_order import Adversary, MixedHighOrder
+from regard.networks.vision.overlock import OverLoCK, Sizes
 
 VALUES = json.loads((Path(__file__).parents[2] / "reference" / "networks.json").read_text())
 
@@ -233,6 +234,84 @@ def test_bevanet():
         return torch.cat([found[name].flatten() for name in ("details", "classes", "boundary")])
 
     check(net, VALUES["bevanet"], BEVANET, call=call)
+
+
+def conv_norm(ours, there, first=0):
+    return [(rf"{ours}\.convolution", rf"{there}.{first}"), (rf"{ours}\.norm", rf"{there}.{first + 1}")]
+
+
+def kernel(m):
+    """A kernel of some beside each other: the first is the large one, of the last stage's side or of the others'."""
+    last = m[1].startswith(("blocks4", "sub_blocks4"))
+    sizes = ("k5_1", "k3_1", "k3_2", "k3_3") if last else ("k3_1", "k3_2")
+    kind = "conv" if m[2] == "convolutions" else "bn"
+    place = int(m[3])
+    return m[1] + (f"dil_{kind}_{sizes[place - 1]}" if place else {"conv": "lk_origin", "bn": "origin_bn"}[kind])
+
+
+LOOK, BASE = r"^(sub_blocks\d\.\d+)", r"^(blocks\d\.\d+)"
+OVERLOCK = [
+    (r"^stem\.(\d)\.convolution", lambda m: f"patch_embed1.{3 * int(m[1]) // 2}"),
+    (r"^stem\.(\d)\.norm", lambda m: f"patch_embed1.{3 * int(m[1]) // 2 + 1}"),
+    *(name for n in range(3) for name in conv_norm(rf"^downs\.{n}", f"patch_embed{n + 2}")),
+    *conv_norm("^context_down", "patch_embedx.h_proj"),
+    *conv_norm("^map_down", "patch_embedx.x_proj"),
+    (r"^context\.", "high_level_proj."),
+    *conv_norm("^wide", "head"),
+    (r"^classes", "head.4"),
+    (r"^supervised\.overview\.(\d)", lambda m: f"aux_head.{2 * int(m[1])}"),
+    (r"^stages\.(\d)\.(\d)", lambda m: f"blocks{1 + int(m[1])}.{m[2]}"),
+    (r"^closer\.(\d)\.(\d)", lambda m: f"sub_blocks{3 + int(m[1])}.{m[2]}"),
+    (rf"{BASE}\.near\.convolution", r"\1.dwconv"),
+    (rf"{BASE}\.norm", r"\1.proj.0"),
+    (rf"{BASE}\.large", r"\1.proj.1"),
+    (rf"{BASE}\.after", r"\1.proj.2"),
+    (rf"{BASE}\.squeeze", r"\1.proj.3"),
+    (rf"{BASE}\.perceptron\.(\d)", lambda m: f"{m[1]}.proj.{4 + int(m[2])}"),
+    (rf"{BASE}\.scale", r"\1.ls"),
+    (rf"{LOOK}\.scales\.(\d)", lambda m: f"{m[1]}.{'xh'[int(m[2])]}_scale"),
+    (rf"{LOOK}\.near\.convolution", r"\1.dwconv1"),
+    (rf"{LOOK}\.again\.convolution", r"\1.dwconv2"),
+    (rf"{LOOK}\.norm", r"\1.norm1"),
+    (rf"{LOOK}\.second_norm", r"\1.norm2"),
+    *conv_norm(rf"{LOOK}\.query", r"\1.weight_query"),
+    *conv_norm(rf"{LOOK}\.key", r"\1.weight_key", 1),
+    *conv_norm(rf"{LOOK}\.mixed", r"\1.dyconv_proj"),
+    *conv_norm(rf"{LOOK}\.gate", r"\1.gate"),
+    (rf"{LOOK}\.mechanism\.slots", r"\1.weight_proj"),
+    (rf"{LOOK}\.mechanism\.tables\.(\d)", lambda m: f"{m[1]}.rpb{1 + int(m[2])}"),
+    (rf"{LOOK}\.large", r"\1.lepe.0"),
+    (rf"{LOOK}\.after", r"\1.lepe.1"),
+    (rf"{LOOK}\.squeeze", r"\1.se_layer"),
+    (rf"{LOOK}\.last", r"\1.proj"),
+    (rf"{LOOK}\.perceptron", r"\1.mlp"),
+    (rf"{LOOK}\.outer\.(\d)", lambda m: f"{m[1]}.ls{1 + int(m[2])}"),
+    (r"(proj\.3|se_layer)\.first", r"\1.proj.1"),
+    (r"(proj\.3|se_layer)\.second", r"\1.proj.3"),
+    (r"(proj\.6|mlp\.2)\.convolution", r"\1"),
+    (r"^((?:sub_)?blocks\d\.\d+\.(?:proj\.1|lepe\.0)\.)(convolutions|norms)\.(\d)", kernel),
+]
+
+
+def overlock():
+    return OverLoCK(Sizes((1, 1, 1, 1), (8, 8, 16, 24), (2, 1), (1, 2), (5, 5, 5, 7), 11), 5, supervised=True)
+
+
+def test_overlock():
+    """Its last map has 5 × 3 cells, fewer than the window, and is enlarged."""
+    check(overlock(), VALUES["overlock"], OVERLOCK)
+
+
+def test_kernels_beside_each_other_are_one():
+    net = overlock().double().eval()
+    with torch.no_grad():
+        for place, (name, tensor) in enumerate(net.state_dict().items()):
+            if tensor.is_floating_point():
+                tensor.add_(0.1 * wave(tensor.shape, place).abs() if "var" in name else 0.1 * wave(tensor.shape, place))
+    image = wave((2, 3, 96, 65))
+    folded = net.folded()
+    assert not [name for name, _ in folded.named_modules() if name.endswith(("norms.1", "large.norms"))]
+    torch.testing.assert_close(folded(image), net(image), atol=1e-9, rtol=1e-9)
 
 
 @pytest.mark.parametrize("form", ["shares", "levels"])

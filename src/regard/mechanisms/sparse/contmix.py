@@ -46,8 +46,8 @@ class ContextMixing(Planar):
         A_ij = softmax over the window of i of  w_l · a_i + b_l + T[h, r_j − r_i],   a_i = s q_i · mean_R k
 
     R are ``bins`` regions a side, l is the place of j among the cells of the window, row by row; w and b are shared by
-    the heads. These are as many groups as there are windows, each with one of them. Windows are moved inside at borders, as in
-    neighbourhood attention, and cut to maps that are smaller.
+    the heads. These are as many groups as there are windows, each with one of them. Windows are moved inside at
+    borders, as in neighbourhood attention, and cut to maps that are smaller.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, n, d)``, ``v (b, g, n, e)`` -> ``(b, h, n, e)``; g divides h.
     Cost: ``2 n bins^axes (d + w^axes) + 2 n w^axes e`` FLOPs a head, linear in the cells.

@@ -98,8 +98,8 @@ class QuadTree(Planar):
         form "levels":  P_ij = softmax over all children of s q_i · k_j,   A = Σ_l softmax(w)_l P_l
 
     q and k of coarser cells are means of those below, and values too: what A has for a coarse cell is spread evenly
-    over the cells below it. In ``shares`` (the authors' A) the chosen hand their weight to their children, so that every
-    level refines it; in ``levels`` (their B) levels are mixed by learned w. Each head and cell chooses for itself.
+    over the cells below it. In ``shares`` (the authors' A) the chosen hand their weight to their children, so that
+    every level refines it; in ``levels`` (their B) levels are mixed by learned w. Each head and cell chooses alone.
     There is no gradient through the choice.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, n, d)``, ``v (b, g, n, e)`` -> ``(b, h, n, e)``; g divides h. A grid of two
