@@ -15,6 +15,7 @@ from regard.claims.cells import measured
 from regard.claims.figures import Figures, Finding, listed
 from regard.claims.testbeds.maps import drawn
 from regard.core.layout import Layout
+from regard.networks.vision.ifam import FaithfulViT
 
 PLANTED = ((1, 5), (1, 17), (1, 40))
 """Layers and neurons that write outliers."""
@@ -92,3 +93,28 @@ def grow_with_the_window(found: Figures) -> Finding:
     figure = "; ".join(f"{listed(row, '.2f')} cells" for row in rows)
     inside = all(value <= bound for row in rows for value, bound in zip(row, bounds, strict=False))
     return Finding.of(figure, all(row == sorted(row) for row in rows), inside)
+
+
+@measured(seed=(0, 1, 2))
+def faithful(seed: int) -> dict[str, float | bool]:
+    """Whether other pixels in hidden patches change the second stage's logits; by how much where only pooling hides."""
+    torch.manual_seed(seed)
+    net = FaithfulViT(5, 3, 12, 2, 17, 3, 4, 4, seed=seed).eval()
+    images, kept = torch.randn(4, 3, 16, 16), torch.rand(4, 16) < 0.5
+    hidden = (~kept).view(4, 1, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    changed = torch.where(hidden, torch.randn_like(images) * 9, images)
+    with torch.no_grad():
+        same = torch.equal(net.second(images, kept), net.second(changed, kept))
+        late = [
+            (net.two(each)[:, 1:] * kept[:, :, None]).sum(1) / kept.sum(1, keepdim=True) for each in (images, changed)
+        ]
+    return {"same": same, "late": (late[0] - late[1]).abs().max().item(), "hidden": hidden.float().mean().item()}
+
+
+def is_exactly_faithful(found: Figures) -> Finding:
+    """Bit by bit, with something hidden; hidden late, by more than 0.01."""
+    same, late, hidden = (found(name) for name in ("same", "late", "hidden"))
+    figure = f"the same bit by bit in {sum(same)} of {len(same)} runs with {listed(hidden, '.0%')} hidden; hidden late "
+    return Finding.of(
+        figure + f"off by {listed(late, '.2g')}", all(same), min(late) > 0.01, min(hidden) > 0, max(hidden) < 1
+    )
