@@ -13,14 +13,6 @@ from regard.core.kinds import Sample, shown_by
 from regard.patterns.grid import coordinates
 
 
-def to_neighbours() -> tuple[Tensor, Tensor]:
-    """Every cell of 2 × 3 to the first: 0, 1, 2 in its row, 1, √2, √5 below; and every cell to itself."""
-    first, own = torch.zeros(6, 6), torch.eye(6)
-    first[:, 0] = 1
-    far = (0 + 1 + 2 + 1 + math.sqrt(2) + math.sqrt(5)) / 6
-    return attention_distance(torch.stack([first, own])[None], (2, 3)), torch.tensor([[far, 0.0]])
-
-
 @published(
     "attention_distance",
     family="featuremap",
@@ -57,3 +49,11 @@ def attention_distance(weights: Tensor, grid: tuple[int, int]) -> Tensor:
     y, x = (each.double() for each in coordinates(torch.arange(n, device=weights.device), grid))
     far = torch.hypot(y[:, None] - y, x[:, None] - x)
     return (weights.double() * far).sum((-2, -1)) / n
+
+
+def to_neighbours() -> tuple[Tensor, Tensor]:
+    """Every cell of 2 × 3 to the first: 0, 1, 2 in its row, 1, √2, √5 below; and every cell to itself."""
+    first, own = torch.zeros(6, 6), torch.eye(6)
+    first[:, 0] = 1
+    far = (0 + 1 + 2 + 1 + math.sqrt(2) + math.sqrt(5)) / 6
+    return attention_distance(torch.stack([first, own])[None], (2, 3)), torch.tensor([[far, 0.0]])

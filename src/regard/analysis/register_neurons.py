@@ -133,15 +133,6 @@ def seen_by(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     return last[0], neurons
 
 
-def two_neurons() -> tuple[Tensor, Tensor]:
-    """Two layers of three neurons, outliers at two of four tokens of one image of two: the means of their sizes."""
-    norms = torch.tensor([[1.0, 50.0, 2.0, 40.0], [1.0, 2.0, 3.0, 4.0]])
-    neurons = torch.zeros(2, 2, 4, 3)
-    neurons[1, 0, 1, 2], neurons[1, 0, 3, 2], neurons[0, 0, 1, 0], neurons[0, 1, :, 1] = -8.0, 6.0, 3.0, 100.0
-    want = torch.tensor([[1.5, 0.0, 0.0], [0.0, 0.0, 7.0]])
-    return scores(norms, list(neurons), 30), want
-
-
 @published(
     "register_neurons",
     family="vit",
@@ -188,6 +179,15 @@ def scores(norms: Tensor, neurons: Sequence[Tensor], threshold: float = 30) -> T
     share = outliers[found].double()
     share = share / share.sum(1, keepdim=True)
     return torch.stack([torch.einsum("bn,bnf->f", share, each[found].double().abs()) for each in neurons]) / len(share)
+
+
+def two_neurons() -> tuple[Tensor, Tensor]:
+    """Two layers of three neurons, outliers at two of four tokens of one image of two: the means of their sizes."""
+    norms = torch.tensor([[1.0, 50.0, 2.0, 40.0], [1.0, 2.0, 3.0, 4.0]])
+    neurons = torch.zeros(2, 2, 4, 3)
+    neurons[1, 0, 1, 2], neurons[1, 0, 3, 2], neurons[0, 0, 1, 0], neurons[0, 1, :, 1] = -8.0, 6.0, 3.0, 100.0
+    want = torch.tensor([[1.5, 0.0, 0.0], [0.0, 0.0, 7.0]])
+    return scores(norms, list(neurons), 30), want
 
 
 def register_neurons(model: nn.Module, images: Tensor, most: int = 10, threshold: float = 30) -> list[Neuron]:

@@ -24,7 +24,12 @@ PLANTED = ((1, 5), (1, 17), (1, 40))
 def with_outliers(seed: int) -> nn.Module:
     """A random vision transformer of four layers, in which a bright patch drives three neurons that write far out."""
     torch.manual_seed(seed)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+    }
     model: Any = ViTModel(ViTConfig(**sizes, image_size=32, patch_size=8), add_pooling_layer=False).eval()
     bright = model.embeddings.patch_embeddings.projection.weight.sum((1, 2, 3))
     bright = bright / bright.norm()

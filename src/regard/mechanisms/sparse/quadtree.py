@@ -185,7 +185,7 @@ class QuadTree(Planar):
                 scores = queries[level] @ keys[level].mT
                 p, seen = masked_softmax(scores, real.expand_as(scores)), None
             else:
-                p, seen = self.gathered(queries[level], keys[level], real, top, tree.children[level])
+                p, seen = self.gathered(queries[level], keys[level], real, top, tree.children[level])  # pyright: ignore[reportArgumentType]
             if level:
                 most = p.topk(min(self.topk[place], p.shape[-1]), -1)
                 rest = p if mix is not None else p.scatter(-1, most.indices, 0)
@@ -202,7 +202,7 @@ class QuadTree(Planar):
                 message, order = (message + out[:, :, :, None]).flatten(2, 3), tree.children[level].flatten().argsort()
                 message = message[:, :, order]
                 if level:
-                    top = tuple(x.flatten(2, 3)[:, :, order] for x in top)
+                    top = tuple(x.flatten(2, 3)[:, :, order] for x in top)  # pyright: ignore[reportOptionalIterable]
             out = message
         assert out is not None
         return out[:, :, tree.above[0]].to(q.dtype)

@@ -308,7 +308,7 @@ class BEVANet(Network):
         def before(name: str) -> Any:
             def seen(module: Any, given: tuple[Tensor, ...]) -> None:
                 gate = isinstance(module, LargeKernel)
-                found[name] = module.factors(*given)["cyx"] if gate else module.share(*given)
+                found[name] = module.factors(given[0])["cyx"] if gate else module.share(*given)
 
             return seen
 

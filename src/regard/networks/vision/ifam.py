@@ -120,7 +120,7 @@ class FaithfulViT(Network):
             torch.manual_seed(seed)
             self.one, self.two = (Trunk(width, heads, inner, depth, patch, side, channels) for _ in range(2))
             self.prototypes = nn.Parameter(torch.randn(parts + 1, width) * width**-0.5)
-            self.modulation = nn.LayerNorm((parts + 1, width))
+            self.modulation = nn.LayerNorm([parts + 1, width])
             self.part_classes = nn.Linear(width, classes, bias=False)
             self.norm, self.classes = nn.LayerNorm(width), nn.Linear(width, classes, bias=False)
 
