@@ -170,8 +170,9 @@ def misprinted(name: str, preset: Preset) -> str:
     """Broken where a network of this preset has other sizes than are printed, or than its public weights have."""
     with torch.device("meta"):
         count, work = total(sizes(Stages(preset.design), preset.side))
-    if preset.exact not in (None, count) or not is_printed(count, preset.parameters, 1e6):
-        raise Broken(f"{name}: {count:,} parameters, want {preset.exact or ''} {preset.parameters} million")
+    printed = preset.parameters is None or is_printed(count, preset.parameters, 1e6)
+    if preset.exact not in (None, count) or not printed:
+        raise Broken(f"{name}: {count:,} parameters, want {preset.exact or ''} {preset.parameters or '–'} million")
     if preset.multiply_adds is not None and not is_printed(work, preset.multiply_adds, 1e9):
         raise Broken(f"{name}: {work / 1e9:.3f} G multiply-adds, printed {preset.multiply_adds}")
     return f"{name} {count / 1e6:.2f} M, {work / 1e9:.2f} G"
