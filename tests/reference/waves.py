@@ -25,6 +25,21 @@ def waved(module: nn.Module) -> nn.Module:
     return module
 
 
+def waved_in_use(module: nn.Module, *inputs) -> nn.Module:
+    """The module in float64 and in training, its parameters waves, numbered as what holds them is called."""
+    module, order = module.double().train(), {}
+    owners = [each for each in module.modules() if any(True for _ in each.parameters(recurse=False))]
+    hooks = [each.register_forward_pre_hook(lambda own, _: order.setdefault(own)) for each in owners]
+    with torch.no_grad():
+        module(*inputs)
+        for hook in hooks:
+            hook.remove()
+        assert len(order) == len(owners), [type(each) for each in owners if each not in order]
+        for number, parameter in enumerate(each for own in order for each in own.parameters(recurse=False)):
+            parameter.copy_(parameter_wave(number, parameter.shape))
+    return module
+
+
 def parameter_wave(number: int, shape) -> Tensor:
     """The values of the parameter of this number."""
     return 0.7 * wave(shape, 1 + number)

@@ -1,0 +1,100 @@
+"""Writes necks.json: some numbers of what published necks and dense networks make of waves, with waves as weights,
+numbered as their layers are called.
+
+    python tests/reference/necks.py FOLDER        (PyTorch 2.13)
+
+FOLDER holds clones of the authors' repositories by their names, and stands for what they import and do not use:
+
+- ``Efficient-Computing`` of huawei-noah, in it Detection/Gold-YOLO; of mmcv its ConvModule and build_norm_layer
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import types
+from pathlib import Path
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from reference.waves import wave, waved_in_use
+
+STEP = 29
+
+
+def stand_in(name: str, **contents) -> None:
+    """A module of this name with these contents."""
+    module = types.ModuleType(name)
+    module.__dict__.update(contents, __path__=[])
+    sys.modules[name] = module
+
+
+def pyramid(channels, y: int, x: int):
+    """Waves, the finest of y rows and x columns, each other half of the one before it."""
+    maps = []
+    for number, c in enumerate(channels):
+        maps.append(wave((2, c, y, x), number))
+        y, x = -(-y // 2), -(-x // 2)
+    return maps
+
+
+def numbers(maps) -> list[float]:
+    """Some of what is in all maps, one after the other."""
+    return [round(float(n), 8) for n in torch.cat([each.flatten() for each in maps])[::STEP]]
+
+
+class Fields(dict):
+    """A dictionary whose entries are attributes."""
+
+    __getattr__ = dict.__getitem__
+
+
+def gold_yolo(folder: Path):
+    """Three of its necks: of folding blocks, of pairs of them with a way around, of other blocks."""
+
+    class ConvModule(nn.Module):
+        def __init__(self, inside, out, kernel_size, norm_cfg, act_cfg):
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(inside, out, kernel_size, bias=False), nn.BatchNorm2d(out)
+
+        def forward(self, x):
+            return self.bn(self.conv(x))
+
+    stand_in("mmcv")
+    stand_in("mmcv.cnn", ConvModule=ConvModule, build_norm_layer=lambda _, c: ("bn", nn.BatchNorm2d(c)))
+    sys.path.insert(0, str(folder / "Efficient-Computing/Detection/Gold-YOLO"))
+    necks, layers = importlib.import_module("gold_yolo.reppan"), importlib.import_module("yolov6.layers.common")
+    given = (4, 8, 6, 10)
+    channels = [0, *given, 8, 4, 4, 8, 8, 16]
+    found = {}
+    for name, more in {
+        "N": (necks.RepGDNeck, layers.RepVGGBlock, {}, 2, 4),
+        "M": (necks.GDNeck, layers.RepVGGBlock, {"csp_e": 0.5}, 2, 4),
+        "L": (necks.GDNeck2, layers.ConvWrapper, {"csp_e": 0.5}, 1, 8),
+    }.items():
+        make, block, arguments, depths, heads = more
+        sizes = {"fusion_in": sum(given), "fuse_block_num": 3, "embed_dim_p": 6, "embed_dim_n": 22}
+        sizes |= {"depths": depths, "key_dim": 8, "num_heads": heads, "mlp_ratios": 1, "attn_ratios": 2}
+        sizes |= {"c2t_stride": 2, "drop_path_rate": 0.0, "trans_channels": [8, 4, 8, 16], "pool_mode": "torch"}
+        sizes["norm_cfg"] = None
+        neck = make(channels, [4] * 9, block=block, extra_cfg=Fields(sizes), **arguments)
+        for norm in (each for each in neck.modules() if isinstance(each, nn.BatchNorm2d)):
+            norm.eps = 1e-3
+        maps = pyramid(given, 27, 38)
+        neck = waved_in_use(neck, maps)
+        with torch.no_grad():
+            found[f"gold_yolo_{name}"] = numbers(neck(maps))
+    return found
+
+
+def main(folder: str) -> None:
+    values = gold_yolo(Path(folder))
+    Path(__file__).with_suffix(".json").write_text(json.dumps(values) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

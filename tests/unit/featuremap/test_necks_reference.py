@@ -1,0 +1,35 @@
+"""Necks and dense networks equal what their authors' code computes, written down by tests/reference/necks.py."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import regard
+from reference.necks import STEP, pyramid
+from reference.waves import waved_in_use
+
+VALUES = json.loads((Path(__file__).parents[2] / "reference" / "necks.json").read_text())
+
+
+def check(name, net, *inputs):
+    """Layers are called here in the order in which they are there; the numbers are those of the authors' code."""
+    net = waved_in_use(net, *inputs)
+    with torch.no_grad():
+        found = net(*inputs)
+    got = torch.cat([each.flatten() for each in found])[::STEP]
+    torch.testing.assert_close(got, torch.tensor(VALUES[name], dtype=torch.float64), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    {
+        "N": "gold_yolo(gathered=6)",
+        "M": "gold_yolo(gathered=6, share=0.5)",
+        "L": "gold_yolo(gathered=6, attention=(1, 8), share=0.5, block=silu, skip=True)",
+    }.items(),
+)
+def test_gather_and_distribute_is_that_of_the_authors(name, text):
+    neck = regard.neck(text)((4, 8, 6, 10), out=(4, 8, 16))
+    check(f"gold_yolo_{name}", neck, pyramid((4, 8, 6, 10), 27, 38))
