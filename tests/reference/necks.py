@@ -6,6 +6,7 @@ numbered as their layers are called.
 FOLDER holds clones of the authors' repositories by their names, and stands for what they import and do not use:
 
 - ``Efficient-Computing`` of huawei-noah, in it Detection/Gold-YOLO; of mmcv its ConvModule and build_norm_layer
+- ``DetectoRS`` of joe-siyuan-qiao
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ def gold_yolo(folder: Path):
         def forward(self, x):
             return self.bn(self.conv(x))
 
-    stand_in("mmcv")
+    for name in ("mmcv", "mmdet", "there"):
+        stand_in(name)
     stand_in("mmcv.cnn", ConvModule=ConvModule, build_norm_layer=lambda _, c: ("bn", nn.BatchNorm2d(c)))
     sys.path.insert(0, str(folder / "Efficient-Computing/Detection/Gold-YOLO"))
     necks, layers = importlib.import_module("gold_yolo.reppan"), importlib.import_module("yolov6.layers.common")
@@ -91,8 +93,94 @@ def gold_yolo(folder: Path):
     return found
 
 
+class Registry:
+    """Registers nothing."""
+
+    def register_module(self, thing):
+        return thing
+
+
+class PlainConvolution(nn.Module):
+    """What mmdet's ConvModule is without a norm and an activation."""
+
+    def __init__(self, inside, out, kernel, padding=0, **_):
+        super().__init__()
+        self.conv = nn.Conv2d(inside, out, kernel, padding=padding)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+def detectors(folder: Path):
+    """Two and three passes of a backbone of one block a stage and an eighth of the channels, without deformable
+    convolutions, under the name that the PyTorch of then had for what a convolution does."""
+    nn.Conv2d.conv2d_forward = lambda own, x, weight: own._conv_forward(x, weight, own.bias)
+    root, registry = folder / "DetectoRS/mmdet", Registry()
+    weights = execute(root / "ops/conv_ws.py")
+    stand_in("there.conv_ws", ConvAWS2d=weights.ConvAWS2d)
+    stand_in("there.dcn", deform_conv=None)
+    kinds = {"ConvAWS": weights.ConvAWS2d, "SAC": execute(root / "ops/saconv.py", "there").SAConv2d}
+
+    def convolution(config, *given, **more):
+        config = dict(config)
+        return kinds[config.pop("type")](*given, **config, **more)
+
+    def norm(_, width, postfix=""):
+        return f"bn{postfix}", nn.BatchNorm2d(width)
+
+    unused = dict.fromkeys(("constant_init", "kaiming_init", "xavier_init", "ContextBlock", "GeneralizedAttention"))
+    ops = {"build_conv_layer": convolution, "build_norm_layer": norm, "ConvModule": PlainConvolution}
+    for name in (
+        "mmcv.cnn",
+        "mmcv.runner",
+        "mmdet.ops",
+        "mmdet.utils",
+        "mmdet.core",
+        "there",
+        "there.models",
+        "there.models.htc",
+    ):
+        more = {"load_checkpoint": None, "get_root_logger": None, "auto_fp16": lambda: lambda function: function}
+        stand_in(name, **unused, **ops, **more, builder=None, HybridTaskCascade=nn.Module)
+    names = ("BACKBONES", "NECKS", "DETECTORS")
+    stand_in("there.registry", **dict.fromkeys(names, registry))
+    net = execute(root / "models/backbones/resnet.py", "there.models", _64="8")
+    pyramids = execute(root / "models/necks/fpn.py", "there.models")
+    passes = execute(root / "models/detectors/rfp.py", "there.models")
+    net.ResNet.arch_settings = {50: (net.Bottleneck, (1, 1, 1, 1))}
+    found = {}
+    for steps in (2, 3):
+        size = {"conv_cfg": {"type": "ConvAWS"}, "sac": {"type": "SAC", "use_deform": False}, "norm_eval": False}
+        size |= {"stage_with_sac": (False, True, True, True), "frozen_stages": -1}
+
+        class Both(nn.Module):
+            forward = passes.RecursiveFeaturePyramid.extract_feat
+            rfp_steps, rfp_sharing, stage_with_rfp = steps, False, (False, True, True, True)
+
+        both = Both()
+        both.backbone, both.neck = net.ResNet(50, **size), pyramids.FPN([32, 64, 128, 256], 16, 5)
+        both.rfp_modules = nn.ModuleList(net.ResNet(50, **size, rfp=16) for _ in range(steps - 1))
+        both.rfp_aspp, both.rfp_weight = passes.ASPP(16, 4), nn.Conv2d(16, 1, 1)
+        images = wave((2, 3, 75, 70))
+        both = waved_in_use(both, images)
+        with torch.no_grad():
+            found[f"detectors_{steps}"] = numbers(both(images))
+    return found
+
+
+def execute(file: Path, package: str = "", **changed: str):
+    """A file as a module of a package, words of it changed."""
+    module = types.ModuleType(file.stem)
+    module.__package__ = package
+    text = file.read_text()
+    for old, new in changed.items():
+        text = text.replace(old.strip("_"), new)
+    exec(compile(text, str(file), "exec"), module.__dict__)
+    return module
+
+
 def main(folder: str) -> None:
-    values = gold_yolo(Path(folder))
+    values = gold_yolo(Path(folder)) | detectors(Path(folder))
     Path(__file__).with_suffix(".json").write_text(json.dumps(values) + "\n")
 
 

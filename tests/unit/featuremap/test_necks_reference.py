@@ -8,7 +8,8 @@ import torch
 
 import regard
 from reference.necks import STEP, pyramid
-from reference.waves import waved_in_use
+from reference.waves import wave, waved_in_use
+from regard.networks.vision.detectors import DetectoRS
 
 VALUES = json.loads((Path(__file__).parents[2] / "reference" / "necks.json").read_text())
 
@@ -33,3 +34,9 @@ def check(name, net, *inputs):
 def test_gather_and_distribute_is_that_of_the_authors(name, text):
     neck = regard.neck(text)((4, 8, 6, 10), out=(4, 8, 16))
     check(f"gold_yolo_{name}", neck, pyramid((4, 8, 6, 10), 27, 38))
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+def test_the_recursive_pyramid_is_that_of_the_authors(steps):
+    net = DetectoRS((1, 1, 1, 1), 8, 16, steps, deformable=False)
+    check(f"detectors_{steps}", net, wave((2, 3, 75, 70)))
