@@ -7,6 +7,7 @@ FOLDER holds clones of the authors' repositories by their names, and stands for 
 
 - ``Efficient-Computing`` of huawei-noah, in it Detection/Gold-YOLO; of mmcv its ConvModule and build_norm_layer
 - ``DetectoRS`` of joe-siyuan-qiao
+- ``CPDR`` of Att100, written for Paddle
 """
 
 from __future__ import annotations
@@ -168,6 +169,48 @@ def detectors(folder: Path):
     return found
 
 
+def paddle() -> None:
+    """Stand-ins for the layers and functions of Paddle that are named otherwise in PyTorch."""
+
+    def convolution(inside, out, kernel, stride=1, padding=0, bias_attr=True):
+        return nn.Conv2d(inside, out, kernel, stride, padding, bias=bias_attr)
+
+    layers = {"Conv2D": convolution, "BatchNorm2D": nn.BatchNorm2d, "AdaptiveAvgPool2D": nn.AdaptiveAvgPool2d}
+    functions = {name: getattr(torch, name) for name in ("relu", "sigmoid")}
+    functional = {"interpolate": nn.functional.interpolate, "upsample": nn.functional.interpolate, **functions}
+    layers |= {"Layer": nn.Module, "Sequential": nn.Sequential}
+    stand_in("paddle.nn.functional", **functional)
+    stand_in("paddle.nn", functional=sys.modules["paddle.nn.functional"], **layers)
+    arithmetic = {
+        "concat": lambda parts, axis: torch.cat(parts, axis),
+        "mean": lambda x, axis, keepdim: x.mean(axis, keepdim),
+        "max": lambda x, keepdim, axis: x.amax(axis, keepdim),
+    }
+    stand_in("paddle", nn=sys.modules["paddle.nn"], **arithmetic)
+    for name in ("paddle.vision.models.mobilenetv2", "paddle.vision.models.resnet"):
+        stand_in(name, InvertedResidual=None, BottleneckBlock=None)
+
+
+def cpdr(folder: Path):
+    """Both necks with the configurations of their networks, the finest map last there."""
+    paddle()
+    stand_in("models")
+    blocks = execute(folder / "CPDR/models/blocks.py")
+    stand_in("models.blocks", Block=blocks.Block)
+    necks, found = execute(folder / "CPDR/models/necks.py"), {}
+    for name, file, channels in (
+        ("cpdr_a", "unet_cpdr_a_efficientnetb0_dice_iou", (16, 16, 32, 64)),
+        ("cpdr_b", "fpn_cpdr_b_mobilenetv2lite_dice_iou", (16, 32, 64, 64)),
+    ):
+        config = execute(folder / f"CPDR/configs/{file}.py").config
+        neck = necks.Neck.make(name, config["structure"]["neck"]["block_cfgs"])
+        maps = pyramid(channels, 24, 16)
+        neck = waved_in_use(neck, maps[::-1])
+        with torch.no_grad():
+            found[name] = numbers(neck(maps[::-1])[::-1])
+    return found
+
+
 def execute(file: Path, package: str = "", **changed: str):
     """A file as a module of a package, words of it changed."""
     module = types.ModuleType(file.stem)
@@ -180,7 +223,7 @@ def execute(file: Path, package: str = "", **changed: str):
 
 
 def main(folder: str) -> None:
-    values = gold_yolo(Path(folder)) | detectors(Path(folder))
+    values = gold_yolo(Path(folder)) | detectors(Path(folder)) | cpdr(Path(folder))
     Path(__file__).with_suffix(".json").write_text(json.dumps(values) + "\n")
 
 

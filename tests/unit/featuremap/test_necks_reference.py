@@ -40,3 +40,11 @@ def test_gather_and_distribute_is_that_of_the_authors(name, text):
 def test_the_recursive_pyramid_is_that_of_the_authors(steps):
     net = DetectoRS((1, 1, 1, 1), 8, 16, steps, deformable=False)
     check(f"detectors_{steps}", net, wave((2, 3, 75, 70)))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "channels", "out"),
+    [("a", "cpdr", (16, 16, 32, 64), (16, 32, 64)), ("b", "dacf", (16, 32, 64, 64), (8, 16, 32))],
+)
+def test_crossed_refinement_is_that_of_the_authors(name, text, channels, out):
+    check(f"cpdr_{name}", regard.neck(text)(channels, out=out), pyramid(channels, 24, 16))
