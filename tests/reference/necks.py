@@ -8,6 +8,7 @@ FOLDER holds clones of the authors' repositories by their names, and stands for 
 - ``Efficient-Computing`` of huawei-noah, in it Detection/Gold-YOLO; of mmcv its ConvModule and build_norm_layer
 - ``DetectoRS`` of joe-siyuan-qiao
 - ``CPDR`` of Att100, written for Paddle
+- ``PIIP`` of OpenGVLab, in it mmdetection
 """
 
 from __future__ import annotations
@@ -211,6 +212,45 @@ def cpdr(folder: Path):
     return found
 
 
+def piip(folder: Path):
+    """One exchange of tokens of 3 × 2 and 5 × 7 patches, by all of them and by a few places."""
+    root = folder / "PIIP/mmdetection"
+    stand_in("MultiScaleDeformableAttention")
+    core = execute(root / "ops/deformable_attention/functions/ms_deform_attn_func.py")
+
+    class InPyTorch:
+        @staticmethod
+        def apply(value, shapes, _, places, weights, __):
+            return core.ms_deform_attn_core_pytorch(value, shapes, places, weights)
+
+    stand_in("there.functions", MSDeformAttnFunction=InPyTorch, MSDeformAttnFunctionOptimized=None)
+    stand_in("there.modules")
+    attention = execute(root / "ops/deformable_attention/modules/ms_deform_attn.py", "there.modules").MSDeformAttn
+    for name in ("ops", "ops.deformable_attention", "timm", "timm.models"):
+        stand_in(name)
+    stand_in("ops.deformable_attention.modules", MSDeformAttn=attention)
+    stand_in("timm.models.layers", DropPath=nn.Identity)
+    stand_in("there.modules.convnext_hf_wrapper", ConvNextLayerWrapper=None)
+    parts, found = execute(root / "mmdet/models/backbones/piip_modules.py", "there.modules"), {}
+    coarse, fine = (3, 2), (5, 7)
+    tokens = wave((2, 6, 12)), wave((2, 35, 8), 0.3)
+    inputs = [
+        [parts.get_reference_points([own], "cpu").double(), torch.tensor([other]), torch.tensor([0])]
+        for own, other in ((coarse, fine), (fine, coarse))
+    ]
+    for name in ("normal", "deform"):
+        unit = parts.BidirectionalInteractionUnit(12, 8, 0, 0, 2, with_cffn=True, deform_ratio=0.5, attn_type=name)
+        for each in (each for each in unit.modules() if type(each) is parts.Injector and name == "deform"):
+            each.attn.float = each.attn.double
+        given = (*tokens, *inputs, *coarse, *fine)
+        torch.Tensor.float, kept = torch.Tensor.double, torch.Tensor.float
+        unit = waved_in_use(unit, *given)
+        with torch.no_grad():
+            found[f"piip_{name}"] = numbers(unit(*given))
+        torch.Tensor.float = kept
+    return found
+
+
 def execute(file: Path, package: str = "", **changed: str):
     """A file as a module of a package, words of it changed."""
     module = types.ModuleType(file.stem)
@@ -223,7 +263,7 @@ def execute(file: Path, package: str = "", **changed: str):
 
 
 def main(folder: str) -> None:
-    values = gold_yolo(Path(folder)) | detectors(Path(folder)) | cpdr(Path(folder))
+    values = gold_yolo(Path(folder)) | detectors(Path(folder)) | cpdr(Path(folder)) | piip(Path(folder))
     Path(__file__).with_suffix(".json").write_text(json.dumps(values) + "\n")
 
 

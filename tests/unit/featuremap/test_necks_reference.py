@@ -10,6 +10,7 @@ import regard
 from reference.necks import STEP, pyramid
 from reference.waves import wave, waved_in_use
 from regard.networks.vision.detectors import DetectoRS
+from regard.networks.vision.piip import Crossed, Deformable, Interaction
 
 VALUES = json.loads((Path(__file__).parents[2] / "reference" / "necks.json").read_text())
 
@@ -48,3 +49,12 @@ def test_the_recursive_pyramid_is_that_of_the_authors(steps):
 )
 def test_crossed_refinement_is_that_of_the_authors(name, text, channels, out):
     check(f"cpdr_{name}", regard.neck(text)(channels, out=out), pyramid(channels, 24, 16))
+
+
+@pytest.mark.parametrize(
+    ("name", "attention"),
+    [("normal", lambda width: Crossed(width, 2)), ("deform", lambda width: Deformable(width, 2, 0.5))],
+)
+def test_an_exchange_of_branches_is_that_of_the_authors(name, attention):
+    given = (wave((2, 6, 12)), wave((2, 35, 8), 0.3), (3, 2), (5, 7))
+    check(f"piip_{name}", Interaction(12, 8, attention), *given)
