@@ -9,6 +9,7 @@ FOLDER holds clones of the authors' repositories by their names, and stands for 
 - ``DetectoRS`` of joe-siyuan-qiao
 - ``CPDR`` of Att100, written for Paddle
 - ``PIIP`` of OpenGVLab, in it mmdetection
+- ``TriDet`` of sssste
 """
 
 from __future__ import annotations
@@ -251,6 +252,71 @@ def piip(folder: Path):
     return found
 
 
+def tridet(folder: Path):
+    """Two images of 32 moments, level by level: probabilities, starts and ends."""
+    root = folder / "TriDet/libs/modeling"
+    sys.path.insert(0, str(folder / "TriDet"))
+    stand_in("libs")
+    stand_in("libs.utils", batched_nms=None)
+    stand_in("libs.modeling")
+    sys.modules["libs.modeling"].__path__ = [str(root)]
+    whole = importlib.import_module("libs.modeling.meta_archs")
+    importlib.import_module("libs.modeling.backbones")
+    importlib.import_module("libs.modeling.necks")
+    importlib.import_module("libs.modeling.loc_generators")
+    train = {"center_sample": "radius", "center_sample_radius": 1.5, "loss_weight": 1.0, "cls_prior_prob": 0.01}
+    train |= {"dropout": 0.0, "droppath": 1e-9, "label_smoothing": 0.0, "head_empty_cls": [], "init_loss_norm": 100}
+    names = ("pre_nms_thresh", "pre_nms_topk", "iou_threshold", "min_score", "max_seg_num", "duration_thresh")
+    test = dict.fromkeys((*names, "multiclass_nms", "nms_sigma", "voting_thresh"), 0) | {"nms_method": "none"}
+    sizes = {"embd_dim": 16, "fpn_dim": 16, "head_dim": 16, "sgp_mlp_dim": 7, "input_dim": 5, "num_classes": 3}
+    kernels = {"embd_kernel_size": 3, "head_kernel_size": 3, "boudary_kernel_size": 3, "n_sgp_win_size": 3}
+    norms = {"embd_with_ln": True, "fpn_with_ln": True, "head_with_ln": True, "use_abs_pe": False}
+    net = whole.TriDet(
+        **{"backbone_type": "SGP", "fpn_type": "identity", "backbone_arch": (2, 2, 2), "scale_factor": 2},
+        **{"max_seq_len": 32, "max_buffer_len_factor": 1, "regression_range": [(0, 9)] * 3, "head_num_layers": 3},
+        **{"num_bins": 4, "iou_weight_power": 1.0, "downsample_type": "max", "input_noise": 0, "k": 1.5},
+        **{"init_conv_vars": 0, "use_trident_head": True, "train_cfg": train, "test_cfg": test},
+        **sizes | kernels | norms,
+    )
+    for each in (each for each in net.modules() if hasattr(each, "drop_prob")):
+        each.drop_prob = 0.0
+    x, kept = wave((2, 5, 32)), torch.ones(2, 1, 32, dtype=torch.bool)
+
+    class Steps(nn.Module):
+        """What the network calls before it reads the events."""
+
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            maps, masks = net.neck(*net.backbone(x, kept))
+            found = []
+            for level in range(3):
+                one = [maps[level]], [masks[level]]
+                score, start, end = (head(*one)[0] for head in (net.cls_head, net.start_head, net.end_head))
+                head = net.reg_head
+                own = one[0][0]
+                for convolution, norm in zip(head.head, head.norm, strict=True):
+                    own = head.act(norm(convolution(own, one[1][0])[0]))
+                own = torch.relu(head.scale[level](head.offset_head(own, one[1][0])[0])).mT
+                for row in range(2):
+                    before = nn.functional.pad(start[row], (4, 0)).unfold(1, 5, 1)
+                    after = nn.functional.pad(end[row], (0, 4)).unfold(1, 5, 1)
+                    net.training = False
+                    offset = net.decode_offset(own[row], before, after.double())
+                    net.training = True
+                    found.append(torch.cat((torch.sigmoid(score[row])[..., None], 2**level * offset), -1))
+            return found
+
+    torch.float, kept_float = torch.double, torch.float
+    steps = waved_in_use(Steps(), x)
+    with torch.no_grad():
+        values = {"tridet": numbers(steps(x))}
+    torch.float = kept_float
+    return values
+
+
 def execute(file: Path, package: str = "", **changed: str):
     """A file as a module of a package, words of it changed."""
     module = types.ModuleType(file.stem)
@@ -264,6 +330,7 @@ def execute(file: Path, package: str = "", **changed: str):
 
 def main(folder: str) -> None:
     values = gold_yolo(Path(folder)) | detectors(Path(folder)) | cpdr(Path(folder)) | piip(Path(folder))
+    values |= tridet(Path(folder))
     Path(__file__).with_suffix(".json").write_text(json.dumps(values) + "\n")
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 def wave(shape, phase: float = 0.0) -> Tensor:
     """Values of a sine at places that never meet again, in float64."""
-    return torch.sin(torch.arange(math.prod(shape), dtype=torch.float64) * 0.7310585786 + phase).reshape(*shape)
+    return torch.sin(torch.arange(math.prod(shape), dtype=torch.float64) * 0.7310585786 + phase).reshape(shape)
 
 
 def waved(module: nn.Module) -> nn.Module:

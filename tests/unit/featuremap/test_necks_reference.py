@@ -9,6 +9,7 @@ import torch
 import regard
 from reference.necks import STEP, pyramid
 from reference.waves import wave, waved_in_use
+from regard.networks.tridet import TriDet
 from regard.networks.vision.detectors import DetectoRS
 from regard.networks.vision.piip import Crossed, Deformable, Interaction
 
@@ -58,3 +59,22 @@ def test_crossed_refinement_is_that_of_the_authors(name, text, channels, out):
 def test_an_exchange_of_branches_is_that_of_the_authors(name, attention):
     given = (wave((2, 6, 12)), wave((2, 35, 8), 0.3), (3, 2), (5, 7))
     check(f"piip_{name}", Interaction(12, 8, attention), *given)
+
+
+class Distances(torch.nn.Module):
+    """Probability and distances to both ends, in place of the ends, row by row as they are there."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        found = self.net(x)
+        time = torch.cat([2**level * torch.arange(x.shape[2] // 2**level) for level in range(3)])[:, None]
+        found = torch.stack((found[..., 0], time - found[..., 1], found[..., 2] - time), -1)
+        levels = found.split([x.shape[2] // 2**level for level in range(3)], 1)
+        return [row.transpose(0, 1) for level in levels for row in level]
+
+
+def test_events_are_those_of_the_authors():
+    check("tridet", Distances(TriDet(5, 3, 16, 7, 2, 4, 3, 1.5)), wave((2, 5, 32)))
