@@ -11,6 +11,7 @@ from reference.necks import STEP, pyramid
 from reference.waves import wave, waved_in_use
 from regard.networks.tridet import TriDet
 from regard.networks.vision.detectors import DetectoRS
+from regard.networks.vision.p2at import P2AT
 from regard.networks.vision.piip import Crossed, Deformable, Interaction
 
 VALUES = json.loads((Path(__file__).parents[2] / "reference" / "necks.json").read_text())
@@ -78,3 +79,7 @@ class Distances(torch.nn.Module):
 
 def test_events_are_those_of_the_authors():
     check("tridet", Distances(TriDet(5, 3, 16, 7, 2, 4, 3, 1.5)), wave((2, 5, 32)))
+
+
+def test_axial_attention_and_its_decoder_are_those_of_the_authors():
+    check("p2at", P2AT(5, width=8, auxiliary=True), wave((2, 3, 75, 99)))
