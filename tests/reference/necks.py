@@ -11,6 +11,7 @@ FOLDER holds clones of the authors' repositories by their names, and stands for 
 - ``PIIP`` of OpenGVLab, in it mmdetection
 - ``TriDet`` of sssste
 - ``P2AT`` of mohamedac29
+- ``InSPyReNet`` of plemeri, which needs OpenCV
 """
 
 from __future__ import annotations
@@ -362,6 +363,70 @@ def p2at(folder: Path):
         return {"p2at": numbers(net(images))}
 
 
+def inspyrenet(folder: Path):
+    """The pyramid of five waves as the backbone's maps, its line attention and its contexts with the axes turned that
+    are meant; with OpenCV for its kernel."""
+    root = folder / "InSPyReNet"
+    stand_in("kornia")
+    stand_in("kornia.morphology", dilation=None, erosion=None)
+    sys.path.insert(0, str(root))
+    for name in ("lib", "lib.optim", "lib.backbones", "utils", "utils.misc"):
+        stand_in(name)
+    sys.modules["lib"].__path__ = [str(root / "lib")]
+    stand_in("lib.backbones.Res2Net_v1b", res2net50_v1b_26w_4s=None)
+    stand_in("lib.backbones.SwinTransformer", SwinB=None)
+    layers = importlib.import_module("lib.modules.layers")
+    layers.SelfAttention.forward = lines(layers.SelfAttention.forward)
+    attention = importlib.import_module("lib.modules.attention_module")
+    text = (root / "lib/modules/attention_module.py").read_text()
+    text = text.replace("align_corners=False).view(b, shape_mul, -1)", "align_corners=False).flatten(2).mT")
+    exec(compile(text, "attention_module", "exec"), attention.__dict__)
+    module = importlib.import_module("lib.InSPyReNet")
+    module.SICA = attention.SICA
+    widths = (4, 4, 8, 16, 32)
+    maps = [wave((2, c, n, 2 * n), c) for c, n in zip(widths, (16, 16, 8, 4, 2), strict=True)]
+    net = module.InSPyReNet(lambda _: maps, widths, 8, [24, 16])
+    net.image_pyramid.kernel = kernel_of(7)
+
+    class Steps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def train(self, mode=True):
+            for part in self.net.children():
+                part.train(mode)
+            return self
+
+        def forward(self, images):
+            return self.net.forward_inspyre(images)["saliency"][::-1]
+
+    steps, images = Steps(), torch.zeros(2, 3, 64, 128, dtype=torch.float64)
+    steps = waved_in_use(steps, images)
+    with torch.no_grad():
+        return {"inspyrenet": numbers(steps(images))}
+
+
+def kernel_of(side: int):
+    """The Gaussian that OpenCV gives."""
+    line = torch.from_numpy(importlib.import_module("cv2").getGaussianKernel(side, 1))
+    return (line @ line.T)[None, None]
+
+
+def lines(columns):
+    """Attention of rows by that of columns: theirs takes the last axis for both."""
+
+    def forward(own, x):
+        if own.mode == "w":
+            return columns(own, x)
+        own.mode = "w"
+        out = columns(own, x.transpose(2, 3).contiguous()).transpose(2, 3)
+        own.mode = "h"
+        return out
+
+    return forward
+
+
 def execute(file: Path, package: str = "", **changed: str):
     """A file as a module of a package, words of it changed."""
     module = types.ModuleType(file.stem)
@@ -375,7 +440,7 @@ def execute(file: Path, package: str = "", **changed: str):
 
 def main(folder: str) -> None:
     values = gold_yolo(Path(folder)) | detectors(Path(folder)) | cpdr(Path(folder)) | piip(Path(folder))
-    values |= tridet(Path(folder)) | p2at(Path(folder))
+    values |= tridet(Path(folder)) | p2at(Path(folder)) | inspyrenet(Path(folder))
     Path(__file__).with_suffix(".json").write_text(json.dumps(values) + "\n")
 
 

@@ -14,6 +14,7 @@ from regard.featuremap.deform import deform_conv2d
 from regard.featuremap.necks.fpn import level_of
 from regard.featuremap.necks.gold_yolo import Injection
 from regard.featuremap.resize import resize
+from regard.networks.vision.laplacian import dilated, ellipse
 
 EXACT = {"atol": 1e-9, "rtol": 0}
 
@@ -161,3 +162,19 @@ def test_a_neck_of_other_levels_than_it_is_given_chains_where_it_stands():
     assert regard.neck("gold_yolo(gathered=4)")((2, 4, 3, 5), out=(4, 8, 16)).widths == [4, 8, 16]
     with pytest.raises(ValueError, match=r"out: got .*, want one number"):
         regard.neck("fpn")((3, 5), out=(4, 8))
+
+
+def test_ellipses_are_those_of_opencv():
+    """Cells in each row of 5, 9 and 17, and how many in all."""
+    assert [2 * half + 1 for _, half in ellipse(5)] == [1, 5, 5, 5, 1]
+    assert [sum(2 * half + 1 for _, half in ellipse(side)) for side in (5, 9, 17)] == [17, 57, 213]
+
+
+@settings(max_examples=5, deadline=None)
+@given(y=st.integers(1, 19), x=st.integers(1, 19))
+def test_a_dilation_is_the_maximum_of_its_cells(y, x):
+    maps = pyramid((2,), y, x)[0]
+    padded = F.pad(maps, (2, 2, 2, 2), value=float("-inf"))
+    shifts = [(dy + 2, dx + 2) for dy, half in ellipse(5) for dx in range(-half, half + 1)]
+    want = torch.stack([padded[:, :, dy : dy + y, dx : dx + x] for dy, dx in shifts]).amax(0)
+    torch.testing.assert_close(dilated(maps, 5), want, **EXACT)

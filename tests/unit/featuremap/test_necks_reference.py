@@ -11,6 +11,7 @@ from reference.necks import STEP, pyramid
 from reference.waves import wave, waved_in_use
 from regard.networks.tridet import TriDet
 from regard.networks.vision.detectors import DetectoRS
+from regard.networks.vision.inspyrenet import InSPyReNet
 from regard.networks.vision.p2at import P2AT
 from regard.networks.vision.piip import Crossed, Deformable, Interaction
 
@@ -83,3 +84,21 @@ def test_events_are_those_of_the_authors():
 
 def test_axial_attention_and_its_decoder_are_those_of_the_authors():
     check("p2at", P2AT(5, width=8, auxiliary=True), wave((2, 3, 75, 99)))
+
+
+class Pyramid(torch.nn.Module):
+    """The encoders, the decoder and its details, for maps that are given."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.encoders, self.decoder, self.details, self.decoded = net.encoders, net.decoder, net.details, net.decoded
+
+    def forward(self, maps):
+        return self.decoded([encode(each) for encode, each in zip(self.encoders, maps, strict=True)])[0]
+
+
+def test_a_pyramid_of_saliency_is_that_of_the_authors():
+    net = InSPyReNet(8, (1, 1, 1, 1), 4, (24, 16))
+    widths = (4, 4, 8, 16, 32)
+    maps = [wave((2, c, n, 2 * n), c) for c, n in zip(widths, (16, 16, 8, 4, 2), strict=True)]
+    check("inspyrenet", Pyramid(net), maps)
