@@ -12,6 +12,7 @@ FOLDER holds clones of the authors' repositories by their names, and stands for 
 - ``TriDet`` of sssste
 - ``P2AT`` of mohamedac29
 - ``InSPyReNet`` of plemeri, which needs OpenCV
+- ``BGF-YOLO`` of mkang315, which needs einops
 """
 
 from __future__ import annotations
@@ -212,6 +213,7 @@ def cpdr(folder: Path):
         neck = waved_in_use(neck, maps[::-1])
         with torch.no_grad():
             found[name] = numbers(neck(maps[::-1])[::-1])
+    del sys.modules["paddle"]  # which is looked for elsewhere
     return found
 
 
@@ -427,6 +429,63 @@ def lines(columns):
     return forward
 
 
+def bgf_yolo(folder: Path):
+    """The backbone and the neck of its configuration at a sixteenth of the channels, values, queries and keys made one
+    after the other."""
+    root = folder / "BGF-YOLO"
+    stand_in("there.transformer", TransformerBlock=None)
+    for name in ("conv", "bra_legacy", "block"):
+        sys.modules[f"there.{name}"] = execute(root / f"nn/modules/{name}.py", "there")
+    parts = sys.modules["there.block"]
+
+    class InTurn(nn.Module):
+        def __init__(self, width, _):
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+
+        def forward(self, x):
+            v = self.v(x)
+            return self.q(x), torch.cat((self.k(x), v), -1)
+
+    parts.QKVLinear = InTurn
+    config = importlib.import_module("yaml").safe_load((root / "models/bgf/bgf-yolo.yaml").read_text())
+
+    class Steps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers, self.sources, widths = nn.ModuleList(), [], []
+            for source, count, kind, given in config["backbone"] + config["head"][:-1]:
+                inside = [widths[n] for n in ([source] if isinstance(source, int) else source)] if widths else [3]
+                width = inside[0]
+                if kind in ("Conv", "C2f", "SPPF", "CSPStage"):
+                    width = -(-given[0] // 16 // 8) * 8
+                    repeats = [max(round(count * 0.33), 1)] if kind in ("C2f", "CSPStage") else []
+                    layer = getattr(parts, kind)(inside[0], width, *repeats, *given[1:])
+                elif kind == "BiLevelRoutingAttention":
+                    layer = parts.BiLevelRoutingAttention(width, *given)
+                elif kind == "Concat":
+                    layer, width = None, sum(inside)
+                else:
+                    layer = nn.Upsample(None, 2, "nearest")
+                self.layers.append(layer or nn.Identity())
+                self.sources.append(source)
+                widths.append(width)
+            for each in (each for each in self.modules() if isinstance(each, nn.BatchNorm2d)):
+                each.eps = 1e-3
+
+        def forward(self, x):
+            found = []
+            for source, layer in zip(self.sources, self.layers, strict=True):
+                given = [found[n] for n in source] if isinstance(source, list) else found[source] if found else x
+                found.append(torch.cat(given, 1) if isinstance(source, list) else layer(given))
+            return [found[n] for n in config["head"][-1][0]]
+
+    steps, images = Steps(), wave((2, 3, 256, 256))
+    steps = waved_in_use(steps, images)
+    with torch.no_grad():
+        return {"bgf_yolo": numbers(steps(images))}
+
+
 def execute(file: Path, package: str = "", **changed: str):
     """A file as a module of a package, words of it changed."""
     module = types.ModuleType(file.stem)
@@ -441,6 +500,7 @@ def execute(file: Path, package: str = "", **changed: str):
 def main(folder: str) -> None:
     values = gold_yolo(Path(folder)) | detectors(Path(folder)) | cpdr(Path(folder)) | piip(Path(folder))
     values |= tridet(Path(folder)) | p2at(Path(folder)) | inspyrenet(Path(folder))
+    values |= bgf_yolo(Path(folder))
     Path(__file__).with_suffix(".json").write_text(json.dumps(values) + "\n")
 
 

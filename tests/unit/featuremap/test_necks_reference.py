@@ -10,6 +10,7 @@ import regard
 from reference.necks import STEP, pyramid
 from reference.waves import wave, waved_in_use
 from regard.networks.tridet import TriDet
+from regard.networks.vision.bgf_yolo import BGFYolo
 from regard.networks.vision.detectors import DetectoRS
 from regard.networks.vision.inspyrenet import InSPyReNet
 from regard.networks.vision.p2at import P2AT
@@ -102,3 +103,24 @@ def test_a_pyramid_of_saliency_is_that_of_the_authors():
     widths = (4, 4, 8, 16, 32)
     maps = [wave((2, c, n, 2 * n), c) for c, n in zip(widths, (16, 16, 8, 4, 2), strict=True)]
     check("inspyrenet", Pyramid(net), maps)
+
+
+class Levels(torch.nn.Module):
+    """What the heads read."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.stem, self.stages, self.pools, self.neck, self.maps = (
+            net.stem,
+            net.stages,
+            net.pools,
+            net.neck,
+            net.features,
+        )
+
+    def forward(self, images):
+        return self.neck(self.maps(images))
+
+
+def test_a_generalized_neck_is_that_of_the_authors():
+    check("bgf_yolo", Levels(BGFYolo("n", width=1 / 16)), wave((2, 3, 256, 256)))

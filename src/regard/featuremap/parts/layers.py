@@ -62,24 +62,28 @@ class RepVGG(nn.Module):
     Parameters: 10 c d + 4 d, and 2 d where the map itself is added; folded 9 c d + d.
 
     Args:
-        inside, out: channels. stride: of the convolutions.
+        inside, out: channels. stride: of the convolutions. activation: in place of the relu. whole: False for the
+            kernels alone.
 
     Paper: Ding et al., arXiv 2101.03697.
     """
 
-    def __init__(self, inside: int, out: int, stride: int = 1) -> None:
+    def __init__(
+        self, inside: int, out: int, stride: int = 1, activation: Activation = nn.ReLU, whole: bool = True
+    ) -> None:
         super().__init__()
+        self.activation = activation()
         self.square = Convolved(inside, out, 3, stride, activation=None)
         self.point = Convolved(inside, out, 1, stride, activation=None)
-        self.same = nn.BatchNorm2d(inside) if inside == out and stride == 1 else None
+        self.same = nn.BatchNorm2d(inside) if whole and inside == out and stride == 1 else None
 
     def forward(self, x: Tensor) -> Tensor:
         own = 0 if self.same is None else self.same(x)
-        return torch.relu(self.square(x) + self.point(x) + own)
+        return self.activation(self.square(x) + self.point(x) + own)
 
     @torch.no_grad()
     def folded(self) -> nn.Sequential:
-        """One convolution with a bias and a relu that are the block as it is in evaluation."""
+        """One convolution with a bias and the activation that are the block as it is in evaluation."""
         own = self.square.convolution
         kernel, bias = in_evaluation(own.weight, self.square.norm)
         point, more = in_evaluation(self.point.convolution.weight, self.point.norm)
@@ -90,7 +94,7 @@ class RepVGG(nn.Module):
             point, more = in_evaluation(unit, self.same)
             kernel[:, :, 1:2, 1:2] += point
             bias = bias + more
-        return nn.Sequential(with_kernel(own, kernel, bias), nn.ReLU())
+        return nn.Sequential(with_kernel(own, kernel, bias), self.activation)
 
 
 def in_evaluation(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

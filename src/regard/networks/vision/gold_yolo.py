@@ -206,20 +206,8 @@ class GoldYoloNetwork(Network):
         return [*found[:-1], self.pools(x)]
 
     def forward(self, images: Tensor) -> Tensor:
-        found = []
-        for head, level, step in zip(self.heads, self.neck(self.features(images)), STEPS, strict=True):
-            scores, (left, top, right, bottom) = self.read(head, level)
-            y, x = (torch.arange(n, device=images.device, dtype=images.dtype) + 0.5 for n in level.shape[2:])
-            y, x = (each.flatten() for each in torch.meshgrid(y, x, indexing="ij"))
-            box = (x + (right - left) / 2, y + (bottom - top) / 2, left + right, top + bottom)
-            found.append(torch.cat((step * torch.stack(box, 2), torch.sigmoid(scores)), 2))
-        return torch.cat(found, 1)
-
-    @staticmethod
-    def read(head: nn.Module, level: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Scores ``(b, cells, classes)`` and the four distances ``(b, cells)`` of a level."""
-        scores, boxes = head(level)
-        return scores.mT, boxes.unbind(1)
+        levels = zip(self.heads, self.neck(self.features(images)), STEPS, strict=True)
+        return torch.cat([detections(*head(level), level, step) for head, level, step in levels], 1)
 
     def folded(self) -> Self:
         """A copy each of whose blocks is one convolution and each of whose convolutions with an activation has its norm
@@ -230,3 +218,17 @@ class GoldYoloNetwork(Network):
                 if isinstance(child, RepVGG) or (isinstance(child, Convolved) and child.active):
                     setattr(module, name, child.folded())
         return made
+
+
+def detections(scores: Tensor, distances: Tensor, level: Tensor, step: int) -> Tensor:
+    """Boxes in pixels, middle, width and height, and probabilities ``(b, cells, 4 + classes)`` of one level.
+
+    Args:
+        scores: ``(b, classes, cells)`` before the sigmoid. distances: ``(b, 4, cells)`` in cells, to the left, top,
+            right and bottom. level: the map that they were read from. step: pixels from cell to cell.
+    """
+    left, top, right, bottom = distances.unbind(1)
+    steps = (torch.arange(n, device=level.device, dtype=level.dtype) + 0.5 for n in level.shape[2:])
+    y, x = (each.flatten() for each in torch.meshgrid(*steps, indexing="ij"))
+    box = (x + (right - left) / 2, y + (bottom - top) / 2, left + right, top + bottom)
+    return torch.cat((step * torch.stack(box, 2), torch.sigmoid(scores).mT), 2)
