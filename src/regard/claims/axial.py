@@ -9,16 +9,16 @@ from regard.claims.figures import Figures, Finding
 from regard.claims.testbeds.maps import apart, drawn
 from regard.networks.vision.p2at import HEADS, P2AT, PLACES, AxisAttention
 
-SIZES = {(64, 64): (2, 2), (96, 160): (3, 5), (75, 330): (3, 11)}
-"""Rows and columns of images and of their coarsest maps."""
+SIZES = {"64 x 64": (2, 2), "96 x 160": (3, 5), "75 x 330": (3, 11)}
+"""Rows and columns of images, and of their coarsest maps."""
 
 
 @measured(size=tuple(SIZES))
-def scores(size: tuple[int, int]) -> dict[str, int]:
+def scores(size: str) -> dict[str, int]:
     """The numbers in all maps of the network's attention."""
     net = P2AT(5, (1, 1, 1, 1), 4, 8).eval()
     with torch.no_grad():
-        maps = net.intermediates(torch.zeros(1, 3, *size))
+        maps = net.intermediates(torch.zeros(1, 3, *map(int, size.split(" x "))))
     return {"entries": sum(each.numel() for each in maps.values()), "layers": len(net.layers)}
 
 

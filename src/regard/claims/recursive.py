@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from regard.claims.cells import measured
@@ -27,7 +29,7 @@ def start(steps: int, deformable: bool) -> dict[str, float]:
 def feedback() -> dict[str, str]:
     """The stages of a later backbone that change where the pyramid of the pass before does."""
     torch.manual_seed(0)
-    net = DetectoRS((1, 1, 1, 1), 8, 16).double().eval()
+    net: Any = DetectoRS((1, 1, 1, 1), 8, 16).double().eval()
     for stage in net.backbones[1].stages:
         for block in stage.children():
             if block.feedback is not None:

@@ -109,8 +109,8 @@ class SwitchableAtrous(Mixture):
         for place, (rate, kernel) in enumerate(((1, weight), (3, weight + self.difference))):
             if self.offsets:
                 offset = self.offsets[place](self.means(x))
-                size = {"stride": self.stride, "padding": rate * half, "dilation": rate}
-                found.append(deform_conv2d(x, offset, kernel, **size))
+                pad = rate * half
+                found.append(deform_conv2d(x, offset, kernel, stride=self.stride, padding=pad, dilation=rate))
             else:
                 found.append(F.conv2d(x, kernel, stride=self.stride, padding=rate * half, dilation=rate))
         return found

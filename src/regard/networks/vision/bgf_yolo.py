@@ -213,4 +213,4 @@ class BGFYolo(Network):
 
     def forward(self, images: Tensor) -> Tensor:
         levels = zip(self.heads, self.neck(self.features(images)), STEPS, strict=True)
-        return torch.cat([detections(*head(level), level, step) for head, level, step in levels], 1)
+        return torch.cat([detections(head(level), level, step) for head, level, step in levels], 1)

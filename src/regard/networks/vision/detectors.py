@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -206,11 +207,11 @@ class DetectoRS(Network):
         """Of each cell the weights of both rates, and those of the new pyramid and the one before ``(b, 1, n, 2)``."""
         found: dict[str, Tensor] = {}
 
-        def seen(name: str, module: SwitchableAtrous, x: Tensor) -> None:
-            found[numbered(found, name)] = cells(module.weights(module.before(x), []))
+        def seen(name: str, module: Any, given: tuple[Tensor]) -> None:
+            found[numbered(found, name)] = cells(module.weights(module.before(given[0]), []))
 
         hooks = [
-            module.register_forward_pre_hook(lambda own, given, name=name: seen(name, own, given[0]))
+            module.register_forward_pre_hook(partial(seen, name))
             for name, module in self.named_modules()
             if isinstance(module, SwitchableAtrous)
         ]

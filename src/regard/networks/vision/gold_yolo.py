@@ -207,7 +207,7 @@ class GoldYoloNetwork(Network):
 
     def forward(self, images: Tensor) -> Tensor:
         levels = zip(self.heads, self.neck(self.features(images)), STEPS, strict=True)
-        return torch.cat([detections(*head(level), level, step) for head, level, step in levels], 1)
+        return torch.cat([detections(head(level), level, step) for head, level, step in levels], 1)
 
     def folded(self) -> Self:
         """A copy each of whose blocks is one convolution and each of whose convolutions with an activation has its norm
@@ -220,13 +220,14 @@ class GoldYoloNetwork(Network):
         return made
 
 
-def detections(scores: Tensor, distances: Tensor, level: Tensor, step: int) -> Tensor:
+def detections(read: tuple[Tensor, Tensor], level: Tensor, step: int) -> Tensor:
     """Boxes in pixels, middle, width and height, and probabilities ``(b, cells, 4 + classes)`` of one level.
 
     Args:
-        scores: ``(b, classes, cells)`` before the sigmoid. distances: ``(b, 4, cells)`` in cells, to the left, top,
-            right and bottom. level: the map that they were read from. step: pixels from cell to cell.
+        read: scores ``(b, classes, cells)`` before the sigmoid, and distances ``(b, 4, cells)`` in cells, to the left,
+            top, right and bottom. level: the map that they were read from. step: pixels from cell to cell.
     """
+    scores, distances = read
     left, top, right, bottom = distances.unbind(1)
     steps = (torch.arange(n, device=level.device, dtype=level.dtype) + 0.5 for n in level.shape[2:])
     y, x = (each.flatten() for each in torch.meshgrid(*steps, indexing="ij"))

@@ -13,6 +13,7 @@ from regard.core.atlas import Claim, published
 from regard.core.build import build
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
+from regard.featuremap.parts.layers import Convolved
 from regard.featuremap.resize import Size, resize
 from regard.networks.base import Network
 from regard.networks.stages.norms import whole
@@ -206,8 +207,7 @@ class InSPyReNet(Network):
             raise wrong("width, blocks, first", f"{width}, {tuple(blocks)}, {first}", "a multiple of 8, four stages")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.stem, self.pool = normed(3, first, (7, 7), relu=True), nn.MaxPool2d(3, 2, 1)
-            self.stem[0].stride = (2, 2)  # pyright: ignore[reportAttributeAccessIssue]
+            self.stem, self.pool = Convolved(3, first, 7, 2), nn.MaxPool2d(3, 2, 1)
             self.stages, inside, widths = nn.ModuleList(), first, [first]
             for stage, count in enumerate(blocks):
                 made, out = [], first * 2**stage

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -337,11 +338,11 @@ class PIIP(Network):
         """A of every layer and exchange, by the names of their modules."""
         found: dict[str, Tensor] = {}
 
-        def seen(name: str, module: Deformable, x: Tensor, sizes: tuple) -> None:
-            found[numbered(found, name)] = module.attention(x, sizes)
+        def seen(name: str, module: Any, given: tuple) -> None:
+            found[numbered(found, name)] = module.attention(given[0], given[2])
 
         hooks = [
-            module.register_forward_pre_hook(lambda own, given, name=name: seen(name, own, given[0], given[2]))
+            module.register_forward_pre_hook(partial(seen, name))
             for name, module in self.named_modules()
             if isinstance(module, Deformable)
         ]
