@@ -18,6 +18,7 @@ from regard.experiments.timing import interleaved
 from regard.networks import LM, Config
 
 SLOW = {
+    "captions.": "writes captions of 256 scenes, 2 s a model",
     "language.on_pages": "reads unseen pages after training, 3 s",
     "language.shortcuts": "four layers on held-out text, 2 s",
     "language.variants": "26 models, 5 s",
