@@ -124,7 +124,7 @@ def regions(reads: str, seed: int, steps: int) -> dict[str, float]:
     """F1 of objects, and the share of words of objects that look most at the object's region."""
     scenes = draw(TESTED, Generator().manual_seed(99))
     if reads == "grid":
-        model = trained(ShowAttendTell(WORDS, WIDTH, even=0.0, seed=seed), seed, steps)
+        model = trained(ShowAttendTell(WORDS, WIDTH, seed=seed), seed, steps)
         return described(model, scenes, scenes.images)
 
     def loss(model: Any, scenes: Scenes, drawn: Generator) -> Tensor:

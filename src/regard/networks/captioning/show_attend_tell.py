@@ -65,7 +65,8 @@ class ShowAttendTell(Captioner):
 
     Args:
         target, width, channels, wide, seed: as in `Captioner`. attention: "soft", "hard" or "mean".
-        even: λ of ``λ Σ_i (1 − Σ_t α_ti)²``; 1 in the paper, 0 in the authors' code.
+        even: λ of ``λ Σ_i (1 − Σ_t α_ti)²``, beside a caption's whole cross-entropy; 1 in the paper, 0 in the authors'
+            code.
 
     Raises:
         ValueError: another attention, or λ below zero.
@@ -81,7 +82,7 @@ class ShowAttendTell(Captioner):
         width: int = 128,
         channels: int = 3,
         attention: Attention = "soft",
-        even: float = 1.0,
+        even: float = 0.0,
         wide: float = 1.0,
         seed: int | None = None,
     ) -> None:
@@ -129,7 +130,7 @@ class ShowAttendTell(Captioner):
         return Looked(hidden, cell, weights), self.out(said)
 
     def loss(self, images: Tensor, target: Tensor, real: Tensor, generator: Generator) -> Tensor:
-        """Cross-entropy, the penalty for cells that are looked at more or less than once, and of hard attention the
+        """Cross-entropy of captions, the penalty for cells that are looked at more or less than once, and of hard attention the
         score-function estimate of what its draws change.
 
             hard: − ((log p(y) − b) / 10) Σ_t log α_ts − 0.002 Σ_t H(α_t),   b ← 0.9 b + 0.1 log p(y)
@@ -150,7 +151,7 @@ class ShowAttendTell(Captioner):
             drawn.append(log)
         shown, chosen = torch.stack(looks, 1), real.to(looks[0].dtype)
         logs = torch.stack(steps, 1).log_softmax(-1).gather(2, target[..., None])[..., 0] * chosen
-        loss = -logs.sum() / chosen.sum()
+        loss = -logs.sum(1).mean()
         loss = loss + self.even * (1 - (shown * chosen[..., None]).sum(1)).square().sum(1).mean()
         if self.attention != "hard":
             return loss
