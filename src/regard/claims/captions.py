@@ -49,7 +49,7 @@ def about(scenes: Scenes) -> tuple[Tensor, Tensor]:
 
 
 @quick(seed=[0], steps=[40])
-@measured(attention=("soft", "hard", "mean"), seed=range(3), steps=[1500])
+@measured(attention=("soft", "hard", "mean"), seed=range(3), steps=[2500])
 def looking(attention: str, seed: int, steps: int) -> dict[str, float]:
     """BLEU-4, F1 of objects, and the mass of attention inside of an object's box at its words, over the box's area."""
     model = ShowAttendTell(WORDS, WIDTH, attention=attention, seed=seed)  # pyright: ignore[reportArgumentType]
@@ -91,7 +91,7 @@ def beats_the_mean(found: Figures) -> Finding:
 
 
 @quick(seed=[0], steps=[40])
-@measured(sentinel=(True, False), seed=range(3), steps=[1500])
+@measured(sentinel=(True, False), seed=range(3), steps=[2500])
 def away(sentinel: bool, seed: int, steps: int) -> dict[str, float]:
     """BLEU-4, and what the image gets of attention at words for objects and at the words between them."""
     model = trained(AdaptiveCaptioner(WORDS, WIDTH, sentinel=sentinel, seed=seed), seed, steps)
@@ -119,7 +119,7 @@ def costs_nothing(found: Figures) -> Finding:
 
 
 @quick(seed=[0], steps=[40])
-@measured(reads=("regions", "mean", "grid"), seed=range(3), steps=[1500])
+@measured(reads=("regions", "mean", "grid"), seed=range(3), steps=[2500])
 def regions(reads: str, seed: int, steps: int) -> dict[str, float]:
     """F1 of objects, and the share of words of objects that look most at the object's region."""
     scenes = draw(TESTED, Generator().manual_seed(99))
@@ -160,7 +160,7 @@ def looks_at_the_region(found: Figures) -> Finding:
     strong=(False, True),
     shuffled=[False],
     seed=range(3),
-    steps=[1500],
+    steps=[2500],
 )
 def bottleneck(reads: str, strong: bool, shuffled: bool, seed: int, steps: int) -> dict[str, float]:
     """BLEU-4 of a captioner with a weak or a strong image encoder, over all scenes, and over those of three objects.

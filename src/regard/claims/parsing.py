@@ -68,15 +68,16 @@ def own_falls(model: Any) -> tuple[float, float]:
 
 @quick(seed=[0], steps=[10])
 @null(steps=[0])
-@measured(attention=("labels", "self"), seed=range(3), steps=[600])
+@measured(attention=("labels", "own", "self"), seed=range(3), steps=[600])
 def brackets(attention: str, seed: int, steps: int) -> dict[str, float]:
     """F1 of brackets over unseen sentences, and what labels lose without their heads; null: untrained."""
-    model = SpanParser(WORDS, len(LABELS), 48, 16, attention, LONGEST + 2, seed)
+    own = attention == "own"
+    model = SpanParser(WORDS, len(LABELS), 48, 16, "labels" if own else attention, LONGEST + 2, own, seed)
     if steps:
         fit(model, loss_of, Recipe(steps, 3e-3, seed=seed, decay=0.0))
     every = counts(model, [pair for half in halves(300) for pair in half])
-    own, others = own_falls(model)
-    return {"f1": f1(every.sum(0)).item(), "own": own, "others": others}
+    lost, others = own_falls(model)
+    return {"f1": f1(every.sum(0)).item(), "own": lost, "others": others}
 
 
 def is_as_good(found: Figures) -> Finding:
@@ -89,8 +90,7 @@ def is_as_good(found: Figures) -> Finding:
 def heads_are_labels(found: Figures) -> Finding:
     """In every seed; the label loses something."""
     own, others = (found(name, attention="labels") for name in ("own", "others"))
-    beside = [a / max(b, 1e-3) for a, b in zip(found("own", attention="self"), found("others", attention="self"),
-              strict=True)]  # fmt: skip
+    beside = [interval(found(name, attention="own"), ".3f") for name in ("own", "others")]
     figure = f"F1 lost by a head's own label {listed(own, '.3f')}, by others {listed(others, '.3f')}"
-    told = f"{figure}; ratio of self-attention {listed(beside, '.1f')}"
+    told = f"{figure}; where labels are scored from their heads alone {beside[0]} and {beside[1]}"
     return Finding.of(told, all(a >= 2 * b and a > 0.01 for a, b in zip(own, others, strict=True)))

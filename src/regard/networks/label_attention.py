@@ -123,7 +123,8 @@ class SpanParser(Network):
 
     Args:
         words: vocabulary. labels: of spans. width: of words. projected: of each head. attention: "labels", a head for
-            each label; "self", as many heads of self-attention. longest: of sentences. seed: of the initial weights.
+            each label; "self", as many heads of self-attention. longest: of sentences. own: whether a label is scored
+            from its own head alone. seed: of the initial weights.
 
     Raises:
         ValueError: another attention, or a sentence that is too long.
@@ -139,6 +140,7 @@ class SpanParser(Network):
         projected: int = 16,
         attention: str = "labels",
         longest: int = 32,
+        own: bool = False,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -150,9 +152,14 @@ class SpanParser(Network):
         self.embedding, self.places = nn.Embedding(words, width), nn.Parameter(torch.randn(longest, width) * 0.5)
         self.before = SelfAttention(width, 4, width // 4, width)
         wide = labels * projected
-        own = LabelAttention(width, labels, width // 4, projected)
-        self.layer = own if attention == "labels" else SelfAttention(width, labels, projected, wide)
-        self.first, self.norm, self.second = nn.Linear(wide, 64), Standardised(64), nn.Linear(64, labels)
+        if attention == "labels":
+            self.layer: nn.Module = LabelAttention(width, labels, width // 4, projected)
+        else:
+            self.layer = SelfAttention(width, labels, projected, wide)
+        self.own, hidden = own, 16 if own else 64
+        self.norm = Standardised(hidden)
+        self.first = nn.Linear(projected if own else wide, hidden * (labels if own else 1))
+        self.second = nn.Linear(hidden, labels)
 
     def heads(self, words: Tensor) -> Tensor:
         """What the layer says of each word, ``(b, n, labels · projected)``."""
@@ -164,9 +171,18 @@ class SpanParser(Network):
     def read(self, heads: Tensor) -> Tensor:
         """Scores of the spans."""
         front, back = heads.unflatten(2, (self.labels, -1)).chunk(2, -1)
-        fences = torch.cat([front[:, :-1].flatten(2), back[:, 1:].flatten(2)], -1)
+        fences = torch.cat([front[:, :-1], back[:, 1:]], -1)
+        if not self.own:
+            fences = torch.cat([part.flatten(2) for part in fences.chunk(2, -1)], -1)
         spans = fences[:, None] - fences[:, :, None]
-        return self.second(F.relu(self.norm(self.first(spans))))
+        if not self.own:
+            return self.second(F.relu(self.norm(self.first(spans))))
+        weights, shift = (
+            self.first.weight.unflatten(0, (self.labels, -1)),
+            self.first.bias.unflatten(0, (self.labels, -1)),
+        )
+        hidden = F.relu(self.norm(torch.einsum("bijlp,lhp->bijlh", spans, weights) + shift))
+        return (hidden * self.second.weight).sum(-1) + self.second.bias
 
     def forward(self, words: Tensor) -> Tensor:
         return self.read(self.heads(words))
@@ -174,7 +190,9 @@ class SpanParser(Network):
     @classmethod
     def examples(cls) -> Sequence[Sample]:
         given = {"inputs": sentences, "output": (8, 8, 5)}
-        return [Sample(name, cls(13, 5, 8, 4, name, 9, seed=0), given) for name in ("labels", "self")]
+        made = {"labels": cls(13, 5, 8, 4, "labels", 9, seed=0), "self": cls(13, 5, 8, 4, "self", 9, seed=0)}
+        made["own heads"] = cls(13, 5, 8, 4, "labels", 9, own=True, seed=0)
+        return [Sample(label, network, given) for label, network in made.items()]
 
 
 class SelfAttention(nn.Module):

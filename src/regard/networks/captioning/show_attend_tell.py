@@ -130,8 +130,8 @@ class ShowAttendTell(Captioner):
         return Looked(hidden, cell, weights), self.out(said)
 
     def loss(self, images: Tensor, target: Tensor, real: Tensor, generator: Generator) -> Tensor:
-        """Cross-entropy of captions, the penalty for cells that are looked at more or less than once, and of hard attention the
-        score-function estimate of what its draws change.
+        """Cross-entropy of captions, the penalty for cells that are looked at more or less than once, and of hard
+        attention the score-function estimate of what its draws change.
 
             hard: − ((log p(y) − b) / 10) Σ_t log α_ts − 0.002 Σ_t H(α_t),   b ← 0.9 b + 0.1 log p(y)
 
