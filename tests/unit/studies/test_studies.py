@@ -12,7 +12,8 @@ from regard.core.atlas import entries, find
 
 SLOW = {
     *(
-        "captions.bottleneck",
+        *("captions.bottleneck", "abrupt.emerges", "abrupt.traded", "abrupt.reduced", "joint.read"),
+        *("seeing.answered", "taught.digits_taught"),
         "averages.sizes",
         "features.risks(target='mean')",
         "features.risks(target='correlation')",
