@@ -17,18 +17,16 @@ from regard.tasks.translation import Pairs
 from regard.train.fit import Recipe, fit
 
 TASK, LENGTH, LONGER = Frames(), 8, 32
-LINEAR = 0.2
-"""The share of the steps that are trained along straight lines, before alignments are the model's own."""
+LINEAR, PLACES = 0.2, 0.1
+"""The share of the steps that are trained along straight lines, before alignments are the model's own, and the weight
+of places in the loss, as in the authors' code."""
 
 
 def straight(pairs: Pairs) -> Tensor:
-    """Places that go evenly from the beginning to the end, ``(b, n)``."""
-    count = pairs.real.sum(1, keepdim=True)
-    return (
-        ((torch.arange(pairs.target.shape[1]) + 0.5) * pairs.lengths[:, None] / count)
-        .long()
-        .clamp(max=pairs.lengths[:, None] - 1)
-    )
+    """Places that go evenly to the last key, each at least one farther, ``(b, n)``."""
+    last, count = (pairs.lengths - 1)[:, None], pairs.real.sum(1, keepdim=True)
+    pace = (last / count).clamp(min=1.0)
+    return torch.minimum(((torch.arange(pairs.target.shape[1]) + 1) * pace).round().long(), last)
 
 
 def made(reads: str, seed: int) -> Any:
@@ -56,7 +54,7 @@ def written(reads: str, seed: int, steps: int) -> dict[str, float]:
             return F.cross_entropy(logits[pairs.real], pairs.target[pairs.real])
         own = done[0] > LINEAR * steps
         path = model.align(pairs.source, pairs.target, pairs.lengths) if own else straight(pairs)
-        return model.loss(pairs.source, pairs.target, pairs.real, pairs.lengths, path)
+        return model.loss(pairs.source, pairs.target, pairs.real, pairs.lengths, path, PLACES)
 
     fit(model, loss, Recipe(steps, 5e-3, seed=seed, decay=0.0))
     found: dict[str, float] = {}

@@ -19,17 +19,19 @@ def every(network, source, target, length):
     for step, token in enumerate(target[0].tolist()):
         previous = target[:, step - 1] if step else torch.full((1,), network.target)
         (hidden, cell), scores, _, told = network.advance(state, previous, encoded)
-        state = type(state)(hidden, cell, state.place, state.told)
+        state = type(state)(hidden, cell, state.place, state.told, state.fresh)
         tables.append((scores[0], told[0, :, token]))
     found = {}
     for path in itertools.product(range(length), repeat=len(tables)):
-        if list(path) != sorted(path):
-            continue
-        total, start = 0.0, 0
+        total, last = 0.0, -1
         for place, (scores, told) in zip(path, tables, strict=True):
-            total += (scores[start:].log_softmax(0)[place - start] + told[place]).item()
-            start = place
-        found[path] = total
+            start = min(last + 1, length - 1)
+            if place < start:
+                break
+            total += (scores[start:length].log_softmax(0)[place - start] + told[place]).item()
+            last = place
+        else:
+            found[path] = total
     return found
 
 
