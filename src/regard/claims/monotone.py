@@ -58,7 +58,7 @@ def written(reads: str, seed: int, steps: int) -> dict[str, float]:
 
     fit(model, loss, Recipe(steps, 5e-3, seed=seed, decay=0.0))
     found: dict[str, float] = {}
-    for name, length, count in (("short", LENGTH, 200), ("long", LONGER, 60)):
+    for name, length, count in (("short", LENGTH, 100), ("long", LONGER, 24)):
         pairs = TASK.batch(count, Generator().manual_seed(99), length, length)
         told = model.generate(pairs.source, pairs.target.shape[1] + 4, pairs.lengths)
         found[name] = errors(told, pairs.target, TASK.tokens)

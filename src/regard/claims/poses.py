@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from regard.claims.cells import measured, null, quick
 from regard.claims.figures import Figures, Finding, interval
 from regard.claims.testbeds.skeletons import poses
-from regard.networks.pose_lifting import Interwoven, PoseLifter
+from regard.networks.pose_lifting import PoseLifter
 from regard.train.fit import Recipe, fit
 
 WIDE = 4.0
@@ -38,7 +38,6 @@ def made(arm: str, seed: int) -> PoseLifter:
     model = PoseLifter(channels, 2, 8, 0.0, ARMS[arm], seed)
     for block in model.blocks:
         each: Any = block
-        assert isinstance(each, Interwoven)
         if arm == "convolution alone":
             each.out = Nothing()
         if arm == "attention alone":

@@ -146,7 +146,7 @@ class PoseLifter(Network):
         sizes = (2, channels // 8, channels // 4, channels // 2, channels)
         self.embed = nn.Sequential(*(nn.Linear(a, b) for a, b in pairwise(sizes)))
         self.blocks = nn.ModuleList(
-            Interwoven(channels, len(PARENTS), heads, dropout, tuple(ways)) for _ in range(depth)
+            Interwoven(channels, len(PARENTS), heads, dropout, (ways[0], ways[1])) for _ in range(depth)
         )
         self.norm, self.out = nn.LayerNorm(channels, eps=1e-6), nn.Linear(channels, 3)
 

@@ -53,7 +53,7 @@ class GraphOfTokens(nn.Module):
         if self.graph == "attention":
             return attention.mean(1) @ own
         scores = self.alike(x) @ x.mT / self.temperature  # pyright: ignore[reportOptionalCall]
-        return scores.masked_fill(~CAUSAL.allowed(*scores.shape[1:], x.device)[:, 0], -torch.inf).softmax(-1) @ own
+        return scores.masked_fill(~CAUSAL.allowed(x.shape[1], x.shape[1], x.device)[:, 0], -torch.inf).softmax(-1) @ own
 
     def forward(self, x: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
         """The outputs, and p̃."""

@@ -109,14 +109,14 @@ class JointDynamics:
 
 
 def flow(pull: Tensor, linear: bool, steps: int, pace: float = 0.01, most: float = 2.5) -> Tensor:
-    """The entropy of attention ``∝ exp(v² / 2)`` after each step of the weights' own dynamics, in nats.
+    """The entropy of attention ``∝ exp(v² / 2)`` before and after each step of the weights' own dynamics, in nats.
 
         linear: v̇ = μ ⊙ exp(v² / 2),   with a kink: v̇ = (μ − v) ⊙ exp(v² / 2)
 
     Args:
         pull: μ ``(tokens,)``. most: where |v| is held, since the linear dynamics have no end.
     """
-    v, entropies = torch.zeros_like(pull), []
+    v, entropies = torch.zeros_like(pull), [torch.tensor(float(len(pull))).log().to(pull)]
     for _ in range(steps):
         v = v + pace * (pull if linear else pull - v) * torch.exp(v.square() / 2)
         v = v.clamp(-most, most) if linear else v

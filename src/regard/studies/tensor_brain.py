@@ -35,14 +35,16 @@ from regard.core.atlas import Claim, published
 class TensorBrain(nn.Module):
     """Concepts are indices with embeddings; a blackboard q is read by them and written to by the one that is told.
 
-        q ← q_senses, a_t, or q_0,   P(k | q) = softmax_k(a_k · q + b_k),   q ← q + tanh(W q) + a_k
+        q ← q_senses, a_t, or q_0,   P(k | q) = softmax_k(a_k · q + b_k)
+        q ← q + a_k,   q ← q + tanh(W q)
 
-    Subject, object and predicate are told one after the other, each written back before the next. q_senses is what an
-    encoder sees in an image; a_t the embedding of a scene's own index, episodic memory; q_0 is what there is without
-    senses, semantic memory.
+    Subject, object and predicate are told one after the other; each is written back, and working memory W works on the
+    blackboard, before the next. q_senses is what an encoder sees in an image; a_t the embedding of a scene's own index,
+    episodic memory; q_0 is what there is without senses, semantic memory.
 
     Args:
-        concepts: indices. width: of q. scenes: indices of scenes. side: of images, 0 for none. seed: of the weights.
+        concepts: indices. width: of q. scenes: indices of scenes. side: of images, a multiple of four. seed: of the
+            weights.
 
     Paper: Tresp et al., arXiv 2001.11027, of which the abstract is followed.
     """
@@ -72,7 +74,8 @@ class TensorBrain(nn.Module):
 
     def write(self, q: Tensor, concept: Tensor) -> Tensor:
         """q after a concept was told."""
-        return q + torch.tanh(self.work(q)) + self.index[concept]
+        q = q + self.index[concept]
+        return q + torch.tanh(self.work(q))
 
     def score(self, q: Tensor, triples: Tensor) -> Tensor:
         """log P of triples ``(b, 3)``."""

@@ -18,18 +18,26 @@ from regard.experiments.timing import interleaved
 from regard.networks import LM, Config
 
 SLOW = {
+    "abrupt.traded": "three networks on 4,096 unseen classes, 3 s",
+    "anticipation.told": "six networks of 1,000 clips, 3 s",
     "captions.": "writes captions of 256 scenes, 2 s a model",
+    "experts.routed": "reads held-out source with three models, 6 s",
     "language.on_pages": "reads unseen pages after training, 3 s",
     "language.shortcuts": "four layers on held-out text, 2 s",
     "language.variants": "26 models, 5 s",
     "latents.probes": "features of MiniLM for a thousand texts, a minute",
     "layers.deletions": "deletes every token of 256 texts in turn, half a minute",
+    "monotone.written": "writes sequences of four times the length, 5 s a model",
     "multi_token.toy_task": "answers on 1,000 texts, 4 s",
+    "parsing.brackets": "parses 300 sentences without each head in turn, 3 s a model",
+    "poses.lifted": "six networks on 2,000 poses, 4 s",
     "positional.network": "sorts lists of ten times the size, 4 s",
     "projections.texts_of": "tells packages of 3,000 texts, 5 s",
     "projections.gated_and_fast": "as small_lm.beside",
+    "seeing.answered": "1,500 scenes, looked at four times, 4 s",
     "small_lm.beside": "a second a model; projections.gated_models has such models too",
     "statements.told": "MiniLM reads 320 statements, 6 s",
+    "taught.digits_taught": "measures 597 maps of gaze one by one, 2 s",
     "taylor.terms": "states of 64² numbers over 256 characters, 9 s",
 }
 """Cells that take long even with one step, and why."""

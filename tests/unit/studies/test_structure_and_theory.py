@@ -184,7 +184,8 @@ def test_a_triple_is_told_and_written_back_by_hand():
     for concept in (1, 3, 4):
         logs = torch.stack([brain.index[k] @ now + brain.bias[k] for k in range(6)]).log_softmax(0)
         total += logs[concept].item()
-        now = now + torch.tanh(brain.work(now)) + brain.index[concept]
+        now = now + brain.index[concept]
+        now = now + torch.tanh(brain.work(now))
     assert brain.score(q, torch.tensor([[1, 3, 4]])).item() == pytest.approx(total, abs=1e-5)
     shown = Shown()
     assert shown.chances.sum().item() == pytest.approx(1)
