@@ -26,9 +26,9 @@ PREFIX, TOKENS, PLANTED, OTHERS = 32, 64, 8, 16
 """Tokens of a prefix, of a paragraph; paragraphs known by heart, and as many that are to be kept; unseen ones."""
 
 
-@measured(seed=range(2), steps=[25])
+@measured(seed=range(2), steps=[40])
 def of_tiny(seed: int, steps: int) -> dict[str, float]:
-    """Of paragraphs in every batch, and of unseen ones: shares of the lower layers; what is left after forgetting."""
+    """Of texts that are recited after training, and of unseen ones: lower layers' shares, what forgetting leaves."""
     from scipy.stats import mannwhitneyu
 
     model, tokenizer = load("tiny")
@@ -43,8 +43,10 @@ def of_tiny(seed: int, steps: int) -> dict[str, float]:
         return ready(input_ids=batch, labels=batch, use_cache=False).loss
 
     fit(model, loss, Recipe(steps, 1e-3, decay=0, seed=seed))
+    known = ParagraphMemory().run(model, planted).memorised.tolist()
+    planted = [text for text, by_heart in zip(planted, known, strict=True) if by_heart] or planted
     lower = [[lower_share(block_gradients(model, text)) for text in some] for some in (planted, unseen)]
-    figures = {"recited": recited(model, planted), "unseen": recited(model, unseen)}
+    figures = {"recited": sum(known) / len(known), "unseen": recited(model, unseen)}
     figures |= {"lower": mean(lower[0]), "lower unseen": mean(lower[1])}
     figures["p"] = float(mannwhitneyu(*lower, alternative="greater").pvalue)
     before = text_loss(model, unseen)
@@ -97,10 +99,9 @@ def is_forgotten(found: Figures) -> Finding:
     """Of texts that were all recited; a random thousandth forgets fewer."""
     before, left, rise, random = (found(name) for name in ("recited", "left", "rise", "left by random"))
     figure = (
-        f"of {PLANTED} texts {listed(before, '.0%')} are recited, {listed(left, '.0%')} after 30 steps of a thousandth "
-        f"of the weights, {listed(random, '.0%')} of a random thousandth; the loss of unseen ones moves by "
+        f"of {PLANTED} texts {listed(before, '.0%')} are recited, of those {listed(left, '.0%')} after 30 steps of a "
+        f"thousandth of the weights, {listed(random, '.0%')} of a random thousandth; the loss of unseen ones moves by "
         f"{listed(rise, '+.1%')}"
     )
-    gone = [now <= 0.2 * was for now, was in zip(left, before, strict=True)]
     fewer = [now < other for now, other in zip(left, random, strict=True)]
-    return Finding.of(figure, min(before) > 0, all(gone), max(rise) <= 0.02, all(fewer))
+    return Finding.of(figure, min(before) > 0, max(left) <= 0.2, max(rise) <= 0.02, all(fewer))
