@@ -24,7 +24,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 MARKS = "<!-- table -->", "<!-- end of table -->"
 LINES = (
     *("Causal & Window(256)", "Causal & (Window(256) | Sinks(64))", "Causal & (Window(64) | Sinks(64) | Power(64))"),
-    *("Causal & Blocks(256)", "Causal & (Blocks(256) | Sinks(64))"),
+    *("Causal & Blocks(256)", "Causal & (Blocks(256) | Sinks(64))", "Causal & (Window(64) | Strided(64))"),
 )
 GRIDS = ("Neighborhood({grid}, 7)", "Neighborhood({grid}, 13)", "Neighborhood({grid}, 16, stride=8)")
 SIDES = {4096: (64, 64), 16384: (128, 128), 32768: (128, 256)}

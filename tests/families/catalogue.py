@@ -61,7 +61,7 @@ def class_of(kind: str) -> str | None:
     return None
 
 
-def rank(folder: str, candidate: Candidate) -> tuple[bool, str]:
-    """The order of the candidates within a folder."""
+def rank(folder: str, candidate: Candidate) -> tuple[bool, bool, str]:
+    """The order of the candidates within a folder: what is called like it, the part that reads text, the others."""
     kind = candidate.config.model_type
-    return kind.replace("-", "_") != folder, kind
+    return kind.replace("-", "_") != folder, not kind.endswith("_text"), kind

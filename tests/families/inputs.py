@@ -17,6 +17,8 @@ LENGTH, BATCH = 11, 2
 
 def guesses(model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
     """Inputs that the model may run on."""
+    if model.config.model_type in GIVEN:
+        yield GIVEN[model.config.model_type](model.config)
     accepted = list(inspect.signature(model.forward).parameters)
     main, config = model.main_input_name, model.config
     names = [name for name in SOURCES if name in accepted and (name == main or required(model, name))]
@@ -37,7 +39,8 @@ def guesses(model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
     several = [name for name in SOURCES if name in accepted and name not in ("inputs_embeds", "encoder_hidden_states")]
     for choice in range(4):
         options = {name: list(SOURCES[name](config)) for name in several}
-        yield {name: found[min(choice, len(found) - 1)] for name, found in options.items()}
+        given = {name: found[min(choice, len(found) - 1)] for name, found in options.items()}
+        yield given | ({"decoder_input_ids": ids(LENGTH - 4, seed=5)} if "decoder_input_ids" in accepted else {})
 
 
 def required(model: PreTrainedModel, name: str) -> bool:
@@ -110,9 +113,49 @@ def hidden(config: Any) -> Iterator[Tensor]:
     yield noise(BATCH, LENGTH, named(config, "encoder_hidden_size", "hidden_size", "d_model", default=64))
 
 
+def pictures(config: Any) -> Iterator[Tensor]:
+    """Images, and for models of videos frames of them."""
+    yield from images(config)
+    yield from videos(config)
+
+
+def timed(config: Any) -> dict[str, Tensor]:
+    """A series with what is known of its times, past and future."""
+    past, features = config.context_length + max(config.lags_sequence), config.num_time_features
+    return {
+        "past_values": noise(BATCH, past),
+        "past_time_features": noise(BATCH, past, features),
+        "past_observed_mask": torch.ones(BATCH, past),
+        "future_values": noise(BATCH, config.prediction_length),
+        "future_time_features": noise(BATCH, config.prediction_length, features),
+    }
+
+
+def patches(config: Any) -> dict[str, Tensor]:
+    """Texts, and images as rows of 2 × 2 patches."""
+    width = 3 * config.vision_config.patch_size**2
+    return {
+        "input_ids": ids(LENGTH),
+        "pixel_values": noise(BATCH, 4, width),
+        "pixel_attention_mask": torch.ones(BATCH, 4, dtype=torch.long),
+        "spatial_shapes": torch.full((BATCH, 2), 2),
+    }
+
+
+def grounded(config: Any) -> dict[str, Tensor]:
+    """An image whose embeddings stand at the first tokens of the text."""
+    place = torch.zeros(BATCH, LENGTH + config.latent_query_num, dtype=torch.long)
+    place[:, 1 : 1 + config.latent_query_num] = 1
+    return {
+        "pixel_values": next(images(config)),
+        "input_ids": ids(LENGTH + config.latent_query_num),
+        "image_embeds_position_mask": place,
+    }
+
+
 SOURCES = {
     "input_ids": text,
-    "pixel_values": images,
+    "pixel_values": pictures,
     "pixel_values_videos": videos,
     "input_features": features,
     "input_values": waves,
@@ -126,3 +169,22 @@ SOURCES = {
     "encoder_hidden_states": hidden,
 }
 """How each argument is made from a configuration."""
+GIVEN = {
+    "autoformer": timed,
+    "informer": timed,
+    "time_series_transformer": timed,
+    "siglip2": patches,
+    "kosmos-2": grounded,
+    "xclip": lambda config: {"input_ids": ids(LENGTH), "pixel_values": next(videos(config.vision_config))},
+    "idefics": lambda config: {
+        "input_ids": ids(LENGTH),
+        "pixel_values": next(images(config))[:, None],
+        "image_attention_mask": torch.ones(BATCH, LENGTH, 1, dtype=torch.long),
+    },
+    "musicgen_decoder": lambda config: {"input_ids": ids(LENGTH, batch=BATCH * config.num_codebooks)},
+    "musicgen_melody_decoder": lambda config: {"input_ids": ids(LENGTH, batch=BATCH * config.num_codebooks)},
+    "audio-spectrogram-transformer": lambda config: {
+        "input_values": noise(BATCH, config.max_length, config.num_mel_bins)
+    },
+}
+"""Inputs of some model types that their arguments' names do not tell."""

@@ -9,6 +9,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig, ResNetConfig
 
+from families.recipes import NEEDED
+
 VOCABULARY = 120
 TEXT = 90
 """Ids below this are no special tokens, apart from the first three."""
@@ -77,13 +79,6 @@ RULES: tuple[tuple[str, Callable[[int, Sizes], int]], ...] = (
     (r"sliding_window$|attention_window$|chunk_size$|local_attention$", lambda v, s: min(v, 8) if v else v),
     (r"num_queries|num_query_tokens|num_latents|n_latents|latent_query_num", lambda v, s: min(v, 11)),
 )  # fmt: skip
-NEEDED: Mapping[str, Mapping[str, Any]] = {
-    "deepseek_v2": {"num_experts_per_tok": 2, "n_routed_experts": 4, "topk_method": "greedy"},
-    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2},
-    "esm": {"vocab_size": VOCABULARY},
-    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
-}
-"""What has no default that works."""
 DEPTH = re.compile(r"(^|_)(num_)?(hidden_)?layers$|^n_layer$|^depth$|^n_layers$")
 SPECIAL = re.compile(r"token_(id|index)$")
 PLAIN = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id", "forced_eos_token_id")
@@ -119,6 +114,8 @@ def rebuilt(given: PreTrainedConfig, sizes: Sizes, explicit: bool) -> PreTrained
             if DEPTH.search(name) and isinstance(values[name], int):
                 values[name] = max(values[name], len(values["layer_types"]))
     values |= {"use_timm_backbone": False, "backbone": None} if "use_timm_backbone" in declared else {}
+    if "mrope_section" in getattr(kind, "ignore_keys_at_rope_validation", ()):
+        values["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4} | rotary(values, sizes)
     values |= NEEDED.get(kind.model_type, {})
     return kind(**{name: value for name, value in values.items() if value is not None})
 
@@ -158,7 +155,7 @@ def smaller(name: str, value: Any, sizes: Sizes) -> Any:
     if isinstance(value, (list, tuple)) and value and all(type(one) is int for one in value):
         return type(value)(several(name, list(value), sizes))
     if isinstance(value, Mapping) and "mrope_section" in value:
-        return {**value, "mrope_section": sections(value["mrope_section"], sizes)}
+        return {**value, "mrope_section": sections(value["mrope_section"], sizes.head // 2)}
     return value
 
 
@@ -175,9 +172,16 @@ def several(name: str, values: list[int], sizes: Sizes) -> list[int]:
     return values
 
 
-def sections(given: list[int], sizes: Sizes) -> list[int]:
+def rotary(values: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
+    """Sections of a head for time, height and width."""
+    given = values.get("rope_parameters") or {}
+    half = int(sizes.head * values.get("partial_rotary_factor", given.get("partial_rotary_factor", 1))) // 2
+    return given | {"mrope_section": sections(given.get("mrope_section", [1, 1, 1]), half)}
+
+
+def sections(given: list[int], half: int) -> list[int]:
     """Rotary sections in the given proportion that add up to half a head."""
-    half, total = sizes.head // 2, sum(given)
+    total = sum(given)
     parts = [max(1, value * half // total) for value in given]
     parts[-1] += half - sum(parts)
     return parts

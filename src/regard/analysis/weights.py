@@ -53,7 +53,7 @@ def head_weights(model: Any) -> list[HeadWeights]:
             raise wrong(
                 "model", f"{block.name} without q_proj, k_proj, v_proj, output or norm", "a model that has them"
             )
-        size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        size = getattr(attention, "head_dim", None) or text.hidden_size // text.num_attention_heads
         q, k, v = (part.weight.detach().unflatten(0, (-1, size)) for part in parts[:3])
         o = parts[3].weight.detach().unflatten(1, (len(q), -1)).transpose(0, 1)
         found.append(HeadWeights(q, k, v, o, norm))

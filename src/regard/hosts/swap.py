@@ -287,13 +287,13 @@ def swap(
             RuntimeError: the model is watched or swapped.
     """
     model = host(model)
-    d = head_dim_of(model)
     if isinstance(mechanism, Mapping):
         chosen: dict[int | None, tuple[Mechanism, str]] = {
-            layer: (instantiate(given, config, layer, d), said(given, config)) for layer, given in mechanism.items()
+            layer: (instantiate(given, config, layer, head_dim_of(model, layer)), said(given, config))
+            for layer, given in mechanism.items()
         }
     else:
-        one = (instantiate(mechanism, config, head_dim=d), said(mechanism, config))
+        one = (instantiate(mechanism, config, head_dim=head_dim_of(model)), said(mechanism, config))
         chosen = {None: one} if layers is None else dict.fromkeys(layers, one)
     for layer in chosen:
         if layer is not None and layer < 0:
@@ -301,9 +301,15 @@ def swap(
     return Swap(model, chosen)
 
 
-def head_dim_of(model: PreTrainedModel) -> int:
-    """The size of a head, which mechanisms with parameters of it are made for; 64 where the configuration has none."""
+def head_dim_of(model: PreTrainedModel, layer: int = 0) -> int:
+    """The size of a layer's heads, for which mechanisms with numbers of it are made; 64 where no configuration says it.
+
+    Layers of Gemma 4 differ in it: a mechanism that depends on it and is given for all of them fails in the others.
+    """
     config: Any = model.config.get_text_config()
+    each = getattr(config, "per_layer_config", None) if getattr(config, "is_heterogeneous", False) else None
+    if each is not None and 0 <= layer < len(each):
+        config = each[layer]
     given = getattr(config, "head_dim", None)
     width, heads = (getattr(config, name, None) for name in ("hidden_size", "num_attention_heads"))
     return given or (width // heads if isinstance(width, int) and isinstance(heads, int) and heads else 64)

@@ -21,18 +21,49 @@ def per_sequence(run: Kernel, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -
 
     Where the layout has a mask, ``run`` gets the part of it that is about these tokens as a fourth argument.
     For kernels whose layout is regular: padding costs nothing, and a window never meets it. Queries that are
-    padding, or that stand before the first key, get zeros.
+    padding, or that stand before the first key, get zeros. Documents of one length are a batch of one call, and all
+    tokens are sorted by document once, so that neither pass costs more for many short documents than for a long one.
     """
     n, m = q.shape[2], k.shape[2]
-    out = q.new_zeros(*q.shape[:3], v.shape[3])
+    alike: dict[tuple[int, int], list[tuple[int, Tensor, Tensor]]] = {}
     for row, tokens in documents(layout, q.shape[0], m, k.device):
         queries = tokens[tokens >= m - n] - (m - n)
-        if queries.numel():
-            single, mask = slice(row, row + 1), layout.of(row).mask
-            shown = () if mask is None else (mask.index_select(2, queries).index_select(3, tokens),)
-            part = run(q[single, :, queries], k[single, :, tokens], v[single, :, tokens], *shown)
-            out[row, :, queries] = part[0]
-    return out
+        if len(queries):
+            alike.setdefault((len(queries), len(tokens)), []).append((row, queries, tokens))
+    if not alike:
+        return q.new_zeros(*q.shape[:3], v.shape[3])
+    parts = [part for group in alike.values() for part in group]
+    rows, columns = (torch.cat([part[0] * size + part[at] for part in parts]) for at, size in ((1, n), (2, m)))
+    counts = [(len(group), *lengths) for lengths, group in alike.items()]
+    queries, keys, values = (
+        by_document(x, places, [(count[0], count[at]) for count in counts])
+        for x, places, at in ((q, rows, 1), (k, columns, 2), (v, columns, 2))
+    )
+    masks = ([] if layout.mask is None else [shown(layout, group)] for group in alike.values())
+    outs = [
+        run(*given, *mask).transpose(1, 2).flatten(0, 1)
+        for *given, mask in zip(queries, keys, values, masks, strict=True)
+    ]
+    out = outs[0].new_zeros(q.shape[0] * n, *outs[0].shape[1:]).index_copy(0, rows, torch.cat(outs))
+    return out.unflatten(0, (q.shape[0], n)).transpose(1, 2)
+
+
+def by_document(x: Tensor, places: Tensor, counts: list[tuple[int, int]]) -> list[Tensor]:
+    """Batches ``(documents, heads, tokens, d)`` of the tokens at ``places`` of all sequences ``x (b, h, n, d)``.
+
+    ``counts``: of each batch the number of documents, and of tokens in each.
+    """
+    tokens = x.transpose(1, 2).flatten(0, 1).index_select(0, places)
+    split = tokens.split([many * length for many, length in counts])
+    return [part.unflatten(0, count).transpose(1, 2) for part, count in zip(split, counts, strict=True)]
+
+
+def shown(layout: Layout, group: list[tuple[int, Tensor, Tensor]]) -> Tensor:
+    """The mask of each document of a group, ``(documents, heads or 1, queries, keys)``."""
+    masks = ((layout.of(row).mask, queries, tokens) for row, queries, tokens in group)
+    return torch.cat(
+        [x.index_select(2, queries).index_select(3, tokens) for x, queries, tokens in masks if x is not None]
+    )
 
 
 def documents(layout: Layout, batch: int, m: int, device: torch.device) -> Iterator[tuple[int, Tensor]]:

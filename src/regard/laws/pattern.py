@@ -41,10 +41,13 @@ class Drawn:
         return [self.n] if self.pattern.crossed else [self.n, 1, 5, self.n // 2 + 1]
 
     def regions(self) -> Iterator[tuple[str, Region, Region]]:
-        """Blocks of queries and of keys: runs of several sides, and boxes of a grid of several axes."""
+        """Blocks of queries and of keys: runs of several sides, one residue class each, and boxes of a grid."""
         for rows, cols in SIDES:
             queries = Region.runs(torch.arange(self.m - self.n, self.m), rows)
             yield f"{rows} × {cols}", queries, Region.runs(torch.arange(self.m), cols)
+        for period in {2, 3, self.pattern.period}:
+            queries = Region.classes(torch.arange(self.m - self.n, self.m), 4, period)
+            yield f"classes of {period}", queries, Region.classes(torch.arange(self.m), 3, period)
         grid = self.pattern.grid
         if grid is not None and len(grid) > 1 and self.n == self.m:
             for side in (2, 3):

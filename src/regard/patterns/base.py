@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +37,19 @@ class Region:
         index = torch.arange(blocks * size, device=tokens.device).clamp(max=max(len(tokens) - 1, 0))
         return cls(tokens[index].view(blocks, size))
 
+    @classmethod
+    def classes(cls, tokens: Tensor, size: int, period: int) -> Region:
+        """Consecutive ``tokens (t,)`` in blocks of ``size`` of one residue class modulo ``period``."""
+        if not len(tokens):
+            return cls.runs(tokens, size)
+        first, stop = int(tokens[0]), int(tokens[-1]) + 1
+        begins = torch.arange(first, min(first + period, stop), device=tokens.device)
+        counts = -(-(stop - begins) // period)
+        places = torch.arange(-(-int(counts.max()) // size) * size, device=tokens.device)
+        each = begins[:, None] + period * places.clamp(max=counts[:, None] - 1)
+        held = (places[None, ::size] < counts[:, None]).flatten()
+        return cls(each.view(-1, size)[held], run=False)
+
     @cached_property
     def low(self) -> Tensor:
         return self.tokens.amin(1)
@@ -51,6 +65,11 @@ class Region:
         again = torch.zeros_like(ranked, dtype=torch.bool)
         again[:, 1:] = ranked[:, 1:] == ranked[:, :-1]
         return ~torch.zeros_like(again).scatter_(1, places, again)
+
+    def residue(self, period: int) -> Tensor:
+        """``(blocks,)`` int64: the residue class that all tokens of a block have, −1 where they have several."""
+        found = self.tokens % period
+        return torch.where((found == found[:, :1]).all(1), found[:, 0], -1)
 
     def __getitem__(self, part: slice) -> Region:
         return Region(self.tokens[part], self.run, self.box)
@@ -127,6 +146,11 @@ class Pattern:
     def grid(self) -> tuple[int, ...] | None:
         """The sizes of the grid that the pattern is drawn on, None for a line of any length."""
         return None
+
+    @property
+    def period(self) -> int:
+        """All pairs that it shows stand a multiple of so many tokens apart; 1 where no more is known."""
+        return 1
 
     def head(self, index: int) -> Pattern:
         """The pattern of one head."""
@@ -276,6 +300,10 @@ class And(Pattern):
     def endless(self) -> bool:
         return self.first.endless and self.second.endless
 
+    @property
+    def period(self) -> int:
+        return math.lcm(self.first.period, self.second.period)
+
     def head(self, index: int) -> Pattern:
         return self if self.heads == 1 else And(self.first.head(index), self.second.head(index))
 
@@ -314,6 +342,13 @@ class Not(Pattern):
     @property
     def endless(self) -> bool:
         return self.inner.endless
+
+    @property
+    def period(self) -> int:
+        inner = self.inner
+        if isinstance(inner, Not):
+            return inner.inner.period
+        return math.gcd(Not(inner.first).period, Not(inner.second).period) if isinstance(inner, And) else 1
 
     def head(self, index: int) -> Pattern:
         return self if self.heads == 1 else Not(self.inner.head(index), self.text)
@@ -365,6 +400,10 @@ class PerHead(Pattern):
     @property
     def endless(self) -> bool:
         return all(pattern.endless for pattern in self.patterns)
+
+    @property
+    def period(self) -> int:
+        return math.gcd(*(pattern.period for pattern in self.patterns))
 
     def head(self, index: int) -> Pattern:
         return self.patterns[index]

@@ -67,12 +67,18 @@ def regions(
     m: int,
     line: tuple[int, int],
     boxes: Mapping[int, tuple[tuple[int, ...], tuple[int, ...]]],
+    classes: bool = False,
 ) -> tuple[Region, Region]:
     """Blocks of queries and of keys of the sizes ``line``; boxes, by the number of axes, where the pattern is drawn on
-    a grid of several."""
+    a grid of several; with ``classes``, blocks of one residue class each where the pattern has a period."""
     grid = pattern.grid
     if grid is None or len(grid) == 1 or n != m or math.prod(grid) != m:
-        return Region.runs(torch.arange(m - n, m), line[0]), Region.runs(torch.arange(m), line[1])
+        tokens = torch.arange(m - n, m), torch.arange(m)
+        if not classes or pattern.period == 1:
+            return Region.runs(tokens[0], line[0]), Region.runs(tokens[1], line[1])
+        sizes = (min(most, max(-(-len(x) // pattern.period), 1)) for most, x in zip(line, tokens, strict=True))
+        rows, cols = (Region.classes(x, size, pattern.period) for x, size in zip(tokens, sizes, strict=True))
+        return rows, cols
     rows, cols = boxes[len(grid)]
     return tiles(grid, rows), tiles(grid, cols)
 

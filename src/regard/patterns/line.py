@@ -21,6 +21,12 @@ def at_least(name: str, value: int, least: int, why: str = "") -> None:
         raise wrong(name, str(value), f"at least {least}{why}")
 
 
+def apart(queries: Region, keys: Region, period: int) -> Tensor:
+    """``(query blocks, key blocks)`` bool: whether two blocks are of one residue class each, and not of the same."""
+    a, b = queries.residue(period)[:, None], keys.residue(period)
+    return (a >= 0) & (b >= 0) & (a != b)
+
+
 class Offsets(Pattern):
     """The base of patterns that know only how far back a key lies: i − j."""
 
@@ -40,7 +46,9 @@ class Offsets(Pattern):
         before = torch.nn.functional.pad(table.cumsum(0), (1, 0))
         count = before[last - start + 1] - before[first - start]
         some, every = count > 0, count == last - first + 1
-        return Bounds.exactly(some, every) if queries.run and keys.run else Bounds.at_most(some, every)
+        if queries.run and keys.run:
+            return Bounds.exactly(some, every)
+        return Bounds.at_most(some & ~apart(queries, keys, self.period), every)
 
     def pairs(self, n: int, m: int | None = None) -> int:
         """Σ over offsets of the pairs that are so far apart: a closed form."""
@@ -151,6 +159,10 @@ class Trailing(Pattern):
         if self.stride > self.window:
             raise wrong("stride", str(self.stride), f"at most the window, {self.window}")
 
+    @property
+    def period(self) -> int:
+        return self.dilation
+
     def first(self, i: Tensor) -> Tensor:
         """The first key that a query sees, were all of the text there."""
         place = i // self.dilation
@@ -165,6 +177,7 @@ class Trailing(Pattern):
         every = (first.amax(1)[:, None] <= low) & (high <= queries.low[:, None])
         if self.dilation == 1 and queries.run and keys.run:
             return Bounds.exactly(some, every)
+        some = some & ~apart(queries, keys, self.dilation)
         return Bounds.at_most(some, every if self.dilation == 1 else torch.zeros_like(every))
 
     def future(self, j: Tensor, i: int) -> Tensor:
@@ -186,6 +199,10 @@ class Dilated(Offsets):
         at_least("size", self.size, 1)
         at_least("dilation", self.dilation, 1)
 
+    @property
+    def period(self) -> int:
+        return self.dilation
+
     def offset(self, back: Tensor) -> Tensor:
         return (back.abs() < self.size * self.dilation) & (back % self.dilation == 0)
 
@@ -202,8 +219,18 @@ class Strided(Offsets):
     def __post_init__(self) -> None:
         at_least("stride", self.stride, 1)
 
+    @property
+    def period(self) -> int:
+        return self.stride
+
     def offset(self, back: Tensor) -> Tensor:
         return back % self.stride == 0
+
+    def bounds(self, queries: Region, keys: Region, m: int) -> Bounds:
+        a, b = queries.residue(self.stride)[:, None], keys.residue(self.stride)
+        if bool((a >= 0).all() and (b >= 0).all()):
+            return Bounds.exactly(a == b, a == b)
+        return super().bounds(queries, keys, m)
 
 
 @dataclass(frozen=True)

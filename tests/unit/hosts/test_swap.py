@@ -9,6 +9,7 @@ import torch
 
 import regard
 from regard.hosts.state_cache import StateCacheLayer
+from regard.hosts.swap import head_dim_of
 from unit.hosts.models import bert, causal, eager, rwkv, tokens
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -101,6 +102,24 @@ def test_only_the_layers_that_are_named():
         one = logits(model, ids)
     assert not torch.allclose(one, neither, **CLOSE)
     assert not torch.allclose(one, logits(both, ids), **CLOSE)
+
+
+def test_heads_of_the_layers_may_differ_in_size():
+    import transformers
+
+    if not hasattr(transformers, "Gemma4ForCausalLM"):
+        pytest.skip("this Transformers has no Gemma 4")
+    from families.shrink import Sizes, tiny
+
+    torch.manual_seed(0)
+    model = transformers.Gemma4ForCausalLM(tiny(transformers.Gemma4TextConfig, Sizes())).eval()
+    assert len({layer.head_dim for layer in model.config.per_layer_config}) == 2
+    assert [head_dim_of(model, layer) for layer in range(2)] == [x.head_dim for x in model.config.per_layer_config]
+    ids = tokens(2, 23)
+    expected, generated = logits(model, ids), model.generate(ids, max_new_tokens=4, do_sample=False)
+    with regard.swap(model, "window", size=64):
+        torch.testing.assert_close(logits(model, ids), expected, **CLOSE)
+        assert torch.equal(model.generate(ids, max_new_tokens=4, do_sample=False), generated)
 
 
 def test_the_models_own_window_is_kept_to():

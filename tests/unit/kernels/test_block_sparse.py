@@ -13,6 +13,7 @@ from regard.kernels import masked_rows as whole
 from regard.kernels.block_sparse import plan as block_sparse
 from regard.kernels.dense import attend_lse as dense_lse
 from regard.patterns.cover import Cover
+from regard.patterns.parted import parted
 
 TEXTS = [
     *("Causal & Window(37)", "Causal & (Window(9) | Sinks(3) | Power(7))", "Blocks(40, 16)", "Random(0.2, block=8)"),
@@ -21,6 +22,10 @@ TEXTS = [
         "Sinks(0)",
         "Causal & Strided(11)",
         "GlobalQueries(3) | Window(2)",
+        "Causal & (Window(9) | Strided(11))",
+        "Strided(4) | Dilated(3, 5) | Sinks(2)",
+        "Causal & Trailing(4, 2, 3)",
+        "PerHead(Dilated(2, 6), Strided(4), Causal & Strided(2))",
     ),
 ]
 
@@ -60,6 +65,34 @@ def test_equals_masked_dense_attention(form, text, n, m, groups):
     pattern = p.parse_pattern(text)
     q, k, v = draw(n, m, groups=groups)
     agree(q, k, v, form(q, k, v, pattern), masked(q, k, v, pattern.dense(n, m)))
+
+
+@st.composite
+def unions(draw):
+    """Unions of what has a period and what has none, cut by something."""
+    parts = st.sampled_from(
+        ["Window(3)", "Sinks(2)", "Strided(3)", "Strided(4)", "Dilated(3, 4)", "Trailing(3, 1, 2)", "~Window(5)"]
+    )
+    text = " | ".join(draw(st.lists(parts, min_size=1, max_size=4)))
+    return p.parse_pattern(draw(st.sampled_from(["", "Causal & ", "~Sinks(1) & Causal & "])) + f"({text})")
+
+
+@hypothesis.given(unions(), st.integers(1, 60), st.integers(0, 30))
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_parts_of_one_period_are_the_whole_and_have_nothing_in_common(pattern, n, more):
+    parts = parted(pattern)
+    seen = torch.stack([part.dense(n, n + more) for part in parts]).sum(0)
+    assert torch.equal(seen, pattern.dense(n, n + more).long())
+    assert len({part.period for part in parts}) == len(parts)
+    for part in parts:
+        i, j = (part.dense(n, n + more)[0]).nonzero().unbind(1)
+        assert not ((i + more - j) % part.period).any()
+
+
+def test_strided_patterns_compute_little_more_than_they_show():
+    pattern = p.parse_pattern("Causal & (Window(64) | Strided(64))")
+    assert block_sparse.cells(pattern, 8192, 8192) < 0.1 * 8192 * 8192 / 2
+    assert block_sparse.share(pattern, 8192) > 0.15
 
 
 @st.composite
@@ -149,7 +182,11 @@ def test_everything_visible_is_dense_attention():
 
 
 @pytest.mark.parametrize(
-    "text", ["Causal & Window(100)", "Causal & (Power(4) | Sinks(9))", "PerHead(Window(9), Blocks(64))"]
+    "text",
+    [
+        *("Causal & Window(100)", "Causal & (Power(4) | Sinks(9))", "PerHead(Window(9), Blocks(64))"),
+        *("Causal & Strided(9)", "Causal & (Window(20) | Strided(20))"),
+    ],
 )
 def test_cells_are_what_the_plan_computes(text):
     pattern = p.parse_pattern(text)

@@ -71,3 +71,28 @@ def test_runs_are_whole_documents_and_every_token_is_in_one():
         (0, 565, 568, True),
         (1, 0, 568, True),
     ]
+
+
+@hypothesis.given(batches())
+@hypothesis.settings(max_examples=40, deadline=None)
+def test_documents_of_one_length_are_one_call(call):
+    """A softmax over each document's own tokens is the masked one; there are as many calls as there are lengths."""
+    q, k, v, layout = call
+    n, m, lengths = q.shape[2], k.shape[2], []
+
+    def run(q, k, v, mask=None):
+        lengths.append((q.shape[2], k.shape[2]))
+        seen = Layout(layout.causal, mask=mask).allowed(q.shape[2], k.shape[2])
+        scores = (q @ k.mT).masked_fill(~seen, -1e9)
+        return torch.softmax(scores, -1).masked_fill(~seen, 0) @ v
+
+    got, seen = packing.per_sequence(run, q, k, v, layout), layout.allowed(n, m)
+    want = torch.softmax((q @ k.mT).masked_fill(~seen, -1e9), -1).masked_fill(~seen, 0) @ v
+    real = torch.ones(len(q), m, dtype=torch.bool) if layout.key_mask is None else layout.key_mask
+    want = want * real[:, None, m - n :, None]
+    torch.testing.assert_close(got, want, atol=1e-9, rtol=1e-9)
+    assert len(lengths) == len(set(lengths))
+    weight = torch.randn_like(want)
+    if got.requires_grad:
+        for a, b in zip(*(torch.autograd.grad((x * weight).sum(), (q, k, v)) for x in (got, want)), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-8, rtol=1e-8)

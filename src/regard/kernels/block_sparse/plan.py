@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, reduce
 from typing import ClassVar
 
 import torch
@@ -20,6 +20,7 @@ from regard.kernels.block_sparse import lists
 from regard.patterns.base import Pattern, Region
 from regard.patterns.cover import Cover
 from regard.patterns.grid import regions
+from regard.patterns.parted import parted
 
 LINE = 128, 32
 """Queries in a block, keys in a block, on a line."""
@@ -203,12 +204,14 @@ def attend_lse(
         shown = dense_mask(pattern, n, m).to(q.device)
         shown = shown if mask is None else shown & mask
         return dense.over(q, k, v, [dense.Piece(slice(blind, q.shape[2]), slice(0, m), mask=shown)], scale)
-    if more := roomy(pattern, n, m) - m:
+    more = roomy(pattern, n, m) - m
+    if more:
         q, k, v = (torch.nn.functional.pad(x, (0, 0, 0, more)) for x in (q, k, v))
         mask = mask if mask is None else torch.nn.functional.pad(mask, (0, more, 0, more))
-        part = run(q, k, v, planned(pattern, n + more, m + more).within(m).to(q.device), blind, scale, mask)
-        return Partial(part.out[:, :, : blind + n], part.lse[:, :, : blind + n])
-    return run(q, k, v, planned(pattern, n, m).to(q.device), blind, scale, mask)
+    plans = [planned(part, n + more, m + more) for part in parted(pattern)]
+    plans = [(plan.within(m) if more else plan).to(q.device) for plan in plans]
+    part = reduce(Partial.merge, (run(q, k, v, plan, blind, scale, mask) for plan in plans))
+    return Partial(part.out[:, :, : blind + n], part.lse[:, :, : blind + n]) if more else part
 
 
 def in_rows(pattern: Pattern, m: int, device: torch.device) -> bool:
@@ -222,7 +225,8 @@ def in_rows(pattern: Pattern, m: int, device: torch.device) -> bool:
 @lru_cache(maxsize=64)
 def nearly_dense(pattern: Pattern, side: int) -> bool:
     """Whether blocks of the first ``side`` tokens hold so much of what rows do that gathering them costs more."""
-    return planned(pattern, side, side).cells > GATHERING * whole.cells(pattern, side, side)
+    blocks = sum(planned(part, side, side).cells for part in parted(pattern))
+    return blocks > GATHERING * whole.cells(pattern, side, side)
 
 
 def roomy(pattern: Pattern, n: int, m: int) -> int:
@@ -357,7 +361,12 @@ def cells(pattern: Pattern, n: int, m: int, biased: bool = False) -> int:
         if n * m <= WHOLE:
             return n * m
         n, m = (x + roomy(pattern, n, m) - m for x in (n, m))
-    queries, keys = regions(pattern, n, m, line_of(n), TILES)
+    return sum(listed_cells(part, n, m) for part in ([pattern] if biased else parted(pattern)))
+
+
+def listed_cells(pattern: Pattern, n: int, m: int) -> int:
+    """The entries of a plan's blocks."""
+    queries, keys = regions(pattern, n, m, line_of(n), TILES, classes=True)
     step = max(1, len(queries.tokens) * len(keys.tokens) // SAMPLED)
     some = Region(queries.tokens[step // 2 :: step], queries.run, queries.box)
     counts = pattern.cover_of(some, keys, len(some.tokens) * some.tokens.shape[1], m, exact=False).offsets.diff()
@@ -375,7 +384,7 @@ def line_of(n: int) -> tuple[int, int]:
 @lru_cache(maxsize=32)
 def planned(pattern: Pattern, n: int, m: int) -> BlockPlan:
     """The plan of a pattern, kept for the next call."""
-    queries, keys = regions(pattern, n, m, line_of(n), TILES)
+    queries, keys = regions(pattern, n, m, line_of(n), TILES, classes=True)
     cover = pattern.cover_of(queries, keys, n, m, exact=False)
     heads = [pattern.head(h) for h in range(pattern.heads)]
     return assembled(cover, queries, keys, lambda i, j, head: heads[head].visible(i, j, m), m - n)

@@ -85,7 +85,7 @@ class Flow(Mechanism):
     authors' code. With fewer queries than keys, causal, the missing ones bring no flow.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h.
-    Cost: linear in n and m. State: d (e + 4) + 1 numbers a head. A padded or packed batch runs sequence by sequence.
+    Cost: linear in n and m. State: d (e + 4) + 1 numbers a head. A padded or packed batch runs document by document.
 
     Paper: Wu et al., arXiv 2202.06258.
     """

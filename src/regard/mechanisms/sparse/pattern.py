@@ -41,7 +41,7 @@ class Patterned(Mechanism):
         A_ij = exp(s_ij) / Σ_{j' ∈ P(i)} exp(s_ij') for j ∈ P(i), else 0,   s_ij = scale q_i · k_j
 
     A subclass says what P is in `pattern_for`. Causal, P is cut at i; a mask hides more of it. A padded or packed batch
-    runs sequence by sequence, positions counting the real tokens of a document.
+    runs document by document, those of one length together, positions counting the real tokens of each.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h.
     Cost: ``4 cells max(d, e)`` FLOPs a head, the pattern in whole blocks; memory O(n + m). State: the keys and values

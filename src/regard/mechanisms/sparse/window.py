@@ -58,7 +58,7 @@ class SlidingWindow(Mechanism):
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h.
     Cost: ``4 n (w + 128) max(d, e)`` FLOPs a head, twice the w bidirectional; memory O(n + m). A padded or packed batch
-    runs sequence by sequence, a masked one in lists of blocks. State: sinks + w - 1 keys and values, whatever the
+    runs document by document, a masked one in lists of blocks. State: sinks + w - 1 keys and values, whatever the
     length.
 
     Args:
