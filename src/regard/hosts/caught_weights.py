@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from regard.core.errors import wrong
 from regard.core.tile import Tile
 from regard.hosts.forward_pass import Pass
+from regard.hosts.places import tokens_of
 from regard.hosts.session import Layer
 from regard.hosts.softmax_call import BLOCK, LEAST_ROWS
 
@@ -105,7 +106,7 @@ class Reading:
         """The rows of A, in the slots of the whole sequence."""
         past = place.past if layer.causal else 0
         keys, queries = real(source, layer, place, past)
-        tokens = place.tokens if place.tokens is not None and place.tokens.ids.shape == keys.shape else None
+        tokens = None if layer.cross else tokens_of(place, keys)
         blocks, share = self.watched.choice.blocks(source, layer.index, past)
         for rows in blocks:
             yield Tile(

@@ -36,7 +36,8 @@ class Pass:
         keys: ``(batch, slots)`` bool, False = padding, where the pass was given a mask of two axes. masked: whether it,
             or that which it is part of, was given any.
         new: number of tokens that it was given, None where it was given none.
-        encoded: whether it was given another sequence to attend to. weights: whether it is asked for its weights.
+        encoded: whether it was given another sequence to attend to. target: the ids for the decoder inside of it.
+        weights: whether it is asked for its weights.
         handed: what the modules in it were given, by their names.
         calls: how often each attention module was called in an outermost pass. ran: other modules that are given the
             past, and ran in it. begun: what its cache held before, in an outermost one.
@@ -50,6 +51,7 @@ class Pass:
     masked: bool = False
     new: int | None = None
     encoded: bool = False
+    target: Tensor | None = None
     weights: bool = False
     handed: dict[str, Handed] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
@@ -168,11 +170,12 @@ class PassTracker:
         if opened.keys is None and made_already(given):
             opened.keys = outer.keys
         opened.encoded = given.get("encoder_hidden_states") is not None
+        opened.target = given.get("decoder_input_ids", outer.target)
         opened.new = next((given[name].shape[1] for name in TOKENS if isinstance(given.get(name), Tensor)), None)
         opened.weights = self.asks_for_weights(module, given)
         if len(self.stack) == 1 and not recomputing():
             opened.begun = self.history.of(opened.cache, opened.past)
-        opened.tokens = self.tokens(module, opened.past, given)
+        opened.tokens = self.tokens(opened, outer, given.get("input_ids"))
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """The hook after a pass, also after one that raised."""
@@ -224,20 +227,26 @@ class PassTracker:
         slots = caches.length(cache)
         return self.counted.get(cache, 0) if slots is None else slots
 
-    def tokens(self, module: nn.Module, past: int, given: Mapping[str, Any]) -> Tokens | None:
-        """The ids of the slots so far: those of earlier passes with the same cache, then the new ones."""
-        outer = self.stack[-2] if len(self.stack) > 1 else None
-        ids = given.get("input_ids")
-        if not isinstance(ids, Tensor):
-            return outer.tokens if outer is not None and past == outer.past else None
-        if outer is not None and outer.tokens is not None and past == outer.past:
+    def tokens(self, opened: Pass, outer: Pass, ids: Any) -> Tokens | None:
+        """The ids of the slots so far: those of earlier passes with the same cache, then the new ones.
+
+        A pass inside another has the tokens of that one, unless it is given another sequence and that one is not: then
+        it is a decoder, of tokens of its own. A part that is given no tokens, as that which sees an image, has none.
+        """
+        if opened.new is None:
+            return None
+        past, same = opened.past, outer.module is not None and (outer.encoded or not opened.encoded)
+        if same and past == outer.past and (outer.tokens is not None or not isinstance(ids, Tensor)):
             return outer.tokens
-        written = self.stack[0].begun.ids
-        earlier = written.get(id(module))
+        ids = ids if isinstance(ids, Tensor) or same else outer.target
+        if not isinstance(ids, Tensor):
+            return None
+        written, module = self.stack[0].begun.ids, id(opened.module)
+        earlier = written.get(module)
         if past and (earlier is None or earlier.shape[0] != ids.shape[0] or earlier.shape[1] < past):
             return None
         ids = ids if not past or earlier is None else torch.cat([earlier[:, :past], ids], dim=1)
-        written[id(module)] = ids
+        written[module] = ids
         return Tokens(ids)
 
 

@@ -24,7 +24,7 @@ def place_of(
     start, stop = slots.key, call.m if cross else slots.query + call.n
     keys, queries = real_tokens(call, inside, slots, stop, causal, cross, passes.real)
     rows = torch.arange(slots.query, slots.query + call.n, device=call.device)
-    tokens = tokens_of(inside, keys)
+    tokens = None if cross else tokens_of(inside, keys)
     beyond = max(start + call.m - stop, 0)  # the free slots of a cache of fixed size
     if tokens is not None and beyond:
         tokens = Tokens(pad(tokens.ids, (0, beyond), value=-1))

@@ -150,7 +150,7 @@ class Watched(Session):
         call, first = source.call, slots.key
         stop = call.m if layer.cross else slots.query + call.n
         keys, queries = real_tokens(call, place, slots, stop, layer.causal, layer.cross, self.passes.real)
-        tokens = tokens_of(place, keys)
+        tokens = None if layer.cross else tokens_of(place, keys)
         blocks, share = self.choice.blocks(call, layer.index, slots.query)
         for rows in blocks:
             strip = source.strip(rows)

@@ -241,6 +241,9 @@ def ids_of(probe: Any, tile: Tile) -> Tokens:
     Raises:
         ValueError: they are not known.
     """
+    if tile.tokens is None and tile.cross:
+        wanted = f"layers of self-attention alone, as watch(…, layers=…): {probe.name} compares a text with itself"
+        raise wrong("layers", f"{tile.layer}, which attends to another sequence", wanted)
     if tile.tokens is None:
         raise wrong("tile.tokens", "None", f"token ids: {probe.name} compares tokens, so give the model input_ids")
     return tile.tokens
