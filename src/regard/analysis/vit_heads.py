@@ -62,7 +62,7 @@ class Knockouts(Result):
         if self.heads != other.heads:
             raise wrong("other", f"{len(other.heads)} heads", f"the same {len(self.heads)}")
         parts = [torch.cat([getattr(self, of), getattr(other, of)], 1) for of in (*MEASURES, "right")]
-        return Knockouts(self.heads, *parts, torch.cat([self.whole, other.whole]))
+        return Knockouts(self.heads, *parts, torch.cat([self.whole, other.whole]))  # pyright: ignore[reportCallIssue]
 
     def ranked(self, measure: str) -> list[Head]:
         """Heads by one of `MEASURES`, the most important first.
@@ -165,7 +165,7 @@ def knocked_out(model: Any, pixels: Tensor, labels: Tensor) -> Knockouts:
         rise = cross_entropy(logs, labels, reduction="none") - cross_entropy(whole, labels, reduction="none")
         apart = (whole.exp() * (whole - logs)).sum(1)
         rows.append(torch.stack([fall, rise, apart, (logs.argmax(1) == labels).double()]))
-    return Knockouts(tuple(heads), *torch.stack(rows, 1).unbind(), (whole.argmax(1) == labels).double())
+    return Knockouts(tuple(heads), *torch.stack(rows, 1).unbind(), (whole.argmax(1) == labels).double())  # pyright: ignore[reportCallIssue]
 
 
 class WholeRows:

@@ -48,7 +48,7 @@ def of_tiny(seed: int, steps: int) -> dict[str, float]:
     lower = [[lower_share(block_gradients(model, text)) for text in some] for some in (planted, unseen)]
     figures = {"recited": sum(known) / len(known), "unseen": recited(model, unseen)}
     figures |= {"lower": mean(lower[0]), "lower unseen": mean(lower[1])}
-    figures["p"] = float(mannwhitneyu(*lower, alternative="greater").pvalue)
+    figures["p"] = float(mannwhitneyu(*lower, alternative="greater").pvalue)  # pyright: ignore[reportArgumentType]
     before = text_loss(model, unseen)
     with forgetting(model, planted, kept, steps=30, rate=1e-2) as masks:
         figures |= {"left": recited(model, planted), "rise": text_loss(model, unseen) / before - 1}

@@ -93,12 +93,3 @@ def sinks_move(found: Figures) -> Finding:
     )
     more = all(a > b for a, b in zip(moved, still, strict=True))
     return Finding.of(figure, more, min(map(min, shares)) > 0)
-
-
-def masking_costs_less(found: Figures) -> Finding:
-    """A smaller rise of the loss, in every seed."""
-    moved, still = (found("rise", way=way) for way in ("denoising", "left to right"))
-    figure = (
-        f"without {TOP} sinks the loss rises by {listed(moved, '.1%')} and {listed(still, '.1%')} from left to right"
-    )
-    return Finding.of(figure, all(a < b for a, b in zip(moved, still, strict=True)))
