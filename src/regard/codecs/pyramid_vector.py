@@ -35,7 +35,7 @@ from regard.core.kinds import Sample
             holds="codes.below_rounding",
         ),
         Claim(
-            "SmolLM2 with weights of about 3.25 bits reads text better than with weights rounded to nearest",
+            "SmolLM2 with weights of about three bits reads text better than with weights rounded to nearest",
             cells="codes.perplexity",
             holds="codes.reads_better",
         ),
