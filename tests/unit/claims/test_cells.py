@@ -18,6 +18,9 @@ from regard.experiments.timing import interleaved
 from regard.networks import LM, Config
 
 SLOW = {
+    "clusters.language": "two models on held-out windows of 256 characters, several seconds",
+    "flux.routed_by": "130 batches of text and recall, a quarter of a minute",
+    "infinitevl.distilled": "three models on 16,384 tokens of held-out text, a quarter of a minute",
     "language.on_pages": "reads unseen pages after training, 3 s",
     "language.shortcuts": "four layers on held-out text, 2 s",
     "language.variants": "26 models, 5 s",
@@ -30,6 +33,7 @@ SLOW = {
     "small_lm.beside": "a second a model; projections.gated_models has such models too",
     "statements.told": "MiniLM reads 320 statements, 6 s",
     "titans.needle": "a thousand tokens by three forms of memory, a minute",
+    "tracking.": "words of 128 letters by networks of recurrence and attention, several seconds",
     "taylor.terms": "states of 64² numbers over 256 characters, 9 s",
 }
 """Cells that take long even with one step, and why."""
