@@ -50,6 +50,47 @@ def answered(toward: bool, seed: int, steps: int) -> dict[str, float]:
         return {"exact": (model(context, question).argmax(-1) == ends).all(1).double().mean().item()}
 
 
+KEYS, MARKS, ENTRIES, PARTS = 40, 10, 4, 3
+"""Of the paragraphs that are compared with a list: keys, marks of keys, records, and pairs of a record."""
+SYMBOLS, LISTED = KEYS + MARKS + 1, ENTRIES * PARTS
+
+
+def compared(count: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Contexts of records of three pairs of a key and a mark, a list of all keys and their marks, and the ends of the
+    record that agrees with the list; of each other record's pairs one does not.
+
+    A single vector of the whole list is too little to tell which of 400 pairs it has, and agreement of a record is that
+    of all its pairs: each key must find its own mark in the list.
+    """
+    keys = torch.rand(count, KEYS, generator=generator).argsort(1)[:, :LISTED]
+    marks = torch.randint(MARKS, (count, LISTED), generator=generator)
+    other = (marks + torch.randint(1, MARKS, marks.shape, generator=generator)) % MARKS
+    right = torch.randint(ENTRIES, (count,), generator=generator)
+    wrong = torch.randint(PARTS, (count, ENTRIES), generator=generator)
+    differs = F.one_hot(wrong, PARTS).bool() & (torch.arange(ENTRIES) != right[:, None])[..., None]
+    shown = torch.where(differs.flatten(1), other, marks) + KEYS
+    pairs = torch.stack([keys, shown], 2).unflatten(1, (ENTRIES, PARTS)).flatten(2)
+    context = F.pad(pairs, (1, 0), value=SYMBOLS - 1).flatten(1)
+    order = torch.rand(count, LISTED, generator=generator).argsort(1)
+    question = torch.stack([keys.gather(1, order), marks.gather(1, order) + KEYS], 2).flatten(1)
+    start = right * (2 * PARTS + 1) + 1
+    return context, question, torch.stack([start, start + 2 * PARTS - 1], 1)
+
+
+@measured(toward=(True, False), seed=range(3), steps=[4000])
+def matched(toward: bool, seed: int, steps: int) -> dict[str, float]:
+    """The share of unseen paragraphs whose record that agrees with the list is found, first and last word."""
+
+    def loss(model: nn.Module, drawn: Generator) -> Tensor:
+        context, question, ends = compared(32, drawn)
+        return F.cross_entropy(model(context, question).flatten(0, 1), ends.flatten())
+
+    model = fit(BiDAF(SYMBOLS, 64, toward, seed), loss, Recipe(steps, 3e-3, seed=seed, decay=0.0))
+    context, question, ends = compared(400, Generator().manual_seed(99))
+    with torch.no_grad():
+        return {"exact": (model(context, question).argmax(-1) == ends).all(1).double().mean().item()}
+
+
 def finds_the_answers(found: Figures) -> Finding:
     """In every seed."""
     exact = found("exact", toward=True)

@@ -113,7 +113,7 @@ def split_words(count: int, generator: Generator) -> tuple[Tensor, Tensor, Tenso
     return torch.stack([torch.where(which == place, words, blank) for place in range(2)], 1), words, which
 
 
-@measured(strategy=("flat", "hierarchical", "first"), seed=[0], steps=[600])
+@measured(strategy=("flat", "hierarchical", "first"), seed=range(3), steps=[2000])
 def sources(strategy: str, seed: int, steps: int) -> dict[str, float]:
     """Words right of a translator that reads two sources, or the first alone; how often it looks at the right one."""
     single = strategy == "first"

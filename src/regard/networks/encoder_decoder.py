@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,40 +15,19 @@ from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.core.layout import Layout
 from regard.mechanisms.scored.sentinel import Sentinel
-from regard.networks.base import Network
-
-Valid = Callable[[Tensor], Tensor]
-"""Which tokens may come next, ``(b, vocabulary)`` bool, after those that were chosen, ``(b, t)``."""
+from regard.networks.writer import Encoded, Remembered, Writer
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """A source that has been read: ``keys (b, m, width)``, ``end (b, width)`` of it, and where it is padding."""
-
-    keys: Tensor
-    end: Tensor
-    layout: Layout
-
-    def select(self, rows: Tensor) -> Encoded:
-        """The sources of these rows of the batch."""
-        mask = self.layout.key_mask
-        return Encoded(self.keys[rows], self.end[rows], Layout(key_mask=None if mask is None else mask[rows]))
-
-
-@dataclass(frozen=True)
-class Decoded:
+class Decoded(Remembered):
     """What the decoder remembers: ``hidden``, ``cell`` and what it has said of the last step, ``(b, width)`` each."""
 
     hidden: Tensor
     cell: Tensor
     said: Tensor
 
-    def select(self, rows: Tensor) -> Decoded:
-        """Those of these rows of the batch."""
-        return Decoded(self.hidden[rows], self.cell[rows], self.said[rows])
 
-
-class EncoderDecoder(Network):
+class EncoderDecoder(Writer):
     """An LSTM that reads a source both ways, and one that writes a target and reads the source at every step.
 
         h_t = LSTM([x_{t−1}; h̃_{t−1}], h_{t−1}),   c_t = reader(h_t; keys),   h̃_t = tanh(W [c_t; h_t]),   logits = V h̃_t
@@ -152,55 +131,6 @@ class EncoderDecoder(Network):
     def asks_before(self) -> bool:
         """Whether the reader is asked before the LSTM's step."""
         return self.before and self.reader is not None
-
-    def forward(self, source: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:
-        encoded = self.encode(source, lengths)
-        state, steps = self.start(encoded), []
-        first = torch.full_like(target[:, :1], self.target)
-        for previous in torch.cat([first, target[:, :-1]], 1).unbind(1):
-            state, logits = self.step(state, previous, encoded)
-            steps.append(logits)
-        return torch.stack(steps, 1)
-
-    def alignment(self, source: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """A of every step that writes the target, ``(b, n, m)``.
-
-        Raises:
-            ValueError: the network reads nothing.
-        """
-        if self.reader is None:
-            raise wrong("reader", "None", "a network that reads its source")
-        with torch.no_grad():
-            maps = self.intermediates(source, target, lengths)
-        return torch.cat(list(maps.values()), 2)[:, 0]
-
-    @torch.no_grad()
-    def generate(
-        self, source: Tensor, steps: int, lengths: Tensor | None = None, beam: int = 1, valid: Valid | None = None
-    ) -> Tensor:
-        """The likeliest tokens ``(b, steps)`` that a beam finds; one of width 1 takes the best at each step.
-
-        Args:
-            beam: how many sequences are kept. valid: what may come next; at least one token always.
-        """
-        if beam < 1 or beam > self.target:
-            raise wrong("beam", str(beam), f"1 to {self.target}, the vocabulary")
-        encoded, b = self.encode(source, lengths), source.shape[0]
-        state, rows = self.start(encoded), torch.arange(b, device=source.device)
-        score, chosen = encoded.keys.new_zeros(b, 1), source.new_zeros(b, 0)
-        previous = torch.full((b,), self.target, device=source.device)
-        for _ in range(steps):
-            state, logits = self.step(state, previous, encoded)
-            if valid is not None:
-                logits = logits.masked_fill(~valid(chosen), -torch.inf)
-            total = (score.flatten()[:, None] + logits.log_softmax(-1)).unflatten(0, (b, -1)).flatten(1)
-            score, index = total.topk(min(beam, total.shape[1]))
-            width = chosen.shape[0] // b
-            rows = (torch.arange(b, device=source.device)[:, None] * width + index // self.target).flatten()
-            previous = (index % self.target).flatten()
-            chosen = torch.cat([chosen[rows], previous[:, None]], 1)
-            state, encoded = state.select(rows), encoded.select(rows)
-        return chosen.unflatten(0, (b, -1))[:, 0]
 
     @classmethod
     def examples(cls) -> Sequence[Sample]:

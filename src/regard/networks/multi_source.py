@@ -14,7 +14,8 @@ from regard.core.build import build_text
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.core.layout import Layout
-from regard.networks.encoder_decoder import Encoded, EncoderDecoder
+from regard.networks.encoder_decoder import EncoderDecoder
+from regard.networks.writer import Encoded
 
 Strategy = Literal["flat", "hierarchical"]
 

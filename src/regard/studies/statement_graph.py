@@ -44,9 +44,10 @@ class StatementGraph:
     alike, and one layer of graph attention that says the level.
 
         h = MLP(x),   loss = −mean over pairs of a level of log softmax_j(cos(h_i, h_j) / T)
-        edge (j, i) where cos(h_i, h_j) > 0.85, and (i, i);   bits = W elu(GAT(h, edges)),  two heads, averaged
+        edge (j, i) where cos(h_i, h_j) > c, and (i, i);   bits = W elu(GAT(h, edges)),  two heads, averaged
 
-    Levels are ordinal bits: level 2 of 3 is (1, 1, 0). Statements that are new attach by their edges alone.
+    c is 0.85 in the authors' code; the claim chooses it by statements that are held out. Levels are ordinal bits: level
+    2 of 3 is (1, 1, 0). Statements that are new attach by their edges alone.
 
     Args:
         width: of h. hidden: of the layer. temperature: T. rate, steps: of Adam in both stages. seed: of the weights.
@@ -84,10 +85,10 @@ class StatementGraph:
             optimiser.step()
         return model
 
-    def edges(self, h: Tensor) -> Tensor:
-        """``(2, E)``: of every pair that is alike, both ways, and from each to itself."""
+    def edges(self, h: Tensor, close: float = CLOSE) -> Tensor:
+        """``(2, E)``: of every pair whose cosine is above ``close``, both ways, and from each to itself."""
         h = F.normalize(h.detach(), dim=-1)
-        return ((h @ h.mT > CLOSE) | torch.eye(len(h), dtype=torch.bool)).nonzero().mT
+        return ((h @ h.mT > close) | torch.eye(len(h), dtype=torch.bool)).nonzero().mT
 
     def reader(self, levels: int) -> GraphReader:
         """The untrained last stage."""

@@ -11,7 +11,14 @@ from regard.cli import app
 from regard.core.atlas import entries, find
 
 SLOW = {
-    *("averages.sizes", "features.risks(target='mean')", "features.risks(target='correlation')", "limits.selected"),
+    *(
+        *("captions.bottleneck", "abrupt.emerges", "abrupt.traded", "abrupt.reduced", "joint.read"),
+        *("seeing.answered", "taught.digits_taught"),
+        "averages.sizes",
+        "features.risks(target='mean')",
+        "features.risks(target='correlation')",
+        "limits.selected",
+    ),
     *("first_token.spread", "first_token.sinks", "statements.told", "snapping.trained", "snapping.ratios"),
     *("survey.of(model='tiny')", "survey.of(model='smollm2')", "topics.embedded", "topics.attended"),
 }

@@ -30,12 +30,24 @@ from regard.mechanisms.scored.parts.scores import SCORES
     arxiv="1612.01887",
     year=2017,
     aliases=("adaptive_attention", "visual_sentinel"),
-    missing="the captioner around it: its LSTM, whose gate makes the sentinel, and the vector of the whole image",
+    missing="the pretrained image network of the captioner around it",
     fidelity="hand values",
-    claim=Claim(
-        "a translator whose target has words that stand for nothing in the source looks away at them",
-        cells="translation.looking_away",
-        holds="translation.looks_away",
+    claim=(
+        Claim(
+            "a captioner of drawn scenes looks at the image more at colours and shapes than at words between them",
+            cells="captions.away",
+            holds="captions.looks_when_it_must",
+        ),
+        Claim(
+            "its captions are as good as those without a sentinel",
+            cells="captions.away",
+            holds="captions.costs_nothing",
+        ),
+        Claim(
+            "a translator whose target has words that stand for nothing in the source looks away at them",
+            cells="translation.looking_away",
+            holds="translation.looks_away",
+        ),
     ),
 )
 class Sentinel(Scored):
@@ -45,6 +57,7 @@ class Sentinel(Scored):
 
     t is the signal ``sentinel``, β what `looking` gives. The paper's context is ``A v + β t'`` with t' the sentinel's
     own value, which the network adds: A v is linear in v. As the sentinel's score falls, this is plain attention.
+    `networks.captioning.adaptive` has the paper's captioner.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)``, ``sentinel (b, h, n, d)`` -> ``(b, h, n, e)``.
     Cost: that of the score, with one more key. State: all keys and values.

@@ -1,0 +1,1 @@
+"""Networks that describe images: attention over a grid or over regions, at every word."""

@@ -1,0 +1,98 @@
+"""Label attention and the pose lifter against numbers that their authors' code gave."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from regard.networks.label_attention import LabelAttention, SpanParser
+from regard.networks.pose_lifting import MIRRORED, PARENTS, PoseLifter, partitions
+
+VALUES = json.loads((Path(__file__).parents[2] / "reference" / "structure.json").read_text())
+
+
+def given(name, key):
+    return torch.tensor(VALUES[name][key], dtype=torch.float64)
+
+
+def test_label_attention_is_its_authors():
+    state = {key: torch.tensor(value, dtype=torch.float64) for key, value in VALUES["label_attention"]["state"].items()}
+    layer = LabelAttention(6, 3, 4, 2).double()
+    names = {"query": "w_qs", "key": "w_ks", "value": "w_vs", "join.weight": "proj.weight"}
+    names |= {"reduce.weight": "reduce_proj.weight", "norm.scale": "layer_norm.a_2", "norm.shift": "layer_norm.b_2"}
+    layer.load_state_dict({ours: state[theirs] for ours, theirs in names.items()})
+    x, mask = torch.full((2, 5, 6), 7.0, dtype=torch.float64), torch.arange(5) < torch.tensor([[5], [3]])
+    for row, name in enumerate(("long", "short")):
+        x[row, mask[row]] = given("label_attention", f"{name}_x")
+    out, shown = layer(x, key_mask=mask), layer.intermediates(x, key_mask=mask)["attention"][:, :, 0]
+    for row, name in enumerate(("long", "short")):
+        for ours, key in ((out[row, mask[row]], "out"), (shown[row][:, mask[row]], "weights")):
+            torch.testing.assert_close(ours, given("label_attention", f"{name}_{key}"), rtol=1e-4, atol=1e-5)
+
+
+def filled(name, shape):
+    """The numbers of a name and a shape, as where the values were made."""
+    count, spread = math.prod(shape), 1.0 if len(shape) == 1 else shape[-1] ** -0.5
+    place = torch.arange(count, dtype=torch.float64) + sum(i * ord(x) for i, x in enumerate(name, 1)) % 997
+    return (torch.sin(1.7 * place * place % 6.1) * spread).reshape(tuple(shape))
+
+
+BLOCK = {
+    **{"over_joints": "norm1", "before": "norm_att1", "behind": "norm2", "maps": "attn.qkv", "out": "attn.proj"},
+    **{"first.map": "GCN_Block1.conv1d", "second.map": "GCN_Block2.conv1d"},
+    **{name: f"uMLP.linear{sizes}.linear.0" for name, sizes in (("down", "512_256"), ("middle", "256_256"))},
+    "up": "uMLP.linear256_512.linear.0",
+}
+OUTSIDE = {"embed.0": "embed.fc1", "embed.1": "embed.fc3", "embed.2": "embed.fc4", "embed.3": "embed.fc5"}
+OUTSIDE |= {"norm": "net.norm", "out": "out"}
+
+
+def theirs(name):
+    where, _, leaf = name.rpartition(".")
+    if where in OUTSIDE:
+        return f"{OUTSIDE[where]}.{leaf}"
+    _, number, rest = where.split(".", 2)
+    return f"net.blocks.{number}.{BLOCK[rest]}.{leaf}"
+
+
+def test_the_pose_lifter_is_its_authors():
+    network = PoseLifter(depth=2).double().eval()
+    for name, parameter in network.named_parameters():
+        one = (*parameter.shape, 1) if ".map.weight" in name else parameter.shape
+        parameter.data = filled(theirs(name), one).reshape(parameter.shape)
+    out = network(filled("poses", (1, 17, 2)))
+    torch.testing.assert_close(out, given("pose_lifter", "out"))
+
+
+def test_the_skeleton_is_in_four_parts():
+    parts = partitions()
+    torch.testing.assert_close(parts, given("pose_lifter", "adjacency"))
+    torch.testing.assert_close(parts.sum((0, 1)), torch.ones(17, dtype=torch.float64))
+    assert parts.count_nonzero() == 17 + 2 * (len(PARENTS) - 1) + 2 * len(MIRRORED)
+
+
+@pytest.mark.parametrize("ways", [(True, False), (False, True), (False, False)])
+def test_a_way_that_is_closed_carries_nothing(ways):
+    """Without ways, neither what attention reads nor what is convolved first changes more than its own branch."""
+    both, closed = (PoseLifter(16, 1, 2, ways=given, seed=0).double().eval() for given in ((True, True), ways))
+    poses = torch.randn(2, 17, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert (both(poses) - closed(poses)).abs().max() > 1e-3
+    if ways == (False, False):
+        torch.nn.init.zeros_(closed.blocks[0].second.map.weight)
+        before = closed(poses)
+        torch.nn.init.normal_(closed.blocks[0].first.map.weight)
+        torch.testing.assert_close(closed(poses), before)
+
+
+def test_spans_take_halves_from_each_side_by_hand():
+    """Of the fences 1 and 3: forward halves of words 3 and 1, backward halves of words 2 and 4."""
+    network = SpanParser(13, 2, 8, 4, "labels", 9, seed=0).double()
+    read = []
+    network.first.register_forward_pre_hook(lambda module, given: read.append(given[0]))
+    words = torch.randint(13, (1, 6), generator=torch.Generator().manual_seed(0))
+    network(words)
+    heads = network.heads(words)[0].unflatten(1, (2, 4))
+    front, back = heads[..., :2].flatten(1), heads[..., 2:].flatten(1)
+    torch.testing.assert_close(read[0][0, 1, 3], torch.cat([front[3] - front[1], back[4] - back[2]]))

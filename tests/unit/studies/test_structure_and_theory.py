@@ -1,0 +1,223 @@
+"""Studies of dynamics, blocks, thoughts and triples, and measures of gaze, against hand-worked values."""
+
+import math
+
+import pytest
+import torch
+
+from regard.analysis.gaze import (
+    area_under_curve,
+    correlation,
+    divergence,
+    edit_similarity,
+    normalised_scanpath_saliency,
+    scan_match,
+)
+from regard.claims import abrupt, joint, locality
+from regard.claims.figures import Figures
+from regard.studies.abrupt_learning import Bursts, InductionNet
+from regard.studies.attention_survey import TAXONOMY, having, tags
+from regard.studies.conscious_prior import Factors, Thoughts
+from regard.studies.human_attention import GazePool
+from regard.studies.joint_dynamics import JointDynamics, flow
+from regard.studies.localist import Localist, entropy_bound, recruit
+from regard.studies.perception_cognition import KINDS, Looks, SceneReader
+from regard.studies.scan_and_snap import world
+from regard.studies.tensor_brain import Shown, TensorBrain
+from regard.studies.tensor_brain import divergence as apart
+
+MAP, LOOKED = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([0.0, 1.0, 0.0, 2.0])
+
+
+def test_measures_of_gaze_by_hand():
+    """A map of mean 2.5 and variance 1.25, looked at once at 2 and twice at 4."""
+    assert normalised_scanpath_saliency(MAP, LOOKED) == pytest.approx((-0.5 + 2 * 1.5) / 1.25**0.5 / 3)
+    assert area_under_curve(MAP, LOOKED) == pytest.approx(3 / 4)
+    assert area_under_curve(torch.ones(4), LOOKED) == 0.5
+    assert correlation(MAP, LOOKED) == pytest.approx(2.5 / (5 * 2.75) ** 0.5)
+    assert correlation(torch.ones(4), LOOKED) == 0
+    assert divergence(MAP, LOOKED) == pytest.approx(math.log(1 / 3 / 0.2) / 3 + 2 / 3 * math.log(2 / 3 / 0.4))
+    assert edit_similarity([1, 2, 3, 4], [1, 3, 4]) == pytest.approx(3 / 4)
+    path = [(0.0, 0.0), (0.0, 3.0), (4.0, 3.0)]
+    assert scan_match(path, path, 10.0) == 1
+    assert scan_match(path, [(0.0, 1.0), (4.0, 3.0)], 10.0) == pytest.approx((0.9 + 1) / 3)
+    assert scan_match([(0.0, 0.0)], [(9.0, 0.0)], 3.0) == 0
+
+
+def test_what_does_not_fit_is_named():
+    with pytest.raises(ValueError, match=r"^fixations: got shape \(3,\), want the shape of the map, \(4,\)"):
+        normalised_scanpath_saliency(MAP, torch.ones(3))
+    with pytest.raises(ValueError, match=r"^fixations: got 4 of 4 places"):
+        area_under_curve(MAP, torch.ones(4))
+
+
+def test_gaze_that_is_attended_to_costs_nothing():
+    model = GazePool(5, 3, 7).double()
+    images, labels = torch.randn(4, 1, 5, 5, dtype=torch.float64), torch.tensor([0, 1, 2, 0])
+    plain = model.loss(images, labels, model.maps(images).detach(), 0.0)
+    torch.testing.assert_close(model.loss(images, labels, model.maps(images).detach(), 3.0), plain)
+    assert model.loss(images, labels, torch.eye(25, dtype=torch.float64)[:4], 3.0) > plain + 1
+
+
+@pytest.mark.parametrize("kink", [True, False])
+def test_attention_follows_from_weights_as_steps_get_small(kink):
+    errors = []
+    for rate in (0.2, 0.02):
+        z, told = JointDynamics(world(4, 3, 0.5), kind="exp", kink=kink, rate=rate).train(round(20 / rate), 0)
+        errors.append(((z - told).norm() / z.norm()).item())
+    assert errors[1] < 0.2 * errors[0] < 0.02
+
+
+def test_one_step_of_softmax_is_the_equation_by_hand():
+    """After a step from z = 0, z is the step of Σ_k w_k ẇ_k ⊙ … to first order, with the second term of b̄."""
+    study = JointDynamics(world(2, 2, 0.5), hidden=3, kink=False, rate=1e-4, batch=1, length=400)
+    z, told = study.train(1, 3)
+    assert (z - told).norm() < 1e-2 * z.norm()
+
+
+def test_entropy_falls_for_good_or_comes_back():
+    pull = torch.tensor(joint.PULLS, dtype=torch.float64)
+    linear, kinked = flow(pull, True, 5000), flow(pull, False, 20_000)
+    assert (linear.diff() <= 0).all()
+    logs = (pull.square() / 2).log_softmax(-1)
+    assert kinked[-1].item() == pytest.approx(-(logs.exp() * logs).sum().item(), abs=1e-6)
+    assert kinked.min() < kinked[-1] - 0.01
+
+
+def test_the_bound_of_entropy_is_met_by_two_levels_of_scores():
+    """Scores m inside of four keys and zero at the other eight: the bound is the entropy itself."""
+    for margin in (0.0, 0.7, 3.0):
+        logs = torch.cat([torch.full((4,), margin), torch.zeros(8)]).double().log_softmax(0)
+        entropy = -(logs.exp() * logs).sum().item()
+        assert entropy_bound(torch.tensor(margin).double(), 4, 8).item() == pytest.approx(entropy)
+
+
+def test_rows_with_a_margin_keep_to_the_bound():
+    scores = torch.randn(500, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    scores[:, :4] += 3
+    margin = scores[:, :4].amin(1) - scores[:, 4:].amax(1)
+    logs = scores.log_softmax(1)
+    entropy = -(logs.exp() * logs).sum(1)
+    ahead = margin > 0
+    assert ahead.sum() > 50
+    assert (entropy <= entropy_bound(margin, 4, 8) + 1e-9)[ahead].all()
+
+
+def test_a_strong_dial_cuts_blocks_exactly():
+    study = Localist(texts=8)
+    w, _ = study.train(1.0, 40, 0)
+    parts = study.parts(w)
+    assert parts.count_nonzero() == parts.diagonal().count_nonzero() == 4
+    assert study.train(0.0, 40, 0)[0].count_nonzero() == w.numel()
+
+
+def test_recruitment_stops_at_one_cloud_and_finds_three():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 3, generator=generator, dtype=torch.float64)
+    assert recruit(x) == 1
+    assert recruit(x + 20 * torch.eye(3, dtype=torch.float64)[torch.arange(200) % 3]) == 3
+
+
+def test_bursts_are_what_they_say():
+    bursts = Bursts(500, 4, seed=1)
+    tokens, label = bursts.batch(6, torch.Generator().manual_seed(0))
+    assert tokens.shape == (6, 17, 128)
+    places = tokens[..., :65].argmax(-1)
+    assert (places.diff(dim=1) == 1).all()
+    points, names = bursts.world()
+    for row in range(6):
+        classes = [int((points @ tokens[row, i, 65:]).argmax()) for i in range(0, 17, 2)]
+        shown = [int((names @ tokens[row, i, 65:]).argmax()) for i in range(1, 17, 2)]
+        assert shown == [each % 32 for each in classes[:-1]]
+        assert classes[:-1].count(classes[-1]) >= 4
+        assert label[row] == classes[-1] % 32
+    tokens, label = bursts.batch(6, torch.Generator().manual_seed(0), "context")
+    same = torch.cdist(tokens[:, -1:, 65:], tokens[:, :-1:2, 65:])[:, 0].argmin(1)
+    heard = tokens[torch.arange(6), 2 * same + 1, 65:] @ names.T
+    assert torch.equal(heard.argmax(1), label)
+
+
+def test_two_layers_of_attention_by_hand():
+    bursts = Bursts(20, 1, seed=0)
+    model, (tokens, _) = InductionNet(bursts).double(), bursts.batch(2, torch.Generator().manual_seed(0))
+    u = tokens = tokens.double()
+    for layer in model.layers:
+        out = u.clone()
+        q, k, v = (u @ part.T for part in layer.weight.chunk(3))
+        for b in range(2):
+            for i in range(17):
+                shares = (k[b, : i + 1] @ q[b, i] / 128**0.5).softmax(0)
+                out[b, i] += shares @ v[b, : i + 1]
+        u = out
+    torch.testing.assert_close(model(tokens), model.classify(u[:, -1]))
+
+
+def test_an_induction_head_of_two_strong_parameters_reads_the_label():
+    bursts = Bursts(20, 1, seed=0)
+    model = InductionNet(bursts, reduced=True)
+    with torch.no_grad():
+        model.before.fill_(30.0)
+        model.match.fill_(60.0)
+    tokens, label = bursts.batch(40, torch.Generator().manual_seed(0), "context")
+    read = model.maps(tokens)[2][:, 63:]
+    assert (read @ bursts.world()[1].T).argmax(1).eq(label).double().mean() > 0.9
+    assert abrupt.looks_back(model, bursts) > 0.99
+
+
+def test_thoughts_are_three_and_hear_nothing_else():
+    model, world_of = Thoughts(12, 4).eval(), Factors()
+    x, cue, comes, members = world_of.draw(50, torch.Generator().manual_seed(0))
+    logits, chosen = model(x, cue)
+    assert torch.equal(chosen.sum(-1), torch.full((50, 4), 3.0))
+    assert torch.equal(members.sum(1), torch.full((50,), 3.0))
+    assert torch.equal(comes > 0, (x * members[:, None]).sum(-1) > 0)
+    model.what.weight.data.zero_()
+    model.state.weight_ih_l0.data[:, :12] = 0
+    other = torch.where(model(x, cue)[1] > 0.5, x, -x)
+    torch.testing.assert_close(model(other, cue)[0], model(x, cue)[0])
+    assert logits.isfinite().all()
+
+
+def test_a_triple_is_told_and_written_back_by_hand():
+    brain, q = TensorBrain(6, 5, scenes=2), torch.randn(1, 5)
+    total, now = 0.0, q[0]
+    for concept in (1, 3, 4):
+        logs = torch.stack([brain.index[k] @ now + brain.bias[k] for k in range(6)]).log_softmax(0)
+        total += logs[concept].item()
+        now = now + brain.index[concept]
+        now = now + torch.tanh(brain.work(now))
+    assert brain.score(q, torch.tensor([[1, 3, 4]])).item() == pytest.approx(total, abs=1e-5)
+    shown = Shown()
+    assert shown.chances.sum().item() == pytest.approx(1)
+    every = torch.cartesian_prod(torch.arange(6), torch.arange(6), torch.arange(6))
+    assert brain.score(brain.begin(count=len(every)), every).exp().sum().item() == pytest.approx(1, abs=1e-5)
+    assert apart(brain, shown) > 0
+
+
+def test_questions_have_their_answers():
+    kinds = torch.tensor([[2, 0, 2]] * 200)
+    question, answers = Looks().ask(kinds, torch.Generator().manual_seed(0))
+    for (which, first, second), answer in zip(question.tolist(), answers.tolist(), strict=True):
+        row = [2, 0, 2]
+        wanted = {0: row[first % 3], 1: KINDS + (row[first % 3] == row[second % 3]), 2: KINDS + 2 + row.count(first)}
+        assert answer == wanted[which]
+    model = SceneReader()
+    assert model(question, kinds=kinds).shape == (200, KINDS + 2 + 4)
+
+
+def test_every_mechanism_is_tagged_by_what_it_says():
+    assert tags("softmax") == dict(zip(TAXONOMY, ("distinctive", "single", "soft", "single"), strict=True))
+    assert tags("window")["positions"] == "local"
+    assert tags("moba")["positions"] == "hard"
+    assert tags("tree")["levels"] == "multi"
+    assert tags("gla")["representations"] == "multi_dimensional"
+    assert "moba" in [entry.name for entry in having("positions", "hard")]
+    with pytest.raises(LookupError, match=r"^dimension: got 'places', want one of sequences"):
+        next(having("places", "soft"))
+    with pytest.raises(TypeError, match=r"^name: got 'bidaf', a network"):
+        tags("bidaf")
+
+
+def test_a_dial_that_does_nothing_is_not_monotone():
+    rows = [{"fields": ["dial"], "dial": dial, "inside": 0.5} for dial in locality.DIALS for _ in range(2)]
+    assert not locality.is_monotone(Figures(rows)).held
