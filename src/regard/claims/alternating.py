@@ -59,7 +59,7 @@ def is_half(found: Figures) -> Finding:
 @measured(kind=("alternating", "nsa"), seed=range(2), steps=[600])
 def needle(kind: str, seed: int, steps: int) -> dict[str, float]:
     """The share of 4 pairs that four layers recall after 8 windows of 16 tokens, blocks of 8, three of them chosen."""
-    task = AssociativeRecall(4, 8 * WINDOW)
+    task = AssociativeRecall(4, 32)
     if kind == "nsa":
         layers = f"nsa(block=8, budget=4, window={WINDOW})*4"
         model = LM(Config(32, 64, layers, heads=4, kv_heads=2, inner=64), seed)

@@ -35,8 +35,8 @@ def both_ends(full: bool) -> dict[str, float]:
         q, k, v = torch.randn(3, 2, 4, 83, 8, dtype=torch.float64)
         want = (Softmax() if full else SlidingWindow(7, 2))(q, k, v, CAUSAL)
         state, outs = flux.start(2), []
-        for part in zip(*(x.split([60, 1, 22], 2) for x in (q, k, v)), strict=True):
-            out, state = flux.extend(*part, state)
+        for some in (slice(0, 60), slice(60, 61), slice(61, 83)):
+            out, state = flux.extend(q[:, :, some], k[:, :, some], v[:, :, some], state)
             outs.append(out)
         return {"apart": max((x - want).abs().max().item() for x in (flux(q, k, v, CAUSAL), torch.cat(outs, 2)))}
 

@@ -114,7 +114,7 @@ class RecurrentCacheLayer(OwnCacheLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object):
         """Refused: there are no keys to take in."""
-        raise wrong("past_key_values", f"keys for layer {self.owner().layer_idx}", "none: it holds a state")
+        raise wrong("past_key_values", "keys for a layer without any", "none: it holds a state")
 
     def crop(self, tokens_to_remove: int) -> None:
         """Refused: what a state has taken in cannot be taken back."""

@@ -275,8 +275,8 @@ class MemoryAsContext(MemoryLayer):
         tokens, places, there = (slots.filled(z[:, None]) for z in (x, positions, real))
         outs = []
         for chunk in range(tokens.shape[2]):
-            at = (z[:, 0, chunk] for z in (tokens, places, there))
-            out, state = self.segment(*at, slots.course.opening[:, chunk], state)
+            some, here, filled = (z[:, 0, chunk] for z in (tokens, places, there))
+            out, state = self.segment(some, here, filled, slots.course.opening[:, chunk], state)
             outs.append(out[:, None])
         return slots.taken(torch.stack(outs, 2))[:, 0], replace(state, seen=seen)
 

@@ -83,7 +83,7 @@ class BallTree:
             highest = highest + ROUNDING * (highest.abs() + size)
             kept = (highest >= least[at].to(highest.dtype)) & (radius > -torch.inf)
             at, node = tuple(x[kept] for x in at), node[kept]
-        return (*at, node), looked
+        return (*at, node), looked  # pyright: ignore[reportReturnType]
 
     def keys(self, at: tuple[Tensor, Tensor, Tensor, Tensor], group: int) -> Tensor:
         """``(found, leaf)`` int64: the keys of each of these leaves."""

@@ -18,6 +18,9 @@ from regard.experiments.timing import interleaved
 from regard.networks import LM, Config
 
 SLOW = {
+    "clusters.language": "two models on held-out windows of 256 characters, several seconds",
+    "flux.routed_by": "130 batches of text and recall, a quarter of a minute",
+    "infinitevl.distilled": "three models on 16,384 tokens of held-out text, a quarter of a minute",
     "decorrelation.tuned": "SmolLM2 learns from a batch and is watched over eight texts, a minute",
     "equal_heads.masked": "takes 24 heads out in turn, 5 s a way",
     "kl_layers.selected": "tunes eight students of eight layers, 10 s",
@@ -43,6 +46,7 @@ SLOW = {
     "small_lm.beside": "a second a model; projections.gated_models has such models too",
     "statements.told": "MiniLM reads 320 statements, 6 s",
     "titans.needle": "a thousand tokens by three forms of memory, a minute",
+    "tracking.": "words of 128 letters by networks of recurrence and attention, several seconds",
     "taught.digits_taught": "measures 597 maps of gaze one by one, 2 s",
     "taylor.terms": "states of 64² numbers over 256 characters, 9 s",
 }

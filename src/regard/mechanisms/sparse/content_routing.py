@@ -162,7 +162,8 @@ class ContentRouting(Cached):
         out = q.new_zeros(*q.shape[:3], v.shape[3]) + sum(x[..., :0].sum().to(q.dtype) for x in (q, k, v))
         for batch, queries, keys in self.parts(layout, n, m, q):
             if len(queries):
-                part = self.among(*(x[batch, :, keys] for x in (k, v)), q[batch, :, queries], layout.causal)
+                own, values = k[batch, :, keys], v[batch, :, keys]
+                part = self.among(own, values, q[batch, :, queries], layout.causal)
                 places = (torch.arange(len(q))[batch, None, None], torch.arange(q.shape[1])[None, :, None], queries)
                 out = out.index_put(tuple(x.to(q.device) for x in places), part)
         return out

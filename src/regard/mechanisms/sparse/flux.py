@@ -113,7 +113,7 @@ class Flux(Mechanism):
         first, last = (place < self.pool) & real, (place >= count - self.pool) & real
         weight = (first.to(q.dtype) + last.to(q.dtype)) / (first.sum(1) + last.sum(1)).clamp(min=1)[:, None]
         pooled = (q * weight[:, None, :, None]).sum(2).mean(1)
-        return self.router(self.features(pooled.to(self.router[-1].weight.dtype)))
+        return self.router(self.features(pooled.to(next(self.router.parameters()).dtype)))
 
     def decision(self, q: Tensor, real: Tensor | None = None) -> Tensor:
         """``(b,)``: 1 for all keys, 0 for the window; differentiable where there is a temperature."""
