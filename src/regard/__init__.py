@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from regard.analysis.align import align
     from regard.analysis.flow import flow
     from regard.analysis.patching import patch
+    from regard.analysis.prune import prune
     from regard.analysis.roles import heads
     from regard.analysis.tracing import trace
     from regard.core.atlas import entries, find, search
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from regard.hosts.attach import attach
     from regard.hosts.calibrate import calibrate
     from regard.hosts.compress import compress
+    from regard.hosts.quantise import quantise
     from regard.hosts.steer import steer
     from regard.hosts.swap import swap
     from regard.hosts.watch import watch
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from regard.networks.vision.build import vision
     from regard.networks.vision.from_timm import from_timm
     from regard.records.format import Record
+    from regard.train.linearise import linearise
 
 
 install()
@@ -65,11 +68,15 @@ LATE = {
     "flow": "regard.analysis.flow",
     "from_timm": "regard.networks.vision.from_timm",
     "heads": "regard.analysis.roles",
+    "linearise": "regard.train.linearise",
     "patch": "regard.analysis.patching",
     "gate": "regard.featuremap.build",
     "insert": "regard.featuremap.insert",
     "mixture": "regard.featuremap.build",
     "neck": "regard.featuremap.build",
+    "prune": "regard.analysis.prune",
+    "quantise": "regard.hosts.quantise",
+    "registers": "regard.analysis.register_neurons",
     "search": "regard.core.atlas",
     "steer": "regard.hosts.steer",
     "swap": "regard.hosts.swap",
@@ -104,9 +111,13 @@ __all__ = [
     "gate",
     "heads",
     "insert",
+    "linearise",
     "mixture",
     "neck",
     "patch",
+    "prune",
+    "quantise",
+    "registers",
     "search",
     "steer",
     "swap",

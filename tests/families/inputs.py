@@ -181,6 +181,15 @@ GIVEN = {
         "pixel_values": next(images(config))[:, None],
         "image_attention_mask": torch.ones(BATCH, LENGTH, 1, dtype=torch.long),
     },
+    "clap": lambda config: {
+        "input_ids": ids(LENGTH),
+        "input_features": noise(BATCH, 1, 60, config.audio_config.num_mel_bins),
+    },
+    "lxmert": lambda config: {
+        "input_ids": ids(LENGTH),
+        "visual_feats": noise(BATCH, 5, config.visual_feat_dim),
+        "visual_pos": noise(BATCH, 5, config.visual_pos_dim),
+    },
     "musicgen_decoder": lambda config: {"input_ids": ids(LENGTH, batch=BATCH * config.num_codebooks)},
     "musicgen_melody_decoder": lambda config: {"input_ids": ids(LENGTH, batch=BATCH * config.num_codebooks)},
     "audio-spectrogram-transformer": lambda config: {

@@ -117,7 +117,16 @@ def rebuilt(given: PreTrainedConfig, sizes: Sizes, explicit: bool) -> PreTrained
     if "mrope_section" in getattr(kind, "ignore_keys_at_rope_validation", ()):
         values["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4} | rotary(values, sizes)
     values |= NEEDED.get(kind.model_type, {})
-    return kind(**{name: value for name, value in values.items() if value is not None})
+    made = kind(**{name: value for name, value in values.items() if value is not None})
+    return staged(made, len(getattr(given, "out_indices", None) or []))
+
+
+def staged(made: PreTrainedConfig, count: int) -> PreTrainedConfig:
+    """The configuration with its last ``count`` stages given out, where it is a backbone that has as many."""
+    stages = len(getattr(made, "stage_names", None) or [])
+    if 1 < count < stages:
+        made.set_output_features_output_indices(out_features=None, out_indices=list(range(stages - count, stages)))
+    return made
 
 
 def had(config: PreTrainedConfig, name: str) -> Any:

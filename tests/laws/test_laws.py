@@ -16,9 +16,7 @@ from regard.parallel.ring import Ring
 from regard.projections.base import Grouped
 from regard.projections.values_only import ValuesOnly
 
-WAITING = {
-    "objective": "no system yet",
-}
+WAITING: dict[str, str] = {}
 """Kinds that have no laws yet, and why. A kind without laws that is not here fails, and so does one here with laws."""
 TELLING = {"mechanism": ("symmetry", "rows", "causal"), "projection": ("limit",)}
 """Laws of which every entry of a kind must claim one."""

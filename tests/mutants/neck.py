@@ -84,6 +84,32 @@ class FinestAlone(TextbookNeck):
 
 
 @breaks("levels")
+class CoarsestLost(TextbookNeck):
+    """Gives one map less than it says: the coarsest is kept."""
+
+    def fused(self, maps):
+        return super().fused(maps)[:-1]
+
+
+@breaks("levels")
+class StandsElsewhere(TextbookNeck):
+    """Says that its maps begin one level above the finest."""
+
+    @property
+    def stands(self):
+        return list(range(1, len(self.channels) + 1))
+
+
+@breaks("levels")
+class WidthsOfTheGiven(TextbookNeck):
+    """Says that each level has as many channels more as it is coarse."""
+
+    @property
+    def widths(self):
+        return [self.out + level for level in range(len(self.channels))]
+
+
+@breaks("levels")
 class AlwaysFloat(TextbookNeck):
     """Returns float32 whatever comes in."""
 

@@ -53,6 +53,14 @@ class LastToken(Small):
 
 
 @breaks("shapes")
+class TwoForOne(Small):
+    """Gives a list of two outputs where one is told."""
+
+    def forward(self, *inputs, **named):
+        return [super().forward(*inputs, **named)] * 2
+
+
+@breaks("shapes")
 class Deaf(Small):
     """Reads nothing of its input."""
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 def wave(shape, phase: float = 0.0) -> Tensor:
     """Values of a sine at places that never meet again, in float64."""
-    return torch.sin(torch.arange(math.prod(shape), dtype=torch.float64) * 0.7310585786 + phase).reshape(*shape)
+    return torch.sin(torch.arange(math.prod(shape), dtype=torch.float64) * 0.7310585786 + phase).reshape(shape)
 
 
 def waved(module: nn.Module) -> nn.Module:
@@ -22,6 +22,21 @@ def waved(module: nn.Module) -> nn.Module:
         for number, (name, buffer) in enumerate(module.named_buffers()):
             if name.endswith(("running_mean", "running_var")):
                 buffer.copy_(running_wave(number, name, buffer.shape))
+    return module
+
+
+def waved_in_use(module: nn.Module, *inputs) -> nn.Module:
+    """The module in float64 and in training, its parameters waves, numbered as what holds them is called."""
+    module, order = module.double().train(), {}
+    owners = [each for each in module.modules() if any(True for _ in each.parameters(recurse=False))]
+    hooks = [each.register_forward_pre_hook(lambda own, _: order.setdefault(own)) for each in owners]
+    with torch.no_grad():
+        module(*inputs)
+        for hook in hooks:
+            hook.remove()
+        assert len(order) == len(owners), [type(each) for each in owners if each not in order]
+        for number, parameter in enumerate(each for own in order for each in own.parameters(recurse=False)):
+            parameter.copy_(parameter_wave(number, parameter.shape))
     return module
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 WORDS = [
     "def",
@@ -236,3 +236,22 @@ def write_exact_record(folder: Path, n: int, *, heads: int = 3, head_dim: int = 
     texts = ["<s>"] + [WORDS[choice] for choice in generator.integers(0, len(WORDS), n - 1)]
     save(folder, n, arrays, texts, 1, heads, tensors={"0/q": q, "0/k": k, "0/lse": lse}, head_dim=head_dim)
     return weights
+
+
+def tell_more(folder: Path, k: int = 3, seed: int = 0) -> dict[str, np.ndarray]:
+    """Adds the lengths of values, and what was expected next, to a record that has neither; returns these arrays."""
+    generator = np.random.default_rng(seed)
+    header, tokens = (json.loads((folder / f"{name}.json").read_text()) for name in ("record", "tokens"))
+    n = header["tokens"]
+    added = {
+        f"{layer['index']}/value_norms": (generator.random((layer["kv_heads"], n)) * 9 + 0.5).astype(np.float32)
+        for layer in header["layers"]
+    }
+    chances = np.sort(generator.random((n, k)), 1)[:, ::-1].astype(np.float32) / k
+    added |= {"next/probabilities": chances, "next/log_probability": -generator.random(n).astype(np.float32) * 9}
+    added["next/log_probability"][0] = np.nan
+    added["next/ids"] = np.stack([generator.permutation(n)[:k] for _ in range(n)]).astype(np.int32)
+    save_file(load_file(folder / "arrays.safetensors") | added, folder / "arrays.safetensors")
+    tokens["vocabulary"] = {str(i): f"<b>{i}" for i in range(n)}
+    (folder / "tokens.json").write_text(json.dumps(tokens), encoding="utf-8")
+    return added

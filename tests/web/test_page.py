@@ -194,6 +194,23 @@ def test_nothing_is_wider_than_the_window(open_page, record, width, theme):
         assert page.evaluate("document.documentElement.dataset.theme") == theme
 
 
+@pytest.mark.parametrize("width", [1300, 400])
+def test_the_matrix_does_not_scroll_sideways(open_page, record, width):
+    page = open_page(address(record), viewport={"width": width, "height": 700})
+    wide = page.evaluate(
+        "[...document.querySelectorAll('.matrix, .cells')].map(one => one.scrollWidth - one.clientWidth)"
+    )
+    assert wide == [0, 0]
+
+
+@pytest.mark.parametrize("view", ["map", "text"])
+def test_on_a_phone_the_chosen_tokens_numbers_are_in_sight(open_page, record, view):
+    page = open_page(address(record, f"#view={view}&token=100"), viewport={"width": 400, "height": 800})
+    expect(page.locator(".token .value").first).to_be_in_viewport(ratio=1)
+    page.mouse.wheel(0, 700)
+    expect(page.locator(".token .value").first).to_be_in_viewport(ratio=1)
+
+
 def test_light_and_dark_by_hand(open_page, record):
     page = open_page(address(record), color_scheme="light")
     before = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")

@@ -351,3 +351,24 @@ def test_rows_that_were_sampled_make_up_the_thumbnails(open_page, tmp_path):
     opaque = "[...document.querySelector('.thumbnail').getContext('2d').getImageData(0, 0, 8, 8).data]"
     alpha = np.array(page.evaluate(opaque)).reshape(8, 8, 4)[..., 3] > 0
     np.testing.assert_array_equal(alpha, np.tri(8, dtype=bool) & (np.arange(8) % 2 == 0)[:, None])
+
+
+def test_two_prompts_beside_each_other(open_page, tmp_path):
+    """Another text of as many tokens: its own words on its map, both pairs in words, and the difference."""
+    texts = ["<s>", *(f" w{i}" for i in range(1, 23))]
+    one = write_record(tmp_path / "one", 23, 2, 3, seed=1, texts=texts)
+    other = write_record(tmp_path / "other", 23, 2, 3, seed=2, texts=[*texts[:7], " else", *texts[8:]])
+    ids = json.loads((other / "tokens.json").read_text())
+    ids["ids"][7] = 99
+    (other / "tokens.json").write_text(json.dumps(ids))
+    write_page(one, beside=other)
+    page = open_page(address(one, "view=map&layer=1&head=0&token=22&key=7&with=1.0.before"))
+    expect(page.get_by_role("note")).to_contain_text("of which 1 differ: ‘w7’ / ‘else’ at 7")
+    expect(page.locator(".room h2").nth(1)).to_have_text("Layer 1 · head 0, other text")
+    expect(page.locator("#readout")).to_contain_text("key ‘w7’ at 7")
+    expect(page.locator("#readout")).to_contain_text("of ‘w22’ at 22 → ‘else’ at 7,")
+    page.get_by_role("button", name="difference").click()
+    expect(page.locator(".room h2").nth(1)).to_have_text("Layer 1 · head 0 − Layer 1 · head 0, other text")
+    longer = write_record(tmp_path / "longer", 24, 2, 3)
+    with pytest.raises(ValueError, match="beside: got a record of other length, want one of the same length"):
+        write_page(one, beside=longer)

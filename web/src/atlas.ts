@@ -1,8 +1,9 @@
 /** Tiles as pictures: drawn when first looked at, a bounded number kept, sharpened by the server where there is one. */
-import { layers, n, served, threshold } from "./data";
+import { layers, served, threshold } from "./data";
 import { logStep, ramp, signedStep, type Theme } from "./colour";
 import { Queue, region } from "./exact";
-import { differences, SIDE, tileValues, TOP_LEVEL, type HeadMap, type Options, type Place } from "./tiles";
+import { grainsOf } from "./grain";
+import { differences, SIDE, tileValues, topLevel, type HeadMap, type Options, type Place } from "./tiles";
 
 const KEPT = 160;
 
@@ -47,8 +48,9 @@ export class TileAtlas {
 
   /** The nearest coarser picture that covers the tile. */
   coarser(place: Place): { canvas: HTMLCanvasElement; up: number } | null {
-    for (let up = 1; place.level + up <= TOP_LEVEL; up++) {
-      const canvas = this.get({ level: place.level + up, x: place.x >> up, y: place.y >> up }, place.level + up === TOP_LEVEL);
+    const top = topLevel(this.map.n);
+    for (let up = 1; place.level + up <= top; up++) {
+      const canvas = this.get({ level: place.level + up, x: place.x >> up, y: place.y >> up }, place.level + up === top);
       if (canvas) return { canvas, up };
     }
     return null;
@@ -61,16 +63,18 @@ export class TileAtlas {
 
   /** A pooled pixel cannot leave out weak weights or single keys, so those options keep the page's own tiles. */
   private refinable({ level }: Place): boolean {
-    return served && !this.less && !this.map.side && !this.options.hideSinks && (level === 0 || this.options.floor <= threshold);
+    return served && !this.less && !this.map.side && this.map.grain === "tokens" && !this.options.hideSinks && (level === 0 || this.options.floor <= threshold);
   }
 
   private refine(name: string, { level, x, y }: Place): void {
     if (this.asked.has(name)) return;
     this.asked.add(name);
-    const [rows, keys] = [y, x].map((at) => [(at * SIDE) << level, Math.min(n, ((at + 1) * SIDE) << level)]) as [[number, number], [number, number]];
+    const ends = grainsOf("tokens", this.map.layer);
+    const [rows, keys] = [y, x].map((at, axis) => [(at * SIDE) << level, Math.min(ends[axis]!.n, ((at + 1) * SIDE) << level)]) as [[number, number], [number, number]];
+    if (rows[0] >= rows[1] || keys[0] >= keys[1]) return;
     this.queue.add(async () => {
       try {
-        const values = await region(layers[this.map.layer]!.index, this.map.head, rows, keys, 1 << level);
+        const values = await region(layers[this.map.layer]!.index, this.map.head, rows, keys, 1 << level, this.map.lengths !== null);
         if (this.closed) return;
         this.keep(name, this.spread(values, Math.ceil((keys[1] - keys[0]) / (1 << level))), true);
         this.changed();
@@ -84,12 +88,12 @@ export class TileAtlas {
   private spread(values: Float32Array, width: number): Float32Array {
     const out = new Float32Array(SIDE * SIDE).fill(NaN);
     for (let at = 0; at < values.length; at++)
-      out[Math.floor(at / width) * SIDE + (at % width)] = values[at]! < this.options.floor ? 0 : values[at]!;
+      out[Math.floor(at / width) * SIDE + (at % width)] = values[at]! < this.options.floor * this.map.unit ? 0 : values[at]!;
     return out;
   }
 
   private keep(name: string, values: Float32Array, exact: boolean): HTMLCanvasElement {
-    const canvas = paint(values, this.theme, this.less !== null);
+    const canvas = paint(values, Math.max(this.map.unit, this.less?.unit ?? 0), this.theme, this.less !== null);
     this.pictures.delete(name);
     this.pictures.set(name, { canvas, exact });
     if (this.pictures.size > KEPT) {
@@ -101,7 +105,7 @@ export class TileAtlas {
   }
 }
 
-function paint(values: Float32Array, theme: Theme, signed: boolean): HTMLCanvasElement {
+function paint(values: Float32Array, unit: number, theme: Theme, signed: boolean): HTMLCanvasElement {
   const canvas = document.createElement("canvas");
   canvas.width = canvas.height = SIDE;
   const context = canvas.getContext("2d")!;
@@ -109,7 +113,7 @@ function paint(values: Float32Array, theme: Theme, signed: boolean): HTMLCanvasE
   const pixels = new Uint32Array(image.data.buffer);
   const colours = ramp(theme, signed).packed;
   const step = signed ? signedStep : logStep;
-  for (let at = 0; at < values.length; at++) if (!Number.isNaN(values[at]!)) pixels[at] = colours[step(values[at]!)]!;
+  for (let at = 0; at < values.length; at++) if (!Number.isNaN(values[at]!)) pixels[at] = colours[step(values[at]! / unit)]!;
   context.putImageData(image, 0, 0);
   return canvas;
 }

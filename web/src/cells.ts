@@ -1,5 +1,5 @@
 /** The cells of pooled maps: which tokens they cover, how many pairs of them may be seen, what their bytes stand for. */
-import { cells, layers, n, sides, type Side } from "./data";
+import { cells, layers, lengths, n, sides, textsOf, type Side } from "./data";
 
 const DECADES = 5;
 
@@ -22,13 +22,16 @@ export function visiblePairs(layer: number, row0: number, row1: number, key0: nu
 /** The same, without counting where all pairs are seen. */
 export function pairsSeen(layer: number, row0: number, row1: number, key0: number, key1: number): number {
   const { causal, window } = layers[layer]!;
-  if (window === null && (!causal || key1 <= row0 + 1)) return (row1 - row0) * (key1 - key0);
+  const [rows, keys] = textsOf(layer);
+  if (row1 <= lengths[rows]! && key1 <= lengths[keys]! && window === null && (!causal || key1 <= row0 + 1)) return (row1 - row0) * (key1 - key0);
   return visiblePairs(layer, row0, row1, key0, key1);
 }
 
 function seenBy(layer: number, row: number, key0: number, key1: number): number {
   const { causal, window } = layers[layer]!;
-  const last = causal ? Math.min(key1, row + 1) : key1;
+  const [rows, keys] = textsOf(layer);
+  if (row >= lengths[rows]!) return 0;
+  const last = Math.min(causal ? row + 1 : key1, key1, lengths[keys]!);
   const first = window === null ? key0 : Math.max(key0, row - window + 1);
   return Math.max(0, last - first);
 }
@@ -38,7 +41,7 @@ const counted = new Map<string, Float32Array>();
 /** By cell, how many pairs the computed queries of the layer may see. */
 export function cellPairs(layer: number, side: Side): Float32Array {
   const { causal, window } = layers[layer]!;
-  const name = `${side}/${causal}/${window}`;
+  const name = [side, causal, window, ...textsOf(layer)].join();
   if (!counted.has(name)) counted.set(name, count(layer, sides[side]!.computed));
   return counted.get(name)!;
 }

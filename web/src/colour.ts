@@ -21,12 +21,19 @@ export function rootStep(weight: number, top: number): number {
   return weight > 0 ? Math.min(STEPS - 1, Math.round(Math.sqrt(weight / top) * (STEPS - 1))) : 0;
 }
 
-export function logTicks(): { at: number; label: string }[] {
-  return Array.from({ length: DECADES + 1 }, (_, power) => ({ at: power / DECADES, label: (LOWEST * 10 ** power).toFixed(DECADES - power) }));
+/** Ticks of the map's scale, whose end is `unit`. */
+export function logTicks(unit = 1): { at: number; label: string }[] {
+  return Array.from({ length: DECADES + 1 }, (_, power) => {
+    const value = LOWEST * 10 ** power;
+    return { at: power / DECADES, label: unit === 1 ? value.toFixed(DECADES - power) : String(Number((value * unit).toPrecision(2))) };
+  });
 }
 
 /** Ticks of a difference. */
-export const signedTicks = (): { at: number; label: string }[] => [0, 0.25, 0.5, 0.75, 1].map((at) => ({ at, label: ["−1", `−${Math.sqrt(LOWEST).toPrecision(1)}`, "0", Math.sqrt(LOWEST).toPrecision(1), "1"][at * 4]! }));
+export function signedTicks(unit = 1): { at: number; label: string }[] {
+  const [middle, end] = [Math.sqrt(LOWEST) * unit, unit].map((value) => String(Number(value.toPrecision(value === 1 ? 1 : 2)))) as [string, string];
+  return [`−${end}`, `−${middle}`, "0", middle, end].map((label, at) => ({ at: at / 4, label }));
+}
 
 const RAMPS: Record<Theme, (t: number) => string> = {
   light: (t) => interpolateYlGnBu(t),

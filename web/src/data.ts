@@ -1,5 +1,6 @@
 /** The record as it lies in the page: a JSON header, and packed arrays that are unpacked when first asked for (see payload.py). */
-import { Edges } from "./edges";
+import { Edges, numbers } from "./edges";
+import type { Route } from "./flow";
 
 export interface Layer {
   index: number;
@@ -13,7 +14,11 @@ export interface Layer {
   /** What computes A, softmax where nothing is said; whether weights are |A| over the row's sum of it. */
   mechanism?: string;
   shares?: boolean;
+  /** Of an encoder–decoder: whose tokens the queries and the keys are. */
+  reads?: [queries: Name, keys: Name];
 }
+
+type Name = "target" | "source";
 
 type Ranked = [layer: number, head: number, score: number][];
 
@@ -37,26 +42,35 @@ export interface OneRecord {
       sink_positions: [token: number, share: number][];
       received: [token: number, share: number][];
     };
-    analyses?: { heads?: RolesRow[] };
+    analyses?: { heads?: RolesRow[]; routes?: Route[]; kept?: { policy: string; budget: string; bytes: number } };
   };
   scores: Record<string, (number | null)[] | (number | null)[][]>[];
   threshold: number;
   /** The rows that are known, where rows were sampled. */
   computed?: number[];
+  /** The layers of which the lengths of values are known. */
+  values: number[];
+  /** Those of which it is known what a cache policy keeps. */
+  marked: number[];
+}
+
+/** `names` are of tokens without a text; `parts` of those that end within a character: the token that has its text. */
+export interface Tokens {
+  ids: number[];
+  texts: string[];
+  special: boolean[];
+  names?: Record<number, string>;
+  parts?: Record<number, number>;
+  turns?: [role: string, start: number, stop: number][];
 }
 
 export interface Header extends OneRecord {
-  /** `names` are of tokens without a text; `parts` of those that end within a character: the token that has its text. */
-  tokens: {
-    ids: number[];
-    texts: string[];
-    special: boolean[];
-    names?: Record<number, string>;
-    parts?: Record<number, number>;
-    turns?: [role: string, start: number, stop: number][];
-  };
-  /** A record of the same tokens and heads, such as one from before an edit. */
-  beside?: OneRecord;
+  /** `vocabulary`: the texts of the tokens that were predicted; `source`: what an encoder read, where a decoder wrote the rest. */
+  tokens: Tokens & { vocabulary?: Record<number, string>; source?: Tokens };
+  /** How many of the likeliest next tokens are known after each token. */
+  predicted: number;
+  /** A record of the same heads and as many tokens: from before an edit, or of another text, which is then there. */
+  beside?: OneRecord & { tokens?: Tokens };
 }
 
 /** 0 is the page's record, 1 the one beside it. */
@@ -65,12 +79,26 @@ export type Side = 0 | 1;
 export const header: Header = JSON.parse(text("header"));
 export const record = header.record;
 export const layers = record.layers;
-export const n = record.tokens;
+/** The texts: 0 is the page's own, or what a decoder wrote; 1 what its encoder read; 2 that of the record beside it. */
+export type Text = 0 | 1 | 2;
+export const texts: Tokens[] = header.tokens.source ? [header.tokens, header.tokens.source] : [header.tokens];
+export const lengths = texts.map(({ ids }) => ids.length);
+/** The side of every map: the longest text. */
+export const n = Math.max(...lengths);
+const besideText = header.beside?.tokens;
+if (besideText) texts[2] = besideText;
+/** Whose tokens those of a text are in a record: the one beside it may be of another text. */
+export const textIn = (side: Side, text: Text): Text => (side && text === 0 && besideText ? 2 : text);
+/** Where the record beside it has other tokens. */
+export const otherTokens: number[] = besideText ? header.tokens.ids.flatMap((id, at) => (id === besideText.ids[at] ? [] : [at])) : [];
+/** Whose tokens the rows and the columns of a layer's maps are. */
+export const textsOf = (layer: number): [rows: Text, keys: Text] => reads[layer]!;
+const reads = layers.map((each) => (each.reads ?? ["target", "target"]).map((name) => (name === "source" ? 1 : 0)) as [Text, Text]);
 /** Weights from here up are known exactly. */
 export const threshold = header.threshold;
 export const served = document.querySelector<HTMLMetaElement>("meta[name=regard-served]")?.content === "yes" && record.kept;
 
-/** Positions whose keys the option "hide sinks" hides: special tokens, and those that hold a twentieth of all mass. */
+/** Positions of the page's own text whose keys the option "hide sinks" hides: special tokens, and those that hold a twentieth of all mass. */
 export const sinks: ReadonlySet<number> = new Set([
   ...header.tokens.special.flatMap((special, token) => (special ? [token] : [])),
   ...record.summary.sink_positions.filter(([, share]) => share >= 0.05).map(([token]) => token),
@@ -83,7 +111,36 @@ const prefix = (side: Side, layer: number): string => `${side ? "beside/" : ""}$
 
 export const received = once((layer) => perToken(layer, "received"));
 export const entropyRows = once((layer) => perToken(layer, "entropy_rows"));
-export const edges = once(async (layer, head, side) => new Edges(await unpack(`${prefix(side, layer)}/edges/${head}`), n));
+export const edges = once(async (layer, head, side) => Edges.unpacked(await unpack(`${prefix(side, layer)}/edges/${head}`), n));
+/** By kv head, the Euclidean norm of each key's value. */
+export const norms = once((layer, _, side) => perToken(layer, "value_norms", side));
+export const hasValues = (layer: number, side: Side = 0): boolean => sides[side]!.values.includes(layers[layer]!.index);
+
+export const isMarked = (layer: number): boolean => header.marked.includes(layers[layer]!.index);
+/** By kv head, one where the policy keeps the token and zero where it does not. */
+export const kept = once(async (layer) => {
+  const [bits, row] = [await unpack(`${layers[layer]!.index}/kept`), Math.ceil(n / 8)];
+  return Array.from({ length: bits.length / row }, (_, head) => Float32Array.from({ length: n }, (_, at) => (bits[head * row + (at >> 3)]! >> (7 - (at & 7))) & 1));
+});
+
+export interface Predictions {
+  /** After each token `header.predicted` of the likeliest, best first. */
+  ids: number[];
+  probabilities: Float32Array;
+  /** Of each token given those before it, in nats. */
+  logProbability: Float32Array;
+}
+
+let expected: Promise<Predictions> | null = null;
+
+/** What the model expected after each token, where the record has it. */
+export function predictions(): Promise<Predictions> {
+  return (expected ??= Promise.all(["ids", "probabilities", "log_probability"].map((name) => unpack(`next/${name}`))).then(([ids, probabilities, came]) => ({
+    ids: numbers(ids!),
+    probabilities: halves(probabilities!),
+    logProbability: halves(came!),
+  })));
+}
 
 /** By head, one byte a cell: the mean of what is below the threshold, as `cells.ts` reads it. */
 export const weak = once(async (layer, _, side) => {
@@ -126,8 +183,10 @@ async function unpack(id: string): Promise<Uint8Array> {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-async function perToken(layer: number, name: string): Promise<Float32Array[]> {
-  return split(halves(await unpack(`${layers[layer]!.index}/${name}`)), layers[layer]!.heads);
+async function perToken(layer: number, name: string, side: Side = 0): Promise<Float32Array[]> {
+  const of = name === "received" || name === "value_norms" ? textsOf(layer)[1] : textsOf(layer)[0];
+  const all = halves(await unpack(`${prefix(side, layer)}/${name}`));
+  return split(all, all.length / lengths[of]!);
 }
 
 /** Little planes of half precision: sign and exponent first. */

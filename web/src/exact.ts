@@ -1,15 +1,16 @@
 /** Regions recomputed by `regard serve` from q, k and log-sum-exp. */
 
-/** Mean weights of the region, one number for every `step` × `step` pairs; NaN where none of them may be seen. */
+/** Mean weights of the region, or ‖A v‖ of it with `values`, one number for every `step` × `step` pairs; NaN where none of them may be seen. */
 export async function region(
   layerIndex: number,
   head: number,
   [row0, row1]: [number, number],
   [key0, key1]: [number, number],
   step = 1,
+  values = false,
 ): Promise<Float32Array> {
   const query = new URLSearchParams(
-    Object.entries({ layer: layerIndex, head, row0, row1, key0, key1, step }).map(([name, value]) => [name, String(value)]),
+    Object.entries({ layer: layerIndex, head, row0, row1, key0, key1, step, values }).map(([name, value]) => [name, String(value)]),
   );
   const answer = await fetch(`api/region?${query}`);
   if (!answer.ok) throw new Error(((await answer.json()) as { detail: string }).detail);

@@ -1,5 +1,5 @@
 /** What of the model's attention is not on the page, in words. */
-import { header, layers, record, served, sides, threshold } from "./data";
+import { hasValues, header, layers, record, served, sides, threshold } from "./data";
 
 /** Weak weights, maps that cannot be recomputed, layers that were not watched. */
 export function leftOut(): string[] {
@@ -11,6 +11,7 @@ export function leftOut(): string[] {
   if (sides.length > 1 && header.beside!.threshold !== threshold) found.push(`The record beside it leaves out weights below ${header.beside!.threshold}.`);
   if (!record.kept) found.push("Queries and keys were not kept, so that no weight can be recomputed.");
   else if (!served) found.push("Queries and keys were kept: regard serve shows every weight, recomputed.");
+  if (!layers.every((_, layer) => hasValues(layer))) found.push(`${layers.some((_, layer) => hasValues(layer)) ? "Of some layers" : "Of these layers"} how long values are was not kept, so that ‖A v‖ is not known.`);
   const depth = record.model.layers;
   if (depth && layers.length < depth) found.push(`${layers.length} of ${depth} layers were looked at.`);
   return found;

@@ -27,7 +27,7 @@ export async function save(format: Format): Promise<void> {
 /** One line of a table as RFC 4180 has it. A text that a spreadsheet would run as a formula gets a quote before it. */
 function line(cells: (string | number | null)[]): string {
   const written = cells.map((cell) => {
-    if (typeof cell !== "string") return cell === null ? "" : String(cell);
+    if (typeof cell !== "string") return cell === null ? "" : String(Number(cell.toPrecision(7)));
     const safe = /^[=+\-@\t\r]/.test(cell) ? `'${cell}` : cell;
     return /[",\r\n]|^\s|\s$/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
   });

@@ -24,9 +24,15 @@ const column = (name: string, label: string, meaning: string, signed = false): S
   },
 });
 
+const fromRecord = (name: string) => (layer: number, head: number, side: Side = 0): number | null => {
+  const value = sides[side]!.scores[layer]![name]?.[head];
+  return typeof value === "number" ? value : null;
+};
+
 const FROM_TEXT: Score[] = [
   { name: "entropy", label: "entropy", meaning: "mean entropy of the rows, in nats", of: (...at) => statistic("entropy", ...at), most: Math.log(n) },
   ...ROLES.map((role) => ({ name: role.name, label: role.label, meaning: role.meaning, of: (layer: number, head: number, side: Side = 0) => score(role, layer, head, side), most: 1 })),
+  { name: "kept_mass", label: "attention on what is kept", meaning: "share of the head’s attention in this text that goes to tokens that the cache policy keeps", of: fromRecord("kept_mass"), most: 1 },
   { name: "distance", label: "distance", meaning: "mean distance from query to key, in tokens", of: (...at) => statistic("distance", ...at) },
 ];
 

@@ -1,12 +1,16 @@
 /** What is chosen: signals that the views follow, kept in the address so that a link or a reload returns to them. */
 import { batch, computed, effect, signal } from "@preact/signals";
-import { header, layers, n, type Side } from "./data";
+import { header, layers, lengths, textsOf, type Side } from "./data";
+import { GRAINS, type GrainName } from "./grain";
+import { MEASURES, type Measure } from "./weights";
 
-export const VIEWS = ["heads", "map", "text"] as const;
-export const MODES = ["attends", "attended", "received"] as const;
+export const VIEWS = ["heads", "map", "text", "flow"] as const;
+export const MODES = ["attends", "attended", "received", "surprise", "kept"] as const;
 export const SPANS = ["head", "layer", "all"] as const;
 export const ORDERS = ["layer", "role", "entropy"] as const;
 export const PANES = ["other", "difference"] as const;
+/** Those that the record has. */
+export const OPEN = VIEWS.filter((name) => name !== "flow" || header.record.analyses?.routes?.length);
 export type View = (typeof VIEWS)[number];
 /** A head, of the page's record or of the one beside it. */
 export interface Place {
@@ -26,16 +30,21 @@ export const view = signal<View>("heads");
 export const layer = signal(0);
 export const head = signal(0);
 /** The chosen query, and the key pinned with it on the map. */
-export const token = signal(n - 1);
+export const token = signal(lengths[0]! - 1);
 export const key = signal<number | null>(null);
 export const mode = signal<(typeof MODES)[number]>("attends");
 /** Over what the text's shading is averaged. */
 export const span = signal<(typeof SPANS)[number]>("head");
 export const order = signal<(typeof ORDERS)[number]>("layer");
 export const role = signal<string | null>(null);
+/** A, or ‖A v‖; of tokens, or of words. */
+export const measure = signal<Measure>("weight");
+export const grain = signal<GrainName>("tokens");
 /** Weights below this are not drawn; 0 draws all that is known. */
 export const floor = signal(0);
 export const hideSinks = signal(false);
+/** Of the flow graph: shares of a state below this are not drawn; null for as many edges as can be read. */
+export const least = signal<number | null>(null);
 /** A token under the pointer, shown in place of the chosen one while it is there. */
 export const preview = signal<number | null>(null);
 export const help = signal(false);
@@ -58,12 +67,15 @@ export function chooseHead(newLayer: number, newHead: number): void {
   batch(() => {
     layer.value = clamp(newLayer, layers.length);
     head.value = clamp(newHead, layers[layer.value]!.heads);
+    const [rows, keys] = textsOf(layer.value).map((text) => lengths[text]!) as [number, number];
+    token.value = clamp(token.value, rows);
+    if (key.value !== null) key.value = clamp(key.value, keys);
   });
 }
 
 export function chooseToken(newToken: number, newKey: number | null = null): void {
   batch(() => {
-    token.value = clamp(newToken, n);
+    token.value = clamp(newToken, lengths[textsOf(layer.value)[0]]!);
     key.value = newKey;
     preview.value = null;
   });
@@ -124,7 +136,10 @@ function address(): string {
     ["role", role.value, null],
     ["score", matrix.value, "entropy"],
     ["of", matrixOf.value, "this"],
+    ["measure", measure.value, "weight"],
+    ["grain", grain.value, "tokens"],
     ["floor", floor.value, 0],
+    ["least", least.value, null],
     ["sinks", hideSinks.value ? "hidden" : "", ""],
     ["with", other.value && `${layers[other.value.layer]!.index}.${other.value.head}${other.value.side ? ".before" : ""}`, null],
     ["pane", pane.value, "other"],
@@ -145,18 +160,22 @@ function read(): void {
   clearTimeout(waiting);
   reading = true;
   batch(() => {
-    view.value = one("view", VIEWS, "heads");
+    view.value = one("view", OPEN, "heads");
     const at = placed(whole("layer"));
     chooseHead(at < 0 ? layer.value : at, whole("head") ?? head.value);
-    token.value = clamp(whole("token") ?? token.value, n);
-    key.value = whole("key") === null ? null : clamp(whole("key")!, n);
+    const [rows, keys] = textsOf(layer.value).map((text) => lengths[text]!) as [number, number];
+    token.value = clamp(whole("token") ?? token.value, rows);
+    key.value = whole("key") === null ? null : clamp(whole("key")!, keys);
     mode.value = one("mode", MODES, "attends");
     span.value = one("over", SPANS, "head");
     order.value = one("order", ORDERS, "layer");
     role.value = fields.get("role");
     matrix.value = fields.get("score") ?? "entropy";
     matrixOf.value = one("of", OF, "this");
+    measure.value = one("measure", MEASURES, "weight");
+    grain.value = one("grain", GRAINS, "tokens");
     floor.value = Math.max(0, Math.min(0.5, Number(fields.get("floor")) || 0));
+    least.value = fields.get("least") === null ? null : Math.max(0, Math.min(0.3, Number(fields.get("least")) || 0));
     hideSinks.value = fields.get("sinks") === "hidden";
     const [inLayer, of, side] = (fields.get("with") ?? "").split(".");
     const beside = placed(inLayer && of ? Number(inLayer) : null);

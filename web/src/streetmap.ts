@@ -1,11 +1,9 @@
 /** The zoomable map on its canvas: queries run down, keys run right, tokens stand along both. */
 import { select } from "d3-selection";
 import { zoom, zoomIdentity, type D3ZoomEvent, type ZoomTransform } from "d3-zoom";
-import { n } from "./data";
-import { glyphs } from "./words";
 import { TileAtlas } from "./atlas";
 import type { Window } from "./state";
-import { SIDE, TOP_LEVEL } from "./tiles";
+import { SIDE, topLevel } from "./tiles";
 
 const NEAREST = 44; // pixels of a token at the deepest zoom
 const PATIENCE = 9; // milliseconds of tile drawing in one frame
@@ -30,6 +28,17 @@ export interface Label {
   at: number;
 }
 
+/** What stands along the axes. */
+export interface Axes {
+  /** Of either axis; a text may be shorter. */
+  n: number;
+  label: (axis: "row" | "key", at: number) => string;
+  /** Where in the text it stands. */
+  place: (axis: "row" | "key", at: number) => number;
+  /** Which part of the text the model wrote itself. */
+  made: (axis: "row" | "key") => [first: number, end: number];
+}
+
 export interface Look {
   ink: string;
   faint: string;
@@ -51,6 +60,7 @@ export class StreetMap {
 
   constructor(
     private readonly canvas: HTMLCanvasElement,
+    private readonly axes: Axes,
     private readonly look: () => Look,
     private readonly on: {
       point: (region: Region | null, pair: Pair | null) => void;
@@ -159,7 +169,7 @@ export class StreetMap {
 
   /** Pixels of a token when all of the map is seen. */
   private get fit(): number {
-    return (this.size - this.gutter) / n;
+    return (this.size - this.gutter) / this.axes.n;
   }
 
   private get scale(): number {
@@ -174,7 +184,7 @@ export class StreetMap {
     if (event.offsetX < this.gutter || event.offsetY < this.gutter) return null;
     const [x, y] = this.transform.invert([event.offsetX, event.offsetY]);
     const [key, row] = [Math.floor((x - this.gutter) / this.fit), Math.floor((y - this.gutter) / this.fit)];
-    return row >= 0 && key >= 0 && row < n && key < n ? { row, key } : null;
+    return row >= 0 && key >= 0 && row < this.axes.n && key < this.axes.n ? { row, key } : null;
   }
 
   private point(cursor: Pair | null): void {
@@ -192,7 +202,7 @@ export class StreetMap {
   /** The tokens under three pixels around a pair: one pair where single ones can be seen. */
   private regionAt({ row, key }: Pair): Region {
     const reach = this.scale >= 3 ? 0 : Math.ceil(1.5 / this.scale);
-    return { row0: Math.max(0, row - reach), row1: Math.min(n, row + reach + 1), key0: Math.max(0, key - reach), key1: Math.min(n, key + reach + 1) };
+    return { row0: Math.max(0, row - reach), row1: Math.min(this.axes.n, row + reach + 1), key0: Math.max(0, key - reach), key1: Math.min(this.axes.n, key + reach + 1) };
   }
 
   private press(event: KeyboardEvent): void {
@@ -212,7 +222,7 @@ export class StreetMap {
   private step([rows, keys]: [number, number]): void {
     const by = Math.max(1, Math.round(6 / this.scale));
     const from = this.cursor ?? { row: this.pinned.row, key: this.pinned.key ?? this.pinned.row };
-    const limit = (value: number): number => Math.max(0, Math.min(n - 1, value));
+    const limit = (value: number): number => Math.max(0, Math.min(this.axes.n - 1, value));
     const cursor = { row: limit(from.row + rows * by), key: limit(from.key + keys * by) };
     const [x, y] = this.toScreen(cursor.key + 0.5, cursor.row + 0.5);
     const inside = [x, y].every((at) => at > this.gutter && at < this.size);
@@ -241,7 +251,7 @@ export class StreetMap {
   }
 
   private drawTiles(atlas: TileAtlas, ratio: number): void {
-    const level = Math.max(0, Math.min(TOP_LEVEL, Math.ceil(Math.log2(1 / (this.scale * ratio)))));
+    const level = Math.max(0, Math.min(topLevel(this.axes.n), Math.ceil(Math.log2(1 / (this.scale * ratio)))));
     const span = SIDE << level;
     const [key0, row0, key1, row1] = this.inView();
     const until = performance.now() + PATIENCE;
@@ -278,7 +288,7 @@ export class StreetMap {
     const [x0, y0] = this.transform.invert([this.gutter, this.gutter]);
     const [x1, y1] = this.transform.invert([this.size, this.size]);
     const token = (at: number): number => (at - this.gutter) / this.fit;
-    return [Math.max(0, Math.floor(token(x0))), Math.max(0, Math.floor(token(y0))), Math.min(n, Math.ceil(token(x1))), Math.min(n, Math.ceil(token(y1)))];
+    return [Math.max(0, Math.floor(token(x0))), Math.max(0, Math.floor(token(y0))), Math.min(this.axes.n, Math.ceil(token(x1))), Math.min(this.axes.n, Math.ceil(token(y1)))];
   }
 
   private drawGrid(look: Look): void {
@@ -337,11 +347,23 @@ export class StreetMap {
     context.font = `${small ? 10 : 11}px ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace`;
     context.textBaseline = "middle";
     for (const label of this.labels()) this.write(label, look);
+    this.drawMade(look);
     context.fillStyle = look.faint;
     context.font = `${small ? 10 : 11}px system-ui, sans-serif`;
     context.textAlign = "right";
     context.fillText("keys →", gutter - 6, gutter - 22);
     context.fillText("queries ↓", gutter - 6, gutter - 8);
+  }
+
+  /** A line along the axes where the model wrote the text. */
+  private drawMade(look: Look): void {
+    const { context, gutter, size } = this;
+    context.fillStyle = look.accent;
+    const inside = (at: number): number => Math.max(gutter, Math.min(size, at));
+    const [top, bottom] = this.axes.made("row").map((row) => inside(this.toScreen(0, row)[1])) as [number, number];
+    const [left, right] = this.axes.made("key").map((key) => inside(this.toScreen(key, 0)[0])) as [number, number];
+    context.fillRect(gutter - 3, top, 2, bottom - top);
+    context.fillRect(left, gutter - 3, right - left, 2);
   }
 
   /** The tokens to write along an axis: all where there is room, else round positions. */
@@ -356,13 +378,13 @@ export class StreetMap {
   private labels(): Label[] {
     const [key0, row0, key1, row1] = this.inView();
     const letters = Math.floor((this.gutter - 30) / 6.7);
-    const text = (token: number): string => {
-      const whole = glyphs(token);
-      if (this.scale < LETTERS) return String(token);
+    const text = (axis: "row" | "key", token: number): string => {
+      if (this.scale < LETTERS) return String(this.axes.place(axis, token));
+      const whole = this.axes.label(axis, token);
       return whole.length > letters + 4 ? `${whole.slice(0, letters + 3)}…` : whole;
     };
-    const rows = this.ticks(row0, row1).map((token): Label => ({ axis: "row", token, text: text(token), at: this.toScreen(0, token + 0.5)[1] }));
-    const keys = this.ticks(key0, key1).map((token): Label => ({ axis: "key", token, text: text(token), at: this.toScreen(token + 0.5, 0)[0] }));
+    const rows = this.ticks(row0, row1).map((token): Label => ({ axis: "row", token, text: text("row", token), at: this.toScreen(0, token + 0.5)[1] }));
+    const keys = this.ticks(key0, key1).map((token): Label => ({ axis: "key", token, text: text("key", token), at: this.toScreen(token + 0.5, 0)[0] }));
     return [...rows, ...keys].filter(({ at }) => at >= this.gutter);
   }
 

@@ -85,7 +85,7 @@ class Routes(Result):
     arxiv="2403.00824",
     year=2024,
     fidelity="hand values",
-    missing="the tool's page; parts of feed-forward networks by neuron",
+    missing="parts of feed-forward networks by neuron",
     claim=(
         Claim(
             "the routes of a repeated token hold its induction heads, and heads of the previous token below them",

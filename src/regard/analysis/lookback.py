@@ -24,7 +24,6 @@ from regard.probes.places import SpanMeans
     arxiv="2407.07071",
     year=2024,
     fidelity="hand values",
-    missing="guided decoding",
     claim=Claim(
         "answers that stand in the text are told from those that do not by the ratios, as well as by hidden states",
         cells="lookback.told",
@@ -46,6 +45,7 @@ def lookback_ratios(subject: Any, prompt: Prompt) -> Tensor:
         ValueError: a prompt without an answer, or without a text before it.
 
     Paper: Chuang et al., arXiv 2407.07071: means by token as in the authors' code.
+    `decoding.LookbackDecoding` is guided by them.
     """
     if prompt.answer is None or not 0 < prompt.answer < len(prompt.ids):
         raise wrong("prompt", f"an answer at {prompt.answer}", "one behind a text, with a token in it")

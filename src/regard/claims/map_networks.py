@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from regard.claims.cells import measured
 from regard.claims.figures import Figures, Finding, listed
+from regard.claims.testbeds.digits import digits
 from regard.claims.testbeds.maps import apart, count, drawn
 from regard.networks.vision.a2n import A2N
+from regard.networks.vision.bevanet import BEVANet
 from regard.networks.vision.fpenet import FPENet
 from regard.networks.vision.han import HAN, LayerAttention
+from regard.networks.vision.high_order import Adversary, MixedHighOrder
+from regard.networks.vision.overlock import OverLoCK
 from regard.networks.vision.patchconvnet import AttentionPool, PatchConvNet
 from regard.networks.vision.psmnet import PSMNet, expected
 from regard.networks.vision.residual_attention import AttentionModule, ResidualAttentionNetwork
@@ -228,3 +235,91 @@ def is_fpenet(found: Figures) -> Finding:
     """At most 0.4 million, and 115,125 as public code of it has."""
     own = found.one("parameters")
     return Finding.of(f"{own:,} parameters, public code 115,125, printed 0.4 M", own <= 400_000, own == 115_125)
+
+
+BEVANETS = {
+    "BEVANet-S": (19, (2, 2, 3), 32, 96, 128, True),
+    "BEVANet": (19, (2, 2, 4), 64, 96, 128, False),
+    "BEVANet, ADE20k": (150, (2, 2, 4), 64, 96, 128, True),
+}
+"""The sizes of each network whose parameters are printed, two with the heads that only training reads."""
+
+
+@measured()
+def bevanet() -> dict[str, int]:
+    """Parameters of BEVANet."""
+    with torch.device("meta"):
+        return {name: count(BEVANet(*sizes)) for name, sizes in BEVANETS.items()}
+
+
+def is_bevanet(found: Figures) -> Finding:
+    """15.2, 58.6 and 58.9 million, and exactly those of the authors' networks."""
+    own = [found.one(name) for name in BEVANETS]
+    figure = f"{listed(own, ',')} parameters, printed 15.2 M, 58.6 M, 58.9 M (the first and last with training's heads)"
+    return Finding.of(
+        figure,
+        [f"{each / 1e6:.1f}" for each in own] == ["15.2", "58.6", "58.9"],
+        own == [15_186_004, 58_599_296, 58_857_690],
+    )
+
+
+OVERLOCKS = {
+    "xt": (16, 2.6, 17_307_272),
+    "t": (33, 5.5, 34_990_472),
+    "s": (56, 9.7, 58_309_772),
+    "b": (95, 16.7, 98_012_968),
+}
+"""Of each network the millions of parameters and the G multiply-adds printed, and the parameters of the authors'."""
+
+
+@measured(size=("xt", "t", "s", "b"))
+def overlock(size: str) -> dict[str, int]:
+    """Parameters of OverLoCK as it is trained and as it is deployed, and the multiply-adds of the latter."""
+    with torch.device("meta"):
+        trained = count(OverLoCK(size, supervised=True))
+    return size_of(lambda: OverLoCK(size).folded()) | {"trained": trained}
+
+
+def is_overlock(found: Figures) -> Finding:
+    """Parameters to the last digit printed, and exactly those of the authors' in training; multiply-adds to 5%."""
+    told, holds = [], []
+    for size, (millions, giga, exact) in OVERLOCKS.items():
+        own, trained, work = (found(name, size=size)[0] for name in ("parameters", "trained", "multiply_adds"))
+        told.append(
+            f"{size} {own:,} ({millions} M printed), {trained:,} in training, {work / 1e9:.2f} G ({giga} G printed)"
+        )
+        holds += [round(own / 1e6) == millions, trained == exact, abs(work / 1e9 / giga - 1) <= 0.05]
+    return Finding.of("; ".join(told), *holds)
+
+
+@measured(adversary=(True, False), seed=(0, 1, 2), rounds=[120])
+def branches(adversary: bool, seed: int, rounds: int) -> dict[str, float]:
+    """How far apart unit descriptors of four orders are on unseen digits after training, and the share told apart."""
+    images, labels, unseen, answers = digits(seed)
+    torch.manual_seed(seed)
+    net, against = MixedHighOrder(10, 4, 1, (1, 1, 1, 1), 8, 32, seed), Adversary(32)
+    learned = torch.optim.Adam([*net.parameters(), *against.parameters()], 3e-3)
+    grown = functools.partial(F.interpolate, scale_factor=4.0)
+    for _ in range(rounds):
+        rows = torch.randint(len(labels), (32,))
+        found = net.descriptors(grown(images[rows].expand(-1, 3, -1, -1)))
+        loss = F.cross_entropy(net.told(found).flatten(0, 1), labels[rows].repeat_interleave(4))
+        loss = loss + against(found[0]) if adversary else loss
+        learned.zero_grad()
+        loss.backward()
+        learned.step()
+    with torch.no_grad():
+        found = net.eval().descriptors(grown(unseen.expand(-1, 3, -1, -1)))
+        right = (net.told(found).sum(1).argmax(1) == answers).float().mean().item()
+        unit = F.normalize(found[0], dim=-1)
+        gaps = [(unit[r] - unit[s]).norm(dim=1).mean().item() for r, s in itertools.combinations(range(4), 2)]
+    return {"apart": sum(gaps) / len(gaps), "right": right}
+
+
+def are_further_apart(found: Figures) -> Finding:
+    """With the adversary than without, seed by seed."""
+    on, off = (found("apart", adversary=each) for each in (True, False))
+    right, plain = (found("right", adversary=each) for each in (True, False))
+    figure = f"apart by {listed(on, '.2f')}, without the adversary {listed(off, '.2f')}; "
+    figure += f"{listed(right, '.1%')} told apart, {listed(plain, '.1%')}"
+    return Finding.of(figure, all(a > b for a, b in zip(on, off, strict=True)))

@@ -58,15 +58,15 @@ def dependence(neck_text: str, same: bool) -> dict[str, str | int]:
     Args:
         same: all maps have as many channels as come out.
     """
-    channels, sizes = ((32,) * 4 if same else (3, 5, 7, 11)), ((23, 18), (12, 9), (6, 5), (3, 3))
+    channels, sizes = ((32,) * 4 if same else (3, 5, 7, 11)), [(23, 18), (12, 9), (6, 5), (3, 3)]
     made = stirred(neck(neck_text, channels, 32))
     maps = [each.requires_grad_() for each in pyramid(channels, 23, 18)]
     read, wrong = [], 0
-    for place, level in enumerate(made(maps)):
+    for level, stands in zip(made(maps), made.stands, strict=True):
         gradients = torch.autograd.grad(level.square().sum(), maps, retain_graph=True, allow_unused=True)
         seen = [n for n, g in enumerate(gradients) if g is not None and bool(g.abs().max() > 0)]
         read.append("".join(map(str, seen)))
-        wrong += tuple(level.shape[1:]) != (32, *sizes[place % 4])
+        wrong += tuple(level.shape[1:]) != (32, *sizes[stands])
     return {"read": " ".join(read), "wrong": wrong}
 
 

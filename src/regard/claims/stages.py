@@ -53,10 +53,11 @@ def are_printed(found: Figures) -> Finding:
     for name in [key.removesuffix(" printed") for key in row if key.endswith(" printed")]:
         count, work = row[f"{name} parameters"], row[f"{name} multiply-adds"]
         millions, giga, exact = row[f"{name} printed"].split()
-        holds.append(is_printed(count, millions, 1e6) and exact in ("None", str(count)))
+        holds.append(exact in ("None", str(count)) and (millions == "None" or is_printed(count, millions, 1e6)))
         holds.append(giga == "None" or is_printed(work, giga, 1e9))
         shown = f"{count:,} parameters" if exact != "None" else f"{count / 1e6:.2f} M"
-        told.append(f"{name} {shown}, {work / 1e9:.3f} G ({millions} M, {giga.replace('None', '–')} G printed)")
+        printed = f" ({millions.replace('None', '–')} M, {giga.replace('None', '–')} G printed)"
+        told.append(f"{name} {shown}, {work / 1e9:.3f} G{printed if {millions, giga} != {'None'} else ''}")
     return Finding.of("; ".join(told), *holds)
 
 

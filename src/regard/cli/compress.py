@@ -23,17 +23,25 @@ def compress(
     model: Annotated[str, typer.Option(help="smollm2, tiny, a folder, or an id of a model hub")] = "smollm2",
     policies: Annotated[str, typer.Option(help="such as 'snapkv(window=16),tova'; see `regard atlas`")] = USUAL,
     budgets: Annotated[
-        str, typer.Option(help="tokens of a kv head, shares of the prompt, or bytes: 128,0.25,8MiB")
-    ] = "0.125",
+        str | None,
+        typer.Option(help="tokens of a kv head, shares of the prompt, or bytes: 128,0.25,8MiB; 0.125 if left out"),
+    ] = None,
     task: Annotated[str, typer.Option(help="needle: a number asked for; text: how a text goes on")] = "needle",
     length: Annotated[int, typer.Option(min=64, help="tokens of a prompt")] = 1024,
-    prompts: Annotated[int, typer.Option(min=1)] = 4,
+    prompts: Annotated[int | None, typer.Option(min=1, help="how many; 4 if left out")] = None,
     question: Annotated[
         str, typer.Option(help="whether it is read before the eviction: known, unknown or both")
     ] = "both",
     file: Annotated[Path | None, typer.Option(help="your kind of text; the language's reference if left out")] = None,
     advise: Annotated[
-        str | None, typer.Option(help="so much memory for the cache, such as 8MiB: which policy to take, and why")
+        str | None,
+        typer.Option(
+            help="so much memory for the cache, such as 8MiB: which policy to take, at which budget up to that (all of "
+            "it, a half and a quarter if no --budgets are given), and why; from 10 prompts if no --prompts are given"
+        ),
+    ] = None,
+    kept: Annotated[
+        Path | None, typer.Option(help="a JSON file for what each layer and kv head keeps of the first prompt")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="a JSON file for every single row")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
@@ -43,7 +51,7 @@ def compress(
     from transformers.utils import logging
 
     from regard.cli.progress import Steps
-    from regard.compare.cache_report import SETTINGS, TASKS, advice, measured, summed
+    from regard.compare.cache_report import SETTINGS, TASKS, advice, kept_tokens, measured
     from regard.core.spec import split_outside
     from regard.hosts.budget import Budget
     from regard.hosts.load import load
@@ -54,46 +62,76 @@ def compress(
     if question not in (*SETTINGS, "both"):
         raise wrong("--question", repr(question), f"one of {', '.join(SETTINGS)}, both")
     names = [name.strip() for name in split_outside(policies, ",")]
-    sizes = [advise] if advise is not None else [size.strip() for size in budgets.split(",")]
+    known = [SETTINGS[question]] if question in SETTINGS else list(SETTINGS.values())
     for name in names:
         policy_of(name)  # refused before a model is loaded
-    memory = Budget.of(sizes[0]).bytes if advise is not None else None
+    memory = Budget.of(advise).bytes if advise is not None else None
     if advise is not None and memory is None:
         raise wrong("--advise", repr(advise), "bytes, such as 8MiB")
+    sizes = [size.strip() for size in (budgets or "0.125").split(",")]
+    if memory is not None:
+        sizes = (
+            [size for size in sizes if size != advise]
+            if budgets
+            else [str(Budget(bytes=memory // part)) for part in (4, 2)]
+        )
+        sizes.append(str(advise))
     [Budget.of(size) for size in sizes]
+    count = prompts or (4 if advise is None else 10)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     network, tokenizer = load(model)
     if tokenizer is None:
         raise wrong("--model", f"{model}, which has no tokenizer", "one that has")
     text = None if file is None else file.read_text(encoding="utf-8")
-    known = [SETTINGS[question]] if question in SETTINGS else list(SETTINGS.values())
+    asked = TASKS[task](tokenizer, length, count, text=text)
+    ways = [(name, size) for size in sizes for name in names]
     with Steps() as steps:
-        ways = [(name, size) for size in sizes for name in names]
-        rows = list(measured(network, TASKS[task](tokenizer, length, prompts, text=text), ways, known, steps))
+        rows = list(measured(network, asked, ways, known, steps))
     if output is not None:
         output.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
-    advices = {asked: str(advice(rows, asked)) for asked in known} if advise is not None else {}
+    if kept is not None:
+        found = [kept_tokens(network, tokenizer, asked[0], *way, seen) for seen in known for way in ways]
+        kept.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    advices = {seen: str(advice(rows, seen, memory)) for seen in known} if advise is not None else {}
     if as_json:
-        said = {"knows" if asked else "knows not": told for asked, told in advices.items()}
+        said = {name_of(seen): told for seen, told in advices.items()}
         typer.echo(json.dumps({"rows": summed(rows), "advice": said}, indent=2))
         return
     console = Console(highlight=False)
-    console.print(table_of(rows, f"{task}, {length} tokens, {prompts} prompts, {model}"))
-    for told in advices.values():
-        console.print(told, soft_wrap=True)
+    for seen in known:
+        title = f"{model}, {task}, {length} tokens, {count} prompts, question {name_of(seen)}"
+        console.print(table_of([row for row in rows if row.known == seen], title))
+        if seen in advices:
+            console.print(advices[seen], soft_wrap=True)
+    console.print(LEGEND, soft_wrap=True)
+
+
+LEGEND = (
+    "known: the question was read before the eviction. right: of the answer's tokens the share that is the likeliest. "
+    "nats: the mean negative log-probability of one. MB: keys and values when the answer begins. read, step: CPU time "
+    "of the prompt, with what the policy does, and of a token after it, over the full cache's."
+)
+
+
+def name_of(known: bool) -> str:
+    """How a setting is called."""
+    return "known" if known else "unknown"
 
 
 def table_of(rows: Sequence[Kept], title: str) -> Any:
     """The means as a table."""
     from rich.table import Table
 
-    from regard.compare.cache_report import summed
-
-    heads = ("policy", "budget", "question", "right", "nats a token", "MB", "a step against full", "evicting, ms")
-    table = Table(*heads, title=title)
+    table = Table("policy", "budget", "right", "nats", "MB", "read", "step", title=title)
     for row in summed(rows):
-        known = "known" if row["known"] else "unknown"
-        figures = (f"{row['right']:.0%}", f"{row['nats']:.2f}", f"{row['bytes'] / 1e6:.1f}", f"{row['step']:.2f}×")
-        table.add_row(row["policy"], row["budget"], known, *figures, f"{row['evict'] * 1e3:.0f}")
+        figures = (f"{row['right']:.0%}", f"{row['nats']:.2f}", f"{row['bytes'] / 1e6:.1f}")
+        table.add_row(row["policy"], row["budget"], *figures, f"{row['read']:.2f}×", f"{row['step']:.2f}×")
     return table
+
+
+def summed(rows: Sequence[Kept]) -> list[dict[str, Any]]:
+    """The means, as in the JSON."""
+    from regard.compare import cache_report
+
+    return cache_report.summed(rows)

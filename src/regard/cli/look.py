@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from regard.records.format import Record
 
 SHOWN = 3  # heads a role, and tokens, in the terminal summary
+ROUTES = 0.02  # share of a state that an edge of the flow graph has at least
 WEAKEST = 0.05  # score that a head needs there
 ROLES = {
     "induction": "induction",
@@ -35,6 +36,10 @@ def look(
     ] = None,
     text: Annotated[str | None, typer.Option(help="the text to look at; token ids where there is no tokenizer")] = None,
     file: Annotated[str | None, typer.Option(help="a file with the text; - reads standard input")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="of an encoder-decoder, which reads the text: what it wrote; --generate lets it write"),
+    ] = None,
     chat: Annotated[
         bool,
         typer.Option("--chat", help="the text is a message to the model, or a JSON list of messages: use its template"),
@@ -48,11 +53,24 @@ def look(
             "--keep/--no-keep", help="keep q, k and log-sum-exp for `regard serve`; up to 256 MiB if left out"
         ),
     ] = None,
+    predict: Annotated[
+        int, typer.Option(min=0, help="how many of the likeliest next tokens to keep after each, of a language model")
+    ] = 5,
     roles: Annotated[
         Path | None, typer.Option(help="a table of `regard heads -o`, whose roles and causal effects the page shows")
     ] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="a cache policy, such as 'snapkv(window=16)': the page shows what it keeps")
+    ] = None,
+    budget: Annotated[
+        str, typer.Option(help="of --policy: tokens of a kv head, a share of the prompt, or bytes: 128, 0.25, 8MiB")
+    ] = "0.25",
+    routes_to: Annotated[
+        int | None, typer.Option(help="a token, -1 for the last, into whose last state the page draws the flow graph")
+    ] = None,
     beside: Annotated[
-        Path | None, typer.Option(help="an earlier record of the same tokens, which the page shows beside this one")
+        Path | None,
+        typer.Option(help="a record of as many tokens, an earlier one or of another prompt, shown beside this one"),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="the folder to write")] = Path("regard-look"),
     replace: Annotated[
@@ -69,8 +87,11 @@ def look(
     from regard.analysis.roles import load_table
     from regard.cli.progress import Steps
     from regard.hosts import small
+    from regard.hosts.budget import Budget
     from regard.networks import LM
+    from regard.policies.named import policy_of
     from regard.records.chat import read_messages
+    from regard.records.kept import mark_kept
     from regard.records.record import record
     from regard.web.page import page_html
     from regard.web.payload import read_header
@@ -82,6 +103,9 @@ def look(
     table = None if roles is None else load_table(roles)
     if beside is not None:
         read_header(beside)
+    if policy is not None:
+        policy_of(policy)  # refused before a model is loaded
+        Budget.of(budget)
     content, origin = read_text(text, file)
     network, words = load(model, tokenizer)
     if words is None and text is None and file is None:
@@ -95,16 +119,24 @@ def look(
             network,
             words,
             read_messages(content) if chat else what,
+            target if target is None or words is not None else numbers("--target", target),
             layers=None if layers is None else parse_layers(layers),
             rows=rows,
             generate=generate,
             keep=keep,
+            predict=predict,
             name=small.TITLES.get(model) or (model if isinstance(network, LM) else None),
             command=shlex.join(["regard", *sys.argv[1:]]),
             progress=steps,
         )
         if table is not None:
             seen = with_roles(seen, table)
+        if policy is not None:
+            steps(f"reading under {policy}")
+            seen = mark_kept(seen, network, policy, budget)
+        if routes_to is not None:
+            steps("walking down the routes")
+            seen = with_routes(seen, network, routes_to)
         steps("writing the page")
         seen.save(output, extra={"page.html": partial(page_html, beside=beside)})
     summarise(console, seen)
@@ -129,7 +161,25 @@ def with_roles(record: Record, table: list[dict[str, Any]]) -> Record:
     mine = {(layer["index"], head) for layer in record.layers for head in range(layer["heads"])}
     if missing := mine - {(row["layer"], row["head"]) for row in table}:
         raise wrong("--roles", f"a table without head {min(missing)}", "one of the same model")
-    return dataclasses.replace(record, header={**record.header, "analyses": {"heads": table}})
+    return dataclasses.replace(
+        record, header={**record.header, "analyses": record.header.get("analyses", {}) | {"heads": table}}
+    )
+
+
+def with_routes(record: Record, network: Any, to: int) -> Record:
+    """The record with the routes into a token, from a share of 0.02 up.
+
+    Raises:
+        ValueError: a record of two texts, a model of ours, or no such token.
+    """
+    import torch
+
+    from regard.analysis.flow_routes import routes
+    from regard.networks import LM
+
+    if isinstance(network, LM) or "source" in record.tokens:
+        raise wrong("--routes-to", record.header["model"]["architecture"], "a decoder of Transformers")
+    return routes(network, torch.tensor(record.tokens["ids"]), [to], ROUTES).to(record)
 
 
 def left_out(folder: Path, record: Record) -> list[str]:
@@ -140,6 +190,8 @@ def left_out(folder: Path, record: Record) -> list[str]:
     found = [f"weights below {least:g} are left out of the page, which has their means over cells of the map"]
     if record.tensors is None:
         found.append("queries and keys were not kept: no weight can be recomputed (--keep keeps them)")
+    if any(f"{layer['index']}/value_norms" not in record.arrays for layer in record.layers):
+        found.append("how long the values of some layers are is not known: ‖A v‖ is not shown of them")
     depth = header["model"]["layers"]
     if depth and len(record.layers) < depth:
         found.append(f"{len(record.layers)} of {depth} layers were looked at")
@@ -189,10 +241,18 @@ def decode(content: bytes, origin: str) -> str:
 
 
 def load(name: str, tokenizer: str | None = None):
-    """``(model, tokenizer)`` by the name of a shipped model, a folder or a hub id."""
+    """``(model, tokenizer)`` by the name of a shipped model, a folder or a hub id; an encoder-decoder with its head."""
+    from transformers import AutoModelForSeq2SeqLM
+
     from regard.hosts.load import load as load_model
 
-    return load_model(name, tokenizer)
+    model, words = load_model(name, tokenizer)
+    if (
+        getattr(model.config, "is_encoder_decoder", False)
+        and type(model.config) in AutoModelForSeq2SeqLM._model_mapping
+    ):
+        model = AutoModelForSeq2SeqLM.from_pretrained(model.config.name_or_path or name, local_files_only=True).eval()
+    return model, words
 
 
 def numbers(option: str, content: str) -> list[int]:

@@ -14,7 +14,8 @@ from regard.core.errors import wrong
 if TYPE_CHECKING:
     from regard.core.edit import Edit
 
-LIKELIEST = 5
+LIKELIEST, COMPARED = 5, 10
+"""Next tokens that are printed, and that a page compares of either way."""
 
 
 def steer(
@@ -32,6 +33,9 @@ def steer(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="a folder for two records with pages: before and after")
     ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="a page of text, next tokens and maps, in -o or regard-steer")
+    ] = False,
 ) -> None:
     """Run a model with its attention edited, and without, and print what it says either way."""
     from rich.console import Console
@@ -48,13 +52,20 @@ def steer(
         raise wrong("--model", f"{model}, which has no tokenizer", "one that has")
     chosen = read_edits(edit or [], edits, on or [], tokenizer, content)
     console = Console(highlight=False)
+    output = Path("regard-steer") if compare and output is None else output
     ways = {"before": steered(network), "after": steered(network, *chosen)}
+    said: dict[str, Any] = {}
     for name, way in ways.items():
         with way:
-            show(console, name, network, tokenizer, content, tokens)
+            said[name] = generated(network, tokenizer, content, tokens)
+            show(console, name, tokenizer, said[name])
             if output is not None:
                 beside = output / "before" if name == "after" else None
                 keep(console, network, tokenizer, content, output / name, beside)
+    if compare and output is not None:
+        page = output / "compare.html"
+        page.write_text(compared(tokenizer, content, chosen, said["before"], said["after"]), encoding="utf-8")
+        console.print(f"compare  {page.resolve().as_uri()}", soft_wrap=True)
 
 
 def read_edits(texts: list[str], file: Path | None, passages: list[str], tokenizer: Any, content: str) -> list[Edit]:
@@ -73,21 +84,40 @@ def read_edits(texts: list[str], file: Path | None, passages: list[str], tokeniz
     return found
 
 
-def show(console: Any, name: str, network: Any, tokenizer: Any, content: str, tokens: int) -> None:
-    """Prints the likeliest next tokens and how the text goes on."""
+def generated(network: Any, tokenizer: Any, content: str, tokens: int) -> tuple[Any, Any]:
+    """``(probabilities of the next token (vocabulary,), new ids)``."""
     import torch
-    from rich.text import Text
 
-    inputs = tokenizer(content, return_tensors="pt")
+    inputs = tokenizer(content, return_tensors="pt").to(network.device)
     with torch.no_grad():
         out = network.generate(
             **inputs, max_new_tokens=tokens, do_sample=False, output_logits=True, return_dict_in_generate=True
         )
-    chances = out.logits[0][0].float().softmax(-1).topk(LIKELIEST)
+    return out.logits[0][0].float().softmax(-1).cpu(), out.sequences[0, inputs["input_ids"].shape[1] :]
+
+
+def show(console: Any, name: str, tokenizer: Any, said: tuple[Any, Any]) -> None:
+    """Prints the likeliest next tokens and how the text goes on."""
+    from rich.text import Text
+
+    chances = said[0].topk(LIKELIEST)
     likely = [f"{tokenizer.decode(index)!r} {chance:.1%}" for chance, index in zip(*map(list, chances), strict=True)]
-    said = tokenizer.decode(out.sequences[0, inputs["input_ids"].shape[1] :])
     console.print(Text(f"{name:<8}", style="bold").append("   ".join(likely), style="not bold"), soft_wrap=True)
-    console.print(Text(said), soft_wrap=True)
+    console.print(Text(tokenizer.decode(said[1])), soft_wrap=True)
+
+
+def compared(tokenizer: Any, content: str, edits: list[Edit], before: Any, after: Any) -> str:
+    """The page of both ways."""
+    import torch
+
+    from regard.web.steered import steered_html
+
+    ids = torch.cat([chances.topk(COMPARED).indices for chances, _ in (before, after)]).unique().tolist()
+    chances = [(tokenizer.decode(token), float(before[0][token]), float(after[0][token])) for token in ids]
+    old, new = ([tokenizer.decode(token) for token in said] for _, said in (before, after))
+    p, q = before[0].double(), after[0].double()
+    apart = torch.where(p > 0, p * (p.clamp(min=1e-300).log() - q.clamp(min=1e-300).log()), 0).sum().item()
+    return steered_html(content, [repr(edit) for edit in edits], old, new, chances, apart, Path("after/page.html"))
 
 
 def keep(console: Any, network: Any, tokenizer: Any, content: str, folder: Path, beside: Path | None) -> None:

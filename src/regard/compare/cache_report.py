@@ -20,6 +20,7 @@ from transformers.cache_utils import DynamicCache
 
 from regard.core.errors import wrong
 from regard.core.policy import Policy
+from regard.hosts import caches
 from regard.hosts.budget import Budget
 from regard.hosts.calibrate import interval
 from regard.hosts.compress import Compression, Stored, compress
@@ -51,8 +52,9 @@ class Kept:
     Args:
         policy, budget: as text. known: whether the question was read before the eviction. prompt: its number.
         right: share of the answer's tokens that are the likeliest. nats: the answer's mean negative log-probability.
-        bytes: of the cache when the answer begins. step: seconds of reading a token then, evicting left out.
-        evict: seconds of the eviction.
+        bytes: of the keys and values when the answer begins. step: seconds of reading a token then.
+        evict: seconds of the eviction after the prompt. read: of reading the prompt, with what the policy notes of it
+            and its eviction, but not with what others note.
     """
 
     policy: str
@@ -64,6 +66,7 @@ class Kept:
     bytes: int
     step: float
     evict: float
+    read: float = 0.0
 
 
 @cache
@@ -127,18 +130,23 @@ def measured(
     total = len(prompts) * len(known) * len(plan)
     done = 0
     for index, prompt in enumerate(prompts):
-        read = DynamicCache(config=model.config)
+        read, seconds = DynamicCache(config=model.config), 0.0
+        watcher.spent.clear()
         for asked in sorted(known):
             new = torch.cat([prompt.context, prompt.question[:-1]]) if asked else prompt.context
+            begun = time.process_time()
             with compress(model, watcher, 1.0) as reading, torch.no_grad():
                 reading.take_over(read)
-                model(input_ids=new[None, read.get_seq_length() :], past_key_values=read, logits_to_keep=1)
+                model(input_ids=new[None, read.get_seq_length() :], logits_to_keep=1, **caches.given(model, read))
+            seconds += time.process_time() - begun
+            alone = seconds - sum(watcher.spent.values())
             for name, policy, budget in plan:
                 progress(f"{name} at {budget}", done, total)
                 done += 1
                 size = 1.0 if budget == "all" else Budget.of(budget)
                 told = answered(compress(model, policy, size, when="decoding"), read, prompt, asked)
-                yield Kept(name, budget, asked, index, *told)
+                noting = watcher.spent.get(tuple(policy.keeps), 0.0)
+                yield Kept(name, budget, asked, index, *told, alone + noting + told[-1])
 
 
 def answered(session: Compression, read: Any, prompt: Prompt, known: bool) -> tuple[float, float, int, float, float]:
@@ -156,7 +164,7 @@ def answered(session: Compression, read: Any, prompt: Prompt, known: bool) -> tu
         last = time.process_time()
         for part in (*ids[:, :-1].split(together, 1), ids[:, -1:]) if ids.shape[1] > 1 else (ids,):
             last = time.process_time()
-            logits.append(session.model(input_ids=part, past_key_values=fork).logits[0])
+            logits.append(session.model(input_ids=part, **caches.given(session.model, fork)).logits[0])
         step = time.process_time() - last
     logs = torch.cat(logits)[-len(prompt.answer) :].float().log_softmax(-1)
     right = (logs.argmax(-1) == prompt.answer).float().mean().item()
@@ -165,28 +173,48 @@ def answered(session: Compression, read: Any, prompt: Prompt, known: bool) -> tu
 
 
 def summed(rows: Sequence[Kept]) -> list[dict[str, Any]]:
-    """The mean of each policy and budget, known and unknown, and how its step's time compares with the full cache's."""
+    """The mean of each policy and budget, known and unknown, and how its times compare with the full cache's."""
     found: dict[tuple[str, str, bool], list[Kept]] = {}
     for row in rows:
         found.setdefault((row.policy, row.budget, row.known), []).append(row)
     full = {(row.known, row.prompt): row for row in rows if row.policy == "full"}
+
+    def against(some: Sequence[Kept], name: str) -> float:
+        """The median of a time's ratios to the full cache's."""
+        ratios = sorted(getattr(row, name) / getattr(full[row.known, row.prompt], name) for row in some)
+        return ratios[len(ratios) // 2]
+
     told = []
     for (policy, budget, known), some in found.items():
-        ratios = sorted(row.step / full[row.known, row.prompt].step for row in some)
         means = {
             name: sum(getattr(row, name) for row in some) / len(some) for name in ("right", "nats", "bytes", "evict")
         }
+        named = {"policy": policy, "budget": budget, "known": known}
         told.append(
-            {
-                "policy": policy,
-                "budget": budget,
-                "known": known,
-                **means,
-                "step": ratios[len(ratios) // 2],
-                "prompts": len(some),
-            }
+            {**named, **means, "step": against(some, "step"), "read": against(some, "read"), "prompts": len(some)}
         )
     return told
+
+
+def kept_tokens(
+    model: Any, tokenizer: Any, prompt: Prompt, policy: str | Policy, budget: int | float | str, known: bool
+) -> dict[str, Any]:
+    """Which tokens of a prompt are kept: ``tokens`` as text, and ``kept[layer][kv head]``, their places.
+
+    ``layers`` are the indices of the layers that forget.
+    """
+    ids = torch.cat([prompt.context, prompt.question[:-1]]) if known else prompt.context
+    with compress(model, policy, budget) as session, torch.no_grad():
+        model(input_ids=ids[None], use_cache=True, logits_to_keep=1)
+    store = session.store
+    return {
+        "policy": str(policy),
+        "budget": str(budget),
+        "known": known,
+        "tokens": [tokenizer.decode([token]) for token in ids.tolist()],
+        "layers": list(store.layers),
+        "kept": [[at.tolist() for at in store.kept(layer)] for layer in store.layers],
+    }
 
 
 @dataclass(frozen=True)
@@ -205,8 +233,16 @@ class Advice:
         return f"take {self.policy} at {self.budget}: {self.why}" if self.policy else f"none is recommended: {self.why}"
 
 
+FEWEST = 6
+"""Prompts, of which all must agree before chance would have it so in one of twenty cases."""
+CLOSE = 0.1
+"""Nats a token that a smaller budget may lose, for sure no more."""
+
+
 def advice(rows: Sequence[Kept], known: bool, memory: int | None = None) -> Advice:
-    """The policy with the likeliest answers among those within ``memory`` bytes, if it does better than random tokens.
+    """The policy with the likeliest answers within ``memory`` bytes, or one that does as well at a smaller budget.
+
+    It is recommended if it is surely better than random tokens of the same bytes, which takes six prompts at least.
 
     Raises:
         ValueError: random tokens were not measured beside the policies, or nothing is within the memory.
@@ -216,28 +252,41 @@ def advice(rows: Sequence[Kept], known: bool, memory: int | None = None) -> Advi
         if row.known == known:
             groups.setdefault((row.policy, row.budget), []).append(row)
     full = groups.pop(("full", "all"))
-    fitting = {key: some for key, some in groups.items() if memory is None or max(row.bytes for row in some) <= memory}
+    fitting = {key: some for key, some in groups.items() if memory is None or most_bytes(some) <= memory}
     randoms = {key: some for key, some in fitting.items() if key[0] == "random"}
     if not randoms or len(fitting) == len(randoms):
         what = f"{len(fitting)} ways within {memory} bytes" if memory is not None else f"{len(fitting)} ways"
         raise wrong("policies", what, "random and another policy, which are within the memory")
-    control = min(randoms.values(), key=mean_nats)
-    (policy, budget), best = min(
-        ((k, s) for k, s in fitting.items() if k not in randoms), key=lambda item: mean_nats(item[1])
-    )
-    gains = torch.tensor([a.nats - b.nats for a, b in zip(control, best, strict=True)])
-    low, high = interval(gains, 0) if len(gains) > 1 else (-torch.inf, torch.inf)
+    others = {key: some for key, some in fitting.items() if key not in randoms}
+    likeliest = min(others.values(), key=mean_nats)
+    enough = {key: some for key, some in others.items() if gained(likeliest, some)[1] <= CLOSE}
+    (policy, budget), best = min(enough.items(), key=lambda item: (most_bytes(item[1]), mean_nats(item[1])))
+    control = randoms.get(("random", budget)) or min(randoms.values(), key=mean_nats)
+    low, high = gained(best, control)
     setting = "known" if known else "unknown"
-    megabytes = [max(row.bytes for row in some) / 1e6 for some in (best, full)]
+    step = sorted(a.step / b.step for a, b in zip(best, full, strict=True))[len(best) // 2]
     told = (
         f"{len(best)} prompts, question {setting}: {mean_right(best):.0%} of the answer right, "
         f"full cache {mean_right(full):.0%}, random tokens {mean_right(control):.0%}; "
         f"log-probability above random by {low:+.2f} to {high:+.2f}; "
-        f"{megabytes[0]:.1f} of {megabytes[1]:.1f} MB"
+        f"{most_bytes(best) / 1e6:.1f} of {most_bytes(full) / 1e6:.1f} MB; a step takes {step:.2f}× the full cache's"
     )
+    if len(best) < FEWEST:
+        return Advice("", "", f"{len(best)} prompts are too few, give --prompts {FEWEST} or more; so far {told}")
     if low <= 0:
         return Advice("", "", f"the best, {policy} at {budget}, is not surely above random tokens; {told}")
     return Advice(policy, budget, told)
+
+
+def gained(better: Sequence[Kept], worse: Sequence[Kept]) -> tuple[float, float]:
+    """The 95% interval of how much likelier the answers are, prompt by prompt, in nats a token."""
+    gains = torch.tensor([b.nats - a.nats for a, b in zip(better, worse, strict=True)])
+    return interval(gains, 0) if len(gains) > 1 else (-torch.inf, torch.inf)
+
+
+def most_bytes(rows: Sequence[Kept]) -> int:
+    """Of the largest of the caches."""
+    return max(row.bytes for row in rows)
 
 
 def mean_nats(rows: Sequence[Kept]) -> float:

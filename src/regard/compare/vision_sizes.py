@@ -37,7 +37,7 @@ class NetworkFigures:
     columns: int
     parts: tuple[PartSize, ...]
     milliseconds: tuple[float, ...]
-    printed: tuple[str, str | None, int] | None
+    printed: tuple[str | None, str | None, int] | None
 
     @property
     def parameters(self) -> int:
@@ -170,7 +170,9 @@ def table(found: Sequence[NetworkFigures], stages: bool = True) -> list[list[str
     return lines
 
 
-def printed(parameters: str, multiply_adds: str | None, side: int) -> str:
+def printed(parameters: str | None, multiply_adds: str | None, side: int) -> str:
     """What a paper prints, in words."""
+    if parameters is None:
+        return "–"
     work = "" if multiply_adds is None else f", {multiply_adds} G at {side}"
     return f"{parameters} M{work}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
@@ -17,7 +17,7 @@ from regard.core.kinds import Sample
 from regard.core.tile import Tokens
 
 Rows = slice | Sequence[int] | Literal["all", "last"]
-Part = Literal["resid", "attn", "mlp"]
+Part = Literal["resid", "attn", "mlp", "q_pre", "k_pre"]
 Spans = Sequence[tuple[int, int]]
 Heads = Sequence[int] | Mapping[int, Sequence[int]]
 
@@ -38,6 +38,8 @@ class Place:
         part: which part of the block it is about, ``"attention"`` for the call itself.
         columns: gives ``(sums, counts)``, each ``(batch, heads, m)``: of each column of the unedited A over the real
             queries of the call, and how many of these may see the key; computed when it is called.
+        notes: what is remembered of the sequence by name, tensors of one row for each of the batch: they go along with
+            the cache's rows, where a beam search exchanges these.
         again: whether gradient checkpointing computes the call once more.
     """
 
@@ -54,6 +56,7 @@ class Place:
     part: str = "attention"
     columns: Callable[[], tuple[Tensor, Tensor]] | None = None
     again: bool = False
+    notes: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -300,6 +303,15 @@ class Edit:
         """
         return None
 
+    def inputs(self, x: Tensor, place: Place) -> Tensor | None:
+        """States ``(b, n, channels)``, of the new tokens, that queries and keys are made of for the edit's rows alone.
+
+        Its rows attend with queries and keys made of what is returned, to all keys of the call that ``where`` names,
+        those of earlier tokens too, and to the values as they are; the model's other rows, and its cache, see none of
+        it. Two edits of inputs may not be about the same row of the same head.
+        """
+        return None
+
     def values(self, v: Tensor, place: Place) -> Tensor | None:
         """Values ``(b, kv_heads, m, e)``, of the same tokens as the keys."""
         return None
@@ -330,7 +342,9 @@ class Edit:
         """States ``(b, n, channels)`` of one of ``parts``, which ``place.part`` names.
 
         ``"resid"`` is what comes into the block of the layer, or, at one layer more than there are, what leaves the
-        last; ``"attn"`` and ``"mlp"`` are what a block's attention and its MLP add to that.
+        last; ``"attn"`` and ``"mlp"`` are what a block's attention and its MLP add to that; ``"q_pre"`` and ``"k_pre"``
+        are what the modules ``q_proj`` and ``k_proj`` of its attention give, ``(b, n, heads · d)``, before positions
+        are turned into it: the cache holds keys of what is returned.
         """
         return None
 

@@ -203,6 +203,14 @@ KINDS: dict[str, Kind] = {
             laws="regard.laws.policy",
         ),
         Kind(
+            "codec",
+            "Codecs",
+            "Vectors as few bits, and back.",
+            "regard.quantise",
+            base="regard.core.codec.Codec",
+            laws="regard.laws.codec",
+        ),
+        Kind(
             "analysis",
             "Analyses",
             "A result computed from a model's weights or activations.",
@@ -210,7 +218,14 @@ KINDS: dict[str, Kind] = {
             base="regard.analysis.base.Analysis",
             laws="regard.laws.analysis",
         ),
-        Kind("objective", "Objectives", "A loss and what goes with it in training.", "regard.train"),
+        Kind(
+            "objective",
+            "Objectives",
+            "A loss for a language model's batch, and what is done to model and batch while it is computed.",
+            "regard.objective",
+            base="regard.train.objective.Objective",
+            laws="regard.laws.objective",
+        ),
         Kind(
             "study",
             "Studies",

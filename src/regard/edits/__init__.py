@@ -8,6 +8,8 @@
 | `ACT` | less to sinks in the text |
 | `FoundInTheMiddle` | attention to passages without the bias of their places |
 | `SoftInjection` | heads say what they said of a task's examples |
+| `FocusDirections` | learned directions in queries and keys that look at what is relevant |
+| `PositionalHidden` | the newest token looks without a channel that counts places |
 | `HeadAblation`, `HeadScale` | heads off, louder, softer, reversed |
 | `Temperature` | heads sharper or flatter |
 | `Trace`, `SpanMasses` | nothing: they read |
@@ -15,7 +17,9 @@
 
 from regard.edits.ablation import HeadAblation
 from regard.edits.act import ACT
+from regard.edits.focus_directions import FocusDirections
 from regard.edits.found_in_the_middle import FoundInTheMiddle, SpanMasses
+from regard.edits.positional_hidden import PositionalHidden
 from regard.edits.scaling import HeadScale, Temperature
 from regard.edits.soft_injection import SoftInjection
 from regard.edits.tilt import Highlight, KnockOut, Tilt
@@ -24,11 +28,13 @@ from regard.edits.zero_tuning import ZeroTuning
 
 __all__ = [
     "ACT",
+    "FocusDirections",
     "FoundInTheMiddle",
     "HeadAblation",
     "HeadScale",
     "Highlight",
     "KnockOut",
+    "PositionalHidden",
     "SoftInjection",
     "SpanMasses",
     "Temperature",

@@ -10,9 +10,9 @@ from torch import Tensor
 from regard.core.edit import Edit, Part, Place, Where
 from regard.core.errors import wrong
 
-Site = Literal["q", "k", "v", "z", "resid", "attn", "mlp"]
-SITES: tuple[Site, ...] = ("q", "k", "v", "z", "resid", "attn", "mlp")
-STATES: tuple[Part, ...] = ("resid", "attn", "mlp")
+Site = Literal["q", "k", "v", "z", "resid", "attn", "mlp", "q_pre", "k_pre"]
+SITES: tuple[Site, ...] = ("q", "k", "v", "z", "resid", "attn", "mlp", "q_pre", "k_pre")
+STATES: tuple[Part, ...] = ("resid", "attn", "mlp", "q_pre", "k_pre")
 
 
 class Trace(Edit):
@@ -25,7 +25,7 @@ class Trace(Edit):
         sites: ``q`` ``(b, heads, n, d)``; ``k``, ``v`` ``(b, kv_heads, m, ·)``, all that the call is given; ``z``
             ``(b, heads, n, e)``, the heads' outputs before the output projection; ``resid``, ``attn``, ``mlp``
             ``(b, n, channels)``, what comes into the block and what its parts add: ``resid`` of the next layer is
-            their sum.
+            their sum; ``q_pre``, ``k_pre`` ``(b, n, heads · d)``, of the new tokens before positions.
         layers: indices, None for all.
 
     Raises:

@@ -90,14 +90,16 @@ class NeckFactory(Factory[Neck]):
     def __call__(
         self,
         channels: Sequence[int],
-        out: int,
+        out: int | Sequence[int],
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Neck:
-        """A neck for maps of these channels, fine to coarse, which gives maps of ``out``."""
+        """A neck for maps of these channels, fine to coarse, which gives maps of ``out``: one number, or one for each
+        map where the neck has levels of several."""
         made: list[Neck] = []
-        for thing, config in self.parts():
-            made.append(thing((out,) * len(made[-1].reads) if made else tuple(channels), out, **config))
+        parts: list[tuple[Any, dict[str, Any]]] = [*self.parts()]
+        for thing, config in parts:
+            made.append(thing(tuple(made[-1].widths) if made else tuple(channels), out, **config))
         return (made[0] if len(made) == 1 else NeckChain(*made)).to(device=device, dtype=dtype)
 
 

@@ -27,13 +27,14 @@ class NeckTraits:
 
 
 class Neck(nn.Module):
-    """The base of every neck: maps ``[(b, c_l, y_l, x_l)]``, fine to coarse -> ``[(b, out, y_l, x_l)]``.
+    """The base of every neck: maps ``[(b, c_l, y_l, x_l)]``, fine to coarse -> ``[(b, d_k, y_k, x_k)]``.
 
-    Hooks: `fused` makes the maps, `reads` says which of the given ones each of them depends on. Level l has twice the
-    stride of the one before it; sizes are halves rounded up, or as they come. Necks chain: ``fpn | dyhead``.
+    Hooks: `fused` makes the maps, `reads` says which of the given ones each of them depends on, `stands` at which level
+    each of them is, `widths` how many channels it has. Level l has twice the stride of the one before it; sizes are
+    halves rounded up, or as they come. Necks chain: ``fpn | dyhead``.
 
     Args:
-        channels: c_l of each level, one at least. out: channels of every map that comes out.
+        channels: c_l of each level, one at least. out: d_k, channels of every map that comes out.
 
     Raises:
         ValueError: no level, a size below one; in a call, another number of maps or other channels.
@@ -43,6 +44,8 @@ class Neck(nn.Module):
 
     def __init__(self, channels: Sequence[int], out: int) -> None:
         super().__init__()
+        if not isinstance(out, int):
+            raise wrong("out", repr(out), "one number: every map of this neck has as many channels")
         if not channels or min(channels) < 1 or out < 1:
             raise wrong("channels, out", f"{tuple(channels)}, {out}", "at least one level, each of one channel or more")
         self.channels, self.out = tuple(channels), out
@@ -64,13 +67,23 @@ class Neck(nn.Module):
         """For each map that comes out, the numbers of the given ones that it depends on."""
         return [tuple(range(len(self.channels)))] * len(self.channels)
 
+    @property
+    def stands(self) -> list[int]:
+        """For each map that comes out, the level at whose size it is; from the given ones on, halves of the last."""
+        return list(range(len(self.reads)))
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each map that comes out."""
+        return [self.out] * len(self.reads)
+
     def sizes(self, given: Sequence[Size]) -> list[Size]:
-        """Rows and columns of the maps that come out of maps of the ``given`` ones: the same, then halves of the
-        last."""
-        found = list(given)
-        while len(found) < len(self.reads):
-            found.append(halved(found[-1]))
-        return found
+        """Rows and columns of the maps that come out of maps of the ``given`` ones: those of the levels where they
+        stand."""
+        levels = list(given)
+        while len(levels) <= max(self.stands):
+            levels.append(halved(levels[-1]))
+        return [levels[level] for level in self.stands]
 
     @property
     def parameter_count(self) -> int:
@@ -99,8 +112,8 @@ class NeckChain(Neck):
             raise wrong("necks", "none", "one at least")
         super().__init__(necks[0].channels, necks[-1].out)
         for first, second in itertools.pairwise(necks):
-            if second.channels != (first.out,) * len(first.reads):
-                given = f"{len(first.reads)} maps of {first.out} channels"
+            if second.channels != tuple(first.widths):
+                given = f"one that gives {tuple(first.widths)}"
                 raise wrong("necks", f"one for channels {second.channels} after {given}", "one that takes them")
         self.necks = nn.ModuleList(necks)
 
@@ -128,10 +141,17 @@ class NeckChain(Neck):
             found = [tuple(sorted({i for middle in each for i in found[middle]})) for each in neck.reads]
         return found
 
-    def sizes(self, given: Sequence[Size]) -> list[Size]:
-        for neck in self.members:
-            given = neck.sizes(given)
-        return list(given)
+    @property
+    def stands(self) -> list[int]:
+        found = self.members[0].stands
+        for neck in self.members[1:]:
+            beyond = range(found[-1] + 1, found[-1] + 2 + max(neck.stands))
+            found = [[*found, *beyond][level] for level in neck.stands]
+        return found
+
+    @property
+    def widths(self) -> list[int]:
+        return self.members[-1].widths
 
     @property
     def parameter_count(self) -> int:

@@ -30,6 +30,12 @@ def pooled(x: Tensor, like: Tensor | Size) -> Tensor:
     return x if x.shape[2:] == size else F.adaptive_avg_pool2d(x, size)
 
 
+def fitted(x: Tensor, like: Tensor | Size) -> Tensor:
+    """``x`` at the rows and columns of ``like``: means where it has more rows, bilinear else."""
+    rows = like.shape[2] if isinstance(like, Tensor) else like[0]
+    return pooled(x, like) if x.shape[2] > rows else resize(x, like, "bilinear")
+
+
 def halved(size: Size) -> Size:
     """The size of what a convolution or pool of stride 2 makes of an odd or even size: half, rounded up."""
     return -(-size[0] // 2), -(-size[1] // 2)

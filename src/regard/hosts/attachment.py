@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from regard.core.edit import Edit, Place, uses
 from regard.core.errors import wrong
+from regard.hosts.asides import Asides, applied
 from regard.hosts.attention_arguments import Asked, Reader
 from regard.hosts.attention_interface import Installed, configurations, label, owner
 from regard.hosts.edited_call import Outcome, attend_edited, edited_heads, edited_inputs
@@ -26,6 +27,9 @@ from regard.hosts.places import Places, astray, place_of
 from regard.hosts.sites import Sites
 from regard.hosts.slots import Slots
 from regard.hosts.softmax_call import attend
+
+GIVEN = ("query", "key", "value")
+"""The first arguments of an attention function after its module."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,7 @@ class Edits:
     def __init__(self, attachment: Attachment, edits: Sequence[Edit]) -> None:
         self.attachment, self.edits = attachment, [edit for edit in edits if not edit.idle]
         self.sites = Sites(attachment, self.edits)
+        self.asides = Asides(attachment, [edit for edit in self.edits if uses(edit, "inputs")])
 
     def finished(self, done: Pass) -> None:
         """Refuses layers that the model does not have."""
@@ -158,6 +163,8 @@ class Attachment:
         self.keeping: Keeping | None = None
         self.watching: Watching | None = None
         self.silent = False  # while a block is run only to find its parts
+        self.noted: list[tuple[Tensor, Tensor]] | None = None  # while one is run only for its queries and keys
+        self.sites = Sites(self, [])
         self.reader = Reader(model, "regard")
         self.places = Places()
         self.checkpointing: list[Any] = [m for m in model.modules() if hasattr(m, "gradient_checkpointing")]
@@ -200,6 +207,7 @@ class Attachment:
         self.parts = [other for other in self.parts if other is not part]
         if isinstance(part, Edits):
             part.sites.remove()
+            part.asides.remove()
         self.computing = None if self.computing is part else self.computing
         self.keeping = None if self.keeping is part else self.keeping
         self.watching = None if self.watching is part else self.watching
@@ -235,6 +243,11 @@ class Attachment:
 
     def run(self, module: nn.Module, *args: Any, eager: bool = False, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """One call: edits of inputs, A·v under edits of mass, edits of outputs, probes."""
+        if self.noted is not None:
+            given: list[Tensor] = [kwargs[name] if name in kwargs else args[at] for at, name in enumerate(GIVEN)]
+            q, k, v = given
+            self.noted.append((q, k))
+            return v.new_zeros(q.shape[0], q.shape[2], q.shape[1], v.shape[3]), None
         if self.silent:
             asked = self.reader.read(eager, module, args, kwargs)
             return attend(asked.call, asked.v)[0].transpose(1, 2).contiguous(), None
@@ -255,6 +268,9 @@ class Attachment:
         place = self.place(spot, asked, slots) if edits else None
         asked = self.edited(edits, asked, place)
         outcome = attend_edited(edits, asked.call, asked.v, asked.dropout, place)
+        if place is not None:
+            asides = [part.asides for part in self.parts if isinstance(part, Edits) and part.asides.found]
+            outcome = applied(asides, outcome, edits, asked.call, asked.v, asked.dropout, place)
         weights = outcome.weights().to(outcome.out.dtype) if self.passes.weights else None
         out = outcome.out if place is None else edited_heads(edits, outcome.out, place)
         if self.watching is not None and not recomputing():
@@ -276,6 +292,16 @@ class Attachment:
         if self.watching is not None and not recomputing():
             self.watching.observe_mechanism(spot, source, mechanism)
         return out.transpose(1, 2).contiguous()
+
+    @property
+    def shown(self) -> bool:
+        """Whether somebody sees A."""
+        return self.watching is not None or self.passes.weights
+
+    def layer_of(self, name: str) -> int:
+        """The index that an attention module has, or will have when it is called for the first time."""
+        turn = 0 if recomputing() else self.passes.turn(name)
+        return self.order.get(name if turn == 0 else f"{name}#{turn}", len(self.order))
 
     def spot(self, module: nn.Module) -> Spot:
         """Which call this is."""
@@ -321,8 +347,8 @@ class Attachment:
 
 
 def refuse_mass(edit: Edit, spot: Spot) -> None:
-    """Raises a ValueError for an edit of scores or masses in a layer that a mechanism computes without either."""
-    for method in ("scores", "masses"):
+    """Raises a ValueError for an edit of inputs, scores or masses in a layer that a mechanism computes without them."""
+    for method in ("inputs", "scores", "masses"):
         if uses(edit, method):
             what = f"{type(edit).__name__}, which edits {method}, in the swapped layer {spot.layer}"
             wanted = "edits of queries, values, heads or hidden states there, or layers of the model's own softmax"

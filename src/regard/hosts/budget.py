@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from regard.core.errors import wrong
+from regard.hosts.growing import PART
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 WANTED = "tokens of a kv head (512), a share of the prompt (0.25), or bytes of the whole cache ('256MiB')"
@@ -58,12 +59,17 @@ class Budget:
         if self.share is not None:
             return max(1, round(self.share * n))
         assert self.bytes is not None
-        size = self.bytes // (heads * entry)
-        if not size:
+        most = self.bytes // (heads * entry)
+        size = most - 1 - most // (PART + 1)  # with room for the next one, and for others behind it
+        if size < 1:
+            least = 2 * heads * entry
             raise wrong(
-                "budget", f"{self.bytes} bytes", f"at least {heads * entry}, one token of each of {heads} heads"
+                "budget", f"{self.bytes} bytes", f"at least {least}, one token of each of {heads} heads and the next"
             )
         return size
 
     def __str__(self) -> str:
-        return str(next(value for value in (self.tokens, self.share, f"{self.bytes}B") if value is not None))
+        if self.bytes is None:
+            return str(self.share if self.tokens is None else self.tokens)
+        unit = next(name for name in ("GiB", "MiB", "KiB", "B") if self.bytes % UNITS[name.upper()] == 0)
+        return f"{self.bytes // UNITS[unit.upper()]}{unit}"

@@ -20,18 +20,22 @@ class Past:
         sequence: its number. ids: ``(batch, slots)`` of each model that was given some, by its identity.
         keys: what the last of the cache's layers that holds keys held after its latest pass.
         real: under ``"keys"`` ``(batch, slots)`` bool, which slots are no padding, where only masks have told so.
+        notes: what edits remember of it, by name: tensors whose first axis is the batch.
     """
 
     sequence: int
     ids: dict[int, Tensor] = field(default_factory=dict)
     keys: Tensor | None = None
     real: dict[str, Tensor] = field(default_factory=dict)
+    notes: dict[str, Tensor] = field(default_factory=dict)
 
     def select(self, rows: Tensor, sequence: int) -> Past:
         """The same with these ``rows`` of the batch, which make another sequence."""
-        ids = {module: held[rows.to(held.device)] for module, held in self.ids.items() if len(held) > int(rows.max())}
-        real = {name: held[rows.to(held.device)] for name, held in self.real.items() if len(held) > int(rows.max())}
-        return Past(sequence, ids, real=real)
+
+        def picked(held: dict[Any, Tensor]) -> dict[Any, Tensor]:
+            return {name: each[rows.to(each.device)] for name, each in held.items() if len(each) > int(rows.max())}
+
+        return Past(sequence, picked(self.ids), real=picked(self.real), notes=picked(self.notes))
 
     def tells(self, other: Past) -> bool:
         """Whether both are known to be of the same tokens."""
@@ -62,7 +66,7 @@ class History:
             return self.begin()
         now = keys_of(cache)
         if known.keys is None or now is None or now is known.keys:
-            return replace(known, ids=dict(known.ids), real=dict(known.real))
+            return replace(known, ids=dict(known.ids), real=dict(known.real), notes=dict(known.notes))
         rows = rows_of(known.keys, now)
         if rows is None:
             return self.begin()

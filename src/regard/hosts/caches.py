@@ -49,6 +49,12 @@ def may_take(module: nn.Module) -> bool:
     return len(inspect.signature(module.forward).parameters) > 1
 
 
+def given(model: nn.Module, cache: Any) -> dict[str, Any]:
+    """The argument by which a model's forward pass is given a cache, as its version of Transformers calls it."""
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    return {name: cache}
+
+
 def own(cache: Any) -> Any:
     """The part of a cache that holds a decoder's own past."""
     return getattr(cache, "self_attention_cache", cache)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
@@ -23,11 +23,12 @@ from regard.hosts.attention_arguments import Asked
 from regard.hosts.attention_interface import host, label
 from regard.hosts.budget import Budget
 from regard.hosts.causal_masks import real_tokens_of, says
+from regard.hosts.entries import Entries
 from regard.hosts.forward_pass import Pass
 from regard.hosts.ragged import attend_ragged
 from regard.hosts.softmax_call import SoftmaxCall, attend
 from regard.hosts.state_cache import Home
-from regard.hosts.store import Entries, Store
+from regard.hosts.store import Store
 from regard.policies.named import policy_of
 
 When = Literal["pass", "decoding"]
@@ -232,13 +233,14 @@ class Compression(AbstractContextManager["Compression"]):
     def taken_in(self, spot: Spot, asked: Asked) -> tuple[Store, list[list[Entries]] | None]:
         """The layer's store with the tokens of the pass, and what each kv head is to read; None for everything."""
         store: Store = self.homes[spot.name].layer
-        real = self.real(spot, asked, store.slots)
-        if asked.biased is not None or not says(
-            asked.call.mask, Layout(causal=True, key_mask=real), asked.call.n, store.slots, None
+        real, mask, n = self.real(spot, asked, store.slots), asked.call.mask, asked.call.n
+        plain = mask is None and n == 1
+        if asked.biased is not None or not (
+            plain or says(mask, Layout(causal=True, key_mask=real), n, store.slots, None)
         ):
             what = "a mask of its own for tokens that a cache goes on with which forgets"
             raise wrong("attention_mask", what, "causality and padding (2 axes)")
-        store.take_in(asked.call.n, real)
+        store.take_in(n, real)
         if store.ragged:
             return store, store.entries
         source = self.source(store.rank)
@@ -276,26 +278,32 @@ class Compression(AbstractContextManager["Compression"]):
         found = real_tokens_of(spot.inside.keys, asked.call.mask, total)
         return None if found is None else found.expand(len(asked.call.q), -1).to(asked.call.device)
 
-    @torch.no_grad()
     def forget(self, call: SoftmaxCall, store: Store, out: Tensor) -> None:
         """Shows the policy a pass, and evicts what it says when it is due."""
         self.ran = True
-        n, batch = call.n, store.batch
         self.describe(store, call)
-        queries = [pick(call.q[b], store.chosen(b, n)) for b in range(batch)]
-        if n == 1 and self.policy.reads and self.serves(store.rank):
+        policy = self.policy
+        if policy.keeps or policy.rows or policy.needs_out or policy.reads or not store.queries:
+            self.note(call, store, out)
+        if policy.forgets and (self.when == "pass" or call.n == 1):
+            self.evict(store, call.n == 1)
+
+    @torch.no_grad()
+    def note(self, call: SoftmaxCall, store: Store, out: Tensor) -> None:
+        """Shows the policy a pass."""
+        n, batch, policy = call.n, store.batch, self.policy
+        if n == 1 and policy.reads and self.serves(store.rank):
             self.choose(store, call)
-        if self.policy.needs_out:
+        if policy.needs_out:
             store.note_outs(out)
-        if self.policy.keeps:
+        queries = [pick(call.q[b], store.chosen(b, n)) for b in range(batch)]
+        if policy.keeps:
             for b in range(batch):
                 for view in store.views(b, queries[b], len(self.ranks)) if queries[b].shape[1] else ():
-                    self.policy.observe(view)
+                    policy.observe(view)
         old = store.queries or [q[:, :0] for q in queries]
         every = [torch.cat(pair, 1) for pair in zip(old, queries, strict=True)]
-        store.queries = [q[:, max(q.shape[1] - self.policy.rows, 0) :].clone() for q in every]
-        if self.when == "pass" or n == 1:
-            self.evict(store, n == 1)
+        store.queries = [q[:, max(q.shape[1] - policy.rows, 0) :].clone() for q in every]
 
     def describe(self, store: Store, call: SoftmaxCall) -> None:
         """Notes in a store what its scores are like, and how long the prompt is."""
@@ -305,23 +313,27 @@ class Compression(AbstractContextManager["Compression"]):
 
     def evict(self, store: Store, decoding: bool) -> None:
         """Evicts from those sequences of a layer that hold too much."""
+        budgets = {b: self.allowed(store, b) for b in range(store.batch)}
+        due = [b for b, budget in budgets.items() if self.policy.due(store.size(b) - budget, decoding)]
+        if due:
+            self.evict_from_layer(store, {b: budgets[b] for b in due})
+
+    @torch.no_grad()
+    def evict_from_layer(self, store: Store, budgets: Mapping[int, int]) -> None:
+        """Leaves some sequences of a layer no more than their budgets."""
         kept = {}
-        for b in range(store.batch):
-            budget = self.allowed(store, b)
-            held = [len(positions) for positions in store.positions(b)]
-            if self.policy.due(sum(held) / len(held) - budget, decoding):
-                self.refuse_less(budget, store)
-                views = store.views(b, store.queries[b], len(self.ranks), budget)
-                kept[b] = chosen(self.policy, views, budget)
-        if kept:
-            store.evict(kept)
+        for b, budget in budgets.items():
+            self.refuse_less(budget, store)
+            views = store.views(b, store.queries[b], len(self.ranks), budget)
+            kept[b] = chosen(self.policy, views, budget)
+        store.evict(kept)
 
     def allowed(self, store: Store, b: int) -> int:
         """Entries that each kv head of a layer may hold of a sequence, on average."""
-        held, policy, layers = store.held(b, 0), self.policy, len(self.ranks)
-        n, entry = store.read[b], sum(t.element_size() * t[:1].numel() for t in held.tensors)
+        n, layers = store.read[b], len(self.ranks)
+        entry = 0 if self.budget.bytes is None else store.entry_bytes(b)
         size = self.budget.size(n, layers * store.kv_heads * store.batch, entry)
-        return policy.budget(size, store.rank, layers, n)
+        return self.policy.budget(size, store.rank, layers, n)
 
     def refuse_less(self, budget: int, store: Store, matters: bool = True) -> None:
         """Raises a ValueError for a budget below what the policy always keeps, where that matters."""
@@ -395,6 +407,16 @@ class Stored:
         if layer not in self.layers:
             raise wrong("layer", str(layer), f"one of {list(self.layers)}", LookupError)
         return self.layers[layer].positions(sequence)
+
+    def table(self, sequence: int = 0) -> Tensor:
+        """``(layers, kv_heads, n)`` bool: which of a sequence's ``n`` real tokens each head of each layer holds."""
+        found = []
+        for layer in self.layers.values():
+            heads = torch.zeros(layer.kv_heads, layer.lengths()[sequence], dtype=torch.bool)
+            for row, positions in zip(heads, layer.positions(sequence), strict=True):
+                row[positions.cpu()] = True
+            found.append(heads)
+        return torch.stack(found)
 
     def __repr__(self) -> str:
         held = [

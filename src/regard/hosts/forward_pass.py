@@ -104,6 +104,11 @@ class PassTracker:
         return self.stack[0].begun.real if self.stack else {}
 
     @property
+    def notes(self) -> dict[str, Tensor]:
+        """What edits remember of the running sequence: see `cache_history.Past`."""
+        return self.stack[0].begun.notes if self.stack else {}
+
+    @property
     def sequence(self) -> int:
         """The number of the sequence that is in the running pass."""
         return self.stack[0].begun.sequence if self.stack else -1
@@ -253,6 +258,8 @@ def is_states(value: Any) -> bool:
 
 def arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """What a module is called with, by name."""
+    if not args:
+        return dict(kwargs)
     return dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | dict(kwargs)
 
 

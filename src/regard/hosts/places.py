@@ -30,7 +30,8 @@ def place_of(
         tokens = Tokens(pad(tokens.ids, (0, beyond), value=-1))
     kv_heads = call.k.shape[1]
     keys = pad(keys, (0, beyond))
-    return Place(layer, call.q.shape[1], kv_heads, rows, start, queries, keys, tokens, cross, passes.sequence)
+    place = Place(layer, call.q.shape[1], kv_heads, rows, start, queries, keys, tokens, cross, passes.sequence)
+    return replace(place, notes=passes.notes)
 
 
 def tokens_of(inside: Pass, keys: Tensor) -> Tokens | None:

@@ -8,8 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from regard.hosts.entries import Entries
 from regard.hosts.softmax_call import SoftmaxCall, attend
-from regard.hosts.store import Entries, Store
+from regard.hosts.store import Store
 from regard.kernels import flash
 
 
@@ -20,9 +21,11 @@ def attend_ragged(
 
     Rows of padding queries are zeros. Time and memory follow what is held.
     """
+    plain = call.softcap is None and call.sinks is None and not dropout and call.q.shape[3] == v_dim
+    if plain and store.real is None and call.device.type == "cpu":
+        return by_heads(entries, call)
     batch, heads, n, d = call.q.shape
     out, group = call.q.new_zeros(batch, heads, n, v_dim), heads // store.kv_heads
-    plain = call.softcap is None and call.sinks is None and not dropout and d == v_dim and call.device.type == "cpu"
     for b, row in enumerate(entries):
         chosen = store.chosen(b, n)
         for h, held in enumerate(row):
@@ -32,24 +35,34 @@ def attend_ragged(
             if not r:
                 continue
             keys, values = (part[None, None] for part in held.pair)
-            rows, mask = q.reshape(1, 1, group * r, d), causal(group, r, keys)
-            if plain:  # a step of a short cache is little else than Python
-                bias = None if mask is None else torch.where(mask, 0.0, -torch.inf).to(q.dtype)
-                found, _ = flash.attend(rows, keys, values, False, bias, call.scaling)
-            else:
-                sinks = sunk(call, b, own, chosen, r)
-                part = replace(call, q=rows, k=keys, causal=False, mask=mask, bias=None, sinks=sinks)
-                found, _ = attend(part, values, dropout)
+            sinks = sunk(call, b, own, chosen, r)
+            rows, mask = q.reshape(1, 1, group * r, d), causal(group, r, keys.shape[2], keys.device)
+            part = replace(call, q=rows, k=keys, causal=False, mask=mask, bias=None, sinks=sinks)
+            found, _ = attend(part, values, dropout)
             out[b, own, slice(None) if chosen is None else chosen] = found.view(group, r, v_dim)
     return out
 
 
-def causal(group: int, r: int, keys: Tensor) -> Tensor | None:
-    """What the newest ``r`` tokens see of the ``keys (1, 1, t, d)``, for each head of a group; None for everything."""
+def by_heads(entries: Sequence[Sequence[Entries]], call: SoftmaxCall) -> Tensor:
+    """A v of plain calls without padding, by the fused operator alone: a step of a short cache is little else."""
+    batch, heads, n, d = call.q.shape
+    every = [held for row in entries for held in row]
+    group = batch * heads // len(every)
+    rows = call.q.reshape(len(every), 1, 1, group * n, d).unbind()
+    found = []
+    for q, held in zip(rows, every, strict=True):
+        keys, values = held.pair
+        mask = causal(group, n, len(keys), q.device)
+        bias = None if mask is None else torch.where(mask, 0.0, -torch.inf).to(q.dtype)
+        found.append(flash.attend(q, keys[None, None], values[None, None], False, bias, call.scaling)[0])
+    return torch.cat(found).view(batch, heads, n, d)
+
+
+def causal(group: int, r: int, t: int, device: torch.device) -> Tensor | None:
+    """What the newest ``r`` tokens see of ``t`` keys, for each head of a group; None for everything."""
     if r == 1:
         return None
-    t = keys.shape[2]
-    seen = torch.ones(r, t, dtype=torch.bool, device=keys.device).tril(t - r)
+    seen = torch.ones(r, t, dtype=torch.bool, device=device).tril(t - r)
     return seen.expand(group, -1, -1).reshape(1, 1, group * r, t)
 
 

@@ -33,6 +33,8 @@ TRIED_ROWS = 64
 """Tokens of the first sequence by which the parts of a block are found."""
 DEPTH = 2
 """How deep inside a block its parts are looked for."""
+PROJECTED = {"q_pre", "k_pre"}
+"""Parts that modules of the attention give, which are called ``q_proj`` and ``k_proj`` where they are apart."""
 
 
 @dataclass
@@ -86,6 +88,20 @@ def blocks_of(model: nn.Module) -> Iterator[Block]:
         )
 
 
+def projection(block: Block, part: str) -> nn.Module:
+    """The module of a block's attention that gives queries or keys before positions.
+
+    Raises:
+        ValueError: it has none of that name.
+    """
+    name = part[0] + "_proj"
+    found = getattr(block.module.get_submodule(block.attention[0].removeprefix(f"{block.name}.")), name, None)
+    if len(block.attention) > 1 or not isinstance(found, nn.Module):
+        what = f"{block.name}, whose one attention has no module {name!r} of its own"
+        raise wrong("edits", what, "edits of 'resid', or of queries, values or heads there")
+    return found
+
+
 def parent(path: str) -> str:
     """The path of the module that holds another."""
     return path.rpartition(".")[0]
@@ -111,6 +127,8 @@ class Sites:
         for block in self.blocks:
             self.handles.append(block.module.register_forward_pre_hook(self.enter(block), with_kwargs=True))
             self.handles.append(block.module.register_forward_hook(self.leave(block)))
+            for part in sorted(PROJECTED & self.wanted):
+                self.handles.append(projection(block, part).register_forward_hook(self.listen(block, part)))
 
     def remove(self) -> None:
         """Takes the hooks out."""
@@ -176,15 +194,15 @@ class Sites:
         """States of one part after the edits of them."""
         edits = [edit for edit in self.edits if part in edit.parts and edit.where.takes(layer)]
         if edits:
-            place = self.place(part, x, block, layer)
+            place = self.place(part, x, block.name, layer, layer - block.layer)
             for edit in edits:
                 if (fresh := edit.hidden(x, place)) is not None:
                     x = torch.where(edit.where.chosen_rows(place)[..., None], fresh.to(x.dtype), x)
         return x
 
-    def place(self, part: str, x: Tensor, block: Block, layer: int) -> Place:
-        """What edits are told of a part's states."""
-        attachment, key = self.attachment, f"{block.name} {part} {layer - block.layer}"
+    def place(self, part: str, x: Tensor, name: str, layer: int, beyond: int = 0) -> Place:
+        """What edits are told of a part's states in the module of this name, or so many layers ``beyond`` it."""
+        attachment, key = self.attachment, f"{name} {part} {beyond}"
         batch, n = x.shape[:2]
         if recomputing():
             return attachment.places.recall(key, lambda known: (known.n, len(known.keys)) == (n, batch))
@@ -195,15 +213,14 @@ class Sites:
             real = inside.keys[:, :stop].to(x.device)
         rows, tokens = torch.arange(past, stop, device=x.device), tokens_of(inside, real)
         sequence = attachment.passes.sequence
-        place = Place(layer, 0, 0, rows, 0, real[:, past:], real, tokens, False, sequence, part)
+        notes = attachment.passes.notes
+        place = Place(layer, 0, 0, rows, 0, real[:, past:], real, tokens, False, sequence, part, notes=notes)
         attachment.remember(key, place)
         return place
 
     def layer_of(self, block: Block) -> int:
         """The index that the attention of a block has, or will have when it is called for the first time."""
-        order, name = self.attachment.order, block.attention[0]
-        turn = 0 if recomputing() else self.attachment.passes.turn(name)
-        return order.get(name if turn == 0 else f"{name}#{turn}", len(order))
+        return self.attachment.layer_of(block.attention[0])
 
     def check_layer(self, block: Block) -> None:
         """Refuses a block that ran without the attention by which its layer is counted."""

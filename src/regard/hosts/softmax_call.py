@@ -160,12 +160,11 @@ def attend(call: SoftmaxCall, v: Tensor, dropout: float = 0.0) -> tuple[Tensor, 
 
 def attend_fused(call: SoftmaxCall, v: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
     """PyTorch's own attention, without cap and sinks; on a CPU its kernel gives the log-sum-exp too."""
-    heads = call.q.shape[1]
-    k, v = repeat_heads(call.k, heads), repeat_heads(v, heads)
     causal = call.causal and call.window is None and call.mask is None and call.bias is None
     bias = None if causal else additive(call)
     if call.q.device.type == "cpu" and call.q.shape[3] == v.shape[3] and dropout == 0 and bias_is_constant(bias):
-        return flash.attend(call.q, k, v, causal, bias, call.scaling)
+        return flash.attend(call.q, call.k, v, causal, bias, call.scaling)
+    k, v = (repeat_heads(x, call.q.shape[1]) for x in (call.k, v))
     out = torch.nn.functional.scaled_dot_product_attention(
         call.q, k, v, attn_mask=bias, dropout_p=dropout, is_causal=causal, scale=call.scaling
     )

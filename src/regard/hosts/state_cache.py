@@ -183,12 +183,12 @@ class Home:
     @classmethod
     def of(cls, cache: Any, k: Tensor, module: nn.Module) -> Home:
         """That of the layer that has just handed out the keys ``k``, or else of the module's own layer."""
-        layers = list(getattr(caches.own(cache), "layers", []))
-        held = [
-            layer.latest() if isinstance(layer, OwnCacheLayer) else getattr(layer, "keys", None) for layer in layers
-        ]
-        gave = [i for i, keys in enumerate(held) if keys is k]
-        index = gave[0] if gave else getattr(module, "layer_idx", None)
+        index = getattr(module, "layer_idx", None)
+        own = caches.layer(cache, index)
+        if own is not None and handed(own) is k:
+            return cls(cache, index, own)
+        layers = getattr(caches.own(cache), "layers", [])
+        index = next((i for i, layer in enumerate(layers) if handed(layer) is k), index)
         return cls(cache, index, caches.layer(cache, index))
 
     @property
@@ -211,3 +211,8 @@ class Home:
     def put(self, layer: OwnCacheLayer) -> None:
         """Puts one of ours in the layer's place."""
         caches.own(self.cache).layers[self.index] = layer
+
+
+def handed(layer: Any) -> Any:
+    """The keys that a cache's layer has handed out, None for none."""
+    return layer.latest() if isinstance(layer, OwnCacheLayer) else getattr(layer, "keys", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -12,53 +12,10 @@ from torch import Tensor
 
 from regard.core.errors import wrong
 from regard.core.policy import Policy, View
+from regard.hosts.entries import Entries, Piece, extended, moved, selected
+from regard.hosts.growing import Room, grown
 from regard.hosts.softmax_call import SoftmaxCall
 from regard.hosts.state_cache import OwnCacheLayer
-
-
-@dataclass(frozen=True)
-class Entries:
-    """What one kv head of one sequence holds.
-
-    Args:
-        positions: ``(t,)`` int64, ascending: how many real tokens stood before each. stats: ``(t,)`` each.
-        keys, values: ``(t, d)`` and ``(t, e)``; None while the layer has forgotten nothing, and holds all in one piece.
-        pages: what is noted of runs of entries.
-    """
-
-    positions: Tensor
-    stats: dict[str, Tensor] = field(default_factory=dict)
-    keys: Tensor | None = None
-    values: Tensor | None = None
-    pages: dict[str, Tensor] = field(default_factory=dict)
-
-    def extended(self, positions: Tensor, fills: Mapping[str, float], keys: Tensor, values: Tensor) -> Entries:
-        """With new tokens, whose stats begin with ``fills``."""
-        stats = {
-            name: torch.cat([old, old.new_full((len(positions),), fills[name])]) for name, old in self.stats.items()
-        }
-        every = torch.cat([self.positions, positions])
-        if self.keys is None or self.values is None:
-            return Entries(every, stats, pages=self.pages)
-        return Entries(every, stats, torch.cat([self.keys, keys]), torch.cat([self.values, values]))
-
-    def select(self, kept: Tensor, keys: Tensor, values: Tensor) -> Entries:
-        """Some of them, in memory of their own; ``keys`` and ``values`` are those of all."""
-        stats = {name: held[kept] for name, held in self.stats.items()}
-        return Entries(self.positions[kept], stats, keys[kept], values[kept])
-
-    @property
-    def pair(self) -> tuple[Tensor, Tensor]:
-        """Keys and values, where they are at hand."""
-        assert self.keys is not None
-        assert self.values is not None
-        return self.keys, self.values
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """All that it holds."""
-        held = (self.positions, self.keys, self.values, *self.stats.values(), *self.pages.values())
-        return [tensor for tensor in held if tensor is not None]
 
 
 class Store(OwnCacheLayer):
@@ -83,7 +40,9 @@ class Store(OwnCacheLayer):
         """Forgets everything."""
         self.slots = 0
         self.keys = self.values = None
+        self.rooms: list[Room | None] = [None, None]  # the memory that keys and values grow in
         self.entries: list[list[Entries]] = []
+        self.pieces: list[Piece | None] = []  # the memory that the entries of each sequence are in
         self.real: Tensor | None = None  # (b, slots) bool; None: all tokens are
         self.read: list[int] = []  # real tokens of each sequence's prompt
         self.queries: list[Tensor] = []  # (heads, r, d) the latest of each sequence
@@ -107,13 +66,19 @@ class Store(OwnCacheLayer):
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that is held."""
-        own = [held for held in (self.keys, self.values, self.real, self.outs) if held is not None]
-        return own + self.queries + [tensor for heads in self.entries for one in heads for tensor in one.tensors]
+        """All memory that is taken."""
+        pair = zip((self.keys, self.values), self.rooms, strict=True)
+        own = [held if room is None else room.whole for held, room in pair if held is not None]
+        own += [held for held in (self.real, self.outs) if held is not None]
+        for b, heads in enumerate(self.entries):
+            piece = self.pieces[b]
+            own += piece.tensors if piece is not None else [part for held in heads for part in held.parts]
+            own += [part for held in heads for part in held.noted]
+        return own + self.queries
 
     @property
     def bytes(self) -> int:
-        """Bytes of keys, values, positions and what the policy notes."""
+        """Bytes of keys and values, with the room for the next ones, positions and what the policy notes."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object):
@@ -124,8 +89,11 @@ class Store(OwnCacheLayer):
         if self.ragged:
             self.latest = weakref.ref(key_states)
             return key_states, value_states
-        self.keys = key_states if self.keys is None else torch.cat([self.keys, key_states], dim=2)
-        self.values = value_states if self.values is None else torch.cat([self.values, value_states], dim=2)
+        if self.keys is None or self.values is None:
+            self.keys, self.values = key_states, value_states
+        else:
+            self.keys, self.rooms[0] = grown(self.keys, key_states, 2, self.rooms[0])
+            self.values, self.rooms[1] = grown(self.values, value_states, 2, self.rooms[1])
         self.latest = weakref.ref(self.keys)
         return self.keys, self.values
 
@@ -142,14 +110,13 @@ class Store(OwnCacheLayer):
         if not self.entries and (self.policy.keeps or self.policy.reads):
             before = [torch.arange(count, device=keys.device) for count in begun]
             self.entries = [[self.blank(positions) for _ in range(keys.shape[1])] for positions in before]
+            self.pieces = [None] * len(before)
         for b, heads in enumerate(self.entries):
             chosen = self.chosen(b, new)
             count = new if chosen is None else len(chosen)
             positions = torch.arange(begun[b], begun[b] + count, device=keys.device)
-            for h, held in enumerate(heads):
-                k, v = (part[b, h, -new:] for part in (keys, values))
-                k, v = (k, v) if chosen is None else (k[chosen], v[chosen])
-                heads[h] = held.extended(positions, self.policy.keeps, k, v)
+            k, v = (part[b, :, -new:] if chosen is None else part[b, :, -new:][:, chosen] for part in (keys, values))
+            self.entries[b], self.pieces[b] = extended(heads, self.pieces[b], self.policy.keeps, positions, k, v)
         self.fresh = None
 
     def note_padding(self, real: Tensor | None, new: int, batch: int) -> None:
@@ -198,6 +165,17 @@ class Store(OwnCacheLayer):
             keys, values = keys[self.real[b]], values[self.real[b]]
         return replace(found, keys=keys, values=values)
 
+    def entry_bytes(self, b: int) -> int:
+        """Bytes of one entry of a sequence."""
+        held = self.held(b, 0)
+        return sum(tensor.element_size() * tensor[:1].numel() for tensor in (*held.parts, *held.noted))
+
+    def size(self, b: int) -> float:
+        """Entries of each kv head of a sequence, on average."""
+        if not self.entries:
+            return self.lengths()[b]
+        return sum(len(held.positions) for held in self.entries[b]) / len(self.entries[b])
+
     def views(self, b: int, q: Tensor, layers: int, budget: int = 0) -> list[View]:
         """What a policy is shown of a sequence's kv heads, and its queries ``q (heads, r, d)``."""
         seen, found, group = self.lengths()[b], [], q.shape[0] // self.kv_heads
@@ -217,18 +195,14 @@ class Store(OwnCacheLayer):
         """Leaves some sequences only those entries of each kv head whose places are ``kept``."""
         assert self.keys is not None
         every = [[self.held(b, h) for h in range(self.kv_heads)] for b in range(self.batch)]
-        fresh: list[list[Entries]] = []
+        pieces: list[Piece | None] = list(self.pieces) or [None] * self.batch
         for b, heads in enumerate(every):
-            row = []
-            for h, held in enumerate(heads):
-                keys, values = held.pair
-                if b in kept:
-                    held = held.select(kept[b][h], keys, values)
-                elif not self.ragged:
-                    held = replace(held, keys=keys.clone(), values=values.clone())
-                row.append(held)
-            fresh.append(row)
-        self.entries, self.values, self.fresh = fresh, None, None
+            if b in kept:
+                every[b], pieces[b] = selected(heads, pieces[b], kept[b])
+            elif not self.ragged:
+                every[b], pieces[b] = moved(heads)
+        self.entries, self.pieces = every, pieces
+        self.values, self.fresh, self.rooms = None, None, [None, None]
         self.keys = torch.arange(self.batch, device=self.keys.device, dtype=torch.float32).view(-1, 1, 1, 1)
         self.evictions += 1
 
@@ -289,6 +263,7 @@ class Store(OwnCacheLayer):
         rows = beam_idx.to(self.keys.device)
         self.keys = self.keys.index_select(0, rows)
         self.values = None if self.values is None else self.values.index_select(0, rows)
+        self.rooms = [None, None]
         self.real = None if self.real is None else self.real.index_select(0, rows)
         self.outs = None if self.outs is None else self.outs.index_select(0, rows)
         order = rows.tolist()
@@ -297,6 +272,7 @@ class Store(OwnCacheLayer):
             for b in order
             if self.entries
         ]
+        self.pieces = [self.pieces[b] for b in order if self.pieces]
         self.queries = [self.queries[b] for b in order if self.queries]
         self.read = [self.read[b] for b in order if self.read]
 

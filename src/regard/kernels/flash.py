@@ -18,6 +18,7 @@ if FORWARD not in flop_registry:  # PyTorch counts its fused operators on every 
     @register_flop_formula(FORWARD)
     def count_fused(q_shape, k_shape, v_shape, *args, out_shape=None, **kwargs) -> int:
         """FLOPs of the two full matrix products, as for PyTorch's other fused operators."""
+        k_shape, v_shape = ((*shape[:1], q_shape[1], *shape[2:]) for shape in (k_shape, v_shape))
         return sdpa_flop_count(q_shape, k_shape, v_shape)
 
 
@@ -26,10 +27,10 @@ def attend(
 ) -> tuple[Tensor, Tensor]:
     """``(out (b, h, n, d), lse (b, h, n))`` of ``softmax(scale q kᵀ + bias) v``; causality is aligned at the start.
 
-    Shapes: ``q (b, h, n, d)``, ``k, v (b, h, m, d)``, of any strides; ``bias`` broadcastable to ``(b, h, n, m)``.
+    Shapes: ``q (b, h, n, d)``, ``k, v (b, g, m, d)``, of any strides; h is a multiple of g, and keys that heads share
+    are not copied. ``bias`` broadcastable to ``(b, h, n, m)``.
     """
-    q, k, v = (readable(x) for x in (q, k, v))
-    return FORWARD(q, k, v, 0.0, causal, attn_mask=bias, scale=scale)
+    return FORWARD(readable(q), readable(k), readable(v), 0.0, causal, attn_mask=bias, scale=scale)
 
 
 def gradients(

@@ -61,16 +61,17 @@ def neutral(subject: Decoded) -> str:
     idle = strategy if subject.plain else strategy.at(strategy.dial[1])  # pyright: ignore[reportOptionalSubscript]
     plain = subject.ids(None, given)
     agree(subject.ids(idle, given), plain, "greedy")
-    if not subject.plain and not different(subject.ids(strategy, given), plain):
+    changes = bool(different(subject.ids(strategy, given), plain))
+    if strategy.draws:
+        drawn = []
+        for one in (None, idle, strategy):
+            torch.manual_seed(7)
+            drawn.append(subject.ids(one, given, do_sample=True, top_k=11, temperature=1.3))
+        agree(drawn[1], drawn[0], "sampled")
+        changes = changes or bool(different(drawn[2], drawn[0]))
+    if not subject.plain and not changes:
         raise Broken("it changes no token of 5 sequences")
-    if not strategy.draws:
-        return "greedy"
-    drawn = []
-    for one in (None, idle):
-        torch.manual_seed(7)
-        drawn.append(subject.ids(one, given, do_sample=True, top_k=11, temperature=1.3))
-    agree(drawn[1], drawn[0], "sampled")
-    return "greedy and sampled"
+    return "greedy and sampled" if strategy.draws else "greedy"
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 What their examples are ``given``:
 
 - ``inputs(batch, seed)``: random inputs of ``forward``, a tuple of tensors whose first axis is the batch;
-- ``output``: the shape of what comes out, without the batch;
+- ``output``: the shape of what comes out, without the batch; a list of them where several maps do;
 - ``again()``: another instance of the same sizes; None where the constructor's arguments with another seed make one;
 - ``published``: ``(make, count)``, a model of the paper and how many parameters it has in millions, as printed there;
 - ``presets``: `Preset` of hierarchical networks by their names, each with the parameters and multiply-adds printed;
@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import inspect
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,10 @@ class Fed:
         self.device, self.given = device, sample.given
         self.network: Network = copy.deepcopy(sample.thing).to(device, WIDE).eval()
 
+    def run(self, *inputs: Tensor, **named: Any) -> Tensor:
+        """What comes out; several maps as one row for each of the batch."""
+        return joined(self.network(*inputs, **named))
+
     def inputs(self, batch: int = BATCH, seed: int = 0) -> list[Tensor]:
         """Inputs of the given kind, floating ones in float64."""
         found = self.given["inputs"](batch, seed)
@@ -66,27 +70,34 @@ class Fed:
         return type(self.network)(**{**arguments, "seed": 7}).to(self.device, WIDE).eval()
 
 
+def joined(out: Tensor | Sequence[Tensor]) -> Tensor:
+    """One tensor of what comes out, a row for each of the batch where there are several."""
+    return out if isinstance(out, Tensor) else torch.cat([each.flatten(1) for each in out], 1)
+
+
 def shapes(subject: Fed) -> str:
     """The output has the shape that is told, is finite, and depends on what goes in."""
-    out = subject.network(*subject.inputs())
-    wanted = (BATCH, *subject.given["output"])
-    if tuple(out.shape) != wanted or not out.isfinite().all():
-        raise Broken(f"{tuple(out.shape)}, finite: {bool(out.isfinite().all())}, want finite {wanted}")
-    if torch.equal(out, subject.network(*subject.inputs(seed=1))):
+    found, told = subject.network(*subject.inputs()), subject.given["output"]
+    came = tuple(found.shape) if isinstance(found, Tensor) else [tuple(each.shape) for each in found]
+    wanted = [(BATCH, *each) for each in told] if isinstance(told, list) else (BATCH, *told)
+    out = joined(found)
+    if came != wanted or not out.isfinite().all():
+        raise Broken(f"{came}, finite: {bool(out.isfinite().all())}, want finite {wanted}")
+    if torch.equal(out, subject.run(*subject.inputs(seed=1))):
         raise Broken("other inputs give the same output")
     single = copy.deepcopy(subject.network).float()
-    narrow = single(*(x.float() if x.is_floating_point() else x for x in subject.inputs()))
+    narrow = joined(single(*(x.float() if x.is_floating_point() else x for x in subject.inputs())))
     return f"{wanted}, {same(narrow, out, 1e-3, 'float32'):.0e} in float32"
 
 
 def batch(subject: Fed) -> str:
     """Each row of a batch is what it is alone, wherever it stands in it."""
     inputs, worst = subject.inputs(), 0.0
-    out = subject.network(*inputs)
+    out = subject.run(*inputs)
     for row in range(BATCH):
-        alone = subject.network(*(x[row : row + 1] for x in inputs))
+        alone = subject.run(*(x[row : row + 1] for x in inputs))
         worst = max(worst, same(alone[0], out[row], CLOSE, f"row {row} alone"))
-    turned = subject.network(*(x.flip(0) for x in inputs))
+    turned = subject.run(*(x.flip(0) for x in inputs))
     return f"{max(worst, same(turned.flip(0), out, CLOSE, 'turned around')):.0e}"
 
 
@@ -94,7 +105,7 @@ def maps(subject: Fed) -> str:
     """A of each attention is shown, and is what was used: with A v for every mechanism, or what it is defined as
     where it is not linear in v, the output is the same."""
     network, inputs = subject.network, subject.inputs()
-    before = network(*inputs)
+    before = subject.run(*inputs)
     shown = network.intermediates(*inputs)
     if not shown:
         raise Broken("no attention is shown")
@@ -123,18 +134,18 @@ def maps(subject: Fed) -> str:
         if isinstance(module, Mechanism)
     ]
     try:
-        error = same(network(*inputs), before, CLOSE, "with A v from the maps")
+        error = same(subject.run(*inputs), before, CLOSE, "with A v from the maps")
     finally:
         for hook in hooks:
             hook.remove()
-    same(network(*inputs), before, 0.0, "after a look")
+    same(subject.run(*inputs), before, 0.0, "after a look")
     return f"{len(shown)} maps, {error:.0e}"
 
 
 def gradients(subject: Fed) -> str:
     """The gradient reaches every parameter."""
     network = subject.network
-    out = network(*subject.inputs())
+    out = subject.run(*subject.inputs())
     out.backward(torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=WIDE).to(out))
     for name, weight in network.named_parameters():
         if weight.grad is None or not weight.grad.isfinite().all() or not weight.grad.any():
@@ -170,8 +181,9 @@ def misprinted(name: str, preset: Preset) -> str:
     """Broken where a network of this preset has other sizes than are printed, or than its public weights have."""
     with torch.device("meta"):
         count, work = total(sizes(Stages(preset.design), preset.side))
-    if preset.exact not in (None, count) or not is_printed(count, preset.parameters, 1e6):
-        raise Broken(f"{name}: {count:,} parameters, want {preset.exact or ''} {preset.parameters} million")
+    printed = preset.parameters is None or is_printed(count, preset.parameters, 1e6)
+    if preset.exact not in (None, count) or not printed:
+        raise Broken(f"{name}: {count:,} parameters, want {preset.exact or ''} {preset.parameters or '–'} million")
     if preset.multiply_adds is not None and not is_printed(work, preset.multiply_adds, 1e9):
         raise Broken(f"{name}: {work / 1e9:.3f} G multiply-adds, printed {preset.multiply_adds}")
     return f"{name} {count / 1e6:.2f} M, {work / 1e9:.2f} G"
@@ -180,19 +192,19 @@ def misprinted(name: str, preset: Preset) -> str:
 def saved(subject: Fed) -> str:
     """Weights written and read into another instance give the same output."""
     network, inputs = subject.network, subject.inputs()
-    want = network(*inputs)
+    want = subject.run(*inputs)
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(network, LM):
             network.save_pretrained(folder)
             read = type(network).from_pretrained(folder).to(subject.device, WIDE)
         else:
             read = subject.another()
-            if torch.equal(read(*inputs), want):
+            if torch.equal(joined(read(*inputs)), want):
                 raise Broken("another instance has the same output before the weights are read")
             file = Path(folder) / "model.safetensors"
             save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, file)
             read.load_state_dict(load_file(file, device=subject.device))
-    return f"{same(read(*inputs), want, 1e-12, 'read again'):.0e}"
+    return f"{same(joined(read(*inputs)), want, 1e-12, 'read again'):.0e}"
 
 
 def padding(subject: Fed) -> str:

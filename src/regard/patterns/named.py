@@ -343,7 +343,6 @@ def multi_axis(grid: Sizes, tile: Sizes) -> tuple[Pattern, Pattern]:
     arxiv="2507.00453",
     year=2025,
     aliases=("chunk_local",),
-    missing="the memory of gated vectors",
     fidelity="hand values",
     claim=Claim(
         "local attention inside of chunks has a cost per token that does not grow",
@@ -358,6 +357,6 @@ def chunked(size: int) -> Pattern:
     Args:
         size: tokens of a chunk.
 
-    Paper: Kashyap, arXiv 2507.00453.
+    Paper: Kashyap, arXiv 2507.00453, whose memory beside it is in `regard.networks.fifo.FifoLM`.
     """
     return Blocks(size)

@@ -3,6 +3,7 @@
 from regard.core.policy import Policy, Reader, View
 from regard.policies.adakv import AdaKV
 from regard.policies.attended import Attendre
+from regard.policies.gui_kv import GUIKV
 from regard.policies.h2o import H2O
 from regard.policies.hylra import HyLRA
 from regard.policies.knorm import KNorm
@@ -16,6 +17,7 @@ from regard.policies.task_kv import TaskKV
 from regard.policies.tova import TOVA
 
 __all__ = [
+    "GUIKV",
     "H2O",
     "TOVA",
     "AdaKV",

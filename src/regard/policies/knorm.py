@@ -17,7 +17,7 @@ from regard.core.policy import Policy, View
     title="A Simple and Effective L2 Norm-Based Strategy for KV Cache Compression",
     arxiv="2406.11430",
     year=2024,
-    fidelity="hand values",
+    fidelity="third-party code",
     claim=Claim(
         "keys of small norm are those that later questions need: a cache of an eighth finds needles better than random "
         "tokens, and better than a stream of the same bytes, with the question unknown",

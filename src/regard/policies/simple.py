@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -46,10 +47,11 @@ class Observing(Full):
     """Forgets nothing, and notes what several policies want to know: each may take over a copy of the cache.
 
     Args:
-        of: the policies.
+        of: the policies. spent: seconds of CPU that noting took so far, by the names of what is noted.
     """
 
     of: tuple[Policy, ...] = ()
+    spent: dict[tuple[str, ...], float] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def keeps(self) -> Mapping[str, float]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -67,5 +69,7 @@ class Observing(Full):
         noted: set[tuple[str, ...]] = set()
         for policy in self.of:
             if policy.keeps and (names := tuple(policy.keeps)) not in noted:
+                begun = time.process_time()
                 policy.observe(view)
+                self.spent[names] = self.spent.get(names, 0.0) + time.process_time() - begun
                 noted.add(names)

@@ -59,7 +59,7 @@ class Windowed(Policy):
     title="SnapKV: LLM Knows What You are Looking for Before Generation",
     arxiv="2404.14469",
     year=2024,
-    fidelity="hand values",
+    fidelity="third-party code",
     claim=Claim(
         "with the question in the window a cache of an eighth finds needles where random tokens and a stream of the "
         "same bytes do not",

@@ -20,7 +20,7 @@ from regard.core.policy import Policy, View, sampled
     arxiv="2309.17453",
     year=2023,
     missing="positions within the cache: tokens keep those that they had in the text",
-    fidelity="hand values",
+    fidelity="third-party code",
     aliases=("streaming_llm",),
     claim=Claim(
         "SmolLM2 goes on with a text in a cache of 192 tokens of 768 nearly as well as in the full one, where the same "

@@ -19,7 +19,7 @@ from regard.core.policy import Policy, View
     title="Transformers are Multi-State RNNs",
     arxiv="2401.06104",
     year=2024,
-    fidelity="hand values",
+    fidelity="third-party code",
     claim=Claim(
         "with the question read, a cache of an eighth finds needles where random tokens and a stream of the same bytes "
         "do not",
@@ -35,7 +35,7 @@ class TOVA(Policy):
 
     Shapes: as `core.policy.View`. Cost: one row of A.
 
-    Paper: Oren et al., arXiv 2401.06104.
+    Paper: Oren et al., arXiv 2401.06104. The newest token may go; kvpress keeps it: ``recent=1``.
     """
 
     @property

@@ -149,6 +149,7 @@ class Latent(Projection):
     arxiv="2105.04779",
     year=2021,
     aliases=("el_attention",),
+    missing="its place in the cross-attention of encoder-decoders that exist, whose matrices have biases",
     fidelity="hand values",
     claim=Claim(
         (

@@ -36,7 +36,7 @@ class Record:
     """
 
     header: dict[str, Any]
-    tokens: dict[str, list[Any]]
+    tokens: dict[str, Any]
     arrays: dict[str, Tensor]
     tensors: dict[str, Tensor] | None = None
 
@@ -44,6 +44,11 @@ class Record:
     def n(self) -> int:
         """The number of tokens."""
         return self.header["tokens"]
+
+    def sizes(self, layer: Mapping[str, Any]) -> tuple[int, int]:
+        """How many queries and keys the maps of a layer have, which are of two texts in an encoder-decoder."""
+        rows, keys = (self.header["source_tokens"] if text == "source" else self.n for text in reads(layer))
+        return rows, keys
 
     @property
     def layers(self) -> list[dict[str, Any]]:
@@ -81,8 +86,9 @@ class Record:
         about = self.layer(layer)
         if not 0 <= head < about["heads"]:
             raise wrong("head", str(head), f"0 to {about['heads'] - 1}")
-        first, last = bounds("rows", rows, self.n)
-        start, stop = bounds("keys", keys, self.n)
+        n, m = self.sizes(about)
+        first, last = bounds("rows", rows, n)
+        start, stop = bounds("keys", keys, m)
         if f"{layer}/lse" not in self.tensors:
             return self.implied_region(about, head, slice(first, last), slice(start, stop))
         q, k, lse = (self.tensors[f"{layer}/{name}"] for name in ("q", "k", "lse"))
@@ -99,6 +105,18 @@ class Record:
         weights = torch.exp(call.scores(index, start, stop)[0, 0] - lse[head, first:last, None])
         visible = call.visible(index, start, stop)
         return weights if visible is None else weights.masked_fill(~visible[0, 0], 0)
+
+    def value_norms(self, layer: int, head: int) -> Tensor:
+        """``(m,)`` float32: ``‖v_j‖`` of each key's value in a head, by which ``‖A_ij v_j‖ = A_ij ‖v_j‖`` follows.
+
+        Raises:
+            ValueError: no such layer; one whose values are not known.
+        """
+        heads = self.layer(layer)["heads"]
+        if f"{layer}/value_norms" not in self.arrays:
+            raise wrong("layer", f"{layer}, of whose values nothing was kept", "a softmax layer, or one linear in them")
+        norms = self.arrays[f"{layer}/value_norms"]
+        return norms[head * len(norms) // heads]
 
     def implied_region(self, about: Mapping[str, Any], head: int, rows: slice, keys: slice) -> Tensor:
         """`region` of a layer whose mechanism is rebuilt from its text and parameters."""
@@ -179,6 +197,11 @@ class Record:
         arrays = read_tensors(folder / "arrays.safetensors")
         tensors = read_tensors(folder / "tensors.safetensors") if header.get("kept") else None
         return cls(header, tokens, arrays, tensors)
+
+
+def reads(layer: Mapping[str, Any]) -> list[str]:
+    """Whose tokens the queries and the keys of a layer are: ``"target"``, the record's text, or ``"source"``."""
+    return layer.get("reads", ["target", "target"])
 
 
 def bounds(name: str, part: slice, n: int) -> tuple[int, int]:

@@ -19,15 +19,18 @@ def bounds(n: int, cells: int) -> np.ndarray:
     return np.arange(cells + 1) * n // cells
 
 
-def visible_pairs(n: int, cells: int, layer: dict[str, Any], computed: np.ndarray) -> np.ndarray:
+def visible_pairs(
+    n: int, cells: int, layer: dict[str, Any], computed: np.ndarray, keys: int | None = None
+) -> np.ndarray:
     """``(cells, cells)``: how many pairs of each cell the layer's computed queries may see.
 
     Args:
         layer: the record's description, for ``causal`` and ``window``. computed: ``(n,)`` bool, which rows are known.
+        keys: how many there are, n unless said otherwise.
     """
     edges, rows = bounds(n, cells), np.flatnonzero(computed)
     first = np.zeros_like(rows) if layer["window"] is None else np.maximum(0, rows - layer["window"] + 1)
-    last = rows + 1 if layer["causal"] else np.full_like(rows, n)
+    last = rows + 1 if layer["causal"] else np.full_like(rows, n if keys is None else keys)
     low, high = (np.clip(ends[:, None], edges[:-1], edges[1:]) for ends in (first, last))
     found = np.zeros((cells, cells), dtype=np.int64)
     np.add.at(found, np.searchsorted(edges, rows, "right") - 1, np.maximum(high - low, 0))

@@ -34,7 +34,7 @@ def page_html(folder: Path, served: bool = False, beside: Path | None = None) ->
     """The whole page of the record in ``folder``.
 
     Args:
-        served: it may ask its server for exact weights. beside: the folder of another record of the same tokens and
+        served: it may ask its server for exact weights. beside: the folder of another record of as many tokens and
             heads, such as one from before an edit, which the page shows beside it.
 
     Raises:

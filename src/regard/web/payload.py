@@ -2,8 +2,8 @@
 
 Every packed array is deflated (raw, no header). Before that,
 
-* per-token statistics (float16: 3.3 digits) are split into *planes*, all most significant bytes first, then the others,
-  because equal bytes side by side compress better;
+* per-token statistics and probabilities (float16: 3.3 digits) are split into *planes*, all most significant bytes
+  first, then the others, because equal bytes side by side compress better;
 * the means of what is below the page's threshold, one byte a cell (`cells`), are differences to the row of cells above;
 * the edges of a head are one stream of *varints* (7 bits a byte, lowest first, the top bit says that more follows): the
   number of edges of each row, then for each edge its key as the distance from the key before it in the row, then its
@@ -27,11 +27,15 @@ import numpy as np
 from safetensors import safe_open
 
 from regard.core.errors import wrong
+from regard.records.format import reads
 from regard.web.cells import codes, visible_pairs, weak_means
 
-MAX_EDGES = 3_300_000  # about 6 MB of page; a record with more loses its weakest edges, and the page says so
-SCORES = ("entropy", "distance", "sink", "induction", "previous_token", "duplicate_token")
-PER_TOKEN = ("received", "entropy_rows")
+MAX_EDGES = 3_100_000  # about 6 MB of page; a record with more loses its weakest edges, and the page says so
+SCORES = ("entropy", "distance", "sink", "induction", "previous_token", "duplicate_token", "kept_mass")
+PER_TOKEN = ("received", "entropy_rows", "value_norms")
+STACKS = (("source", "source"), ("target", "target"), ("target", "source"))
+"""The order of layers on the page: the encoder's, the decoder's, and those between the two texts."""
+PREDICTED = ("probabilities", "log_probability")
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,10 @@ class Payload:
 def pack(folder: Path, beside: Path | None = None) -> Payload:
     """The payload of the record in ``folder``, and of one ``beside`` it, whose blobs are named ``beside/0/rest`` ….
 
+    The one beside it is of the same heads and as many tokens: from before an edit, or of another prompt.
+
     Raises:
-        FileNotFoundError: no record there. ValueError: a record of another format or version, or two of other tokens
+        FileNotFoundError: no record there. ValueError: a record of another format or version, or two of other lengths
             or other heads.
     """
     header, blobs = pack_one(folder)
@@ -54,19 +60,23 @@ def pack(folder: Path, beside: Path | None = None) -> Payload:
         return Payload(header, blobs)
     other, more = pack_one(beside)
     for name, mine, its in (
-        ("tokens", header["tokens"]["ids"], other["tokens"]["ids"]),
+        ("length", *(len(h["tokens"]["ids"]) for h in (header, other))),
+        ("source", *(h["tokens"].get("source", {}).get("ids") for h in (header, other))),
         ("heads", *([(layer["index"], layer["heads"]) for layer in h["record"]["layers"]] for h in (header, other))),
         ("cells", header["record"]["cells"], other["record"]["cells"]),
     ):
         if mine != its:
-            raise wrong("beside", f"a record of other {name}", f"one of the same {name}, such as before an edit")
-    del other["tokens"]
+            what = f"one of the same {name}, such as before an edit, or of another prompt as long"
+            raise wrong("beside", f"a record of other {name}", what)
+    if other["tokens"]["ids"] == header["tokens"]["ids"]:
+        del other["tokens"]
     return Payload(header | {"beside": other}, chain(blobs, ((f"beside/{name}", blob) for name, blob in more)))
 
 
 def pack_one(folder: Path) -> tuple[dict[str, Any], Iterator[tuple[str, bytes]]]:
     """The header and the blobs of one record."""
     record = read_header(folder)
+    record["layers"].sort(key=lambda layer: STACKS.index(tuple(reads(layer))))
     tokens = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
     with safe_open(folder / "arrays.safetensors", framework="numpy") as arrays:
         names = set(arrays.keys())
@@ -80,6 +90,9 @@ def pack_one(folder: Path) -> tuple[dict[str, Any], Iterator[tuple[str, bytes]]]
         ]
         threshold = page_threshold(folder, record)
         header = {"record": record, "tokens": tokens, "scores": scores, "threshold": threshold / 1000}
+        header["values"] = [layer["index"] for layer in record["layers"] if f"{layer['index']}/value_norms" in names]
+        header["marked"] = [layer["index"] for layer in record["layers"] if f"{layer['index']}/kept" in names]
+        header["predicted"] = arrays.get_slice("next/ids").get_shape()[1] if "next/ids" in names else 0
         if record["rows"]:
             header["computed"] = np.flatnonzero(_computed(arrays, record)).tolist()
     return header, _blobs(folder, record, threshold)
@@ -115,22 +128,41 @@ def page_threshold(folder: Path, record: dict[str, Any]) -> int:
     return max(math.ceil(record["edge_threshold"] * 1000 - 1e-6), kept)
 
 
+def _side(record: dict[str, Any]) -> int:
+    """The side of all maps: the number of tokens of the longest text."""
+    return max(record["tokens"], record.get("source_tokens", 0))
+
+
+def _sizes(record: dict[str, Any], layer: dict[str, Any]) -> tuple[int, int]:
+    """How many queries and keys a layer's maps have."""
+    rows, keys = (record["source_tokens" if text == "source" else "tokens"] for text in reads(layer))
+    return rows, keys
+
+
 def _computed(arrays: Any, record: dict[str, Any]) -> np.ndarray:
     """``(n,)`` bool: the rows that were not left out by sampling."""
     if not record["rows"]:
-        return np.ones(record["tokens"], dtype=bool)
+        return np.ones(_side(record), dtype=bool)
     return ~np.isnan(arrays.get_tensor(f"{record['layers'][0]['index']}/entropy_rows")).all(0)
 
 
 def _blobs(folder: Path, record: dict[str, Any], threshold: int) -> Iterator[tuple[str, bytes]]:
-    n, cells = record["tokens"], record["cells"]
+    n, cells = _side(record), record["cells"]
     with safe_open(folder / "arrays.safetensors", framework="numpy") as arrays:
-        computed = _computed(arrays, record)
+        computed, names = _computed(arrays, record), set(arrays.keys())
+        if "next/ids" in names:
+            yield "next/ids", deflate(varints(arrays.get_tensor("next/ids").ravel().astype(np.int64)))
+            for name in PREDICTED:
+                yield f"next/{name}", deflate(planes(arrays.get_tensor(f"next/{name}").astype("<f2")))
         for layer in record["layers"]:
             index = layer["index"]
             for name in PER_TOKEN:
-                yield f"{index}/{name}", deflate(planes(arrays.get_tensor(f"{index}/{name}").astype("<f2")))
-            pairs = visible_pairs(n, cells, layer, computed)
+                if f"{index}/{name}" in names:
+                    yield f"{index}/{name}", deflate(planes(arrays.get_tensor(f"{index}/{name}").astype("<f2")))
+            if f"{index}/kept" in names:
+                yield f"{index}/kept", deflate(np.packbits(arrays.get_tensor(f"{index}/kept"), axis=1).tobytes())
+            queries, answers = _sizes(record, layer)
+            pairs = visible_pairs(n, cells, layer, computed & (np.arange(n) < queries), answers)
             pooled, starts, rows, keys, weights = (
                 arrays.get_tensor(f"{index}/{name}")
                 for name in ("pooled", "edge_starts", "edge_rows", "edge_keys", "edge_weights")

@@ -49,13 +49,18 @@ def app(folder: Path) -> FastAPI:
         return page()
 
     @server.get("/api/region")
-    def region(layer: int, head: int, row0: int, row1: int, key0: int, key1: int, step: int = 1) -> Response:
-        """Little-endian float32, row by row: mean weights of ``step`` × ``step`` pairs, NaN where none may be seen."""
+    def region(
+        layer: int, head: int, row0: int, row1: int, key0: int, key1: int, step: int = 1, values: bool = False
+    ) -> Response:
+        """Little-endian float32, row by row: means over ``step`` × ``step`` pairs, NaN where none may be seen.
+
+        They are of weights, or with ``values`` of ``‖A_ij v_j‖``.
+        """
         try:
-            values = means(record, layer, head, (row0, row1), (key0, key1), step)
+            found = means(record, layer, head, (row0, row1), (key0, key1), step, values)
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
-        return Response(values.numpy().astype("<f4").tobytes(), media_type="application/octet-stream")
+        return Response(found.numpy().astype("<f4").tobytes(), media_type="application/octet-stream")
 
     @server.get("/api/pair")
     def pair(layer: int, head: int, row: int, key: int) -> dict[str, Any]:
@@ -69,31 +74,53 @@ def app(folder: Path) -> FastAPI:
     return server
 
 
-def means(record: Record, layer: int, head: int, rows: tuple[int, int], keys: tuple[int, int], step: int) -> Tensor:
+def means(
+    record: Record,
+    layer: int,
+    head: int,
+    rows: tuple[int, int],
+    keys: tuple[int, int],
+    step: int,
+    values: bool = False,
+) -> Tensor:
     """``(⌈rows / step⌉, ⌈keys / step⌉)`` float32: means over the pairs that may be seen, NaN where there are none.
 
+    Args:
+        values: means of ``‖A_ij v_j‖`` instead of A.
+
     Raises:
-        ValueError: a region outside the map or too large; no such layer or head; a record that kept no tensors.
+        ValueError: a region outside the map or too large; no such layer or head; a record that kept no tensors, or
+            not how long the layer's values are.
     """
-    for name, (first, last) in (("row", rows), ("key", keys)):
-        if not 0 <= first < last <= record.n:
-            raise wrong(f"{name}0, {name}1", f"{first}, {last}", f"0 <= {name}0 < {name}1 <= {record.n}")
+    for name, (first, last), size in zip(("row", "key"), (rows, keys), record.sizes(record.layer(layer)), strict=True):
+        if not 0 <= first < last <= size:
+            raise wrong(f"{name}0, {name}1", f"{first}, {last}", f"0 <= {name}0 < {name}1 <= {size}")
     if step < 1:
         raise wrong("step", str(step), "at least 1")
     height, width = (-(-(last - first) // step) for first, last in (rows, keys))
     if height * width > MOST_CELLS:
         raise wrong("region", f"{height} × {width} cells", f"at most {MOST_CELLS}; take a larger step")
     band = max(step, BAND // (keys[1] - keys[0]) // step * step)
+    factors = record.value_norms(layer, head)[keys[0] : keys[1]] if values else None
     parts = [
-        pooled(record, layer, head, (first, min(first + band, rows[1])), keys, step)
+        pooled(record, layer, head, (first, min(first + band, rows[1])), keys, step, factors)
         for first in range(rows[0], rows[1], band)
     ]
     return torch.cat(parts)
 
 
-def pooled(record: Record, layer: int, head: int, rows: tuple[int, int], keys: tuple[int, int], step: int) -> Tensor:
-    """``means`` of a band of rows that is formed at once."""
+def pooled(
+    record: Record,
+    layer: int,
+    head: int,
+    rows: tuple[int, int],
+    keys: tuple[int, int],
+    step: int,
+    factors: Tensor | None = None,
+) -> Tensor:
+    """``means`` of a band of rows that is formed at once, of weights times the ``factors (keys,)``."""
     weights = record.region(layer, head, slice(*rows), slice(*keys))
+    weights = weights if factors is None else weights * factors
     about = record.layer(layer)
     seen = visible(torch.arange(*rows), torch.arange(*keys), about["causal"], about["window"])
     sums, counts = (fold(values, step) for values in (weights, seen.to(weights.dtype)))

@@ -18,6 +18,11 @@ from regard.experiments.timing import interleaved
 from regard.networks import LM, Config
 
 SLOW = {
+    "decorrelation.tuned": "SmolLM2 learns from a batch and is watched over eight texts, a minute",
+    "equal_heads.masked": "takes 24 heads out in turn, 5 s a way",
+    "kl_layers.selected": "tunes eight students of eight layers, 10 s",
+    "rhythm.reinforced": "learns for fifty steps first, 4 s a way",
+    "focus.directed": "SmolLM2 answers sixty questions under five edits, minutes",
     "abrupt.traded": "three networks on 4,096 unseen classes, 3 s",
     "anticipation.told": "six networks of 1,000 clips, 3 s",
     "captions.": "writes captions of 256 scenes, 2 s a model",
@@ -37,6 +42,7 @@ SLOW = {
     "seeing.answered": "1,500 scenes, looked at four times, 4 s",
     "small_lm.beside": "a second a model; projections.gated_models has such models too",
     "statements.told": "MiniLM reads 320 statements, 6 s",
+    "titans.needle": "a thousand tokens by three forms of memory, a minute",
     "taught.digits_taught": "measures 597 maps of gaze one by one, 2 s",
     "taylor.terms": "states of 64² numbers over 256 characters, 9 s",
 }

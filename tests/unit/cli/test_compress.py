@@ -47,8 +47,22 @@ def test_policies_are_measured_beside_the_full_cache(tmp_path):
 def test_a_table_and_an_advice_for_so_much_memory():
     done = compressed("--policies", "random,streaming", "--advise", "200KiB", "--task", "text", "--question", "known")
     assert done.exit_code == 0, done.output
-    assert "a step" in done.stdout
-    assert "2 prompts, question known" in done.stdout.replace("\n", " ")
+    told = " ".join(done.stdout.split())
+    assert "none is recommended: 2 prompts are too few, give --prompts 6 or more; so far" in told
+    assert all(size in told for size in ("50KiB", "100KiB", "200KiB"))
+    assert "read, step: CPU time" in told
+
+
+def test_what_each_head_keeps_is_written_down(tmp_path):
+    out = tmp_path / "kept.json"
+    done = compressed("--policies", "streaming,tova", "--budgets", "9", "--question", "unknown", "--kept", str(out))
+    assert done.exit_code == 0, done.output
+    first, second = json.loads(out.read_text())
+    assert (first["policy"], first["budget"], first["known"]) == ("streaming", "9", False)
+    n = len(first["tokens"])
+    assert first["kept"] == [[[0, 1, 2, 3, *range(n - 5, n)]] * len(first["kept"][0])] * len(first["layers"])
+    assert {len(at) for heads in second["kept"] for at in heads} == {9}
+    assert second["kept"] != first["kept"]
 
 
 @pytest.mark.parametrize(
@@ -70,21 +84,31 @@ def rows_of(policy: str, *nats: float) -> list[Kept]:
 
 
 def test_advice_needs_evidence():
-    full = [replace(row, budget="all", bytes=900) for row in rows_of("full", 0.1, 0.1, 0.1)]
-    random, good, lucky = (
-        rows_of("random", 3.0, 3.1, 2.9),
-        rows_of("good", 1.0, 1.3, 1.1),
-        rows_of("lucky", 0.1, 5.0, 3.8),
-    )
+    full, random = rows_of("full", *[0.1] * 6), rows_of("random", *[3.0, 3.1, 2.9] * 2)
+    full = [replace(row, budget="all", bytes=900) for row in full]
+    good, lucky = rows_of("good", *[1.0, 1.3, 1.1] * 2), rows_of("lucky", *[0.1, 5.0, 3.8] * 2)
     assert advice(full + random + good + lucky, True).policy == "good"
-    assert str(advice(full + random + good, True)).startswith("take good at 8: 3 prompts, question known")
+    told = str(advice(full + random + good, True))
+    assert told.startswith("take good at 8: 6 prompts, question known: 50% of the answer right")
+    assert "0.0 of 0.0 MB; a step takes 1.00× the full cache's" in told
     unsure = advice(full + random + lucky, True)
     assert not unsure.policy
     assert str(unsure).startswith("none is recommended: the best, lucky at 8, is not surely above random")
+    few = advice([row for row in full + random + good if row.prompt < 5], True)
+    assert str(few).startswith("none is recommended: 5 prompts are too few")
     with pytest.raises(ValueError, match=r"^policies: got 0 ways within 50 bytes, want random and another"):
         advice(full + random + good, True, memory=50)
     with pytest.raises(ValueError, match="want random and another policy"):
         advice(full + good, True)
+
+
+def test_advice_takes_the_smallest_budget_that_does_as_well():
+    full, random = rows_of("full", *[0.1] * 6), rows_of("random", *[3.0, 3.1, 2.9] * 2)
+    full, good = [replace(row, budget="all", bytes=900) for row in full], rows_of("good", *[1.0, 1.3, 1.1] * 2)
+    for loss, size in ((0.05, "4"), (0.2, "8")):
+        less = [replace(row, budget="4", bytes=50, nats=row.nats + loss) for row in good + random]
+        assert advice(full + random + good + less, True).budget == size
+    assert advice(full + random + good + less, True, memory=60).budget == "4"
 
 
 def test_prompts_have_their_length_and_hold_their_answer():

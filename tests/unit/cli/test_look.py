@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import transformers
 
 from regard.cli import main
+from regard.hosts import small
 from regard.networks import LM, Config
 from regard.records.format import Record
 
@@ -162,3 +164,48 @@ def test_bad_input_to_a_model_of_ours_is_one_clear_line(arguments, harm, said, o
     assert (ended.value.code, len(lines)) == (2, 1 + underlined)
     assert said in lines[0]
     assert [path.name for path in tmp_path.iterdir()] == ["lm"]
+
+
+def test_an_encoder_decoder_is_looked_at_with_two_texts(tmp_path, monkeypatch, capsys):
+    """It comes with its head, so that it can write; a text for its decoder and tokens of its own make one text."""
+    _, words = small.load("tiny")
+    sizes = {"d_model": 24, "d_kv": 4, "d_ff": 31, "num_layers": 2, "num_heads": 3, "vocab_size": len(words)}
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes, decoder_start_token_id=0))
+    model.save_pretrained(tmp_path / "t5")
+    words.save_pretrained(tmp_path / "t5")
+    monkeypatch.chdir(tmp_path)
+
+    def looked(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["regard", "look", "--model", "t5", "--text", "def f(x):", *arguments])
+        with pytest.raises(SystemExit):
+            main()
+        told = capsys.readouterr()
+        return told.out + told.err
+
+    assert "target: got nothing, want what the decoder wrote" in looked("-o", "nothing")
+    assert not Path("nothing").exists()
+    looked("--target", "return x", "--generate", "2", "-o", "seen")
+    seen = Record.load("seen")
+    assert "".join(seen.tokens["source"]["texts"]) == "def f(x):"
+    assert "".join(seen.tokens["texts"][: seen.header["prompt_tokens"]]).endswith("return x")
+    assert [layer["reads"][1] for layer in seen.layers].count("source") == 4
+
+
+def test_the_routes_and_what_a_policy_keeps_go_into_the_record(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def looked(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["regard", "look", "--text", "def f(x):\n    return x", *arguments])
+        with pytest.raises(SystemExit):
+            main()
+        told = capsys.readouterr()
+        return told.out + told.err
+
+    looked("--routes-to", "-1", "--policy", "streaming", "--budget", "7", "-o", "seen")
+    seen = Record.load("seen")
+    assert set(seen.header["analyses"]) == {"routes", "kept"}
+    assert {edge["to"] for edge in seen.header["analyses"]["routes"] if edge["layer"] == 3} == {seen.n - 1}
+    assert seen.arrays["2/kept"].sum(1).tolist() == [7] * 8
+    assert "to: got [99], want some of the" in looked("--routes-to", "99", "-o", "none")
+    assert "budget: got 'some', want" in looked("--policy", "streaming", "--budget", "some", "-o", "none")
+    assert not Path("none").exists()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import html
+import re
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
@@ -10,6 +14,7 @@ from regard.edits import Highlight
 from regard.edits.saved import edit_of, save
 from regard.hosts import small
 from regard.hosts.spans import spans_of
+from regard.web.steered import steered_html
 
 TEXT = "def first(items):\n    return items[0]\n\ndef second(items):\n    return "
 
@@ -26,6 +31,33 @@ def test_what_a_model_says_is_printed_without_and_with_an_edit(tmp_path):
     assert before.splitlines()[0].split(maxsplit=1)[1] != after.splitlines()[0].strip()
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"before", "after"}
     assert (tmp_path / "out" / "after" / "page.html").is_file()
+
+
+def test_a_page_compares_text_next_tokens_and_maps(tmp_path):
+    out = tmp_path / "out"
+    done = steered("--edit", "pasta(strength=3.0)", "--on", "items[0]", "-o", str(out), "--compare")
+    assert done.exit_code == 0, done.output
+    assert f"compare  {(out / 'compare.html').resolve().as_uri()}" in done.output
+    page = (out / "compare.html").read_text()
+    assert "Highlight(keys=[(" in page
+    assert 'src="after/page.html"' in page
+    assert len(re.findall(r"<td>[+-][\d.]+%</td>", page)) >= 10
+    before, after = (re.search(rf"{name} +'(.+?)' ([\d.]+)%", done.output) for name in ("before", "after"))
+    for found in (before, after):  # what is printed stands in the table too
+        token, chance = found.groups()
+        assert re.search(rf"{re.escape(html.escape(repr(token)))}</td>.*?<td>{chance[:-1]}", page)
+
+
+def test_nothing_of_a_prompt_is_markup():
+    rows = [("<b>", 0.25, 0.5), ("x", 0.5, 0.25)]
+    page = steered_html("<img src=x>", ["Edit('<u>')"], ["<i>", "a"], ["<i>", "<script>"], rows, 0.125, Path("a"))
+    for tag in ("<b>", "<i>", "<img", "<u>", "<script"):
+        assert tag not in page
+    assert "another from token 2 on" in page
+    assert "<mark>&lt;script&gt;</mark>" in page
+    assert "0.125 nats" in page
+    assert "+25.00%" in page
+    assert "the same" in steered_html("", [], ["a"], ["a"], [], 0.0, Path("x"))
 
 
 def test_edits_come_from_a_file(tmp_path):

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 import regard
 from regard.featuremap.deform import deform_conv2d
 from regard.featuremap.necks.fpn import level_of
+from regard.featuremap.necks.gold_yolo import Injection
 from regard.featuremap.resize import resize
+from regard.networks.vision.laplacian import dilated, ellipse
 
 EXACT = {"atol": 1e-9, "rtol": 0}
 
@@ -137,3 +139,42 @@ def test_offsets_of_zero_are_plain_convolutions():
         layer.norm.eps *= 0.25
     for got, each in zip(still(maps), neck(maps), strict=True):
         torch.testing.assert_close(got, each, **EXACT)
+
+
+def test_a_gate_brought_to_a_smaller_level_is_squashed_too():
+    """Means of hard sigmoids, as where it is brought to a larger one."""
+    torch.manual_seed(0)
+    injection = Injection(3).double().eval()
+    x, gathered = pyramid((3,), 4, 3)[0], 5 * pyramid((3,), 8, 6)[0]
+    gate = F.adaptive_avg_pool2d(F.hardsigmoid(injection.gate(gathered)), (4, 3))
+    want = injection.own(x) * gate + F.adaptive_avg_pool2d(injection.more(gathered), (4, 3))
+    torch.testing.assert_close(injection(x, gathered), want, **EXACT)
+    assert gate.min() >= 0
+    assert gate.max() <= 1
+
+
+def test_a_neck_of_other_levels_than_it_is_given_chains_where_it_stands():
+    """Three of four levels come out, each with its own channels; what follows takes these."""
+    chain = regard.neck("gold_yolo(repeats=1, gathered=4) | fpn(extra=1)")((2, 4, 3, 5), out=4)
+    assert chain.stands == [1, 2, 3, 4]
+    assert chain.widths == [4] * 4
+    assert regard.check(chain).holds
+    assert regard.neck("gold_yolo(gathered=4)")((2, 4, 3, 5), out=(4, 8, 16)).widths == [4, 8, 16]
+    with pytest.raises(ValueError, match=r"out: got .*, want one number"):
+        regard.neck("fpn")((3, 5), out=(4, 8))
+
+
+def test_ellipses_are_those_of_opencv():
+    """Cells in each row of 5, 9 and 17, and how many in all."""
+    assert [2 * half + 1 for _, half in ellipse(5)] == [1, 5, 5, 5, 1]
+    assert [sum(2 * half + 1 for _, half in ellipse(side)) for side in (5, 9, 17)] == [17, 57, 213]
+
+
+@settings(max_examples=5, deadline=None)
+@given(y=st.integers(1, 19), x=st.integers(1, 19))
+def test_a_dilation_is_the_maximum_of_its_cells(y, x):
+    maps = pyramid((2,), y, x)[0]
+    padded = F.pad(maps, (2, 2, 2, 2), value=float("-inf"))
+    shifts = [(dy + 2, dx + 2) for dy, half in ellipse(5) for dx in range(-half, half + 1)]
+    want = torch.stack([padded[:, :, dy : dy + y, dx : dx + x] for dy, dx in shifts]).amax(0)
+    torch.testing.assert_close(dilated(maps, 5), want, **EXACT)

@@ -158,6 +158,8 @@ def test_budgets_in_all_units():
     assert [Budget.of(given) for given in (0.25, "0.25", ".25")] == [Budget(share=0.25)] * 3
     assert Budget.of("1.5KiB") == Budget(bytes=1536)
     assert Budget(share=0.25).size(22, 1, 1) == 6
+    texts = ("512", "0.25", "3MiB", "1536B", "2KiB", "1GiB")
+    assert [str(Budget.of(text)) for text in texts] == list(texts)
     for wrong in (0, -1, 1.5, "many", "3 cats", "0"):
         with pytest.raises(ValueError, match=r"^budget: got .*, want tokens of a kv head"):
             Budget.of(wrong)
@@ -166,8 +168,14 @@ def test_budgets_in_all_units():
     model, ids = causal("Llama"), tokens(2, 23)
     with regard.compress(model, "streaming", "6KiB") as compression, torch.no_grad():
         cache = model(ids).cache
-        assert 6144 * 0.85 < compression.store.bytes <= 6144 + 2 * 2 * 4
         assert cache.get_seq_length() == 23
+        table = compression.store.table(1)
+        assert table.shape == (2, 3, 23)
+        assert table.sum(2).tolist() == [[len(at) for at in compression.store.kept(layer, 1)] for layer in (0, 1)]
+        assert table[1, 0].nonzero()[:, 0].tolist() == compression.store.kept(1, 1)[0].tolist()
+        for _ in range(3):
+            assert 6144 * 0.85 < compression.store.bytes <= 6144 + 2 * 2 * 4  # with the room for what comes next
+            cache = model(ids[:, :1], past_key_values=cache).cache
     with (
         regard.compress(model, "streaming", "3B"),
         pytest.raises(ValueError, match="budget: got 3 bytes, want at least"),

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from regard.kernels import flash
 
@@ -51,3 +52,18 @@ def test_only_what_cannot_be_read_is_copied():
         assert flash.readable(fine) is fine
     for copied in (x.mT, x[..., ::2], x[..., :1].expand(-1, -1, -1, 8)):
         assert flash.readable(copied).is_contiguous()
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_heads_that_share_keys(n):
+    draw = torch.Generator().manual_seed(0)
+    q, bias = torch.randn(2, 6, n, 7, generator=draw), torch.randn(2, 1, n, 11, generator=draw)
+    k, v = torch.randn(2, 2, 2, 11, 7, generator=draw).requires_grad_()
+    grads = []
+    for keys, values in ((k, v), (k.repeat_interleave(3, 1), v.repeat_interleave(3, 1))):
+        with FlopCounterMode(display=False) as counted:
+            out, lse = flash.attend(q, keys, values, False, bias, SCALE)
+        assert counted.get_total_flops() == 2 * 2 * 2 * 6 * n * 11 * 7
+        grads.append([out, lse, *torch.autograd.grad(out.square().sum(), (k, v), retain_graph=True)])
+    for got, wanted in zip(*grads, strict=True):
+        torch.testing.assert_close(got, wanted)

@@ -20,7 +20,8 @@ from unit.probes.test_probes import dense_of
 
 LAYOUT = {
     "received", "entropy", "entropy_rows", "sink", "distance", "induction", "previous_token", "duplicate_token",
-    "retrieval", "pooled", "edge_rows", "edge_starts", "edge_keys", "edge_weights",
+    "retrieval", "pooled", "edge_rows", "edge_starts", "edge_keys", "edge_weights", "value_norms",
+    "ids", "probabilities", "log_probability",
 }  # fmt: skip
 
 
@@ -194,7 +195,9 @@ def test_damaged_records_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: record(t5(), None, [1, 2]), "model: got T5ForConditionalGeneration, an encoder-decoder"),
+        (lambda: record(t5(), None, [1, 2]), "target: got nothing, want what the decoder wrote, or generate=… tokens"),
+        (lambda: record(t5(), None, [1, 2], [3], rows=2), "rows: got 2, want None: all rows of an encoder-decoder"),
+        (lambda: record(causal("Llama"), None, [1], [3]), "target: got .3., want None: LlamaForCausalLM is no encoder"),
         (lambda: record(causal("Llama"), None, []), "text: got no tokens, want at least one"),
         (lambda: record(causal("Llama"), None, "text"), "tokenizer: got None, want a tokenizer, or token ids"),
         (lambda: record(causal("Llama"), None, tokens(1, 131)), "text: got 131 tokens, want at most 128"),

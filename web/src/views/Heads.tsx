@@ -6,7 +6,7 @@ import { has, measured, ROLES, rolesOf, statistic, strength, type Role } from ".
 import { shown as saved } from "../save";
 import { SCORES } from "../scores";
 import { chooseHead, head, layer, order, ORDERS, role, view } from "../state";
-import { count, headName, mechanismOf } from "../words";
+import { begins, count, headName, mechanismOf } from "../words";
 import { Legend } from "./Legend";
 import { Matrix, matrixSvg } from "./Matrix";
 import { Thumbnail } from "./Thumbnail";
@@ -73,6 +73,7 @@ export function Heads() {
           )}
           {rowsOf(places, byLayer).map((row) => (
             <div class="row" role="row" key={byLayer ? row[0]![0] : "all"}>
+              {byLayer && begins(row[0]![0]) && <span class="stack">{begins(row[0]![0])}</span>}
               {byLayer && (
                 <span class="layer" role="rowheader" title={mechanismOf(row[0]![0])}>
                   <span>layer </span>

@@ -5,7 +5,7 @@ import { CUT, measured, ROLES } from "../roles";
 import { help } from "../state";
 
 const KEYS: [keys: string, what: string][] = [
-  ["1 2 3", "heads, map, text"],
+  ["1 2 3", "heads, map, text; 4 the flow graph, where the record has one"],
   ["[ ]", "the head before, the head after"],
   ["← → ↑ ↓", "among heads; among pairs on the map; among tokens in the text"],
   ["Enter", "open the head; pin the pair"],
@@ -50,6 +50,11 @@ export function Help() {
           over evenly. <strong>Received</strong> is the mean weight that a token gets from the queries that may see it. Where
           tokens are ranked or shaded by it, it is weighed by evidence, as if a quarter of all queries had seen the token besides and given it nothing: the
           last tokens of a text are seen by few queries, most of them neighbours.
+        </p>
+        <p>
+          <strong>‖A v‖</strong> is the weight times the Euclidean norm of the key’s value, the length of what the head takes from it: much looked at and
+          little taken is a resting place. <strong>Words</strong> are those of Unicode; between them a weight is the sum over the tokens of the key and the mean over
+          those of the query. <strong>Surprise</strong> is −ln of the probability that the model gave to the token that came.
         </p>
         <p>{measured ? "A head is labelled with the roles that regard heads found, on stimuli of their own, with the thresholds of their papers:" : `A head is labelled with the roles that it scores ${CUT} or more in, in this text:`}</p>
         <dl>

@@ -2,15 +2,15 @@
 import { computed, effect, signal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { TileAtlas } from "../atlas";
-import { visiblePairs } from "../cells";
-import { signedTicks } from "../colour";
-import { layers, served, threshold } from "../data";
+import { logTicks, signedTicks } from "../colour";
+import { hasValues, layers, otherTokens, served, threshold } from "../data";
 import { region } from "../exact";
+import { calledRange, called, grainsOf, inRecord, madeOf, sideOf, written } from "../grain";
 import { escaped, inks, shown as saved, svgOf, svgText } from "../save";
-import { chooseToken, floor, head, hideSinks, key, layer, other, pane, theme, token, zoomed, type Place } from "../state";
+import { chooseToken, floor, grain, head, hideSinks, key, layer, measure, other, pane, theme, token, zoomed, type Place } from "../state";
 import { StreetMap, type Pair, type Region } from "../streetmap";
-import { headMap, meanAround, type HeadMap } from "../tiles";
-import { glyphs, headName, number, placed, placeName, range } from "../words";
+import { headMap, meanAround, sight, type HeadMap } from "../tiles";
+import { headName, number, placeName } from "../words";
 import { Legend } from "./Legend";
 import { Side } from "./Side";
 
@@ -23,6 +23,12 @@ const exact = signal<{ row: number; key: number; weight: number } | null>(null);
 
 const chosen = computed((): Place => ({ layer: layer.value, head: head.value, side: 0 }));
 const comparing = computed(() => other.value !== null);
+const grains = computed(() => grainsOf(grain.value, layer.value));
+/** What is drawn: ‖A v‖ only of layers whose values are known. */
+const drawn = computed(() => (hasValues(layer.value) ? measure.value : "weight"));
+const unit = computed(() => maps.value.reduce((most, map) => Math.max(most, map.unit), 0) || 1);
+/** The chosen pair, in rows and columns of the map. */
+const pinned = computed(() => ({ row: grains.value[0].of[token.value]!, key: key.value === null ? null : grains.value[1].of[key.value]! }));
 
 export function MapView() {
   const panes = useRef<(StreetMap | null)[]>([null, null]);
@@ -35,7 +41,7 @@ export function MapView() {
     <section class={`split map${comparing.value ? " two" : ""}`} aria-label="map">
       <div class="stage">
         <Readout />
-        <div class="panes">
+        <div class="panes" key={grain.value}>
           <Pane at={0} panes={panes.current} />
           {comparing.value && <Pane at={1} panes={panes.current} />}
         </div>
@@ -43,24 +49,35 @@ export function MapView() {
           <button onClick={() => each((map) => map.zoomBy(1.6))} aria-label="nearer">+</button>
           <button onClick={() => each((map) => map.zoomBy(1 / 1.6))} aria-label="farther">−</button>
           <button onClick={() => (zoomed.value = null)}>whole</button>
-          <button onClick={() => panes.current[0]!.goTo(token.value, key.value ?? token.value)}>to the pin</button>
+          <button onClick={() => panes.current[0]!.goTo(pinned.value.row, pinned.value.key ?? pinned.value.row)}>to the pin</button>
         </div>
       </div>
       <Side>
-        <Legend title="weight, log scale; mean where one pixel is many pairs" />
-        {comparing.value && pane.value === "difference" && <Legend title="difference, log scale to both sides" ticks={signedTicks()} signed />}
+        <Legend title={legend()} ticks={logTicks(unit.value)} />
+        {comparing.value && pane.value === "difference" && <Legend title="difference, log scale to both sides" ticks={signedTicks(unit.value)} signed />}
       </Side>
     </section>
   );
+}
+
+function legend(): string {
+  const what = drawn.value === "value" ? "‖A v‖, the length of the weighted value" : "weight";
+  if (grain.value === "words") return `${what} between words: sum over keys, mean over queries; log scale; below ${threshold} counts as 0`;
+  return `${what}, log scale; mean where one pixel is many pairs`;
 }
 
 /** One of the maps: the chosen head's, or the one that it is compared with. */
 function Pane({ at, panes }: { at: 0 | 1; panes: (StreetMap | null)[] }) {
   const canvas = useRef<HTMLCanvasElement>(null);
   useEffect(() => {
-    const map = new StreetMap(canvas.current!, look, {
+    const place = (): Place => (at && pane.peek() === "other" ? other.peek()! : chosen.peek());
+    const axis = (which: "row" | "key") => inRecord(place().side, grainsOf(grain.peek(), place().layer)[which === "row" ? 0 : 1]);
+    const label = (which: "row" | "key", at: number): string => (at < axis(which).n ? written(axis(which), at) : "");
+    const stands = (which: "row" | "key", at: number): number => axis(which).starts[Math.min(at, axis(which).n)]!;
+    const axes = { n: sideOf(grain.peek()), label, place: stands, made: (which: "row" | "key") => madeOf(axis(which)) };
+    const map = new StreetMap(canvas.current!, axes, look, {
       point: (region, pair) => [pointed.value, cursor.value] = [region, pair],
-      pick: (row, at) => chooseToken(row, at),
+      pick: (row, at) => row < axis("row").n && at < axis("key").n && chooseToken(axis("row").starts[row]!, axis("key").starts[at]!),
       move: (window) => (zoomed.value = window),
     });
     panes[at] = map;
@@ -71,7 +88,7 @@ function Pane({ at, panes }: { at: 0 | 1; panes: (StreetMap | null)[] }) {
     addEventListener("resize", measure);
     const ends = [
       follow(map, at),
-      effect(() => map.pin(token.value, key.value)),
+      effect(() => map.pin(pinned.value.row, pinned.value.key)),
       effect(() => map.follow(cursor.value)),
       effect(() => {
         const window = zoomed.value;
@@ -100,12 +117,13 @@ function follow(map: StreetMap, at: 0 | 1): () => void {
   let atlas: TileAtlas | null = null;
   const stop = effect(() => {
     const [one, two, options, colours] = [chosen.value, other.value, { floor: floor.value, hideSinks: hideSinks.value }, theme.value];
+    const [what, by] = [drawn.value, grain.value];
     const [difference, wanted] = [at === 1 && pane.value === "difference", at ? two : one];
     const places = [one, ...(two ? [two] : [])];
     if (!wanted) return;
     atlas?.close();
-    void Promise.all(places.map((place) => headMap(place.layer, place.head, place.side))).then((loaded) => {
-      if (one !== chosen.peek() || two !== other.peek()) return;
+    void Promise.all(places.map((place) => headMap(place.layer, place.head, place.side, hasValues(place.layer, place.side) ? what : "weight", by))).then((loaded) => {
+      if (one !== chosen.peek() || two !== other.peek() || what !== drawn.peek() || by !== grain.peek()) return;
       maps.value = loaded;
       atlas = new TileAtlas(loaded[difference ? 0 : at]!, options, colours, () => map.redraw(), difference ? loaded[1]! : null);
       map.show(atlas);
@@ -119,18 +137,18 @@ function follow(map: StreetMap, at: 0 | 1): () => void {
 
 /** The pair in question: under the pointer, else the pinned one. */
 function asked(): Region | null {
-  const at = key.value;
-  return pointed.value ?? (at === null ? null : { row0: token.value, row1: token.value + 1, key0: at, key1: at + 1 });
+  const { row, key: at } = pinned.value;
+  return pointed.value ?? (at === null ? null : { row0: row, row1: row + 1, key0: at, key1: at + 1 });
 }
 
 function askExact(): void {
   const at = asked();
-  const [inLayer, of] = [layer.value, head.value];
+  const [inLayer, of, values] = [layer.value, head.value, drawn.value === "value"];
   exact.value = null;
-  if (!served || !at || at.row1 - at.row0 > 1) return;
+  if (!served || !at || at.row1 - at.row0 > 1 || grain.value === "words") return;
   setTimeout(() => {
     if (asked()?.row0 !== at.row0 || asked()?.key0 !== at.key0) return;
-    void region(layers[inLayer]!.index, of, [at.row0, at.row1], [at.key0, at.key1]).then(([weight]) => {
+    void region(layers[inLayer]!.index, of, [at.row0, at.row1], [at.key0, at.key1], 1, values).then(([weight]) => {
       if (weight !== undefined && asked()?.row0 === at.row0 && asked()?.key0 === at.key0) exact.value = { row: at.row0, key: at.key0, weight };
     });
   }, 40);
@@ -138,7 +156,7 @@ function askExact(): void {
 
 function Readout() {
   const at = asked();
-  const known = maps.value;
+  const known = maps.value.filter((map) => map.grain === grain.value);
   return (
     <p id="readout" class={pointed.value ? "readout" : "readout pinned"} role="status" aria-live="polite">
       {at && known[0] ? <Said at={at} known={known} /> : `${headName(layer.value, head.value)}: point at the map, or press an arrow key`}
@@ -149,19 +167,33 @@ function Readout() {
 function Said({ at, known }: { at: Region; known: HeadMap[] }) {
   const { row0, row1, key0, key1 } = at;
   const map = known[0]!;
-  if (!visiblePairs(map.layer, row0, row1, key0, key1)) return <>query {range(row0, row1)} may not see key {range(key0, key1)}</>;
+  const [rows, keys] = grainsOf(map.grain, map.layer);
+  if (row0 >= rows.n || key0 >= keys.n) return <>the text is shorter</>;
+  const [queries, answers] = [calledRange(rows, row0, row1), calledRange(keys, key0, key1)];
+  if (!sight(map)(Math.min(row1, rows.n) - 1, key0)) return <>query {queries} may not see key {answers}</>;
   if (row1 - row0 === 1 && key1 - key0 === 1) return <OnePair row={row0} at={key0} known={known} />;
   const best = map.edges.strongest(row0, row1, key0, key1);
   return (
     <>
-      queries {range(row0, row1)} → keys {range(key0, key1)}:{" "}
+      queries {queries} → keys {answers}:{" "}
       {best ? (
         <>
-          strongest {placed(best.row)} → {placed(best.key)}: <b>{number(best.weight)}</b>
+          strongest {called(rows, best.row)} → {called(keys, best.key)}: <b>{number(best.weight)}</b>
         </>
       ) : (
-        `all below ${threshold} (mean here ${number(meanAround(map, row0, key0))})`
+        `all below ${threshold}${map.grain === "tokens" ? ` (mean here ${number(meanAround(map, row0, key0))})` : ""}`
       )}
+    </>
+  );
+}
+
+/** Weights that the page has not, by their upper bound. */
+function Below({ map, row, at }: { map: HeadMap; row: number; at: number }) {
+  if (map.grain === "words") return <b>all of its weights are below {threshold}</b>;
+  const bound = map.lengths ? number(threshold * map.lengths[at]!) : threshold;
+  return (
+    <>
+      <b>below {bound}</b> (mean of such weights here {number(meanAround(map, row, at))})
     </>
   );
 }
@@ -169,19 +201,15 @@ function Said({ at, known }: { at: Region; known: HeadMap[] }) {
 function OnePair({ row, at, known: [map, beside] }: { row: number; at: number; known: HeadMap[] }) {
   const weight = exact.value?.row === row && exact.value.key === at ? exact.value.weight : map!.edges.at(row, at);
   const theirs = beside?.edges.at(row, at) ?? null;
+  const [rows, keys] = grainsOf(map!.grain, map!.layer);
   return (
     <>
-      query {placed(row)} → key {placed(at)}:{" "}
-      {weight === null ? (
-        <>
-          <b>below {threshold}</b> (mean of such weights here {number(meanAround(map!, row, at))})
-        </>
-      ) : (
-        <b>{number(weight)}</b>
-      )}
+      query {called(rows, row)} → key {called(keys, at)}: {map!.lengths && "‖A v‖ "}
+      {weight === null ? <Below map={map!} row={row} at={at} /> : <b>{number(weight)}</b>}
+      {map!.lengths && map!.grain === "tokens" && ` · ‖v‖ of the key ${number(map!.lengths[at]!)}`}
       {beside && (
         <>
-          {" "}· beside it <b>{theirs === null ? "below its threshold" : number(theirs)}</b>
+          {" "}· beside it{beside.side > 0 && otherTokens.length > 0 && `, of ${called(inRecord(1, rows), row)} → ${called(inRecord(1, keys), at)},`} <b>{theirs === null ? "below its threshold" : number(theirs)}</b>
           {weight !== null && theirs !== null && (
             <>
               {" "}· difference <b>{weight < theirs ? "−" : "+"}{number(Math.abs(weight - theirs))}</b>
@@ -207,11 +235,13 @@ function mapSvg(map: StreetMap): string {
 /** The weights from the threshold up in the part of the map that is on the screen. */
 function rows(map: StreetMap): (string | number | null)[][] {
   const [{ row0, row1, key0, key1 }, [one, two]] = [map.region, maps.value];
-  const found: (string | number | null)[][] = [["query", "query_text", "key", "key_text", "weight", ...(two ? ["weight_beside"] : [])]];
+  const [queries, keys] = grains.value;
+  const name = one!.lengths ? "weighted_value_norm" : "weight";
+  const found: (string | number | null)[][] = [["query", "query_text", "key", "key_text", name, ...(two ? [`${name}_beside`] : [])]];
   for (let row = row0; row < row1; row++) {
     const weights = new Map(one!.edges.row(row).map(({ token: at, weight }) => [at, [weight] as (number | null)[]]));
     if (two) for (const { token: at, weight } of two.edges.row(row)) weights.set(at, [weights.get(at)?.[0] ?? null, weight]);
-    for (const [at, values] of [...weights].sort(([a], [b]) => a - b)) if (at >= key0 && at < key1) found.push([row, glyphs(row), at, glyphs(at), values[0] ?? null, ...(two ? [values[1] ?? null] : [])]);
+    for (const [at, values] of [...weights].sort(([a], [b]) => a - b)) if (at >= key0 && at < key1) found.push([queries.starts[row]!, written(queries, row), keys.starts[at]!, written(keys, at), values[0] ?? null, ...(two ? [values[1] ?? null] : [])]);
   }
   return found;
 }

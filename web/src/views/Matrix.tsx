@@ -5,7 +5,7 @@ import { has, ROLES } from "../roles";
 import { inks, svgOf, svgText } from "../save";
 import { scoreNamed, SCORES, valueOf, type Score } from "../scores";
 import { chooseHead, head, layer, matrix, matrixOf, OF, role, theme, view } from "../state";
-import { headName } from "../words";
+import { begins, headName } from "../words";
 import { Legend } from "./Legend";
 
 const WIDEST = Math.max(...layers.map((each) => each.heads));
@@ -47,6 +47,7 @@ export function Matrix() {
         </div>
         {layers.map((each, inLayer) => (
           <div role="row" class="line" key={each.index}>
+            {begins(inLayer) && <span class="stack">{begins(inLayer)}</span>}
             <span role="rowheader">{each.index}</span>
             {Array.from({ length: each.heads }, (_, of) => {
               const value = valueOf(score, matrixOf.value, inLayer, of);

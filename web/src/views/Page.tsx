@@ -1,10 +1,11 @@
 /** The frame around the views: what is looked at, the way between views, keys that work everywhere. */
 import { useEffect } from "preact/hooks";
-import { header, layers, n, record, served } from "../data";
+import { header, layers, n, otherTokens, record, served, texts } from "../data";
 import { leftOut } from "../left";
 import { save, type Format } from "../save";
-import { help, stepHead, theme, view, VIEWS, type View } from "../state";
-import { count } from "../words";
+import { help, OPEN, stepHead, theme, view, type View } from "../state";
+import { alone, count } from "../words";
+import { FlowView } from "./FlowView";
 import { Heads } from "./Heads";
 import { Help } from "./Help";
 import { MapView } from "./MapView";
@@ -12,13 +13,13 @@ import { TextView } from "./TextView";
 
 /** To the field for words; the heads have none, so that the text is opened. */
 function seek(): void {
-  if (view.value === "heads") view.value = "text";
+  if (view.value === "heads" || view.value === "flow") view.value = "text";
   requestAnimationFrame(() => document.querySelector<HTMLElement>(".find input")?.focus());
 }
 
 const divided = layers.flatMap(({ index, shares }) => (shares ? [index] : [])).join(", ");
 
-const NAMES: Record<View, string> = { heads: "Heads", map: "Map", text: "Text" };
+const NAMES: Record<View, string> = { heads: "Heads", map: "Map", text: "Text", flow: "Flow" };
 
 export function Page() {
   useEffect(() => {
@@ -34,11 +35,12 @@ export function Page() {
           <span class="brand">regard</span> {record.model.name}
         </h1>
         <p class="facts" title={`${record.model.architecture}; ${record.command}`}>
-          {size} · {layers.length} layers, {heads} heads · {count(n)} tokens
-          {record.prompt_tokens < n && `, ${count(n - record.prompt_tokens)} of them generated`}
+          {size} · {layers.length} layers, {heads} heads · {count(record.tokens)} tokens
+          {record.prompt_tokens < record.tokens && `, ${count(record.tokens - record.prompt_tokens)} of them generated`}
+          {texts[1] && `, from ${count(texts[1].ids.length)} that the encoder read`}
         </p>
         <nav aria-label="views">
-          {VIEWS.map((name) => (
+          {OPEN.map((name) => (
             <button key={name} aria-current={view.value === name ? "page" : undefined} onClick={() => (view.value = name)}>
               {NAMES[name]}
             </button>
@@ -56,7 +58,7 @@ export function Page() {
       </header>
       {header.beside && (
         <p class="notice" role="note">
-          Beside it: {header.beside.record.command || header.beside.record.model.name} (of the same tokens).
+          Beside it: {header.beside.record.command || header.beside.record.model.name} ({otherTokens.length ? otherText() : "of the same tokens"}).
         </p>
       )}
       {record.rows && (
@@ -65,7 +67,7 @@ export function Page() {
           the other rows have no weights here.
         </p>
       )}
-      <main>{view.value === "heads" ? <Heads /> : view.value === "map" ? <MapView /> : <TextView />}</main>
+      <main>{view.value === "heads" ? <Heads /> : view.value === "map" ? <MapView /> : view.value === "flow" ? <FlowView /> : <TextView />}</main>
       <footer>
         <p>
           A weight is the share of a query’s attention that a key gets in one head; a row adds up to one.{" "}
@@ -78,6 +80,12 @@ export function Page() {
       <Help />
     </>
   );
+}
+
+/** How the text of the record beside this one differs. */
+function otherText(): string {
+  const some = otherTokens.slice(0, 5).map((at) => `‘${alone(at).trim()}’ / ‘${alone(at, 2).trim()}’ at ${at}`);
+  return `another text of as many tokens, of which ${count(otherTokens.length)} differ: ${some.join(", ")}${otherTokens.length > some.length ? " …" : ""}`;
 }
 
 const FORMATS: Record<Format, string> = { PNG: "as a picture", SVG: "as a drawing", CSV: "its data" };
@@ -109,6 +117,7 @@ function press(event: KeyboardEvent): void {
     "1": () => (view.value = "heads"),
     "2": () => (view.value = "map"),
     "3": () => (view.value = "text"),
+    "4": () => (view.value = OPEN[3] ?? view.value),
     "[": () => stepHead(-1),
     "]": () => stepHead(1),
     d: () => (theme.value = theme.value === "dark" ? "light" : "dark"),

@@ -2,64 +2,106 @@
 import { computed, effect, signal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { ramp, rootStep } from "../colour";
-import { header, layers, n, threshold } from "../data";
+import { hasValues, header, isMarked, layers, lengths, record, texts, textsOf, threshold, type Text } from "../data";
 import { matches } from "../find";
+import { called, grainOf, grainsOf } from "../grain";
 import { inks, shown as saved, svgOf, svgText } from "../save";
-import { floor, head, hideSinks, layer, mode, MODES, shown, span, SPANS, theme, token } from "../state";
-import { shader, sifted, topOf } from "../shade";
+import { chooseToken, floor, grain, head, hideSinks, key, layer, measure, mode, MODES, preview, shown, span, SPANS, theme, token } from "../state";
+import { shader, sifted, textsShaded, topOf, unpackAhead, type Shader, type Wanted } from "../shade";
 import { Tapestry } from "../tapestry";
-import { glyphs, number, placed } from "../words";
+import { glyphs, number, stackOf } from "../words";
 import { Legend } from "./Legend";
 import { Side } from "./Side";
 
-const MODE_NAMES = { attends: "attends to", attended: "attended by", received: "received" };
+const MODE_NAMES = { attends: "attends to", attended: "attended by", received: "received", surprise: "surprise", kept: "kept" };
 const SPAN_NAMES = { head: "this head", layer: "its layer", all: "all heads" };
+const TEXT_NAMES = ["what the decoder wrote", "what the encoder read"];
+const OFFERED = MODES.filter((name) => (name !== "surprise" || header.predicted) && (name !== "kept" || header.marked.length));
 
-const ready = signal<((token: number) => Float32Array) | null>(null);
+const ready = signal<Shader | null>(null);
 const share = signal(0);
-const values = computed(() => ready.value && sifted(ready.value(shown.value), floor.value, hideSinks.value));
+const wanted = computed((): Wanted => ({ mode: mode.value, span: span.value, layer: layer.value, head: head.value, measure: hasValues(layer.value) ? measure.value : "weight", grain: grain.value }));
+/** The text that is shaded, and the one in which a token is chosen. */
+const places = computed(() => textsShaded(wanted.value));
+const cross = computed(() => places.value[0] !== places.value[1]);
+/** The chosen token, of the queries or, for what attends to it in another text, of the keys. */
+const at = computed(() => (cross.value && mode.value === "attended" ? (preview.value ?? key.value ?? 0) : shown.value));
+const values = computed(() => ready.value && sifted(ready.value.of(at.value), floor.value * ready.value.unit, hideSinks.value && !places.value[0]));
 const top = computed(() => (values.value ? topOf(values.value, mode.value) : 1));
 
 export function TextView() {
-  const box = useRef<HTMLDivElement>(null);
   useEffect(() => {
-    const tapestry = new Tapestry(box.current!);
-    const ends = [
-      effect(load),
-      effect(() => {
-        if (values.value) tapestry.shade(values.value, top.value, theme.value);
-      }),
-      effect(() => {
-        tapestry.choose(token.value);
-        if (matches.value.length) tapestry.reveal(token.value);
-      }),
-      effect(() => tapestry.mark(matches.value)),
-    ];
     saved.value = { name: `text-${layers[layer.value]!.index}-${head.value}`, svg: textSvg, rows };
-    box.current!.focus({ preventScroll: true });
-    tapestry.reveal(token.value);
+    const ends = [effect(load), unpackAhead()];
     return () => ends.forEach((end) => end());
   }, []);
+  const shownTexts = [...new Set([places.value[1], places.value[0]])];
   return (
     <section class="split text" aria-label="text">
       <div class="stage">
         <div class="bar">
-          <Segments label="Shade by" names={MODE_NAMES} all={MODES} chosen={mode.value} choose={(name) => (mode.value = name)} />
-          <Segments label="of" names={SPAN_NAMES} all={SPANS} chosen={span.value} choose={(name) => (span.value = name)} />
+          <Segments label="Shade by" names={MODE_NAMES} all={OFFERED} chosen={mode.value} choose={(name) => (mode.value = name)} />
+          {mode.value !== "surprise" && <Segments label="of" names={SPAN_NAMES} all={SPANS} chosen={span.value} choose={(name) => (span.value = name)} />}
         </div>
         <p class="readout" role="status">
           {sentence()}
         </p>
-        <div ref={box} class="tapestry" tabIndex={0} role="listbox" aria-label="tokens of the text; arrow keys move, click chooses" />
+        {shownTexts.map((text) => (
+          <OneText key={text} text={text} named={lengths.length > 1} />
+        ))}
       </div>
       <Side>
-        <Legend
-          title={mode.value === "received" ? "weight received, by evidence, square-root scale" : `weight${span.value === "head" ? "" : ", mean over heads"}, square-root scale`}
-          ticks={[0, 0.5, 1].map((at) => ({ at, label: `${at === 1 && mode.value === "received" ? "≥ " : ""}${number(at * at * top.value)}` }))}
-        />
+        <Legend title={legend()} ticks={[0, 0.5, 1].map((part) => ({ at: part, label: `${part === 1 && mode.value === "received" ? "≥ " : ""}${number(part * part * top.value)}` }))} />
       </Side>
     </section>
   );
+}
+
+/** One of the texts, with the chosen token or its shades or both. */
+function OneText({ text, named }: { text: Text; named: boolean }) {
+  const box = useRef<HTMLDivElement>(null);
+  useEffect(() => {
+    const choosing = (): boolean => places.value[1] === text;
+    const tapestry = new Tapestry(box.current!, text, {
+      over: (token) => choosing() && (preview.value = token),
+      pick: (token) => pick(token, text),
+    });
+    const chosen = (): number | null => (textsOf(layer.value)[0] === text ? token.value : key.value);
+    const ends = [
+      effect(() => tapestry.shade(places.value[0] === text ? values.value : null, top.value, theme.value)),
+      effect(() => {
+        const one = chosen();
+        const { of, starts } = grainOf(grain.value, text);
+        tapestry.choose(one, one === null ? undefined : [starts[of[one]!]!, starts[of[one]! + 1]!]);
+        if (one !== null && !text && matches.value.length) tapestry.reveal(one);
+      }),
+      effect(() => tapestry.mark(text ? [] : matches.value)),
+    ];
+    if (choosing()) {
+      box.current!.focus({ preventScroll: true });
+      tapestry.reveal(chosen() ?? 0);
+    }
+    return () => ends.forEach((end) => end());
+  }, [text]);
+  return (
+    <>
+      {named && <h2 class="which">{TEXT_NAMES[text]}</h2>}
+      <div ref={box} class="tapestry" tabIndex={0} role="listbox" aria-label="tokens of the text; arrow keys move, click chooses" />
+    </>
+  );
+}
+
+/** A click in the queries' text chooses the query, in another the key. */
+function pick(chosen: number, text: Text): void {
+  if (textsOf(layer.value)[0] === text) chooseToken(chosen, cross.value ? key.value : null);
+  else key.value = chosen;
+}
+
+function legend(): string {
+  if (mode.value === "surprise") return "surprise −ln p, in nats, square-root scale";
+  if (mode.value === "kept") return span.value === "head" ? "1: kept, 0: forgotten" : "share of the heads that keep the token, square-root scale";
+  const what = `${wanted.value.measure === "value" ? "‖A v‖" : "weight"}${mode.value === "received" ? " received, by evidence" : span.value === "head" ? "" : ", mean over heads"}`;
+  return `${what}, square-root scale`;
 }
 
 interface Choice<T extends string> {
@@ -84,26 +126,35 @@ function Segments<T extends string>({ label, names, all, chosen, choose }: Choic
 }
 
 function sentence(): string {
-  const where = span.value === "head" ? `head ${head.value} of layer ${layers[layer.value]!.index}` : span.value === "layer" ? `the heads of layer ${layers[layer.value]!.index}` : "all heads";
+  if (mode.value === "surprise") return `how little the model expected each ${grain.value === "words" ? "word (the sum over its tokens)" : "token"}: −ln of the probability that it gave it`;
+  const inLayer = layers[layer.value]!.index;
+  const group = stackOf(layer.value) && ` of the ${stackOf(layer.value)} layers`;
+  const where = span.value === "head" ? `head ${head.value} of layer ${inLayer}` : span.value === "layer" ? `the heads of layer ${inLayer}` : `all heads${group}`;
+  if (mode.value === "kept" && !isMarked(layer.value)) return `layer ${inLayer} keeps no cache that can forget`;
   if (!ready.value) return `unpacking ${where} … ${Math.round(share.value * 100)} %`;
-  const below = span.value === "head" ? "" : `; weights below ${threshold} count as 0`;
-  if (mode.value === "attends") return `what ${placed(shown.value)} attends to in ${where}${below}`;
-  if (mode.value === "attended") return `what attends to ${placed(shown.value)} in ${where}${below}`;
-  return `what each token receives in ${where}, on average over the queries that may see it; tokens that few may see count less`;
+  const below = span.value === "head" && grain.value === "tokens" ? "" : `; weights below ${threshold} count as 0`;
+  const merge = grain.value === "words" ? "; of words: sum over keys, mean over queries" : "";
+  if (mode.value === "kept") return `what ${record.analyses!.kept!.policy}, budget ${record.analyses!.kept!.budget}, keeps of the prompt in ${where}`;
+  const [rows, keys] = grainsOf(grain.value, layer.value);
+  if (mode.value === "attends") return `what ${called(rows, rows.of[at.value]!)} attends to in ${where}${merge}${below}`;
+  if (mode.value === "attended") return `what attends to ${called(keys, keys.of[at.value]!)} in ${where}${merge}${below}`;
+  return `what each ${grain.value === "words" ? "word" : "token"} receives in ${where}, on average over the queries that may see it; tokens that few may see count less`;
 }
 
 function load(): void {
-  const wanted = { mode: mode.value, span: span.value, layer: layer.value, head: head.value };
-  const same = (): boolean => wanted.mode === mode.peek() && wanted.span === span.peek() && wanted.layer === layer.peek() && wanted.head === head.peek();
+  const asked = wanted.value;
+  const same = (): boolean => asked === wanted.peek();
   ready.value = null;
   share.value = 0;
-  void shader(wanted, (done) => same() && (share.value = done)).then((shade) => same() && (ready.value = shade));
+  if (asked.mode === "kept" && !isMarked(asked.layer)) return;
+  void shader(asked, (done) => same() && (share.value = done)).then((shade) => same() && (ready.value = shade));
 }
 
 /** A row a token: its text and what it is shaded by. */
 function rows(): (string | number | null)[][] {
   const now = values.value;
-  return [["token", "text", "value"], ...header.tokens.texts.map((_, at) => [at, glyphs(at), now ? now[at]! : null])];
+  const text = places.value[0];
+  return [["token", "text", "value"], ...texts[text]!.texts.map((_, at) => [at, glyphs(at, text), now ? now[at]! : null])];
 }
 
 const [WIDE, LETTER, LINE] = [96, 7.83, 20];
@@ -114,14 +165,15 @@ function textSvg(): string {
   const [colours, now] = [ramp(theme.value), values.value];
   const parts = [svgText({ x: 12, y: 16, text: sentence(), colour: muted, size: 12 })];
   let [line, column] = [0, 0];
-  for (let at = 0; at < n; at++) {
+  const [shaded, choosing] = places.value;
+  for (let at = 0; at < texts[shaded]!.ids.length; at++) {
     const step = now ? rootStep(now[at]!, top.value) : 0;
-    for (const [piece, text] of glyphs(at).split("⏎").entries()) {
+    for (const [piece, text] of glyphs(at, shaded).split("⏎").entries()) {
       if (piece) [line, column] = [line + 1, 0];
       if (column && column + text.length > WIDE) [line, column] = [line + 1, 0];
       const [x, y, width] = [12 + column * LETTER, 34 + line * LINE, text.length * LETTER];
       if (step && width) parts.push(`<rect x="${x}" y="${y}" width="${width}" height="${LINE - 2}" fill="${colours.css[step]}"/>`);
-      if (at === token.value && width) parts.push(`<rect x="${x}" y="${y}" width="${width}" height="${LINE - 2}" fill="none" stroke="${pin}" stroke-width="2"/>`);
+      if (at === token.value && shaded === choosing && width) parts.push(`<rect x="${x}" y="${y}" width="${width}" height="${LINE - 2}" fill="none" stroke="${pin}" stroke-width="2"/>`);
       if (text) parts.push(svgText({ x, y: y + LINE / 2 - 1, text, colour: step ? (colours.lightInk[step] ? "#fff" : "#111") : ink, size: 13 }));
       column += text.length;
     }

@@ -13,6 +13,22 @@ function pooledOf(layer: number, head: number): Promise<Float32Array> {
   return made.get(name)!;
 }
 
+const AT_ONCE = 6; // maps in the making, so that the page answers in between
+const waiting: (() => Promise<void>)[] = [];
+let running = 0;
+
+function inTurn(job: () => Promise<void>): void {
+  waiting.push(job);
+  while (running < AT_ONCE && waiting.length) {
+    running++;
+    void waiting.shift()!().finally(() => {
+      running--;
+      const next = waiting.shift();
+      if (next) inTurn(next);
+    });
+  }
+}
+
 /** Made when it is first seen: of hundreds of heads a few are on the screen. */
 export function Thumbnail({ layer, head }: { layer: number; head: number }) {
   const canvas = useRef<HTMLCanvasElement>(null);
@@ -23,7 +39,11 @@ export function Thumbnail({ layer, head }: { layer: number; head: number }) {
       ([seen]) => {
         if (!seen!.isIntersecting) return;
         watcher.disconnect();
-        void pooledOf(layer, head).then((map) => !gone && canvas.current && paint(canvas.current, map, ramp(colours).packed));
+        inTurn(async () => {
+          if (gone) return;
+          const map = await pooledOf(layer, head);
+          if (!gone && canvas.current) paint(canvas.current, map, ramp(colours).packed);
+        });
       },
       { rootMargin: "200px" },
     );

@@ -23,7 +23,7 @@ LINE = 11
 DEPTHS = (0, 2, 5, 7, 9)
 """Which pairs are asked for: the first, at a quarter, in the middle, at three quarters, the last."""
 HEADER = "Here is a list of keys and their values.\n"
-BEFORE = 10
+BEFORE = 11
 """Tokens of the header."""
 CONTEXT = BEFORE + PAIRS * LINE
 SPANS = [(BEFORE + LINE * pair, BEFORE + LINE * (pair + 1)) for pair in range(PAIRS)]

@@ -16,7 +16,6 @@ from regard.featuremap.composed import Composed
     arxiv="1908.05819",
     year=2019,
     fidelity="authors' code",
-    missing="the network of four branches that share their later layers, and the adversary that pushes these apart",
     aliases=("mhn",),
     claim=Claim(
         "the term of order r grows with the r-th power of the map, and at 512 channels there are as many "
@@ -33,7 +32,7 @@ class HighOrder(Composed):
     Args:
         channels: c. order: R.
 
-    Paper: Chen et al., arXiv 1908.05819.
+    Paper: Chen et al., arXiv 1908.05819; the network of branches is `mhn_network`.
     """
 
     def __init__(self, channels: int, order: int = 3) -> None:

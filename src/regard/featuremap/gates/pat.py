@@ -15,8 +15,6 @@ from regard.featuremap.composed import Composed
     title="Partial Convolution Meets Visual Attention",
     year=2025,
     fidelity="authors' code",
-    missing="the network: the partial convolution beside it, the partial attention to cells, and partial "
-    "self-attention in the last stage",
     claim=Claim(
         "its factors tell maps apart whose means are equal and whose deviations are not, which SE's do not",
         cells="featuremap.spread",
@@ -26,7 +24,8 @@ from regard.featuremap.composed import Composed
 class PartialChannelAttention(Composed):
     """Channels are weighed by one matrix over their means and deviations: ``hard σ(norm(W [mean(x), std(x)]))``.
 
-    In PATNet it weighs the channels that the partial convolution leaves as they are. Parameters: 2 c² + 2 c.
+    In the network, `patnet`, it weighs the channels that the partial convolution leaves as they are.
+    Parameters: 2 c² + 2 c.
 
     Args:
         channels: c.

@@ -67,7 +67,6 @@ class Selection(nn.Module):
     arxiv="2508.07300",
     year=2025,
     fidelity="authors' code",
-    missing="the bilateral network around it: its two branches, their pyramid pooling and their boundary-guided fusion",
     claim=Claim(
         "where the selection is held, a factor depends on a cross of 35 × 5 and 5 × 35 cells, not on a square",
         cells="featuremap.large_kernel",
@@ -89,7 +88,7 @@ class LargeKernel(Gate):
     Raises:
         ValueError: another span.
 
-    Paper: Huang et al., arXiv 2508.07300.
+    Paper: Huang et al., arXiv 2508.07300; the network around it is `bevanet`.
     """
 
     traits = GateTraits(low=float("-inf"), high=float("inf"), batch_norm=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.kinds import Sample
+from regard.featuremap.deform import deform_conv2d
 from regard.featuremap.gate import MapShape
 from regard.featuremap.mixture import Mixture, MixtureTraits
 
@@ -38,10 +39,12 @@ class SwitchableAtrous(Mixture):
     x + P mean(x), which begins as zero, as Δ and s do; b begins as one, so that S is one. S has no squash: its range is
     not bounded.
 
-    Parameters: c c' k² twice, c + 1 for the switch, c² + c + c'² + c' for the contexts.
+    Parameters: c c' k² twice, c + 1 for the switch, c² + c + c'² + c' for the contexts; deformable, 4 k² (9 c + 1)
+    more.
 
     Args:
-        channels: c. out: c', None for c. kernel: k, odd. stride: of the convolution.
+        channels: c. out: c', None for c. kernel: k, odd. stride: of the convolution. deformable: the taps of both
+            stand where two convolutions of the switch's means move them, which begin as zero.
 
     Paper: Qiao et al., arXiv 2006.02334. The means of the switch are over maps padded by reflection, as in the authors'
     code; where a map is too small to reflect, by its border.
@@ -49,7 +52,9 @@ class SwitchableAtrous(Mixture):
 
     traits = MixtureTraits(low=float("-inf"), high=float("inf"))
 
-    def __init__(self, channels: int, out: int | None = None, kernel: int = 3, stride: int = 1) -> None:
+    def __init__(
+        self, channels: int, out: int | None = None, kernel: int = 3, stride: int = 1, deformable: bool = False
+    ) -> None:
         super().__init__(channels)
         self.out, self.kernel, self.stride = out or channels, kernel, stride
         self.weight = nn.Parameter(torch.empty(self.out, channels, kernel, kernel))
@@ -57,7 +62,9 @@ class SwitchableAtrous(Mixture):
         self.difference = nn.Parameter(torch.zeros_like(self.weight))
         self.switch = nn.Conv2d(channels, 1, 1, stride)
         self.earlier, self.later = nn.Conv2d(channels, channels, 1), nn.Conv2d(self.out, self.out, 1)
-        for layer in (self.switch, self.earlier, self.later):
+        moves = range(2 if deformable else 0)
+        self.offsets = nn.ModuleList(nn.Conv2d(channels, 2 * kernel**2, 3, stride, 1) for _ in moves)
+        for layer in (self.switch, self.earlier, self.later, *self.offsets):
             for parameter in layer.parameters():
                 nn.init.constant_(parameter, float(layer is self.switch and parameter.dim() == 1))
         self.register_buffer("gamma", torch.ones(self.out, 1, 1, 1))
@@ -79,12 +86,17 @@ class SwitchableAtrous(Mixture):
 
     def deviation(self) -> Tensor:
         """The standard deviation of each filter ``(c', 1, 1, 1)``."""
-        return (self.weight.flatten(1).var(1) + 1e-5).sqrt()[:, None, None, None]
+        return deviation(self.weight)
 
     def standardised(self) -> Tensor:
         """w of the definition."""
-        centred = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
-        return self.gamma * centred / self.deviation() + self.beta
+        return standardised(self.weight, self.gamma, self.beta)
+
+    @staticmethod
+    def means(x: Tensor) -> Tensor:
+        """The mean of 5 × 5 cells around each."""
+        mode = "reflect" if min(x.shape[2:]) > 2 else "replicate"
+        return F.avg_pool2d(F.pad(x, (2, 2, 2, 2), mode), 5, 1)
 
     def before(self, x: Tensor) -> Tensor:
         return x + self.earlier(x.mean((2, 3), keepdim=True))
@@ -93,25 +105,66 @@ class SwitchableAtrous(Mixture):
         return mixed + self.later(mixed.mean((2, 3), keepdim=True))
 
     def branches(self, x: Tensor) -> list[Tensor]:
-        weight, half = self.standardised(), self.kernel // 2
-        near = F.conv2d(x, weight, stride=self.stride, padding=half)
-        return [near, F.conv2d(x, weight + self.difference, stride=self.stride, padding=3 * half, dilation=3)]
+        weight, half, found = self.standardised(), self.kernel // 2, []
+        for place, (rate, kernel) in enumerate(((1, weight), (3, weight + self.difference))):
+            if self.offsets:
+                offset = self.offsets[place](self.means(x))
+                pad = rate * half
+                found.append(deform_conv2d(x, offset, kernel, stride=self.stride, padding=pad, dilation=rate))
+            else:
+                found.append(F.conv2d(x, kernel, stride=self.stride, padding=rate * half, dilation=rate))
+        return found
 
     def weights(self, x: Tensor, branches: list[Tensor]) -> Tensor:
-        mode = "reflect" if min(x.shape[2:]) > 2 else "replicate"
-        switch = self.switch(F.avg_pool2d(F.pad(x, (2, 2, 2, 2), mode), 5, 1))
+        switch = self.switch(self.means(x))
         return torch.stack((switch, 1 - switch), 1)
 
     @property
     def parameter_count(self) -> int:
         c, out = self.channels, self.out
-        return 2 * c * out * self.kernel**2 + c + 1 + c * c + c + out * out + out
+        moved = len(self.offsets) * 2 * self.kernel**2 * (9 * c + 1)
+        return 2 * c * out * self.kernel**2 + c + 1 + c * c + c + out * out + out + moved
 
     def flops(self, shape: MapShape) -> int:
         cells = -(-shape[2] // self.stride) * -(-shape[3] // self.stride)
         c, out = self.channels, self.out
-        return 2 * shape[0] * (cells * c * (2 * out * self.kernel**2 + 1) + c * c + out * out)
+        moved = len(self.offsets) * 2 * self.kernel**2 * 9
+        return 2 * shape[0] * (cells * c * (2 * out * self.kernel**2 + 1 + moved) + c * c + out * out)
 
     @classmethod
     def examples(cls) -> list[Sample]:
-        return [Sample("switchable_atrous", cls(4)), Sample("stride 2", cls(3, 5, stride=2))]
+        return [
+            Sample("switchable_atrous", cls(4)),
+            Sample("stride 2", cls(3, 5, stride=2)),
+            Sample("deformable", cls(3, 2, stride=2, deformable=True)),
+        ]
+
+
+class StandardisedConvolution(nn.Conv2d):
+    """A convolution without a bias whose filters are standardised: ``γ (v − mean v) / std v + β``, γ and β fixed.
+
+    Args:
+        inside, out: channels. kernel: odd. stride: of the convolution.
+    """
+
+    def __init__(self, inside: int, out: int, kernel: int = 1, stride: int = 1) -> None:
+        super().__init__(inside, out, kernel, stride, kernel // 2, bias=False)
+        self.register_buffer("gamma", torch.ones(out, 1, 1, 1))
+        self.register_buffer("beta", torch.zeros(out, 1, 1, 1))
+
+    gamma: Tensor
+    beta: Tensor
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight = standardised(self.weight, self.gamma, self.beta)
+        return F.conv2d(input, weight, None, self.stride, self.padding)
+
+
+def deviation(weight: Tensor) -> Tensor:
+    """The standard deviation of each filter ``(c', 1, 1, 1)``."""
+    return (weight.flatten(1).var(1) + 1e-5).sqrt()[:, None, None, None]
+
+
+def standardised(weight: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    """``γ (v − mean v) / std v + β`` of each filter v."""
+    return gamma * (weight - weight.mean((1, 2, 3), keepdim=True)) / deviation(weight) + beta

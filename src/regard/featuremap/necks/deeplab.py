@@ -104,9 +104,6 @@ class DeepLabV3Plus(Neck):
     def reads(self) -> list[tuple[int, ...]]:
         return [(0, len(self.channels) - 1)]
 
-    def sizes(self, given: Sequence[Size]) -> list[Size]:
-        return [given[0]]
-
     @property
     def parameter_count(self) -> int:
         c, d, low, count = self.channels[-1], self.out, self.low, len(self.rates)

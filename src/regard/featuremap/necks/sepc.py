@@ -166,8 +166,9 @@ class SEPC(Neck):
         levels, far = len(self.channels), len(self.pyramids)
         return 2 * [tuple(range(max(0, n - far), min(levels, n + far + 1))) for n in range(levels)]
 
-    def sizes(self, given: Sequence[Size]) -> list[Size]:
-        return [*given, *given]
+    @property
+    def stands(self) -> list[int]:
+        return 2 * list(range(len(self.channels)))
 
     @property
     def convolutions(self) -> list[PartlyDeformable]:

@@ -56,16 +56,21 @@ def each_same(got: Sequence[Tensor], want: Sequence[Tensor], tolerance: float, w
 
 
 def levels(subject: NeckSubject) -> str:
-    """Every level has ``out`` channels, the size of the given map at its stride, and the dtype that came in."""
+    """Every map has the channels that are told, the size of the level where it is told to stand, and the dtype that
+    came in."""
     neck = subject.module
+    widths, stands = neck.widths, neck.stands
+    if not len(widths) == len(stands) == len(neck.reads):
+        raise Broken(f"says {widths} channels, levels {stands} of {len(neck.reads)} maps")
     for finest in FINEST:
-        given = subject.maps(finest)
-        sizes = neck.sizes(subject.levels(finest))
-        if sizes[: len(given)] != subject.levels(finest)[: len(sizes)] or len(sizes) != len(neck.reads):
-            raise Broken(f"finest {finest}: says sizes {sizes} for {len(neck.reads)} levels")
-        found, want = [tuple(each.shape) for each in neck(given)], [(BATCH, neck.out, *size) for size in sizes]
+        found, halves = [tuple(each.shape) for each in neck(subject.maps(finest))], subject.levels(finest)
+        while len(halves) <= max(stands):
+            halves.append(halved(halves[-1]))
+        want = [(BATCH, width, *halves[level]) for width, level in zip(widths, stands, strict=True)]
         if found != want:
             raise Broken(f"finest {finest}: shapes {found}, want {want}")
+        if neck.sizes(subject.levels(finest)) != [each[2:] for each in want]:
+            raise Broken(f"finest {finest}: says sizes {neck.sizes(subject.levels(finest))}")
     given = subject.maps(FINEST[0])
     for dtype, tolerance in PRECISIONS.items():
         cast = copy.deepcopy(neck).to(dtype)
@@ -74,7 +79,7 @@ def levels(subject: NeckSubject) -> str:
             raise Broken(f"maps of {[each.dtype for each in got]} for {dtype}")
         exact = cast.double()([each.to(dtype).double() for each in given])
         each_same(got, exact, 2 * tolerance, str(dtype))
-    return f"{len(neck.reads)} levels of {neck.out} channels"
+    return ", ".join(f"{width} channels at level {level}" for width, level in zip(widths, stands, strict=True))
 
 
 def reads(subject: NeckSubject) -> str:

@@ -26,7 +26,6 @@ def step_of(most: float) -> Signal:
     year=2024,
     aliases=("neural_memory", "lmm"),
     fidelity="hand values",
-    missing="the layers around it: memory as context or as gate of attention (MAC, MAG), persistent tokens",
     claim=(
         Claim(
             "chunks of matrix products are the recurrence, token by token, with its gradients",
@@ -58,7 +57,8 @@ class Titans(OnlineMemory):
 
     θ, α and η are the signals ``step``, ``log_decay`` = log(1 − α), ``log_momentum`` = log η of each token and head;
     W_0 is learned. W_c are the weights at the start of the token's chunk, W_{t−1} with ``chunk=1``. The host is the
-    paper's: short convolution and SiLU on q, k and v, unit q and k, norm and gate of the output.
+    paper's: short convolution and SiLU on q, k and v, unit q and k, norm and gate of the output. As context, gate or
+    layer of attention, with persistent tokens: `regard.networks.titans.TitansLM`.
 
     Args:
         as of `OnlineMemory`. momentum: whether there is S; False for the step alone.

@@ -13,8 +13,8 @@ from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout, plane_of
-from regard.core.mechanism import Example, Mechanism, Traits, accumulate_dtype, masked_softmax, repeat_heads
-from regard.kernels import packing
+from regard.core.mechanism import Example, accumulate_dtype, masked_softmax, repeat_heads
+from regard.mechanisms.sparse.planar import Planar
 from regard.patterns.grid import coordinates
 
 Grid = tuple[int, int]
@@ -43,7 +43,7 @@ Grid = tuple[int, int]
         ),
     ),
 )
-class RoutedRegions(Mechanism):
+class RoutedRegions(Planar):
     """Softmax attention of the cells of each region to those of the regions whose mean keys fit its mean query best.
 
         A_ij = softmax over {j : region(j) ∈ C(region(i))} of s q_i · k_j
@@ -66,8 +66,6 @@ class RoutedRegions(Mechanism):
     the authors' code refuses such maps or lets zeros in.
     """
 
-    traits = Traits(causal=False, cross=False, rows="one", sign="nonnegative", flops="at most")
-
     def __init__(self, topk: int = 4, regions: int = 7, scale: float | None = None) -> None:
         super().__init__()
         if topk < 1 or regions < 1:
@@ -86,14 +84,14 @@ class RoutedRegions(Mechanism):
         return y // max(tile[0], 1) * across + x // max(tile[1], 1), across * (-(-plane[0] // max(tile[0], 1)))
 
     @torch.no_grad()
-    def choose(self, q: Tensor, k: Tensor, mine: Tensor, of: Tensor, count: int) -> Tensor:
-        """``(b, regions, topk)``: the regions chosen by each, of queries of the regions ``mine`` and keys ``of``."""
+    def choose(self, q: Tensor, k: Tensor, of: Tensor, count: int) -> Tensor:
+        """``(b, regions, topk)``: the regions chosen by each, of cells of the regions ``of``."""
         wide = accumulate_dtype(q.dtype)
         queries, keys = (
             torch.zeros(*x.shape[:2], count, x.shape[3], dtype=wide, device=x.device)
-            .index_add_(2, where, x.to(wide))
-            .div_(torch.bincount(where, minlength=count).clamp(min=1)[:, None])
-            for x, where in ((q, mine), (repeat_heads(k, q.shape[1]), of))
+            .index_add_(2, of, x.to(wide))
+            .div_(torch.bincount(of, minlength=count).clamp(min=1)[:, None])
+            for x in (q, repeat_heads(k, q.shape[1]))
         )
         scores = queries.transpose(1, 2).flatten(2) @ keys.transpose(1, 2).flatten(2).mT
         return scores.topk(min(self.topk, count), dim=-1).indices
@@ -101,60 +99,17 @@ class RoutedRegions(Mechanism):
     def scale_of(self, q: Tensor) -> float:
         return (q.shape[1] * q.shape[3]) ** -0.5 if self.scale is None else self.scale
 
-    def support(
-        self, n: int, m: int, layout: Layout, device: torch.device | str = "cpu", rows: slice | None = None
-    ) -> Tensor:
-        allowed = layout.allowed(n, m, device, rows)
-        here = torch.arange(m - n, m, device=device) >= 0
-        allowed = allowed & here[rows or slice(None), None]
-        if layout.key_mask is None:
-            return allowed
-        real = F.pad(layout.key_mask[:, max(m - n, 0) :], (max(n - m, 0), 0))
-        return allowed & real[:, None, rows or slice(None), None]
-
-    def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
-        self.check(q, k, None, layout, signals)
-        n, m = q.shape[2], k.shape[2]
-        if layout.regular:
-            return self.whole(q, k, plane_of(layout, m))
-        a = q.new_zeros(*q.shape[:2], n, m)
-        for row, tokens in packing.documents(layout, q.shape[0], m, k.device):
-            queries = tokens[tokens >= m - n] - (m - n)
-            if queries.numel():
-                one = slice(row, row + 1)
-                part = self.whole(q[one, :, queries], k[one, :, tokens], (1, len(tokens)))
-                a[row, :, queries[:, None], tokens] = part[0]
-        return a
-
-    def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
-        return self.weights(q, k, layout, **signals)[:, :, rows]
-
     def whole(self, q: Tensor, k: Tensor, plane: Grid) -> Tensor:
-        """A of the last queries of one document."""
-        n, m = q.shape[2], k.shape[2]
         of, count = self.region(plane, q.device)
-        seen = torch.zeros(q.shape[0], 1, n, m, dtype=torch.bool, device=q.device)
-        if n and m:
-            own = q[:, :, max(n - m, 0) :]
-            mine = of[max(m - n, 0) :]
-            chosen = torch.zeros(q.shape[0], count, count, dtype=torch.bool, device=q.device)
-            chosen.scatter_(2, self.choose(own, k, mine, of, count), True)
-            seen[:, 0, max(n - m, 0) :] = chosen[:, mine][:, :, of]
+        chosen = torch.zeros(q.shape[0], count, count, dtype=torch.bool, device=q.device)
+        chosen.scatter_(2, self.choose(q, k, of, count), True)
+        seen = chosen[:, of][:, :, of][:, None]
         return masked_softmax(q @ repeat_heads(k, q.shape[1]).mT * self.scale_of(q), seen)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
-        self.check(q, k, v, layout, signals)
-        if not layout.regular:
-            return packing.per_sequence(self.run, q, k, v, layout)
-        return self.run(q, k, v, plane_of(layout, k.shape[2]))
-
-    def run(self, q: Tensor, k: Tensor, v: Tensor, plane: Grid | None = None) -> Tensor:
-        """One document, whose keys are gathered region by region where there is a query for each."""
-        plane = plane or (1, k.shape[2])
-        if q.shape[2] != k.shape[2] or not k.shape[2]:
-            return (self.whole(q, k, plane) @ repeat_heads(v, q.shape[1])).to(q.dtype)
+    def run(self, q: Tensor, k: Tensor, v: Tensor, plane: Grid) -> Tensor:
+        """One document, whose keys are gathered region by region."""
         of, count = self.region(plane, q.device)
-        chosen = self.choose(q, k, of, of, count)
+        chosen = self.choose(q, k, of, count)
         k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
         queries, keys, values = (self.parted(x, plane) for x in (q, k, v))
         real = None

@@ -209,6 +209,22 @@ class Perceptron(nn.Module):
         return self.classes(x if self.again is None else self.again(x[:, :, None, None]).flatten(1))
 
 
+class Projected(nn.Module):
+    """Classes of the mean of the cells, which one matrix without a bias and an activation make wider before.
+
+    Args:
+        width: c. classes: to tell apart. inner: the wider width. activation: see above.
+    """
+
+    def __init__(self, width: int, classes: int, inner: int = 1280, activation: str = "relu") -> None:
+        super().__init__()
+        self.first, self.act = nn.Linear(width, inner, bias=False), activation_of(activation)
+        self.classes = nn.Linear(inner, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classes(self.act(self.first(x.mean((2, 3)))))
+
+
 def plain(step: nn.Module) -> Added:
     """A step that is added as it is."""
     return Added(step, nn.Identity(), 0, None, 0.0)  # pyright: ignore[reportArgumentType]
@@ -225,7 +241,7 @@ def same(x: Tensor, kernel: int, stride: int) -> Tensor:
 
 STEMS: dict[str, type[nn.Module]] = {"patch": Patches, "convolutions": Convolutions, "pair": Pair}
 DOWNS: dict[str, type[nn.Module]] = {"patch": Patches, "merge_normed": MergeNormed, "mbconv": MBConv}
-HEADS: dict[str, type[nn.Module]] = {"mean": Mean, "mlp": Perceptron}
+HEADS: dict[str, type[nn.Module]] = {"mean": Mean, "mlp": Perceptron, "projected": Projected}
 
 
 def end_of(kind: str, text: str, **sizes: object) -> nn.Module:

@@ -16,12 +16,12 @@ class Preset:
 
     Args:
         design: what it is made of. parameters: millions, as the paper prints them. multiply_adds: thousands of
-            millions for one image, as printed; None where none are. side: of that image. exact: parameters that public
-            weights of it have, None where there are none.
+            millions for one image, as printed; None where neither is. side: of that image. exact: parameters that
+            public weights or the authors' network have, None where there are none.
     """
 
     design: Design
-    parameters: str
+    parameters: str | None = None
     multiply_adds: str | None = None
     side: int = 224
     exact: int | None = None

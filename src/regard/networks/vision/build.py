@@ -9,9 +9,31 @@ from regard.core.errors import did_you_mean, wrong
 from regard.networks.stages.design import Design
 from regard.networks.stages.network import Stages
 from regard.networks.stages.presets import Preset
-from regard.networks.vision import biformer, davit, focalnet, l2vit_network, mambaout, maxvit, nat, shvit, twins
+from regard.networks.vision import (
+    biformer,
+    davit,
+    focalnet,
+    l2vit_network,
+    mambaout,
+    maxvit,
+    nat,
+    patnet,
+    shvit,
+    twins,
+)
 
-FAMILIES: tuple[ModuleType, ...] = (biformer, davit, focalnet, l2vit_network, mambaout, maxvit, nat, shvit, twins)
+FAMILIES: tuple[ModuleType, ...] = (
+    biformer,
+    davit,
+    focalnet,
+    l2vit_network,
+    mambaout,
+    maxvit,
+    nat,
+    patnet,
+    shvit,
+    twins,
+)
 """The modules with presets."""
 
 

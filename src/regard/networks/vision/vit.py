@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from regard.core.spec import parse_layers
 from regard.networks.base import Network
 from regard.networks.benchmark import BACKBONES, Backbone, layer_of
 from regard.networks.lm import Config
+
+T = TypeVar("T", bound=nn.Module)
 
 
 class ViT(Network):
@@ -90,3 +92,17 @@ def image_sample(
 def random_images(shape: tuple[int, int, int], batch: int, seed: int) -> tuple[Tensor]:
     """``(b, channels, height, width)`` of normal noise."""
     return (torch.randn(batch, *shape, generator=torch.Generator().manual_seed(seed)),)
+
+
+def settled(network: T, *inputs: Tensor) -> T:
+    """The network in evaluation, its batch norms with the statistics that these inputs have: deep examples stay in
+    range."""
+    norms = [each for each in network.modules() if isinstance(each, nn.BatchNorm2d | nn.BatchNorm1d)]
+    momenta = [each.momentum for each in norms]
+    for each in norms:
+        each.momentum = 1.0
+    with torch.no_grad():
+        network.train()(*inputs)
+    for each, momentum in zip(norms, momenta, strict=True):
+        each.momentum = momentum
+    return network.eval()

@@ -21,6 +21,7 @@ from regard.networks.stages.steps.convolution import (
     NormedMLP,
     Positions,
 )
+from regard.networks.stages.steps.partial import PartialChannels, PartialMLP, PartialSelf
 from regard.networks.stages.steps.varied import VariedWindows
 
 
@@ -55,6 +56,9 @@ STEPS: dict[str, type[Step]] = {
     "summary": Summary,
     "varied_windows": VariedWindows,
     "mbconv": Inverted,
+    "partial_channels": PartialChannels,
+    "partial_mlp": PartialMLP,
+    "partial_self": PartialSelf,
 }
 """The steps that are no attention of a mechanism among cells."""
 

@@ -1,0 +1,114 @@
+"""The channel of hidden states that counts places: planted and found in SmolLM2, then scaled in its lookups."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from regard.claims.cells import measured, quick
+from regard.claims.figures import Figures, Finding, listed
+from regard.claims.testbeds.key_values import CONTEXT, DEPTHS, DIGITS, Lookups, drawn, gain, smollm2
+from regard.core.edit import Edit, Place, Where
+from regard.edits.positional_hidden import PositionalHidden
+from regard.hosts.positional import candidates, mean_states, random_strings
+from regard.hosts.steer import steer
+
+LAYERS = range(9, 24)
+"""The authors' 10 to 25 of 32 layers, of SmolLM2's 30."""
+LATE = slice(CONTEXT, None)
+CHANNELS = 576
+
+
+class Planted(Edit):
+    """What grows with the place, added to one channel of the states that come into the second block."""
+
+    parts = ("resid",)
+
+    def __init__(self, channel: int, size: float) -> None:
+        super().__init__(Where([1]))
+        self.channel, self.size = channel, size
+
+    def hidden(self, x: Tensor, place: Place) -> Tensor:
+        grows = self.size * x.std() * (place.query_positions / place.m).to(x)
+        x = x.clone()
+        x[..., self.channel] += grows
+        return x
+
+
+@torch.no_grad()
+def read(lookups: Lookups, *edits: Edit) -> Tensor:
+    """The mean log-probability of a digit ``(contexts, depths)``, contexts and questions in one pass."""
+    model, _ = smollm2()
+    found = []
+    for context, asked in zip(lookups.contexts, lookups.asked, strict=True):
+        texts = torch.cat([context.expand(len(asked), -1), asked], 1)
+        with steer(model, *edits):
+            logs = model(input_ids=texts, use_cache=False).logits[:, -DIGITS - 1 : -1].float().log_softmax(-1)
+        found.append(logs.gather(2, asked[:, -DIGITS:, None])[..., 0].mean(1))
+    return torch.stack(found)
+
+
+@measured(seed=range(3), texts=[6], length=[560])
+def planted(seed: int, texts: int, length: int) -> dict[str, float]:
+    """At which place of the list of candidates a planted channel stands, from 1; 0 where it is not among ten."""
+    model, tokenizer = smollm2()
+    channel = int(torch.randint(CHANNELS, (), generator=torch.Generator().manual_seed(seed)))
+    states = mean_states(model, random_strings(tokenizer, texts, length, seed), Planted(channel, 20.0))
+    found = candidates(states)
+    return {"place": 1.0 + found.index(channel) if channel in found else 0.0, "candidates": len(found)}
+
+
+def found(found: Figures) -> Finding:
+    """Among the first three in every draw."""
+    places = found("place")
+    return Finding.of(f"at place {listed(places, '.0f')} of the candidates", all(0 < place <= 3 for place in places))
+
+
+@quick(texts=[2], searched=[1], held_out=[2])
+@measured(texts=[12], length=[560], searched=[3], held_out=[12])
+def scaled(texts: int, length: int, searched: int, held_out: int) -> dict[str, float | str]:
+    """Candidates from random texts, the best channel and factor by lookups that are searched, then on others."""
+    model, tokenizer = smollm2()
+    tried = candidates(mean_states(model, random_strings(tokenizer, texts, length)))
+    seen, unseen = drawn(searched, 21), drawn(held_out, 22)
+    plain = read(seen)
+
+    def edit(channel: int, factor: float) -> PositionalHidden:
+        return PositionalHidden([channel], factor, layers=LAYERS, rows=LATE)
+
+    if not tried:
+        return {"candidates": 0}
+
+    def gained(channel: int, factor: float) -> float:
+        return gain(plain, read(seen, edit(channel, factor)))[0]
+
+    channels = {channel: gained(channel, 0.0) for channel in tried}
+    first = max(tried, key=lambda channel: channels[channel])
+    best = first, max((0.0, -1.0), key=lambda factor: channels[first] if factor == 0 else gained(first, factor))
+    before, after = read(unseen), read(unseen, edit(*best))
+    worst = int(before.mean(0).argmin())
+    other = int(torch.randint(CHANNELS, (), generator=torch.Generator().manual_seed(5)))
+    told: dict[str, float | str] = {"candidates": len(tried), "channel": best[0], "factor": best[1]}
+    for name, edited, columns in (
+        ("worst", after, slice(worst, worst + 1)),
+        ("all", after, slice(None)),
+        ("random", read(unseen, edit(other, best[1])), slice(worst, worst + 1)),
+    ):
+        mean, low, high = gain(before[:, columns], edited[:, columns])
+        told |= {f"{name} gain": mean, f"{name} low": low, f"{name} high": high}
+    return told | {f"at {depth}": value for depth, value in zip(DEPTHS, (after - before).mean(0).tolist(), strict=True)}
+
+
+def evens_out(found: Figures) -> Finding:
+    """The worst place gains, its interval above zero, the mean loses nothing, and a random channel gains nothing."""
+    if not found.one("candidates"):
+        return Finding.of("no channel is monotone in more than a quarter of SmolLM2's layers", False)
+    worst, every, random = (
+        [found.one(f"{name} {what}") for what in ("gain", "low", "high")] for name in ("worst", "all", "random")
+    )
+    figure = (
+        f"channel {found.one('channel'):.0f} times {found.one('factor'):g}: log-probability of a digit at the worst "
+        f"place {worst[0]:+.3f} ({worst[1]:+.3f} to {worst[2]:+.3f}), everywhere {every[0]:+.3f}, a random channel "
+        f"{random[0]:+.3f} ({random[1]:+.3f} to {random[2]:+.3f})"
+    )
+    return Finding.of(figure, worst[1] > 0, every[0] >= 0, random[1] <= 0)

@@ -1,0 +1,234 @@
+"""Routing attention: clusters of tokens by their content, each of whose nearest attend to one another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from regard.core.atlas import Claim, published
+from regard.core.cost import Cost, Shape
+from regard.core.errors import wrong
+from regard.core.layout import Layout
+from regard.core.mechanism import (
+    Example,
+    LayerSpec,
+    Traits,
+    accumulate_dtype,
+    check_sizes,
+    masked_softmax,
+    repeat_heads,
+)
+from regard.kernels import dense
+from regard.kernels import packing as alone
+from regard.mechanisms.cached import Cached
+from regard.patterns.choice import best
+
+SHARE = 1e-2
+"""What is added to the number of clusters of a token before its outputs are divided by it, as the authors have it."""
+EPSILON = 1e-6
+
+
+@published(
+    "routing_transformer",
+    family="sparse",
+    row=249,
+    title="Efficient Content-Based Sparse Attention with Routing Transformers",
+    arxiv="2003.05997",
+    year=2020,
+    aliases=("routing_attention", "content_routing"),
+    fidelity="hand values",
+    missing="queries and keys of one projection, relative positions inside of a cluster, and its decoding, which takes "
+    "the nearest centroid's latest members",
+    claim=(
+        Claim(
+            "one cluster of all tokens is softmax attention of normed queries and keys",
+            cells="clusters.one_cluster",
+            holds="common.within(most=1e-9)",
+        ),
+        Claim(
+            "with √n clusters its products grow as n^1.5",
+            cells="clusters.products",
+            holds="clusters.grows_so",
+        ),
+        Claim(
+            "a small language model with clustered layers loses less than one of windows at as many products",
+            cells="clusters.language",
+            holds="clusters.loses_less",
+        ),
+    ),
+)
+class ContentRouting(Cached):
+    """The w tokens nearest to each of c centroids attend to one another; outputs are the mean of a token's clusters.
+
+        q' = LN(q),  k' = LN(k),  S_c = the w tokens with the largest k'_j · μ_c
+        A_ij = Σ_{c: i, j ∈ S_c} softmax over {j ∈ S_c, j ≤ i} of q'_i · k'_j / (number of i's clusters + 0.01)
+
+    LN has no scales, and scores are not divided by √d. A token of no cluster gets zeros. Which tokens are a cluster's
+    reads later ones, causal or not: it `leaks`. Centroids μ are moved by `learning`, not by gradients.
+
+    Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``.
+    Cost: ``4 c w² max(d, e) + 2 m c d`` FLOPs a head. State: all keys and values.
+
+    Args:
+        heads, head_dim: of its calls. clusters: c, √n in the paper. window: w, None for the tokens over c. decay: of
+            the centroids' moving average. beta: weight of the loss that draws keys to their centroids.
+
+    Raises:
+        ValueError: no clusters, or a window below one.
+
+    Paper: Roy et al., arXiv 2003.05997: shared queries and keys, half of the heads, the others local.
+    """
+
+    traits = Traits(cross=False, rows="at most one", sign="nonnegative", resumable=False, leaks=True, flops="at most")
+    layer = LayerSpec(rotary=False)
+
+    def __init__(
+        self,
+        heads: int,
+        head_dim: int,
+        clusters: int = 16,
+        window: int | None = None,
+        decay: float = 0.99,
+        beta: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        if clusters < 1 or (window is not None and window < 1):
+            raise wrong("clusters, window", f"{clusters}, {window}", "at least 1 each")
+        if window is not None:
+            self.traits = replace(self.traits, time="linear")
+        self.heads, self.head_dim, self.clusters, self.window = heads, head_dim, clusters, window
+        self.decay, self.beta, self.learning = decay, beta, False
+        self.loss: Tensor | None = None
+        self.register_buffer("centroids", F.normalize(torch.randn(heads, clusters, head_dim), dim=2))
+
+    def check(self, q, k, v, layout, signals) -> None:
+        super().check(q, k, v, layout, signals)
+        check_sizes(q, self.heads, self.head_dim)
+
+    def count(self, tokens: int) -> int:
+        """w of so many tokens."""
+        return min(max(tokens // self.clusters, 1) if self.window is None else self.window, tokens)
+
+    def members(self, k: Tensor) -> Tensor:
+        """``(b, h, c, w)`` int64: the tokens of each cluster of one document, in order; k is normed."""
+        centroids: Tensor = self.get_buffer("centroids").to(k.dtype)
+        return best(centroids @ k.detach().mT, self.count(k.shape[2]))
+
+    def parts(self, layout: Layout, n: int, m: int, like: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Each document: its place in the batch, the places of its queries and of its keys."""
+        if layout.regular:
+            tokens = torch.arange(m, device=like.device)
+            yield slice(None), tokens[max(m - n, 0) :] - (m - n), tokens
+            return
+        for row, tokens in alone.documents(layout, like.shape[0], m, like.device):
+            yield slice(row, row + 1), tokens[tokens >= m - n] - (m - n), tokens
+
+    def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        self.check(q, k, None, layout, signals)
+        n, m = q.shape[2], k.shape[2]
+        q, k, a = normed(q), normed(repeat_heads(k, self.heads)), q.new_zeros(*q.shape[:3], m)
+        for batch, queries, keys in self.parts(layout, n, m, q):
+            if len(queries):
+                part = self.map(q[batch, :, queries], k[batch, :, keys], layout.causal)
+                for row in range(*batch.indices(len(q))):
+                    a[row, :, queries[:, None], keys] = part[row if batch == slice(None) else 0]
+        return a
+
+    def map(self, q: Tensor, k: Tensor, causal: bool) -> Tensor:
+        """A of the last queries of one document."""
+        n, m, index = q.shape[2], k.shape[2], self.members(k)
+        inside = torch.zeros(*index.shape[:3], m + 1, dtype=torch.bool, device=q.device)
+        inside = inside.scatter_(3, index.masked_fill(index < 0, m), True)[..., :m]
+        seen = inside[..., m - n :, None] & inside[..., None, :]
+        seen = seen.tril(m - n) if causal else seen
+        a = masked_softmax((q @ k.mT)[:, :, None].expand_as(seen), seen).sum(2)
+        return a / (inside[..., m - n :].sum(2)[..., None].to(a.dtype) + SHARE)
+
+    def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
+        return self.weights(q, k, layout, **signals)[:, :, rows]
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        self.check(q, k, v, layout, signals)
+        n, m = q.shape[2], k.shape[2]
+        wide = accumulate_dtype(q.dtype)
+        q, k = normed(q).to(v.dtype), normed(k.to(wide))  # whose clusters are chosen before it is rounded
+        if self.learning:
+            self.learn(repeat_heads(k, self.heads), layout)
+        out = q.new_zeros(*q.shape[:3], v.shape[3]) + sum(x[..., :0].sum().to(q.dtype) for x in (q, k, v))
+        for batch, queries, keys in self.parts(layout, n, m, q):
+            if len(queries):
+                part = self.among(*(x[batch, :, keys] for x in (k, v)), q[batch, :, queries], layout.causal)
+                places = (torch.arange(len(q))[batch, None, None], torch.arange(q.shape[1])[None, :, None], queries)
+                out = out.index_put(tuple(x.to(q.device) for x in places), part)
+        return out
+
+    def among(self, k: Tensor, v: Tensor, q: Tensor, causal: bool) -> Tensor:
+        """The output of the last queries of one document, cluster by cluster."""
+        (n, m), (b, h) = (q.shape[2], k.shape[2]), q.shape[:2]
+        k, v = repeat_heads(k, h), repeat_heads(v, h)
+        index, k = self.members(k), k.to(q.dtype)
+        w = index.shape[3]
+        place, flat = index.flatten(1, 2).clamp(min=0), index.clamp(min=0).flatten(2)[..., None]
+        keys, values = (x.take_along_dim(flat, 2).view(b, h * self.clusters, w, -1) for x in (k, v))
+        at = (flat - (m - n)).clamp(min=0)
+        queries = q.take_along_dim(at, 2).view(b, h * self.clusters, w, -1)
+        seen = (place >= 0)[:, :, None].expand(-1, -1, w, -1)
+        seen = seen & (place[:, :, None] <= place[..., None]) if causal else seen
+        piece = dense.Piece(slice(0, w), slice(0, w), mask=seen)
+        part = dense.over(queries, keys, values, [piece], 1.0).out
+        mine = (flat >= m - n).to(part.dtype)
+        blank, none = part.new_zeros(b, h, n, v.shape[3]), part.new_zeros(b, h, n, 1)
+        part = part.reshape(b, h, -1, v.shape[3]) * mine
+        total = blank.scatter_add(2, at.expand_as(part), part)
+        return total / (none.scatter_add(2, at, mine) + SHARE)
+
+    def learn(self, k: Tensor, layout: Layout) -> None:
+        """Moves centroids to the means of the keys nearest to them, and sets the loss that draws keys to theirs."""
+        real = torch.ones(len(k), k.shape[2], dtype=torch.bool, device=k.device)
+        real = real if layout.key_mask is None else layout.key_mask
+        centroids: Tensor = self.get_buffer("centroids")
+        with torch.no_grad():
+            near = F.one_hot((centroids.to(k.dtype) @ k.mT).argmax(2), self.clusters).to(k.dtype)
+            near = near * real[:, None, :, None]
+            sums, counts = torch.einsum("bhmc,bhmd->hcd", near, k), near.sum((0, 2))[..., None]
+            moved = self.decay * centroids + (1 - self.decay) * (sums / counts.clamp(min=1)).to(centroids.dtype)
+            centroids.copy_(torch.where(counts > 0, moved, centroids))
+        own = near @ centroids.to(k.dtype)
+        apart = (k - own).square().mean(3) * real[:, None]
+        self.loss = self.beta * apart.sum() / (real.sum() * k.shape[1]).clamp(min=1)
+
+    def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
+        w, c, m = self.count(shape.keys), self.clusters, shape.keys
+        each = 4 * c * w * w * max(shape.head_dim, shape.values) + 2 * m * c * shape.head_dim
+        return Cost(shape.batch * shape.heads * each, shape.io_bytes, shape.cache_bytes)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        torch.manual_seed(0)
+        return [
+            Example("three clusters", cls(4, 5, 3), heads=4, kv_heads=2),
+            Example("five of 7 tokens", cls(3, 5, 5, 7), heads=3, kv_heads=3),
+        ]
+
+
+def normed(x: Tensor) -> Tensor:
+    """Layer norm without scales."""
+    return F.layer_norm(x, x.shape[-1:], eps=EPSILON)
+
+
+@contextmanager
+def learning(model: nn.Module) -> Iterator[list[ContentRouting]]:
+    """Centroids of a model move with every call inside; ``sum(x.loss for x in …)`` is to be added to the loss."""
+    found = [module for module in model.modules() if isinstance(module, ContentRouting)]
+    for module in found:
+        module.learning = True
+    try:
+        yield found
+    finally:
+        for module in found:
+            module.learning, module.loss = False, None

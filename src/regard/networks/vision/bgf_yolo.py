@@ -1,0 +1,216 @@
+"""BGF-YOLO: a detector whose neck joins levels in many ways, routes attention between regions and reads four levels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from regard.core.atlas import Claim, published
+from regard.core.errors import wrong
+from regard.core.kinds import Sample
+from regard.featuremap.parts.layers import Convolved, RepVGG, normed_as
+from regard.featuremap.resize import resize
+from regard.networks.base import Network
+from regard.networks.stages.steps.attention import Enhanced
+from regard.networks.vision.gold_yolo import Pools, detections
+from regard.networks.vision.vit import random_images, settled
+
+EPS, MOMENTUM, BINS, REGIONS, HEADS = 1e-3, 0.03, 16, 8, 8
+REPEATS, STEPS = (3, 6, 6, 3), (4, 8, 16, 32)
+SIZES = {"n": (0.33, 0.25, 1024), "x": (1.0, 1.25, 512)}
+"""Depth, width, and the widest map before it is multiplied."""
+
+convolved = partial(Convolved, activation=nn.SiLU)
+
+
+class Growing(nn.Module):
+    """``W [a, b, f_1(b), f_2(f_1(b)), …]``, [a, b] = W' x, f two convolutions 3 × 3 beside the map itself."""
+
+    def __init__(self, inside: int, out: int, repeats: int) -> None:
+        super().__init__()
+        half = out // 2
+        self.first, self.last = convolved(inside, 2 * half), convolved((2 + repeats) * half, out)
+        pairs = (nn.Sequential(convolved(half, half, 3), convolved(half, half, 3)) for _ in range(repeats))
+        self.blocks = nn.ModuleList(pairs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = list(self.first(x).chunk(2, 1))
+        for block in self.blocks:
+            found.append(found[-1] + block(found[-1]))
+        return self.last(torch.cat(found, 1))
+
+
+class Stage(nn.Module):
+    """``W [a, g_1(b), g_2(g_1(b)), …]``, a = W_a x, b = W_b x, g a convolution 3 × 3 of a `RepVGG` block beside the map
+    itself."""
+
+    def __init__(self, inside: int, out: int, repeats: int) -> None:
+        super().__init__()
+        first = out // 2
+        rest = out - first
+        self.around, self.through = convolved(inside, first), convolved(inside, rest)
+        block = partial(RepVGG, activation=nn.SiLU, whole=False)
+        self.blocks = nn.ModuleList(nn.Sequential(block(rest, rest), convolved(rest, rest, 3)) for _ in range(repeats))
+        self.last = convolved(first + repeats * rest, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found, y = [self.around(x)], self.through(x)
+        for block in self.blocks:
+            y = y + block(y)
+            found.append(y)
+        return self.last(torch.cat(found, 1))
+
+
+class Head(nn.Module):
+    """Scores of classes and distances to the sides of a box, expected over bins, of each cell of one level."""
+
+    def __init__(self, width: int, boxes: int, classes: int, inner: int) -> None:
+        super().__init__()
+
+        def tower(between: int, out: int) -> nn.Sequential:
+            return nn.Sequential(
+                convolved(width, between, 3), convolved(between, between, 3), nn.Conv2d(between, out, 1)
+            )
+
+        self.boxes, self.classes = tower(boxes, 4 * BINS), tower(inner, classes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(b, classes, cells)`` before the sigmoid and ``(b, 4, cells)`` in cells: left, top, right, bottom."""
+        boxes = torch.softmax(self.boxes(x).flatten(2).unflatten(1, (4, BINS)), 2)
+        steps = torch.arange(BINS, device=x.device, dtype=x.dtype)
+        return self.classes(x).flatten(2), (boxes * steps[:, None]).sum(2)
+
+
+class Generalized(nn.Module):
+    """Four levels joined down, up and from two levels away, what crosses between levels attended to by regions.
+
+        d_3 = f [r(D c_2), W c_3],   d_2 = f [up(d_3), r(D' c_1), c_2],   d_1 = f [r(up(d_2)), c_1]
+        p_0 = f [r(up(d_1)), c_0],   p_1 = f [r(D p_0), d_1],             p_2 = f [r(D p_1), d_2]
+        p_3 = f [d_3, D d_2, D' p_2]
+
+    f are `Stage`, D convolutions 3 × 3 of stride 2, r attention of the cells of 8 × 8 regions to those of the four that
+    fit best, with a convolution of the values.
+
+    Args:
+        channels: c of four levels. widths: of the four maps that come out, and half of the coarsest in between.
+            repeats: of each stage. routed: False without r.
+    """
+
+    def __init__(self, channels: Sequence[int], widths: Sequence[int], repeats: int, routed: bool) -> None:
+        super().__init__()
+        (c0, c1, c2, c3), (w0, w1, w2, w3) = channels, widths
+
+        def route(width: int) -> nn.Module:
+            if not routed:
+                return nn.Identity()
+            return Enhanced(width, HEADS, True, f"routed_regions(topk=4, regions={REGIONS})", 3)
+
+        half = partial(convolved, kernel=3, stride=2)
+        self.reduce, self.halve2, self.route3 = convolved(c3, w2), half(c2, w2), route(w2)
+        self.halve1, self.route2 = half(c1, w1), route(w1)
+        self.route1, self.route0 = route(w2), route(w1)
+        self.down3, self.down2 = Stage(2 * w2, w2, repeats), Stage(w2 + w1 + c2, w2, repeats)
+        self.down1, self.down0 = Stage(w2 + c1, w1, repeats), Stage(w1 + c0, w0, repeats)
+        self.up1, self.route_up1, self.stage1 = half(w0, w0), route(w0), Stage(w0 + w1, w1, repeats)
+        self.up2, self.route_up2, self.stage2 = half(w1, w1), route(w1), Stage(w1 + w2, w2, repeats)
+        self.far3, self.up3, self.stage3 = half(w2, w1), half(w2, w1), Stage(w2 + 2 * w1, w3, repeats)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        c0, c1, c2, c3 = maps
+        coarse = self.reduce(c3)
+        d3 = self.down3(torch.cat((resize(self.route3(self.halve2(c2)), c3), coarse), 1))
+        near = self.route2(self.halve1(c1))
+        d2 = self.down2(torch.cat((resize(d3, c2), resize(near, c2), c2), 1))
+        d1 = self.down1(torch.cat((self.route1(resize(d2, c1)), c1), 1))
+        p0 = self.down0(torch.cat((self.route0(resize(d1, c0)), c0), 1))
+        p1 = self.stage1(torch.cat((self.route_up1(self.up1(p0)), d1), 1))
+        p2 = self.stage2(torch.cat((self.route_up2(self.up2(p1)), d2), 1))
+        far, up = self.far3(d2), self.up3(p2)
+        return [p0, p1, p2, self.stage3(torch.cat((d3, far, up), 1))]
+
+
+@published(
+    "bgf_yolo",
+    family="featuremap",
+    kind="network",
+    row=221,
+    title="BGF-YOLO: Enhanced YOLOv8 with Multiscale Attentional Feature Fusion for Brain Tumor Detection",
+    arxiv="2309.12585",
+    year=2023,
+    fidelity="authors' code",
+    missing="training, the choice among boxes, and the plain neck and the three heads that it is compared with",
+    claim=(
+        Claim(
+            "boxes are read from four levels, of 4 to 32 pixels a cell, of images of any size",
+            cells="routed_detector.levels",
+            holds="routed_detector.are_four",
+        ),
+        Claim(
+            "without its attention it has fewer parameters and the same levels",
+            cells="routed_detector.sizes",
+            holds="routed_detector.is_less",
+        ),
+    ),
+)
+class BGFYolo(Network):
+    """Four stages of growing blocks, `Generalized`, and of each cell of four levels a box and the scores of classes.
+
+    Shapes: ``images (b, 3, y, x)`` of any height and width -> ``(b, cells, 4 + classes)``: the middle, the width and
+    the height of the box in pixels, and probabilities.
+
+    Args:
+        size: n or x. classes: to tell apart. routed: whether there is attention between regions. width: in place of
+            the size's. seed: of the weights.
+
+    Raises:
+        ValueError: another size.
+
+    Paper: Kang et al., arXiv 2309.12585.
+    """
+
+    def __init__(
+        self, size: str = "x", classes: int = 1, routed: bool = True, width: float | None = None, seed: int = 0
+    ) -> None:
+        super().__init__()
+        if size not in SIZES:
+            raise wrong("size", repr(size), f"one of {', '.join(SIZES)}")
+        depth, wide, most = SIZES[size]
+        repeats = [max(round(n * depth), 1) for n in REPEATS]
+        widths = [-(-int(min(c, most) * (width or wide)) // 8) * 8 for c in (64, 128, 256, 512, 1024)]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.stem, self.stages = convolved(3, widths[0], 3, 2), nn.ModuleList()
+            for inside, out, count in zip(widths, widths[1:], repeats, strict=False):
+                self.stages.append(nn.Sequential(convolved(inside, out, 3, 2), Growing(out, out, count)))
+            self.pools = Pools(widths[4], False, nn.SiLU)
+            self.neck = Generalized(widths[1:], widths[1:], max(round(3 * depth), 1), routed)
+            inner = (max(16, widths[1] // 4, 4 * BINS), classes, max(widths[1], classes))
+            self.heads = nn.ModuleList(Head(each, *inner) for each in widths[1:])
+        normed_as(self, EPS, MOMENTUM)
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        def made(seed: int = 0) -> BGFYolo:
+            network = cls("n", 3, width=1 / 16, seed=seed)
+            return settled(network, *random_images((3, 70, 99), 3, seed))
+
+        def inputs(batch: int, seed: int) -> tuple[Tensor]:
+            return random_images((3, 70, 99), batch, seed)
+
+        cells = 18 * 25 + 9 * 13 + 5 * 7 + 3 * 4
+        return [Sample("bgf_yolo", made(), {"inputs": inputs, "output": (cells, 7), "again": lambda: made(7)})]
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The maps of the four stages."""
+        x, found = self.stem(images), []
+        for stage in self.stages:
+            x = stage(x)
+            found.append(x)
+        return [*found[:-1], self.pools(x)]
+
+    def forward(self, images: Tensor) -> Tensor:
+        levels = zip(self.heads, self.neck(self.features(images)), STEPS, strict=True)
+        return torch.cat([detections(head(level), level, step) for head, level, step in levels], 1)

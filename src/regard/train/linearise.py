@@ -1,0 +1,190 @@
+"""A person's own language model with linear layers in the place of most of its attention, learned from itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from regard.core.errors import wrong
+from regard.hosts.attention_interface import host
+from regard.hosts.linear_layers import LayerPlan, converted
+from regard.hosts.sites import blocks_of
+from regard.train.fit import Recipe, fit
+
+PERIOD = 4
+"""Layers of which the first keeps its softmax attention."""
+STAGES = ("layers", "logits")
+ALONE, TOGETHER = Recipe(1000, 1e-3), Recipe(1000, 3e-4)
+"""The recipes of the stages where nothing is said."""
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """How the new layers learn from the model that they are put into.
+
+    Args:
+        length, batch: tokens of a training sequence, and sequences of a step. layers: the recipe of the first stage,
+            None to leave it out: each block alone learns what the old block gives for the same input. logits: that of
+            the second: the whole learns the old model's next-token probabilities. temperature: of these.
+        whole: in the second stage all weights are trained, and not the new layers alone.
+
+    Raises:
+        ValueError: a length or batch below 1, a temperature that is not positive, or no stage.
+    """
+
+    length: int = 512
+    batch: int = 4
+    layers: Recipe | None = ALONE
+    logits: Recipe | None = TOGETHER
+    temperature: float = 1.0
+    whole: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.length, self.batch) < 1:
+            raise wrong("length, batch", f"{self.length}, {self.batch}", "at least 1 each")
+        if not self.temperature > 0:
+            raise wrong("temperature", str(self.temperature), "above 0")
+        if self.layers is None and self.logits is None:
+            raise wrong("layers, logits", "None", "a recipe for one of the stages or for both")
+
+
+def linearise(
+    model: Any,
+    stream: Tensor,
+    to: str = "gated_deltanet",
+    layers: Iterable[int] | None = None,
+    values: int = 1,
+    window: int | None = None,
+    distillation: Distillation = Distillation(),
+    folder: Path | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    report: Callable[[str, int, float], None] = lambda stage, step, value: None,
+) -> Any:
+    """A copy of a Llama-type model, some layers of which are linear and have learned to do what attention did there.
+
+        stage "layers":  mean over the new layers l of |block'_l(h_l) − block_l(h_l)|²,   h_l as in the model itself
+        stage "logits":  T² KL(softmax(z / T) ‖ softmax(z' / T)) for each token
+
+    What is not new stays frozen, unless `Distillation.whole`. The copy generates by Transformers' own means, from a
+    cache whose new layers hold a state that does not grow; ``save_pretrained`` writes it, and
+    `regard.hosts.linear_layers.load` reads it. A folder keeps checkpoints, from which a run that was killed goes on.
+
+    Args:
+        model: any Transformers language model whose attention has separate matrices of queries, keys, values and
+            outputs. stream: ``(tokens,)`` int64 of text that it knows. to: the mechanism's text. layers: indices of
+            those that become it; None for all but every fourth, from the first. values: channels of a value over those
+            of a key. window: tokens that the attention left over sees, None for all. seed: of the new weights.
+        report: told the stage, the step (from 1) and its loss.
+
+    Raises:
+        ValueError: a stream shorter than a sequence, and what `LayerPlan` and `converted` refuse.
+
+    Paper: InfiniteVL, Tao et al., arXiv 2512.08829, with windows and values of two channels a key, whose matrices of
+    queries and keys begin anew; here they begin as the model's.
+    """
+    model = host(model)
+    if len(stream) <= distillation.length:
+        raise wrong("stream", f"{len(stream)} tokens", f"more than the {distillation.length} of a sequence")
+    depth = len(list(blocks_of(model)))
+    chosen = [x for x in range(depth) if x % PERIOD] if layers is None else list(layers)
+    plan = LayerPlan(to, tuple(chosen), values, window)
+    teacher = model.to(device)
+    student = copy.deepcopy(teacher).requires_grad_(False)
+    made = converted(student, plan, seed)
+    new = nn.ModuleList(made.values()).requires_grad_(True)
+    losses = {"layers": by_layers(teacher, student, list(made)), "logits": by_logits(teacher, student, distillation)}
+    with frozen(teacher):
+        for stage in STAGES:
+            recipe: Recipe | None = getattr(distillation, stage)
+            if recipe is None:
+                continue
+            trained: nn.Module = new
+            if stage == "logits" and distillation.whole:
+                trained = student.requires_grad_(True)
+
+            def loss(ready: nn.Module, generator: Generator, stage: str = stage) -> Tensor:
+                return losses[stage](drawn(stream, distillation, generator).to(device))
+
+            def told(step: int, value: float, stage: str = stage) -> None:
+                report(stage, step, value)
+
+            fit(trained, loss, recipe, None if folder is None else folder / stage, device, report=told)
+    return student.requires_grad_(True).eval()
+
+
+def drawn(stream: Tensor, sizes: Distillation, generator: Generator) -> Tensor:
+    """``(batch, length)``: windows of the stream."""
+    starts = torch.randint(len(stream) - sizes.length + 1, (sizes.batch,), generator=generator)
+    return torch.stack([stream[start : start + sizes.length] for start in starts.tolist()])
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, as before afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+Loss = Callable[[Tensor], Tensor]
+"""Of token ids ``(batch, tokens)``."""
+
+
+def by_layers(teacher: nn.Module, student: nn.Module, blocks: list[str]) -> Loss:
+    """The mean squared error of the outputs of the student's blocks for the inputs of the teacher's."""
+
+    def loss(ids: Tensor) -> Tensor:
+        errors = []
+        for name, (given, named, out) in calls(teacher, blocks, ids).items():
+            got = student.get_submodule(name)(*given, **named)
+            errors.append(F.mse_loss(first(got), first(out)))
+        return torch.stack(errors).mean()
+
+    return loss
+
+
+def calls(model: nn.Module, blocks: list[str], ids: Tensor) -> dict[str, tuple[Any, Any, Any]]:
+    """What went into some modules of a model, and what came out."""
+    found: dict[str, tuple[Any, Any, Any]] = {}
+
+    def heard(name: str) -> Callable[..., None]:
+        return lambda _, given, named, out: found.__setitem__(name, (given, named, out))
+
+    handles = [model.get_submodule(name).register_forward_hook(heard(name), with_kwargs=True) for name in blocks]
+    try:
+        with torch.no_grad():
+            model(input_ids=ids, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def by_logits(teacher: Any, student: Any, sizes: Distillation) -> Loss:
+    """How far the student's next-token probabilities are from the teacher's."""
+
+    def loss(ids: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = teacher(input_ids=ids, use_cache=False).logits.float() / sizes.temperature
+        got = student(input_ids=ids, use_cache=False).logits.float() / sizes.temperature
+        apart = F.kl_div(got.log_softmax(-1), wanted.log_softmax(-1), reduction="sum", log_target=True)
+        return apart * sizes.temperature**2 / ids.numel()
+
+    return loss
+
+
+def first(out: Any) -> Tensor:
+    """The hidden states of what a block gives."""
+    return out if isinstance(out, Tensor) else out[0]

@@ -1,0 +1,175 @@
+"""Writes networks.json: what networks of images by their authors make of waves, with waves as weights.
+
+    python tests/reference/networks.py FOLDER        (PyTorch 2.13, timm 1.0.31, einops, easydict)
+
+timm is found as in tests/peers/without_torchvision.py. FOLDER holds the repositories named in `AUTHORS`, each in a
+folder of the repository's name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from peers.without_torchvision import timm
+from reference.stages import state
+from reference.waves import wave
+
+FOLDER = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
+
+
+def theirs(folder: str, module: str) -> ModuleType:
+    """A module of a repository whose packages have common names."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("models", "utils", "functions", "modules")]:
+        del sys.modules[name]
+    timm()
+    layers = importlib.import_module("timm.layers")
+    sys.modules["timm.models.layers"] = layers
+    sys.path.insert(0, str(FOLDER / folder))
+    try:
+        return importlib.import_module(module)
+    finally:
+        sys.path.pop(0)
+
+
+def written(module: nn.Module, *shapes: tuple[int, ...], call: Callable[..., Tensor] | None = None) -> dict:
+    """The shapes of the weights and of what goes in, and every third number that comes out."""
+    module = module.double().eval()
+    about = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    module.load_state_dict(state(about))
+    with torch.no_grad():
+        out = (call or module)(*(wave(shape, 0.3 * place) for place, shape in enumerate(shapes)))
+    return {"inputs": shapes, "state": about, "out": [round(x, 8) for x in out.flatten()[::3].tolist()]}
+
+
+def patnet() -> dict:
+    """The deviation is taken of the population, as here: theirs is of a sample."""
+    deviation = Tensor.std
+    Tensor.std = lambda self, dim: deviation(self, dim, correction=0)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        kind = theirs("PartialNet", "models.partialnet").PartialNet
+        net = kind(num_classes=5, embed_dim=16, depths=(1, 2, 1, 1), feature_dim=11, act_layer="GELU")
+        return written(net, (2, 3, 96, 64))
+    finally:
+        Tensor.std = deviation
+
+
+def resnet50(pretrained: bool = False) -> nn.Module:
+    """A residual network of one block a stage with torchvision's names, which timm's has too."""
+    timm()
+    resnet = importlib.import_module("timm.models.resnet")
+    net = resnet.ResNet(resnet.Bottleneck, (1, 1, 1, 1), num_classes=0)
+    net.relu = nn.ReLU()
+    return net
+
+
+def high_order(kind: str, **more: int) -> dict:
+    module = theirs("MHN", "model")
+    module.models = SimpleNamespace(resnet50=resnet50)  # pyright: ignore[reportAttributeAccessIssue]
+    net = getattr(module, kind)(5, 3, **more)
+    return written(net, (2, 3, 64, 32), call=lambda image: torch.stack(net(image)[0], 1))
+
+
+def bevanet() -> dict:
+    sys.modules["utils"] = ModuleType("utils")
+    sys.modules["utils.utils"] = ModuleType("utils.utils")
+    sys.modules["utils.utils"].calculate_FPS = None  # pyright: ignore[reportAttributeAccessIssue]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "models"]:
+        del sys.modules[name]
+    sys.path.insert(0, str(FOLDER / "BEVANet"))
+    made, pyramids, fusion = (importlib.import_module(f"models.{name}") for name in ("BEVANet", "PPM", "FB"))
+    sys.path.pop(0)
+    parts = {"ppm": pyramids.DLKPPM, "fb": fusion.BGAF, "mlp_expand": [4, 4, 4], "n_blocks": [2, 1, 2, 2, 2]}
+    spans = {"semantic_kernel_size": [0, 35, 35], "detail_kernel_size": [0, 23]}
+    sizes = {"num_classes": 5, "planes": 4, "ppm_planes": 6, "head_planes": 7}
+    net = made.BEVANet_SEG(**parts, **spans, **sizes)
+    return written(net, (2, 3, 128, 64), call=lambda image: torch.cat([x.flatten() for x in net(image)]))
+
+
+def gathered(query: Tensor, key: Tensor, index: Tensor) -> Tensor:
+    """Their kernel of scores: of ``query (b, n, 4, h, d)`` and the keys ``(b, m, h, d)`` at ``index (b, n, K, h)``."""
+    b, n, many, h = index.shape
+    keys = key.gather(1, index.flatten(1, 2)[..., None].expand(-1, -1, -1, key.shape[3])).view(b, n, many, h, -1)
+    return torch.einsum("bnfhd,bnkhd->bnfkh", query, keys)
+
+
+def aggregated(score: Tensor, value: Tensor, index: Tensor) -> Tensor:
+    """Their kernel of sums: ``score (b, n, 4, K, h)`` of the values ``(b, m, h, d)`` at ``index``, of its shape."""
+    b, n, four, many, h = index.shape
+    values = value.gather(1, index.flatten(1, 3)[..., None].expand(-1, -1, -1, value.shape[3]))
+    return torch.einsum("bnfkh,bnfkhd->bnfhd", score, values.view(b, n, four, many, h, -1))
+
+
+def quadtree(kind: str) -> dict:
+    """In float32, which one of their masks has."""
+    names = ("QuadtreeAttention.functions", "QuadtreeAttention.functions.quadtree_attention")
+    for name in names:
+        sys.modules[name] = ModuleType(name)
+    sys.modules[names[1]].score_computation_op = gathered  # pyright: ignore[reportAttributeAccessIssue]
+    sys.modules[names[1]].value_aggregation_op = aggregated  # pyright: ignore[reportAttributeAccessIssue]
+    sys.path.insert(0, str(FOLDER / "QuadTreeAttention"))
+    timm()
+    sys.modules["timm.models.layers"] = importlib.import_module("timm.layers")
+    module = importlib.import_module("QuadtreeAttention.modules.quadtree_attention")
+    sys.path.pop(0)
+    net = getattr(module, kind)(2, 3, topks=[3, 2, 2], **({"scale": 3} if kind == "QTAttB" else {}))
+    shapes = ((2, 6, 8, 12),) * 3
+
+    def call(*maps: Tensor) -> Tensor:
+        levels = [[x.float()] for x in maps]
+        for level in levels:
+            level += [F.avg_pool2d(level[0], 2), F.avg_pool2d(level[0], 4)]
+        return net.float()(*levels)
+
+    return written(net, *shapes, call=call)
+
+
+def neighbours(attention: Tensor, value: Tensor, kernel_size: int) -> Tensor:
+    """NATTEN's product: of ``attention (b, g, y, x, k k)`` and the values ``(b, g, y, x, c)`` of each cell's window."""
+    rows, columns = attention.shape[2:4]
+    starts = [(torch.arange(n) - kernel_size // 2).clamp(0, n - kernel_size) for n in (rows, columns)]
+    y, x = (start[:, None] + torch.arange(kernel_size) for start in starts)
+    windows = value[:, :, y[:, None, :, None], x[None, :, None, :]].flatten(4, 5)
+    return torch.einsum("bgyxk,bgyxkc->bgyxc", attention, windows)
+
+
+def overlock() -> dict:
+    for name in ("natten", "natten.functional", "mmengine", "mmengine.runner"):
+        sys.modules[name] = ModuleType(name)
+    sys.modules["natten.functional"].na2d_av = neighbours  # pyright: ignore[reportAttributeAccessIssue]
+    sys.modules["mmengine.runner"].load_checkpoint = None  # pyright: ignore[reportAttributeAccessIssue]
+    sizes = {"depth": [1, 1, 1, 1], "sub_depth": [2, 1], "embed_dim": [8, 8, 16, 24], "kernel_size": [5, 5, 5, 7]}
+    more = {"sub_num_heads": [1, 2], "sub_mlp_ratio": [3, 3], "projection": 11, "num_classes": 5, "use_gemm": False}
+    net = theirs("OverLoCK", "models.overlock").OverLoCK(**sizes, **more)
+    return written(net.train(False), (2, 3, 160, 96))
+
+
+AUTHORS: dict[str, Callable[[], dict]] = {
+    "patnet": patnet,
+    "bevanet": bevanet,
+    "overlock": overlock,
+    "quadtree": partial(quadtree, "QTAttA"),
+    "quadtree_levels": partial(quadtree, "QTAttB"),
+    "mhn": partial(high_order, "MHN_IDE"),
+    "mhn_stripes": partial(high_order, "MHN_smallPCB", part=2),
+}
+
+
+def main() -> None:
+    values = {name: make() for name, make in AUTHORS.items()}
+    Path(__file__).with_suffix(".json").write_text(json.dumps(values) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Focus directions are added before positions, and learned so that heads look at what is relevant."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import regard
+from regard.edits import FocusDirections, Trace
+from regard.hosts.focus import Marked, contextual_heads, learned, random_like, relevant_mass
+from unit.hosts.models import causal, tokens
+from unit.hosts.test_attach import logits
+from unit.hosts.test_watch import CLOSE, Dense
+
+
+def directions(seed=0):
+    source = torch.Generator().manual_seed(seed)
+    return [{layer: torch.randn(heads, 4, generator=source) for layer in (0, 1)} for heads in (6, 3)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["Llama", "Qwen3"])
+def test_they_are_a_bias_of_the_projections(name):
+    model, ids, (q, k) = causal(name), tokens(2, 11), directions()
+    with regard.steer(model, FocusDirections(q, k, 0.7), kept := Trace("k_pre")):
+        got = logits(model, ids)
+    plain = logits(model, ids)
+    for layer, block in enumerate(model.model.layers):
+        for projection, held in ((block.self_attn.q_proj, q), (block.self_attn.k_proj, k)):
+            projection.bias = torch.nn.Parameter(0.7 * held[layer].flatten())
+    torch.testing.assert_close(got, logits(model, ids), **CLOSE)
+    assert (got - plain).abs().max() > 0.01
+    assert kept.get("k_pre", 1).shape == (2, 11, 12)
+
+
+def test_generated_tokens_have_them_too():
+    model, ids, (q, k) = causal("Llama"), tokens(2, 9), directions()
+    usual = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    usual |= {"attention_mask": torch.ones_like(ids)}
+    with regard.steer(model, FocusDirections(q, k)):
+        cached = model.generate(ids, **usual)
+        assert torch.equal(cached, model.generate(ids, use_cache=False, **usual))
+        beams = model.generate(ids, num_beams=3, **usual)
+        assert torch.equal(beams, model.generate(ids, num_beams=3, use_cache=False, **usual))
+    assert not torch.equal(cached, model.generate(ids, **usual))
+
+
+def prompts():
+    return [Marked(tokens(1, size, seed=size)[0], (2, 5)) for size in (9, 12, 11)]
+
+
+@torch.no_grad()
+def test_heads_are_ranked_by_the_mass_of_what_is_relevant():
+    model, examples, every = causal("Llama"), prompts(), {}
+    for one in examples:
+        with regard.watch(model, [probe := Dense(len(one.ids))]):
+            logits(model, one.ids[None])
+        for layer, maps in probe.result().items():
+            for head in range(6):
+                every[layer, head] = every.get((layer, head), 0) + float(maps[0, head, -1, 2:5].sum()) / 3
+    mass = relevant_mass(model, examples)
+    assert mass[1].shape == (3, 6)
+    assert all(abs(float(mass[layer][:, head].mean()) - value) < 1e-5 for (layer, head), value in every.items())
+    best = sorted(every, key=lambda at: -every[at])[:5]
+    found = contextual_heads(model, examples, 5)
+    assert {(layer, head) for layer, heads in found.items() for head in heads} == set(best)
+    with pytest.raises(ValueError, match="count: got 13, want 1 to 12"):
+        contextual_heads(model, examples, 13)
+
+
+def test_they_are_learned_for_their_heads_alone_and_the_model_is_not():
+    model, examples, heads = causal("Llama"), prompts(), {0: [1], 1: [0, 5]}
+    weights = [parameter.clone() for parameter in model.parameters()]
+    edit = learned(model, heads, examples, steps=30)
+    assert edit.of_queries[0][[0, 2, 3, 4, 5]].abs().max() == 0 == edit.of_keys[0][[1, 2]].abs().max()
+    assert edit.of_keys[1][[0, 2]].norm(dim=1).min() > 0 == edit.of_keys[1][1].norm()
+    assert all(torch.equal(one, other) for one, other in zip(weights, model.parameters(), strict=True))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    with torch.no_grad():
+        plain, own, other = (
+            torch.cat([mass.flatten() for mass in relevant_mass(model, examples, *edits, heads=heads).values()]).mean()
+            for edits in ([], [edit], [random_like(edit, 0)])
+        )
+    assert own > 1.3 * plain
+    assert own > 1.3 * other
+    drawn = random_like(edit, 0)
+    torch.testing.assert_close(drawn.of_queries[1].norm(dim=1), edit.of_queries[1].norm(dim=1))
+
+
+def test_directions_of_another_size_are_refused():
+    model, ids, (q, k) = causal("Llama"), tokens(1, 9), directions()
+    with regard.steer(model, FocusDirections(k, q)), pytest.raises(ValueError, match=r"of_queries: got \(3, 4\)"):
+        logits(model, ids)
+    with pytest.raises(ValueError, match=r"of_keys: got layers \[0\]"):
+        FocusDirections(q, {0: k[0]})
+    fused = causal("GPT2")
+    with pytest.raises(ValueError, match="no module 'k_proj'"), regard.steer(fused, FocusDirections(q, k)):
+        logits(fused, ids)
