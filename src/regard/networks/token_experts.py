@@ -77,7 +77,6 @@ class GraphOfTokens(nn.Module):
     arxiv="2505.00792",
     year=2025,
     aliases=("similarity_aware_smoe", "attention_aware_smoe"),
-    missing="",
     fidelity="abstract only",
     claim=(
         Claim(
