@@ -10,7 +10,7 @@ import transformers
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from regard.hosts.watch import watch
-from regard.probes import Distance, Edges, Entropy, EntropyRows, Pooled, Received, Sink
+from regard.probes import Distance, DuplicateToken, Edges, Entropy, EntropyRows, Pooled, Received, Sink
 from unit.hosts.models import CAUSAL, bert, causal, eager, rwkv, t5, tokens, vit
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -402,3 +402,29 @@ def test_a_second_sequence_is_refused_by_probes_of_one():
 def test_an_unknown_probe_is_named():
     with watch(causal("Llama"), [Edges(), Pooled(7, 3)]) as session, pytest.raises(KeyError, match=r"edges.*pooled"):
         session["entropy"]
+
+
+@pytest.mark.parametrize("length", [12, 9])
+def test_a_decoder_compares_its_own_tokens_and_cross_attention_none(length):
+    """Also where both texts are of one length, and when tokens are generated."""
+    model, source, text = t5(), tokens(1, length, seed=1), tokens(1, 6).repeat(1, 2)
+
+    def seen(layers, run):
+        with watch(model, [DuplicateToken()], layers=layers, keep=1e9) as session, torch.no_grad():
+            out = run()
+        return session, out
+
+    session, _ = seen([0, 2], lambda: model(input_ids=source, decoder_input_ids=text))
+    for layer, ids in ((0, source), (2, text)):
+        same = (ids[0, :, None] == ids[0]).tril(-1)
+        source_map = session.maps[layer].strip(torch.arange(ids.shape[1])).weights[0]
+        weights = source_map[..., : ids.shape[1]].masked_fill(~same, 0).sum(2)
+        expected = weights[:, same.any(1)].mean(1).double()
+        torch.testing.assert_close(session["duplicate_token"][layer].value, expected, atol=1e-6, rtol=1e-5)
+    few = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    session, out = seen([2], lambda: model.generate(source, decoder_input_ids=text, **few))
+    whole, _ = seen([2], lambda: model(input_ids=source, decoder_input_ids=out[:, :-1]))
+    got, expected = (x["duplicate_token"][2].value for x in (session, whole))
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
+    with pytest.raises(ValueError, match="layers: got 3, which attends to another sequence"):
+        seen(None, lambda: model(input_ids=source, decoder_input_ids=text))
