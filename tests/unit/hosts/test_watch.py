@@ -417,8 +417,8 @@ def test_a_decoder_compares_its_own_tokens_and_cross_attention_none(length):
     session, _ = seen([0, 2], lambda: model(input_ids=source, decoder_input_ids=text))
     for layer, ids in ((0, source), (2, text)):
         same = (ids[0, :, None] == ids[0]).tril(-1)
-        source_map = session.maps[layer].strip(torch.arange(ids.shape[1])).weights[0]
-        weights = source_map[..., : ids.shape[1]].masked_fill(~same, 0).sum(2)
+        own = session.maps[layer].strip(torch.arange(ids.shape[1])).weights[0]
+        weights = own[..., : ids.shape[1]].masked_fill(~same, 0).sum(2)
         expected = weights[:, same.any(1)].mean(1).double()
         torch.testing.assert_close(session["duplicate_token"][layer].value, expected, atol=1e-6, rtol=1e-5)
     few = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
