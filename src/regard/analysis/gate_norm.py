@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from regard.analysis.weights import gain_of
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.kinds import Sample, shown_by
@@ -59,11 +60,12 @@ def gate_norms(model: Any, scale: Scale = "gain") -> list[float]:
         raise wrong("scale", repr(scale), "gain, plain or relative")
     config, found = model.config.get_text_config(decoder=True), []
     for block, _, attention in attention_layers(model):
-        q, k = attention.q_proj.weight.detach().float(), attention.k_proj.weight.detach().float()
+        q, k = (attention.get_submodule(name).get_parameter("weight").detach().float() for name in ("q_proj", "k_proj"))
         if scale == "gain":
-            if not hasattr(block, "input_layernorm"):
+            norm_before = getattr(block, "input_layernorm", None)
+            if norm_before is None:
                 raise wrong("scale", f"'gain' for {type(block).__name__}", "plain: this block has no input_layernorm")
-            gain = block.input_layernorm.weight.detach().float()
+            gain = gain_of(norm_before, q.shape[1]).float()
             q, k = q * gain, k * gain
         norm = couplings(q, k, config.num_attention_heads, config.num_key_value_heads).mean()
         found.append((norm / (q.norm() * k.norm()) if scale == "relative" else norm).item())

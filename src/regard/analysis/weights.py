@@ -69,7 +69,27 @@ def unembedding(model: Any) -> Tensor:
         ValueError: a model without such a norm or without logits.
     """
     head = model.get_output_embeddings()
-    gain = getattr(getattr(model.base_model, "norm", None), "weight", None)
-    if head is None or not isinstance(gain, Tensor):
+    norm = getattr(model.base_model, "norm", None)
+    if head is None or not isinstance(norm, nn.Module):
         raise wrong("model", type(model).__name__, "one whose last norm and logits are known by name")
-    return head.weight.detach() * gain.detach()
+    return head.weight.detach() * gain_of(norm, head.weight.shape[1])
+
+
+@torch.no_grad()
+def gain_of(norm: nn.Module, width: int) -> Tensor:
+    """``(width,)``: what a norm multiplies each normalised channel with.
+
+    Measured on channels of mean zero and much larger than its epsilon, so that it is 1 + w where a norm computes that
+    of its weight w, as Gemma's does; biases cancel.
+    """
+    like = next(iter(norm.parameters()), torch.zeros(()))
+    signs = torch.ones(width, device=like.device)
+    signs[1::2] = -1
+    signs[width - width % 2 :] = 0
+    found = torch.ones(width, device=like.device)
+    for given in (signs, signs.roll(1)):
+        given = given / given.square().mean().sqrt()
+        large = (100 * given).to(like.dtype)
+        shown = (norm(large).float() - norm(-large).float()) / 2
+        found = torch.where(given == 0, found, shown / given)
+    return found.to(like.dtype)

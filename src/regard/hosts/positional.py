@@ -71,7 +71,7 @@ def candidates(states: Tensor, most: int = 10, skip: int = 300, skip_smooth: int
         if len(layers) <= len(held) // 4:
             continue
         curves = [savgol_filter(unit(held[2 + layer, skip_smooth:, channel]), WINDOW, DEGREE) for layer in layers]
-        rough[channel] = min(float(np.square(curve[2:] - 2 * curve[1:-1] + curve[:-2]).sum()) for curve in curves)
+        rough[channel] = min(float(np.square(np.diff(np.asarray(curve), 2)).sum()) for curve in curves)
     return sorted(rough, key=lambda channel: rough[channel])[:most]
 
 

@@ -33,7 +33,8 @@ def per_sequence(run: Kernel, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -
     if not alike:
         return q.new_zeros(*q.shape[:3], v.shape[3])
     parts = [part for group in alike.values() for part in group]
-    rows, columns = (torch.cat([part[0] * size + part[at] for part in parts]) for at, size in ((1, n), (2, m)))
+    rows = torch.cat([row * n + queries for row, queries, _ in parts])
+    columns = torch.cat([row * m + tokens for row, _, tokens in parts])
     counts = [(len(group), *lengths) for lengths, group in alike.items()]
     queries, keys, values = (
         by_document(x, places, [(count[0], count[at]) for count in counts])

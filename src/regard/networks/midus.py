@@ -101,6 +101,9 @@ class Midus(LM):
     Paper: MIDUS, of which the abstract alone was at hand.
     """
 
+    memories: list[int]
+    sizes: dict[str, int]
+
     def __init__(
         self,
         config: Config,
@@ -112,9 +115,7 @@ class Midus(LM):
     ) -> None:
         if any(not 0 <= place < config.depth for place in memories):
             raise wrong("memories", str(list(memories)), f"some of 0 to {config.depth - 1}")
-        sizes = {"memories": list(memories), "sizes": {"keys": keys, "top": top, "latent": latent}}
-        for name, value in sizes.items():
-            object.__setattr__(self, name, value)  # before there are modules
+        self.memories, self.sizes = list(memories), {"keys": keys, "top": top, "latent": latent}  # `block` reads them
         super().__init__(config, seed)
 
     def block(self, layer: Layer, index: int) -> Block:
@@ -133,7 +134,7 @@ class Midus(LM):
         """The share of all slots that some token of some head reads."""
         found: list[Tensor] = []
         hooks = [
-            self.layers[place].network.register_forward_pre_hook(
+            self.layers.get_submodule(f"{place}.network").register_forward_pre_hook(
                 lambda memory, given: found.append(memory.read(given[0])[0].unique())
             )
             for place in self.memories
