@@ -133,12 +133,13 @@ class Midus(LM):
     def slots_read(self, ids: Tensor) -> float:
         """The share of all slots that some token of some head reads."""
         found: list[Tensor] = []
-        hooks = [
-            self.layers.get_submodule(f"{place}.network").register_forward_pre_hook(
-                lambda memory, given: found.append(memory.read(given[0])[0].unique())
-            )
-            for place in self.memories
-        ]
+
+        def hear(memory: nn.Module, given: tuple[Tensor, ...]) -> None:
+            assert isinstance(memory, HeadMemory)
+            found.append(memory.read(given[0])[0].unique())
+
+        memories = [module for module in self.modules() if isinstance(module, HeadMemory)]
+        hooks = [memory.register_forward_pre_hook(hear) for memory in memories]
         try:
             self(ids)
         finally:
