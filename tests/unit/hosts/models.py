@@ -50,6 +50,8 @@ def causal(name: str) -> transformers.PreTrainedModel:
         )
         return spread(transformers.GPT2LMHeadModel(config))
     config = getattr(transformers, f"{name}Config")(**ROPE | CAUSAL[name])
+    if name == "Gemma2":  # the default of some releases leaves its softcap out
+        config._attn_implementation = "eager"
     head = name.removesuffix("Text") + "ForCausalLM"
     return spread(getattr(transformers, head)(config))
 
@@ -89,6 +91,11 @@ def spread(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
             elif "sinks" in name:
                 parameter.normal_()
     return model.eval()
+
+
+def cache_of(out: transformers.utils.ModelOutput) -> transformers.Cache:
+    """What a pass has kept; releases of Transformers differ in its name."""
+    return out["cache"] if "cache" in out else out["past_key_values"]
 
 
 def tokens(*shape: int, seed: int = 0) -> torch.Tensor:
