@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_flop_count
 
+from regard.core.mechanism import repeat_heads
+
 FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -28,8 +30,11 @@ def attend(
     """``(out (b, h, n, d), lse (b, h, n))`` of ``softmax(scale q kᵀ + bias) v``; causality is aligned at the start.
 
     Shapes: ``q (b, h, n, d)``, ``k, v (b, g, m, d)``, of any strides; h is a multiple of g, and keys that heads share
-    are not copied. ``bias`` broadcastable to ``(b, h, n, m)``.
+    are not copied, unless there are more of keys than of values or the other way around, which the operator would read
+    past the tensor for. ``bias`` broadcastable to ``(b, h, n, m)``.
     """
+    if k.shape[1] != v.shape[1]:
+        k, v = (repeat_heads(x, q.shape[1]) for x in (k, v))
     return FORWARD(readable(q), readable(k), readable(v), 0.0, causal, attn_mask=bias, scale=scale)
 
 

@@ -128,7 +128,7 @@ def test_an_earlier_look_stays_unless_it_is_to_be_replaced(tmp_path):
 
 
 def test_the_package_lists_its_verbs_and_things_show_their_arguments():
-    assert dir(regard) == sorted({*regard.__all__, "graph", "network", "pattern", "pool", "projection"})
+    assert dir(regard) == sorted({*regard.__all__, "graph", "network", "objective", "pattern", "pool", "projection"})
     assert {"build", "watch", "swap", "check"} <= set(dir(regard))
     assert repr(regard.build("window", size=64, sinks=4)) == "SlidingWindow(size=64, sinks=4)"
     assert repr(regard.build("softmax")) == "Softmax()"

@@ -15,6 +15,10 @@ from regard.networks.benchmark import BACKBONES, PATTERNS, BenchmarkNetwork
 QUICK = [name for name in TRIALS if name not in ("text", "retrieval", "lm")]
 
 
+LARGE = {"flux": "parameters: got .*all else has these already"}
+"""Mechanisms whose own networks are larger than the gated networks of so small a model."""
+
+
 def mechanisms() -> list[str]:
     return [e.name for e in regard.entries() if isinstance(e.thing, type) and issubclass(e.thing, Mechanism)]
 
@@ -23,6 +27,10 @@ def mechanisms() -> list[str]:
 def test_models_of_all_mechanisms_have_the_same_parameters_to_one_percent(name):
     given = task_setting("recall" if regard.find(name).thing.examples()[0].mechanism.traits.causal else "masked_recall")
     plain = QualityCell("softmax", "recall").network(given).parameter_count
+    if name in LARGE:
+        with pytest.raises(ValueError, match=LARGE[name]):
+            QualityCell(name, "recall").network(given)
+        return
     assert abs(QualityCell(name, "recall").network(given).parameter_count - plain) <= 0.01 * plain
 
 

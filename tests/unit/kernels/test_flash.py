@@ -67,3 +67,15 @@ def test_heads_that_share_keys(n):
         grads.append([out, lse, *torch.autograd.grad(out.square().sum(), (k, v), retain_graph=True)])
     for got, wanted in zip(*grads, strict=True):
         torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize(("keys", "values"), [(6, 6), (2, 2), (6, 2), (1, 3)])
+def test_keys_and_values_may_be_shared_by_other_numbers_of_heads(keys, values):
+    q, k, v = (torch.randn(2, heads, 9, 8, dtype=torch.float64, requires_grad=True) for heads in (6, keys, values))
+    out, _ = flash.attend(q, k, v, True, None, None)
+    each = [x.repeat_interleave(6 // x.shape[1], 1) for x in (k, v)]
+    want = torch.nn.functional.scaled_dot_product_attention(q, *each, is_causal=True)
+    torch.testing.assert_close(out, want, atol=1e-12, rtol=1e-12)
+    weight = torch.randn_like(want)
+    for a, b in zip(*(torch.autograd.grad((x * weight).sum(), (q, k, v)) for x in (out, want)), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-11, rtol=1e-11)

@@ -158,21 +158,21 @@ class DyHead(Neck):
         return [tuple(range(max(0, n - far), min(count, n + far + 1))) for n in range(count)]
 
     @property
-    def widths(self) -> list[int]:
+    def inside(self) -> list[int]:
         """Channels that each block reads."""
         return [self.channels[0]] + [self.out] * (len(self.blocks) - 1)
 
     @property
     def parameter_count(self) -> int:
         (levels, cells, tasks), d, total = self.attentions, self.out, 0
-        for c in self.widths:
+        for c in self.inside:
             total += 27 * c * d + 6 * d + cells * 27 * (9 * c + 1) + levels * (d + 1)
             total += tasks * (d * (d // 4) + d // 4 + 4 * (d // 4) * d + 4 * d)
         return total
 
     def flops(self, given: Sequence[Size], batch: int = 1) -> int:
         (levels, cells, tasks), d, total = self.attentions, self.out, 0
-        for c in self.widths:
+        for c in self.inside:
             for level, (y, x) in enumerate(given):
                 near = 1 + (level > 0) + (level < len(given) - 1)
                 total += y * x * (near * 9 * c * d + cells * 9 * c * 27)
