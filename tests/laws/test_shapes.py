@@ -70,7 +70,7 @@ def test_forward_is_the_definition(name, data, n, m, equal, e):
     if layout is None:
         return
     mechanism = subject.cast(torch.float64)
-    fixed = bool(list(mechanism.parameters()))
+    fixed = bool([*mechanism.parameters(), *mechanism.buffers()])
     d = subject.example.head_dim if fixed else data.draw(st.sampled_from((2, 5, 8)))
     e = e if takes_values(subject, d, e) else subject.example.value_dim if fixed else d
     inputs = subject.draw(n, m, batch=2, d=d, e=e)
