@@ -69,6 +69,8 @@ class Attached(AbstractContextManager["Attached"]):
                 part.remove()
         if self.attachment is not None and self.part is not None:
             self.attachment.discard(self.part)
+        elif self.attachment is not None:  # edits that could not be put in
+            self.attachment.settle()
         self.attachment = self.part = None
 
     def __enter__(self) -> Attached:

@@ -211,6 +211,10 @@ class Attachment:
         self.computing = None if self.computing is part else self.computing
         self.keeping = None if self.keeping is part else self.keeping
         self.watching = None if self.watching is part else self.watching
+        self.settle()
+
+    def settle(self) -> None:
+        """Leaves the model as it was before, where nothing is attached."""
         if not self.parts:
             self.passes.remove()
             self.installed.remove()

@@ -124,11 +124,14 @@ class Sites:
         if not self.blocks:
             what = f"{type(attachment.model).__name__}, which has no list of blocks with attention in them"
             raise wrong("edits", f"an edit of hidden states, {what}", "edits of queries, values or heads")
+        projected = [
+            (block, part, projection(block, part)) for block in self.blocks for part in sorted(PROJECTED & self.wanted)
+        ]
         for block in self.blocks:
             self.handles.append(block.module.register_forward_pre_hook(self.enter(block), with_kwargs=True))
             self.handles.append(block.module.register_forward_hook(self.leave(block)))
-            for part in sorted(PROJECTED & self.wanted):
-                self.handles.append(projection(block, part).register_forward_hook(self.listen(block, part)))
+        for block, part, module in projected:
+            self.handles.append(module.register_forward_hook(self.listen(block, part)))
 
     def remove(self) -> None:
         """Takes the hooks out."""

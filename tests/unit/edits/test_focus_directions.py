@@ -10,7 +10,7 @@ from regard.edits import FocusDirections, Trace
 from regard.hosts.focus import Marked, contextual_heads, learned, random_like, relevant_mass
 from unit.hosts.models import causal, tokens
 from unit.hosts.test_attach import logits
-from unit.hosts.test_watch import CLOSE, Dense
+from unit.hosts.test_watch import CLOSE, Dense, left_as_it_was
 
 
 def directions(seed=0):
@@ -94,5 +94,7 @@ def test_directions_of_another_size_are_refused():
     with pytest.raises(ValueError, match=r"of_keys: got layers \[0\]"):
         FocusDirections(q, {0: k[0]})
     fused = causal("GPT2")
+    config = fused.config.to_dict()
     with pytest.raises(ValueError, match="no module 'k_proj'"), regard.steer(fused, FocusDirections(q, k)):
         logits(fused, ids)
+    assert left_as_it_was(fused, config)

@@ -267,7 +267,8 @@ def test_sampled_rows_estimate_the_mean_with_their_error():
 
 def left_as_it_was(model, before) -> bool:
     hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
-    names = [name for name in ALL_ATTENTION_FUNCTIONS if "regard" in name]
+    ours = [ALL_ATTENTION_FUNCTIONS[name] for name in ALL_ATTENTION_FUNCTIONS if "regard" in name]
+    names = [function for function in ours if function.func.__self__.model is model]
     return model.config.to_dict() == before and hooks == 0 and not names
 
 
