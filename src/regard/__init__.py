@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from regard.analysis.flow import flow
     from regard.analysis.patching import patch
     from regard.analysis.prune import prune
+    from regard.analysis.register_neurons import registers
     from regard.analysis.roles import heads
     from regard.analysis.tracing import trace
     from regard.core.atlas import entries, find, search
