@@ -23,7 +23,7 @@ SMALL = {
     "delta": "delta(of='window(size=3)', gamma=4)",
 } | {
     "nsa": "nsa(block=4, budget=4, window=5)",
-    "global_nsa": "global_nsa(block=4, budget=2)",
+    "global_nsa": "global_nsa(block=4, budget=4)",
     "routing_transformer": "routing_transformer(clusters=2)",
 }
 UNTAUGHT = {"flux": ("mechanism.features.", "mechanism.router.")}
