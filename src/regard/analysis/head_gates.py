@@ -16,6 +16,7 @@ from regard.analysis.sweep import heads_of
 from regard.core.atlas import Claim, published
 from regard.core.edit import Edit, Place
 from regard.core.errors import wrong
+from regard.core.frozen import frozen
 from regard.core.kinds import Sample
 from regard.hosts.attach import attach
 
@@ -154,15 +155,9 @@ class CausalHeadGating(Analysis[Prompt, Gates]):
         draw = torch.Generator().manual_seed(self.seed)
         heads = heads_of(subject)
         start = torch.rand(1 + max(heads)[0], 1 + max(h for _, h in heads), generator=draw)
-        was = [(parameter, parameter.requires_grad) for parameter in subject.parameters()]
-        try:
-            for parameter, _ in was:
-                parameter.requires_grad_(False)
+        with frozen(subject.parameters()):
             free = self.fit(subject, prompts, start, 0.0, draw)
             ends = [self.fit(subject, prompts, free, pull, draw).sigmoid().double() for pull in (self.pull, -self.pull)]
-        finally:
-            for parameter, wanted in was:
-                parameter.requires_grad_(wanted)
         return Gates(open=ends[0], shut=ends[1])
 
     @torch.enable_grad()

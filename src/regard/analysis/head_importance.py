@@ -16,6 +16,7 @@ from regard.analysis.planted import model_sample, planted_model
 from regard.analysis.sweep import by_layer
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
+from regard.core.frozen import frozen
 from regard.core.kinds import Sample
 from regard.edits.ablation import HeadAblation
 from regard.edits.trace import Trace
@@ -87,10 +88,7 @@ def slopes(model: Any, ids: Tensor) -> dict[int, Tensor]:
     Their sum over t, negated, is the change of L to first order where the head is taken out.
     """
     trace = Trace("z")
-    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        for parameter, _ in wanted:
-            parameter.requires_grad_(False)
+    with frozen(model.parameters()):
         start = model.get_input_embeddings()(ids[None].to(model.device)).detach().requires_grad_(True)
         with torch.enable_grad(), attach(model, edits=[trace]):
             logits = model(inputs_embeds=start, use_cache=False).logits[0]
@@ -98,9 +96,6 @@ def slopes(model: Any, ids: Tensor) -> dict[int, Tensor]:
             layers = sorted(layer for _, layer in trace.kept)
             outputs = [trace.get("z", layer) for layer in layers]
             grads = torch.autograd.grad(loss, outputs)
-    finally:
-        for parameter, was in wanted:
-            parameter.requires_grad_(was)
     pairs = zip(layers, outputs, grads, strict=True)
     return {layer: (z.detach() * g).sum(3)[0].cpu() for layer, z, g in pairs}
 

@@ -260,7 +260,7 @@ def sink() -> dict[str, float]:
     torch.manual_seed(2)
     q, k, _ = (torch.randn(2, 3, 13, 7, dtype=torch.float64) for _ in range(3))
     mechanism = regard.build("softmax", sink_heads=3).double()
-    nn.init.constant_(getattr(mechanism, "sink"), 1.0)  # noqa: B009 - a mechanism with sinks has it
+    nn.init.constant_(mechanism.get_parameter("sink"), 1.0)
     missing = 1 - mechanism.weights(q, k, CAUSAL).sum(-1)
     lse = (q @ k.mT / 7**0.5).masked_fill(~torch.ones(13, 13, dtype=torch.bool).tril(), -torch.inf).logsumexp(-1)
     return {"apart": (missing - torch.sigmoid(1 - lse)).abs().max().item(), "least": missing.min().item()}

@@ -64,7 +64,7 @@ def identity_transition() -> dict[str, float]:
     """How far Mamba-2 is from gated linear attention of equal decays, and without decay from linear attention."""
     torch.manual_seed(0)
     mamba, gated = regard.build("mamba2", heads=2).double(), regard.build("gla").double()
-    rates: Any = getattr(mamba, "log_rate")  # noqa: B009 - this mechanism has it
+    rates = mamba.get_parameter("log_rate")
     q, k, v = (torch.randn(1, 2, 23, 5, dtype=torch.float64) for _ in range(3))
     step = signals_of(mamba, 2, 23, 5)["step"]
     decay = (-rates.exp()[None, :, None] * step)[..., None].expand_as(k).contiguous()

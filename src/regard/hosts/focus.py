@@ -11,9 +11,11 @@ from transformers import PreTrainedModel
 
 from regard.core.edit import Edit, Heads, Place, Where
 from regard.core.errors import wrong
+from regard.core.frozen import frozen
 from regard.edits.focus_directions import FocusDirections
 from regard.hosts.injection import together
 from regard.hosts.steer import steer
+from regard.hosts.swap import head_dim_of
 
 LEAST = 1e-6
 """The least mass of which a logarithm is taken."""
@@ -101,19 +103,13 @@ def learned(
         q = {layer: of_queries[layer] * masks[layer][0] for layer in heads}
         return FocusDirections(q, {layer: of_keys[layer] * masks[layer][1] for layer in heads}, alpha)
 
-    frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-    try:
+    with frozen(model.parameters()):
         for _ in range(steps):
             masses = relevant_mass(model, examples, edit(), heads=heads)
             loss = -torch.cat([masses[layer].flatten() for layer in heads]).clamp(min=LEAST).log().mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
     found = edit()
     return found.but(
         of_queries={layer: held.detach() for layer, held in found.of_queries.items()},
@@ -126,7 +122,7 @@ def head_sizes(model: PreTrainedModel) -> tuple[int, int, int]:
     config = model.config.get_text_config()
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    return heads, kv_heads, getattr(config, "head_dim", None) or config.hidden_size // heads
+    return heads, kv_heads, head_dim_of(model)
 
 
 def random_like(edit: FocusDirections, seed: int) -> FocusDirections:

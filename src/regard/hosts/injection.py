@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from regard.core.frozen import frozen
 from regard.edits.soft_injection import SoftInjection
 from regard.edits.trace import Trace
 from regard.hosts.calibrate import Answered
@@ -46,10 +47,7 @@ def learned(
     optimiser = torch.optim.Adam(logits.values(), lr=rate)
     batch = together([one.prompt for one in examples])
     answers = torch.stack([one.answer[0] for one in examples])
-    frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-    try:
+    with frozen(model.parameters()):
         for _ in range(steps):
             with steer(model, SoftInjection(states, {layer: logit.sigmoid() for layer, logit in logits.items()})):
                 out = model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
@@ -57,7 +55,4 @@ def learned(
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
     return {layer: logit.detach().sigmoid() for layer, logit in logits.items()}

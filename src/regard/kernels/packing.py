@@ -32,9 +32,9 @@ def per_sequence(run: Kernel, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -
             alike.setdefault((len(queries), len(tokens)), []).append((row, queries, tokens))
     if not alike:
         return q.new_zeros(*q.shape[:3], v.shape[3])
-    parts = [part for group in alike.values() for part in group]
-    rows = torch.cat([row * n + queries for row, queries, _ in parts])
-    columns = torch.cat([row * m + tokens for row, _, tokens in parts])
+    found = [part for group in alike.values() for part in group]
+    rows = torch.cat([row * n + queries for row, queries, _ in found])
+    columns = torch.cat([row * m + tokens for row, _, tokens in found])
     counts = [(len(group), *lengths) for lengths, group in alike.items()]
     queries, keys, values = (
         by_document(x, places, [(count[0], count[at]) for count in counts])
@@ -65,6 +65,19 @@ def shown(layout: Layout, group: list[tuple[int, Tensor, Tensor]]) -> Tensor:
     return torch.cat(
         [x.index_select(2, queries).index_select(3, tokens) for x, queries, tokens in masks if x is not None]
     )
+
+
+def parts(layout: Layout, batch: int, n: int, m: int, device: torch.device) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """What attends by itself: its place in the batch, the rows of its queries and the columns of its keys.
+
+    Each sequence and document, and the whole batch where the layout is regular.
+    """
+    if layout.regular:
+        tokens = torch.arange(m, device=device)
+        yield slice(None), tokens[max(m - n, 0) :] - (m - n), tokens
+        return
+    for row, tokens in documents(layout, batch, m, device):
+        yield slice(row, row + 1), tokens[tokens >= m - n] - (m - n), tokens
 
 
 def documents(layout: Layout, batch: int, m: int, device: torch.device) -> Iterator[tuple[int, Tensor]]:

@@ -215,11 +215,7 @@ class FifoLM(LM):
         super().__init__(config, seed)
 
     def block(self, layer: Layer, index: int) -> Block:
-        attention: Any = QueueAttention(self.config, *self.sizes)
-        block = Block(attention, self.config.width, self.config.inner_width, eps=self.config.eps)
-        with torch.no_grad():
-            block.network.down.weight.mul_((2 * self.config.depth) ** -0.5)
-        return block
+        return self.around(QueueAttention(self.config, *self.sizes))
 
     @classmethod
     def examples(cls) -> Sequence[Sample]:

@@ -170,10 +170,14 @@ class LM(Network):
         ]
 
     def block(self, layer: Layer, index: int) -> Block:
-        """The layer ``index``; the root of their number shrinks output matrices, so that depth adds no variance."""
+        """The layer ``index``."""
         attention = self.config.attention(layer, index)
         if not attention.causal:
             raise wrong("layers", repr(str(layer)), "mechanisms and projections that are causal")
+        return self.around(attention)
+
+    def around(self, attention: Any) -> Block:
+        """A block; the root of their number shrinks output matrices, so that depth adds no variance."""
         block = Block(attention, self.config.width, self.config.inner_width, eps=self.config.eps)
         with torch.no_grad():
             block.network.down.weight.mul_((2 * self.config.depth) ** -0.5)

@@ -433,11 +433,7 @@ class TitansLM(LM):
 
     def block(self, layer: Layer, index: int) -> Block:
         kind, sizes = self.made
-        attention: Any = kind(self.config, sizes, index)
-        block = Block(attention, self.config.width, self.config.inner_width, eps=self.config.eps)
-        with torch.no_grad():
-            block.network.down.weight.mul_((2 * self.config.depth) ** -0.5)
-        return block
+        return self.around(kind(self.config, sizes, index))
 
     @classmethod
     def examples(cls) -> Sequence[Sample]:

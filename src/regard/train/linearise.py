@@ -102,7 +102,7 @@ def linearise(
     made = converted(student, plan, seed)
     new = nn.ModuleList(made.values()).requires_grad_(True)
     losses = {"layers": by_layers(teacher, student, list(made)), "logits": by_logits(teacher, student, distillation)}
-    with frozen(teacher):
+    with evaluating(teacher):
         for stage in STAGES:
             recipe: Recipe | None = getattr(distillation, stage)
             if recipe is None:
@@ -128,7 +128,7 @@ def drawn(stream: Tensor, sizes: Distillation, generator: Generator) -> Tensor:
 
 
 @contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode, as before afterwards."""
     training = model.training
     model.eval()

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from regard.core.errors import wrong
+from regard.core.frozen import frozen
 from regard.hosts.attention_interface import host
 from regard.hosts.sites import blocks_of
 from regard.hosts.swap import Swap, head_dim_of
@@ -150,9 +151,6 @@ def routers(
     found = routed(model, sparing, recipe.seed)
     host_model, draws = cast(Any, found.model), list(tasks.values())
     trained = nn.ModuleDict({"layers": found.layers, "prices": Prices(len(draws))})
-    kept = [(parameter, parameter.requires_grad) for parameter in host_model.parameters()]
-    for parameter, _ in kept:
-        parameter.requires_grad_(False)
 
     def loss(ready: nn.Module, generator: Generator) -> Tensor:
         number = int(generator.initial_seed() - recipe.seed * 1_000_003)
@@ -170,10 +168,9 @@ def routers(
         return told + trained["prices"](task, windows, sparing.target * part)
 
     try:
-        fit(trained, loss, recipe, folder, device, report=report)
+        with frozen(host_model.parameters()):
+            fit(trained, loss, recipe, folder, device, report=report)
     finally:
-        for parameter, wanted in kept:
-            parameter.requires_grad_(wanted)
         for layer in found.layers:
             cast(Flux, layer).temperature, cast(Flux, layer).decided = None, None
     return found

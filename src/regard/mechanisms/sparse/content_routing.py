@@ -119,20 +119,11 @@ class ContentRouting(Cached):
         centroids: Tensor = self.get_buffer("centroids").to(k.dtype)
         return best(centroids @ k.detach().mT, self.count(k.shape[2]))
 
-    def parts(self, layout: Layout, n: int, m: int, like: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Each document: its place in the batch, the places of its queries and of its keys."""
-        if layout.regular:
-            tokens = torch.arange(m, device=like.device)
-            yield slice(None), tokens[max(m - n, 0) :] - (m - n), tokens
-            return
-        for row, tokens in alone.documents(layout, like.shape[0], m, like.device):
-            yield slice(row, row + 1), tokens[tokens >= m - n] - (m - n), tokens
-
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, None, layout, signals)
         n, m = q.shape[2], k.shape[2]
         q, k, a = normed(q), normed(repeat_heads(k, self.heads)), q.new_zeros(*q.shape[:3], m)
-        for batch, queries, keys in self.parts(layout, n, m, q):
+        for batch, queries, keys in alone.parts(layout, len(q), n, m, q.device):
             if len(queries):
                 part = self.map(q[batch, :, queries], k[batch, :, keys], layout.causal)
                 for row in range(*batch.indices(len(q))):
@@ -160,7 +151,7 @@ class ContentRouting(Cached):
         if self.learning:
             self.learn(repeat_heads(k, self.heads), layout)
         out = q.new_zeros(*q.shape[:3], v.shape[3]) + sum(x[..., :0].sum().to(q.dtype) for x in (q, k, v))
-        for batch, queries, keys in self.parts(layout, n, m, q):
+        for batch, queries, keys in alone.parts(layout, len(q), n, m, q.device):
             if len(queries):
                 own, values = k[batch, :, keys], v[batch, :, keys]
                 part = self.among(own, values, q[batch, :, queries], layout.causal)

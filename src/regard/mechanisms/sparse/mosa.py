@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import MappingProxyType
 
 import torch
@@ -108,20 +108,11 @@ class ExpertChoice(Cached):
         pairs = pairs.tril() if causal else pairs
         return torch.nn.functional.pad(pairs[:, :, max(m - n, 0) :], (0, 0, max(n - m, 0), 0))
 
-    def parts(self, layout: Layout, n: int, m: int, like: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Each document: its place in the batch, the places of its queries and of its keys."""
-        if layout.regular:
-            tokens = torch.arange(m, device=like.device)
-            yield slice(None), tokens[max(m - n, 0) :] - (m - n), tokens
-            return
-        for row, tokens in alone.documents(layout, like.shape[0], m, like.device):
-            yield slice(row, row + 1), tokens[tokens >= m - n] - (m - n), tokens
-
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, None, layout, signals)
         (n, m), route = (q.shape[2], k.shape[2]), signals["route"]
         seen = torch.zeros(*q.shape[:2], n, m, dtype=torch.bool, device=q.device)
-        for batch, queries, keys in self.parts(layout, n, m, q):
+        for batch, queries, keys in alone.parts(layout, len(q), n, m, q.device):
             part = self.seen(route[batch, :, keys], len(queries), layout.causal)
             for row in range(*batch.indices(len(q))):
                 seen[row, :, queries[:, None], keys] = part[row if batch == slice(None) else 0]
@@ -136,7 +127,7 @@ class ExpertChoice(Cached):
         self.check(q, k, v, layout, signals)
         (n, m), route = (q.shape[2], k.shape[2]), signals["route"]
         out = q.new_zeros(*q.shape[:3], v.shape[3]) + sum(x[..., :0].sum() for x in (q, k, v, route))
-        for batch, queries, keys in self.parts(layout, n, m, q):
+        for batch, queries, keys in alone.parts(layout, len(q), n, m, q.device):
             if len(queries):
                 own, values, routes = (x[batch, :, keys] for x in (k, v, route))
                 part = self.among(own, values, routes, q[batch, :, queries], layout.causal)

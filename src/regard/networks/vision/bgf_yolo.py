@@ -13,9 +13,9 @@ from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.featuremap.parts.layers import Convolved, RepVGG, normed_as
 from regard.featuremap.resize import resize
-from regard.networks.base import Network
 from regard.networks.stages.steps.attention import Enhanced
-from regard.networks.vision.gold_yolo import Pools, detections
+from regard.networks.vision.detector import Detector
+from regard.networks.vision.gold_yolo import Pools
 from regard.networks.vision.vit import random_images, settled
 
 EPS, MOMENTUM, BINS, REGIONS, HEADS = 1e-3, 0.03, 16, 8, 8
@@ -155,7 +155,7 @@ class Generalized(nn.Module):
         ),
     ),
 )
-class BGFYolo(Network):
+class BGFYolo(Detector):
     """Four stages of growing blocks, `Generalized`, and of each cell of four levels a box and the scores of classes.
 
     Shapes: ``images (b, 3, y, x)`` of any height and width -> ``(b, cells, 4 + classes)``: the middle, the width and
@@ -170,6 +170,8 @@ class BGFYolo(Network):
 
     Paper: Kang et al., arXiv 2309.12585.
     """
+
+    steps = STEPS
 
     def __init__(
         self, size: str = "x", classes: int = 1, routed: bool = True, width: float | None = None, seed: int = 0
@@ -202,15 +204,3 @@ class BGFYolo(Network):
 
         cells = 18 * 25 + 9 * 13 + 5 * 7 + 3 * 4
         return [Sample("bgf_yolo", made(), {"inputs": inputs, "output": (cells, 7), "again": lambda: made(7)})]
-
-    def features(self, images: Tensor) -> list[Tensor]:
-        """The maps of the four stages."""
-        x, found = self.stem(images), []
-        for stage in self.stages:
-            x = stage(x)
-            found.append(x)
-        return [*found[:-1], self.pools(x)]
-
-    def forward(self, images: Tensor) -> Tensor:
-        levels = zip(self.heads, self.neck(self.features(images)), STEPS, strict=True)
-        return torch.cat([detections(head(level), level, step) for head, level, step in levels], 1)

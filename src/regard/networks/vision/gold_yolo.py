@@ -15,7 +15,7 @@ from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.featuremap.necks.gold_yolo import EPS, MOMENTUM, GoldYolo, silu, stack
 from regard.featuremap.parts.layers import Activation, Convolved, RepVGG, normed_as
-from regard.networks.base import Network
+from regard.networks.vision.detector import Detector
 from regard.networks.vision.vit import random_images
 
 REPEATS = (6, 12, 18, 6)
@@ -134,7 +134,7 @@ class Head(nn.Module):
         holds="gathered.are_printed",
     ),
 )
-class GoldYoloNetwork(Network):
+class GoldYoloNetwork(Detector):
     """Four stages of folding blocks, the neck, and of each cell of three levels a box and the scores of classes.
 
     Shapes: ``images (b, 3, y, x)`` of any height and width -> ``(b, cells, 4 + classes)``: the middle, the width and
@@ -148,6 +148,8 @@ class GoldYoloNetwork(Network):
 
     Paper: Wang et al., arXiv 2309.11331.
     """
+
+    steps = STEPS
 
     def __init__(self, size: str = "N", classes: int = 80, seed: int = 0, width: float | None = None) -> None:
         super().__init__()
@@ -197,18 +199,6 @@ class GoldYoloNetwork(Network):
 
         return [sample("N"), sample("M")]
 
-    def features(self, images: Tensor) -> list[Tensor]:
-        """The maps of the four stages."""
-        x, found = self.stem(images), []
-        for stage in self.stages:
-            x = stage(x)
-            found.append(x)
-        return [*found[:-1], self.pools(x)]
-
-    def forward(self, images: Tensor) -> Tensor:
-        levels = zip(self.heads, self.neck(self.features(images)), STEPS, strict=True)
-        return torch.cat([detections(head(level), level, step) for head, level, step in levels], 1)
-
     def folded(self) -> Self:
         """A copy each of whose blocks is one convolution and each of whose convolutions with an activation has its norm
         within, as the authors deploy it: those of attention and of injections keep theirs."""
@@ -218,18 +208,3 @@ class GoldYoloNetwork(Network):
                 if isinstance(child, RepVGG) or (isinstance(child, Convolved) and child.active):
                     setattr(module, name, child.folded())
         return made
-
-
-def detections(read: tuple[Tensor, Tensor], level: Tensor, step: int) -> Tensor:
-    """Boxes in pixels, middle, width and height, and probabilities ``(b, cells, 4 + classes)`` of one level.
-
-    Args:
-        read: scores ``(b, classes, cells)`` before the sigmoid, and distances ``(b, 4, cells)`` in cells, to the left,
-            top, right and bottom. level: the map that they were read from. step: pixels from cell to cell.
-    """
-    scores, distances = read
-    left, top, right, bottom = distances.unbind(1)
-    steps = (torch.arange(n, device=level.device, dtype=level.dtype) + 0.5 for n in level.shape[2:])
-    y, x = (each.flatten() for each in torch.meshgrid(*steps, indexing="ij"))
-    box = (x + (right - left) / 2, y + (bottom - top) / 2, left + right, top + bottom)
-    return torch.cat((step * torch.stack(box, 2), torch.sigmoid(scores).mT), 2)

@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
+from regard.core.frozen import frozen
 from regard.core.kinds import Sample
 from regard.core.layout import Layout
 from regard.core.mechanism import accumulate_dtype
@@ -132,13 +133,8 @@ def aligned(teacher: LM, student: LM, batches: Batches, recipe: Recipe) -> LM:
     def loss(ready: nn.Module, generator: Generator) -> Tensor:
         return alignment(teacher, student, batches(generator))
 
-    for parameter in kept:
-        parameter.requires_grad_(False)
-    try:
+    with frozen(kept):
         return fit(student, loss, recipe)  # pyright: ignore[reportReturnType]
-    finally:
-        for parameter in kept:
-            parameter.requires_grad_(True)
 
 
 @dataclass(frozen=True)
