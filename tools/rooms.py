@@ -16,7 +16,7 @@ class Room:
         tests: files and folders below ``tests``.
         sources: files and folders below the package; the room's own name where it is the folder's.
         lawful: whether what its files define, or what stands on them, is held to laws.
-        narrow: whether tests that name a file are enough for it, where there are such: the rest of its room's take long.
+        narrow: whether tests that name a file are enough for it, where there are such, since the rest take long.
     """
 
     tests: tuple[str, ...]
