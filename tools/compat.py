@@ -18,7 +18,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from os import environ
 from pathlib import Path
 from xml.etree import ElementTree
@@ -50,13 +50,16 @@ whatever its build.
 
 @dataclass(frozen=True)
 class Result:
-    """What a suite gave: how many tests passed, and the names of those that did not."""
+    """What a suite gave: how many tests passed, the names of those that did not, and of those that were skipped."""
 
     passed: int
     failed: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.passed} passed" + (f", **{len(self.failed)} failed**" if self.failed else "")
+        parts = [f"{self.passed} passed"]
+        parts += [f"**{len(self.failed)} failed**"] if self.failed else []
+        return ", ".join(parts + ([f"{len(self.skipped)} skipped"] if self.skipped else []))
 
 
 def lowest() -> list[str]:
@@ -117,12 +120,13 @@ def column(name: str, python: Path) -> dict[str, Result]:
     """What every suite gives in this environment, those that ran before on the same code and releases as kept."""
     kept, of = HOME / f"{name}.json", {"code": code()} | releases(python)
     found = json.loads(kept.read_text()) if kept.exists() else {}
-    results = {s: Result(r["passed"], tuple(r["failed"])) for s, r in found.get("suites", {}).items()}
+    results = {suite: Result(r["passed"], *map(tuple, r["names"])) for suite, r in found.get("suites", {}).items()}
     results = results if found.get("of") == of else {}
     for suite, options in SUITES.items():
         if suite not in results:
             results[suite] = run(python, options)
-            text = json.dumps({"of": of, "suites": {s: asdict(r) for s, r in results.items()}}, indent=1)
+            suites = {s: {"passed": r.passed, "names": [r.failed, r.skipped]} for s, r in results.items()}
+            text = json.dumps({"of": of, "suites": suites}, indent=1)
             kept.with_suffix(".new").write_text(text)
             kept.with_suffix(".new").replace(kept)
     return results
@@ -131,8 +135,16 @@ def column(name: str, python: Path) -> dict[str, Result]:
 def read(report: Path) -> Result:
     """What pytest's JUnit report says."""
     cases = list(ElementTree.parse(report).iter("testcase"))
-    bad = [c for c in cases if any(c.find(kind) is not None for kind in ("failure", "error", "skipped"))]
-    return Result(len(cases) - len(bad), tuple(sorted(f"{c.get('classname')}::{c.get('name')}" for c in bad)))
+    failed = named(cases, "failure", "error")
+    skipped = named(cases, "skipped")
+    return Result(len(cases) - len(failed) - len(skipped), failed, skipped)
+
+
+def named(cases: Iterable[ElementTree.Element], *kinds: str) -> tuple[str, ...]:
+    """The tests that ended so."""
+    return tuple(
+        sorted(f"{c.get('classname')}::{c.get('name')}" for c in cases if any(c.find(k) is not None for k in kinds))
+    )
 
 
 def table(columns: dict[str, tuple[dict[str, str], dict[str, Result]]]) -> str:
@@ -142,8 +154,9 @@ def table(columns: dict[str, tuple[dict[str, str], dict[str, Result]]]) -> str:
     rows += [[suite, *(str(results[suite]) for _, results in columns.values())] for suite in SUITES]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     for column, (_, results) in columns.items():
-        failed = [name for result in results.values() for name in result.failed]
-        lines += ["", f"Failed in {column}:", "", *(f"- `{name}`" for name in failed)] if failed else []
+        for what in ("failed", "skipped"):
+            names = sorted({name for result in results.values() for name in getattr(result, what)})
+            lines += ["", f"{what.capitalize()} in {column}:", "", *(f"- `{name}`" for name in names)] if names else []
     return "\n".join(lines) + "\n"
 
 
