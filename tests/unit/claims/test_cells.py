@@ -44,6 +44,7 @@ SLOW = {
     "projections.gated_and_fast": "as small_lm.beside",
     "seeing.answered": "1,500 scenes, looked at four times, 4 s",
     "small_lm.beside": "a second a model; projections.gated_models has such models too",
+    "small_lm.tuned": "as small_lm.beside",
     "statements.told": "MiniLM reads 320 statements, 6 s",
     "titans.needle": "a thousand tokens by three forms of memory, a minute",
     "tracking.": "words of 128 letters by networks of recurrence and attention, several seconds",
@@ -114,7 +115,7 @@ def test_tuning_for_longer_texts(monkeypatch):
 
 def test_samples_until_pairs_are_told(monkeypatch):
     monkeypatch.setattr(dual, "MOST", 10 * dual.SIZE)
-    assert not judged(rows_of(dual.samples, seed=0), dual.takes_half).held
+    assert not judged(rows_of(dual.samples.where(seed=[0])), dual.takes_half).held
 
 
 def test_clicks_and_waves():
