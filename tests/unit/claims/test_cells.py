@@ -40,6 +40,7 @@ SLOW = {
     "parsing.brackets": "parses 300 sentences without each head in turn, 3 s a model",
     "poses.lifted": "six networks on 2,000 poses, 4 s",
     "positional.network": "sorts lists of ten times the size, 4 s",
+    "projections.on_long_texts": "tells packages of 3,000 texts, 20 s",
     "projections.texts_of": "tells packages of 3,000 texts, 5 s",
     "projections.gated_and_fast": "as small_lm.beside",
     "seeing.answered": "1,500 scenes, looked at four times, 4 s",
