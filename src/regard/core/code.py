@@ -100,7 +100,7 @@ def bound(module: str) -> dict[str, list[Piece]]:
 
 def forget() -> None:
     """Reads every file anew when it is asked for the next time."""
-    for cached in (path_of, tree, pieces, bound, foreign, digest, outside):
+    for cached in (path_of, tree, pieces, bound, says_package, foreign, digest, outside):
         cached.cache_clear()
 
 
@@ -137,19 +137,30 @@ def piece_of(
                 texts.append(text)
                 words.update([text] if IDENTIFIER.fullmatch(text) else [])
     bare = frozenset(names)
-    imports = tuple(imports_of(code))
+    imports = tuple(imports_of(code)) if isinstance(code, ast.Import | ast.ImportFrom) or says_package(module) else ()
     return Piece(module, place, code, bound_by(code), bare, bare | words, tuple(texts), imports, members, always, owner)
 
 
 def deciding(node: ast.AST) -> Iterator[ast.AST]:
-    """A tree's nodes without docstrings, annotations of functions and declarations of the atlas."""
-    yield node
-    for name, value in ast.iter_fields(node):
-        if name in ("annotation", "returns") and not isinstance(node, ast.AnnAssign):
-            continue
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, ast.AST) and not is_text(one) and not declares(one):
-                yield from deciding(one)
+    """A tree's nodes without docstrings, annotations of functions and declarations of the atlas, in any order."""
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        plain = isinstance(node, ast.AnnAssign)
+        for name in node._fields:
+            if plain or name not in ("annotation", "returns"):
+                value = getattr(node, name, None)
+                parts = value if isinstance(value, list) else (value,)
+                waiting += [one for one in parts if isinstance(one, ast.AST) and not is_text(one) and not declares(one)]
+
+
+@cache
+def says_package(module: str) -> bool:
+    """Whether a file names the package anywhere but in imports at its top."""
+    path = ROOT / "__init__.py" if not module else path_of(module)
+    lines = path.read_text(encoding="utf-8").splitlines() if path else []
+    return any(PACKAGE in line and not line.startswith(("from ", "import ")) for line in lines)
 
 
 def apart(statement: ast.ImportFrom | ast.Import) -> Iterator[ast.stmt]:
