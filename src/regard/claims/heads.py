@@ -232,7 +232,7 @@ def pruned() -> dict[str, float]:
     model, tokenizer = smollm2()
     ids, off = torch.tensor(tokenizer(manual()).input_ids), round(0.2 * HEADS)
     scores = HeadImportance().run(model, [Prompt(ids[start : start + 256]) for start in (0, 1000, 2000)])
-    texts = [ids[start : start + 256] for start in range(4000, 8800, 400)]
+    texts = [ids[start : start + 256] for start in range(2400, len(ids) - 256, 256)][:12]
     whole, few = text_loss(model, texts), len(DRAWS) - 1
     raw, normed = (text_loss(model, texts, ordered(scores, by_norm)[:off]) / whole - 1 for by_norm in (False, True))
     figures = over(raw) | {f"normed {what}": value for what, value in over(normed).items()}
