@@ -14,10 +14,11 @@ import torch
 
 from regard.claims.declared import cells_of, finding_of
 from regard.claims.figures import Figures
-from regard.core import results
+from regard.core import executed, results
 from regard.core.atlas import Entry, everything
 from regard.core.errors import wrong
-from regard.core.sources import used
+from regard.core.sources import OF, changed, used
+from regard.experiments.apart import apart, can_fork
 from regard.experiments.cell import Cell, Scalar
 from regard.experiments.run import Outcome, Show, run
 from regard.experiments.store import machine
@@ -38,21 +39,25 @@ class Page:
         self.kept = results.load(self.file)
         self.others: Sequence[Page] = ()
 
-    def row(self, cell: Cell, today: Mapping[str, str]) -> dict[str, Any] | None:
-        """The cell's row, if it was measured with the code of ``today``."""
-        known = self.kept["sources"]
-        rows = (row for row in self.kept["rows"] if row["key"] == cell.key and known.get(row["sources"]) == today)
-        return next(rows, None)
+    def row(self, cell: Cell) -> dict[str, Any] | None:
+        """The cell's row, if it was measured with the code of today."""
+        rows = (row for row in self.kept["rows"] if row["key"] == cell.key)
+        return next((row for row in rows if self.is_of_today(row, cell)), None)
+
+    def is_of_today(self, row: Mapping[str, Any], cell: Cell) -> bool:
+        """Whether a row of this cell was measured with the code that it has today."""
+        known = self.kept["sources"].get(row["sources"], {})
+        return known.get(OF) == sources_of(cell)[OF] and not changed(known)
 
     def done(self, cell: Cell) -> bool:
         """Whether it is measured here, or in another entry's file, from which it is taken."""
-        today = sources_of(cell)
-        if self.row(cell, today) is not None:
+        if self.row(cell) is not None:
             return True
-        row = next((row for page in self.others if (row := page.row(cell, today)) is not None), None)
-        if row is not None:
-            self.keep(row, today)
-        return row is not None
+        found = next(((row, page) for page in self.others if (row := page.row(cell)) is not None), None)
+        if found is not None:
+            row, page = found
+            self.keep(row, page.kept["sources"][row["sources"]])
+        return found is not None
 
     def add(self, cell: Cell, figures: Mapping[str, Scalar], command: str) -> None:
         """Keeps the row of a cell that has been measured."""
@@ -67,7 +72,7 @@ class Page:
             "date": time.strftime("%Y-%m-%d"),
             "with": f"{using}, {torch.get_num_threads()} threads; {own['machine']}",
         }
-        self.keep(told, sources_of(cell))
+        self.keep(told, sources_of(cell, ran=True))
 
     def keep(self, row: Mapping[str, Any], sources: dict[str, str]) -> None:
         """Puts a row in the place of one of the same key, drops what was said of that one, and writes the file."""
@@ -87,7 +92,7 @@ class Page:
         for claim in self.entry.claims:
             cells = cells_of(claim)
             wanted |= {cell.key: None for cell in cells}
-            rows = [self.row(cell, sources_of(cell)) for cell in cells]
+            rows = [self.row(cell) for cell in cells]
             measured = [row for row in rows if row is not None]
             if len(measured) == len(rows):
                 found = finding_of(claim, Figures(measured))
@@ -147,12 +152,16 @@ def rounded(name: str, value: Scalar) -> Scalar:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def sources_of(cell: Cell) -> dict[str, str]:
-    """The code that a cell uses."""
+def sources_of(cell: Cell, ran: bool = False) -> dict[str, str]:
+    """The code that a cell uses.
+
+    Args:
+        ran: it has just been measured, so that code which did not run in this process is left out, where that is known.
+    """
     module, name = cell.code
-    return used(
-        module.removeprefix("regard."), name, [value for value in cell.fields.values() if isinstance(value, str)]
-    )
+    texts = [value for value in cell.fields.values() if isinstance(value, str)]
+    told: dict[str, Any] = {"ran": executed.has_run, "also": executed.taken()} if ran and executed.known() else {}
+    return used(module.removeprefix("regard."), name, texts, **told)
 
 
 def measure(
@@ -171,7 +180,19 @@ def measure(
         cells = {cell.key: cell for claim in entry.claims for cell in cells_of(claim)}
         todo = [cell for key, cell in cells.items() if (again and key not in fresh) or not page.done(cell)]
         yield from (Outcome(cell, reused=True) for cell in cells.values() if cell not in todo)
-        for outcome in run(todo, page, f"regard claims {entry.name}", again=True, show=show):
+        for outcome in outcomes(todo, page, show):
             fresh.add(outcome.cell.key)
             yield outcome
         page.close()
+
+
+def outcomes(todo: Sequence[Cell], page: Page, show: Show) -> Iterator[Outcome]:
+    """Measures cells of one page; where it is noted what runs, in a process of their own, so that no others count."""
+
+    def work(show: Show) -> Iterator[Outcome]:
+        return run(todo, page, f"regard claims {page.entry.name}", again=True, show=show)
+
+    if not todo or executed.finder() is None or not can_fork():
+        return (yield from work(show))
+    yield from apart(work, show)
+    page.kept = results.load(page.file)

@@ -15,8 +15,8 @@ from regard.train.fit import Recipe
 from regard.train.objective import Batch, cross_entropy, run, tune
 from regard.train.objectives.context_indicator import ContextIndicator, dependency
 
-FACTS, PAIRS, ANSWER, INDICATOR, LAYER = 24, 4, 3, 2047, 2
-"""Facts, pairs in a context, tokens of an answer, the indicator's id, and the layer that is read, of four."""
+FACTS, PAIRS, ANSWER, INDICATOR, LAYER = 24, 4, 3, 2047, 3
+"""Facts, pairs in a context, tokens of an answer, the indicator's id, and the layer that is read, the last of four."""
 LOWEST, HIGHEST = 10, 2000
 """Ids that are drawn."""
 
@@ -68,6 +68,17 @@ def recalled(model: Any, batch: Batch, indicator: bool = False) -> float:
     return (hit | ~batch.targets[:, 1:]).all(1).float().mean().item()
 
 
+def told_apart(base: Any, world: World) -> float:
+    """The dependency from which on texts are best told to depend on their contexts, of texts that are not tuned on.
+
+    The paper's 0.6 is of a middle layer of TinyLlama; here answers attend to little but the context, whatever it says.
+    """
+    depends, known = (dependency(base, world.batch(200, Generator().manual_seed(93), x), LAYER) for x in (0.0, 1.0))
+    every = torch.cat([depends, known]).sort().values
+    right = (depends[:, None] >= every).double().mean(0) + (known[:, None] < every).double().mean(0)
+    return every[right.argmax()].item()
+
+
 @measured(seed=range(3), steps=[300])
 def tuned(seed: int, steps: int) -> dict[str, float]:
     """Contexts against facts: before tuning, after it, and after it with the indicator; the loss of the usual."""
@@ -75,11 +86,11 @@ def tuned(seed: int, steps: int) -> dict[str, float]:
     base = deepcopy(base).float()
     against = world.batch(200, Generator().manual_seed(90), 0.0, overriding=True)
     usual = world.batch(200, Generator().manual_seed(91), 1.0)
-    found = {"before": recalled(base, against)}
+    found, least = {"before": recalled(base, against)}, told_apart(base, world)
     for name, share in (("dependent told", 0.0), ("by heart told", 1.0)):
         depends = dependency(base, world.batch(100, Generator().manual_seed(92), share), LAYER)
-        found[name] = (depends >= 0.6).float().mean().item()
-    for name, threshold in (("plain", torch.inf), ("indicated", 0.6)):
+        found[name] = (depends >= least).float().mean().item()
+    for name, threshold in (("plain", torch.inf), ("indicated", least)):
         model = deepcopy(base)
         objective = ContextIndicator([INDICATOR], base, LAYER, threshold)
         tune(model, objective, lambda generator: world.batch(16, generator, 0.9), Recipe(steps, 3e-4, seed=seed))
@@ -92,8 +103,10 @@ def kept(found: Figures) -> Finding:
     """Plain tuning loses recall; the indicator brings 80% of that back, for at most 2% of the loss, on average."""
     before, plain, own = (found.mean(name) for name in ("before", "plain", "indicated"))
     losses = [found.mean(f"{name} loss") for name in ("plain", "indicated")]
+    flagged = [found.mean(f"{name} told") for name in ("dependent", "by heart")]
     figure = (
-        f"what contexts say against facts is recalled {before:.0%} before tuning, {plain:.0%} after it, {own:.0%} with "
+        f"indicated are {flagged[0]:.0%} of texts that depend on contexts, {flagged[1]:.0%} of others; what contexts "
+        f"say against facts is recalled {before:.0%} before tuning, {plain:.0%} after it, {own:.0%} with "
         f"the indicator; loss {losses[0]:.3f} and {losses[1]:.3f}"
     )
     return Finding.of(figure, plain < before, own - plain >= 0.8 * (before - plain), losses[1] <= 1.02 * losses[0])

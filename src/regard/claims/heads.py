@@ -232,13 +232,13 @@ def pruned() -> dict[str, float]:
     model, tokenizer = smollm2()
     ids, off = torch.tensor(tokenizer(manual()).input_ids), round(0.2 * HEADS)
     scores = HeadImportance().run(model, [Prompt(ids[start : start + 256]) for start in (0, 1000, 2000)])
-    texts = [ids[start : start + 256] for start in (4000, 4400, 4800, 5200)]
-    whole = text_loss(model, texts)
+    texts = [ids[start : start + 256] for start in range(2400, len(ids) - 256, 256)][:12]
+    whole, few = text_loss(model, texts), len(DRAWS) - 1
     raw, normed = (text_loss(model, texts, ordered(scores, by_norm)[:off]) / whole - 1 for by_norm in (False, True))
     figures = over(raw) | {f"normed {what}": value for what, value in over(normed).items()}
     for draw in DRAWS:
-        without = text_loss(model, texts, Random(draw).sample(heads_of(model), off))
-        figures[f"random {draw}"] = (without / whole - 1).mean().item()
+        without = text_loss(model, texts[:few], Random(draw).sample(heads_of(model), off))
+        figures[f"random {draw}"] = (without / whole[:few] - 1).mean().item()
     return figures
 
 
@@ -355,11 +355,11 @@ def follow_better(found: Figures) -> Finding:
     return Finding.of(f"{figure}, {', '.join(shown)}", min(lows) > 0)
 
 
-@measured(seed=range(2), steps=[100])
+@measured(seed=range(2), steps=[500])
 def gated(seed: int, steps: int) -> dict[str, float]:
     """Indirect objects that regard-tiny tells without heads by their fitted role, and without as many at random."""
     model, tokenizer = load("tiny")
-    gates = CausalHeadGating(steps, 16, seed=seed).run(model, prompts(tokenizer, "indirect object", 64, 0))
+    gates = CausalHeadGating(steps, 32, seed=seed).run(model, prompts(tokenizer, "indirect object", 64, 0))
     held_out, off = prompts(tokenizer, "indirect object", 64, 1), round(0.2 * len(heads_of(model)))
     figures = {"whole": right(model, held_out, [])}
     for role in ("facilitating", "irrelevant"):
@@ -390,7 +390,7 @@ def needed_and_not(found: Figures) -> Finding:
     return Finding.of(figure, min(falls) >= 0.5, max(costs) <= 0.02)
 
 
-@measured(seed=range(3), steps=[100])
+@measured(seed=range(3), steps=[500])
 def noisy(seed: int, steps: int) -> dict[str, float]:
     """How much a head of regard-tiny interferes whose output weights are noise, three times as large as they were."""
     shipped, tokenizer = load("tiny")
@@ -399,7 +399,7 @@ def noisy(seed: int, steps: int) -> dict[str, float]:
     size = model.config.hidden_size // model.config.num_attention_heads
     weight = model.model.layers[layer].self_attn.o_proj.weight.data[:, head * size : (head + 1) * size]
     weight.copy_(3 * weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed)))
-    gates = CausalHeadGating(steps, 16, seed=seed).run(model, prompts(tokenizer, "indirect object", 64, 0))
+    gates = CausalHeadGating(steps, 32, seed=seed).run(model, prompts(tokenizer, "indirect object", 64, 0))
     return {"layer": layer, "head": head, "interfering": float(gates.interfering[layer, head])}
 
 

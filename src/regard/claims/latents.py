@@ -409,7 +409,7 @@ def scaled_features(videos: Tensor, seen: int, scales: int) -> Tensor:
     return torch.stack(made, 1)
 
 
-@measured(model=("progressive", "single"), seen=(4, 8), seed=range(2), steps=[500])
+@measured(model=("progressive", "single"), seen=(4, 8), seed=range(5), steps=[500])
 def beginnings(model: str, seen: int, seed: int, steps: int) -> dict[str, float]:
     """Share of unseen actions told from the first few of 20 frames, and the parameters."""
     noise = torch.Generator().manual_seed(77)

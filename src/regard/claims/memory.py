@@ -170,10 +170,10 @@ def finds(found: Figures) -> Finding:
     return Finding.of(f"{shown}, with windows alone {alone:.1%}", with_memory >= alone + 0.2)
 
 
-def recall_of(rule: str) -> list[Cell]:
+def recall_of(rule: str, steps: int = 500) -> list[Cell]:
     """A linear memory of 32 channels, and linear attention with as large a state."""
     arms = ((f"{rule}(hidden=0)*2", 32), ("linear*2", 62))
-    return [trained.cell(layers=layers, head_dim=d, seed=seed, steps=500) for layers, d in arms for seed in range(2)]
+    return [trained.cell(layers=layers, head_dim=d, seed=seed, steps=steps) for layers, d in arms for seed in range(2)]
 
 
 def recalls_as_much(found: Figures) -> Finding:

@@ -94,7 +94,7 @@ def radial_by_rules(frames: int, tokens: int, least: int) -> Tensor:
     for a, b in itertools.product(range(frames), repeat=2):
         t = abs(a - b)
         decay = 2 ** tokens.bit_length() / 2 ** t.bit_length()
-        width = tokens if t <= 1 else max(decay, least)
+        width = tokens if t <= 1 else max(0.5 * decay, least)  # the authors' decay_factor
         part = (place[:, None] - place).abs() <= width
         if t > 1 and decay < least and t % int(least / decay):
             part = torch.zeros_like(part)

@@ -151,6 +151,13 @@ def on_texts(form: str, seed: int, steps: int) -> dict[str, float]:
     return {"right": package_accuracy(network(form, 5, seed, (1, 64), 1, VOCABULARY), seed, steps)}
 
 
+@measured(form=("MHA", "add", "multiply"), seed=range(3), steps=[600])
+def on_long_texts(form: str, seed: int, steps: int) -> dict[str, float]:
+    """The same of 256 characters, twice as long."""
+    model = network(form, 5, seed, (1, 256), 1, VOCABULARY)
+    return {"right": package_accuracy(model, seed, steps, length=256)}
+
+
 def texts_of(forms: str) -> list[Cell]:
     return [on_texts.cell(form=form, seed=seed, steps=300) for form in forms.split() for seed in range(3)]
 

@@ -23,6 +23,19 @@ LENGTH, PROMPTS, SHARE, FULL = 1024, 10, 0.25, 15
 """Tokens, prompts, the share of them that is read, and HyLRA's full layers of 30."""
 
 
+@measured(length=[2 * LENGTH])
+def long_needle(length: int) -> dict[str, float]:
+    """The same by pages alone, of longer texts: of the pages that are read fewer are those at the end, always read."""
+    model, tokenizer = smollm2()
+    ways: dict[str, Policy] = {"quest": Quest(), "delta": Delta()}
+    prompts, rows = needles(tokenizer, length, PROMPTS, seed=3), {}
+    names = {str(policy): name for name, policy in ways.items()} | {"full": "full"}
+    for row in kept_of(model, prompts, [(policy, SHARE) for policy in ways.values()], known=[True]):
+        rows.setdefault(names[row.policy], []).append(row)
+    found = {f"{name} right": mean([row.right for row in some]) for name, some in rows.items()}
+    return found | {f"{name} mass": mean([mass(model, way, p) for p in prompts[::3]]) for name, way in ways.items()}
+
+
 @measured()
 def needle() -> dict[str, float]:
     """Digits found, and the mass of what is read, with a quarter of 1,024 tokens read in each step."""

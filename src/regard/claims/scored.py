@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 import regard
 from regard.claims.cells import measured
 from regard.claims.figures import Figures, Finding, interval, listed
-from regard.claims.small_lm import both
+from regard.claims.small_lm import at_best_rate, both
 from regard.core.layout import Layout
 from regard.experiments.cell import Cell
 from regard.mechanisms.scored.differential import Differential
@@ -80,7 +80,7 @@ def both_signs(found: Figures) -> Finding:
 
 def stays_apart(found: Figures) -> Finding:
     """Repeating the last token moves the last state further than softmax's."""
-    plain, other = both(found, "gap")
+    plain, other = at_best_rate(found, "gap")
     figure = (
         f"repeating a text's last token changes what follows by {interval(other)}, with softmax by {interval(plain)}"
     )

@@ -106,6 +106,44 @@ def beside(layers: str, projection: str = "grouped", kv_heads: int | None = None
     return cells(f"softmax*{len(parse_layers(layers))}", rate=rate) + cells(layers, projection, kv_heads, rate)
 
 
+RATES, LONGER = (3e-3, 1e-2), 2000
+"""Of learning, of which each arm takes its best, and steps after which small models differ by more than their pace."""
+
+
+def tuned(layers: str, projection: str = "grouped") -> list[Cell]:
+    """Softmax's models and the others, five times as long, each at every rate."""
+    arms = ((f"softmax*{len(parse_layers(layers))}", "grouped"), (layers, projection))
+    return [
+        trained.cell(layers=text, projection=how, kv_heads=None, rate=rate, seed=seed, steps=LONGER)
+        for text, how in arms
+        for rate in RATES
+        for seed in SEEDS
+    ]
+
+
+def at_best_rate(found: Figures, figure: str) -> tuple[list[float], list[float]]:
+    """A figure of softmax's models and of the others', each at the rate of its lowest mean loss."""
+    half = len(found.rows) // 2
+    arms = [Figures(rows) for rows in (found.rows[:half], found.rows[half:])]
+    best = [min(RATES, key=lambda rate, arm=arm: arm.mean("loss", rate=rate)) for arm in arms]
+    plain, other = (arm(figure, rate=rate) for arm, rate in zip(arms, best, strict=True))
+    return plain, other
+
+
+def tuned_loss_at_most(found: Figures, ratio: float) -> Finding:
+    """At each arm's best rate the mean held-out loss is at most so many times softmax's."""
+    plain, other = at_best_rate(found, "loss")
+    rates = [set(values).pop() for values in at_best_rate(found, "rate")]
+    share, last = mean(other) / mean(plain), found.rows[-1]
+    name = last["layers"] if last["projection"] == "grouped" else last["projection"]
+    figure = (
+        f"after {LONGER:,} steps loss of {name} {interval(other)} at a rate of {rates[1]:g}, softmax {interval(plain)}"
+    )
+    return Finding.of(
+        f"{figure} at {rates[0]:g}: {share:.3f} of it, wanted at most {ratio:g}", mean(other) <= ratio * mean(plain)
+    )
+
+
 def both(found: Figures, figure: str) -> tuple[list[float], list[float]]:
     """A figure of softmax's models and of the others'."""
     values = found(figure)

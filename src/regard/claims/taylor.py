@@ -77,9 +77,9 @@ def doubling(order: int, causal: bool) -> dict[str, float]:
     return {"ratio": best[8192] / best[4096]}
 
 
-@measured(name=("softmax", "fastmax"), steps=[200])
-def bytes_lm(name: str, steps: int) -> dict[str, float]:
-    """Held-out loss of a byte-level model of two layers."""
+@measured(name=("softmax", "fastmax"), rate=(3e-3, 1e-2), steps=[2000])
+def bytes_lm(name: str, rate: float, steps: int) -> dict[str, float]:
+    """Held-out loss of a byte-level model of two layers, trained at this rate."""
     codes = torch.tensor(list("".join(inspect.getsource(module) for module in (argparse, ast, inspect)).encode()))
     _, codes = codes.unique(return_inverse=True)
     cut = len(codes) * 9 // 10
@@ -92,14 +92,14 @@ def bytes_lm(name: str, steps: int) -> dict[str, float]:
         return model.loss(batch(generator, 0, cut, 16))
 
     model = LM(Config(int(codes.max()) + 1, width=48, layers=f"{name}*2", heads=4), seed=0)
-    fit(model, loss, Recipe(steps))
+    fit(model, loss, Recipe(steps, rate))
     with torch.no_grad():
         return {"loss": model.loss(batch(torch.Generator().manual_seed(1), cut, len(codes), 256)).item()}
 
 
 def within_five_percent(found: Figures) -> Finding:
-    """At most 5% above softmax's."""
-    softmax, other = (found.one("loss", name=name) for name in ("softmax", "fastmax"))
+    """At most 5% above softmax's, each at its better rate."""
+    softmax, other = (min(found("loss", name=name)) for name in ("softmax", "fastmax"))
     figure = f"byte-level model: loss {other:.3f}, softmax {softmax:.3f}, {other / softmax - 1:.1%} above it"
     return Finding.of(figure, other <= 1.05 * softmax)
 

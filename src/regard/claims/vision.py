@@ -154,7 +154,7 @@ def reaches_every_token(found: Figures) -> Finding:
     return Finding.of(f"{both:.0%} of the pairs reached, by the window layer alone {one:.0%}", both == 1, one < 1)
 
 
-@measured(kind=("SVT", "PCPVT"), steps=[600])
+@measured(kind=("SVT", "PCPVT"), steps=[1500])
 def twins_on_digits(kind: str, steps: int) -> dict[str, float]:
     """Accuracy of a two-stage network on held-out digits."""
     images, labels = load()
@@ -181,7 +181,7 @@ def broadcast_network(kind: str, seed: int) -> ViT:
     return BroadcastViT(BROADCAST, (8, 8), 2, scaled=kind == "CB_S", seed=seed)
 
 
-@measured(kind=("plain", "CB", "CB_S"), seed=range(3), steps=[300])
+@measured(kind=("plain", "CB", "CB_S"), seed=range(3), steps=[2000])
 def broadcast(kind: str, seed: int, steps: int) -> dict[str, float | int]:
     """Parameters, accuracy on held-out digits and mean entropy of attention in nats."""
     model = broadcast_network(kind, seed)
@@ -271,14 +271,14 @@ def adjoint(solver: str) -> dict[str, float]:
     return {"apart": max((a - b).abs().max().item() for a, b in zip(*found, strict=True))}
 
 
-@measured(backbone=("sequential", "parallel"), seed=range(3), steps=[300])
+@measured(backbone=("sequential", "parallel"), seed=range(3), steps=[1000])
 def blocks(backbone: str, seed: int, steps: int) -> dict[str, float]:
     """Accuracy on held-out digits of three layers one after another, or each beside its network."""
     config = Config(10, width=32, heads=2, layers="softmax*3")
     return {"right": accuracy(ViT(config, (8, 8), 2, backbone=backbone, seed=seed), seed, steps)}  # pyright: ignore
 
 
-@measured(method=("euler", "rk4"), seed=range(3), steps=[300])
+@measured(method=("euler", "rk4"), seed=range(3), steps=[1000])
 def solvers(method: str, seed: int, steps: int) -> dict[str, float]:
     """Accuracy on held-out digits of one layer integrated over a time of 3 in 3 steps."""
     return {"right": accuracy(ode(method, 3, 3.0, seed=seed), seed, steps)}

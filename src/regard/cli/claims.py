@@ -26,6 +26,10 @@ def claims(
     page: Annotated[Path | None, typer.Option(help="write what is known of every entry to this Markdown page")] = None,
 ) -> None:
     """Measure what papers say, or list what came out; a run that was stopped goes on where it was."""
+    from regard.core import executed
+
+    if names or every:
+        executed.begin()  # before what is measured is imported
     from regard.core.atlas import entries, find
 
     if names and every:

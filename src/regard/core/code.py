@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from pathlib import Path
 PACKAGE = "regard"
 ROOT = Path(__file__).parents[1]
 IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
+FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 HOOKS = frozenset(("forward", "backward", "setup_context", "vmap", "jvp"))
 """Methods that PyTorch calls, whoever else names them."""
 OPEN_BASES = frozenset(("Module", "Function", "ABC", "Protocol", "Generic", "NamedTuple", "object"))
@@ -31,7 +32,7 @@ class Piece:
         module, place: where it stands. code: itself, a class without its members. binds: the names that it binds.
         names: what it names bare. words: all that it names, attributes and texts that are words too. texts: its texts
             but docstrings. imports: ``(module, name)`` of regard that it imports, name empty for the module itself.
-        members: of a class. always: a member that is there whoever names it.
+        members: of a class. always: a member that is there whoever names it. owner: the class that it is a member of.
     """
 
     module: str
@@ -44,6 +45,14 @@ class Piece:
     imports: tuple[tuple[str, str], ...]
     members: tuple[Piece, ...] = field(default=(), repr=False)
     always: bool = True
+    owner: str = ""
+
+    @property
+    def function(self) -> str:
+        """``"module:name"`` of a function or a method, ``"module:Class.name"``; empty for anything else."""
+        if not isinstance(self.code, FUNCTIONS):
+            return ""
+        return f"{self.module}:{self.owner}.{self.code.name}" if self.owner else f"{self.module}:{self.code.name}"
 
 
 @cache
@@ -91,7 +100,7 @@ def bound(module: str) -> dict[str, list[Piece]]:
 
 def forget() -> None:
     """Reads every file anew when it is asked for the next time."""
-    for cached in (path_of, tree, pieces, bound, foreign, digest):
+    for cached in (path_of, tree, pieces, bound, says_package, foreign, digest, outside):
         cached.cache_clear()
 
 
@@ -102,15 +111,19 @@ def class_of(module: str, place: int, node: ast.ClassDef) -> Piece:
     for number, member in enumerate(node.body):
         if is_text(member):
             continue
-        method = isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef)
-        called = not method or member.name in HOOKS or member.name.startswith("__")
-        members.append(piece_of(module, (place, number), member, always=called or whole))
+        called = not isinstance(member, FUNCTIONS) or member.name in HOOKS or member.name.startswith("__")
+        members.append(piece_of(module, (place, number), member, always=called or whole, owner=node.name))
     head = ast.ClassDef(node.name, node.bases, node.keywords, [], node.decorator_list)
     return piece_of(module, (place,), head, tuple(members))
 
 
 def piece_of(
-    module: str, place: tuple[int, ...], code: ast.stmt, members: tuple[Piece, ...] = (), always: bool = True
+    module: str,
+    place: tuple[int, ...],
+    code: ast.stmt,
+    members: tuple[Piece, ...] = (),
+    always: bool = True,
+    owner: str = "",
 ) -> Piece:
     """A piece of these statements."""
     names, words, texts = set(), set(), []
@@ -124,19 +137,30 @@ def piece_of(
                 texts.append(text)
                 words.update([text] if IDENTIFIER.fullmatch(text) else [])
     bare = frozenset(names)
-    imports = tuple(imports_of(code))
-    return Piece(module, place, code, bound_by(code), bare, bare | words, tuple(texts), imports, members, always)
+    imports = tuple(imports_of(code)) if isinstance(code, ast.Import | ast.ImportFrom) or says_package(module) else ()
+    return Piece(module, place, code, bound_by(code), bare, bare | words, tuple(texts), imports, members, always, owner)
 
 
 def deciding(node: ast.AST) -> Iterator[ast.AST]:
-    """A tree's nodes without docstrings, annotations of functions and declarations of the atlas."""
-    yield node
-    for name, value in ast.iter_fields(node):
-        if name in ("annotation", "returns") and not isinstance(node, ast.AnnAssign):
-            continue
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, ast.AST) and not is_text(one) and not declares(one):
-                yield from deciding(one)
+    """A tree's nodes without docstrings, annotations of functions and declarations of the atlas, in any order."""
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        plain = isinstance(node, ast.AnnAssign)
+        for name in node._fields:
+            if plain or name not in ("annotation", "returns"):
+                value = getattr(node, name, None)
+                parts = value if isinstance(value, list) else (value,)
+                waiting += [one for one in parts if isinstance(one, ast.AST) and not is_text(one) and not declares(one)]
+
+
+@cache
+def says_package(module: str) -> bool:
+    """Whether a file names the package anywhere but in imports at its top."""
+    path = ROOT / "__init__.py" if not module else path_of(module)
+    lines = path.read_text(encoding="utf-8").splitlines() if path else []
+    return any(PACKAGE in line and not line.startswith(("from ", "import ")) for line in lines)
 
 
 def apart(statement: ast.ImportFrom | ast.Import) -> Iterator[ast.stmt]:
@@ -166,7 +190,7 @@ def imports_of(part: ast.AST) -> Iterator[tuple[str, str]]:
 
 def bound_by(statement: ast.AST) -> frozenset[str]:
     """The names that a statement binds."""
-    if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+    if isinstance(statement, ast.ClassDef | FUNCTIONS):
         return frozenset((statement.name,))
     if isinstance(statement, ast.Import | ast.ImportFrom):
         return frozenset((alias.asname or alias.name).split(".")[0] for alias in statement.names)
@@ -197,15 +221,26 @@ def is_foreign(module: str, base: ast.expr) -> bool:
     return written_as not in OPEN_BASES
 
 
-def digest_of(parts: Iterable[Piece]) -> str:
-    """Eight hexadecimal digits of what pieces of code do, the same in every release of Python."""
-    return hashlib.sha256(b"".join(digest(part) for part in parts)).hexdigest()[:8]
+def digest_of(parts: Iterable[Piece], idle: Container[Piece] = ()) -> str:
+    """Eight hexadecimal digits of what pieces of code do, the same in every release of Python.
+
+    Args:
+        idle: those of the parts that never run, of which only the outside counts.
+    """
+    told = (outside(part) if part in idle else digest(part) for part in parts)
+    return hashlib.sha256(b"".join(told)).hexdigest()[:8]
 
 
 @cache
 def digest(part: Piece) -> bytes:
     """Of what one piece does."""
     return hashlib.sha256(written(part.code).encode()).digest()
+
+
+@cache
+def outside(part: Piece) -> bytes:
+    """Of a function that is there and never runs: its name, and what decorates it when its file is imported."""
+    return hashlib.sha256(f"{part.function} {written(getattr(part.code, 'decorator_list', []))}".encode()).digest()
 
 
 def written(node: object) -> str:

@@ -4,65 +4,138 @@ A piece is a function, a class's head, a method, an assignment, an imported name
 that names in turn, and the entries of the atlas whose names stand in its texts. A method is reached where its class
 is and anything that is reached names it, as an attribute or as a text; those that Python and PyTorch call always are,
 and so is every method of a class whose base is from elsewhere.
+
+Where it is known which functions ran while a result was measured (`core.executed`), those that are reached and never
+ran are *idle*: they are named in the digest, of each only its name and decorators count, and what they name is not
+reached through them. A function that is not among the idle ones counts, so that new ones do. A file that was never
+imported is idle as a whole, ``"module:*"``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 
 from regard.core import code
-from regard.core.code import PACKAGE, Piece, bound, pieces, tree
+from regard.core.code import PACKAGE, Piece, bound, path_of, pieces, tree
 from regard.core.index import constants_of, scan
 
-APART = frozenset(f"core.{name}" for name in ("atlas", "code", "errors", "index", "results", "search", "sources"))
+APART = frozenset(
+    f"core.{name}" for name in ("atlas", "code", "errors", "executed", "index", "results", "search", "sources")
+)
 """What declares and finds, and never decides a figure."""
+MEASURING = frozenset(("claims.book", "claims.cells", "claims.declared", "experiments.cell", "experiments.run"))
+"""What runs when any cell is measured."""
 OF = "of"
 """Under this name a digest says whose it is: the code of the cell, and the entries that its texts name."""
 
 
-def used(module: str, name: str, texts: Iterable[str] = ()) -> dict[str, str]:
+WHOLE = "*"
+"""Stands for all functions of a file."""
+IDLE, ALSO = "idle", "also"
+"""Under these names it says which functions never ran, absent where that is not known, and which ran untold."""
+
+
+def used(
+    module: str,
+    name: str,
+    texts: Iterable[str] = (),
+    ran: Callable[[str], bool] | None = None,
+    also: Iterable[str] = (),
+) -> dict[str, str]:
     """Name and digest of every file of regard of which a class or function of ``regard.module`` reaches something.
 
     Args:
-        texts: what else names entries of the atlas, such as the fields of a cell.
+        texts: what else names entries of the atlas, such as the fields of a cell. ran: whether the function
+            ``"module:name"`` may have run, and the file ``"module:*"``; None where that is not known. also: functions
+            that did run, whoever names them.
 
     Returns:
-        by module, and under ``"of"`` whose they are, from which `changed` finds out what they would be now.
+        by module, and under ``"of"``, ``"idle"`` and ``"also"`` whose they are, from which `changed` finds out what
+        they would be now.
     """
-    return dict(digests(" ".join((f"{module}:{name}", *sorted(named_in(texts))))))
+    of = " ".join((f"{module}:{name}", *sorted(named_in(texts))))
+    if ran is None:
+        return dict(digests(of))
+    told = {piece.function for piece in reached(of, lambda function: False).found}
+    untold = by_file(function for function in also if function not in told and not apart(function))
+    reach = reached(of, lambda function: not ran(function), untold)
+    resting = [piece.function for piece in reach.idle] + [f"{module}:{WHOLE}" for module in reach.away]
+    return dict(digests(of, by_file(resting), untold))
 
 
 def changed(known: Mapping[str, str]) -> list[str]:
     """The files, of those that `used` gave, whose digest is another one now, and those that have come or gone."""
     if OF not in known:
         return ["the code"]
-    now = digests(known[OF])
+    now = digests(known[OF], known.get(IDLE), known.get(ALSO, ""))
     return sorted(name for name in known.keys() | now.keys() if known.get(name) != now.get(name))
 
 
 @cache
-def digests(of: str) -> Mapping[str, str]:
-    """What a cell reaches, a digest for each file."""
-    begun, *words = of.split()
-    module, _, name = begun.partition(":")
-    reach = Reach()
-    reach.name(module, name)
-    for word in words:
-        reach.entry(word)
-    reach.go()
+def digests(of: str, idle: str | None = None, also: str = "") -> Mapping[str, str]:
+    """What a cell reaches, a digest for each file.
+
+    Args:
+        idle: the functions that never ran; None where that is not known. also: those that ran and no name tells of.
+    """
+    reach = reached(of, frozenset(functions_in(idle or "")).__contains__, also)
     files: dict[str, list[Piece]] = {}
     for piece in sorted(reach.found, key=lambda piece: (piece.module, piece.place)):
         files.setdefault(piece.module, []).append(piece)
-    return {OF: of} | {file: code.digest_of(found) for file, found in files.items()}
+    told = {OF: of} | ({} if idle is None else {IDLE: idle}) | ({ALSO: also} if also else {})
+    return told | {file: code.digest_of(found, reach.idle) for file, found in files.items()}
+
+
+def reached(of: str, rests: Callable[[str], bool], also: str = "") -> Reach:
+    """All that a cell reaches."""
+    begun, *words = of.split()
+    module, _, name = begun.partition(":")
+    reach = Reach(rests)
+    reach.name(module, name)
+    for word in words:
+        reach.entry(word)
+    for function in functions_in(also):
+        reach.function(function)
+    reach.go()
+    return reach
+
+
+def by_file(functions: Iterable[str]) -> str:
+    """Functions as one text: ``"core.layout:Layout.pad,Layout.keys core.state:count_new"``."""
+    files: dict[str, list[str]] = {}
+    for function in sorted(set(functions)):
+        file, _, name = function.partition(":")
+        files.setdefault(file, []).append(name)
+    return " ".join(f"{file}:{','.join(names)}" for file, names in files.items())
+
+
+def functions_in(text: str) -> Iterator[str]:
+    """`by_file` undone."""
+    for part in text.split():
+        file, _, names = part.partition(":")
+        yield from (f"{file}:{name}" for name in names.split(","))
+
+
+def apart(function: str) -> bool:
+    """Whether a function declares, finds or measures, and never decides a figure."""
+    module = function.partition(":")[0]
+    return module in APART or module in MEASURING or module.startswith("cli")
 
 
 class Reach:
-    """What a piece of code reaches, found piece by piece."""
+    """What a piece of code reaches, found piece by piece.
 
-    def __init__(self) -> None:
+    Args:
+        rests: whether the function ``"module:name"`` never runs; nothing is reached through it.
+    """
+
+    def __init__(self, rests: Callable[[str], bool]) -> None:
+        self.rests = rests
         self.found: set[Piece] = set()
+        self.idle: set[Piece] = set()
+        self.away: set[str] = set()
         self.words: set[str] = set()
         self.waiting: dict[str, list[Piece]] = {}
         self.seen: set[tuple[str, str]] = set()
@@ -89,7 +162,10 @@ class Reach:
         """One more piece."""
         if piece not in self.found:
             self.found.add(piece)
-            self.todo.append(piece)
+            if piece.function and self.rests(piece.function):
+                self.idle.add(piece)
+            else:
+                self.todo.append(piece)
             self.run(piece.module)
 
     def wait(self, piece: Piece) -> None:
@@ -102,7 +178,7 @@ class Reach:
 
     def name(self, module: str, name: str) -> None:
         """What binds ``name`` in a file; all of the file, where it gives the name in a way that cannot be read."""
-        if module in APART or (module, name) in self.seen:
+        if module in APART or (module, name) in self.seen or self.is_away(module):
             return
         self.seen.add((module, name))
         if not module:
@@ -112,7 +188,7 @@ class Reach:
 
     def module(self, module: str) -> None:
         """A file that is named itself: its names wait until something names them."""
-        if module not in APART and (module, "") not in self.seen:
+        if module not in APART and (module, "") not in self.seen and not self.is_away(module):
             self.seen.add((module, ""))
             for piece in pieces(module):
                 self.wait(piece) if piece.binds else self.take(piece)
@@ -124,6 +200,21 @@ class Reach:
             for piece in pieces(module):
                 if not piece.binds:
                     self.take(piece)
+
+    def is_away(self, module: str) -> bool:
+        """Whether a file was never imported."""
+        if module and module not in self.away and path_of(module) and self.rests(f"{module}:{WHOLE}"):
+            self.away.add(module)
+        return module in self.away
+
+    def function(self, function: str) -> None:
+        """A function that is told as ``"module:name"`` or ``"module:Class.name"``."""
+        module, _, name = function.partition(":")
+        owner, _, member = name.rpartition(".")
+        known = bound(module).get(owner or name, ())
+        for piece in known if not owner else [one for whole in known for one in whole.members]:
+            if not owner or member in piece.binds:
+                self.take(piece)
 
     def late(self, name: str) -> None:
         """A public name of the package itself."""

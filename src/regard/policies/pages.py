@@ -111,7 +111,7 @@ class Quest(Paged):
     claim=Claim(
         "reading a quarter of the tokens keeps the recall of the full cache to a point, is no worse than choosing in "
         "every layer, and the pages hold 90% of the attention",
-        cells="readers.needle",
+        cells="readers.long_needle",
         holds="readers.keeps_recall",
     ),
 )

@@ -34,7 +34,8 @@ Symbols = Literal["attention", "position", "relative"]
         ),
         Claim("its layers are the equation", cells="dual.equation", holds="common.within(most=1e-12)"),
         Claim(
-            ("with them, and as many parameters, same or different is learned from at most half the samples"),
+            "with them, and as many parameters, whether an object occurs among three is learned from at most half the "
+            "samples",
             cells="dual.samples",
             holds="dual.takes_half",
         ),

@@ -100,7 +100,7 @@ def grouped_sample(kv_heads: int) -> Sample:
         ),
         Claim(
             "texts are classified at least 95% as well",
-            cells="projections.texts_of(forms='MHA add multiply')",
+            cells="projections.on_long_texts",
             holds="projections.keeps_most(forms='add multiply')",
         ),
     ),

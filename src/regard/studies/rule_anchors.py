@@ -27,7 +27,8 @@ from regard.core.errors import wrong
             holds="anchors.keep_to_the_bounds",
         ),
         Claim(
-            "the more anchors say a rule, the more attention it gets, and the less certain the attention is",
+            "the more anchors that stand out by 4 nats say a rule, the more attention it gets, and the less certain it "
+            "is",
             cells="anchors.redundant",
             holds="anchors.trade",
         ),

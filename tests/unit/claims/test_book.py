@@ -48,8 +48,9 @@ def tiny(monkeypatch):
     module.grows = grows
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(book, "everything", dict)
-    monkeypatch.setattr(book, "sources_of", lambda cell: {"tiny": TODAY[0]})
-    monkeypatch.setattr(results, "changed", lambda known: [n for n, digest in known.items() if digest != TODAY[0]])
+    monkeypatch.setattr(book, "sources_of", lambda cell, ran=False: {"of": "tiny", "tiny": TODAY[0]})
+    for user in (book, results):
+        monkeypatch.setattr(user, "changed", lambda known: [] if known["tiny"] == TODAY[0] else ["tiny"])
     TODAY[0] = "a"
     CALLS.clear()
     return module

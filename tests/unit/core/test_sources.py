@@ -134,6 +134,139 @@ def test_a_change_of_an_imported_file_is_named_and_a_file_that_is_gone(package, 
     assert sources.changed(before) == ["beside"]
 
 
+BRANCH = """
+from regard.beside import other
+SIZE, MORE = 3, 4
+def used(x, deep=False):
+    return far(x) if deep else Square(x).area()
+@other
+def far(x):
+    return MORE * x
+class Shape:
+    def area(self):
+        return 1
+    def width(self):
+        return SIZE
+class Square(Shape):
+    def __init__(self, x):
+        self.x = x
+    def area(self):
+        return self.width() * self.x
+    def width(self):
+        return super().width()
+    def __repr__(self):
+        return str(MORE)
+"""
+RAN = {
+    "mine:*",
+    "beside:*",
+    "mine:used",
+    "mine:Square.__init__",
+    "mine:Square.area",
+    "mine:Square.width",
+    "mine:Shape.width",
+}
+
+
+@pytest.fixture
+def branched(package):
+    """The digests of a run in which a branch was not taken, and what writes the file anew."""
+    package(BRANCH)
+    return package, sources.used("mine", "used", ran=RAN.__contains__)
+
+
+def test_what_never_ran_is_named(branched):
+    _, before = branched
+    assert before["idle"] == "mine:Shape.area,Square.__repr__,far"
+    assert before.keys() == {"of", "idle", "mine"}  # what decorates an idle function is not followed
+    assert sources.changed(before) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("return MORE * x", "return MORE + used(x)"),  # of a function that never ran
+        ("def far(x):", "def far(x, y=2):"),
+        ("SIZE, MORE = 3, 4", "SIZE, MORE = 3, 4\nLEAST = 5"),
+        ("return 1", "return 2"),  # of a method that is overridden
+        ("return str(MORE)", "return str(SIZE)"),
+        ("class Square(Shape):", "class Square(Shape):\n    def corners(self):\n        return 4"),
+        ("def used", "def unused():\n    return 2\ndef used"),
+    ],
+)
+def test_what_never_ran_changes_no_digest(branched, old, new):
+    package, before = branched
+    package(BRANCH.replace(old, new))
+    assert sources.changed(before) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("return super().width()", "return 7"),
+        ("return SIZE", "return SIZE + 1"),
+        ("deep=False", "deep=True"),
+        ("SIZE, MORE = 3, 4", "SIZE, MORE = 4, 4"),
+        ("@other\n", ""),  # decorators run when a file is imported
+        ("def far(x)", "def farther(x)"),  # gone: what looks it up would fail
+        ("    def __repr__", "    def __getattribute__(self, name):\n        return 2\n    def __repr__"),
+        ("class Square(Shape):", "class Square(Shape):\n    def __mul__(self, x):\n        return 2"),
+        ("    def __init__", "    def super(self):\n        return 2\n    def __init__"),  # a name that is used
+    ],
+)
+def test_what_ran_or_might_run_now_is_a_change(branched, old, new):
+    package, before = branched
+    package(BRANCH.replace(old, new))
+    assert sources.changed(before) == ["mine"]
+
+
+def test_a_new_override_of_a_method_that_ran_is_a_change(package):
+    package(BRANCH.replace("    def width(self):\n        return super().width()\n", ""))
+    before = sources.used("mine", "used", ran=(RAN - {"mine:Square.width"}).__contains__)
+    package(BRANCH)
+    assert sources.changed(before) == ["mine"]
+
+
+def test_a_constant_of_what_never_ran_is_left_out(package):
+    package(BRANCH.replace("SIZE, MORE = 3, 4", "SIZE = 3\nMORE = 4"))
+    before = sources.used("mine", "used", ran=RAN.__contains__)
+    package(BRANCH.replace("SIZE, MORE = 3, 4", "SIZE = 3\nMORE = 5"))
+    assert sources.changed(before) == []
+
+
+def test_a_file_that_was_never_imported_is_idle_as_a_whole(branched):
+    package, _ = branched
+    known = {name: sources.used("mine", "used", ["named"], {*RAN, *more}.__contains__)
+             for name, more in {"away": (), "there": ("entry:*",)}.items()}  # fmt: skip
+    assert known["away"]["idle"].startswith("entry:* ")
+    package("X = 2", "entry")
+    assert sources.changed(known["away"]) == []
+    assert sources.changed(known["there"]) == ["entry"]
+
+
+def test_what_is_not_known_to_be_idle_counts(branched):
+    package, before = branched
+    whole = sources.used("mine", "used")
+    package(BRANCH.replace("return MORE * x", "return 3"))
+    assert sources.changed(before) == []
+    assert sources.changed(whole) == ["mine"]
+    assert sources.changed({name: x for name, x in before.items() if name != "idle"}) != []
+
+
+def test_a_function_that_ran_and_that_no_name_tells_of_counts(package):
+    text = BRANCH + "def hidden():\n    return 1\n"
+    package(text)
+    ran = {*RAN, "mine:hidden", "beside:Shape.doubled"}
+    before = sources.used("mine", "used", ran=ran.__contains__, also=sorted(ran - RAN))
+    assert before["also"] == "beside:Shape.doubled mine:hidden"
+    assert sources.changed(before) == []
+    package(text.replace("def hidden():\n    return 1", "def hidden():\n    return 2"))
+    assert sources.changed(before) == ["mine"]
+    package(text)
+    package(BESIDE.replace("2 * self.area()", "self.area()"), "beside")
+    assert sources.changed(before) == ["beside"]
+
+
 def test_digests_that_do_not_say_whose_they_are_are_old():
     assert sources.changed({"core.layout": "12345678"}) == ["the code"]
 

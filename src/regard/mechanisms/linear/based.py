@@ -32,7 +32,7 @@ from regard.mechanisms.linear.taylor_features import series, series_dim
             cells="recall.based_and_linear",
             holds="recall.rises_with_features",
         ),
-        Claim("recall rises with the window", cells="recall.based_and_linear", holds="recall.rises_with_the_window"),
+        Claim("recall rises with the window", cells="recall.windows", holds="recall.rises_with_the_window"),
     ),
 )
 class Based(Recurrent):

@@ -41,7 +41,7 @@ from regard.mechanisms.slopes import alibi_slopes
             holds="long_texts.decodes",
         ),
         Claim(
-            "time per token is the same from 1k to 64k tokens",
+            "time per token is the same from 4k to 64k tokens",
             cells="long_texts.lightning_time",
             holds="long_texts.within_ten_percent",
         ),

@@ -216,7 +216,7 @@ class Moneta(Miras):
         ),
         Claim(
             "recalls at least as much as linear attention from a state of the same size",
-            cells="memory.recall_of(rule=yaad)",
+            cells="memory.recall_of(rule=yaad, steps=2000)",
             holds="memory.recalls_as_much",
         ),
     ),
@@ -263,7 +263,7 @@ class Yaad(Miras):
         ),
         Claim(
             "recalls at least as much as linear attention from a state of the same size",
-            cells="memory.recall_of(rule=memora)",
+            cells="memory.recall_of(rule=memora, steps=2000)",
             holds="memory.recalls_as_much",
         ),
     ),

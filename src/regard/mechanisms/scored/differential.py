@@ -34,8 +34,8 @@ from regard.mechanisms.cached import Cached
         ),
         Claim(
             "language models of it do better",
-            cells="small_lm.beside(layers='differential*2')",
-            holds="small_lm.loss_at_most(ratio=1.0)",
+            cells="small_lm.tuned(layers='differential*2')",
+            holds="small_lm.tuned_loss_at_most(ratio=1.0)",
         ),
     ),
 )

@@ -75,8 +75,8 @@ class GatedSoftmax(Softmax):
         ),
         Claim(
             "trained, a small language model's loss is no higher than softmax's",
-            cells="small_lm.beside(layers='affine_scaled*2')",
-            holds="small_lm.loss_at_most(ratio=1.0)",
+            cells="small_lm.tuned(layers='affine_scaled*2')",
+            holds="small_lm.tuned_loss_at_most(ratio=1.0)",
         ),
     ),
 )
