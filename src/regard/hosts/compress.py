@@ -29,6 +29,7 @@ from regard.hosts.ragged import attend_ragged
 from regard.hosts.softmax_call import SoftmaxCall, attend
 from regard.hosts.state_cache import Home
 from regard.hosts.store import Store
+from regard.hosts.turning import Turning
 from regard.policies.named import policy_of
 
 When = Literal["pass", "decoding"]
@@ -47,6 +48,7 @@ class Compression(AbstractContextManager["Compression"]):
     def __init__(self, model: PreTrainedModel, policy: Policy, budget: Budget, when: When) -> None:
         self.model, self.policy, self.budget, self.when = model, policy, budget, when
         self.ranks = forgetful(model)
+        self.turning = Turning(model) if policy.moves else None
         self.owners: WeakKeyDictionary[Any, dict[int | None, str]] = WeakKeyDictionary()  # who fills a cache's layer
         self.homes: dict[str, Home] = {}  # of layers that can forget, by the module that is being called
         self.cache: Any = None  # of the latest pass
@@ -326,7 +328,13 @@ class Compression(AbstractContextManager["Compression"]):
             self.refuse_less(budget, store)
             views = store.views(b, store.queries[b], len(self.ranks), budget)
             kept[b] = chosen(self.policy, views, budget)
+        sizes = {b: [len(at) for at in store.positions(b)] for b in kept}
         store.evict(kept)
+        if self.turning is not None:
+            for b, heads in kept.items():
+                for h, at in enumerate(heads):
+                    keys, steps = store.held(b, h).pair[0], self.policy.moved(at, sizes[b][h])
+                    keys.copy_(self.turning(keys, steps))
 
     def allowed(self, store: Store, b: int) -> int:
         """Entries that each kv head of a layer may hold of a sequence, on average."""
@@ -468,7 +476,8 @@ def compress(
         regard.compress(model, PyramidKV(beta=20), budget=0.25, sinks=4).install()
 
     Each layer evicts as soon as it has attended, so that the full cache never exists; each kv head keeps tokens of its
-    own, in memory of their own, and decoding reads these alone. Positions stay those of the text. Padded batches,
+    own, in memory of their own, and decoding reads these alone. Positions stay those of the text, unless the policy
+    says otherwise. Padded batches,
     chunks, beams and sampling are followed; while the budget has room for all, the model computes as it would without.
     Layers with a sliding window are left alone. Transformers refuses assisted decoding, which takes tokens back.
 
