@@ -243,3 +243,45 @@ class NotesByTurn(Plain):
         known = self.notes.setdefault((view.layer, view.head, turn), torch.zeros(64))
         known[view.positions] = torch.maximum(known[view.positions], peaks(view))
         view.stats["peak"] = known[view.positions]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rolling(Policy):
+    """Keeps the first two tokens and the newest, whose positions are those in the cache."""
+
+    sinks: int = 2
+
+    @property
+    def moves(self):
+        return True
+
+    def scores(self, view):
+        return view.positions.double()
+
+    @classmethod
+    def examples(cls):
+        return [Sample(cls.__name__, cls(), {"budget": 9})]
+
+
+@breaks("definition")
+class StaysWhereItWas(Rolling):
+    """Leaves keys where they were."""
+
+    def moved(self, kept, size):
+        return torch.zeros_like(kept)
+
+
+@breaks("definition")
+class MovesBack(Rolling):
+    """Turns keys the other way."""
+
+    def moved(self, kept, size):
+        return -super().moved(kept, size)
+
+
+@breaks("definition")
+class MovesByAllThatGo(Rolling):
+    """Turns all keys by as much as the first."""
+
+    def moved(self, kept, size):
+        return torch.full_like(kept, size - len(kept))

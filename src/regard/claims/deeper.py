@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
+
 from torch import Generator
 
 from regard.claims.cells import measured
@@ -14,13 +17,18 @@ AFTER = (1, 3)
 """Blocks, of four, that a copy follows."""
 
 
+@cache
+def begun(seed: int, steps: int) -> LM:
+    """The model that all ways go on from."""
+    return trained(LM(Config(VOCABULARY, width=64, layers="softmax*4", heads=4), seed=seed), seed, steps)
+
+
 @measured(way=("as it is", "copies", "memories"), seed=range(2), steps=[600])
 def scaled(way: str, seed: int, steps: int) -> dict[str, float]:
     """The loss on files that were not trained on, added parameters, and the share of slots that are read."""
-    base = LM(Config(VOCABULARY, width=64, layers="softmax*4", heads=4), seed=seed)
-    trained(base, seed, steps)
+    base = begun(seed, steps)
     model = (
-        base
+        deepcopy(base)
         if way == "as it is"
         else duplicated(base, AFTER)
         if way == "copies"

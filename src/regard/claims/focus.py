@@ -8,7 +8,7 @@ from torch import Tensor
 from regard.claims.cells import measured, quick
 from regard.claims.figures import Figures, Finding, listed
 from regard.claims.positional_channel import read
-from regard.claims.testbeds.key_values import DEPTHS, DIGITS, SPANS, Lookups, drawn, gain, smollm2
+from regard.claims.testbeds.key_values import CONTEXT, DEPTHS, DIGITS, SPANS, Lookups, drawn, gain, smollm2
 from regard.core.edit import Edit
 from regard.hosts.focus import Marked, contextual_heads, learned, random_like, relevant_mass
 
@@ -27,7 +27,7 @@ def marked(lookups: Lookups) -> list[Marked]:
 @torch.no_grad()
 def mass(lookups: Lookups, heads: dict[int, list[int]], *edits: Edit) -> Tensor:
     """The mean mass that the heads give to the asked line."""
-    found = relevant_mass(smollm2()[0], marked(lookups), *edits, heads=heads)
+    found = relevant_mass(smollm2()[0], marked(lookups), *edits, heads=heads, shared=CONTEXT)
     return torch.cat([found[layer].flatten() for layer in heads]).mean()
 
 
@@ -37,8 +37,8 @@ def directed(seed: int, steps: int, count: int, searched: int, held_out: int) ->
     """Heads, directions and α from some contexts; mass and log-probability on others, with three random draws."""
     model, _ = smollm2()
     seen, unseen = drawn(searched, 31 + seed), drawn(held_out, 41 + seed)
-    heads = contextual_heads(model, marked(seen), count)
-    edit = learned(model, heads, marked(seen), steps)
+    heads = contextual_heads(model, marked(seen), count, CONTEXT)
+    edit = learned(model, heads, marked(seen), steps, shared=CONTEXT)
     plain = read(seen)
     tried = {alpha: gain(plain, read(seen, edit.at(alpha)))[0] for alpha in ALPHAS}
     alpha = max(tried, key=lambda value: tried[value])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicCache
 
 from regard.claims.cells import measured, quick
 from regard.claims.figures import Figures, Finding, listed
 from regard.claims.testbeds.key_values import CONTEXT, DEPTHS, DIGITS, Lookups, drawn, gain, smollm2
 from regard.core.edit import Edit, Place, Where
 from regard.edits.positional_hidden import PositionalHidden
+from regard.hosts import caches
 from regard.hosts.positional import candidates, mean_states, random_strings
 from regard.hosts.steer import steer
 
@@ -37,15 +39,18 @@ class Planted(Edit):
 
 @torch.no_grad()
 def read(lookups: Lookups, *edits: Edit) -> Tensor:
-    """The mean log-probability of a digit ``(contexts, depths)``, contexts and questions in one pass."""
+    """The mean log-probability of a digit ``(contexts, depths)``; a context is read once for all of its questions."""
     model, _ = smollm2()
     found = []
-    for context, asked in zip(lookups.contexts, lookups.asked, strict=True):
-        texts = torch.cat([context.expand(len(asked), -1), asked], 1)
+    for contexts, asked in zip(lookups.contexts.split(4), lookups.asked.split(4), strict=True):
+        cache, rows = DynamicCache(config=model.config), asked.flatten(0, 1)
         with steer(model, *edits):
-            logs = model(input_ids=texts, use_cache=False).logits[:, -DIGITS - 1 : -1].float().log_softmax(-1)
-        found.append(logs.gather(2, asked[:, -DIGITS:, None])[..., 0].mean(1))
-    return torch.stack(found)
+            model(input_ids=contexts, logits_to_keep=1, **caches.given(model, cache))
+            cache.batch_repeat_interleave(asked.shape[1])
+            logits = model(input_ids=rows[:, :-1], logits_to_keep=DIGITS, **caches.given(model, cache)).logits
+        told = logits.float().log_softmax(-1).gather(2, rows[:, -DIGITS:, None])[..., 0].mean(1)
+        found.append(told.view(len(contexts), -1))
+    return torch.cat(found)
 
 
 @measured(seed=range(3), texts=[6], length=[560])

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from regard.core.dial import Dialled
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.core.tile import Tokens
@@ -227,11 +228,12 @@ def within(at: Tensor, rows: slice | Sequence[int]) -> Tensor:
     return torch.isin(at, torch.as_tensor(list(rows), device=at.device))
 
 
-class Edit:
+class Edit(Dialled):
     """An intervention on a model's attention while it runs; a subclass overrides those methods that it needs.
 
     Each returns what stands in the place of what it was given, or None to leave that as it is, bit by bit. What lies
-    outside of ``where`` (layers, heads, query rows, rows of the batch) is left alone whatever a method returns.
+    outside of ``where`` (layers, heads, query rows, rows of the batch) is left alone whatever a method returns. While
+    it is idle none of them is called.
 
     Args:
         where: what it is confined to.
@@ -244,26 +246,10 @@ class Edit:
     resumable: ClassVar[bool] = True
     """Whether a row depends on nothing after it, so that decoding edits as one pass over the whole text does."""
 
-    dial: ClassVar[tuple[str, float] | None] = None
-    """``(name, value)`` of the number that says how much it changes, and its value at which that is nothing."""
+    called: ClassVar[str] = "an edit"
 
     def __init__(self, where: Where | None = None) -> None:
         self.where = Where() if where is None else where
-
-    @property
-    def idle(self) -> bool:
-        """Whether it changes nothing anywhere, as at strength 0; then none of its methods is called."""
-        return self.dial is not None and getattr(self, self.dial[0]) == self.dial[1]
-
-    def at(self, value: float) -> Self:
-        """The same edit with its `dial` at another value.
-
-        Raises:
-            TypeError: it has none.
-        """
-        if self.dial is None:
-            raise wrong("value", str(value), f"an edit with a dial: {type(self).__name__} has none", TypeError)
-        return self.but(**{self.dial[0]: value})
 
     def but(self, **changed: Any) -> Self:
         """The same edit with some attributes changed, its ``where`` among them."""

@@ -165,6 +165,16 @@ class Policy:
         """Whether to evict after a pass that leaves ``over`` entries too many in a head, on average."""
         return over >= self.every if decoding else over > 0
 
+    @property
+    def moves(self) -> bool:
+        """Whether positions are those in the cache: keys that stay move up, as `moved` says, when others go."""
+        return False
+
+    def moved(self, kept: Tensor, size: int) -> Tensor:
+        """By how many positions the keys at the places ``kept (r,)``, of ``size``, move: as many as go behind them."""
+        behind = torch.arange(len(kept) - 1, -1, -1, device=kept.device)
+        return size - 1 - kept - behind
+
     def protected(self, view: View) -> Tensor:
         """``(t,)`` bool: the sinks and the recent tokens."""
         return (view.positions < self.sinks) | (view.positions >= view.seen - self.recent)

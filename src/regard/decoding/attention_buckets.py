@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -27,7 +28,6 @@ RATES = "inv_freq"
     title="Fortify the Shortest Stave in Attention: Enhancing Context Awareness of LLMs for Effective Tool Use",
     arxiv="2312.04455",
     year=2023,
-    missing="the search for bases whose peaks fill each other's troughs",
     fidelity="abstract only",
     claim=Claim(
         "on lookups in SmolLM2 the worst place is read better than with its own base, and the mean is not lower",
@@ -51,13 +51,28 @@ class AttentionBuckets(Mixture):
             positions, or with some that do not follow their rates.
 
     Paper: arXiv 2312.04455, whose code was not at hand: the weights w are the abstract's "maximum probability", scaled
-    to one.
+    to one, and what the search of `searched` makes smaller is ours: see `complementary`.
     """
 
     def __init__(self, factors: Sequence[float] = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5)) -> None:
         if not factors or factors[0] != 1 or not all(factor > 0 for factor in factors):
             raise wrong("factors", str(list(factors)), "positive numbers, the first 1.0: the model's own base")
         self.factors = tuple(factors)
+
+    @classmethod
+    def searched(cls, model: PreTrainedModel, length: int, count: int = 6, most: float = 4.0) -> AttentionBuckets:
+        """With ``count`` bases, the model's own and those up to ``most`` times it whose peaks fill the troughs best.
+
+        Args:
+            length: of the texts, in tokens: up to which distance peaks and troughs count.
+
+        Raises:
+            ValueError: a model without rotary positions, or none whose rates are powers of a base.
+        """
+        found = [rate for module in model.modules() for rate in rates(module).values()]
+        if not found or not bool((found[0][1:] < found[0][:-1]).all()):
+            raise wrong("model", type(model).__name__, "one with rotary positions, whose rates are powers of a base")
+        return cls(complementary(found[0], length, count, [1 + step * (most - 1) / 60 for step in range(61)]))
 
     @property
     def copies(self) -> int:
@@ -76,6 +91,63 @@ class AttentionBuckets(Mixture):
     @classmethod
     def examples(cls) -> list[Sample]:
         return [Sample("three bases", cls((1.0, 0.01, 30.0))), Sample("its own", cls((1.0,)), {"plain": True})]
+
+
+def waveform(rates: Tensor, length: int) -> Tensor:
+    """``(length,)``: how much attention rotary positions leave at each distance from 0 on, at most.
+
+        w(Δ) = 2/d Σ_j |Σ_{i ≤ j} e^{iΔθ_i}|
+
+    Paper: Su et al., arXiv 2104.09864, whose bound of q·k it is, but for a factor.
+    """
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * rates.double().cpu()
+    return torch.polar(torch.ones_like(angles), angles).cumsum(1).abs().mean(1)
+
+
+def extrema(wave: Tensor, reach: int) -> tuple[Tensor, Tensor]:
+    """``(peaks, troughs)``: where a wave is the largest, or the least, of the ``reach`` places on either side."""
+    size = {"kernel_size": 2 * reach + 1, "stride": 1, "padding": reach}
+    highest, lowest = (sign * F.max_pool1d(sign * wave[None, None], **size)[0, 0] for sign in (1, -1))
+    inside = torch.zeros_like(wave, dtype=torch.bool)
+    inside[reach:-reach] = True
+    return ((wave == highest) & inside).nonzero()[:, 0], ((wave == lowest) & inside).nonzero()[:, 0]
+
+
+def complementary(rates: Tensor, length: int, count: int, factors: Sequence[float]) -> list[float]:
+    """The model's own base, 1.0, and then one by one the ``factors`` whose peaks fill the troughs best.
+
+    The gap of a choice is the mean, over the troughs of all its waveforms, of the distance to the nearest peak of
+    another one; the factor that makes it smallest is added.
+
+    Args:
+        rates: of the own base, ``(d/2,)``. length: of the waveforms. count: how many factors are given back.
+
+    Raises:
+        ValueError: fewer factors than asked for.
+    """
+    others = [factor for factor in factors if factor != 1]
+    if not 1 <= count <= len(others) + 1:
+        raise wrong("count", str(count), f"1 to {len(others) + 1}, the own base and {len(others)} others")
+    powers = torch.arange(len(rates), dtype=torch.float64) / len(rates)
+    reach = max(1, length // 64)
+    found = {f: extrema(waveform(rates.double().cpu() * f**-powers, length), reach) for f in (1.0, *others)}
+    chosen = [1.0]
+    while len(chosen) < count:
+        left = [factor for factor in others if factor not in chosen]
+        chosen.append(min(left, key=lambda factor: gap([found[one] for one in (*chosen, factor)])))
+    return chosen
+
+
+def gap(waves: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """The mean distance from the troughs of waves to the nearest peak of another; ∞ where there is none."""
+    far = []
+    for index, (_, troughs) in enumerate(waves):
+        peaks = torch.cat([peaks for other, (peaks, _) in enumerate(waves) if other != index])
+        if len(troughs) and not len(peaks):
+            return float("inf")
+        far.append((troughs[:, None] - peaks).abs().amin(1).double() if len(troughs) else peaks[:0].double())
+    every = torch.cat(far)
+    return every.mean().item() if len(every) else 0.0
 
 
 @contextmanager

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.generation import GenerationMode
 
+from regard.core.dial import Dialled
 from regard.core.edit import Edit, Where
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
@@ -38,20 +39,20 @@ class Request:
     inputs: Mapping[str, Any]
 
 
-class Strategy:
+class Strategy(Dialled):
     """The base of every decoding strategy: a callable for `generate(custom_generate=…)` of any causal model.
 
         model.generate(**batch, custom_generate=Contrast([KnockOut([(4, 9)])], weight=0.5))
 
     `decode` gets what `generate` has prepared, as a `Request`. Transformers hands no streamer on to a callable.
+    Idle it is plain decoding.
 
     Raises, when it decodes:
         ValueError: beams, or another mode of generation; a cache that holds tokens already. TypeError: an
         encoder–decoder model.
     """
 
-    dial: ClassVar[tuple[str, float] | None] = None
-    """``(name, value)`` of the number that says how much it changes, and its value at which it is plain decoding."""
+    called: ClassVar[str] = "a strategy"
     draws: ClassVar[bool] = True
     """Whether tokens may be sampled; else it decodes greedily and refuses ``do_sample``."""
 
@@ -63,18 +64,6 @@ class Strategy:
     def examples(cls) -> list[Sample]:
         """Small instances that the laws examine: see `laws.decoding`."""
         raise NotImplementedError
-
-    def at(self, value: float) -> Self:
-        """The same with its `dial` at another value.
-
-        Raises:
-            TypeError: it has none.
-        """
-        if self.dial is None:
-            raise wrong("value", str(value), f"a strategy with a dial: {type(self).__name__} has none", TypeError)
-        other = copy(self)
-        setattr(other, self.dial[0], value)
-        return other
 
     def __call__(
         self,

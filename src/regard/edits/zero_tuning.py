@@ -20,7 +20,6 @@ from regard.edits.tilt import Tilt
     title="ZeroTuning: Unlocking the Initial Token's Power to Enhance Large Language Models Without Training",
     arxiv="2505.11739",
     year=2025,
-    missing="the profiles of heads that say which gain by more and which by less",
     fidelity="abstract only",
     claim=Claim(
         "one factor at the first token, searched, gains on held-out lookups in SmolLM2, and more than at random tokens",
@@ -35,9 +34,10 @@ class ZeroTuning(Tilt):
 
     Args:
         gamma: γ; above 1 more goes to the first token, below 1 less. The first is that of the unpadded text.
-        heads, layers, rows, batch: see `core.edit.Where`; the paper sorts heads by whether more or less helps.
+        heads, layers, rows, batch: see `core.edit.Where`; the paper sorts heads by whether more or less helps, which
+            `hosts.head_profile` does.
 
-    Departs from it: heads are given, or searched by `regard.calibrate`; the authors' model file was not at hand.
+    The authors' model file was not at hand.
     """
 
     dial: ClassVar[tuple[str, float] | None] = ("gamma", 1.0)

@@ -17,19 +17,22 @@ from transformers.cache_utils import DynamicCache, DynamicIndexedLayer, DynamicL
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.policy import Policy, Reader, View, best
-from regard.hosts import caches
 from regard.hosts.attachment import Attachment, Spot
 from regard.hosts.attention_arguments import Asked
 from regard.hosts.attention_interface import host, label
 from regard.hosts.budget import Budget
 from regard.hosts.causal_masks import real_tokens_of, says
+from regard.hosts.coding import Coding
 from regard.hosts.entries import Entries
 from regard.hosts.forward_pass import Pass
 from regard.hosts.ragged import attend_ragged
 from regard.hosts.softmax_call import SoftmaxCall, attend
 from regard.hosts.state_cache import Home
 from regard.hosts.store import Store
+from regard.hosts.stored import Stored
+from regard.hosts.turning import Turning
 from regard.policies.named import policy_of
+from regard.policies.simple import Coded
 
 When = Literal["pass", "decoding"]
 
@@ -47,6 +50,8 @@ class Compression(AbstractContextManager["Compression"]):
     def __init__(self, model: PreTrainedModel, policy: Policy, budget: Budget, when: When) -> None:
         self.model, self.policy, self.budget, self.when = model, policy, budget, when
         self.ranks = forgetful(model)
+        self.turning = Turning(model) if policy.moves else None
+        self.coding = Coding(policy) if isinstance(policy, Coded) else None
         self.owners: WeakKeyDictionary[Any, dict[int | None, str]] = WeakKeyDictionary()  # who fills a cache's layer
         self.homes: dict[str, Home] = {}  # of layers that can forget, by the module that is being called
         self.cache: Any = None  # of the latest pass
@@ -115,7 +120,7 @@ class Compression(AbstractContextManager["Compression"]):
     def evict_from(self, cache: Any) -> None:
         """Evicts at once all that a cache holds beyond the budget."""
         for store in Stored(cache).layers.values():
-            self.evict(store, decoding=False)
+            self.shrink(store, decoding=False)
 
     def finished(self, done: Pass) -> None:
         """Refuses a pass in which nothing was kept that could be forgotten."""
@@ -285,8 +290,15 @@ class Compression(AbstractContextManager["Compression"]):
         policy = self.policy
         if policy.keeps or policy.rows or policy.needs_out or policy.reads or not store.queries:
             self.note(call, store, out)
-        if policy.forgets and (self.when == "pass" or call.n == 1):
-            self.evict(store, call.n == 1)
+        if self.when == "pass" or call.n == 1:
+            self.shrink(store, call.n == 1)
+
+    def shrink(self, store: Store, decoding: bool) -> None:
+        """Makes a layer smaller that holds too much: by coding what it holds, or by forgetting."""
+        if self.coding is not None:
+            self.coding(store, [self.allowed(store, b) for b in range(store.batch)], decoding)
+        elif self.policy.forgets:
+            self.evict(store, decoding)
 
     @torch.no_grad()
     def note(self, call: SoftmaxCall, store: Store, out: Tensor) -> None:
@@ -326,7 +338,13 @@ class Compression(AbstractContextManager["Compression"]):
             self.refuse_less(budget, store)
             views = store.views(b, store.queries[b], len(self.ranks), budget)
             kept[b] = chosen(self.policy, views, budget)
+        sizes = {b: [len(at) for at in store.positions(b)] for b in kept}
         store.evict(kept)
+        if self.turning is not None:
+            for b, heads in kept.items():
+                for h, at in enumerate(heads):
+                    keys, steps = store.held(b, h).pair[0], self.policy.moved(at, sizes[b][h])
+                    keys.copy_(self.turning(keys, steps))
 
     def allowed(self, store: Store, b: int) -> int:
         """Entries that each kv head of a layer may hold of a sequence, on average."""
@@ -372,62 +390,6 @@ def new_tokens(store: Store) -> int:
     return store.fresh[0].shape[2]
 
 
-class Stored:
-    """What a cache holds that forgets.
-
-    Args:
-        cache: of a model under `compress`.
-    """
-
-    def __init__(self, cache: Any) -> None:
-        self.layers = {i: layer for i, layer in enumerate(caches.own(cache).layers) if isinstance(layer, Store)}
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of keys, values, positions and what the policy notes."""
-        return sum(layer.bytes for layer in self.layers.values())
-
-    @property
-    def pairs(self) -> int:
-        """Bytes of keys and values alone."""
-        every = [
-            layer.held(b, h).pair
-            for layer in self.layers.values()
-            for b in range(layer.batch)
-            for h in range(layer.kv_heads)
-        ]
-        return sum(part.numel() * part.element_size() for pair in every for part in pair)
-
-    def kept(self, layer: int, sequence: int = 0) -> list[Tensor]:
-        """The positions that each kv head of a layer holds, ``(t,)`` int64 each.
-
-        Raises:
-            LookupError: no such layer that forgets.
-        """
-        if layer not in self.layers:
-            raise wrong("layer", str(layer), f"one of {list(self.layers)}", LookupError)
-        return self.layers[layer].positions(sequence)
-
-    def table(self, sequence: int = 0) -> Tensor:
-        """``(layers, kv_heads, n)`` bool: which of a sequence's ``n`` real tokens each head of each layer holds."""
-        found = []
-        for layer in self.layers.values():
-            heads = torch.zeros(layer.kv_heads, layer.lengths()[sequence], dtype=torch.bool)
-            for row, positions in zip(heads, layer.positions(sequence), strict=True):
-                row[positions.cpu()] = True
-            found.append(heads)
-        return torch.stack(found)
-
-    def __repr__(self) -> str:
-        held = [
-            len(positions)
-            for layer in self.layers.values()
-            for b in range(layer.batch)
-            for positions in layer.positions(b)
-        ]
-        return f"{len(self.layers)} layers, {min(held)} to {max(held)} tokens a kv head, {self.bytes / 1e6:.1f} MB"
-
-
 def forgetful(model: PreTrainedModel) -> dict[int | None, int]:
     """The layers of a model's cache that hold all of the past, by their index, counted from zero.
 
@@ -468,7 +430,8 @@ def compress(
         regard.compress(model, PyramidKV(beta=20), budget=0.25, sinks=4).install()
 
     Each layer evicts as soon as it has attended, so that the full cache never exists; each kv head keeps tokens of its
-    own, in memory of their own, and decoding reads these alone. Positions stay those of the text. Padded batches,
+    own, in memory of their own, and decoding reads these alone. Positions stay those of the text, unless the policy
+    says otherwise. Padded batches,
     chunks, beams and sampling are followed; while the budget has room for all, the model computes as it would without.
     Layers with a sliding window are left alone. Transformers refuses assisted decoding, which takes tokens back.
 

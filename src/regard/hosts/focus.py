@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
 
 from regard.core.edit import Edit, Heads, Place, Where
 from regard.core.errors import wrong
 from regard.core.frozen import frozen
 from regard.edits.focus_directions import FocusDirections
+from regard.hosts import caches
 from regard.hosts.injection import together
 from regard.hosts.steer import steer
 from regard.hosts.swap import head_dim_of
@@ -49,22 +51,49 @@ class Mass(Edit):
         self.kept[place.layer] = m[:, self.where.chosen_heads(place), -1, 1]
 
 
-def relevant_mass(model: PreTrainedModel, examples: Sequence[Marked], *edits: Edit, heads: Heads | None = None):
-    """By layer ``(examples, heads)``: the mass that each prompt's last token gives to what is relevant."""
-    reading = Mass(examples, heads)
-    with steer(model, *edits, reading):
-        model(**together([one.ids for one in examples]), use_cache=False, logits_to_keep=1)
+def relevant_mass(
+    model: PreTrainedModel, examples: Sequence[Marked], *edits: Edit, heads: Heads | None = None, shared: int = 0
+) -> dict[int, Tensor]:
+    """By layer ``(examples, heads)``: the mass that each prompt's last token gives to what is relevant.
+
+    Args:
+        shared: what the first so many tokens are is read once for all examples that have the same, which then have to
+            be of one length.
+
+    Raises:
+        ValueError: examples of several lengths, or none behind what they share.
+    """
+    reading, ids = Mass(examples, heads), [one.ids for one in examples]
+    if not shared:
+        with steer(model, *edits, reading):
+            model(**together(ids), use_cache=False, logits_to_keep=1)
+        return reading.kept
+    if len({len(one) for one in ids}) > 1 or not shared < len(ids[0]):
+        what = f"{shared} of {sorted({len(one) for one in ids})} tokens"
+        raise wrong("shared", what, "fewer than all, of examples of one length")
+    contexts, rows = torch.stack(ids)[:, :shared].unique(dim=0, return_inverse=True)
+    cache = DynamicCache(config=model.config)
+    with steer(model, *edits):
+        model(input_ids=contexts, logits_to_keep=1, **caches.given(model, cache))
+        cache.reorder_cache(rows)
+        with steer(model, reading):
+            model(input_ids=torch.stack(ids)[:, shared:], logits_to_keep=1, **caches.given(model, cache))
     return reading.kept
 
 
 @torch.no_grad()
-def contextual_heads(model: PreTrainedModel, examples: Sequence[Marked], count: int) -> dict[int, list[int]]:
+def contextual_heads(
+    model: PreTrainedModel, examples: Sequence[Marked], count: int, shared: int = 0
+) -> dict[int, list[int]]:
     """The heads whose last token attends most to what is relevant, their mean over examples, by layer.
+
+    Args:
+        shared: see `relevant_mass`.
 
     Raises:
         ValueError: more heads than the model has.
     """
-    means = {layer: mass.mean(0) for layer, mass in relevant_mass(model, examples).items()}
+    means = {layer: mass.mean(0) for layer, mass in relevant_mass(model, examples, shared=shared).items()}
     every = [(float(mass), layer, head) for layer, row in means.items() for head, mass in enumerate(row)]
     if not 0 < count <= len(every):
         raise wrong("count", str(count), f"1 to {len(every)}, the heads of the model")
@@ -81,12 +110,14 @@ def learned(
     steps: int = 50,
     rate: float = 0.05,
     alpha: float = 1.0,
+    shared: int = 0,
 ) -> FocusDirections:
     """Directions that raise the mass which ``heads`` give to what is relevant, learned with the model frozen.
 
         loss = −mean log m_h over examples and heads
 
-    Directions begin at zero, and those of other heads stay there; a kv head has one if one of its query heads does.
+    Directions begin at zero, and those of other heads stay there; a kv head has one if one of its query heads does. For
+    ``shared`` see `relevant_mass`.
     """
     sizes = head_sizes(model)
     of_queries, of_keys, masks = {}, {}, {}
@@ -105,7 +136,7 @@ def learned(
 
     with frozen(model.parameters()):
         for _ in range(steps):
-            masses = relevant_mass(model, examples, edit(), heads=heads)
+            masses = relevant_mass(model, examples, edit(), heads=heads, shared=shared)
             loss = -torch.cat([masses[layer].flatten() for layer in heads]).clamp(min=LEAST).log().mean()
             optimiser.zero_grad()
             loss.backward()

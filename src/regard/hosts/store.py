@@ -49,6 +49,8 @@ class Store(OwnCacheLayer):
         self.outs: Tensor | None = None  # (b, heads, e) of the newest token
         self.shape: tuple[float, float | None, Tensor | None] = (1.0, None, None)  # scaling, cap and sinks of scores
         self.evictions = 0
+        self.coded: list[int] = []  # entries of each sequence's heads that stand for their codes
+        self.spared = 0.0  # bytes, of the codes of one of them
         self.fresh: tuple[Tensor, Tensor] | None = None
         self.latest = lambda: None
 
@@ -275,6 +277,7 @@ class Store(OwnCacheLayer):
         self.pieces = [self.pieces[b] for b in order if self.pieces]
         self.queries = [self.queries[b] for b in order if self.queries]
         self.read = [self.read[b] for b in order if self.read]
+        self.coded = [self.coded[b] for b in order if self.coded]
 
     def batch_select_indices(self, indices: Tensor) -> None:
         if self.keys is not None:

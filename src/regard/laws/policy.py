@@ -122,9 +122,12 @@ class Hidden(Edit):
 
 
 def definition(subject: Subject) -> str:
-    """Every pass is the full cache's with what was forgotten before it, or not read in it, masked to −∞."""
+    """Every pass is the full cache's with what was forgotten before it, or not read in it, masked to −∞; where keys
+    move up, one layer attends as if what is left were all of the text."""
     if not subject.forgets and not subject.reads:
         raise Unclaimed("it forgets nothing")
+    if subject.policy.moves:
+        return behind_what_is_left(subject)
     ids = text(2)
     logits, _, held = subject.run(ids, STEPS, subject.under())
     if all(len(at) == TEXT for at in every(held[-1])):
@@ -135,6 +138,21 @@ def definition(subject: Subject) -> str:
         (wanted,), cache, _ = subject.run(ids, (n,), attach(model(), edits=edits), cache)
         worst = max(worst, same(logits[index], wanted, CLOSE, f"pass {index}"))
     return f"{worst:.0e}"
+
+
+def behind_what_is_left(subject: Subject) -> str:
+    """One layer attends from the next tokens as if what is left were all of the text."""
+    one, ids, at, worst = llama(1), text(1), 0, 0.0
+    cache, held = DynamicCache(config=one.config), torch.arange(0)
+    with compress(one, subject.policy, subject.size), torch.no_grad():
+        for index, n in enumerate(STEPS):
+            logits = one(input_ids=ids[:, at : at + n], past_key_values=cache).logits
+            alone = one(input_ids=torch.cat([ids[:, held], ids[:, at : at + n]], 1), use_cache=True).logits[:, -n:]
+            worst, at = max(worst, same(logits, alone, CLOSE, f"pass {index}")), at + n
+            held, *others = cache.layers[0].positions(0)
+            if any(not torch.equal(held, other) for other in others):
+                raise Broken("heads hold other tokens, which no text has")
+    return f"{worst:.0e}, {at - len(held)} gone"
 
 
 def full(subject: Subject) -> str:

@@ -10,7 +10,7 @@ from regard.policies.knorm import KNorm
 from regard.policies.lazy import LazyEviction
 from regard.policies.pages import Delta, Quest
 from regard.policies.pyramid import PyramidKV
-from regard.policies.simple import Full, Observing, Random
+from regard.policies.simple import Coded, Full, Observing, Random
 from regard.policies.snapkv import SnapKV
 from regard.policies.streaming import Streaming
 from regard.policies.task_kv import TaskKV
@@ -22,6 +22,7 @@ __all__ = [
     "TOVA",
     "AdaKV",
     "Attendre",
+    "Coded",
     "Delta",
     "Full",
     "HyLRA",

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from regard.core.codec import Codec
 from regard.core.policy import Policy, View
 
 
@@ -40,6 +41,23 @@ class Random(Policy):
         at = view.positions.double() + 1
         phase = at * 12.9898 + 78.233 * (view.layer + 1) + 37.719 * (view.head + 1) + 4.1414 * self.seed
         return (phase.sin() * 43758.5453).frac().abs()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coded(Full):
+    """Forgets nothing: what is over the budget goes into codes, all keys and values but sinks and recent ones.
+
+    The budget counts bytes as ever: of entries that are whole. Nothing is saved while the model runs, which computes
+    with what was decoded; what is told are the bytes of the codes, packed.
+
+    Args:
+        codec: of keys and of values, each token's by itself: a text such as ``"integers(width=4)"``, or a codec.
+    """
+
+    codec: str | Codec = "integers(width=4)"
+
+    def due(self, over: float, decoding: bool) -> bool:
+        return Policy.due(self, over, decoding)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
+from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.core.policy import Policy, View, sampled
 
@@ -19,7 +21,6 @@ from regard.core.policy import Policy, View, sampled
     title="Efficient Streaming Language Models with Attention Sinks",
     arxiv="2309.17453",
     year=2023,
-    missing="positions within the cache: tokens keep those that they had in the text",
     fidelity="third-party code",
     aliases=("streaming_llm",),
     claim=Claim(
@@ -35,20 +36,35 @@ class Streaming(Policy):
 
         kept = {j < sinks} ∪ the newest budget − sinks
 
-    Shapes: as `core.policy.View`. Cost: none.
+    Shapes: as `core.policy.View`. Cost: none; with positions in the cache the sinks' keys are turned at each eviction.
 
     Args:
         sinks: tokens at the beginning, which take the attention that no other token should have.
+        positions: ``"text"``: a token keeps its own. ``"cache"``: its place among what is left, so that no distance is
+            longer than the cache, however long the text; the model needs rotary positions. The window has no gaps, so
+            that the keys of sinks alone are turned, by as many positions as were evicted.
 
-    Paper: Xiao et al., arXiv 2309.17453: 4 sinks. There positions are those in the cache, so that texts may become
-    longer than the model's positions; here a token keeps its own.
+    Raises:
+        ValueError: other positions; when it is attached, positions in the cache for a model without rotary ones.
+
+    Paper: Xiao et al., arXiv 2309.17453: 4 sinks, positions in the cache.
     """
 
     sinks: int = 4
+    positions: Literal["text", "cache"] = "text"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.positions not in ("text", "cache"):
+            raise wrong("positions", repr(self.positions), "'text' or 'cache'")
+
+    @property
+    def moves(self) -> bool:
+        return self.positions == "cache"
 
     def scores(self, view: View) -> Tensor:
         return view.positions.double()
 
     @classmethod
     def examples(cls) -> Sequence[Sample]:
-        return sampled(cls(sinks=1, recent=3, every=2))
+        return sampled(cls(sinks=1, recent=3, every=2), cls(sinks=2, positions="cache"))

@@ -149,15 +149,19 @@ class Latent(Projection):
     arxiv="2105.04779",
     year=2021,
     aliases=("el_attention",),
-    missing="its place in the cross-attention of encoder-decoders that exist, whose matrices have biases",
-    fidelity="hand values",
-    claim=Claim(
-        (
+    fidelity="third-party code",
+    claim=(
+        Claim(
             "queries that are expanded by the key matrix attend to hidden states themselves: equal to "
-            "multi-head attention, with a cache of one vector a token for all heads"
+            "multi-head attention, with a cache of one vector a token for all heads",
+            cells="projections.expanded_queries",
+            holds="projections.caches_hidden_states",
         ),
-        cells="projections.expanded_queries",
-        holds="projections.caches_hidden_states",
+        Claim(
+            "a decoder of BART's kind writes with it at least as fast as with its cache of the source",
+            cells="source_cache.decoding",
+            holds="source_cache.no_slower",
+        ),
     ),
 )
 class ExpandedQueries(Projection):
@@ -165,7 +169,8 @@ class ExpandedQueries(Projection):
 
         q_h = x W^Q_h W^K_hᵀ,   k = v = c,   y = Σ_h o_h W^V_h W^O_h
 
-    No rotary positions: they would stand between W^Q and W^K.
+    No rotary positions: they would stand between W^Q and W^K. `hosts.expanded.ExpandedCross` puts it into the
+    cross-attention of Transformers' encoder–decoders.
 
     Args:
         of: the projection whose parameters it uses.

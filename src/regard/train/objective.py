@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from transformers import PreTrainedModel
 
+from regard.core.dial import Dialled
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.core.mechanism import accumulate_dtype
@@ -64,16 +64,15 @@ class Batch:
         return replace(self, ids=self.ids[rows], learned=learned, mask=mask, marks=picked or None)
 
 
-class Objective:
+class Objective(Dialled):
     """The base of every objective: what `tune` makes smaller, step by step.
 
     A subclass writes `loss`, of which the plain one is `cross_entropy`. All that is random in it comes from the
     generator, what it attaches to the model is gone when it returns, and nothing is remembered from step to step: so
-    that a run which was stopped goes on to the same weights.
+    that a run which was stopped goes on to the same weights. Idle it is plain training.
     """
 
-    dial: ClassVar[tuple[str, float] | None] = None
-    """``(name, value)`` of the number that says how much it changes, and its value at which it is plain training."""
+    called: ClassVar[str] = "an objective"
 
     def loss(self, model: PreTrainedModel, batch: Batch, generator: Generator) -> Tensor:
         """What is to become smaller, a number with gradients."""
@@ -83,23 +82,6 @@ class Objective:
     def examples(cls) -> list[Sample]:
         """Small instances that the laws examine: see `laws.objective`."""
         raise NotImplementedError
-
-    @property
-    def idle(self) -> bool:
-        """Whether it is plain training."""
-        return self.dial is not None and getattr(self, self.dial[0]) == self.dial[1]
-
-    def at(self, value: float) -> Self:
-        """The same with its `dial` at another value.
-
-        Raises:
-            TypeError: it has none.
-        """
-        if self.dial is None:
-            raise wrong("value", str(value), f"an objective with a dial: {type(self).__name__} has none", TypeError)
-        other = copy(self)
-        setattr(other, self.dial[0], value)
-        return other
 
     def __call__(self, model: PreTrainedModel, batch: Batch, generator: Generator) -> Tensor:
         """The loss, and the plain one where it is idle."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import math
 
 import pytest
@@ -10,13 +11,13 @@ from transformers import BertConfig, BertLMHeadModel, DynamicCache
 
 import regard
 from regard.decoding import HICD, AttentionBuckets, Contrast, MonitoringDecoding
-from regard.decoding.attention_buckets import rebased
+from regard.decoding.attention_buckets import complementary, extrema, rebased, waveform
 from regard.decoding.hicd import contrasted
 from regard.decoding.monitoring import small
 from regard.edits import KnockOut
 from regard.laws.edit import Maps, model
-from regard.laws.small import tokens
-from unit.hosts.models import t5
+from regard.laws.small import llama, tokens
+from unit.hosts.models import causal, t5
 
 KNOCKED = [KnockOut([(2, 5)])]
 
@@ -160,3 +161,46 @@ def test_arguments_and_models_are_refused_by_name():
     bert = BertLMHeadModel(BertConfig(vocab_size=29, is_decoder=True, **sizes)).eval()
     with pytest.raises(ValueError, match="model: got BertLMHeadModel, want one with rotary positions"):
         bert.generate(tokens(1, 5), max_new_tokens=2, custom_generate=AttentionBuckets((1.0, 2.0)))
+
+
+def test_the_wave_is_its_definition_and_its_extrema_are_seen():
+    rates, length = torch.tensor([1.0, 0.1, 0.01]), 50
+    wave = waveform(rates, length)
+    for delta in (0, 3, 49):
+        sums = [abs(sum(cmath.exp(1j * delta * float(rate)) for rate in rates[: j + 1])) for j in range(3)]
+        assert wave[delta].item() == pytest.approx(sum(sums) / 3, abs=1e-6)
+    assert wave[0] == wave.max() == 2
+    hills = torch.tensor([9.0, 1, 2, 5, 2, 1, 0, 3, 8, 3, 2, 9])
+    peaks, troughs = extrema(hills, 2)
+    assert (peaks.tolist(), troughs.tolist()) == ([3, 8], [6])
+
+
+def test_the_next_base_is_the_one_whose_peaks_are_nearest_to_the_troughs():
+    """Each addition makes the gap, counted by hand, the least that any other factor would."""
+    rates, factors = 1e4 ** -(torch.arange(8) / 8), [1.0, 1.5, 2.0, 2.5, 3.0, 4.0]
+    chosen = complementary(rates, 200, 3, factors)
+    assert chosen[0] == 1.0
+
+    def by_hand(some):
+        waves = [extrema(waveform(rates * torch.tensor(f) ** -(torch.arange(8) / 8), 200), 3) for f in some]
+        far = [
+            min(abs(int(t) - int(p)) for other, (peaks, _) in enumerate(waves) if other != index for p in peaks)
+            for index, (_, troughs) in enumerate(waves)
+            for t in troughs
+        ]
+        return sum(far) / len(far)
+
+    for size in (2, 3):
+        left = [f for f in factors if f not in chosen[: size - 1]]
+        assert by_hand(chosen[:size]) == pytest.approx(min(by_hand([*chosen[: size - 1], f]) for f in left), abs=0.2)
+
+
+def test_bases_are_searched_for_a_model():
+    found = AttentionBuckets.searched(llama(1), 64, count=3, most=3.0)
+    assert len(found.factors) == 3
+    assert found.factors[0] == 1.0
+    assert all(1 < factor <= 3 for factor in found.factors[1:])
+    with pytest.raises(ValueError, match="model: got GPT2LMHeadModel, want one with rotary positions"):
+        AttentionBuckets.searched(causal("GPT2"), 64)
+    with pytest.raises(ValueError, match="count: got 70, want 1 to 61"):
+        AttentionBuckets.searched(llama(1), 64, count=70)

@@ -98,3 +98,23 @@ def test_directions_of_another_size_are_refused():
     with pytest.raises(ValueError, match="no module 'k_proj'"), regard.steer(fused, FocusDirections(q, k)):
         logits(fused, ids)
     assert left_as_it_was(fused, config)
+
+
+def test_what_prompts_share_may_be_read_once():
+    """The same masses and gradients, under directions too; prompts of two lengths, or none behind it, are refused."""
+    model, ids, (q, k) = causal("Llama"), tokens(5, 12), directions()
+    ids[:3, :8], ids[3:, :8] = ids[0, :8], ids[4, :8]
+    examples = [Marked(row, (2, 5)) for row in ids]
+    found = []
+    for shared in (0, 8):
+        of_queries = {layer: held.clone().requires_grad_() for layer, held in q.items()}
+        masses = relevant_mass(model, examples, FocusDirections(of_queries, k, 0.7), shared=shared)
+        sum(mass.log().sum() for mass in masses.values()).backward()
+        found.append([*masses.values(), of_queries[0].grad])
+    for one, other in zip(*found, strict=True):
+        assert one.abs().max() > 1e-3
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"shared: got 12 of \[12\] tokens"):
+        relevant_mass(model, examples, shared=12)
+    with pytest.raises(ValueError, match=r"shared: got 3 of \[11, 12\] tokens"):
+        relevant_mass(model, [*examples, Marked(ids[0, :11], (2, 5))], shared=3)

@@ -265,3 +265,12 @@ def test_gui_kv_is_told_what_it_cannot_do():
             GUIKV(**about)
     with pytest.raises(ValueError, match="rank: got 32, for keys of 5 numbers, want at most 4"):
         GUIKV(frames=((0, 3), (3, 8)), window=1).scores(view(t=11, budget=4))
+
+
+def test_keys_move_up_by_what_goes_behind_them():
+    kept = torch.tensor([0, 1, 4, 5, 9])
+    assert Streaming(positions="cache").moved(kept, 11).tolist() == [6, 6, 4, 4, 1]
+    assert Streaming(positions="cache").moved(torch.arange(4), 4).tolist() == [0] * 4
+    assert not Streaming().moves
+    with pytest.raises(ValueError, match="positions: got 'place', want 'text' or 'cache'"):
+        Streaming(positions="place")

@@ -21,7 +21,6 @@ from regard.patterns import Blocks, Pattern, PerHead, Sinks
     year=2024,
     aliases=("s2_attention", "sf_attention", "longlora", "shifted_groups"),
     fidelity="hand values",
-    missing="the cache that drops heavy tokens",
     claim=(
         Claim(
             (
@@ -35,6 +34,12 @@ from regard.patterns import Blocks, Pattern, PerHead, Sinks
             "tuned for 4 times the length, SF groups keep more of full attention's gain than S² groups",
             cells="extend.tuned",
             holds="extend.keeps_more",
+        ),
+        Claim(
+            "tuned by its groups and decoded with H2O, a model's cache never exceeds its budget, and it tells texts "
+            "better than with as many recent tokens",
+            cells="groups_then_hitters.decoded",
+            holds="groups_then_hitters.within_its_budget",
         ),
     ),
 )
@@ -52,7 +57,9 @@ class ShiftedGroups(Patterned):
         ValueError: a size below two, a share outside of 0 … 1, sinks below zero.
 
     Papers: Zhang, arXiv 2406.05678; Chen et al. (LongLoRA), 2309.12307, whose rolled groups join the last tokens to
-    the first; here the group at each end is a short one instead, so that nothing leaks from the end to the start.
+    the first; here the group at each end is a short one instead, so that nothing leaks from the end to the start. It is
+    for tuning; a tuned model is decoded with its own softmax and the cache that keeps heavy hitters, ``regard.compress(
+    model, "h2o")``.
     """
 
     traits = Traits(cross=False, masked=True, rows="one", sign="nonnegative", time="linear", state="constant")
