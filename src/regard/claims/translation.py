@@ -118,7 +118,7 @@ def sources(strategy: str, seed: int, steps: int) -> dict[str, float]:
     """Words right of a translator that reads two sources, or the first alone; how often it looks at the right one."""
     single = strategy == "first"
     model = (
-        MultiSource(WORDS + 1, WORDS, 64, 1 if single else 2, "flat" if single else strategy, seed)  # pyright: ignore
+        MultiSource(WORDS + 1, WORDS, 64, 1 if single else 2, "flat" if single else strategy, seed=seed)  # pyright: ignore
     )
 
     def cut(source: Tensor) -> Tensor:
