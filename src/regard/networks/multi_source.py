@@ -95,10 +95,16 @@ class MultiSource(EncoderDecoder):
         if not flat:
             self.over = build_text("composed(score=additive)", {"heads": 1, "head_dim": width})
             self.over_query, self.over_keys = nn.Linear(width, width), maps(width, parts)
-        own = self.keys if flat else self.over_keys
-        self.values = own if shared else maps(width, parts)
+        self.own_values = None if shared else maps(width, parts)
         self.offsets = nn.Parameter(torch.zeros(parts))
         self.known_gate = nn.Linear(2 * width, width) if sentinel else None
+
+    @property
+    def values(self) -> nn.ModuleList:
+        """V of each source: maps of their own, or those of the keys that are weighed last."""
+        if self.own_values is not None:
+            return self.own_values
+        return self.keys if self.strategy == "flat" else self.over_keys
 
     def encode(self, source: Tensor, lengths: Tensor | None = None) -> Encoded:
         """The keys of all sources, one after the other, ``(b, s m, width)``, and the mean of their ends."""
