@@ -23,6 +23,7 @@ from regard.studies.joint_dynamics import JointDynamics, LatentTree, flow
 from regard.studies.localist import Localist, entropy_bound, recruit
 from regard.studies.perception_cognition import KINDS, Looks, SceneReader
 from regard.studies.scan_and_snap import SharedSnap, Snap, crossed, world
+from regard.studies.sparse_averaging import balanced, matches, told_pairs
 from regard.studies.tensor_brain import Shown, TensorBrain
 from regard.studies.tensor_brain import divergence as apart
 
@@ -108,6 +109,18 @@ def test_one_query_alone_is_the_layer_of_one_query():
     torch.testing.assert_close(chances[0, 0], torch.tensor([0.2, 0.2, 0, 0] + [0.1] * 4 + [0.05] * 4))
     torch.testing.assert_close(chances[1, 1], torch.tensor([0.1] * 4 + [0, 0, 0.2, 0.2] + [0.05] * 4))
     torch.testing.assert_close(chances[0].mean(0), chances[1].mean(0))
+
+
+def test_numbers_match_by_hand():
+    """Below 10: 3 and 7 make 10, 5 itself twice; 1, 3 and 6 make 10, and 0 itself three times."""
+    told = matches(torch.tensor([[3, 7, 5, 1], [0, 4, 9, 8]]), 10)
+    assert told.tolist() == [[True, True, True, False], [True, False, False, False]]
+    three = matches(torch.tensor([[1, 3, 6], [0, 2, 7], [2, 2, 2]]), 10, triples=True)
+    assert three.tolist() == [[True, True, True], [True, False, False], [False, False, False]]
+    numbers = torch.randint(53, (200, balanced(53, True)), generator=torch.Generator().manual_seed(0))
+    assert abs(matches(numbers, 53, True).double().mean().item() - 0.5) < 0.1
+    pairs = torch.randint(53, (200, balanced(53, False)), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(told_pairs(pairs, 53), matches(pairs, 53))
 
 
 def test_the_bound_of_entropy_is_met_by_two_levels_of_scores():
