@@ -106,7 +106,7 @@ def balanced(modulus: int, triples: bool) -> int:
 
 
 def told_pairs(numbers: Tensor, modulus: int, sharpness: float = 40.0) -> Tensor:
-    """Match2 by one head of size three, of which one is for a key for nothing: whether less than half of the weight is on nothing.
+    """Match2 by one head of size three and a key for nothing: whether nothing has less than half of the weight.
 
         q_i = β (cos θ_i, −sin θ_i),   k_j = (cos θ_j, sin θ_j),   θ = 2 π x / M,   q·k = β cos(θ_i + θ_j)
 
