@@ -102,8 +102,8 @@ def looks_away(found: Figures) -> Finding:
     return Finding.of(f"{figure}; right {listed(right, '.1%')}", more >= 0.15, min(right) >= 0.95)
 
 
-WORDS, PLACES, SURE = 20, 8, 0.02
-"""Words and their places, and the loss below which fifty batches in a row need no more training."""
+WORDS, PLACES, SURE = 20, 8, 0.1
+"""Words and their places, and the mean loss of fifty batches below which a translator needs no more training."""
 
 
 def split_words(count: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -133,7 +133,7 @@ def sources(strategy: str, seed: int, steps: int) -> dict[str, float]:
 
     def known(step: Step) -> bool:
         losses.append(step.loss)
-        return len(losses) >= 50 and max(losses[-50:]) < SURE
+        return len(losses) >= 50 and sum(losses[-50:]) < 50 * SURE
 
     fit(model, loss, Recipe(steps, 5e-3, seed=seed, decay=0.0), until=known)
     source, words, which = split_words(256, Generator().manual_seed(99))
