@@ -8,7 +8,7 @@ DEV := --extra dev --no-emit-package regard pyproject.toml
 SAMPLE := src/regard/hosts/small/sample.txt
 LOOK := regard-look
 
-.PHONY: help look test claims families bench peers compat mutants docs web lock format clean
+.PHONY: help look test claims families bench peers compat mutants docs notebooks web lock format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ mutants: .venv/dev.stamp chromium  ## plant faults and see which the fast tests 
 
 docs: .venv/docs.stamp  ## the documentation as a site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+notebooks: .venv/look.stamp  ## run the notebooks of the documentation and write their outputs into the pages
+	$(BIN)/python tools/notebooks.py
 
 web:  ## rebuild the page's committed bundle (needs Node 20)
 	cd web && npm ci && npm run build

@@ -15,6 +15,8 @@ LAYERS = {
     "gatv2": lambda: GATv2Conv(4, 3, heads=2, edge_dim=3, add_self_loops=False),
     "gatv2_shared": lambda: GATv2Conv(4, 3, heads=2, concat=False, share_weights=True, add_self_loops=False),
     "graph_transformer": lambda: TransformerConv(4, 3, heads=2, edge_dim=3, root_weight=False),
+    "graph_transformer_gated": lambda: TransformerConv(4, 3, heads=2, edge_dim=3, beta=True),
+    "graph_transformer_gated_mean": lambda: TransformerConv(4, 3, heads=2, concat=False, beta=True),
 }
 
 

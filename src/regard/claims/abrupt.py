@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Generator
 
 from regard.claims.cells import measured, null, quick
 from regard.claims.figures import Figures, Finding, interval, listed
-from regard.studies.abrupt_learning import Bursts, InductionNet
+from regard.studies.abrupt_learning import Bursts, InductionNet, NestedLogits
 
 BATCH, RATE, EVERY, WHOLE = 128, 1e-3, 50, 16_000
 LOW, HIGH = 0.25, 0.9
@@ -119,3 +121,26 @@ def depends_on_the_data(found: Figures) -> Finding:
         *(context[world] >= context[few] + 0.2 for world in others),
         *(weights[world] <= weights[few] - 0.2 for world in others),
     )
+
+
+@quick(rate=[1.0])
+@null(learned=[1])
+@measured(learned=(1, 2, 3), rate=(0.1, 0.3, 1.0), steps=[10_000])
+def nested(learned: int, rate: float, steps: int) -> dict[str, float]:
+    """Steps until a quarter, and from there to nine tenths, where the readout, the match too, or all are learned."""
+    chances = NestedLogits(learned).train(rate, steps, HIGH)
+    wait = float((chances < LOW).sum())
+    return {"wait": wait, "jump": float(len(chances) - wait), "end": chances[-1].item()}
+
+
+def waits_and_jumps(found: Figures) -> Finding:
+    """At every rate the jump of all three takes a tenth of the wait at most; each that is added makes that longer."""
+    waits, jumps = (found.by("learned", name) for name in ("wait", "jump"))
+    figure = "; ".join(
+        f"{count} learned {listed(wait, '.0f')} steps to {LOW:.0%}, {listed(jumps[count], '.0f')} on to {HIGH:.0%}"
+        for count, wait in waits.items()
+    )
+    most = max(waits)
+    longer = [max(waits[a]) < max(waits[b]) for a, b in pairwise(sorted(waits))]
+    short = [jump <= wait / 10 for wait, jump in zip(waits[most], jumps[most], strict=True)]
+    return Finding.of(f"logits at rates of 0.1, 0.3 and 1, {figure}", *short, *longer, min(found("end")) >= HIGH)

@@ -106,3 +106,89 @@ def grows_as_log(found: Figures) -> Finding:
     rates = [dim / math.log(count) for count, dim in dims.items()]
     figure = f"sizes {listed(dims.values(), '.0f')} for {listed(dims, 'd')} positions"
     return Finding.of(f"{figure}: {min(rates):.1f} to {max(rates):.1f} of log N", max(rates) <= 1.5 * min(rates))
+
+
+class Recurrent(nn.Module):
+    """A GRU both ways over the positions, each with its value and the places that it names."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.cells = nn.GRU(E + NAMED, hidden, batch_first=True, bidirectional=True)
+        self.out = nn.Linear(2 * hidden, E)
+
+    def forward(self, chosen: Tensor, values: Tensor) -> Tensor:
+        return self.out(self.cells(torch.cat([chosen / N - 0.5, values], -1))[0])
+
+
+@quick(rate=[1e-3], steps=[5])
+@null(model=["head"])
+@measured(model=["recurrent"], rate=(1e-3, 3e-3, 1e-2), steps=[600])
+def recurrent(model: str, rate: float, steps: int) -> dict[str, float]:
+    """The mean error of a trained recurrent network of as many parameters as `Flat` has; null: the head."""
+    torch.manual_seed(0)
+    network = Recurrent(46) if model == "recurrent" else Head(96)
+
+    def loss(network: nn.Module, generator: Generator) -> Tensor:
+        chosen, values, wanted = study.draw(64, N, NAMED, E, generator)
+        return (network(chosen, values) - wanted).square().sum(-1).mean()
+
+    if model == "recurrent":
+        fit(network, loss, Recipe(steps, rate, decay=0.0))
+    chosen, values, wanted = study.draw(256, N, NAMED, E, Generator().manual_seed(1))
+    with torch.no_grad():
+        error = (network(chosen, values) - wanted).norm(dim=-1).mean().item()
+    return {"error": error, "parameters": sum(p.numel() for p in network.parameters())}
+
+
+MODULUS = 41
+KINDS = ("pairs", "triples")
+
+
+def numbers(count: int, kind: str, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Numbers of which half match, and which do."""
+    drawn = torch.randint(MODULUS, (count, study.balanced(MODULUS, kind == "triples")), generator=generator)
+    return drawn, study.matches(drawn, MODULUS, kind == "triples")
+
+
+@quick(rate=[3e-3], steps=[5])
+@null(shuffled=[True])
+@measured(kind=KINDS, rate=(1e-3, 3e-3), shuffled=[False], seed=range(2), steps=[1000])
+def matched(kind: str, rate: float, shuffled: bool, seed: int, steps: int) -> dict[str, float]:
+    """The share of numbers that a trained layer tells right, and of those that match; null: learned from others."""
+    torch.manual_seed(seed)
+
+    def loss(network: nn.Module, generator: Generator) -> Tensor:
+        drawn, match = numbers(128, kind, generator)
+        match = match.roll(1, 0) if shuffled else match
+        return nn.functional.binary_cross_entropy_with_logits(network(drawn), match.float())
+
+    network = fit(study.OneLayer(MODULUS), loss, Recipe(steps, rate, decay=0.0, seed=seed))
+    drawn, match = numbers(1000, kind, Generator().manual_seed(99))
+    with torch.no_grad():
+        return {"right": ((network(drawn) > 0) == match).double().mean().item(), "match": match.double().mean().item()}
+
+
+def pairs_not_triples(found: Figures) -> Finding:
+    """At its best rate in each seed at least 99% of pairs' numbers, at most 70% of triples'."""
+    best = {kind: [max(values) for values in found.by("seed", "right", kind=kind).values()] for kind in KINDS}
+    shares = "; ".join(f"{kind} {listed(values, '.1%')}" for kind, values in best.items())
+    figure = f"told right at the best rate: {shares}; {found.mean('match'):.0%} match"
+    return Finding.of(figure, min(best["pairs"]) >= 0.99, max(best["triples"]) <= 0.7)
+
+
+@quick(modulus=[41])
+@null(off=[1])
+@measured(modulus=(41, 101, 1009), off=[0])
+def constructed_pairs(modulus: int, off: int) -> dict[str, float]:
+    """The share of numbers that one constructed head tells right; null: sums to one are asked for."""
+    count = study.balanced(modulus, False)
+    drawn = torch.randint(modulus, (200, count), generator=Generator().manual_seed(0))
+    match = study.matches(drawn, modulus)
+    return {"right": (study.told_pairs((drawn + off) % modulus, modulus) == match).double().mean().item()}
+
+
+def tells_pairs(found: Figures) -> Finding:
+    """All of them."""
+    right = found("right")
+    figure = f"told right by a head of size 3, of numbers below {listed(found('modulus'), 'd')}: {listed(right, '.1%')}"
+    return Finding.of(figure, min(right) == 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from regard.claims.figures import Figures, Finding, interval, listed
 from regard.claims.testbeds.source import VOCABULARY, characters, windows
 from regard.networks.base import attention_maps
 from regard.networks.lm import LM, Config
-from regard.studies.joint_dynamics import JointDynamics, flow
+from regard.studies.joint_dynamics import JointDynamics, LatentTree, flow
 from regard.studies.scan_and_snap import world
 from regard.train.fit import Recipe, Step, fit
 
@@ -63,6 +64,25 @@ def rebounds(found: Figures) -> Finding:
     falls = [a - b for each in parts.values() for a, b in zip(each["first"], each["lowest"], strict=True)]
     back = [b - a >= 0.01 for a, b in zip(parts[False]["lowest"], parts[False]["end"], strict=True)]
     return Finding.of(f"entropy in nats: {figure}", min(falls) > 0.1, max(parts[True]["rise"]) < 1e-9, all(back))
+
+
+@quick(seed=[0], steps=[500])
+@null(flip=[0.5])
+@measured(flip=(0.1, 0.2), seed=range(3), steps=[2000])
+def hierarchy(flip: float, seed: int, steps: int) -> dict[str, float]:
+    """The mean logit of the tokens whose common ancestor with the query is so high; null: latents without parents."""
+    tree = LatentTree(flip=flip)
+    z, _ = JointDynamics(tree, kink=False).train(steps, seed)
+    return {f"height{height}": z[tree.heights == height].mean().item() for height in range(1, tree.depth + 1)}
+
+
+def nearer_is_more(found: Figures) -> Finding:
+    """In every seed each height has a larger logit than the next; the first and the last are at least 0.1 apart."""
+    heights = [found(f"height{height}") for height in range(1, LatentTree().depth + 1)]
+    figure = "; ".join(f"height {n} {interval(logits, '.2f')}" for n, logits in enumerate(heights, 1))
+    falls = [all(a > b for a, b in zip(near, far, strict=True)) for near, far in pairwise(heights)]
+    apart = min(a - b for a, b in zip(heights[0], heights[-1], strict=True))
+    return Finding.of(f"logits of attention by the common ancestor's height: {figure}", *falls, apart > 0.1)
 
 
 @quick(seed=[0], steps=[10])

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from regard.claims.cells import measured, null, quick
 from regard.claims.figures import Figures, Finding, interval
 from regard.claims.testbeds.skeletons import poses
-from regard.networks.pose_lifting import PoseLifter
+from regard.networks.pose_lifting import NOTHING, PoseLifter
 from regard.train.fit import Recipe, fit
 
 WIDE = 4.0
@@ -35,7 +35,7 @@ class Nothing(nn.Module):
 def made(arm: str, seed: int) -> PoseLifter:
     """The network of an arm; one branch alone is as wide as gives it the parameters of both."""
     channels = {"convolution alone": 80, "attention alone": 104}.get(arm, 64)
-    model = PoseLifter(channels, 2, 8, 0.0, ARMS[arm], seed)
+    model = PoseLifter(channels, 2, 8, NOTHING, ARMS[arm], seed)
     for block in model.blocks:
         each: Any = block
         if arm == "convolution alone":

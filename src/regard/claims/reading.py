@@ -43,7 +43,7 @@ def paragraphs(count: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor
 @measured(toward=(True, False), seed=range(2), steps=[300])
 def answered(toward: bool, seed: int, steps: int) -> dict[str, float]:
     """The share of unseen questions whose first and last word are both right."""
-    return read_right(paragraphs, BiDAF(WORDS, 64, toward, seed), Recipe(steps, 5e-3, seed=seed, decay=0.0))
+    return read_right(paragraphs, BiDAF(WORDS, 64, toward, seed=seed), Recipe(steps, 5e-3, seed=seed, decay=0.0))
 
 
 def read_right(drawn: Drawn, model: nn.Module, recipe: Recipe) -> dict[str, float]:
@@ -89,7 +89,7 @@ def compared(count: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
 @measured(toward=(True, False), seed=range(3), steps=[4000])
 def matched(toward: bool, seed: int, steps: int) -> dict[str, float]:
     """The share of unseen paragraphs whose record that agrees with the list is found, first and last word."""
-    return read_right(compared, BiDAF(SYMBOLS, 64, toward, seed), Recipe(steps, 3e-3, seed=seed, decay=0.0))
+    return read_right(compared, BiDAF(SYMBOLS, 64, toward, seed=seed), Recipe(steps, 3e-3, seed=seed, decay=0.0))
 
 
 def finds_the_answers(found: Figures) -> Finding:

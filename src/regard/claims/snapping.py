@@ -7,7 +7,7 @@ from scipy.stats import spearmanr
 
 from regard.claims.cells import measured, null, quick
 from regard.claims.figures import Figures, Finding, interval, listed
-from regard.studies.scan_and_snap import Snap, world
+from regard.studies.scan_and_snap import SharedSnap, Snap, crossed, world
 
 DISTINCT, COMMON, TOLD = 8, 12, 0.4
 
@@ -61,3 +61,23 @@ def stops(found: Figures) -> Finding:
     return Finding.of(
         f"entropy at the end by ratio of rates: {figure}", min(fell) > 0.1, min(by.values()) > 0.1, slow, rises
     )
+
+
+@quick(seed=[0], steps=[300])
+@null(blurred=[True])
+@measured(blurred=[False], seed=range(3), steps=[1000])
+def shared(blurred: bool, seed: int, steps: int) -> dict[str, float]:
+    """Of two queries that share tokens: the least of what tokens that tell gain over what they had, the most of what
+    those do that tell for the other query alone; null: no token tells."""
+    snap = SharedSnap(crossed(8, 0.3, blurred), ratio=0.1)
+    z = snap.train(steps, seed)
+    gains = (snap.shares(z) / snap.shares(torch.zeros_like(z))).unflatten(1, (3, 8)).mean(2)
+    return {"own": gains.diagonal().min().item(), "other": max(gains[0, 1].item(), gains[1, 0].item())}
+
+
+def each_query_by_itself(found: Figures) -> Finding:
+    """In every seed tokens that tell gain, and those that tell for the other query lose, as common ones do."""
+    own, other = found("own"), found("other")
+    told = f"of tokens that tell {listed(own, '.2f')}, of those that tell for the other query {listed(other, '.2f')}"
+    figure = f"share over what it was, {told}"
+    return Finding.of(figure, min(own) > 1, max(other) < 1)

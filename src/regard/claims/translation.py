@@ -15,7 +15,7 @@ from regard.experiments.cell import Cell
 from regard.networks.encoder_decoder import EncoderDecoder
 from regard.networks.multi_source import MultiSource
 from regard.tasks.translation import Pairs, Translation
-from regard.train.fit import Recipe, fit
+from regard.train.fit import Recipe, Step, fit
 
 TASK = Translation()
 SIZE = 32
@@ -102,7 +102,8 @@ def looks_away(found: Figures) -> Finding:
     return Finding.of(f"{figure}; right {listed(right, '.1%')}", more >= 0.15, min(right) >= 0.95)
 
 
-WORDS, PLACES = 20, 8
+WORDS, PLACES, SURE = 20, 8, 0.1
+"""Words and their places, and the mean loss of fifty batches below which a translator needs no more training."""
 
 
 def split_words(count: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,7 +119,7 @@ def sources(strategy: str, seed: int, steps: int) -> dict[str, float]:
     """Words right of a translator that reads two sources, or the first alone; how often it looks at the right one."""
     single = strategy == "first"
     model = (
-        MultiSource(WORDS + 1, WORDS, 64, 1 if single else 2, "flat" if single else strategy, seed)  # pyright: ignore
+        MultiSource(WORDS + 1, WORDS, 64, 1 if single else 2, "flat" if single else strategy, seed=seed)  # pyright: ignore
     )
 
     def cut(source: Tensor) -> Tensor:
@@ -128,7 +129,13 @@ def sources(strategy: str, seed: int, steps: int) -> dict[str, float]:
         source, words, _ = split_words(SIZE, drawn)
         return F.cross_entropy(model(cut(source), words).flatten(0, 1), words.flatten())
 
-    fit(model, loss, Recipe(steps, 5e-3, seed=seed, decay=0.0))
+    losses: list[float] = []
+
+    def known(step: Step) -> bool:
+        losses.append(step.loss)
+        return len(losses) >= 50 and sum(losses[-50:]) < 50 * SURE
+
+    fit(model, loss, Recipe(steps, 5e-3, seed=seed, decay=0.0), until=known)
     source, words, which = split_words(256, Generator().manual_seed(99))
     right = (model.generate(cut(source), PLACES) == words).double().mean().item()
     if single:

@@ -13,7 +13,6 @@ from torch import Tensor
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
-from regard.core.layout import Layout
 from regard.networks.encoder_decoder import EncoderDecoder, random_pairs
 from regard.networks.writer import Encoded, Remembered
 
@@ -24,13 +23,15 @@ FAR = -1e30
 @dataclass(frozen=True)
 class Filtered(Remembered):
     """What is known after a step: the LSTM's ``hidden`` and ``cell``, ``place (b, m)``, log p(a_t = j | y before t),
-    ``told (b, m, target)``, log p(y_t | a_t = j), and ``fresh (b, 1)``, zero before the first step, then far below."""
+    ``told (b, m, target)``, log p(y_t | a_t = j), ``fresh (b, 1)``, zero before the first step, then far below, and
+    ``scores (b, m)``, e."""
 
     hidden: Tensor
     cell: Tensor
     place: Tensor
     told: Tensor
     fresh: Tensor
+    scores: Tensor
 
     @property
     def weights(self) -> Tensor:
@@ -110,7 +111,8 @@ class LatentMonotonic(EncoderDecoder):
         begun = super().start(encoded)
         place = torch.full_like(encoded.keys[..., 0], FAR)
         told = encoded.keys.new_zeros(*place.shape, self.target + 1)
-        return Filtered(begun.hidden, begun.cell, place, told, torch.zeros_like(place[:, :1]))
+        nothing = torch.zeros_like(place)
+        return Filtered(begun.hidden, begun.cell, place, told, nothing[:, :1], nothing)
 
     def scores(self, hidden: Tensor, encoded: Encoded) -> Tensor:
         """e, ``(b, m)``; padding has none."""
@@ -120,17 +122,16 @@ class LatentMonotonic(EncoderDecoder):
         mask = encoded.layout.key_mask
         return scores if mask is None else scores.masked_fill(~mask, FAR)
 
-    def contexts(self, hidden: Tensor, encoded: Encoded) -> Tensor:
+    def near(self, scores: Tensor) -> Tensor:
+        """The softmax of e over the window around each place, ``(b, m, 2 w)``."""
+        return F.pad(scores, (self.reach, self.reach - 1), value=FAR).unfold(1, 2 * self.reach, 1).softmax(-1)
+
+    def contexts(self, scores: Tensor, encoded: Encoded) -> Tensor:
         """c, ``(b, m, width)``, for each place that may be read."""
         if self.reads == "hard":
             return encoded.keys
-        m, reader = encoded.keys.shape[1], self.reader
-        place = torch.arange(m, device=hidden.device)
-        apart = place - place[:, None]
-        near = (apart >= -self.reach) & (apart < self.reach)
-        q, k = hidden[:, None, None].expand(-1, -1, m, -1), encoded.keys[:, None]
-        layout = Layout(key_mask=encoded.layout.key_mask, mask=near[None, None])
-        return reader(q, k, k, layout)[:, 0]  # pyright: ignore[reportOptionalCall]
+        keys = F.pad(encoded.keys, (0, 0, self.reach, self.reach - 1)).unfold(1, 2 * self.reach, 1)
+        return (keys @ self.near(scores)[..., None])[..., 0]
 
     def advance(
         self, state: Filtered, previous: Tensor, encoded: Encoded
@@ -141,7 +142,7 @@ class LatentMonotonic(EncoderDecoder):
         ahead = scores.flip(1).logcumsumexp(1).flip(1)
         nothing = self.end(encoded).expand_as(ahead).int().cumsum(1).bool()
         ahead = torch.cat([ahead[:, :1], F.pad(ahead[:, 1:], (0, 1)).masked_fill(nothing, -FAR)], 1)
-        seen = self.contexts(hidden, encoded)
+        seen = self.contexts(scores, encoded)
         said = torch.tanh(self.say(torch.cat([seen, hidden[:, None].expand_as(seen)], -1)))
         return (hidden, cell), scores, ahead, self.out(said).log_softmax(-1)
 
@@ -153,7 +154,7 @@ class LatentMonotonic(EncoderDecoder):
         place = scores + (before - ahead).logcumsumexp(1)[:, :-1]
         place = torch.where(self.end(encoded), torch.logaddexp(place, before[:, 1:]), place)
         fresh = torch.full_like(state.fresh, FAR)
-        return Filtered(hidden, cell, place, told, fresh), torch.logsumexp(place[..., None] + told, 1)
+        return Filtered(hidden, cell, place, told, fresh, scores), torch.logsumexp(place[..., None] + told, 1)
 
     def end(self, encoded: Encoded) -> Tensor:
         """Where the last key is, ``(b or 1, m)``."""
@@ -162,9 +163,21 @@ class LatentMonotonic(EncoderDecoder):
         return place == last
 
     def intermediates(self, *inputs: Any, **named: Any) -> dict[str, Tensor]:
-        """What the reader reads around each place, and ``place (b, 1, n, m)``, p(a_t | what was written)."""
-        maps = super().intermediates(*inputs, **named)
-        return maps | {"place": self.looked(*inputs, **named)["reader"]}
+        """``place (b, 1, n, m)``, p(a_t | what was written), and ``read``, the window's weights over keys in the mean
+        over places."""
+        source, target, *rest = inputs
+        encoded = self.encode(source, *rest, **named)
+        with torch.no_grad():
+            states, _ = self.states(encoded, target)
+        place = torch.stack([state.weights for state in states], 1)
+        maps = {"place": place[:, None]}
+        if self.reads == "window":
+            near = torch.stack([self.near(state.scores) for state in states], 1) * place[..., None]
+            m, wide = place.shape[2], 2 * self.reach
+            keys = torch.arange(m)[:, None] + torch.arange(wide)
+            read = place.new_zeros(*place.shape[:2], m + wide - 1).index_add(2, keys.flatten(), near.flatten(2))
+            maps["read"] = read[:, None, :, self.reach : self.reach + m]
+        return maps
 
     def alignment(self, source: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:
         """p(a_t | what was written), ``(b, n, m)``."""
@@ -178,7 +191,7 @@ class LatentMonotonic(EncoderDecoder):
         first = torch.full_like(target[:, :1], self.target)
         for previous, token in zip(torch.cat([first, target[:, :-1]], 1).unbind(1), target.unbind(1), strict=True):
             (hidden, cell), scores, ahead, told = self.advance(state, previous, encoded)
-            state = Filtered(hidden, cell, state.place, state.told, state.fresh)
+            state = Filtered(hidden, cell, state.place, state.told, state.fresh, scores)
             found.append((scores, ahead, told.gather(2, token[:, None, None].expand(-1, told.shape[1], 1))[..., 0]))
         scores, ahead, told = (torch.stack(each) for each in zip(*found, strict=True))
         return scores, ahead, told, self.end(encoded)

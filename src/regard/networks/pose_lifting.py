@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 
 import torch
@@ -56,14 +57,55 @@ class SkeletonConvolution(nn.Module):
         return torch.einsum("bjpc,pji->bic", self.map(x).unflatten(2, (len(self.parts), -1)), self.parts)
 
 
+@dataclass(frozen=True)
+class Drops:
+    """Chances that something is left out of a step of training, as the authors' code has them.
+
+    Args:
+        given: of numbers that one branch gives to the other. weights: of attention. out: of what attention puts out.
+            mlp: of numbers in the network behind. block: of what the last block adds to one pose, once for its branches
+            and once for its network; from zero in the first block it rises evenly.
+
+    Raises:
+        ValueError: what is no chance.
+    """
+
+    given: float = 0.15
+    weights: float = 0.2
+    out: float = 0.25
+    mlp: float = 0.2
+    block: float = 0.2
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not 0 <= getattr(self, field.name) < 1:
+                raise wrong(field.name, str(getattr(self, field.name)), "0 or more, below 1")
+
+
+NOTHING = Drops(0.0, 0.0, 0.0, 0.0, 0.0)
+"""Leaves nothing out."""
+
+
+class DropWhole(nn.Module):
+    """Leaves out all of what one example of a batch is given, with the chance ``p`` in training; raises the rest."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * F.dropout(x.new_ones(x.shape[0], *[1] * (x.dim() - 1)), self.p, self.training)
+
+
 class Interwoven(nn.Module):
     """A block: convolution gives to attention before its projection, attention to the second convolution.
 
     Args:
-        channels, heads, dropout: as in `PoseLifter`. ways: which of the two gives.
+        channels, heads, drops: as in `PoseLifter`; here the chance of the block is its own. ways: which of the two
+            gives.
     """
 
-    def __init__(self, channels: int, joints: int, heads: int, dropout: float, ways: tuple[bool, bool]) -> None:
+    def __init__(self, channels: int, joints: int, heads: int, drops: Drops, ways: tuple[bool, bool]) -> None:
         super().__init__()
         parts, (self.to_attention, self.to_graph) = partitions(), ways
         self.heads, self.attention = heads, build("softmax")
@@ -72,17 +114,25 @@ class Interwoven(nn.Module):
         self.maps, self.out = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
         self.behind, half = nn.LayerNorm(channels, eps=1e-6), channels // 2
         self.down, self.middle, self.up = nn.Linear(channels, half), nn.Linear(half, half), nn.Linear(half, channels)
-        self.drop = nn.Dropout(dropout)
+        self.drop, self.drop_weights, self.drop_out, self.drop_mlp = (
+            nn.Dropout(p) for p in (drops.given, drops.weights, drops.out, drops.mlp)
+        )
+        self.drop_block = DropWhole(drops.block)
 
     def forward(self, x: Tensor) -> Tensor:
         graph = self.first(self.over_joints(x.mT).mT)
         q, k, v = self.maps(self.before(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        seen = self.attention(q, k, v, Layout()).transpose(1, 2).flatten(2)
+        if self.training and self.drop_weights.p > 0:
+            seen = self.drop_weights(self.attention.weights(q, k, Layout())) @ v
+        else:
+            seen = self.attention(q, k, v, Layout())
+        seen = seen.transpose(1, 2).flatten(2)
         given = seen + self.drop(TO_ATTENTION * graph) if self.to_attention else seen
         shown = graph + self.drop(TO_GRAPH * seen) if self.to_graph else graph
-        x = x + self.second(shown) + self.out(given)
-        low = F.gelu(self.down(self.behind(x)))
-        return x + F.gelu(self.up(F.gelu(self.middle(low)) + low))
+        x = x + self.drop_block(self.second(shown) + self.drop_out(self.out(given)))
+        low = self.drop_mlp(F.gelu(self.down(self.behind(x))))
+        high = self.up(self.drop_mlp(F.gelu(self.middle(low))) + low)
+        return x + self.drop_block(self.drop_mlp(F.gelu(high)))
 
 
 @published(
@@ -94,7 +144,6 @@ class Interwoven(nn.Module):
     arxiv="2304.14045",
     year=2023,
     aliases=("iganet",),
-    missing="dropout of weights and of whole blocks",
     fidelity="authors' code",
     claim=(
         Claim(
@@ -120,7 +169,7 @@ class PoseLifter(Network):
     Shapes: ``poses (b, 17, 2)`` -> ``(b, 17, 3)``.
 
     Args:
-        channels: 512 in the paper. depth: blocks. heads: of attention. dropout: of what a branch gives to the other.
+        channels: 512 in the paper. depth: blocks. heads: of attention. drops: what training leaves out.
         ways: whether convolution gives to attention, and attention to convolution. seed: of the initial weights.
 
     Raises:
@@ -134,7 +183,7 @@ class PoseLifter(Network):
         channels: int = 512,
         depth: int = 3,
         heads: int = 8,
-        dropout: float = 0.15,
+        drops: Drops = Drops(),
         ways: tuple[bool, bool] = (True, True),
         seed: int | None = None,
     ) -> None:
@@ -146,7 +195,14 @@ class PoseLifter(Network):
         sizes = (2, channels // 8, channels // 4, channels // 2, channels)
         self.embed = nn.Sequential(*(nn.Linear(a, b) for a, b in pairwise(sizes)))
         self.blocks = nn.ModuleList(
-            Interwoven(channels, len(PARENTS), heads, dropout, (ways[0], ways[1])) for _ in range(depth)
+            Interwoven(
+                channels,
+                len(PARENTS),
+                heads,
+                replace(drops, block=drops.block * place / max(1, depth - 1)),
+                (ways[0], ways[1]),
+            )
+            for place in range(depth)
         )
         self.norm, self.out = nn.LayerNorm(channels, eps=1e-6), nn.Linear(channels, 3)
 

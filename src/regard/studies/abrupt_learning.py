@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -97,6 +98,54 @@ class Bursts:
         return torch.cat([place, content], -1), wanted
 
 
+@dataclass(frozen=True)
+class NestedLogits:
+    """The induction head as three numbers, each of which is worth nothing before the one inside of it is large.
+
+        a = e^β / (e^β + 2 N),   s = e^(α a) / (e^(α a) + 2 N)
+        p = softmax(ξ s,  N − 1 times ξ (1 − s) / 2 N,  L − N times 0)₁,   loss = −log p
+
+    a is what a label gives to the item before it, s what the last item gives to the label of its like, p the chance of
+    that label: β, α and ξ are the logits of the first layer, the second and the readout. What is not learned stands at
+    ``given``. All begin at zero and go down the loss.
+
+    Args:
+        learned: β, α and ξ, those of the last that are learned: 1 for ξ alone, 3 for all. pairs: N. labels: L.
+        given: what the others are.
+
+    Paper: Reddy, arXiv 2312.03002; of its phenomenological model the equations are written down here anew.
+    """
+
+    learned: int = 3
+    pairs: int = 8
+    labels: int = 32
+    given: float = 20.0
+
+    def chance(self, logits: Tensor) -> Tensor:
+        """p of ``(β, α, ξ)``."""
+        before, match, read = logits
+        others = 2 * self.pairs
+        look = torch.sigmoid(before - math.log(others))
+        share = torch.sigmoid(match * look - math.log(others))
+        rest = read * (1 - share) / others + math.log(self.pairs - 1)
+        none = torch.zeros_like(read) + math.log(self.labels - self.pairs)
+        return torch.stack([read * share, rest, none]).softmax(0)[0]
+
+    def train(self, rate: float, steps: int, enough: float = 0.9) -> Tensor:
+        """p before each step, until it is enough or the steps are over."""
+        logits, chances = torch.full((3,), self.given, dtype=torch.float64), []
+        logits[3 - self.learned :] = 0
+        for _ in range(steps):
+            chance = self.chance(logits.requires_grad_())
+            chances.append(chance.item())
+            if chances[-1] >= enough:
+                break
+            (slope,) = torch.autograd.grad(-chance.log(), logits)
+            slope[: 3 - self.learned] = 0
+            logits = logits.detach() - rate * slope
+        return torch.tensor(chances, dtype=torch.float64)
+
+
 @published(
     "abrupt_learning",
     family="theory",
@@ -106,7 +155,6 @@ class Bursts:
     arxiv="2312.03002",
     year=2024,
     aliases=("icl_abrupt", "induction_emergence"),
-    missing="the phenomenological model of three nested logits",
     fidelity="hand values",
     claim=(
         Claim(
@@ -128,6 +176,11 @@ class Bursts:
             "an induction head of two parameters follows the same trends",
             cells="abrupt.reduced",
             holds="abrupt.depends_on_the_data",
+        ),
+        Claim(
+            "three nested logits in the network's place are learned abruptly, and the later the more of them there are",
+            cells="abrupt.nested",
+            holds="abrupt.waits_and_jumps",
         ),
     ),
 )

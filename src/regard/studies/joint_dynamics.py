@@ -11,6 +11,49 @@ from torch import Generator, Tensor
 from regard.core.atlas import Claim, published
 
 
+@dataclass(frozen=True)
+class LatentTree:
+    """Tokens that are the leaves of a binary tree of latents, each of which is its parent but for a chance to flip.
+
+    The query is the first leaf; asked for is the latent above it. The tokens of a text are those of the other leaves
+    that are one, so that a token comes with the query the more often the nearer their common ancestor is:
+    ``P(both are one) − P(one) P(one) = (1 − 2 flip)^(2 height) / 4``.
+
+    Args:
+        depth: levels below the root; 2^depth leaves. flip: the chance. above: how far above the query the answer is.
+    """
+
+    depth: int = 4
+    flip: float = 0.1
+    above: int = 1
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Answers and tokens."""
+        return 2, 2**self.depth - 1
+
+    @property
+    def heights(self) -> Tensor:
+        """Of the common ancestor of the query and each token, ``(tokens,)``."""
+        return torch.tensor([leaf.bit_length() for leaf in range(1, 2**self.depth)])
+
+    def levels(self, batch: int, generator: Generator) -> list[Tensor]:
+        """The latents from the root to the leaves, ``(b, 1)``, ``(b, 2)``, …, of zeros and ones."""
+        found = [torch.randint(2, (batch, 1), generator=generator)]
+        for _ in range(self.depth):
+            above = found[-1].repeat_interleave(2, 1)
+            flips = torch.rand(above.shape, generator=generator) < self.flip
+            found.append(above ^ flips.long())
+        return found
+
+    def draw(self, batch: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Answers ``(b,)``, and each text's shares of tokens ``(b, tokens)``; a text without any has all alike."""
+        levels = self.levels(batch, generator)
+        shown = levels[-1][:, 1:].double()
+        shown = torch.where(shown.sum(1, keepdim=True) > 0, shown, torch.ones_like(shown))
+        return levels[-1 - self.above][:, 0], shown / shown.sum(1, keepdim=True)
+
+
 @published(
     "joma",
     family="theory",
@@ -20,7 +63,6 @@ from regard.core.atlas import Claim, published
     arxiv="2310.00535",
     year=2024,
     aliases=("joint_dynamics",),
-    missing="the hierarchical generator of tokens",
     fidelity="hand values",
     claim=(
         Claim(
@@ -38,6 +80,11 @@ from regard.core.atlas import Claim, published
             cells="joint.read",
             holds="joint.lower_layers_rebound",
         ),
+        Claim(
+            "of the leaves of a tree of latents, attention looks the more at each the nearer its common ancestor is",
+            cells="joint.hierarchy",
+            holds="joint.nearer_is_more",
+        ),
     ),
 )
 @dataclass(frozen=True)
@@ -52,13 +99,14 @@ class JointDynamics:
     integrating ``ż`` and ``Ẇ`` gives, exactly for exp, and for softmax with the mean b̄ in the place of b.
 
     Args:
-        chances: ``(answers, tokens)``, how often each token comes with each answer. hidden: k. kink: whether φ is relu.
-        kind: "exp" or "softmax". temperature: T. rate: of z, W and V. length, batch: of texts.
+        chances: ``(answers, tokens)``, how often each token comes with each answer; or a tree of latents, whose leaves
+            are tokens. hidden: k. kink: whether φ is relu. kind: "exp" or "softmax". temperature: T. rate: of z, W and
+            V. length, batch: of texts.
 
     Paper: Tian et al., arXiv 2310.00535, theorem 1, with the second term as the authors' code has it.
     """
 
-    chances: Tensor
+    chances: Tensor | LatentTree
     hidden: int = 12
     kink: bool = True
     kind: str = "softmax"
@@ -73,6 +121,16 @@ class JointDynamics:
             return shares * torch.exp(z)
         return torch.softmax(z / self.temperature + shares.clamp(min=1e-30).log(), -1)
 
+    def draw(self, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Answers ``(b,)``, and the shares of tokens in each text ``(b, tokens)``."""
+        if isinstance(self.chances, LatentTree):
+            return self.chances.draw(self.batch, generator)
+        answers, tokens = self.chances.shape
+        answer = torch.randint(answers, (self.batch,), generator=generator)
+        drawn = torch.multinomial(self.chances[answer], self.length, replacement=True, generator=generator)
+        counts = torch.zeros(self.batch, tokens).scatter_add_(1, drawn, torch.ones(drawn.shape))
+        return answer, counts.double() / self.length
+
     def train(self, steps: int, seed: int) -> tuple[Tensor, Tensor]:
         """z at the end, and what the weights say of it, both without their mean."""
         generator = Generator().manual_seed(seed)
@@ -85,10 +143,8 @@ class JointDynamics:
         weight, before = torch.zeros(tokens, dtype=torch.float64), w.detach().square().sum(1)
         start = self.told(w.detach(), weight)
         for _ in range(steps):
-            answer = torch.randint(answers, (self.batch,), generator=generator)
-            drawn = torch.multinomial(self.chances[answer], self.length, replacement=True, generator=generator)
-            shares = torch.zeros(self.batch, tokens).scatter_add_(1, drawn, torch.ones(drawn.shape)).double()
-            b = self.attended(z, shares / self.length)
+            answer, shares = self.draw(generator)
+            b = self.attended(z, shares)
             h = b @ w.T
             loss = F.cross_entropy((F.relu(h) if self.kink else h) @ v.T, answer)
             slopes = torch.autograd.grad(loss, (z, w, v))

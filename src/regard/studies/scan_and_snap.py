@@ -20,7 +20,6 @@ from regard.core.atlas import Claim, published
     arxiv="2305.16380",
     year=2023,
     aliases=("scan_snap",),
-    missing="several queries that share tokens",
     fidelity="hand values",
     claim=(
         Claim(
@@ -37,6 +36,12 @@ from regard.core.atlas import Claim, published
             "attention stops before it rests on one token, and sooner where the decoder learns faster",
             cells="snapping.ratios",
             holds="snapping.stops",
+        ),
+        Claim(
+            "queries that share tokens and a decoder each leave those that are common to their own answers, and keep "
+            "to those that tell, though these are common to the other query's",
+            cells="snapping.shared",
+            holds="snapping.each_query_by_itself",
         ),
     ),
 )
@@ -87,6 +92,63 @@ class Snap:
             shares = self.shares(z.detach())
             entropies.append(-torch.special.xlogy(shares, shares).sum())
         return z.detach(), torch.stack(entropies)
+
+
+@dataclass(frozen=True)
+class SharedSnap:
+    """Several queries over the same tokens, each with attention of its own, before one decoder of all their answers.
+
+        b_ql = c_l exp(z_ql) / Σ c exp(z_q),   f = b / |b|,   logits = Yᵀ f
+
+    A text has one query, its last token, and one of that query's answers.
+
+    Args:
+        chances: ``(queries, answers, tokens)``, of the answers of each query. The others as in `Snap`.
+    """
+
+    chances: Tensor
+    length: int = 128
+    batch: int = 128
+    rate: float = 10.0
+    ratio: float = 1.0
+
+    def train(self, steps: int, seed: int) -> Tensor:
+        """z of each query, ``(queries, tokens)``, after plain descent from zeros."""
+        generator, (queries, answers, tokens) = Generator().manual_seed(seed), self.chances.shape
+        z = torch.zeros(queries, tokens, requires_grad=True)
+        y, flat = torch.zeros(tokens, queries * answers, requires_grad=True), self.chances.flatten(0, 1)
+        for _ in range(steps):
+            answer = torch.randint(len(flat), (self.batch,), generator=generator)
+            drawn = torch.multinomial(flat[answer], self.length, replacement=True, generator=generator)
+            counts = torch.zeros(self.batch, tokens).scatter_add_(1, drawn, torch.ones(drawn.shape))
+            own = z - z.amax(1, keepdim=True)
+            logits = F.normalize(counts * torch.exp(own[answer // answers]), dim=-1) @ y
+            slopes = torch.autograd.grad(F.cross_entropy(logits, answer), (z, y))
+            with torch.no_grad():
+                z -= self.rate * slopes[0]
+                y -= self.rate * self.ratio * slopes[1]
+        return z.detach()
+
+    def shares(self, z: Tensor) -> Tensor:
+        """What attention each token gets over all answers of each query, by its chance; ``(queries, tokens)``."""
+        return torch.softmax(z + self.chances.mean(1).clamp(min=1e-12).log(), 1)
+
+
+def crossed(size: int, told: float, blurred: bool = False) -> Tensor:
+    """Two queries of two answers over three blocks of tokens: the first block tells the answers of the first query and
+    is common to those of the second, the second block the other way round; the third is common to all. Over its answers
+    each query has all tokens as often as the other, so that no token tells the query.
+
+    Args:
+        size: tokens of a block, even. told: how often a token is of one of the first two blocks, each, at most a half.
+            blurred: no token tells.
+    """
+    even, rest = torch.full((size,), told / size), torch.full((size,), (1 - 2 * told) / size)
+    half = torch.arange(size) < size // 2
+    halves = (even, even) if blurred else (2 * even * half, 2 * even * ~half)
+    one = [torch.cat([own, even, rest]) for own in halves]
+    other = [torch.cat([even, own, rest]) for own in halves]
+    return torch.stack([torch.stack(one), torch.stack(other)])
 
 
 def world(distinct: int, common: int, told: float, blurred: bool = False) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Generator, Tensor, nn
 
@@ -18,7 +20,6 @@ from regard.mechanisms.scored.softmax import Softmax
     arxiv="2306.02896",
     year=2023,
     aliases=("q_sparse_averaging",),
-    missing="recurrent baselines, and pairs and triples that match (Match2, Match3)",
     fidelity="hand values",
     claim=(
         Claim(
@@ -35,6 +36,21 @@ from regard.mechanisms.scored.softmax import Softmax
             "the size that a head needs grows as the logarithm of the number of positions",
             cells="averages.sizes",
             holds="averages.grows_as_log",
+        ),
+        Claim(
+            "a recurrent network of as many parameters, both ways and at its best rate, stays above 0.2",
+            cells="averages.recurrent",
+            holds="averages.stays_apart",
+        ),
+        Claim(
+            "one layer learns which numbers have another that adds up with them to zero, and not which have two others",
+            cells="averages.matched",
+            holds="averages.pairs_not_triples",
+        ),
+        Claim(
+            "one head by construction tells pairs that match without a fault",
+            cells="averages.constructed_pairs",
+            holds="averages.tells_pairs",
         ),
     ),
 )
@@ -71,3 +87,64 @@ def draw(batch: int, count: int, q: int, e: int, generator: Generator) -> tuple[
     values = nn.functional.normalize(torch.randn(batch, count, e, generator=generator), dim=-1)
     wanted = values[torch.arange(batch)[:, None, None], chosen].mean(2)
     return chosen, values, wanted
+
+
+def matches(numbers: Tensor, modulus: int, triples: bool = False) -> Tensor:
+    """Which of the numbers ``(b, N)`` add up to zero with another, or with two others; any may be the number itself.
+
+    Match2: x_i + x_j ≡ 0,   Match3: x_i + x_j + x_k ≡ 0 mod M, for some j (and k)
+    """
+    others = (numbers[:, :, None] + numbers[:, None]).flatten(1) if triples else numbers
+    there = torch.zeros(numbers.shape[0], modulus, dtype=torch.bool, device=numbers.device)
+    there.scatter_(1, others % modulus, True)
+    return there.gather(1, -numbers % modulus)
+
+
+def balanced(modulus: int, triples: bool) -> int:
+    """How many numbers, drawn alike below M, match one time in two."""
+    return round((2 * modulus * math.log(2)) ** 0.5) if triples else round(modulus * math.log(2))
+
+
+def told_pairs(numbers: Tensor, modulus: int, sharpness: float = 40.0) -> Tensor:
+    """Match2 by one head of size three and a key for nothing: whether nothing has less than half of the weight.
+
+        q_i = β (cos θ_i, −sin θ_i),   k_j = (cos θ_j, sin θ_j),   θ = 2 π x / M,   q·k = β cos(θ_i + θ_j)
+
+    which is β where the numbers match and at most ``β cos(2 π / M)`` elsewhere, ``sharpness`` less; nothing scores
+    halfway between.
+
+    Paper: Sanford, Hsu and Telgarsky, arXiv 2306.02896, theorem 6.
+    """
+    turn = 2 * math.pi * numbers.double() / modulus
+    keys = torch.stack([turn.cos(), turn.sin()], -1)
+    beta = sharpness / (1 - math.cos(2 * math.pi / modulus))
+    q = beta * torch.stack([turn.cos(), -turn.sin(), torch.ones_like(turn)], -1)
+    halfway = (1 + math.cos(2 * math.pi / modulus)) / 2
+    nothing = keys.new_tensor([0.0, 0.0, halfway]).expand(numbers.shape[0], 1, 3)
+    keys = torch.cat([nn.functional.pad(keys, (0, 1)), nothing], 1)
+    values = torch.ones_like(keys[..., :1])
+    values[:, -1] = 0
+    return Softmax(scale=1.0)(q[:, None], keys[:, None], values[:, None])[:, 0, :, 0] > 0.5
+
+
+class OneLayer(nn.Module):
+    """One head over embedded numbers and a learned key for nothing, and a network of one hidden layer behind it.
+
+    Shapes: ``numbers (b, N)`` -> logits ``(b, N)`` of a match.
+
+    Args:
+        modulus: M. width: of embeddings, of the head and of the hidden layer.
+    """
+
+    def __init__(self, modulus: int, width: int = 64) -> None:
+        super().__init__()
+        self.embed, self.nothing = nn.Embedding(modulus, width), nn.Parameter(torch.randn(1, 1, width))
+        self.maps, self.attention = nn.Linear(width, 3 * width), Softmax()
+        self.out = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 1))
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        x = self.embed(numbers)
+        q = self.maps(x).chunk(3, -1)[0]
+        _, k, v = self.maps(torch.cat([x, self.nothing.expand(len(x), -1, -1)], 1)).chunk(3, -1)
+        seen = self.attention(q[:, None], k[:, None], v[:, None])[:, 0]
+        return self.out(torch.cat([x, seen], -1))[..., 0]

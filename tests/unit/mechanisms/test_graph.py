@@ -26,7 +26,7 @@ MADE = {
 }
 
 
-@pytest.mark.parametrize("case", VALUES)
+@pytest.mark.parametrize("case", MADE)
 def test_layers_are_those_of_pytorch_geometric(case):
     """Outputs, the weights of the edges in their order, and the gradient of the nodes."""
     given = {name: torch.tensor(value) for name, value in VALUES[case].items() if name != "state"}
@@ -71,3 +71,17 @@ def test_edges_twice_count_twice():
         layer.target.zero_()
     out = layer(torch.tensor([[3.0, 0.0], [0.0, 6.0], [1.0, 1.0]]), torch.tensor([[0, 0, 1], [2, 2, 2]]))
     torch.testing.assert_close(out, torch.tensor([[0.0, 0.0], [0.0, 0.0], [2.0, 2.0]]))
+
+
+def test_dropout_leaves_weights_out_and_raises_the_others():
+    """Of ones along a ring of loops, each output is 0 or 1 / (1 − p), only in training."""
+    layer = regard.graph("gatv2", channels=3, size=2, bias=False, dropout=0.25)
+    loops = torch.arange(200).expand(2, -1)
+    x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+    plain = layer.eval()(x, loops)
+    ratio = (layer.train()(x, loops) / plain).mean(1)
+    assert torch.isclose(ratio, ratio.new_tensor(4 / 3)).logical_or(ratio == 0).all()
+    assert 20 < int((ratio == 0).sum()) < 80
+    torch.testing.assert_close(layer.weights(x, loops), torch.ones(200, 1))
+    with pytest.raises(ValueError, match=r"dropout.*below 1"):
+        regard.graph("gat", dropout=1.0)

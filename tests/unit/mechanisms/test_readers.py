@@ -80,6 +80,39 @@ def test_with_one_source_both_strategies_are_one():
     torch.testing.assert_close(flat(source, target), over(source, target))
 
 
+def read_scores(reader, query, keys):
+    """``v · tanh(query + key)`` of all keys, ``(b, m)``."""
+    return torch.tanh(query + keys) @ reader.scorer.out[0]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("strategy", ["flat", "hierarchical"])
+def test_the_sentinel_is_one_more_source_by_hand(strategy, shared):
+    """One softmax over the tokens of both sources and the sentinel, or over two contexts and the sentinel."""
+    network = MultiSource(13, 11, 8, 2, strategy, sentinel=True, shared=shared, seed=0).double()
+    torch.nn.init.normal_(network.offsets)
+    source = torch.randint(13, (3, 2, 9), generator=torch.Generator().manual_seed(0))
+    encoded, (hidden, gate) = network.encode(source), torch.rand(2, 3, 8, dtype=torch.float64)
+    one, two = encoded.keys.chunk(2, 1)
+    parts, own = [one, two], (gate * hidden)[:, None]
+    reader, query, keys = network.reader, network.query(hidden), network.keys
+    if strategy == "hierarchical":
+        plain = zip(keys, parts, strict=True)
+        scores = [read_scores(reader, query[:, None], key(part)) for key, part in plain]
+        parts = [(s.softmax(1)[..., None] * part).sum(1, keepdim=True) for s, part in zip(scores, parts, strict=True)]
+        reader, query, keys = network.over, network.over_query(hidden), network.over_keys
+    parts = [*parts, own]
+    scores = [read_scores(reader, query[:, None], key(part)) for key, part in zip(keys, parts, strict=True)]
+    scores = [s + offset for s, offset in zip(scores, network.offsets, strict=True)]
+    values = torch.cat([project(part) for project, part in zip(network.values, parts, strict=True)], 1)
+    wanted = (torch.cat(scores, 1).softmax(1)[..., None] * values).sum(1)
+    torch.testing.assert_close(network.read(hidden, encoded, gate), wanted)
+    assert (network.values is keys) is shared
+    shares = network.shares(source, torch.zeros(3, 4, dtype=torch.int64))
+    assert shares.shape == (3, 4, 3)
+    torch.testing.assert_close(shares.sum(-1), torch.ones(3, 4, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("strategy", ["flat", "hierarchical"])
 def test_padding_of_one_source_changes_nothing_and_shares_sum_to_one(strategy):
     network = MultiSource(13, 11, 8, 2, strategy, seed=0).double()

@@ -5,6 +5,7 @@ import torch
 
 import regard
 from regard.networks.latents.perceiver import fourier, positions
+from regard.networks.latents.slot_autoencoder import SlotAutoencoder, SoftPlaces
 from regard.networks.latents.tempr import TemPr
 from regard.train.fit import Recipe
 from regard.train.probe import Probe, probe
@@ -86,3 +87,50 @@ def test_probes_leave_padding_out():
         Probe(regard.pool("ep", channels=6, queries=2), 5, 4)
     with pytest.raises(ValueError, match=r"^labels: got shape \(2,\), want \(3,\)"):
         probe(None, features, torch.zeros(2, dtype=torch.int64))
+
+
+def test_slots_draw_images_of_the_paper_s_size():
+    """The parts' parameters as the paper's table of layers gives them, 8 · 2⁴ pixels, shares that sum to one."""
+    model = SlotAutoencoder(7, seed=0)
+    conv, mlp, places = 64 * 64 * 25 + 64, 2 * (64 * 64 + 64), 4 * 64 + 64
+    count = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    assert count["encoder"] == 3 * 64 * 25 + 64 + 3 * conv + places + 128 + mlp
+    assert count["decoder"] == places + 5 * conv + 64 * 4 * 9 + 4
+    assert model.shape == (3, 128, 128)
+    small = SlotAutoencoder(3, 2, 8, 5, 1, seed=0).double()
+    images = torch.rand(2, 2, 10, 10, dtype=torch.float64)
+    drawn = small(images, torch.Generator().manual_seed(0))
+    assert drawn.parts.shape == (2, 3, 2, 10, 10)
+    torch.testing.assert_close(drawn.shares.sum(1), torch.ones(2, 10, 10, dtype=torch.float64))
+    torch.testing.assert_close(drawn.image[:, 1], (drawn.shares * drawn.parts[:, :, 1]).sum(1))
+    (a, *_) = small.maps(images, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(a.flatten(2).sum(2), torch.ones(2, 3, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"^images: got shape \(2, 2, 9, 9\)"):
+        small(images[..., :9, :9])
+
+
+def test_slots_in_another_order_draw_the_same_image_and_places_are_soft():
+    model = SlotAutoencoder(3, 2, 8, 5, 0, seed=0).double()
+    slots = torch.randn(2, 3, 8, dtype=torch.float64)
+    torch.testing.assert_close(model.draw(slots[:, [2, 0, 1]]).image, model.draw(slots).image)
+    places = SoftPlaces(4).double()
+    torch.nn.init.eye_(places.map.weight)
+    torch.nn.init.zeros_(places.map.bias)
+    corner = places(torch.zeros(1, 4, 3, 5, dtype=torch.float64))[0, :, 2, 1]
+    torch.testing.assert_close(corner, torch.tensor([1.0, 0.25, 0.0, 0.75], dtype=torch.float64))
+
+
+def test_an_autoencoder_of_slots_learns():
+    """Its error falls, and each part has a gradient."""
+    model = SlotAutoencoder(3, 1, 8, 6, 0, seed=0)
+    images, generator = torch.rand(4, 1, 6, 6, generator=torch.Generator().manual_seed(0)), torch.Generator()
+    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    losses = []
+    for _ in range(30):
+        optimiser.zero_grad()
+        loss = model.loss(images, generator.manual_seed(1))
+        loss.backward()
+        assert all(p.grad is not None for p in model.parameters())
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]

@@ -19,7 +19,7 @@ def every(network, source, target, length):
     for step, token in enumerate(target[0].tolist()):
         previous = target[:, step - 1] if step else torch.full((1,), network.target)
         (hidden, cell), scores, _, told = network.advance(state, previous, encoded)
-        state = type(state)(hidden, cell, state.place, state.told, state.fresh)
+        state = type(state)(hidden, cell, state.place, state.told, state.fresh, scores)
         tables.append((scores[0], told[0, :, token]))
     found = {}
     for path in itertools.product(range(length), repeat=len(tables)):
@@ -73,8 +73,31 @@ def test_places_sum_to_one_never_lie_in_padding_and_padding_is_nothing(reads):
 def test_a_window_over_everything_reads_the_same_at_every_place():
     network = LatentMonotonic(13, 11, 8, "window", 50, seed=0).double()
     encoded = network.encode(torch.randint(13, (2, 7), generator=torch.Generator().manual_seed(0)))
-    seen = network.contexts(torch.randn(2, 8, dtype=torch.float64), encoded)
+    seen = network.contexts(torch.randn(2, 7, dtype=torch.float64), encoded)
     torch.testing.assert_close(seen, seen[:, :1].expand_as(seen))
+
+
+def test_a_window_reads_what_lies_around_a_place_by_hand():
+    """Two keys before it, itself and one behind, by the reader's own scores; the map is the mean over places."""
+    network = LatentMonotonic(13, 11, 8, "window", 2, seed=0).double()
+    generator = torch.Generator().manual_seed(0)
+    source, target = torch.randint(13, (2, 7), generator=generator), torch.randint(11, (2, 3), generator=generator)
+    encoded = network.encode(source)
+    scores = network.scores(torch.randn(2, 8, dtype=torch.float64), encoded)
+    seen, near = network.contexts(scores, encoded), torch.zeros(2, 7, 7, dtype=torch.float64)
+    for place in range(7):
+        window = slice(max(0, place - 2), min(7, place + 2))
+        near[:, place, window] = scores[:, window].softmax(1)
+    torch.testing.assert_close(seen, near @ encoded.keys)
+    maps = network.intermediates(source, target)
+    torch.testing.assert_close(maps["read"].sum(-1), torch.ones(2, 1, 3, dtype=torch.float64))
+    states, _ = network.states(encoded, target)
+    first = torch.zeros(2, 7, dtype=torch.float64)
+    for place in range(7):
+        window = slice(max(0, place - 2), min(7, place + 2))
+        shares = states[0].scores[:, window].softmax(1)
+        first[:, window] += states[0].weights[:, place, None] * shares
+    torch.testing.assert_close(maps["read"][:, 0, 0], first)
 
 
 def test_frames_are_their_tokens_and_neighbours_differ():

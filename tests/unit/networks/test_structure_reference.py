@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from regard.networks.label_attention import LabelAttention, SpanParser
-from regard.networks.pose_lifting import MIRRORED, PARENTS, PoseLifter, partitions
+from regard.networks.pose_lifting import MIRRORED, NOTHING, PARENTS, Drops, PoseLifter, partitions
 
 VALUES = json.loads((Path(__file__).parents[2] / "reference" / "structure.json").read_text())
 
@@ -64,6 +65,47 @@ def test_the_pose_lifter_is_its_authors():
         parameter.data = filled(theirs(name), one).reshape(parameter.shape)
     out = network(filled("poses", (1, 17, 2)))
     torch.testing.assert_close(out, given("pose_lifter", "out"))
+
+
+class Factors(nn.Module):
+    """Multiplies by one number after the other."""
+
+    def __init__(self, *factors):
+        super().__init__()
+        self.factors = list(factors)
+
+    def forward(self, x):
+        return x * self.factors.pop(0)
+
+
+def test_a_block_that_is_left_out_adds_nothing_and_the_others_are_raised():
+    """The branches and the network of the last of two blocks each come at 0 or 1.25 times their size, in every pose
+    by itself; those of the first always come."""
+    network = PoseLifter(16, 2, 2, Drops(0.0, 0.0, 0.0, 0.0, 0.2), seed=0).double()
+    poses = torch.randn(64, 17, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(3)
+    out, ends = network.train()(poses), []
+    for factors in ((0.0, 0.0), (0.0, 1.25), (1.25, 0.0), (1.25, 1.25)):
+        network.eval().blocks[1].drop_block = Factors(*factors)
+        ends.append(network(poses))
+    apart = torch.stack([(out - end).abs().amax((1, 2)) for end in ends])
+    assert apart.amin(0).max() < 1e-12
+    counts = (apart < 1e-12).sum(1).tolist()
+    assert sum(counts) == 64
+    assert counts[3] > 28
+    assert min(counts[1:3]) > 2
+
+
+@pytest.mark.parametrize("part", ["given", "weights", "out", "mlp"])
+def test_each_chance_leaves_something_out_in_training_alone(part):
+    nothing = dict.fromkeys(("given", "weights", "out", "mlp", "block"), 0.0)
+    network = PoseLifter(16, 1, 2, Drops(**nothing | {part: 0.4}), seed=0).double()
+    plain = PoseLifter(16, 1, 2, NOTHING, seed=0).double()
+    poses = torch.randn(2, 17, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(network.eval()(poses), plain.train()(poses))
+    assert (network.train()(poses) - plain(poses)).abs().max() > 1e-4
+    with pytest.raises(ValueError, match=rf"{part}.*below 1"):
+        Drops(**{part: 1.0})
 
 
 def test_the_skeleton_is_in_four_parts():

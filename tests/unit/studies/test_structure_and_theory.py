@@ -15,14 +15,15 @@ from regard.analysis.gaze import (
 )
 from regard.claims import abrupt, joint, locality
 from regard.claims.figures import Figures
-from regard.studies.abrupt_learning import Bursts, InductionNet
+from regard.studies.abrupt_learning import Bursts, InductionNet, NestedLogits
 from regard.studies.attention_survey import TAXONOMY, having, tags
 from regard.studies.conscious_prior import Factors, Thoughts
 from regard.studies.human_attention import GazePool
-from regard.studies.joint_dynamics import JointDynamics, flow
+from regard.studies.joint_dynamics import JointDynamics, LatentTree, flow
 from regard.studies.localist import Localist, entropy_bound, recruit
 from regard.studies.perception_cognition import KINDS, Looks, SceneReader
-from regard.studies.scan_and_snap import world
+from regard.studies.scan_and_snap import SharedSnap, Snap, crossed, world
+from regard.studies.sparse_averaging import balanced, matches, told_pairs
 from regard.studies.tensor_brain import Shown, TensorBrain
 from regard.studies.tensor_brain import divergence as apart
 
@@ -75,6 +76,21 @@ def test_one_step_of_softmax_is_the_equation_by_hand():
     assert (z - told).norm() < 1e-2 * z.norm()
 
 
+def test_leaves_come_together_as_their_common_ancestor_says():
+    """Over 40,000 draws, the covariance of the query with leaves of each height; the answer is the latent above it."""
+    tree = LatentTree(3, 0.1)
+    levels = tree.levels(40_000, torch.Generator().manual_seed(0))
+    leaves = levels[-1].double()
+    both = ((leaves[:, :1] - 0.5) * (leaves[:, 1:] - 0.5)).mean(0)
+    wanted = 0.8 ** (2.0 * tree.heights) / 4
+    torch.testing.assert_close(both, wanted.double(), rtol=0, atol=0.006)
+    assert tree.heights.tolist() == [1, 2, 2, 3, 3, 3, 3]
+    answer, shares = tree.draw(500, torch.Generator().manual_seed(1))
+    levels = tree.levels(500, torch.Generator().manual_seed(1))
+    assert torch.equal(answer, levels[2][:, 0])
+    assert torch.equal(shares[levels[-1][:, 1:].any(1)] > 0, (levels[-1][:, 1:] > 0)[levels[-1][:, 1:].any(1)])
+
+
 def test_entropy_falls_for_good_or_comes_back():
     pull = torch.tensor(joint.PULLS, dtype=torch.float64)
     linear, kinked = flow(pull, True, 5000), flow(pull, False, 20_000)
@@ -82,6 +98,29 @@ def test_entropy_falls_for_good_or_comes_back():
     logs = (pull.square() / 2).log_softmax(-1)
     assert kinked[-1].item() == pytest.approx(-(logs.exp() * logs).sum().item(), abs=1e-6)
     assert kinked.min() < kinked[-1] - 0.01
+
+
+def test_one_query_alone_is_the_layer_of_one_query():
+    """From the same draws; and of two queries each has all tokens as often as the other."""
+    one = Snap(world(3, 5, 0.4), 16, 8, 1.0, 0.5)
+    shared = SharedSnap(one.chances[None], 16, 8, 1.0, 0.5)
+    torch.testing.assert_close(shared.train(20, 0)[0], one.train(20, 0)[0])
+    chances = crossed(4, 0.4)
+    torch.testing.assert_close(chances[0, 0], torch.tensor([0.2, 0.2, 0, 0] + [0.1] * 4 + [0.05] * 4))
+    torch.testing.assert_close(chances[1, 1], torch.tensor([0.1] * 4 + [0, 0, 0.2, 0.2] + [0.05] * 4))
+    torch.testing.assert_close(chances[0].mean(0), chances[1].mean(0))
+
+
+def test_numbers_match_by_hand():
+    """Below 10: 3 and 7 make 10, 5 itself twice; 1, 3 and 6 make 10, and 0 itself three times."""
+    told = matches(torch.tensor([[3, 7, 5, 1], [0, 4, 9, 8]]), 10)
+    assert told.tolist() == [[True, True, True, False], [True, False, False, False]]
+    three = matches(torch.tensor([[1, 3, 6], [0, 2, 7], [2, 2, 2]]), 10, triples=True)
+    assert three.tolist() == [[True, True, True], [True, False, False], [False, False, False]]
+    numbers = torch.randint(53, (200, balanced(53, True)), generator=torch.Generator().manual_seed(0))
+    assert abs(matches(numbers, 53, True).double().mean().item() - 0.5) < 0.1
+    pairs = torch.randint(53, (200, balanced(53, False)), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(told_pairs(pairs, 53), matches(pairs, 53))
 
 
 def test_the_bound_of_entropy_is_met_by_two_levels_of_scores():
@@ -150,6 +189,23 @@ def test_two_layers_of_attention_by_hand():
                 out[b, i] += shares @ v[b, : i + 1]
         u = out
     torch.testing.assert_close(model(tokens), model.classify(u[:, -1]))
+
+
+def test_three_nested_logits_by_hand():
+    """At zero all labels of the context are alike; 2 pairs of 3 labels, at β = ln 4, α = 2 ln 4 and ξ = 2."""
+    assert NestedLogits().chance(torch.zeros(3)).item() == pytest.approx(1 / 32)
+    logits = torch.tensor([math.log(4), 2 * math.log(4), 2.0], dtype=torch.float64)
+    chances = math.exp(1), math.exp(2 * 0.5 / 4), 1
+    assert NestedLogits(pairs=2, labels=3).chance(logits).item() == pytest.approx(chances[0] / sum(chances))
+
+
+def test_logits_that_are_given_stay_and_others_go_down_the_loss():
+    """One step of the readout, by differences of the loss."""
+    model, step = NestedLogits(1), 1e-6
+    ends = [-model.chance(torch.tensor([20.0, 20.0, x], dtype=torch.float64)).log() for x in (step, -step)]
+    slope = ((ends[0] - ends[1]) / (2 * step)).item()
+    moved = model.chance(torch.tensor([20.0, 20.0, -0.5 * slope], dtype=torch.float64))
+    assert model.train(0.5, 2)[1].item() == pytest.approx(moved.item(), abs=1e-8)
 
 
 def test_an_induction_head_of_two_strong_parameters_reads_the_label():

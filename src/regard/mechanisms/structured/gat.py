@@ -26,7 +26,6 @@ def drawn(layer: GraphAttention) -> GraphAttention:
     arxiv="1710.10903",
     year=2018,
     aliases=("graph_attention",),
-    missing="dropout of weights",
     fidelity="third-party code",
     claim=Claim(
         "its attention is static: all nodes rank the nodes that they see alike",
@@ -41,7 +40,8 @@ class GAT(GraphAttention):
     messages are ``v_e = W x_j``. LeakyReLU rises, so that b · W x_i moves all scores of a node and changes no order.
 
     Args:
-        channels, size, heads, edge_channels, concat, bias: as in `GraphAttention`. slope: of LeakyReLU below zero.
+        channels, size, heads, edge_channels, concat, bias, dropout: as in `GraphAttention`. slope: of LeakyReLU below
+            zero.
 
     Paper: Veličković et al., arXiv 1710.10903.
     """
@@ -57,8 +57,9 @@ class GAT(GraphAttention):
         concat: bool = True,
         bias: bool = True,
         slope: float = 0.2,
+        dropout: float = 0.0,
     ) -> None:
-        super().__init__(channels, size, heads, edge_channels, concat, bias)
+        super().__init__(channels, size, heads, edge_channels, concat, bias, dropout)
         self.slope, self.map, self.source, self.target = slope, self.map_of(), self.vector(), self.vector()
         if edge_channels is not None:
             self.edge_map, self.edge = self.map_of(edges=True), self.vector()
@@ -94,7 +95,6 @@ class GAT(GraphAttention):
     arxiv="2105.14491",
     year=2022,
     aliases=("dynamic_graph_attention",),
-    missing="dropout of weights",
     fidelity="third-party code",
     claim=(
         Claim(
@@ -116,7 +116,8 @@ class GATv2(GraphAttention):
     messages are ``v_e = W_l x_j``.
 
     Args:
-        channels, size, heads, edge_channels, concat: as in `GraphAttention`. bias: added to both maps and the outputs.
+        channels, size, heads, edge_channels, concat, dropout: as in `GraphAttention`. bias: added to both maps and the
+            outputs.
         slope: of LeakyReLU below zero. shared: whether W_r is W_l.
 
     Paper: Brody, Alon and Yahav, arXiv 2105.14491.
@@ -132,8 +133,9 @@ class GATv2(GraphAttention):
         bias: bool = True,
         slope: float = 0.2,
         shared: bool = False,
+        dropout: float = 0.0,
     ) -> None:
-        super().__init__(channels, size, heads, edge_channels, concat, bias)
+        super().__init__(channels, size, heads, edge_channels, concat, bias, dropout)
         self.slope, self.source = slope, self.map_of(bias)
         self.target = self.source if shared else self.map_of(bias)
         self.out = self.vector()

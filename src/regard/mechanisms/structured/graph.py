@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regard.core.arguments import Configured
@@ -51,12 +52,12 @@ class GraphAttention(Configured):
     Args:
         channels: c, of each node; None for those of the first call. size: d, of a head. heads: h. edge_channels: f;
             None for edges without features. concat: heads one after the other, else their mean.
-        bias: added to the outputs; a subclass says where else. bias: added to the
-            outputs (and where the paper's code does, to the maps).
+        bias: added to the outputs; a subclass says where else. dropout: the chance that a weight is left out of a
+            step of training, the others being raised to make up for it; `weights` are those without.
 
     Raises:
-        ValueError: sizes below one; nodes, edges or features that do not fit each other. TypeError: edges that are no
-            integers, features that are wanted or not.
+        ValueError: sizes below one, a dropout that is no chance; nodes, edges or features that do not fit each other.
+            TypeError: edges that are no integers, features that are wanted or not.
     """
 
     static = False
@@ -70,11 +71,15 @@ class GraphAttention(Configured):
         edge_channels: int | None = None,
         concat: bool = True,
         bias: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         for name, given in (("channels", channels), ("size", size), ("heads", heads), ("edge_channels", edge_channels)):
             if given is not None and given < 1:
                 raise wrong(name, str(given), "at least 1")
+        if not 0 <= dropout < 1:
+            raise wrong("dropout", str(dropout), "0 or more, below 1")
+        self.dropout = dropout
         self.channels, self.size, self.heads, self.concat = channels, size, heads, concat
         self.edge_channels = edge_channels
         self.bias = nn.Parameter(torch.zeros(heads * size if concat else size)) if bias else None
@@ -126,6 +131,7 @@ class GraphAttention(Configured):
         sources, targets, count = self.check(x, edges, edge_features)
         projected = self.project(sources, targets)
         a = self.normalised(self.score(projected, edges, edge_features), edges[1], count)
+        a = F.dropout(a, self.dropout, self.training)
         return self.merged(segment_sum(a[..., None] * self.messages(projected, edges, edge_features), edges[1], count))
 
     def merged(self, heads: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from regard.mechanisms.structured.graph import GraphAttention
     arxiv="2009.03509",
     year=2021,
     aliases=("unimp", "transformer_conv"),
-    missing="its skip with a learned gate, the norm around the layer, and the training on masked labels",
     fidelity="third-party code",
     claim=Claim(
         "its attention is dynamic: nodes rank the nodes that they see differently",
@@ -30,10 +29,11 @@ class GraphTransformer(GraphAttention):
     """Multi-head attention along edges: ``s_e = q_i · (k_j + f_e) / √d``, ``v_e = v_j + f_e``.
 
     i is the target of the edge e, j its source, f a map of its features, which keys and values share. On a graph of all
-    pairs it is the attention of a Transformer.
+    pairs it is the attention of a Transformer. The skip with a learned gate and the norm around it, and the training on
+    masked labels, are `regard.networks.unified_messages`.
 
     Args:
-        channels, size, heads, edge_channels, concat: as in `GraphAttention`. bias: of the three maps.
+        channels, size, heads, edge_channels, concat, dropout: as in `GraphAttention`. bias: of the three maps.
 
     Paper: Shi et al., arXiv 2009.03509.
     """
@@ -46,8 +46,9 @@ class GraphTransformer(GraphAttention):
         edge_channels: int | None = None,
         concat: bool = True,
         bias: bool = True,
+        dropout: float = 0.0,
     ) -> None:
-        super().__init__(channels, size, heads, edge_channels, concat, bias=False)
+        super().__init__(channels, size, heads, edge_channels, concat, bias=False, dropout=dropout)
         self.query, self.key, self.value = (self.map_of(bias) for _ in range(3))
         self.edge = None if edge_channels is None else self.map_of(edges=True)
 

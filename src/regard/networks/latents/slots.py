@@ -22,7 +22,6 @@ from regard.networks.latents.base import Latents, Normalise, Reading, linear_flo
     arxiv="2006.15055",
     year=2020,
     aliases=("slots",),
-    missing="the convolutional encoder and the spatial broadcast decoder",
     fidelity="third-party code",
     claim=(
         Claim(
@@ -45,7 +44,8 @@ class Slots(Latents):
     Args:
         channels: of the array. slots: how many. width: of each. rounds: T. hidden: of the MLP.
 
-    Paper: Locatello et al., arXiv 2006.15055. Results of training vary with the seed; see the claim.
+    Paper: Locatello et al., arXiv 2006.15055; its convolutional encoder and spatial broadcast decoder are
+    `regard.networks.latents.slot_autoencoder`. Results of training vary with the seed; see the claim.
     """
 
     normalise: Normalise = "slots"
