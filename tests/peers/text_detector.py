@@ -1,7 +1,7 @@
 """A trained network of the ONNX format, run node by node: the text detector that `rapidocr-onnxruntime` ships.
 
-The wheel holds the weights, ``onnx`` reads them: ``pip install --no-deps --target FOLDER rapidocr-onnxruntime==1.4.4 onnx
-ml_dtypes protobuf``, and the environment variable ``REGARD_PEERS`` names the folder.
+The wheel holds the weights, ``onnx`` reads them: ``pip install --no-deps --target FOLDER rapidocr-onnxruntime==1.4.4
+onnx ml_dtypes protobuf``, and the environment variable ``REGARD_PEERS`` names the folder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 MODEL = "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx"
 LATERALS = ("conv2d_135", "conv2d_141", "conv2d_147", "conv2d_153")
 SMOOTH = ("conv2d_138", "conv2d_144", "conv2d_150", "conv2d_156")
-"""The convolutions of its pyramid, fine to coarse; the two matrices of the gate behind each have the next two numbers."""
+"""The convolutions of its pyramid, fine to coarse; the two matrices of the gate behind each have the next numbers."""
 
 
 class Detector:
