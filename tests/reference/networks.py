@@ -198,7 +198,21 @@ def rasm() -> dict:
     return written(net, (2, 3, 48, 64), (2, 1, 48, 64), call=lambda *given: net(*given)[:, :, ::3, ::2])
 
 
+def vsa(rows: int, columns: int) -> dict:
+    """Attention in varied windows of three cells; their layer is told the size of its map and wants a GPU."""
+    Tensor.cuda = lambda self: self  # pyright: ignore[reportAttributeAccessIssue]
+    kind = theirs("ViTAE-VSA/Image-Classification/vitaev2_vsa", "vsa").VSAWindowAttention
+    torch.set_default_dtype(torch.float64)  # their places of cells are made once, in the default type
+    layer = kind(12, 2, out_dim=12, window_size=3, img_size=(rows, columns))
+    torch.set_default_dtype(torch.float32)
+    index = layer._buffers.pop("relative_position_index")  # no weight: not to become a wave
+    layer.relative_position_index = index
+    return written(layer, (2, 12, rows, columns))
+
+
 AUTHORS: dict[str, Callable[[], dict]] = {
+    "vsa": partial(vsa, 9, 12),
+    "vsa_filled": partial(vsa, 8, 13),
     "rasm": rasm,
     "patnet": patnet,
     "bevanet": bevanet,

@@ -11,6 +11,7 @@ import regard
 from reference.stages import state
 from reference.waves import wave
 from regard.networks.stages.network import Stages
+from regard.networks.stages.steps.varied import VariedWindows
 from regard.networks.vision import patnet
 from regard.networks.vision.bevanet import BEVANet
 from regard.networks.vision.high_order import Adversary, MixedHighOrder
@@ -335,6 +336,21 @@ def bottom_up(name: str) -> str:
     stages = ("encoderlayer_0", "encoderlayer_1", "encoderlayer_2", "conv", *(f"decoderlayer_{n}" for n in range(3)))
     stage, rest = name.removeprefix("stages.").split(".", 1)
     return f"{stages[int(stage)]}.blocks.{rest}"
+
+
+VSA_NAMES = [
+    (r"^projection\.([qkv])\.", r"qkv.\1."),
+    (r"^projection\.out\.", "proj."),
+    (r"^(scale|offset)s\.", r"sampling_\1s.2."),
+    (r"^table", "relative_position_bias_table"),
+]
+
+
+@pytest.mark.parametrize("size", ["vsa", "vsa_filled"])
+def test_varied_windows(size):
+    """On maps that windows divide, and on others, which zeros fill up."""
+    flat = {"bias_table": lambda table: table.T}
+    check(VariedWindows(12, 2, side=3), VALUES[size], VSA_NAMES, flat)
 
 
 RASM_NAMES = [
