@@ -210,7 +210,20 @@ def vsa(rows: int, columns: int) -> dict:
     return written(layer, (2, 12, rows, columns))
 
 
+def agent_layer() -> dict:
+    kind = theirs("Agent-Attention/agent_transformer/models", "agent_swin").AgentAttention
+    return written(kind(12, (10, 10), 2, agent_num=9), (2, 100, 12))
+
+
+def agent_net() -> dict:
+    kind = theirs("Agent-Attention/agent_transformer/models", "agent_swin").AgentSwinTransformer
+    sizes = {"img_size": 64, "window_size": 16, "embed_dim": 8, "depths": [1, 2], "num_heads": [2, 4]}
+    return written(kind(num_classes=5, agent_num=[4, 9], attn_type="AA", **sizes), (2, 3, 64, 64))
+
+
 AUTHORS: dict[str, Callable[[], dict]] = {
+    "agent_layer": agent_layer,
+    "agent_net": agent_net,
     "vsa": partial(vsa, 9, 12),
     "vsa_filled": partial(vsa, 8, 13),
     "rasm": rasm,

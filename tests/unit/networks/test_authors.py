@@ -10,7 +10,10 @@ import torch
 import regard
 from reference.stages import state
 from reference.waves import wave
+from regard.blocks.spatial import flat, image
+from regard.networks.stages.design import Design
 from regard.networks.stages.network import Stages
+from regard.networks.stages.steps.agents import Agents
 from regard.networks.stages.steps.varied import VariedWindows
 from regard.networks.vision import patnet
 from regard.networks.vision.bevanet import BEVANet
@@ -351,6 +354,50 @@ def test_varied_windows(size):
     """On maps that windows divide, and on others, which zeros fill up."""
     flat = {"bias_table": lambda table: table.T}
     check(VariedWindows(12, 2, side=3), VALUES[size], VSA_NAMES, flat)
+
+
+AGENT_NAMES = [
+    (r"projection\.([qkv])\.", r"qkv.\1."),
+    (r"projection\.out\.", "proj."),
+    (r"near\.", "dwc."),
+    (r"gathering\.table", "an_bias"),
+    (r"gathering\.rows", "ah_bias"),
+    (r"gathering\.columns", "aw_bias"),
+    (r"asking\.table", "na_bias"),
+    (r"asking\.rows", "ha_bias"),
+    (r"asking\.columns", "wa_bias"),
+]
+AGENT_NET = [
+    (r"^stem\.convolution", "patch_embed.proj"),
+    (r"^stem\.norm", "patch_embed.norm"),
+    (r"^head\.norm", "norm"),
+    (r"^head\.classes", "head"),
+    (r"^stages\.1\.down\.matrix", "layers.0.downsample.reduction"),
+    (r"^stages\.1\.down", "layers.0.downsample"),
+    (r"^stages\.(\d)\.blocks", r"layers.\1.blocks"),
+    (r"\.([01])\.norm\.", lambda found: f".norm{int(found[1]) + 1}."),
+    (r"\.0\.step\.", ".attn."),
+    (r"\.1\.step\.first\.", ".mlp.fc1."),
+    (r"\.1\.step\.second\.", ".mlp.fc2."),
+    *AGENT_NAMES,
+]
+ASKED = {"(ha|wa)_bias": lambda table: table.movedim(-1, 2)}
+"""Theirs have the agents last."""
+
+
+def test_agents_of_a_map():
+    step = Agents(12, 2, count=9, grid=10)
+    check(step, VALUES["agent_layer"], AGENT_NAMES, ASKED, call=lambda x: flat(step(image(x, (10, 10)))))
+
+
+def test_agent_swin():
+    design = "agents(count=4, grid=16) + mlp", "(agents(count=9, grid=8) + mlp)*2"
+    check(Stages(Design((8, 16), design, (2, 4), down="merge"), 5), VALUES["agent_net"], AGENT_NET, ASKED)
+
+
+def test_agents_that_are_no_square_are_refused():
+    with pytest.raises(ValueError, match="square"):
+        Agents(12, 2, count=8)
 
 
 RASM_NAMES = [
