@@ -155,7 +155,78 @@ def overlock() -> dict:
     return written(net.train(False), (2, 3, 160, 96))
 
 
+class Neighbourhood(nn.Module):
+    """NATTEN 0.15's layer, cell by cell, its window smaller than RASM asks for so that small maps hold it."""
+
+    def __init__(self, dim: int, num_heads: int, **sizes: float) -> None:
+        super().__init__()
+        self.heads, self.window, self.dilation = num_heads, 3, sizes["dilation"]
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.rpb = nn.Parameter(torch.zeros(num_heads, 5, 5))
+
+    def places(self, at: int, size: int) -> list[tuple[int, int]]:
+        """Cells of the window on one axis, and their offsets in the table of biases."""
+        step, group = self.dilation, range(at % self.dilation, size, self.dilation)
+        start = min(max(at // step - self.window // 2, 0), len(group) - self.window)
+        return [(group[start + n], start + n - at // step + self.window - 1) for n in range(self.window)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, rows, columns, c = x.shape
+        q, k, v = self.qkv(x.double()).view(b, rows, columns, 3, self.heads, -1).unbind(3)
+        out = torch.zeros_like(q)
+        for y in range(rows):
+            for z in range(columns):
+                seen = [(*i, *j) for i in self.places(y, rows) for j in self.places(z, columns)]
+                own, bias = q[:, y, z] * (c // self.heads) ** -0.5, [self.rpb[:, i[1], i[3]] for i in seen]
+                keys, values = (torch.stack([each[:, i[0], i[2]] for i in seen], 1) for each in (k, v))
+                scores = torch.einsum("bhd,bkhd->bkh", own, keys) + torch.stack(bias)
+                out[:, y, z] = torch.einsum("bkh,bkhd->bhd", scores.softmax(1), values)
+        return self.proj(out.flatten(3))
+
+
+def rasm() -> dict:
+    """Their attention leaves double precision for single; the layer here goes back before it loses digits."""
+    timm()
+    sys.modules["timm.models.layers"] = importlib.import_module("timm.layers")
+    for name in ("cv2", "scipy", "scipy.misc", "utils", "natten"):
+        sys.modules[name] = ModuleType(name)
+    sys.modules["natten"].NeighborhoodAttention2D = Neighbourhood  # pyright: ignore[reportAttributeAccessIssue]
+    sys.modules.pop("model", None)
+    sys.path.insert(0, str(FOLDER / "RASM"))
+    net = importlib.import_module("model").RASM(img_size=64, embed_dim=8, num_heads=[1, 1, 2, 1, 4, 1, 2, 1, 1])
+    Tensor.float = Tensor.double  # pyright: ignore[reportAttributeAccessIssue]
+    return written(net, (2, 3, 48, 64), (2, 1, 48, 64), call=lambda *given: net(*given)[:, :, ::3, ::2])
+
+
+def vsa(rows: int, columns: int) -> dict:
+    """Attention in varied windows of three cells; their layer is told the size of its map and wants a GPU."""
+    Tensor.cuda = lambda self: self  # pyright: ignore[reportAttributeAccessIssue]
+    kind = theirs("ViTAE-VSA/Image-Classification/vitaev2_vsa", "vsa").VSAWindowAttention
+    torch.set_default_dtype(torch.float64)  # their places of cells are made once, in the default type
+    layer = kind(12, 2, out_dim=12, window_size=3, img_size=(rows, columns))
+    torch.set_default_dtype(torch.float32)
+    index = layer._buffers.pop("relative_position_index")  # no weight: not to become a wave
+    layer.relative_position_index = index
+    return written(layer, (2, 12, rows, columns))
+
+
+def agent_layer() -> dict:
+    kind = theirs("Agent-Attention/agent_transformer/models", "agent_swin").AgentAttention
+    return written(kind(12, (10, 10), 2, agent_num=9), (2, 100, 12))
+
+
+def agent_net() -> dict:
+    kind = theirs("Agent-Attention/agent_transformer/models", "agent_swin").AgentSwinTransformer
+    sizes = {"img_size": 64, "window_size": 16, "embed_dim": 8, "depths": [1, 2], "num_heads": [2, 4]}
+    return written(kind(num_classes=5, agent_num=[4, 9], attn_type="AA", **sizes), (2, 3, 64, 64))
+
+
 AUTHORS: dict[str, Callable[[], dict]] = {
+    "agent_layer": agent_layer,
+    "agent_net": agent_net,
+    "vsa": partial(vsa, 9, 12),
+    "vsa_filled": partial(vsa, 8, 13),
+    "rasm": rasm,
     "patnet": patnet,
     "bevanet": bevanet,
     "overlock": overlock,
@@ -167,8 +238,11 @@ AUTHORS: dict[str, Callable[[], dict]] = {
 
 
 def main() -> None:
-    values = {name: make() for name, make in AUTHORS.items()}
-    Path(__file__).with_suffix(".json").write_text(json.dumps(values) + "\n")
+    """All of them, or those that are named behind the folder."""
+    target = Path(__file__).with_suffix(".json")
+    known = json.loads(target.read_text()) if sys.argv[2:] else {}
+    values = known | {name: AUTHORS[name]() for name in sys.argv[2:] or AUTHORS}
+    target.write_text(json.dumps(values) + "\n")
 
 
 if __name__ == "__main__":

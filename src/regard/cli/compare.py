@@ -24,7 +24,10 @@ def compare(
     phase: Annotated[str, typer.Option(help="of prefill, decode, train")] = "prefill,decode,train",
     level: Annotated[str, typer.Option("--as", help="mechanism, block or lm: what is around it")] = "mechanism",
     task: Annotated[str | None, typer.Option(help="tasks to train small models on; `all` lists them")] = None,
-    suite: Annotated[str | None, typer.Option(help="cab: four patterns of attention in two backbones")] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(help="cab: four patterns in two backbones; gates, necks: in a network of drawn scenes"),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="models to train for each task and mechanism")] = 3,
     preset: Annotated[str, typer.Option(help="smoke or small: the size of models and of training")] = "small",
     heads: Annotated[int, typer.Option(min=1)] = 8,
@@ -51,8 +54,11 @@ def compare(
     from regard.experiments.store import Store
 
     console = Console(highlight=False)
+    if suite in ("gates", "necks"):
+        on_scenes(console, suite, mechanisms or [], seeds, preset, threads, output, again, workers)
+        return
     if suite not in (None, "cab"):
-        raise wrong("--suite", repr(suite), "cab")
+        raise wrong("--suite", repr(suite), "cab, gates or necks")
     if not mechanisms and suite is None:
         raise wrong("mechanisms", "none", "at least one; `regard atlas` lists them")
     names = [parse_mechanism(mechanism) for mechanism in mechanisms or cab.MECHANISMS]
@@ -77,6 +83,28 @@ def compare(
         report(console, rows, [] if project is None else parse_lengths(project, "--project"))
     if output is not None:
         console.print(f"kept in {output}; see: regard results {output}")
+
+
+def on_scenes(
+    console: Any,
+    suite: str,
+    texts: list[str],
+    seeds: int,
+    preset: str,
+    threads: int,
+    output: Path | None,
+    again: bool,
+    workers: str,
+) -> None:
+    """Trains the networks of a suite of drawn scenes that are not there yet, and prints the table."""
+    from regard.compare import scene_tables
+    from regard.experiments.store import Store
+
+    cells = scene_tables.cells(suite, texts, seeds, preset, threads)
+    rows = measure(cells, None if output is None else Store(output), again, workers)
+    console.print(scene_tables.markdown(rows, suite), soft_wrap=True, markup=False)
+    if output is not None:
+        console.print(f"kept in {output}")
 
 
 def usable(device: str) -> str:

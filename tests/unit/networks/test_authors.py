@@ -10,11 +10,16 @@ import torch
 import regard
 from reference.stages import state
 from reference.waves import wave
+from regard.blocks.spatial import flat, image
+from regard.networks.stages.design import Design
 from regard.networks.stages.network import Stages
+from regard.networks.stages.steps.agents import Agents
+from regard.networks.stages.steps.varied import VariedWindows
 from regard.networks.vision import patnet
 from regard.networks.vision.bevanet import BEVANet
 from regard.networks.vision.high_order import Adversary, MixedHighOrder
 from regard.networks.vision.overlock import OverLoCK, Sizes
+from regard.networks.vision.rasm import RASM
 
 VALUES = json.loads((Path(__file__).parents[2] / "reference" / "networks.json").read_text())
 
@@ -327,6 +332,107 @@ def test_quadtree(form):
     want = torch.tensor(about["out"], dtype=torch.float64)
     assert want.std() > 1e-2
     torch.testing.assert_close(out.flatten()[::3], want, atol=1e-6, rtol=0)
+
+
+def bottom_up(name: str) -> str:
+    """RASM's stages as its authors call them: down, the bottom, up."""
+    stages = ("encoderlayer_0", "encoderlayer_1", "encoderlayer_2", "conv", *(f"decoderlayer_{n}" for n in range(3)))
+    stage, rest = name.removeprefix("stages.").split(".", 1)
+    return f"{stages[int(stage)]}.blocks.{rest}"
+
+
+VSA_NAMES = [
+    (r"^projection\.([qkv])\.", r"qkv.\1."),
+    (r"^projection\.out\.", "proj."),
+    (r"^(scale|offset)s\.", r"sampling_\1s.2."),
+    (r"^table", "relative_position_bias_table"),
+]
+
+
+@pytest.mark.parametrize("size", ["vsa", "vsa_filled"])
+def test_varied_windows(size):
+    """On maps that windows divide, and on others, which zeros fill up."""
+    flat = {"bias_table": lambda table: table.T}
+    check(VariedWindows(12, 2, side=3), VALUES[size], VSA_NAMES, flat)
+
+
+AGENT_NAMES = [
+    (r"projection\.([qkv])\.", r"qkv.\1."),
+    (r"projection\.out\.", "proj."),
+    (r"near\.", "dwc."),
+    (r"gathering\.table", "an_bias"),
+    (r"gathering\.rows", "ah_bias"),
+    (r"gathering\.columns", "aw_bias"),
+    (r"asking\.table", "na_bias"),
+    (r"asking\.rows", "ha_bias"),
+    (r"asking\.columns", "wa_bias"),
+]
+AGENT_NET = [
+    (r"^stem\.convolution", "patch_embed.proj"),
+    (r"^stem\.norm", "patch_embed.norm"),
+    (r"^head\.norm", "norm"),
+    (r"^head\.classes", "head"),
+    (r"^stages\.1\.down\.matrix", "layers.0.downsample.reduction"),
+    (r"^stages\.1\.down", "layers.0.downsample"),
+    (r"^stages\.(\d)\.blocks", r"layers.\1.blocks"),
+    (r"\.([01])\.norm\.", lambda found: f".norm{int(found[1]) + 1}."),
+    (r"\.0\.step\.", ".attn."),
+    (r"\.1\.step\.first\.", ".mlp.fc1."),
+    (r"\.1\.step\.second\.", ".mlp.fc2."),
+    *AGENT_NAMES,
+]
+ASKED = {"(ha|wa)_bias": lambda table: table.movedim(-1, 2)}
+"""Theirs have the agents last."""
+
+
+def test_agents_of_a_map():
+    step = Agents(12, 2, count=9, grid=10)
+    check(step, VALUES["agent_layer"], AGENT_NAMES, ASKED, call=lambda x: flat(step(image(x, (10, 10)))))
+
+
+def test_agent_swin():
+    design = "agents(count=4, grid=16) + mlp", "(agents(count=9, grid=8) + mlp)*2"
+    check(Stages(Design((8, 16), design, (2, 4), down="merge"), 5), VALUES["agent_net"], AGENT_NET, ASKED)
+
+
+def test_agents_that_are_no_square_are_refused():
+    with pytest.raises(ValueError, match="square"):
+        Agents(12, 2, count=8)
+
+
+RASM_NAMES = [
+    (r"^first\.", "input_proj.proj.0."),
+    (r"^last\.", "output_proj.proj.0."),
+    (r"^down\.(\d)\.", r"dowsample_\1.conv.0."),
+    (r"^up\.(\d)\.", r"upsample_\1.deconv.0."),
+    (r"^stages\.[^a-z]+\d.*", lambda found: bottom_up(found[0])),
+    (r"blocks\.(\d)\.(norm\.|step\.)", lambda found: f"blocks.{int(found[1]) // 2}.{int(found[1]) % 2}.{found[2]}"),
+    (r"\.([01])\.norm\.", lambda found: f".norm{int(found[1]) + 1}."),
+    (r"\.0\.step\.attend\.attention\.mechanism\.table", ".attn.rpb"),
+    (r"\.0\.step\.attend\.attention\.projection\.([qkv])\.", r".attn.qkv.\1."),
+    (r"\.0\.step\.attend\.attention\.projection\.out\.", ".attn.proj."),
+    (r"\.0\.step\.convolutions\.first\.", ".CAB.body.0."),
+    (r"\.0\.step\.convolutions\.between\.", ".CAB.body.1."),
+    (r"\.0\.step\.convolutions\.second\.", ".CAB.body.2."),
+    (r"\.0\.step\.convolutions\.gate\.mix\.first\.", ".CAB.CA.conv_du.0."),
+    (r"\.0\.step\.convolutions\.gate\.mix\.second\.", ".CAB.CA.conv_du.2."),
+    (r"\.1\.step\.first\.", ".mlp.linear1.0."),
+    (r"\.1\.step\.near\.", ".mlp.dwconv.0."),
+    (r"\.1\.step\.second\.", ".mlp.linear2.0."),
+]
+
+
+def test_rasm():
+    net = RASM(8, 2, (2, 4, 2), "nat(axes=2, window=3, dilation=2)")
+    flipped = {"rpb": lambda table: table.flip(1, 2)}  # ours is of query less key
+    check(net, VALUES["rasm"], RASM_NAMES, flipped, call=lambda *given: net(*given)[:, :, ::3, ::2])
+
+
+def test_rasm_has_its_parameters_and_refuses_a_mask_of_another_size():
+    """5.2 million, by their code with tables of biases."""
+    assert RASM().parameter_count == 5_180_489
+    with pytest.raises(ValueError, match="shadow"):
+        RASM(8, 1, (2, 4, 2))(torch.zeros(1, 3, 9, 8), torch.zeros(1, 1, 8, 8))
 
 
 def test_another_size_is_told():

@@ -48,21 +48,22 @@ class FPN(Neck):
         m_l = W_l c_l + b_l + up(m_{l+1}),   p_l = C_l m_l
 
     W_l are 1 × 1 and C_l 3 × 3 convolutions, up is the nearest cell. Coarser maps than are given are every second cell
-    of the one before. Parameters: Σ_l (c_l d + 9 d² + 2 d).
+    of the one before. Parameters: Σ_l (c_l d' + d' + 9 d' d + d).
 
     Args:
-        channels: c_l, fine to coarse. out: d. extra: coarser maps beyond those given.
+        channels: c_l, fine to coarse. out: d. extra: coarser maps beyond those given. inside: d', channels of m_l, None
+            for d, as in the paper.
 
     Paper: Lin et al., arXiv 1612.03144.
     """
 
-    def __init__(self, channels: Sequence[int], out: int, extra: int = 0) -> None:
+    def __init__(self, channels: Sequence[int], out: int, extra: int = 0, inside: int | None = None) -> None:
         super().__init__(channels, out)
-        if extra < 0:
-            raise wrong("extra", str(extra), "none or more")
-        self.extra = extra
-        self.laterals = nn.ModuleList(nn.Conv2d(c, out, 1) for c in channels)
-        self.smooth = nn.ModuleList(nn.Conv2d(out, out, 3, padding=1) for _ in channels)
+        self.extra, self.inside = extra, out if inside is None else inside
+        if extra < 0 or self.inside < 1:
+            raise wrong("extra, inside", f"{extra}, {inside}", "none or more coarser maps, one channel or more")
+        self.laterals = nn.ModuleList(nn.Conv2d(c, self.inside, 1) for c in channels)
+        self.smooth = nn.ModuleList(nn.Conv2d(self.inside, out, 3, padding=1) for _ in channels)
 
     def fused(self, maps: list[Tensor]) -> list[Tensor]:
         merged = [lateral(each) for lateral, each in zip(self.laterals, maps, strict=True)]
@@ -80,17 +81,17 @@ class FPN(Neck):
 
     @property
     def parameter_count(self) -> int:
-        d = self.out
-        return sum(c * d + 9 * d * d + 2 * d for c in self.channels)
+        d, inside = self.out, self.inside
+        return sum(c * inside + inside + 9 * inside * d + d for c in self.channels)
 
     def flops(self, given: Sequence[Size], batch: int = 1) -> int:
-        d = self.out
-        levels = zip(given, self.channels, strict=True)
-        return sum(2 * batch * y * x * (c * d + 9 * d * d) for (y, x), c in levels)
+        inside, levels = self.inside, zip(given, self.channels, strict=True)
+        return sum(2 * batch * y * x * (c * inside + 9 * inside * self.out) for (y, x), c in levels)
 
     @classmethod
     def examples(cls) -> list[Sample]:
-        return [Sample("fpn", cls((3, 5, 7), 4)), Sample("fpn(extra=2)", cls((3, 5), 4, 2))]
+        wide = Sample("fpn(inside=6)", cls((3, 5), 4, inside=6))
+        return [Sample("fpn", cls((3, 5, 7), 4)), Sample("fpn(extra=2)", cls((3, 5), 4, 2)), wide]
 
 
 @published(

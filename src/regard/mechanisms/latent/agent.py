@@ -24,7 +24,6 @@ from regard.kernels import dense, packing
     arxiv="2312.08874",
     year=2023,
     aliases=("agent_attention",),
-    missing="position biases, the convolution over values and the network",
     fidelity="authors' code",
     claim=(
         Claim(
@@ -55,8 +54,8 @@ class Agent(Mechanism):
     Raises:
         ValueError: ``agents`` below one.
 
-    Paper: Han et al., arXiv 2312.08874. There agents are pooled over the picture's grid, and both softmaxes have biases
-    of positions; the convolution over values belongs to the block.
+    Paper: Han et al., arXiv 2312.08874. Of pictures, agents are pooled over the grid, both softmaxes have biases of
+    positions, and a convolution of the values is added: the step ``agents`` of hierarchical networks (`agent_swin`).
     """
 
     traits = Traits(causal=False, cross=False, rows="one", sign="nonnegative", time="linear")

@@ -49,6 +49,25 @@ class Patches(nn.Module):
         return x if self.before else self.norm(x)
 
 
+class Merge(nn.Module):
+    """Half of the resolution: ``W norm([x_00, x_10, x_01, x_11])``, the four cells of a square, row before column.
+
+    Args:
+        inside, width: channels. norm: see `norm_of`. Sides that are odd are filled up with zeros.
+
+    Paper: Liu et al. (Swin), arXiv 2103.14030.
+    """
+
+    def __init__(self, inside: int, width: int, norm: str) -> None:
+        super().__init__()
+        self.norm, self.matrix = norm_of(norm, 4 * inside), nn.Conv2d(4 * inside, width, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = whole(x, 2)
+        cells = [x[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+        return self.matrix(self.norm(torch.cat(cells, 1)))
+
+
 class Convolutions(nn.Module):
     """Convolutions 3 × 3 of stride two, each with twice the channels of the one before it.
 
@@ -240,7 +259,7 @@ def same(x: Tensor, kernel: int, stride: int) -> Tensor:
 
 
 STEMS: dict[str, type[nn.Module]] = {"patch": Patches, "convolutions": Convolutions, "pair": Pair}
-DOWNS: dict[str, type[nn.Module]] = {"patch": Patches, "merge_normed": MergeNormed, "mbconv": MBConv}
+DOWNS: dict[str, type[nn.Module]] = {"patch": Patches, "merge": Merge, "merge_normed": MergeNormed, "mbconv": MBConv}
 HEADS: dict[str, type[nn.Module]] = {"mean": Mean, "mlp": Perceptron, "projected": Projected}
 
 

@@ -10,6 +10,7 @@ from regard.networks.stages.design import Design
 from regard.networks.stages.network import Stages
 from regard.networks.stages.presets import Preset
 from regard.networks.vision import (
+    agent_swin,
     biformer,
     davit,
     focalnet,
@@ -23,6 +24,7 @@ from regard.networks.vision import (
 )
 
 FAMILIES: tuple[ModuleType, ...] = (
+    agent_swin,
     biformer,
     davit,
     focalnet,

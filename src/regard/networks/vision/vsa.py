@@ -16,7 +16,7 @@ from regard.networks.vision.vit import image_sample
 
 def design(depths: Sequence[int], widths: Sequence[int], heads: Sequence[int], side: int = 7) -> Design:
     """The network of so many layers in each stage, of windows of ``side`` cells."""
-    layers = tuple(f"(varied_windows(side={side}) + mlp)*{depth}" for depth in depths)
+    layers = tuple(f"(cpe(side=7) + varied_windows(side={side}) + mlp)*{depth}" for depth in depths)
     return Design(tuple(widths), layers, tuple(heads), down="patch(side=2, before=True)")
 
 
@@ -41,8 +41,7 @@ def examples() -> list[Sample]:
     arxiv="2204.08446",
     year=2022,
     aliases=("varied_windows", "varied_size_windows"),
-    missing="positions by a convolution before attention, and detection",
-    fidelity="hand values",
+    fidelity="authors' code",
     claim=(
         Claim(
             "it begins as attention in windows; moved, its output is A v with A over all cells",
@@ -65,7 +64,8 @@ def vsa(
     channels: int = 3,
     seed: int = 0,
 ) -> Stages:
-    """A pyramid of windows whose keys and values are read from a window of another place and size, by head.
+    """A pyramid of windows whose keys and values are read from a window of another place and size, by head, each behind
+    a depthwise convolution that tells positions.
 
     Args:
         depths, widths, heads: of each stage. classes, channels, seed: see `Stages`.

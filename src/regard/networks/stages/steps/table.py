@@ -10,6 +10,7 @@ from torch import Tensor
 from regard.core.build import build_part
 from regard.core.spec import parse
 from regard.networks.stages.ends import MBConv
+from regard.networks.stages.steps.agents import Agents
 from regard.networks.stages.steps.attention import Attend, Channels, Enhanced, SingleHead, Summary
 from regard.networks.stages.steps.base import Step
 from regard.networks.stages.steps.convolution import (
@@ -55,6 +56,7 @@ STEPS: dict[str, type[Step]] = {
     "channels": Channels,
     "summary": Summary,
     "varied_windows": VariedWindows,
+    "agents": Agents,
     "mbconv": Inverted,
     "partial_channels": PartialChannels,
     "partial_mlp": PartialMLP,

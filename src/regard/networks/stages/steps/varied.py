@@ -19,14 +19,14 @@ class VariedWindows(Step):
         A = softmax(s q k̂ᵀ + B) S,   k̂ = S k,  v̂ = S v,   S reads bilinearly at  c + r (1 + a_h) + o_h
 
     c is the window's middle, r its cells' places around it, B a table of relative positions; a and o are one pair each
-    for a window and head, ``W leaky_relu(mean of the window)``, zero at first, o over the number of windows. Outside of
-    the map all is zero. Still linear in the values: `attention` forms A.
+    for a window and head, ``W leaky_relu(mean of the window)``, zero at first, o over the number of whole windows.
+    Outside of the map all is zero. Still linear in the values: `attention` forms A.
 
     Args:
         width: c. heads: of q. bias: of queries, keys and values. side: of a window.
 
-    Paper: Zhang et al. (VSA), arXiv 2204.08446. Maps are filled up with zeros to whole windows, which are keys, as in
-    the authors' code.
+    Paper: Zhang et al. (VSA), arXiv 2204.08446. Keys and values are filled up with zeros to whole windows, which are
+    attended to, as in the authors' code.
     """
 
     def __init__(self, width: int, heads: int, bias: bool = True, side: int = 7) -> None:
@@ -42,9 +42,9 @@ class VariedWindows(Step):
             nn.init.zeros_(regressor.bias)  # pyright: ignore[reportArgumentType]
 
     def moves(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scales a and offsets o ``(b, h, windows down, windows across, 2)``, column first, of a whole map."""
-        seen = F.leaky_relu(F.avg_pool2d(x, self.side))
-        count = seen.new_tensor([seen.shape[3], seen.shape[2]])
+        """Scales a and offsets o ``(b, h, windows down, windows across, 2)``, column first."""
+        seen = F.leaky_relu(F.avg_pool2d(whole(x, self.side), self.side))
+        count = seen.new_tensor([max(x.shape[axis] // self.side, 1) for axis in (3, 2)])
         a, o = (made(seen).unflatten(1, (-1, 2)).movedim(2, -1) for made in (self.scales, self.offsets))
         return a, o / count
 
@@ -52,7 +52,7 @@ class VariedWindows(Step):
         """Where the samples of each window are read ``(b, h, windows down, windows across, side², 2)``, −1 to 1."""
         side, axes = self.side, []
         for size in (x.shape[3], x.shape[2]):
-            line = torch.linspace(-1, 1, size, device=x.device, dtype=x.dtype).unflatten(0, (-1, side))
+            line = torch.linspace(-1, 1, size + -size % side, device=x.device, dtype=x.dtype).unflatten(0, (-1, side))
             axes.append((line.mean(1), line - line.mean(1, keepdim=True)))
         (across, right), (down, below) = axes
         middle = torch.stack(torch.meshgrid(across, down, indexing="xy"), -1)
@@ -79,21 +79,21 @@ class VariedWindows(Step):
         return self.table[(slice(None), *index)][None].to(like.dtype)
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k and v as maps ``(b, h, d, y, x)``."""
+        """q, k and v as maps ``(b, h, d, y, x)``, filled up to whole windows."""
         grid, tokens = (x.shape[2], x.shape[3]), flat(x)
-        q, k, v = (each.mT.unflatten(3, grid) for each in self.projection(tokens, tokens))
+        more = (0, -grid[1] % self.side, 0, -grid[0] % self.side)
+        q, k, v = (F.pad(each.mT.unflatten(3, grid), more) for each in self.projection(tokens, tokens))
         return q, k, v
 
     def forward(self, x: Tensor) -> Tensor:
-        rows, columns = x.shape[2:]
-        x = whole(x, self.side)
         (q, k, v), places = self.heads(x), self.places(x)
         q, k, v = self.windows(q), self.read(k, places), self.read(v, places)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=self.relative(q))
         down, across = places.shape[2:4]
         out = out.unflatten(0, (-1, down, across)).unflatten(4, (self.side, self.side))
         out = out.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)
-        return image(self.projection.out(out.flatten(1, 2)), (x.shape[2], x.shape[3]))[:, :, :rows, :columns]
+        filled = (down * self.side, across * self.side)
+        return image(self.projection.out(out.flatten(1, 2)), filled)[:, :, : x.shape[2], : x.shape[3]]
 
     def attention(self, x: Tensor) -> Tensor:
         """A ``(b · windows, h, side², cells)`` of a whole map: its weights by window, over all cells."""
@@ -105,5 +105,5 @@ class VariedWindows(Step):
         return torch.softmax(scores, -1) @ samples
 
     def maps(self, x: Tensor) -> dict[str, Tensor]:
-        a, o = self.moves(whole(x, self.side))
+        a, o = self.moves(x)
         return {"scale": (1 + a).movedim(-1, 2).flatten(1, 2), "offset": o.movedim(-1, 2).flatten(1, 2)}
