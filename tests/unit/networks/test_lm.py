@@ -22,7 +22,8 @@ SMALL = {
     "aha": "aha(of='window(size=3)')",
     "delta": "delta(of='window(size=3)', gamma=4)",
 } | {
-    "nsa": "nsa(block=4, budget=4, window=5)",
+    "nsa": "nsa(block=4, budget=4, window=5, length=4, stride=2)",
+    "mean_nsa": "mean_nsa(block=4, budget=4, window=5)",
     "global_nsa": "global_nsa(block=4, budget=4)",
     "routing_transformer": "routing_transformer(clusters=2)",
 }
