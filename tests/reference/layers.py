@@ -165,10 +165,18 @@ def layers():
     }  # fmt: skip
 
 
+def later():
+    """A layer that mixes its values with those of a layer before it."""
+    return rwkv7.RWKV7Attention(
+        hidden_size=WIDTH, head_dim=3, decay_low_rank_dim=6, gate_low_rank_dim=6, a_low_rank_dim=6,
+        v_low_rank_dim=6, norm_eps=64e-5 / 3, layer_idx=1, num_hidden_layers=2,
+    )  # fmt: skip
+
+
 def outputs(name, module, x):
     if name == "lightning":
         return module(x, None, None)[0]
-    found = module(x)
+    found = module(x, v_first=x.flip(2)) if name == "rwkv7_later" else module(x)
     return found[0] if isinstance(found, tuple) else found
 
 
@@ -201,5 +209,6 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     with torch.no_grad():
         found = {name: written(name, module) for name, module in layers().items()}
+        found["rwkv7_later"] = written("rwkv7_later", later())
     text = ",\n".join(f'"{name}": {json.dumps(x)}' for name, x in found.items())
     Path(__file__).with_name("layers.json").write_text("{\n" + text + "\n}\n")

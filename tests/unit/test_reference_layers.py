@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from regard import Layout, build
-from regard.blocks.attention import Attention
-from regard.projections.base import Grouped
+from regard.blocks.attention import Attention, Handed
+from regard.projections.base import Grouped, split_heads
 from regard.projections.rotary import Rotary
 from regard.projections.selective import MultiValue, Selective
 
@@ -197,7 +197,14 @@ def rwkv7(w):
     return Attention(build("rwkv7", heads=2, head_dim=3), Grouped(6, 2, 2, 3, 3)), own
 
 
-MAPS = [linear, retnet, gla, deltanet, gated_deltanet, kimi_delta, mamba, mamba2, lightning, rwkv6, rwkv7]
+def rwkv7_later(w):
+    """Values of the first layer are the hidden states, their channels from the last."""
+    theirs = {"down.weight": "0.weight", "weight": "2.weight", "bias": "2.bias"}
+    own = rwkv7(w)[1] | {f"mix.{name}": w[f"v_lora.lora.{their}"] for name, their in theirs.items()}
+    return Attention(build("rwkv7", heads=2, head_dim=3), Grouped(6, 2, 2, 3, 3), later=True), own
+
+
+MAPS = [linear, retnet, gla, deltanet, gated_deltanet, kimi_delta, mamba, mamba2, lightning, rwkv6, rwkv7, rwkv7_later]
 
 
 def test_every_layer_that_is_written_down_is_compared():
@@ -217,8 +224,12 @@ def test_a_hosted_layer_is_that_of_published_code(made):
         assert own[name].shape == value.shape, name
         own[name].data.copy_(value)
     state, steps = layer.start(2, dtype=torch.float64), []
+
+    def first(x):
+        return None if layer.mix is None else Handed(split_heads(x.flip(2), 2))
+
     for part in x.split([3, 1, 1, 2], dim=1):
-        out, state = layer.extend(part, state)
+        out, state = layer.extend(part, state, handed=first(part))
         steps.append(out)
-    for got in (layer(x, CAUSAL), torch.cat(steps, 1)):
+    for got in (layer(x, CAUSAL, handed=first(x)), torch.cat(steps, 1)):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)

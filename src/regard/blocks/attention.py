@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from regard.blocks.affine import Affine, inner_size
 from regard.blocks.convolution import ShortConvolution
 from regard.blocks.output import Output
 from regard.blocks.shift import TokenShift
@@ -43,6 +44,17 @@ class AttentionState(State):
     last: Tensor
 
 
+@dataclass
+class Handed:
+    """What the layers of one pass hand on to later ones.
+
+    Args:
+        values: ``(b, g, m, e)``, those of the first layer whose `LayerSpec.values` say so; None before it.
+    """
+
+    values: Tensor | None = None
+
+
 class Attention(nn.Module):
     """``y = merge(gate(x) ⊙ norm(A(q, k) v))`` with q, k, v projected from x, as the mechanism's `layer` has it.
 
@@ -51,14 +63,17 @@ class Attention(nn.Module):
 
     Args:
         mechanism: A. projection: from and to hidden states. rotary: how positions turn q and k where the mechanism's
-            host wants it; None for not at all.
+            host wants it; None for not at all. later: whether a layer before it hands its values on, where the host
+            mixes values of layers.
 
     Raises:
         ValueError: fewer kv heads than heads for a mechanism that does not group; a projection that cannot do what the
             host asks for.
     """
 
-    def __init__(self, mechanism: Mechanism, projection: Projection, rotary: Rotary | None = None) -> None:
+    def __init__(
+        self, mechanism: Mechanism, projection: Projection, rotary: Rotary | None = None, later: bool = False
+    ) -> None:
         super().__init__()
         heads, groups = projection.heads, projection.kv_heads
         d, e, spec = projection.head_dim, projection.value_dim, mechanism.layer
@@ -72,6 +87,9 @@ class Attention(nn.Module):
         self.convolution = ShortConvolution(self.channels, spec.convolution, spec.bias) if spec.convolution else None
         readers = ["q", "k", "v", "gate", *self.signals.maps] if spec.gate else ["q", "k", "v", *self.signals.maps]
         self.shift = None if spec.shift is None else TokenShift(projection.width, readers, spec.shift.rank)
+        self.mix = None
+        if later and spec.values is not None:
+            self.mix = Affine(projection.width, groups * e, inner_size(spec.values, projection.width, e))
         self.output = Output(spec, projection)
 
     @property
@@ -84,22 +102,46 @@ class Attention(nn.Module):
         """Whether it can attend causally, and be continued."""
         return self.mechanism.traits.causal and self.projection.causal
 
-    def forward(self, x: Tensor, layout: Layout = Layout(), context: Tensor | None = None) -> Tensor:
-        """``(b, n, width)`` of ``x (b, n, width)``, attending to itself or to ``context (b, m, width)``."""
-        return self.finish(*self.attended(x, layout, context))
+    @property
+    def hands(self) -> bool:
+        """Whether it takes values of another layer, or hands its own on."""
+        return self.spec.values is not None
+
+    def forward(
+        self,
+        x: Tensor,
+        layout: Layout = Layout(),
+        context: Tensor | None = None,
+        handed: Handed | None = None,
+    ) -> Tensor:
+        """``(b, n, width)`` of ``x (b, n, width)``, attending to itself or to ``context (b, m, width)``.
+
+        ``handed`` goes from layer to layer of one pass; None for a layer alone.
+        """
+        return self.finish(*self.attended(x, layout, context, handed))
 
     def attended(
-        self, x: Tensor, layout: Layout = Layout(), context: Tensor | None = None
+        self,
+        x: Tensor,
+        layout: Layout = Layout(),
+        context: Tensor | None = None,
+        handed: Handed | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None, Given, Tensor]:
         """What `finish` takes: the heads' outputs, x, its positions, the mechanism's inputs, what the gate reads."""
         read = self.read(x, layout, context)
-        q, k, v, signals = given = self.given(read, x, layout, context)
+        q, k, v, signals = given = self.given(read, x, layout, context, handed)
         positions = None if context is not None else layout.positions(x.shape[1], x.device)
         return self.mechanism(q, k, v, layout, **signals), x, positions, given, read.get("gate", x)
 
-    def inputs(self, x: Tensor, layout: Layout = Layout(), context: Tensor | None = None) -> Given:
+    def inputs(
+        self,
+        x: Tensor,
+        layout: Layout = Layout(),
+        context: Tensor | None = None,
+        handed: Handed | None = None,
+    ) -> Given:
         """``(q, k, v, signals)`` as the mechanism is given them."""
-        return self.given(self.read(x, layout, context), x, layout, context)
+        return self.given(self.read(x, layout, context), x, layout, context, handed)
 
     def read(self, x: Tensor, layout: Layout, context: Tensor | None) -> dict[str, Tensor]:
         """The hidden states that each map reads, by its name, where they are not x itself: after the token shift."""
@@ -119,13 +161,35 @@ class Attention(nn.Module):
         """Whether it can attend to another sequence, as far as what is around the mechanism goes."""
         return self.convolution is None and self.shift is None
 
-    def given(self, read: Mapping[str, Tensor], x: Tensor, layout: Layout, context: Tensor | None) -> Given:
+    def given(
+        self,
+        read: Mapping[str, Tensor],
+        x: Tensor,
+        layout: Layout,
+        context: Tensor | None,
+        handed: Handed | None = None,
+    ) -> Given:
         """The mechanism's inputs from what `read` gives."""
         own = x if context is None else context
         q, k, v, signals = self.projected(read, x, own, lambda z: self.convolved(z, layout))
+        v = self.mixed(v, read.get("v", own), handed)
         positions = None if context is not None else layout.positions(k.shape[2], x.device)
         q, k = self.scored(q, k, positions, lambda _, q, k, v: self.mechanism(q, k, v, layout, **signals))
         return q, k, self.valued(k, v, positions), signals
+
+    def mixed(self, v: Tensor, read: Tensor, handed: Handed | None) -> Tensor:
+        """The values, with those of the first layer in them; those of the first layer are handed on.
+
+        Raises:
+            TypeError: a later layer that no values are handed to.
+        """
+        if self.mix is None:
+            if self.hands and handed is not None:
+                handed.values = v
+            return v
+        if handed is None or handed.values is None:
+            raise wrong("handed", "no values", "those of the first layer, which this one mixes with its own", TypeError)
+        return v + (handed.values - v) * torch.sigmoid(split_heads(self.mix(read), v.shape[1]))
 
     def convolved(self, z: Tensor, layout: Layout) -> Tensor:
         """The short convolution, if there is one."""
@@ -159,8 +223,15 @@ class Attention(nn.Module):
         last = torch.zeros(batch, 1, 0 if self.shift is None else self.projection.width, device=device, dtype=dtype)
         return AttentionState(inner.seen, inner, tail, (inner,) * (self.projection.order - 1), last)
 
-    def extend(self, x: Tensor, state: AttentionState, key_mask: Tensor | None = None) -> tuple[Tensor, AttentionState]:
-        """``(y of the new tokens, the state after them)``; ``key_mask (b, n)`` marks the real ones."""
+    def extend(
+        self,
+        x: Tensor,
+        state: AttentionState,
+        key_mask: Tensor | None = None,
+        handed: Handed | None = None,
+    ) -> tuple[Tensor, AttentionState]:
+        """``(y of the new tokens, the state after them)``; ``key_mask (b, n)`` marks the real ones, ``handed`` as of
+        `forward`."""
         positions, seen = count_new(state, key_mask, x.shape[1], x.shape[0])
         tails, nested = [state.tail], list(state.nested)
         read, last = {}, state.last
@@ -173,6 +244,7 @@ class Attention(nn.Module):
             return mixed
 
         q, k, v, signals = self.projected(read, x, x, convolved if self.convolution is not None else lambda z: z)
+        v = self.mixed(v, read.get("v", x), handed)
 
         def attend(level: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             out, nested[level] = self.mechanism.extend(q, k, v, nested[level], key_mask, **signals)
@@ -256,6 +328,7 @@ class Attention(nn.Module):
             sums = (last + (p.order - 1) * each for last, each in zip(astuple(inner), astuple(nested), strict=True))
             inner = Cost(*sums)
         matrices = p.flops + self.signals.flops + self.output.flops + (0 if self.shift is None else self.shift.flops)
+        matrices += 0 if self.mix is None else 2 * sum(w.numel() for w in self.mix.parameters() if w.dim() == 2)
         weights = sum(parameter.numel() for parameter in self.parameters()) * itemsize
         kept = max(self.spec.convolution - 1, 0) * self.channels + (0 if self.shift is None else p.width)
         state = inner.state_bytes + batch * kept * itemsize

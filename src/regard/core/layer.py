@@ -76,6 +76,8 @@ class LayerSpec:
         bias: whether the convolution has one. shift: how a token's past one is mixed in, None for not at all.
         skip: the output gets each head's own value, times a learned number (D x).
         bonus: the normed output gets the token's own value, weighed by ``q · (u ⊙ k)`` with learned u.
+        values: rank of the map σ(x W₁ W₂ + b) by which the values of every layer but the first of its kind are mixed
+            with those of the first, ``v + (v₁ − v) ⊙ σ``; None for values of each layer alone.
 
     Raises:
         ValueError: what does not go together.
@@ -93,12 +95,15 @@ class LayerSpec:
     shift: Shift | None = None
     skip: bool = False
     bonus: bool = False
+    values: Rank | None = None
 
     def __post_init__(self) -> None:
         if self.bias and not self.convolution:
             raise wrong("bias", "True", "False where nothing is convolved")
         if self.shift is not None and (self.convolution or self.projection != "grouped"):
             raise wrong("shift", str(self.shift), "None with a convolution, or a projection that is not grouped")
+        if self.values is not None and (self.convolution or self.projection != "grouped"):
+            raise wrong("values", str(self.values), "None with a convolution, or a projection that is not grouped")
         if self.gated is not None and self.gated.before_norm and self.normed is None:
             raise wrong("gate.before_norm", "True", "False where there is no norm")
 
