@@ -2,7 +2,8 @@
 
 python tests/reference/layers.py        (flash-linear-attention and fla-core 0.6.0, Transformers 5.24, PyTorch 2.13)
 
-The layers of flash-linear-attention run on its own reference functions, and on plain PyTorch where it has none.
+The layers of flash-linear-attention run on its own reference functions, and on plain PyTorch where it has none. So does
+that of zhixuan-lin/forgetting-transformer 883f260, whose src is on the path.
 """
 
 import inspect
@@ -30,6 +31,10 @@ from fla.ops.rwkv6.recurrent_naive import naive_recurrent_rwkv6
 from fla.ops.rwkv7.fused_addcmul import torch_addcmul_rwkv7
 from fla.ops.rwkv7.fused_k_update import k_update_ref
 from fla.ops.rwkv7.gate_output_correction import gate_output_correction_ref
+from forgetting_transformer.model.forgetting_transformer import layernorm
+from forgetting_transformer.model.forgetting_transformer import modeling_forgetting_transformer as fox
+from transformers import DogeConfig
+from transformers.models.doge.modeling_doge import DogeAttention
 from transformers.models.kimi_linear import modeling_kimi_linear as kimi
 from transformers.models.mamba import modeling_mamba as mamba
 from transformers.models.mamba2 import modeling_mamba2 as mamba2
@@ -173,9 +178,49 @@ def later():
     )  # fmt: skip
 
 
+def doge():
+    """Dynamic mask attention, four of seven keys kept."""
+    config = DogeConfig(
+        hidden_size=WIDTH, num_attention_heads=HEADS, num_key_value_heads=1, head_dim=4, keep_window_size=4,
+        attn_implementation="eager",
+    )  # fmt: skip
+    return DogeAttention(config, 0)
+
+
+def pro():
+    """The "Pro" layer of the Forgetting Transformer."""
+    fox.token_shift = lambda x, past, new: fox.weight_sum(F.pad(x, (0, 0, 0, 0, 1, -1)), x, past[..., None])
+    fox.GroupNorm, fox.FusedGroupNormGated, fox.forgetting_attention = layernorm.GroupNormRef, NormGated, forgot
+    return fox.ForgettingAttentionLayer(
+        WIDTH, HEADS, use_output_gate=True, use_output_norm=True, qk_norm=True, use_k_shift=True, use_v_shift=True
+    )
+
+
+class NormGated(layernorm.GroupNormRef):
+    """The norm, then the gate."""
+
+    def __init__(self, activation, **named):
+        super().__init__(**named)
+
+    def forward(self, x, g):
+        return super().forward(x) * torch.sigmoid(g)
+
+
+def forgot(q, k, v, log_fgate, head_first, sm_scale, adaptive_threshold):
+    """Softmax attention with what has been forgotten between a key and a query."""
+    total = log_fgate.cumsum(-1)
+    bias = (total[..., None] - total[..., None, :]).masked_fill(torch.ones(TOKENS, TOKENS).triu(1) > 0, -torch.inf)
+    return F.scaled_dot_product_attention(q, k, v, bias, scale=sm_scale)
+
+
 def outputs(name, module, x):
     if name == "lightning":
         return module(x, None, None)[0]
+    if name == "dynamic_mask":
+        angles = torch.arange(TOKENS)[:, None] * 10_000.0 ** -(torch.arange(2) / 2)
+        angles = torch.cat([angles, angles], 1)[None]
+        causal = torch.ones(TOKENS, TOKENS).tril()[None, None] > 0
+        return module(x, (angles.cos(), angles.sin()), causal)[0]
     found = module(x, v_first=x.flip(2)) if name == "rwkv7_later" else module(x)
     return found[0] if isinstance(found, tuple) else found
 
@@ -209,6 +254,7 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     with torch.no_grad():
         found = {name: written(name, module) for name, module in layers().items()}
-        found["rwkv7_later"] = written("rwkv7_later", later())
+        for name, made in (("rwkv7_later", later), ("dynamic_mask", doge), ("forgetting_pro", pro)):
+            found[name] = written(name, made())
     text = ",\n".join(f'"{name}": {json.dumps(x)}' for name, x in found.items())
     Path(__file__).with_name("layers.json").write_text("{\n" + text + "\n}\n")

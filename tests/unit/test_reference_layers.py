@@ -204,7 +204,44 @@ def rwkv7_later(w):
     return Attention(build("rwkv7", heads=2, head_dim=3), Grouped(6, 2, 2, 3, 3), later=True), own
 
 
-MAPS = [linear, retnet, gla, deltanet, gated_deltanet, kimi_delta, mamba, mamba2, lightning, rwkv6, rwkv7, rwkv7_later]
+def dynamic_mask(w):
+    own = plain(w) | {f"norms.{name}.weight": w[f"{name}_norm.weight"] for name in "qk"}
+    own |= {"signals.maps.score.weight": w["dt_proj.weight"], "signals.maps.score.bias": torch.zeros(1)}
+    own["signals.rates.score"] = w["A"]
+    return Attention(build("dynamic_mask", keep=4), Grouped(6, 2, 1, 4, 4), Rotary(4)), own
+
+
+def forgetting_pro(w):
+    """Ours forgets by −softplus of what is projected, so that its sign is turned."""
+    own = {f"projection.{name}.weight": w[f"{name}_proj.linear.weight"] for name in "kv"}
+    own |= {"projection.q.weight": w["q_proj.weight"], "projection.out.weight": w["o_proj.weight"]}
+    own |= {f"norms.{name}.weight": w[f"{name}_norm.weight"].view(2, 3) for name in "qk"}
+    own |= {
+        "blend.weight": torch.cat([w[f"{name}_proj.shift_proj.weight"] for name in "kv"]),
+        "signals.maps.log_forget.weight": -w["fgate_proj.weight"],
+        "signals.maps.log_forget.bias": -w["fgate_proj.bias"],
+        "output.norm.weight": w["output_norm.weight"].view(2, 3),
+        "output.gate.weight": w["ogate_proj.weight"],
+    }
+    return Attention(build("forgetting", pro=True), Grouped(6, 2, 2, 3, 3)), own
+
+
+MAPS = [
+    linear,
+    retnet,
+    gla,
+    deltanet,
+    gated_deltanet,
+    kimi_delta,
+    mamba,
+    mamba2,
+    lightning,
+    rwkv6,
+    rwkv7,
+    rwkv7_later,
+    dynamic_mask,
+    forgetting_pro,
+]
 
 
 def test_every_layer_that_is_written_down_is_compared():

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regard.blocks.affine import Affine, inner_size
-from regard.blocks.convolution import ShortConvolution
-from regard.blocks.output import Output
+from regard.blocks.convolution import ShortConvolution, extended, shifted_sum
+from regard.blocks.output import HeadNorm, Output
 from regard.blocks.shift import TokenShift
 from regard.blocks.signals import Signals
 from regard.core.cost import Cost, Shape
@@ -84,6 +84,14 @@ class Attention(nn.Module):
         self.signals = Signals(mechanism.signals, source, heads, groups, d, e, projection.width)
         self.sizes = [count * size for count, size in zip(projection.counts, (d, d, e), strict=True)]
         self.channels = (self.sizes[2] if self.selective else sum(self.sizes)) if spec.convolution else 0
+        self.taps = max(spec.convolution, 1)
+        if spec.blend:
+            self.channels, self.taps = sum(self.sizes[1:]), 2
+        self.blend = nn.Linear(projection.width, 2 * groups, bias=False) if spec.blend else None
+        self.norms = nn.ModuleDict()
+        if spec.scored is not None:
+            self.norms["q"] = HeadNorm(spec.scored, heads, groups, d)
+            self.norms["k"] = HeadNorm(spec.scored, groups, groups, d)
         self.convolution = ShortConvolution(self.channels, spec.convolution, spec.bias) if spec.convolution else None
         readers = ["q", "k", "v", "gate", *self.signals.maps] if spec.gate else ["q", "k", "v", *self.signals.maps]
         self.shift = None if spec.shift is None else TokenShift(projection.width, readers, spec.shift.rank)
@@ -172,10 +180,34 @@ class Attention(nn.Module):
         """The mechanism's inputs from what `read` gives."""
         own = x if context is None else context
         q, k, v, signals = self.projected(read, x, own, lambda z: self.convolved(z, layout))
-        v = self.mixed(v, read.get("v", own), handed)
+        q, k, v = self.blended(q, k, v, read, own, handed, lambda z: before(z, layout))
         positions = None if context is not None else layout.positions(k.shape[2], x.device)
         q, k = self.scored(q, k, positions, lambda _, q, k, v: self.mechanism(q, k, v, layout, **signals))
         return q, k, self.valued(k, v, positions), signals
+
+    def blended(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        read: Mapping[str, Tensor],
+        own: Tensor,
+        handed: Handed | None,
+        before: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v blended, mixed and normed; ``before`` gives the token before of each of ``(b, n, channels)``."""
+        if self.blend is not None:
+            both = torch.cat([merge_heads(k), merge_heads(v)], 2)
+            earlier = before(both).split(self.sizes[1:], 2)
+            shares = torch.sigmoid(self.blend(own)).mT[..., None].chunk(2, 1)
+            k, v = (
+                torch.lerp(z, split_heads(past, z.shape[1]), share)
+                for z, past, share in zip((k, v), earlier, shares, strict=True)
+            )
+        v = self.mixed(v, read.get("v", own), handed)
+        if self.norms:
+            q, k = self.norms["q"](q), self.norms["k"](k)
+        return q, k, v
 
     def mixed(self, v: Tensor, read: Tensor, handed: Handed | None) -> Tensor:
         """The values, with those of the first layer in them; those of the first layer are handed on.
@@ -202,7 +234,7 @@ class Attention(nn.Module):
         if self.selective is not None:
             v = self.activated(split_heads(convolved(merge_heads(self.selective.written(own))), self.projection.heads))
             q, k = self.selective.scored(v)
-            return q, k, v, self.signals(merge_heads(v), merge_heads(v), {}, k)
+            return q, k, v, self.signals(merge_heads(v), merge_heads(v), {}, k, v)
         if self.shift is not None and isinstance(self.projection, Grouped):  # no other one is hosted with it
             q, k, v = self.projection(read["q"], read["k"], read["v"])
         else:
@@ -210,7 +242,7 @@ class Attention(nn.Module):
         if self.convolution is not None:
             q, k, v = self.cut(convolved(self.joined(q, k, v)))
         q, k, v = self.activated(q), self.activated(k), self.activated(v)
-        return q, k, v, self.signals(x, own, read, k)
+        return q, k, v, self.signals(x, own, read, k, v)
 
     def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
         """The state before any token."""
@@ -218,8 +250,7 @@ class Attention(nn.Module):
             name = type(self.projection).__name__
             raise wrong("projection", name, "one whose tokens do not know of later ones: it cannot be continued")
         inner = self.mechanism.start(batch, device=device, dtype=dtype)
-        taps = max(self.spec.convolution, 1)
-        tail = torch.zeros(batch, taps - 1, self.channels, device=device, dtype=dtype)
+        tail = torch.zeros(batch, self.taps - 1, self.channels, device=device, dtype=dtype)
         last = torch.zeros(batch, 1, 0 if self.shift is None else self.projection.width, device=device, dtype=dtype)
         return AttentionState(inner.seen, inner, tail, (inner,) * (self.projection.order - 1), last)
 
@@ -244,7 +275,12 @@ class Attention(nn.Module):
             return mixed
 
         q, k, v, signals = self.projected(read, x, x, convolved if self.convolution is not None else lambda z: z)
-        v = self.mixed(v, read.get("v", x), handed)
+
+        def earlier(z: Tensor) -> Tensor:
+            found, tails[0] = extended(z, one_before(z), state.tail, state.seen, key_mask)
+            return found
+
+        q, k, v = self.blended(q, k, v, read, x, handed, earlier)
 
         def attend(level: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             out, nested[level] = self.mechanism.extend(q, k, v, nested[level], key_mask, **signals)
@@ -328,11 +364,22 @@ class Attention(nn.Module):
             sums = (last + (p.order - 1) * each for last, each in zip(astuple(inner), astuple(nested), strict=True))
             inner = Cost(*sums)
         matrices = p.flops + self.signals.flops + self.output.flops + (0 if self.shift is None else self.shift.flops)
+        matrices += 0 if self.blend is None else 2 * self.blend.weight.numel()
         matrices += 0 if self.mix is None else 2 * sum(w.numel() for w in self.mix.parameters() if w.dim() == 2)
         weights = sum(parameter.numel() for parameter in self.parameters()) * itemsize
-        kept = max(self.spec.convolution - 1, 0) * self.channels + (0 if self.shift is None else p.width)
+        kept = (self.taps - 1) * self.channels + (0 if self.shift is None else p.width)
         state = inner.state_bytes + batch * kept * itemsize
         return Cost(batch * n * matrices + inner.flops, weights + inner.bytes, state)
+
+
+def one_before(z: Tensor) -> Tensor:
+    """The weights of a sum over a token and the one before that leave the latter."""
+    return torch.stack([z.new_zeros(z.shape[2]), z.new_ones(z.shape[2])])
+
+
+def before(z: Tensor, layout: Layout) -> Tensor:
+    """The real token before each of ``z (b, n, channels)`` in its document, zero before the first."""
+    return shifted_sum(z, one_before(z), layout.key_mask, layout.positions(z.shape[1], z.device))
 
 
 def check_projection(mechanism: Mechanism, projection: Projection) -> None:
