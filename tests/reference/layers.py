@@ -33,8 +33,9 @@ from fla.ops.rwkv7.fused_k_update import k_update_ref
 from fla.ops.rwkv7.gate_output_correction import gate_output_correction_ref
 from forgetting_transformer.model.forgetting_transformer import layernorm
 from forgetting_transformer.model.forgetting_transformer import modeling_forgetting_transformer as fox
-from transformers import DogeConfig
+from transformers import DogeConfig, JambaConfig
 from transformers.models.doge.modeling_doge import DogeAttention
+from transformers.models.jamba.modeling_jamba import JambaMambaMixer
 from transformers.models.kimi_linear import modeling_kimi_linear as kimi
 from transformers.models.mamba import modeling_mamba as mamba
 from transformers.models.mamba2 import modeling_mamba2 as mamba2
@@ -178,6 +179,13 @@ def later():
     )  # fmt: skip
 
 
+def jamba():
+    """Mamba with norms of the step, B and C."""
+    return JambaMambaMixer(
+        JambaConfig(hidden_size=18, mamba_d_state=3, mamba_dt_rank=2, mamba_expand=1, num_attention_heads=1), 0
+    )
+
+
 def doge():
     """Dynamic mask attention, four of seven keys kept."""
     config = DogeConfig(
@@ -254,7 +262,12 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     with torch.no_grad():
         found = {name: written(name, module) for name, module in layers().items()}
-        for name, made in (("rwkv7_later", later), ("dynamic_mask", doge), ("forgetting_pro", pro)):
+        for name, made in (
+            ("rwkv7_later", later),
+            ("dynamic_mask", doge),
+            ("forgetting_pro", pro),
+            ("mamba_normed", jamba),
+        ):
             found[name] = written(name, made())
     text = ",\n".join(f'"{name}": {json.dumps(x)}' for name, x in found.items())
     Path(__file__).with_name("layers.json").write_text("{\n" + text + "\n}\n")

@@ -116,6 +116,29 @@ def mamba(w):
     return Attention(build("mamba", heads=6, head_dim=3), Selective(6, 6, 1, 3, 1)), own
 
 
+def mamba_normed(w):
+    """Scales of the step's norm are in the map behind it, as ours are."""
+    value, gate = w["in_proj.weight"].chunk(2)
+    step, k, q = w["x_proj.weight"].split([2, 3, 3])
+    own = {
+        "mechanism.log_rate": w["A_log"],
+        "projection.q.weight": q,
+        "projection.k.weight": k,
+        "projection.v.weight": value,
+        "projection.out.weight": w["out_proj.weight"],
+        "signals.maps.step.down.weight": step,
+        "signals.maps.step.weight": w["dt_proj.weight"] * w["dt_layernorm.weight"],
+        "signals.maps.step.bias": w["dt_proj.bias"],
+        "norms.k.weight": w["b_layernorm.weight"],
+        "norms.q.weight": w["c_layernorm.weight"],
+        "convolution.weight": taps(w["conv1d.weight"]),
+        "convolution.bias": w["conv1d.bias"],
+        "output.skip": w["D"],
+        "output.gate.weight": gate,
+    }
+    return Attention(build("mamba", heads=18, head_dim=3, normed=True), Selective(18, 18, 1, 3, 1)), own
+
+
 def mamba2(w):
     """Four heads in two groups; theirs convolves x, B, C, ours C, B, x."""
     gate, value, k, q, step = w["in_proj.weight"].split([12, 12, 10, 10, 4])
@@ -241,6 +264,7 @@ MAPS = [
     rwkv7_later,
     dynamic_mask,
     forgetting_pro,
+    mamba_normed,
 ]
 
 

@@ -9,7 +9,8 @@ from regard.core.errors import wrong
 
 Rank = int | Literal["value", "sixteenth"]
 """Inner size of a map of low rank: a number, the size of a head's values, or a sixteenth of the hidden state's."""
-Activation = Literal["silu", "sigmoid", "tanh"]
+Activation = Literal["silu", "sigmoid", "tanh", "rms"]
+"""What stands between two maps of low rank; "rms" is the RMS norm, whose scales are in the second map."""
 
 
 @dataclass(frozen=True)

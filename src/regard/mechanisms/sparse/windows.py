@@ -54,8 +54,8 @@ class Windows(Patterned):
             ``1 / sqrt(d)``. shift: below the side, half of it in every second layer of Swin.
 
     Raises:
-        ValueError: a side below one; a shift of spread windows, or one that is not below the side; in a call, with a bias,
-            other heads or a grid of other axes.
+        ValueError: a side below one; a shift of spread windows, or one that is not below the side; in a call, with a
+            bias, other heads or a grid of other axes.
 
     Papers: Liu et al., arXiv 2103.14030; Chu et al. (LSA), 2104.13840; Tu et al. (spread), 2204.01697. Padding is no
     key here, in some published code it is one of zeros; at sizes that windows divide there is none.
