@@ -2,7 +2,8 @@
 
 python tests/reference/layers.py        (flash-linear-attention and fla-core 0.6.0, Transformers 5.24, PyTorch 2.13)
 
-The layers of flash-linear-attention run on its own reference functions, and on plain PyTorch where it has none.
+The layers of flash-linear-attention run on its own reference functions, and on plain PyTorch where it has none. So does
+that of zhixuan-lin/forgetting-transformer 883f260, whose src is on the path.
 """
 
 import inspect
@@ -30,6 +31,11 @@ from fla.ops.rwkv6.recurrent_naive import naive_recurrent_rwkv6
 from fla.ops.rwkv7.fused_addcmul import torch_addcmul_rwkv7
 from fla.ops.rwkv7.fused_k_update import k_update_ref
 from fla.ops.rwkv7.gate_output_correction import gate_output_correction_ref
+from forgetting_transformer.model.forgetting_transformer import layernorm
+from forgetting_transformer.model.forgetting_transformer import modeling_forgetting_transformer as fox
+from transformers import DogeConfig, JambaConfig
+from transformers.models.doge.modeling_doge import DogeAttention
+from transformers.models.jamba.modeling_jamba import JambaMambaMixer
 from transformers.models.kimi_linear import modeling_kimi_linear as kimi
 from transformers.models.mamba import modeling_mamba as mamba
 from transformers.models.mamba2 import modeling_mamba2 as mamba2
@@ -165,10 +171,65 @@ def layers():
     }  # fmt: skip
 
 
+def later():
+    """A layer that mixes its values with those of a layer before it."""
+    return rwkv7.RWKV7Attention(
+        hidden_size=WIDTH, head_dim=3, decay_low_rank_dim=6, gate_low_rank_dim=6, a_low_rank_dim=6,
+        v_low_rank_dim=6, norm_eps=64e-5 / 3, layer_idx=1, num_hidden_layers=2,
+    )  # fmt: skip
+
+
+def jamba():
+    """Mamba with norms of the step, B and C."""
+    return JambaMambaMixer(
+        JambaConfig(hidden_size=18, mamba_d_state=3, mamba_dt_rank=2, mamba_expand=1, num_attention_heads=1), 0
+    )
+
+
+def doge():
+    """Dynamic mask attention, four of seven keys kept."""
+    config = DogeConfig(
+        hidden_size=WIDTH, num_attention_heads=HEADS, num_key_value_heads=1, head_dim=4, keep_window_size=4,
+        attn_implementation="eager",
+    )  # fmt: skip
+    return DogeAttention(config, 0)
+
+
+def pro():
+    """The "Pro" layer of the Forgetting Transformer."""
+    fox.token_shift = lambda x, past, new: fox.weight_sum(F.pad(x, (0, 0, 0, 0, 1, -1)), x, past[..., None])
+    fox.GroupNorm, fox.FusedGroupNormGated, fox.forgetting_attention = layernorm.GroupNormRef, NormGated, forgot
+    return fox.ForgettingAttentionLayer(
+        WIDTH, HEADS, use_output_gate=True, use_output_norm=True, qk_norm=True, use_k_shift=True, use_v_shift=True
+    )
+
+
+class NormGated(layernorm.GroupNormRef):
+    """The norm, then the gate."""
+
+    def __init__(self, activation, **named):
+        super().__init__(**named)
+
+    def forward(self, x, g):
+        return super().forward(x) * torch.sigmoid(g)
+
+
+def forgot(q, k, v, log_fgate, head_first, sm_scale, adaptive_threshold):
+    """Softmax attention with what has been forgotten between a key and a query."""
+    total = log_fgate.cumsum(-1)
+    bias = (total[..., None] - total[..., None, :]).masked_fill(torch.ones(TOKENS, TOKENS).triu(1) > 0, -torch.inf)
+    return F.scaled_dot_product_attention(q, k, v, bias, scale=sm_scale)
+
+
 def outputs(name, module, x):
     if name == "lightning":
         return module(x, None, None)[0]
-    found = module(x)
+    if name == "dynamic_mask":
+        angles = torch.arange(TOKENS)[:, None] * 10_000.0 ** -(torch.arange(2) / 2)
+        angles = torch.cat([angles, angles], 1)[None]
+        causal = torch.ones(TOKENS, TOKENS).tril()[None, None] > 0
+        return module(x, (angles.cos(), angles.sin()), causal)[0]
+    found = module(x, v_first=x.flip(2)) if name == "rwkv7_later" else module(x)
     return found[0] if isinstance(found, tuple) else found
 
 
@@ -201,5 +262,12 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     with torch.no_grad():
         found = {name: written(name, module) for name, module in layers().items()}
+        for name, made in (
+            ("rwkv7_later", later),
+            ("dynamic_mask", doge),
+            ("forgetting_pro", pro),
+            ("mamba_normed", jamba),
+        ):
+            found[name] = written(name, made())
     text = ",\n".join(f'"{name}": {json.dumps(x)}' for name, x in found.items())
     Path(__file__).with_name("layers.json").write_text("{\n" + text + "\n}\n")

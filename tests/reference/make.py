@@ -15,6 +15,7 @@ from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Atten
 from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward as capped
 from transformers.models.gpt_oss.modeling_gpt_oss import eager_attention_forward as with_sinks
 from transformers.models.speech_to_text.modeling_speech_to_text import Speech2TextSinusoidalPositionalEmbedding
+from transformers.models.swin.modeling_swin import SwinConfig, SwinLayer
 
 HEADS, TOKENS, DIM = 4, 7, 5
 SCALE = DIM**-0.5
@@ -80,6 +81,21 @@ def shifted_groups():
     return torch.stack(found)
 
 
+def swin():
+    """Attention of a Swin layer whose windows of 3 are shifted by 1, over 6 rows of 9 cells."""
+    config = SwinConfig(embed_dim=6, depths=[1], num_heads=[2], window_size=3, hidden_dropout_prob=0.0)
+    config._attn_implementation = "eager"
+    layer = SwinLayer(config, 6, (6, 9), 2, shift_size=1).double().eval()
+    layer.layernorm_before, kept = torch.nn.Identity(), []
+    torch.nn.init.normal_(layer.attention.relative_position_bias.relative_position_bias_table)
+    layer.layernorm_after.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
+    (x,) = drawn((1, 54, 6))
+    with torch.no_grad():
+        layer(x, (6, 9))
+    weights = {name: value.detach() for name, value in layer.attention.named_parameters()}
+    return {"x": x, "out": kept[0] - x, "weights": weights}
+
+
 def plain(x):
     """Tensors as lists."""
     if isinstance(x, dict):
@@ -89,6 +105,6 @@ def plain(x):
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    made = (slopes, softcap, sinks, latent, sinusoids, shifted_groups)
+    made = (slopes, softcap, sinks, latent, sinusoids, shifted_groups, swin)
     text = json.dumps({each.__name__: plain(each()) for each in made}, indent=None)
     (Path(__file__).parent / "values.json").write_text(text.replace('}, "', '},\n"') + "\n")

@@ -9,6 +9,7 @@ import torch
 from regard import Layout, build
 from regard.mechanisms.scored.positional import sinusoids
 from regard.mechanisms.slopes import alibi_slopes
+from regard.projections.base import merge_heads, split_heads
 from regard.projections.latent import Latent
 from regard.projections.rotary import Rotary
 
@@ -89,6 +90,22 @@ def test_shifted_groups_are_those_of_longlora():
     together[heads // 2 :] &= ~((groups == groups[:, :1])[heads // 2 :, :, None] & (ends[:, None] != ends))
     seen = build("sinklora", heads=heads, size=8, sinks=0).support(tokens, tokens, Layout())
     assert torch.equal(seen[0], together)
+
+
+def test_shifted_windows_are_those_of_swin():
+    x, want = tensors("swin", "x", "out")
+    weights = {name: torch.tensor(value, dtype=torch.float64) for name, value in VALUES["swin"]["weights"].items()}
+    table = weights.pop("relative_position_bias.relative_position_bias_table")
+    q, k, v = (
+        split_heads(torch.nn.functional.linear(x, weights[f"{name}_proj.weight"], weights[f"{name}_proj.bias"]), 2)
+        for name in "qkv"
+    )
+    made = build("windows", side=3, bias=True, heads=2, shift=1).double()
+    with torch.no_grad():
+        made.table.copy_(table.T.view(2, 5, 5))
+    for got in both_forms(made, q, k, v, Layout(grid=(6, 9))):
+        got = torch.nn.functional.linear(merge_heads(got), weights["o_proj.weight"], weights["o_proj.bias"])
+        torch.testing.assert_close(got, want)
 
 
 @pytest.mark.parametrize(("power", "want"), [(1.0, (4 / 3, 0, 3)), (1.5, (8 / 3, 0, 9)), (2.0, (16 / 3, 0, 27))])

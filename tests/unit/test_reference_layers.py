@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from regard import Layout, build
-from regard.blocks.attention import Attention
-from regard.projections.base import Grouped
+from regard.blocks.attention import Attention, Handed
+from regard.projections.base import Grouped, split_heads
 from regard.projections.rotary import Rotary
 from regard.projections.selective import MultiValue, Selective
 
@@ -116,6 +116,29 @@ def mamba(w):
     return Attention(build("mamba", heads=6, head_dim=3), Selective(6, 6, 1, 3, 1)), own
 
 
+def mamba_normed(w):
+    """Scales of the step's norm are in the map behind it, as ours are."""
+    value, gate = w["in_proj.weight"].chunk(2)
+    step, k, q = w["x_proj.weight"].split([2, 3, 3])
+    own = {
+        "mechanism.log_rate": w["A_log"],
+        "projection.q.weight": q,
+        "projection.k.weight": k,
+        "projection.v.weight": value,
+        "projection.out.weight": w["out_proj.weight"],
+        "signals.maps.step.down.weight": step,
+        "signals.maps.step.weight": w["dt_proj.weight"] * w["dt_layernorm.weight"],
+        "signals.maps.step.bias": w["dt_proj.bias"],
+        "norms.k.weight": w["b_layernorm.weight"],
+        "norms.q.weight": w["c_layernorm.weight"],
+        "convolution.weight": taps(w["conv1d.weight"]),
+        "convolution.bias": w["conv1d.bias"],
+        "output.skip": w["D"],
+        "output.gate.weight": gate,
+    }
+    return Attention(build("mamba", heads=18, head_dim=3, normed=True), Selective(18, 18, 1, 3, 1)), own
+
+
 def mamba2(w):
     """Four heads in two groups; theirs convolves x, B, C, ours C, B, x."""
     gate, value, k, q, step = w["in_proj.weight"].split([12, 12, 10, 10, 4])
@@ -197,7 +220,52 @@ def rwkv7(w):
     return Attention(build("rwkv7", heads=2, head_dim=3), Grouped(6, 2, 2, 3, 3)), own
 
 
-MAPS = [linear, retnet, gla, deltanet, gated_deltanet, kimi_delta, mamba, mamba2, lightning, rwkv6, rwkv7]
+def rwkv7_later(w):
+    """Values of the first layer are the hidden states, their channels from the last."""
+    theirs = {"down.weight": "0.weight", "weight": "2.weight", "bias": "2.bias"}
+    own = rwkv7(w)[1] | {f"mix.{name}": w[f"v_lora.lora.{their}"] for name, their in theirs.items()}
+    return Attention(build("rwkv7", heads=2, head_dim=3), Grouped(6, 2, 2, 3, 3), later=True), own
+
+
+def dynamic_mask(w):
+    own = plain(w) | {f"norms.{name}.weight": w[f"{name}_norm.weight"] for name in "qk"}
+    own |= {"signals.maps.score.weight": w["dt_proj.weight"], "signals.maps.score.bias": torch.zeros(1)}
+    own["signals.rates.score"] = w["A"]
+    return Attention(build("dynamic_mask", keep=4), Grouped(6, 2, 1, 4, 4), Rotary(4)), own
+
+
+def forgetting_pro(w):
+    """Ours forgets by −softplus of what is projected, so that its sign is turned."""
+    own = {f"projection.{name}.weight": w[f"{name}_proj.linear.weight"] for name in "kv"}
+    own |= {"projection.q.weight": w["q_proj.weight"], "projection.out.weight": w["o_proj.weight"]}
+    own |= {f"norms.{name}.weight": w[f"{name}_norm.weight"].view(2, 3) for name in "qk"}
+    own |= {
+        "blend.weight": torch.cat([w[f"{name}_proj.shift_proj.weight"] for name in "kv"]),
+        "signals.maps.log_forget.weight": -w["fgate_proj.weight"],
+        "signals.maps.log_forget.bias": -w["fgate_proj.bias"],
+        "output.norm.weight": w["output_norm.weight"].view(2, 3),
+        "output.gate.weight": w["ogate_proj.weight"],
+    }
+    return Attention(build("forgetting", pro=True), Grouped(6, 2, 2, 3, 3)), own
+
+
+MAPS = [
+    linear,
+    retnet,
+    gla,
+    deltanet,
+    gated_deltanet,
+    kimi_delta,
+    mamba,
+    mamba2,
+    lightning,
+    rwkv6,
+    rwkv7,
+    rwkv7_later,
+    dynamic_mask,
+    forgetting_pro,
+    mamba_normed,
+]
 
 
 def test_every_layer_that_is_written_down_is_compared():
@@ -217,8 +285,12 @@ def test_a_hosted_layer_is_that_of_published_code(made):
         assert own[name].shape == value.shape, name
         own[name].data.copy_(value)
     state, steps = layer.start(2, dtype=torch.float64), []
+
+    def first(x):
+        return None if layer.mix is None else Handed(split_heads(x.flip(2), 2))
+
     for part in x.split([3, 1, 1, 2], dim=1):
-        out, state = layer.extend(part, state)
+        out, state = layer.extend(part, state, handed=first(part))
         steps.append(out)
-    for got in (layer(x, CAUSAL), torch.cat(steps, 1)):
+    for got in (layer(x, CAUSAL, handed=first(x)), torch.cat(steps, 1)):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)

@@ -8,6 +8,7 @@ import torch
 
 from regard.core.layout import Layout
 from regard.mechanisms.sparse.dynamic_mask import DynamicMask
+from regard.mechanisms.sparse.learned_nsa import LearnedNativeSparse
 from regard.mechanisms.sparse.moba import MoBA
 from regard.mechanisms.sparse.mosa import ExpertChoice
 from regard.mechanisms.sparse.nsa import NativeSparse
@@ -16,6 +17,7 @@ from regard.patterns.choice import Rows
 from regard.routers.shares import SCOPES, ScaledShare
 
 VALUES = json.loads((Path(__file__).parents[1] / "reference" / "routing.json").read_text())
+NATIVE = json.loads((Path(__file__).parents[1] / "reference" / "native.json").read_text())
 CAUSAL = Layout(causal=True)
 
 
@@ -44,6 +46,33 @@ def test_native_sparse_chooses_the_same_blocks():
     q, k, index = given("nsa", "q", "k", "index")
     wanted = torch.zeros(1, 1, 23, 9, dtype=torch.bool).scatter_(3, index.masked_fill(index < 0, 8), True)[..., :8]
     assert torch.equal(NativeSparse(3, 4, 7).choice(q, k, True).mask, wanted.expand(-1, 16, -1, -1))
+
+
+def learned() -> tuple[LearnedNativeSparse, dict[str, torch.Tensor]]:
+    """Native sparse attention with the networks of the reference, and its inputs."""
+    made = LearnedNativeSparse(6, block=8, budget=4, window=7, length=4, stride=2)
+    weights = {name: torch.tensor(NATIVE[name]) for name in made.state_dict()}
+    made.load_state_dict(weights)
+    names = "q", "k", "v", *(name for name in made.signals if name not in NativeSparse.signals)
+    return made, {name: torch.tensor(NATIVE[name]) for name in names}
+
+
+@pytest.mark.parametrize("branch", NativeSparse.signals)
+def test_native_sparse_with_learned_blocks(branch):
+    made, given = learned()
+    gates = {name: torch.full((1, 4, 37), float(name == branch)) for name in NativeSparse.signals}
+    near(made(layout=CAUSAL, **given, **gates), torch.tensor(NATIVE[f"{branch} out"]))
+
+
+def test_learned_blocks_choose_the_same():
+    made, given = learned()
+    places = torch.arange(37)[None]
+    rows = Rows(places, 37, 8)
+    short = made.compressed(given["compressed_key"], given["compressed_value"])[0]
+    index = torch.tensor(NATIVE["index"])
+    wanted = torch.zeros(1, 2, 37, 6, dtype=torch.bool).scatter_(3, index.masked_fill(index < 0, 5), True)[..., :5]
+    assert torch.equal(made.chosen(made.turned(given["q"], places), short, rows).mask, wanted.repeat_interleave(2, 1))
+    assert wanted.sum(-1).max() == 4 < 5
 
 
 def test_dynamic_mask_of_doge():

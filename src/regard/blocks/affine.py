@@ -6,11 +6,17 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import rms_norm, silu
 
 from regard.core.layer import Activation, Rank
 
-ACTIVATIONS = {"silu": silu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
+EPSILON = 1e-6
+ACTIVATIONS = {
+    "silu": silu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "rms": lambda x: rms_norm(x, x.shape[-1:], eps=EPSILON),
+}
 
 
 class Affine(nn.Linear):

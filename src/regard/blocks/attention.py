@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from regard.blocks.convolution import ShortConvolution
-from regard.blocks.output import Output
+from regard.blocks.affine import Affine, inner_size
+from regard.blocks.convolution import ShortConvolution, extended, shifted_sum
+from regard.blocks.output import HeadNorm, Output
 from regard.blocks.shift import TokenShift
 from regard.blocks.signals import Signals
 from regard.core.cost import Cost, Shape
@@ -43,6 +44,17 @@ class AttentionState(State):
     last: Tensor
 
 
+@dataclass
+class Handed:
+    """What the layers of one pass hand on to later ones.
+
+    Args:
+        values: ``(b, g, m, e)``, those of the first layer whose `LayerSpec.values` say so; None before it.
+    """
+
+    values: Tensor | None = None
+
+
 class Attention(nn.Module):
     """``y = merge(gate(x) ⊙ norm(A(q, k) v))`` with q, k, v projected from x, as the mechanism's `layer` has it.
 
@@ -51,14 +63,17 @@ class Attention(nn.Module):
 
     Args:
         mechanism: A. projection: from and to hidden states. rotary: how positions turn q and k where the mechanism's
-            host wants it; None for not at all.
+            host wants it; None for not at all. later: whether a layer before it hands its values on, where the host
+            mixes values of layers.
 
     Raises:
         ValueError: fewer kv heads than heads for a mechanism that does not group; a projection that cannot do what the
             host asks for.
     """
 
-    def __init__(self, mechanism: Mechanism, projection: Projection, rotary: Rotary | None = None) -> None:
+    def __init__(
+        self, mechanism: Mechanism, projection: Projection, rotary: Rotary | None = None, later: bool = False
+    ) -> None:
         super().__init__()
         heads, groups = projection.heads, projection.kv_heads
         d, e, spec = projection.head_dim, projection.value_dim, mechanism.layer
@@ -69,9 +84,20 @@ class Attention(nn.Module):
         self.signals = Signals(mechanism.signals, source, heads, groups, d, e, projection.width)
         self.sizes = [count * size for count, size in zip(projection.counts, (d, d, e), strict=True)]
         self.channels = (self.sizes[2] if self.selective else sum(self.sizes)) if spec.convolution else 0
+        self.taps = max(spec.convolution, 1)
+        if spec.blend:
+            self.channels, self.taps = sum(self.sizes[1:]), 2
+        self.blend = nn.Linear(projection.width, 2 * groups, bias=False) if spec.blend else None
+        self.norms = nn.ModuleDict()
+        if spec.scored is not None:
+            self.norms["q"] = HeadNorm(spec.scored, heads, groups, d)
+            self.norms["k"] = HeadNorm(spec.scored, groups, groups, d)
         self.convolution = ShortConvolution(self.channels, spec.convolution, spec.bias) if spec.convolution else None
         readers = ["q", "k", "v", "gate", *self.signals.maps] if spec.gate else ["q", "k", "v", *self.signals.maps]
         self.shift = None if spec.shift is None else TokenShift(projection.width, readers, spec.shift.rank)
+        self.mix = None
+        if later and spec.values is not None:
+            self.mix = Affine(projection.width, groups * e, inner_size(spec.values, projection.width, e))
         self.output = Output(spec, projection)
 
     @property
@@ -84,22 +110,46 @@ class Attention(nn.Module):
         """Whether it can attend causally, and be continued."""
         return self.mechanism.traits.causal and self.projection.causal
 
-    def forward(self, x: Tensor, layout: Layout = Layout(), context: Tensor | None = None) -> Tensor:
-        """``(b, n, width)`` of ``x (b, n, width)``, attending to itself or to ``context (b, m, width)``."""
-        return self.finish(*self.attended(x, layout, context))
+    @property
+    def hands(self) -> bool:
+        """Whether it takes values of another layer, or hands its own on."""
+        return self.spec.values is not None
+
+    def forward(
+        self,
+        x: Tensor,
+        layout: Layout = Layout(),
+        context: Tensor | None = None,
+        handed: Handed | None = None,
+    ) -> Tensor:
+        """``(b, n, width)`` of ``x (b, n, width)``, attending to itself or to ``context (b, m, width)``.
+
+        ``handed`` goes from layer to layer of one pass; None for a layer alone.
+        """
+        return self.finish(*self.attended(x, layout, context, handed))
 
     def attended(
-        self, x: Tensor, layout: Layout = Layout(), context: Tensor | None = None
+        self,
+        x: Tensor,
+        layout: Layout = Layout(),
+        context: Tensor | None = None,
+        handed: Handed | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None, Given, Tensor]:
         """What `finish` takes: the heads' outputs, x, its positions, the mechanism's inputs, what the gate reads."""
         read = self.read(x, layout, context)
-        q, k, v, signals = given = self.given(read, x, layout, context)
+        q, k, v, signals = given = self.given(read, x, layout, context, handed)
         positions = None if context is not None else layout.positions(x.shape[1], x.device)
         return self.mechanism(q, k, v, layout, **signals), x, positions, given, read.get("gate", x)
 
-    def inputs(self, x: Tensor, layout: Layout = Layout(), context: Tensor | None = None) -> Given:
+    def inputs(
+        self,
+        x: Tensor,
+        layout: Layout = Layout(),
+        context: Tensor | None = None,
+        handed: Handed | None = None,
+    ) -> Given:
         """``(q, k, v, signals)`` as the mechanism is given them."""
-        return self.given(self.read(x, layout, context), x, layout, context)
+        return self.given(self.read(x, layout, context), x, layout, context, handed)
 
     def read(self, x: Tensor, layout: Layout, context: Tensor | None) -> dict[str, Tensor]:
         """The hidden states that each map reads, by its name, where they are not x itself: after the token shift."""
@@ -119,13 +169,59 @@ class Attention(nn.Module):
         """Whether it can attend to another sequence, as far as what is around the mechanism goes."""
         return self.convolution is None and self.shift is None
 
-    def given(self, read: Mapping[str, Tensor], x: Tensor, layout: Layout, context: Tensor | None) -> Given:
+    def given(
+        self,
+        read: Mapping[str, Tensor],
+        x: Tensor,
+        layout: Layout,
+        context: Tensor | None,
+        handed: Handed | None = None,
+    ) -> Given:
         """The mechanism's inputs from what `read` gives."""
         own = x if context is None else context
         q, k, v, signals = self.projected(read, x, own, lambda z: self.convolved(z, layout))
+        q, k, v = self.blended(q, k, v, read, own, handed, lambda z: before(z, layout))
         positions = None if context is not None else layout.positions(k.shape[2], x.device)
         q, k = self.scored(q, k, positions, lambda _, q, k, v: self.mechanism(q, k, v, layout, **signals))
         return q, k, self.valued(k, v, positions), signals
+
+    def blended(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        read: Mapping[str, Tensor],
+        own: Tensor,
+        handed: Handed | None,
+        before: Callable[[Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v blended, mixed and normed; ``before`` gives the token before of each of ``(b, n, channels)``."""
+        if self.blend is not None:
+            both = torch.cat([merge_heads(k), merge_heads(v)], 2)
+            earlier = before(both).split(self.sizes[1:], 2)
+            shares = torch.sigmoid(self.blend(own)).mT[..., None].chunk(2, 1)
+            k, v = (
+                torch.lerp(z, split_heads(past, z.shape[1]), share)
+                for z, past, share in zip((k, v), earlier, shares, strict=True)
+            )
+        v = self.mixed(v, read.get("v", own), handed)
+        if self.norms:
+            q, k = self.norms["q"](q), self.norms["k"](k)
+        return q, k, v
+
+    def mixed(self, v: Tensor, read: Tensor, handed: Handed | None) -> Tensor:
+        """The values, with those of the first layer in them; those of the first layer are handed on.
+
+        Raises:
+            TypeError: a later layer that no values are handed to.
+        """
+        if self.mix is None:
+            if self.hands and handed is not None:
+                handed.values = v
+            return v
+        if handed is None or handed.values is None:
+            raise wrong("handed", "no values", "those of the first layer, which this one mixes with its own", TypeError)
+        return v + (handed.values - v) * torch.sigmoid(split_heads(self.mix(read), v.shape[1]))
 
     def convolved(self, z: Tensor, layout: Layout) -> Tensor:
         """The short convolution, if there is one."""
@@ -138,7 +234,7 @@ class Attention(nn.Module):
         if self.selective is not None:
             v = self.activated(split_heads(convolved(merge_heads(self.selective.written(own))), self.projection.heads))
             q, k = self.selective.scored(v)
-            return q, k, v, self.signals(merge_heads(v), merge_heads(v), {}, k)
+            return q, k, v, self.signals(merge_heads(v), merge_heads(v), {}, k, v)
         if self.shift is not None and isinstance(self.projection, Grouped):  # no other one is hosted with it
             q, k, v = self.projection(read["q"], read["k"], read["v"])
         else:
@@ -146,7 +242,7 @@ class Attention(nn.Module):
         if self.convolution is not None:
             q, k, v = self.cut(convolved(self.joined(q, k, v)))
         q, k, v = self.activated(q), self.activated(k), self.activated(v)
-        return q, k, v, self.signals(x, own, read, k)
+        return q, k, v, self.signals(x, own, read, k, v)
 
     def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
         """The state before any token."""
@@ -154,13 +250,19 @@ class Attention(nn.Module):
             name = type(self.projection).__name__
             raise wrong("projection", name, "one whose tokens do not know of later ones: it cannot be continued")
         inner = self.mechanism.start(batch, device=device, dtype=dtype)
-        taps = max(self.spec.convolution, 1)
-        tail = torch.zeros(batch, taps - 1, self.channels, device=device, dtype=dtype)
+        tail = torch.zeros(batch, self.taps - 1, self.channels, device=device, dtype=dtype)
         last = torch.zeros(batch, 1, 0 if self.shift is None else self.projection.width, device=device, dtype=dtype)
         return AttentionState(inner.seen, inner, tail, (inner,) * (self.projection.order - 1), last)
 
-    def extend(self, x: Tensor, state: AttentionState, key_mask: Tensor | None = None) -> tuple[Tensor, AttentionState]:
-        """``(y of the new tokens, the state after them)``; ``key_mask (b, n)`` marks the real ones."""
+    def extend(
+        self,
+        x: Tensor,
+        state: AttentionState,
+        key_mask: Tensor | None = None,
+        handed: Handed | None = None,
+    ) -> tuple[Tensor, AttentionState]:
+        """``(y of the new tokens, the state after them)``; ``key_mask (b, n)`` marks the real ones, ``handed`` as of
+        `forward`."""
         positions, seen = count_new(state, key_mask, x.shape[1], x.shape[0])
         tails, nested = [state.tail], list(state.nested)
         read, last = {}, state.last
@@ -173,6 +275,12 @@ class Attention(nn.Module):
             return mixed
 
         q, k, v, signals = self.projected(read, x, x, convolved if self.convolution is not None else lambda z: z)
+
+        def earlier(z: Tensor) -> Tensor:
+            found, tails[0] = extended(z, one_before(z), state.tail, state.seen, key_mask)
+            return found
+
+        q, k, v = self.blended(q, k, v, read, x, handed, earlier)
 
         def attend(level: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             out, nested[level] = self.mechanism.extend(q, k, v, nested[level], key_mask, **signals)
@@ -256,10 +364,22 @@ class Attention(nn.Module):
             sums = (last + (p.order - 1) * each for last, each in zip(astuple(inner), astuple(nested), strict=True))
             inner = Cost(*sums)
         matrices = p.flops + self.signals.flops + self.output.flops + (0 if self.shift is None else self.shift.flops)
+        matrices += 0 if self.blend is None else 2 * self.blend.weight.numel()
+        matrices += 0 if self.mix is None else 2 * sum(w.numel() for w in self.mix.parameters() if w.dim() == 2)
         weights = sum(parameter.numel() for parameter in self.parameters()) * itemsize
-        kept = max(self.spec.convolution - 1, 0) * self.channels + (0 if self.shift is None else p.width)
+        kept = (self.taps - 1) * self.channels + (0 if self.shift is None else p.width)
         state = inner.state_bytes + batch * kept * itemsize
         return Cost(batch * n * matrices + inner.flops, weights + inner.bytes, state)
+
+
+def one_before(z: Tensor) -> Tensor:
+    """The weights of a sum over a token and the one before that leave the latter."""
+    return torch.stack([z.new_zeros(z.shape[2]), z.new_ones(z.shape[2])])
+
+
+def before(z: Tensor, layout: Layout) -> Tensor:
+    """The real token before each of ``z (b, n, channels)`` in its document, zero before the first."""
+    return shifted_sum(z, one_before(z), layout.key_mask, layout.positions(z.shape[1], z.device))
 
 
 def check_projection(mechanism: Mechanism, projection: Projection) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from regard.blocks.attention import Attention, AttentionState
+from regard.blocks.attention import Attention, AttentionState, Handed
 from regard.core.layout import Layout
 
 
@@ -52,10 +52,19 @@ class Block(nn.Module):
             self.norms[1] = nn.Identity()
 
     def forward(
-        self, x: Tensor, layout: Layout = Layout(), context: Tensor | None = None, seen: Layout = Layout()
+        self,
+        x: Tensor,
+        layout: Layout = Layout(),
+        context: Tensor | None = None,
+        seen: Layout = Layout(),
+        handed: Handed | None = None,
     ) -> Tensor:
-        """``(b, n, width)`` of ``x (b, n, width)``, attending to ``context (b, m, width)`` under ``seen``."""
-        return self.rest(x + self.attention(self.norms[0](x), layout), context, seen)
+        """``(b, n, width)`` of ``x (b, n, width)``, attending to ``context (b, m, width)`` under ``seen``.
+
+        ``handed`` is what the layers of one pass hand on, where the attention `hands`.
+        """
+        told = {} if handed is None else {"handed": handed}
+        return self.rest(x + self.attention(self.norms[0](x), layout, **told), context, seen)
 
     def rest(self, x: Tensor, context: Tensor | None, seen: Layout) -> Tensor:
         """What follows self-attention."""
@@ -74,7 +83,9 @@ class Block(nn.Module):
         key_mask: Tensor | None = None,
         context: Tensor | None = None,
         seen: Layout = Layout(),
+        handed: Handed | None = None,
     ) -> tuple[Tensor, AttentionState]:
         """``(the new tokens' hidden states, the state after them)``."""
-        out, state = self.attention.extend(self.norms[0](x), state, key_mask)
+        told = {} if handed is None else {"handed": handed}
+        out, state = self.attention.extend(self.norms[0](x), state, key_mask, **told)
         return self.rest(x + out, context, seen), state

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from regard.blocks.affine import Affine, inner_size
 from regard.core.errors import wrong
 from regard.core.mechanism import Signal, repeat_heads
-from regard.projections.base import split_heads
+from regard.projections.base import merge_heads, split_heads
 
 
 class Signals(nn.Module):
@@ -22,8 +22,8 @@ class Signals(nn.Module):
         high − far(·) below one, the identity without any;   far: the signal's form, times its scale
 
     b is set so that ``x W = 0`` gives the signal's `start`; W is zero at first where that is to be `steady`. A map may
-    be of low rank, a distance ``far`` have a learned factor ``exp(a_h)`` for each head, and a signal be the key times
-    a learned number for each channel instead of a map: see `Signal`.
+    be of low rank, a distance ``far`` have a learned factor ``exp(a_h)`` for each head, a signal be the key times a
+    learned number for each channel instead of a map, or a map of the values of all kv heads: see `Signal`.
 
     Args:
         specs: the mechanism's signals. width: of what is projected. heads, kv_heads, head_dim, value_dim: of its call.
@@ -50,7 +50,12 @@ class Signals(nn.Module):
             if spec.of == "key":
                 self.factors[name] = nn.Parameter(torch.ones(rows, size))
                 continue
-            affine = Affine(width, rows * size, inner_size(spec.rank, hidden or width, value_dim), spec.inner)
+            affine = Affine(
+                kv_heads * value_dim if spec.of == "value" else width,
+                rows * size,
+                inner_size(spec.rank, hidden or width, value_dim),
+                spec.inner,
+            )
             with torch.no_grad():
                 affine.bias.copy_(initial_bias(spec, rows, size))
                 if spec.steady:
@@ -60,11 +65,17 @@ class Signals(nn.Module):
                 self.rates[name] = nn.Parameter(torch.zeros(rows))
 
     def forward(
-        self, x: Tensor, context: Tensor, apart_from: Mapping[str, Tensor] = {}, k: Tensor | None = None
+        self,
+        x: Tensor,
+        context: Tensor,
+        apart_from: Mapping[str, Tensor] = {},
+        k: Tensor | None = None,
+        v: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Each signal ``(b, h or g or 1, tokens, *size)``, of the queries' ``x`` or of the keys' ``context``.
 
-        ``apart_from`` holds the hidden states of signals that are made of others, ``k (b, g, m, d)`` the keys.
+        ``apart_from`` holds the hidden states of signals that are made of others, ``k (b, g, m, d)`` the keys, ``v (b,
+        g, m, e)`` the values.
         """
         found = {}
         for name, spec in self.specs.items():
@@ -72,7 +83,8 @@ class Signals(nn.Module):
                 assert k is not None
                 found[name] = repeat_heads(k, self.rows[name]) * self.factors[name][:, None]
                 continue
-            source = apart_from.get(name, x if spec.side == "query" else context)
+            own = merge_heads(v) if spec.of == "value" and v is not None else context
+            source = apart_from.get(name, x if spec.side == "query" else own)
             flat = split_heads(self.maps[name](source), self.rows[name])
             flat = flat if self.sizes[name] else flat[..., 0]
             found[name] = activate(flat, spec, self.rates[name] if spec.rate else None)
@@ -98,6 +110,8 @@ def activate(x: Tensor, spec: Signal, rate: Tensor | None = None) -> Tensor:
     """Any numbers ``(b, h, tokens, …)`` brought into the signal's range, its distance times ``exp(rate) (h,)``."""
     if ranged(spec):
         return spec.low + (spec.high - spec.low) * torch.sigmoid(x)
+    if spec.form == "grown" and rate is not None:
+        return (rate.view(-1, *[1] * (x.dim() - 2)) * F.softplus(x)).exp()
     if not (math.isfinite(spec.low) or math.isfinite(spec.high)):
         return x
     far = spec.scale * {"exp": torch.exp, "sigmoid": torch.sigmoid}.get(spec.form or "", F.softplus)(x)

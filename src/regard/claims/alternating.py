@@ -46,7 +46,7 @@ def absorbed_groups() -> dict[str, float]:
 def cached() -> dict[str, float]:
     """Bytes of the state after 8,192 tokens over those of native sparse attention, 16 heads over 4, as many layers."""
     own = alternating_nsa(64, 256, 4, heads=16, groups=4, rank=16, plain=16, rotary=0, inner=8, seed=0)
-    nsa = LM(Config(64, 256, "nsa*4", heads=16, kv_heads=4, inner=8), 0)
+    nsa = LM(Config(64, 256, "mean_nsa*4", heads=16, kv_heads=4, inner=8), 0)
     return {"share": own.state_bytes(8192) / nsa.state_bytes(8192)}
 
 
@@ -61,7 +61,7 @@ def needle(kind: str, seed: int, steps: int) -> dict[str, float]:
     """The share of 4 pairs that four layers recall after 8 windows of 16 tokens, blocks of 8, three of them chosen."""
     task = AssociativeRecall(4, 32)
     if kind == "nsa":
-        layers = f"nsa(block=8, budget=4, window={WINDOW})*4"
+        layers = f"mean_nsa(block=8, budget=4, window={WINDOW})*4"
         model = LM(Config(32, 64, layers, heads=4, kv_heads=2, inner=64), seed)
     else:
         model = alternating_nsa(32, 64, 4, 4, 2, 16, 16, 8, WINDOW, 8, 4, 64, seed)

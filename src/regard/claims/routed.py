@@ -18,6 +18,7 @@ from regard.core.mechanism import Mechanism
 from regard.mechanisms.scored.softmax import Softmax
 from regard.mechanisms.sparse.dynamic_mask import DynamicMask
 from regard.mechanisms.sparse.hip import HierarchicallyPruned
+from regard.mechanisms.sparse.learned_nsa import LearnedNativeSparse
 from regard.mechanisms.sparse.moba import MoBA
 from regard.mechanisms.sparse.mosa import ExpertChoice
 from regard.mechanisms.sparse.nsa import NativeSparse
@@ -152,6 +153,29 @@ def native_is_faster(found: Figures) -> Finding:
     """It takes less time than dense attention."""
     ratio = found.one("dense") / found.one("routed")
     return Finding.of(f"{ratio:.2f} times as fast as dense attention at 16k tokens", ratio > 1)
+
+
+@measured(tokens=(16384, 32768))
+def learned_native(tokens: int) -> dict[str, float]:
+    """As `native`, compressed blocks learned and keys and values of each branch."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(1, 8, tokens, 64, generator=generator)
+    k, v = torch.randn(2, 1, 2, tokens, 64, generator=generator)
+    sparse = LearnedNativeSparse(64)
+    signals = {name: torch.rand(1, 8, tokens, generator=generator) for name in NativeSparse.signals}
+    signals |= {name: torch.randn(1, 2, tokens, 64, generator=generator) for name in sparse.signals if "_" in name}
+    causal, dense = Layout(causal=True), Softmax()
+    with torch.no_grad():
+        plain = seconds(lambda: dense(q, k, v, causal), 1)
+        routed = seconds(lambda: sparse(q, k, v, causal, **signals), 1)
+    return {"dense": plain, "routed": routed}
+
+
+def learned_is_faster(found: Figures) -> Finding:
+    """It takes less time than dense attention at 32k tokens."""
+    ratios = {n: found.one("dense", tokens=n) / found.one("routed", tokens=n) for n in (16384, 32768)}
+    told = " and ".join(f"{ratio:.2f} times as fast at {n:,} tokens" for n, ratio in ratios.items())
+    return Finding.of(told, ratios[32768] > 1)
 
 
 @measured(keep=[64], seed=range(3))

@@ -9,7 +9,8 @@ from regard.core.errors import wrong
 
 Rank = int | Literal["value", "sixteenth"]
 """Inner size of a map of low rank: a number, the size of a head's values, or a sixteenth of the hidden state's."""
-Activation = Literal["silu", "sigmoid", "tanh"]
+Activation = Literal["silu", "sigmoid", "tanh", "rms"]
+"""What stands between two maps of low rank; "rms" is the RMS norm, whose scales are in the second map."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Shift:
 class LayerSpec:
     """What the block around a mechanism does to q, k, v and the output, as its paper has it.
 
-    In this order: token shift, projection, convolution, activation, unit length, rotary positions; the mechanism; skip,
-    norm, bonus, gate (or gate, then norm).
+    In this order: token shift, projection, convolution, activation, blend, values of the first layer, norm of q and k,
+    unit length, rotary positions; the mechanism; skip, norm, bonus, gate (or gate, then norm).
 
     Args:
         rotary: q and k are turned by their positions (RoPE); False where the mechanism knows order by itself.
@@ -76,6 +77,11 @@ class LayerSpec:
         bias: whether the convolution has one. shift: how a token's past one is mixed in, None for not at all.
         skip: the output gets each head's own value, times a learned number (D x).
         bonus: the normed output gets the token's own value, weighed by ``q · (u ⊙ k)`` with learned u.
+        values: rank of the map σ(x W₁ W₂ + b) by which the values of every layer but the first of its kind are mixed
+            with those of the first, ``v + (v₁ − v) ⊙ σ``; None for values of each layer alone.
+        blend: keys and values are mixed with those of the token before, ``a z_{t−1} + (1 − a) z_t``, a = σ(x w) for
+            each kv head, keys and values having w of their own.
+        scored: RMS norm of queries and keys, each with scales of its own, None for none.
 
     Raises:
         ValueError: what does not go together.
@@ -93,12 +99,19 @@ class LayerSpec:
     shift: Shift | None = None
     skip: bool = False
     bonus: bool = False
+    values: Rank | None = None
+    blend: bool = False
+    scored: Norm | None = None
 
     def __post_init__(self) -> None:
         if self.bias and not self.convolution:
             raise wrong("bias", "True", "False where nothing is convolved")
         if self.shift is not None and (self.convolution or self.projection != "grouped"):
             raise wrong("shift", str(self.shift), "None with a convolution, or a projection that is not grouped")
+        if self.values is not None and (self.convolution or self.projection != "grouped"):
+            raise wrong("values", str(self.values), "None with a convolution, or a projection that is not grouped")
+        if self.blend and (self.convolution or self.projection != "grouped"):
+            raise wrong("blend", "True", "False with a convolution, or a projection that is not grouped")
         if self.gated is not None and self.gated.before_norm and self.normed is None:
             raise wrong("gate.before_norm", "True", "False where there is no norm")
 

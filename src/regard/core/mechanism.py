@@ -53,8 +53,10 @@ class Signal:
         hard: it acts through a threshold, and its gradient is a straight-through estimate.
         rank, inner: of the map that makes it of hidden states, ``inner(x W₁) W₂ + b``; None for ``x W + b``.
         form: of its distance from its upper bound, or from the lower one where that is all, times ``scale``; None for
-            "softplus", or between two bounds a sigmoid over all of the range. rate: a learned factor besides, exp(a_h)
-            for each head. of: "key" for the key itself, times a learned number for each channel.
+            "softplus", or between two bounds a sigmoid over all of the range; "grown" for exp(a_h softplus(·)), which
+            has the rate. rate: a learned factor besides, exp(a_h) for each head, or the a_h of "grown", zero at first.
+            of: "key" for the key itself, times a learned number for each channel; "value" for a map of the values of
+            all kv heads instead of the hidden state.
     """
 
     meaning: str
@@ -68,10 +70,10 @@ class Signal:
     hard: bool = False
     rank: Rank | None = None
     inner: Activation | None = None
-    form: Literal["softplus", "exp", "sigmoid"] | None = None
+    form: Literal["softplus", "exp", "sigmoid", "grown"] | None = None
     scale: float = 1.0
     rate: bool = False
-    of: Literal["hidden", "key"] = "hidden"
+    of: Literal["hidden", "key", "value"] = "hidden"
 
     def rows(self, heads: int, kv_heads: int) -> int:
         """How many heads it has in a call of so many."""

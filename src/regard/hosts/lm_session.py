@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -42,7 +43,7 @@ class LMSession(Session):
         ]
         texts = [str(layer.mechanism) for layer in parse_layers(self.model.config.layers)]
         for index, (block, text) in enumerate(zip(self.model.layers, texts, strict=True)):
-            self.handles.append(block.attention.register_forward_pre_hook(self.before(index, text)))
+            self.handles.append(block.attention.register_forward_pre_hook(self.before(index, text), with_kwargs=True))
         self.model.extend = refuse
 
     def remove(self) -> None:
@@ -58,13 +59,14 @@ class LMSession(Session):
         self.sequence += 1
         self.tokens = Tokens(ids)
 
-    def before(self, index: int, text: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def before(self, index: int, text: str) -> Callable[..., None]:
         """The hook before a layer's attention."""
 
         @torch.no_grad()
-        def show(layer: Any, arguments: tuple[Any, ...]) -> None:
+        def show(layer: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
             x, layout = arguments
-            q, k, v, signals = layer.inputs(x, layout)
+            told = {name: copy.copy(value) for name, value in named.items()}
+            q, k, v, signals = layer.inputs(x, layout, **told)
             linear = layer.mechanism.traits.linear
             source = ImplicitAttention(layer.mechanism, q, k, layout, signals, None if linear else v)
             self.implied(f"blocks.{index}.attention", text, source, self.tokens, self.sequence)

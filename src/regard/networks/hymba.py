@@ -45,7 +45,8 @@ class ParallelHeads(nn.Module):
     """``y = (norm(attention) + norm'(state space)) / 2 · W`` of the same x.
 
     Attention is causal, whole or within a window beside the meta tokens, over keys of its own or over those of the
-    layer before; the state space is Mamba's, of as many channels. The norms are RMS, whose scales weigh the two.
+    layer before; the state space is Mamba's, of as many channels, its step, B and C normed. All of them read x through
+    matrices that side by side are the one of the paper. The norms are RMS, whose scales weigh the two.
 
     Args:
         config: the sizes. window: tokens that attention sees, None for all. meta: how many first tokens it sees anyway.
@@ -62,8 +63,8 @@ class ParallelHeads(nn.Module):
         self.mechanism: Mechanism = Softmax() if window is None else SlidingWindow(window, meta)
         turned = self.head_dim - self.head_dim % 2
         self.rotary = None if config.rotary_base is None else Rotary(turned, config.rotary_base)
-        sizes = Config(1, config.width, "mamba", self.heads, None, 16, self.head_dim)
-        self.space = sizes.attention("mamba")
+        sizes = Config(1, config.width, "mamba(normed=True)", self.heads, None, 16, self.head_dim)
+        self.space = sizes.attention("mamba(normed=True)")
         self.space.projection.out = cast(Any, nn.Identity())
         self.norms = nn.ModuleList(nn.RMSNorm(inner, config.eps) for _ in range(2))
         self.out = nn.Linear(inner, config.width, bias=False)
@@ -163,7 +164,6 @@ class HymbaBlock(nn.Module):
     arxiv="2411.13676",
     year=2024,
     fidelity="hand values",
-    missing="norms of the step, B and C inside of the state-space heads; one input projection for both kinds of heads",
     claim=(
         Claim(
             "recalls at least 20 points more than state-space heads alone",

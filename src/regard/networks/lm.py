@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from regard.blocks.attention import Attention, AttentionState
+from regard.blocks.attention import Attention, AttentionState, Handed
 from regard.blocks.block import Block
 from regard.core.atlas import find
 from regard.core.build import build_text, instantiate
@@ -110,7 +110,8 @@ class Config:
             projection = as_hosted(kind, self.width, sizes["heads"], self.kv_heads or 1, d, sizes["value_dim"])
         turned = projection.turned // mechanism.layer.parts
         rotary = None if self.rotary_base is None else Rotary(turned - turned % 2, self.rotary_base)
-        return Attention(mechanism, projection, rotary)
+        earlier = [each.mechanism.name for each in parse_layers(self.layers)[:index]]
+        return Attention(mechanism, projection, rotary, layer.mechanism.name in earlier)
 
     def projected(self, spec: Spec) -> Projection:
         """One layer's projection, its sizes those of the configuration where its text does not give them."""
@@ -191,8 +192,9 @@ class LM(Network):
     def forward(self, ids: Tensor, key_mask: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
         """Logits of each next token; ``key_mask (b, n)`` False marks padding, ``segments (b, n)`` packed documents."""
         layout, x = Layout(causal=True, key_mask=key_mask, segments=segments), self.embed(ids)
+        handed = Handed()
         for block in self.layers:
-            x = block(x, layout)
+            x = block(x, layout, **told(block, handed))
         return self.read(x)
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -222,9 +224,9 @@ class LM(Network):
     def extend(self, ids: Tensor, state: LMState, key_mask: Tensor | None = None) -> tuple[Tensor, LMState]:
         """``(logits of the new tokens, the state after them)``; ``key_mask (b, n)`` marks the real ones."""
         _, seen = count_new(state, key_mask, ids.shape[1], ids.shape[0])
-        x, layers = self.embed(ids), []
+        x, layers, handed = self.embed(ids), [], Handed()
         for block, layer in zip(self.layers, state.layers, strict=True):
-            x, layer = block.extend(x, layer, key_mask)
+            x, layer = block.extend(x, layer, key_mask, **told(block, handed))
             layers.append(layer)
         return self.read(x), LMState(seen, tuple(layers))
 
@@ -314,6 +316,11 @@ class LM(Network):
             raise wrong("folder", f"{folder}, whose weights differ in {strange}", "weights of the model in config.json")
         model.load_state_dict(weights)
         return model.eval()
+
+
+def told(block: Any, handed: Handed) -> dict[str, Handed]:
+    """What a block is told of the layers before it: nothing where its attention takes and hands on nothing."""
+    return {"handed": handed} if getattr(block.attention, "hands", False) else {}
 
 
 def text_sample(label: str, model: LM) -> Sample:

@@ -212,21 +212,24 @@ class Neighborhood(OnGrid):
 
 
 class Tiles(OnGrid, Groups):
-    """The query's own box of ``tile`` cells."""
+    """The query's own box of ``tile`` cells; the first ones of each axis are ``shift`` cells long where that is not
+    0."""
 
     ordered = False
 
-    def __init__(self, grid: Sizes, tile: Sizes) -> None:
+    def __init__(self, grid: Sizes, tile: Sizes, shift: Sizes = 0) -> None:
         super().__init__(grid)
         self.tile = on_axes("tile", tile, len(self.sizes))
+        self.shift = on_axes("shift", shift, len(self.sizes), 0)
 
     def __repr__(self) -> str:
-        return f"Tiles({self.sizes}, {self.tile})"
+        return f"Tiles({self.sizes}, {self.tile}{f', {self.shift}' if any(self.shift) else ''})"
 
     def group(self, tokens: Tensor, m: int) -> Tensor:
-        found = torch.zeros_like(tokens)
-        for place, size, side in zip(coordinates(tokens, self.sizes), self.sizes, self.tile, strict=True):
-            found = found * -(-size // side) + place // side
+        found, places = torch.zeros_like(tokens), coordinates(tokens, self.sizes)
+        for place, size, side, shift in zip(places, self.sizes, self.tile, self.shift, strict=True):
+            before = -shift % side
+            found = found * -(-(size + before) // side) + (place + before) // side
         return found
 
 

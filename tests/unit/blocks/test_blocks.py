@@ -17,6 +17,7 @@ from regard.core.layer import Gate, Norm, Shift
 from regard.core.layout import Layout
 from regard.core.mechanism import LayerSpec, Signal
 from regard.projections.base import Grouped
+from regard.projections.gates import Gates
 from regard.projections.rotary import Rotary
 from regard.projections.selective import MultiValue, Selective, as_hosted
 
@@ -235,3 +236,32 @@ def test_a_mechanism_that_does_not_group_is_refused_by_name():
     mechanism.traits = replace(mechanism.traits, grouped=False)
     with pytest.raises(ValueError, match="kv_heads: got 2, want the 4 heads: Softmax does not group"):
         Attention(mechanism, Grouped(13, 4, 2, 6, 5))
+
+
+def test_a_gate_of_each_element_is_the_projection_that_gates_behind_attention():
+    x, layout = normal(2, 11, 12), Layout(causal=True)
+    own = Attention(regard.build("gated", each=True), Grouped(12, 4, 2, 3, 5)).double()
+    other = Attention(regard.build("softmax"), Gates(12, 4, 2, 3, 5, "heads")).double()
+    weights = {name: value for name, value in own.state_dict().items() if not name.startswith("output.")}
+    other.load_state_dict(weights | {"projection.gate.weight": own.state_dict()["output.gate.weight"]})
+    torch.testing.assert_close(own(x, layout), other(x, layout), **CLOSE)
+
+
+def test_keys_and_values_are_blended_by_hand():
+    """Shares of one half: each key and value is the mean with that before it, the first half of itself."""
+    layer = hosted(LayerSpec(rotary=False, blend=True))
+    with torch.no_grad():
+        layer.blend.weight.zero_()
+    plain = hosted(LayerSpec(rotary=False))
+    plain.load_state_dict(layer.state_dict(), strict=False)
+    x = normal(2, 5, 13)
+    (_, k, v, _), (_, k_plain, v_plain, _) = (each.inputs(x, Layout(causal=True)) for each in (layer, plain))
+    for got, alone in ((k, k_plain), (v, v_plain)):
+        past = torch.nn.functional.pad(alone[:, :, :-1], (0, 0, 1, 0))
+        torch.testing.assert_close(got, (alone + past) / 2, **CLOSE)
+
+
+def test_a_later_layer_wants_the_values_of_the_first():
+    layer = Attention(regard.build("rwkv7", heads=2, head_dim=3), Grouped(6, 2, 2, 3, 3), later=True)
+    with pytest.raises(TypeError, match="values"):
+        layer(torch.randn(1, 3, 6), Layout(causal=True))

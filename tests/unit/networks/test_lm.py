@@ -22,12 +22,17 @@ SMALL = {
     "aha": "aha(of='window(size=3)')",
     "delta": "delta(of='window(size=3)', gamma=4)",
 } | {
-    "nsa": "nsa(block=4, budget=4, window=5)",
+    "nsa": "nsa(block=4, budget=4, window=5, length=4, stride=2)",
+    "mean_nsa": "mean_nsa(block=4, budget=4, window=5)",
     "global_nsa": "global_nsa(block=4, budget=4)",
     "routing_transformer": "routing_transformer(clusters=2)",
 }
-UNTAUGHT = {"flux": ("mechanism.features.", "mechanism.router.")}
-"""Parts that a language model's own loss does not teach: what they decide is no function of theirs with a slope."""
+UNTAUGHT = {
+    "flux": ("mechanism.features.", "mechanism.router."),
+    "dynamic_mask": ("signals.maps.score.",),
+}
+"""Parts that a language model's own loss does not teach: what they decide is no function of theirs with a slope, or
+has none before what it is multiplied by has moved from zero."""
 
 
 def hostable() -> list[str]:
@@ -67,7 +72,7 @@ def test_every_parameter_learns(name):
     assert not [label for label in still if not any(part in label for part in UNTAUGHT.get(name, ()))]
 
 
-@pytest.mark.parametrize("layers", ["softmax, window(size=5)", "lightning, softmax"])
+@pytest.mark.parametrize("layers", ["softmax, window(size=5)", "lightning, softmax", "forgetting(pro=True)*2"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_on_either_side_changes_nothing(layers, side):
     lm, ids = model(layers), tokens(3, 17)

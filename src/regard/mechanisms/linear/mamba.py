@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
+from regard.core.layer import Norm
 from regard.core.mechanism import Example, LayerSpec, Signal, check_sizes
 from regard.mechanisms.linear.selective import STEPS, Selective
 
@@ -43,7 +45,8 @@ class SelectiveScan(Selective):
     SiLU, Δ (of low rank), B and C of what these give, skip D x and gate are its host's.
 
     Args:
-        heads: of q. head_dim: d, the state dimensions.
+        heads: of q. head_dim: d, the state dimensions. normed: whether its host norms what Δ is made of, B and C (RMS),
+            as Jamba and Hymba do.
 
     Raises:
         ValueError: q has other heads or another d.
@@ -51,14 +54,19 @@ class SelectiveScan(Selective):
     Paper: Gu and Dao, arXiv 2312.00752; A starts at −1 … −d as there.
     """
 
-    signals: ClassVar = {"step": Signal("Δ, how much of the token is taken in", low=0, start=STEPS, rank="sixteenth")}
+    signals: Mapping[str, Signal] = MappingProxyType(
+        {"step": Signal("Δ, how much of the token is taken in", low=0, start=STEPS, rank="sixteenth")}
+    )
     layer = LayerSpec(
         rotary=False, convolution=4, bias=True, activation="silu", skip=True, gate="silu", projection="selective"
     )
     by_channel = True
 
-    def __init__(self, heads: int = 4, head_dim: int = 16) -> None:
+    def __init__(self, heads: int = 4, head_dim: int = 16, normed: bool = False) -> None:
         super().__init__()
+        if normed:
+            self.signals = {"step": replace(self.signals["step"], inner="rms")}
+            self.layer = replace(self.layer, scored=Norm())
         if min(heads, head_dim) < 1:
             raise wrong("heads, head_dim", f"{heads}, {head_dim}", "at least 1 each")
         self.log_rate = nn.Parameter(torch.arange(1.0, head_dim + 1).log().repeat(heads, 1))

@@ -28,7 +28,6 @@ LEAST = -60.0  # what is taken away is read before the decay, as e^60 times what
     arxiv="2503.14456",
     year=2025,
     aliases=("goose", "generalized_delta_rule"),
-    missing="the mixture of each layer's values with the first layer's",
     fidelity="third-party code",
     claim=(
         Claim(
@@ -52,7 +51,7 @@ class RWKV7(Recurrent):
     w, κ and a are given by the signals ``log_decay``, ``removed`` and ``rate``, each ``(b, h, m, d)``; α is the
     parameter ``gain (h, d)``. In a block w keeps at least exp(−0.61), and κ is the key times a learned number for each
     channel. Token shift, group norm, the bonus of the token itself, which follows the norm, and the gate of low rank
-    are its host's. The mixture of each layer's values with the first layer's is no part of one layer.
+    are its host's, and so is the mixture of each later layer's values with those of the first.
 
     Args:
         heads, head_dim: of q.
@@ -84,6 +83,7 @@ class RWKV7(Recurrent):
         norm=Norm(centred=True, each=True, eps=64e-5),
         bonus=True,
         gate=Gate(None, rank=128, inner="sigmoid"),
+        values=32,
     )
     by_channel = True
     kind = "removal"

@@ -7,12 +7,18 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
+from regard.core.layer import Norm
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, LayerSpec, Traits
 from regard.kernels.tiled import Dot
 from regard.mechanisms.scored.base import Scored
 from regard.mechanisms.scored.parts.biases import Forget
 from regard.mechanisms.scored.parts.tile_scores import Biased
+
+PRO = LayerSpec(
+    rotary=False, blend=True, scored=Norm(each=True, eps=1e-5), norm=Norm(each=True, eps=1e-6), gate="sigmoid"
+)
+"""Around the "Pro" layer's attention."""
 
 
 @published(
@@ -22,8 +28,7 @@ from regard.mechanisms.scored.parts.tile_scores import Biased
     arxiv="2503.02130",
     year=2025,
     aliases=("fox", "forgetting_attention", "forget_gate"),
-    fidelity="third-party code",
-    missing='the norms, output gate and shifts of its "Pro" layer',
+    fidelity="authors' code",
     claim=(
         Claim(
             "gates at one are softmax attention, a gate at zero hides all that came before it",
@@ -52,13 +57,21 @@ class Forgetting(Scored):
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h; causal.
     Cost: 2 (d + e) FLOPs for each score of the tiles; memory O(n + m). State: all keys, values and gates.
 
-    Paper: Lin et al., arXiv 2503.02130, its "LLaMA" layer; that of "Pro" adds norms, an output gate and shifts of k
-    and v. A gate below exp(−2048) counts as shut that far.
+    Args:
+        pro: whether the layer around it is the paper's "Pro": keys and values are blended with those of the token
+            before, queries and keys normed, and so is the output, behind which stands a sigmoid gate; else "LLaMA".
+
+    Paper: Lin et al., arXiv 2503.02130. A gate below exp(−2048) counts as shut that far.
     """
 
     traits = Traits(bidirectional=False, cross=False, masked=True, biased=True, rows="one", sign="nonnegative")
     signals = Forget.signals
     layer = LayerSpec(rotary=False)
+
+    def __init__(self, pro: bool = False) -> None:
+        super().__init__()
+        if pro:
+            self.layer = PRO
 
     def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Biased:
         return Biased(Dot(q.shape[-1] ** -0.5), Forget().at(q, m, layout, **signals))

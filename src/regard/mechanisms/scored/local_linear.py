@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +17,8 @@ from regard.core.layout import Layout
 from regard.core.mechanism import Example, Traits, accumulate_dtype, masked_softmax, repeat_heads
 from regard.mechanisms.cached import Cached
 
+STEPS = 4
+"""Steps of conjugate gradients at most, over the channels of a key: as many as channels end at rounding alone."""
 ROWS = 64
 """Queries whose covariances of keys are held at a time."""
 
@@ -28,7 +32,6 @@ ROWS = 64
     year=2025,
     aliases=("lla",),
     fidelity="hand values",
-    missing="FlashLLA's conjugate gradients: the systems are solved directly",
     claim=(
         Claim(
             "returns values that are affine in the keys, which softmax attention does not",
@@ -59,22 +62,32 @@ class LocalLinear(Cached):
     rows sum to one.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h.
-    Cost: 2 (d² + 3 d + e) FLOPs for each pair, d³ for each query; memory of 64 queries. State: all keys and values.
+    Cost: 2 (d² + 3 d + e) FLOPs for each pair, d³ for each query; memory of 64 queries. By conjugate gradients 4 d
+    FLOPs for each pair and step in the place of d² and d³, and no d × d of any query is formed. State: all keys and
+    values.
 
     Args:
         ridge: λ > 0, against covariances that are singular, as with fewer keys than channels. temperature: h, None for
-            √d.
+            √d. solver: "direct", or "cg" for conjugate gradients, which end when every residual is at rounding, after
+            4 d steps at the latest; their gradients solve the same systems once more.
 
     Raises:
-        ValueError: a ridge or temperature that is not positive.
+        ValueError: a ridge or temperature that is not positive, another solver.
 
     Paper: Zuo et al., arXiv 2510.01450. There λ is beside unnormalised weights; here p sums to one.
     """
 
     traits = Traits(masked=True, rows="one", equivariant=True)
 
-    def __init__(self, ridge: float = 0.01, temperature: float | None = None) -> None:
+    def __init__(
+        self, ridge: float = 0.01, temperature: float | None = None, solver: Literal["direct", "cg"] = "direct"
+    ) -> None:
         super().__init__()
+        if solver not in ("direct", "cg"):
+            raise wrong("solver", repr(solver), "'direct' or 'cg'")
+        self.solver = solver
+        if solver == "cg":
+            self.traits = replace(self.traits, flops="at most")
         for name, number in (("ridge", ridge), ("temperature", temperature)):
             if number is not None and not number > 0:
                 raise wrong(name, str(number), "above 0")
@@ -115,6 +128,9 @@ class LocalLinear(Cached):
         """Some queries over the keys that they may see, under a mask."""
         shares = self.shares(q, k, allowed)
         mean = shares @ k
+        if self.solver == "cg":
+            slope = cast(Any, Solved.apply)(shares, k, mean - q, self.ridge)
+            return (shares * (1 - slope @ k.mT + (slope * mean).sum(-1, keepdim=True))) @ v
         second = (shares[..., None, :] * k.mT[:, :, None]) @ k[:, :, None]
         eye = torch.eye(q.shape[-1], dtype=q.dtype, device=q.device)
         held = shares.sum(-1)[..., None, None]  # 0 in rows that see nothing, else 1
@@ -127,7 +143,8 @@ class LocalLinear(Cached):
         for start in range(0, n, ROWS):
             stop = min(start + ROWS, n)
             cells += (stop - start) * (min(max(stop + m - n, 0), m) if layout.causal else m)
-        flops = 2 * cells * (d * d + 3 * d + shape.values)
+        each = d * d + 3 * d if self.solver == "direct" else (3 + 2 * (STEPS * d + 1)) * d
+        flops = 2 * cells * (each + shape.values)
         return Cost(shape.batch * shape.heads * flops, shape.io_bytes, shape.cache_bytes)
 
     @classmethod
@@ -135,4 +152,52 @@ class LocalLinear(Cached):
         return [
             Example("plain", cls(), longest=127),
             Example("grouped, a wide ridge", cls(0.3, 2.0), heads=4, kv_heads=2, longest=127),
+            Example("by conjugate gradients", cls(solver="cg"), longest=127),
         ]
+
+
+class Solved(torch.autograd.Function):
+    """The x of ``(C_i + λ I) x_i = b_i``, C_i the covariance of keys under shares; backward solves for the gradient."""
+
+    @staticmethod
+    def forward(ctx, shares, k, b, ridge):
+        x = conjugate_gradients(shares, k, b, ridge)
+        ctx.save_for_backward(shares, k, x)
+        ctx.ridge = ridge
+        return x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        shares, k, x = ctx.saved_tensors
+        y = conjugate_gradients(shares, k, grad, ctx.ridge)
+        with torch.enable_grad():
+            leaves = shares.detach().requires_grad_(), k.detach().requires_grad_()
+            loss = -(y * covaried(*leaves, x, ctx.ridge)).sum()
+            slopes = torch.autograd.grad(loss, leaves)
+        return *slopes, y, None
+
+
+def covaried(shares: Tensor, k: Tensor, x: Tensor, ridge: float) -> Tensor:
+    """``(C_i + λ I) x_i``, ``(b, h, n, d)``, without C: products with keys, weighed by shares less their mean."""
+    along = x @ k.mT
+    centre = (shares * along).sum(-1, keepdim=True)
+    return (shares * (along - centre)) @ k + ridge * x
+
+
+def conjugate_gradients(shares: Tensor, k: Tensor, b: Tensor, ridge: float) -> Tensor:
+    """The x of ``(C_i + λ I) x_i = b_i`` of all queries at once, each of whose steps are its own."""
+    x, left = torch.zeros_like(b), b
+    way, size = left, left.square().sum(-1, keepdim=True)
+    least = size * torch.finfo(b.dtype).eps ** 2
+    for _ in range(STEPS * b.shape[-1]):
+        going = size > least
+        if not going.any():
+            break
+        turned = covaried(shares, k, way, ridge)
+        step = torch.where(going, size / torch.where(going, (way * turned).sum(-1, keepdim=True), 1), 0)
+        x, left = x + step * way, left - step * turned
+        new = left.square().sum(-1, keepdim=True)
+        way = left + torch.where(going, new / torch.where(going, size, 1), 0) * way
+        size = new
+    return x

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from types import MappingProxyType
 
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
+from regard.core.layer import LayerSpec
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Signal, Traits
 from regard.kernels import dense
@@ -25,7 +26,6 @@ from regard.mechanisms.scored.softmax import Softmax
     year=2025,
     aliases=("gated_attention", "headwise_gate"),
     fidelity="hand values",
-    missing="gates of every element and at other places, which are the projection `gates`",
     claim=Claim(
         "a sigmoid gate after attention: at one it is softmax attention, at zero a head is silent",
         cells="scored.of_gated",
@@ -38,24 +38,48 @@ class GatedSoftmax(Softmax):
         A_ij = γ_i softmax_j(q_i · k_j / √d)
 
     γ in (0, 1) is the signal ``gate (b, h, n)``, projected from the hidden state: the paper's gate after attention, one
-    for each head. Its gate for each element is what a host does with ``LayerSpec(gate="sigmoid")``.
+    for each head. Gates of ``each`` element, ``o_i ⊙ σ(x_i W)``, are its host's, as they make no A of their own. At the
+    paper's other places, of queries, keys, values and the layer's output, they are the projection `gates`.
+
+    Args:
+        scale, softcap, sink_heads: as of `Softmax`. each: whether every element of a head's output has a gate instead.
 
     Paper: Qiu et al., arXiv 2505.06708.
     """
 
     traits = replace(Softmax.traits, rows="at most one")
-    signals: ClassVar = {"gate": Signal("how far the head is open", side="query", low=0, high=1)}
+    signals: Mapping[str, Signal] = MappingProxyType(
+        {"gate": Signal("how far the head is open", side="query", low=0, high=1)}
+    )
+
+    def __init__(
+        self,
+        scale: float | None = None,
+        softcap: float | None = None,
+        sink_heads: int | None = None,
+        each: bool = False,
+    ) -> None:
+        super().__init__(scale, softcap, sink_heads)
+        self.each = each
+        if each:
+            rows = "one" if sink_heads is None else "at most one"
+            self.signals, self.traits, self.layer = {}, replace(self.traits, rows=rows), LayerSpec(gate="sigmoid")
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         plain = super().weights(q, k, layout, **signals)
-        return plain * signals["gate"][..., None].to(plain.dtype)
+        return plain if self.each else plain * signals["gate"][..., None].to(plain.dtype)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
-        return super().forward(q, k, v, layout, **signals) * signals["gate"][..., None].to(v.dtype)
+        out = super().forward(q, k, v, layout, **signals)
+        return out if self.each else out * signals["gate"][..., None].to(v.dtype)
 
     @classmethod
     def examples(cls) -> Sequence[Example]:
-        return [Example("plain", cls(), heads=3, kv_heads=3), Example("grouped", cls(), heads=4, kv_heads=2)]
+        return [
+            Example("plain", cls(), heads=3, kv_heads=3),
+            Example("grouped", cls(), heads=4, kv_heads=2),
+            Example("each element, by the host", cls(each=True)),
+        ]
 
 
 @published(

@@ -13,6 +13,7 @@ from torch import Tensor
 from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
+from regard.core.layer import LayerSpec, Norm
 from regard.core.layout import Layout
 from regard.core.mechanism import (
     Example,
@@ -54,8 +55,6 @@ class Best(State):
     arxiv="2508.02124",
     year=2025,
     aliases=("dma", "dynamic_mask_attention", "doge"),
-    missing="the score is a signal, projected from the hidden state: the paper's is exp(a · softplus(W v)) of the "
-    "values of all kv heads",
     fidelity="third-party code",
     claim=Claim(
         text="decoding from a cache of w keys is exact, and its state stops growing",
@@ -80,13 +79,24 @@ class DynamicMask(Mechanism):
     Raises:
         ValueError: w below one.
 
-    Paper: Shi et al., arXiv 2508.02124; w 2,048. The Doge model of Transformers has it so, its scores kept within
-    exp(a · softplus(·)), which are all one at first.
+    In a block δ is ``exp(a softplus(W v))`` of the values of all kv heads, with a for each, zero at first, so that all
+    scores are one and T a window; queries and keys are normed there.
+
+    Paper: Shi et al., arXiv 2508.02124; w 2,048. As the Doge model of Transformers has it.
     """
 
     signals = MappingProxyType(
-        {"score": Signal("the larger, the longer the key stays, and the more attention it gets", heads="kv_heads")}
+        {
+            "score": Signal(
+                "the larger, the longer the key stays, and the more attention it gets",
+                heads="kv_heads",
+                form="grown",
+                rate=True,
+                of="value",
+            )
+        }
     )
+    layer = LayerSpec(scored=Norm())
     traits = Traits(
         bidirectional=False,
         cross=False,

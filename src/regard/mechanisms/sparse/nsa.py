@@ -1,4 +1,4 @@
-"""Native sparse attention: compressed blocks, the best of these in full, and a window, mixed by gates."""
+"""Native sparse attention over mean keys: compressed blocks, the best in full, and a window, mixed by gates."""
 
 from __future__ import annotations
 
@@ -53,15 +53,13 @@ def complete(rows: Rows, blocks: int) -> Tensor:
 
 
 @published(
-    "nsa",
+    "mean_nsa",
     family="sparse",
     title="Native Sparse Attention: Hardware-Aligned and Natively Trainable Sparse Attention",
     arxiv="2502.11089",
     year=2025,
-    aliases=("native_sparse_attention",),
+    aliases=("pooled_native_sparse",),
     fidelity="third-party code",
-    missing="blocks are compressed by their mean, as flash-linear-attention has it: the paper learns the compression, "
-    "of overlapping blocks that are smaller than the selected ones, and gives each branch keys and values of its own",
     claim=Claim(
         text="its layer is faster than dense attention at 16k tokens on a CPU",
         cells="routed.native",
@@ -88,7 +86,8 @@ class NativeSparse(Routed):
     Raises:
         ValueError: a block or window below one, a budget below the three forced blocks.
 
-    Paper: Yuan et al., arXiv 2502.11089: blocks of 64, 16 of them, a window of 512.
+    Paper: Yuan et al., arXiv 2502.11089: blocks of 64, 16 of them, a window of 512. Blocks are compressed by their mean
+    and branches share keys, as flash-linear-attention has it; the paper's own is `LearnedNativeSparse`.
     """
 
     signals = MappingProxyType(

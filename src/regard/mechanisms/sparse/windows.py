@@ -28,7 +28,6 @@ from regard.patterns.grid import GridTokens, coordinates
     arxiv="2103.14030",
     year=2021,
     aliases=("window_attention", "w_msa"),
-    missing="shifted windows",
     fidelity="third-party code",
     claim=Claim(
         "windows equal attention in each of them, whatever the sides of the map",
@@ -42,18 +41,21 @@ class Windows(Patterned):
         A_ij = softmax over the window of i of  scale q_i · k_j + B[h, r_i − r_j]
 
     The grid is ``layout.grid``, a line if that is None. Windows begin at the first cell; those at the far border hold
-    the cells that are left. ``spread`` takes ``side`` cells an axis that are ⌈size / side⌉ apart (MaxViT's grid
-    attention) instead of neighbours. r are the coordinates in the window, B the table, none without ``bias``.
+    the cells that are left. With a ``shift`` the first window of each axis has that many cells, as if a map rolled by
+    it were parted, whose ends do not meet. ``spread`` takes ``side`` cells an axis that are ⌈size / side⌉ apart
+    (MaxViT's grid attention) instead of neighbours. r are the coordinates in the window, B the table, none without
+    ``bias``.
 
     Cost: a map is padded to whole windows, so ``2 cells side² (d + e)`` FLOPs a head on a plane.
 
     Args:
         side: cells of a window along each axis. spread: see above. bias: whether there is a table of relative
             positions. heads: of q, for the table. axes: of the grids that the table is for. scale: None for
-            ``1 / sqrt(d)``.
+            ``1 / sqrt(d)``. shift: below the side, half of it in every second layer of Swin.
 
     Raises:
-        ValueError: a side below one; in a call, with a bias, other heads or a grid of other axes.
+        ValueError: a side below one; a shift of spread windows, or one that is not below the side; in a call, with a
+            bias, other heads or a grid of other axes.
 
     Papers: Liu et al., arXiv 2103.14030; Chu et al. (LSA), 2104.13840; Tu et al. (spread), 2204.01697. Padding is no
     key here, in some published code it is one of zeros; at sizes that windows divide there is none.
@@ -69,10 +71,14 @@ class Windows(Patterned):
         heads: int = 4,
         axes: int = 2,
         scale: float | None = None,
+        shift: int = 0,
     ) -> None:
         super().__init__(scale)
         if side < 1:
             raise wrong("side", str(side), "at least 1")
+        if not 0 <= shift < side or (spread and shift):
+            raise wrong("shift", str(shift), f"0 to {side - 1}, and 0 where windows are spread")
+        self.shift, self.before = shift, -shift % side
         self.side, self.spread, self.axes = side, spread, axes
         self.table = nn.Parameter(torch.zeros(heads, *(2 * side - 1,) * axes)) if bias else None
         if self.table is not None:
@@ -83,7 +89,7 @@ class Windows(Patterned):
         grid = layout.grid or (max(m, 1),)
         if grid not in self.known:
             tile = self.apart(grid)
-            self.known[grid] = GridTokens(grid, tile) if self.spread else Tiles(grid, tile)
+            self.known[grid] = GridTokens(grid, tile) if self.spread else Tiles(grid, tile, self.shift)
         return self.known[grid]
 
     def apart(self, grid: Sequence[int]) -> tuple[int, ...]:
@@ -93,14 +99,15 @@ class Windows(Patterned):
     def bias_for(self, m: int, layout: Layout) -> block_sparse.Bias | None:
         if self.table is None:
             return None
-        table, grid = self.table, layout.grid or (max(m, 1),)
+        table, grid, before = self.table, layout.grid or (max(m, 1),), self.before
         tile = self.apart(grid)
 
         def bias(i: Tensor, j: Tensor) -> Tensor:
             places = []
             ends = ([i], [j]) if layout.grid is None else (coordinates(i, grid), coordinates(j, grid))
             for a, b, step in zip(*ends, tile, strict=True):
-                apart = a // step - b // step if self.spread else a % step - b % step
+                first, last = (a // step, b // step) if self.spread else ((a + before) % step, (b + before) % step)
+                apart = first - last
                 places.append((apart + self.side - 1).clamp(0, 2 * self.side - 2))  # others are hidden
             return table[(slice(None), *places)]
 
@@ -119,16 +126,17 @@ class Windows(Patterned):
     def windows(self, grid: tuple[int, ...]) -> tuple[int, int]:
         """Windows along each axis."""
         y, x = (
-            step if self.spread else -(-size // self.side) for size, step in zip(grid, self.apart(grid), strict=True)
+            step if self.spread else -(-(size + self.before) // self.side)
+            for size, step in zip(grid, self.apart(grid), strict=True)
         )
         return y, x
 
     def parted(self, x: Tensor, grid: tuple[int, ...], windows: tuple[int, int]) -> Tensor:
         """Tokens ``(b, h, n, d)`` as windows ``(b · windows, h, side², d)``, zeros where the map ends."""
         x = x.unflatten(2, grid)
-        more = [count * self.side - size for count, size in zip(windows, grid, strict=True)]
-        if any(more):
-            x = F.pad(x, (0, 0, 0, more[1], 0, more[0]))
+        before, more = self.before, [c * self.side - size - self.before for c, size in zip(windows, grid, strict=True)]
+        if before or any(more):
+            x = F.pad(x, (0, 0, before, more[1], before, more[0]))
         (rows, columns), side = windows, self.side
         if self.spread:
             parts = x.unflatten(3, (side, columns)).unflatten(2, (side, rows)).permute(0, 3, 5, 1, 2, 4, 6)
@@ -141,7 +149,8 @@ class Windows(Patterned):
         x = x.unflatten(0, (batch, *windows)).unflatten(4, (self.side, self.side))
         x = x.permute(0, 3, 4, 1, 5, 2, 6) if self.spread else x.permute(0, 3, 1, 4, 2, 5, 6)
         x = x.flatten(4, 5).flatten(2, 3)
-        return x[:, :, : grid[0], : grid[1]].flatten(2, 3)
+        first = self.before
+        return x[:, :, first : first + grid[0], first : first + grid[1]].flatten(2, 3)
 
     def mask(self, q: Tensor, grid: tuple[int, ...], windows: tuple[int, int]) -> Tensor | None:
         """What is added to the scores of the windows, or which of their cells are there; None for nothing."""
@@ -176,7 +185,7 @@ class Windows(Patterned):
         """Cells of each window along an axis."""
         if self.spread:
             return [len(range(first, size, step)) for first in range(min(step, size))]
-        edges = [*range(0, size, step), size]
+        edges = sorted({0, *range(self.shift, size, step), size})
         return [b - a for a, b in itertools.pairwise(edges)]
 
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
@@ -192,4 +201,5 @@ class Windows(Patterned):
             Example("side 7", cls(7), heads=3, kv_heads=3),
             Example("side 5, biased, grouped", cls(5, bias=True, heads=4, axes=1), heads=4, kv_heads=2),
             Example("side 6, spread", cls(6, spread=True)),
+            Example("side 5, shifted, biased", cls(5, bias=True, heads=2, axes=1, shift=2)),
         ]
