@@ -84,7 +84,7 @@ class PatternMass(RowMean):
     fidelity="authors' code",
     claim=(
         Claim(
-            "heads of a model that was trained without patterns look where its task needs it, twice as much as by chance",
+            "heads of a model that was trained without patterns look where its task needs it, at twice the chance",
             cells="injected.of_summaries",
             holds="injected.are_found",
         ),
