@@ -70,7 +70,6 @@ class Curves(Result):
     arxiv="2405.14992",
     year=2024,
     fidelity="hand values",
-    missing="development over training",
     claim=(
         Claim(
             "induction heads are nearer to human recall than other heads",
@@ -81,6 +80,11 @@ class Curves(Result):
             "of a point of the grid recalls give back a curve that is near",
             cells="cmr.recovered",
             holds="cmr.recall_is_recovered",
+        ),
+        Claim(
+            "heads become like human recall in training when they come to match prefixes",
+            cells="emergence.in_training",
+            holds="emergence.becomes_recall",
         ),
     ),
 )

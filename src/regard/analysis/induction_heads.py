@@ -21,7 +21,6 @@ from regard.probes.head_statistics import DuplicateToken, Induction, PreviousTok
     title="In-context Learning and Induction Heads",
     arxiv="2209.11895",
     year=2022,
-    missing="copying scores, eigenvalues of OV, when in training they emerge, smeared keys",
     claim=(
         Claim(
             "few heads match prefixes of random tokens that repeat",
@@ -38,12 +37,24 @@ from regard.probes.head_statistics import DuplicateToken, Induction, PreviousTok
             cells="heads.formed",
             holds="heads.need_two_layers",
         ),
+        Claim(
+            "prefix matching and learning in context come in training at the same time",
+            cells="emergence.in_training",
+            holds="emergence.comes_together",
+        ),
+        Claim(
+            "the head that matches prefixes copies, by the eigenvalues of its weights",
+            cells="emergence.in_training",
+            holds="emergence.it_copies",
+        ),
     ),
 )
 class InductionHeads(HeadAnalysis):
     """Prefix matching: mean weight on the token after the last occurrence of the row's own.
 
-    On random tokens repeated once, `repeats`, nothing but the repetition tells where to look.
+    On random tokens repeated once, `repeats`, nothing but the repetition tells where to look. Whether such a head
+    copies what it finds, `analysis.copying_heads` tells by its weights; with the keys of the mechanism ``smeared_keys``
+    one layer is enough.
 
     Paper: Olsson et al., arXiv 2209.11895.
     """

@@ -21,6 +21,8 @@ SLOW = {
     "clusters.language": "two models on held-out windows of 256 characters, several seconds",
     "flux.routed_by": "130 batches of text and recall, a quarter of a minute",
     "infinitevl.distilled": "three models on 16,384 tokens of held-out text, a quarter of a minute",
+    "binding.of_scenes": "sixteen probes of all pairs of patches, a quarter of a minute",
+    "relevance.of_scenes": "two thousand scenes, and saliency of 128, 4 s",
     "decorrelation.tuned": "SmolLM2 learns from a batch and is watched over eight texts, a minute",
     "equal_heads.masked": "takes 24 heads out in turn, 5 s a way",
     "kl_layers.selected": "tunes eight students of eight layers, 10 s",
