@@ -21,6 +21,7 @@ from regard.analysis.retrieval_heads import RetrievalHeads, answered, needles
 from regard.analysis.sinks import SinkHeads, windows
 from regard.core.errors import wrong
 from regard.experiments.run import LOCAL
+from regard.hosts.small import title
 from regard.networks import LM
 
 ROLES: dict[str, type[HeadAnalysis]] = {
@@ -252,7 +253,7 @@ def heads(
             notes.append(f"the model recalled {len(runs)} of {len(asked)} needles; retrieval is measured on those")
     reading: list[HeadScorer] = [RowStatistic(probe) for probe in STATISTICS]
     seen = measured("the texts", [*reading, LossEstimate()] if causal else reading, texts)
-    called = name or model.config.name_or_path or type(model).__name__
+    called = name or title(model.config.name_or_path) or type(model).__name__
     found = Roles(called, in_order(scores), seen, tuple(notes), len(texts))
     chosen = leading(found) if causal else []
     if not chosen:
