@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from regard.networks.vision.build import vision
     from regard.networks.vision.from_timm import from_timm
     from regard.records.format import Record
+    from regard.records.look import look
     from regard.train.linearise import linearise
 
 
@@ -70,6 +71,7 @@ LATE = {
     "from_timm": "regard.networks.vision.from_timm",
     "heads": "regard.analysis.roles",
     "linearise": "regard.train.linearise",
+    "look": "regard.records.look",
     "patch": "regard.analysis.patching",
     "gate": "regard.featuremap.build",
     "insert": "regard.featuremap.insert",
@@ -113,6 +115,7 @@ __all__ = [
     "heads",
     "insert",
     "linearise",
+    "look",
     "mixture",
     "neck",
     "patch",

@@ -14,7 +14,8 @@ from regard.records.format import Record, bounds
 from regard.web import payload, server
 from regard.web.ascii import ALPHABET, decode, encode
 from regard.web.cells import codes, values, visible_pairs, weak_means
-from regard.web.payload import deflate, pack_edges, page_threshold, planes, varints
+from regard.web.coding import deflate, planes, varints
+from regard.web.payload import pack_edges, page_threshold
 from regard.web.server import means
 
 QUICK = settings(max_examples=40, deadline=None)

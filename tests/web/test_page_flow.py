@@ -80,3 +80,16 @@ def test_a_record_without_routes_has_no_such_view(open_page, tmp_path):
     page = open_page((folder / "page.html").resolve().as_uri() + "#view=flow")
     expect(page.locator(".card").first).to_be_visible()
     assert page.get_by_role("button", name="Flow", exact=True).count() == 0
+
+
+def test_the_graph_begins_with_as_many_of_the_heads_edges_as_can_be_read(open_page, tmp_path):
+    """Of 90 edges of heads, whose shares are a thousandth apart, the strongest sixty, though all else is stronger."""
+    folder = write_record(tmp_path / "record", 97, 1, 2)
+    header = json.loads((folder / "record.json").read_text())
+    edges = [(0, "attn", 96, i, 0, 0.021 + i / 1000) for i in range(90)] + [(0, "resid", 96, 96, None, 0.9)]
+    routes = [dict(zip(NAMES, edge, strict=True)) for edge in edges]
+    (folder / "record.json").write_text(json.dumps(header | {"analyses": {"routes": routes}}))
+    page = open_page(write_page(folder).resolve().as_uri() + "#view=flow")
+    shown = page.locator(".carries")
+    expect(shown.nth(50)).to_be_attached()
+    assert 55 <= shown.count() <= 60

@@ -329,7 +329,8 @@ def test_the_pairs_that_make_up_a_score(open_page, tmp_path):
         assert float(said.nth(0).inner_text()) == pytest.approx(products.sum(), abs=6e-4)
         weight = float(said.nth(1).inner_text().removeprefix("< "))
         assert weight == pytest.approx(weights[1, 20, 7], rel=0.06, abs=1e-3)
-        assert page.locator(".neurons rect").count() == 5
+        assert page.locator(".products rect").count() == 5
+        assert page.locator(".strips").nth(0).locator("rect").count() == 10  # q and k
 
 
 def test_rows_that_were_sampled_make_up_the_thumbnails(open_page, tmp_path):
@@ -372,3 +373,48 @@ def test_two_prompts_beside_each_other(open_page, tmp_path):
     longer = write_record(tmp_path / "longer", 24, 2, 3)
     with pytest.raises(ValueError, match="beside: got a record of other length, want one of the same length"):
         write_page(one, beside=longer)
+
+
+def test_a_link_opens_the_text_at_its_token_with_what_it_is_shaded_by(open_page, tmp_path):
+    """The token is in the middle of the window, and what the text is shaded by stays above it."""
+    folder = write_record(tmp_path / "record", 1501, 1, 2, texts=["<s>", *([" word\n"] * 1500)])
+    write_page(folder)
+    page = open_page(address(folder, "view=text&layer=0&head=0&token=700"))
+    box = page.locator("#t700").bounding_box()
+    assert 200 < box["y"] < 660
+    expect(page.get_by_role("group", name="Shade by")).to_be_in_viewport()
+    expect(page.locator(".readout")).to_be_in_viewport()
+    page.locator("#t700").click()
+    for _ in range(30):
+        page.keyboard.press("ArrowLeft")
+    controls = page.locator(".controls").bounding_box()
+    assert page.locator("#t670").bounding_box()["y"] >= controls["y"] + controls["height"] - 1
+
+
+def test_two_maps_are_saved_beside_each_other(open_page, record, tmp_path):
+    page = open_page(address(record, "view=map&layer=3&head=1&with=4.0&pane=difference"))
+    expect(page.locator(".room canvas")).to_have_count(2)
+    root = ElementTree.parse(saved(page, tmp_path, "SVG")).getroot()
+    tags = [node.tag.rsplit("}", 1)[-1] for node in root.iter()]
+    assert tags.count("image") == 2
+    told = " ".join(node.text or "" for node in root.iter())
+    assert "Layer 3 · head 1: queries down" in told
+    assert "Layer 3 · head 1 − Layer 4 · head 0: queries down" in told
+
+
+def test_causes_of_many_texts_have_their_error(open_page, tmp_path):
+    folder = write_record(tmp_path / "record", N, 1, 2)
+    header = json.loads((folder / "record.json").read_text())
+    table = [
+        {"layer": 0, "head": 0, "roles": [], "loss_rise": -0.5, "loss_rise_error": 0.125, "entropy": 1.5},
+        {"layer": 0, "head": 1, "roles": [], "loss_estimate": 0.25, "loss_estimate_error": None, "entropy": 2.5},
+    ]
+    (folder / "record.json").write_text(json.dumps(header | {"analyses": {"heads": table}}))
+    write_page(folder)
+    page = open_page(address(folder, "view=map&layer=0&head=0"))
+    expect(page.locator(".side")).to_contain_text("without it the loss falls by 0.500 ± 0.125")
+    page = open_page(address(folder, "view=map&layer=0&head=1"))
+    expect(page.locator(".side")).to_contain_text("without it the loss rises by 0.250, estimated")
+    page = open_page(address(folder, "view=heads&layer=0&head=1&score=texts_entropy"))
+    expect(page.locator(".chosen b")).to_have_text("2.50")
+    expect(page.locator(".heads .key")).to_contain_text("its entropy in nats")

@@ -10,6 +10,7 @@ export interface Layer {
   head_dim: number;
   causal: boolean;
   window: number | null;
+  scaling: number;
   softcap?: number | null;
   /** What computes A, softmax where nothing is said; whether weights are |A| over the row's sum of it. */
   mechanism?: string;
@@ -52,6 +53,8 @@ export interface OneRecord {
   values: number[];
   /** Those of which it is known what a cache policy keeps. */
   marked: number[];
+  /** The heads whose queries and keys are on the page. */
+  neurons: [layer: number, head: number][];
 }
 
 /** `names` are of tokens without a text; `parts` of those that end within a character: the token that has its text. */
@@ -122,6 +125,34 @@ export const kept = once(async (layer) => {
   const [bits, row] = [await unpack(`${layers[layer]!.index}/kept`), Math.ceil(n / 8)];
   return Array.from({ length: bits.length / row }, (_, head) => Float32Array.from({ length: n }, (_, at) => (bits[head * row + (at >> 3)]! >> (7 - (at & 7))) & 1));
 });
+
+const withVectors = new Set((header.neurons ?? []).map(String));
+/** Whether the head's queries and keys are on the page. */
+export const hasVectors = (layer: number, head: number): boolean => withVectors.has(`${layers[layer]!.index},${head}`);
+
+/** Coordinates of the vectors of a head's queries or keys: by row, from `rows`. */
+export interface Vectors {
+  largest: Float32Array;
+  /** Coordinate by coordinate, thousandths of the vector's largest. */
+  codes: Int16Array;
+}
+
+export const queries = once((layer, head) => vectorsOf(layer, `q/${head}`, 0));
+export const keys = once((layer, head) => vectorsOf(layer, `k/${Math.floor((head * layers[layer]!.kv_heads) / layers[layer]!.heads)}`, 1));
+
+/** One row's vector. */
+export function vectorAt({ largest, codes }: Vectors, row: number): Float32Array {
+  const count = largest.length;
+  return Float32Array.from({ length: codes.length / count }, (_, at) => (codes[at * count + row]! * largest[row]!) / 1000);
+}
+
+async function vectorsOf(layer: number, name: string, axis: 0 | 1): Promise<Vectors> {
+  const bytes = await unpack(`${layers[layer]!.index}/${name}`);
+  const count = lengths[textsOf(layer)[axis]]!;
+  const planes = bytes.subarray(2 * count);
+  const size = planes.length / 2;
+  return { largest: halves(bytes.subarray(0, 2 * count)), codes: Int16Array.from({ length: size }, (_, at) => (planes[at]! << 8) | planes[size + at]!) };
+}
 
 export interface Predictions {
   /** After each token `header.predicted` of the likeliest, best first. */

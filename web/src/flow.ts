@@ -28,7 +28,7 @@ export function leading(least: number): Route[] {
   return found;
 }
 
-const READABLE = 160; // edges
+const READABLE = 60; // heads' edges; what stays and what networks add crosses nothing
 
-/** The least share by which no more edges are drawn than can be read. */
-export const usual = (): number => Array.from({ length: 30 }, (_, step) => step / 100).find((share) => leading(share).length <= READABLE) ?? 0.3;
+/** The least share by which no more of the heads' edges are drawn than can be read. */
+export const usual = (): number => Array.from({ length: 300 }, (_, step) => step / 1000).find((share) => leading(share).filter(({ part }) => part === "attn").length <= READABLE) ?? 0.3;

@@ -98,7 +98,7 @@ export function merged(edges: Edges, rows: Grain, keys: Grain, side: number): Ed
 /** The same where it stands alone, with its place. */
 export function called(grain: Grain, unit: number): string {
   const at = grain.starts[unit]!;
-  return `‘${visible(written(grain, unit)).trim()}’ at ${at}${generated(at, grain.text) ? ", generated" : ""}`;
+  return `‘${visible(written(grain, unit)).trim()}’ at ${at}${generated(at, grain.text) ? " (generated)" : ""}`;
 }
 
 /** Some of them, from and to. */

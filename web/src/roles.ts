@@ -24,12 +24,14 @@ export const ROLES: Role[] = [
   { name: "retrieval", label: "retrieval-like", short: "retr", meaning: "fetches what is needed from far back in the text (score from the record's ranking)" },
 ];
 
+const ranked = sides.map(({ record }) => new Map(ROLES.flatMap(({ name }) => record.summary[name].map(([index, of, value]) => [`${name}/${index}/${of}`, value] as const))));
+
 /** The head's score for the role in this text, or null where the record holds none. */
 export function score(role: Role, layer: number, head: number, side: Side = 0): number | null {
   const values = sides[side]!.scores[layer]![role.name]?.[head];
   if (Array.isArray(values)) return values.reduce<number>((sum, value) => sum + (value ?? 0), 0);
   if (typeof values === "number") return values;
-  return sides[side]!.record.summary[role.name].find(([index, of]) => index === layers[layer]!.index && of === head)?.[2] ?? null;
+  return ranked[side]!.get(`${role.name}/${layers[layer]!.index}/${head}`) ?? null;
 }
 
 const tables = sides.map((each) => new Map((each.record.analyses?.heads ?? []).map((row) => [`${row.layer}/${row.head}`, row])));
@@ -52,10 +54,12 @@ export function has(role: Role, layer: number, head: number): boolean {
   return measured ? Boolean(tabled(layer, head)?.roles.includes(role.name)) : (score(role, layer, head) ?? 0) >= CUT;
 }
 
+const known = layers.map((each, layer) =>
+  Array.from({ length: each.heads }, (_, head) => ROLES.filter((role) => has(role, layer, head)).sort((a, b) => strength(b, layer, head)! - strength(a, layer, head)!)),
+);
+
 /** The head's roles, strongest first. */
-export function rolesOf(layer: number, head: number): Role[] {
-  return ROLES.filter((role) => has(role, layer, head)).sort((a, b) => strength(b, layer, head)! - strength(a, layer, head)!);
-}
+export const rolesOf = (layer: number, head: number): Role[] => known[layer]![head]!;
 
 export function statistic(name: "entropy" | "distance", layer: number, head: number, side: Side = 0): number | null {
   const value = sides[side]!.scores[layer]![name]?.[head];

@@ -37,6 +37,7 @@ const FROM_TEXT: Score[] = [
 ];
 
 const FROM_TABLE: Score[] = [
+  ...(["entropy", "distance"] as const).map((name) => ({ ...column(name, `${name}, in the texts of regard heads`, `mean over all rows of the texts that regard heads looked at, ${name === "entropy" ? "in nats" : "in tokens"}`), name: `texts_${name}` })),
   column("loss_rise", "causal effect", "rise of the text’s loss, in nats a token, where the head is taken out: measured for the heads that lead the roles", true),
   column("loss_estimate", "causal effect, estimated", "rise of the text’s loss, in nats a token, where the head is taken out, to first order", true),
   ...ROLES.map((role) => ({ ...column(role.name, `${role.label}, on stimuli`, "as the role’s paper measures it, on a stimulus of its own: see regard heads"), name: `stimulus_${role.name}` })),

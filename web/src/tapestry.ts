@@ -3,6 +3,8 @@ import { record, texts, type Text } from "./data";
 import { ramp, rootStep, type Theme } from "./colour";
 import { glyphs, stand } from "./words";
 
+const HEAD = 110; // pixels of what stays above the text
+
 export class Tapestry {
   private readonly spans: HTMLElement[];
   private readonly steps: Uint8Array;
@@ -62,8 +64,12 @@ export class Tapestry {
     this.box.setAttribute("aria-activedescendant", this.spans[at]!.id);
   }
 
-  reveal(at: number): void {
-    this.spans[at]!.scrollIntoView({ block: "nearest" });
+  /** Brings a token into sight: as little as needed, or into the middle where it is out of it. */
+  reveal(at: number, where: "nearest" | "center" = "nearest"): void {
+    const [span, phone] = [this.spans[at]!, matchMedia("(max-width: 860px)").matches];
+    const { top, bottom } = span.getBoundingClientRect();
+    const seen = top >= (phone ? 0 : HEAD) && bottom <= innerHeight * (phone ? 0.66 : 1);
+    if (where === "nearest" || !seen) span.scrollIntoView({ block: where });
   }
 
   private press(event: KeyboardEvent): void {

@@ -20,16 +20,19 @@ class Pair(Result):
     """What the score of one pair is made of.
 
     Args:
-        products: ``s q_c k_c`` of each coordinate. score: their sum. weight: of the pair.
+        products: ``s q_c k_c`` of each coordinate. score: their sum. weight: of the pair. query, key: q and k.
     """
 
     products: tuple[float, ...]
     score: float
     weight: float
+    query: tuple[float, ...]
+    key: tuple[float, ...]
     name = "neurons"
 
     def table(self) -> list[dict[str, Any]]:
-        return [{"coordinate": c, "product": x} for c, x in enumerate(self.products)]
+        every = enumerate(zip(self.products, self.query, self.key, strict=True))
+        return [{"coordinate": c, "product": x, "query": q, "key": k} for c, (x, q, k) in every]
 
 
 @published(
@@ -53,7 +56,8 @@ class Pair(Result):
 def neurons(record: Any, layer: int, head: int, row: int, key: int) -> Pair:
     """The products of the coordinates of a query and a key, ``s q_c k_c``, whose sum is the pair's score.
 
-    The views of heads and of the model are those of a record's page, which asks its server for this one.
+    The views of heads and of the model are those of a record's page, which has this one of heads whose q and k it
+    holds, and asks its server for it of all others.
 
     Args:
         record: one that kept its tensors.
@@ -68,8 +72,9 @@ def neurons(record: Any, layer: int, head: int, row: int, key: int) -> Pair:
     if f"{layer}/lse" not in record.tensors:
         raise wrong("layer", f"{layer}, of {about['mechanism']}", "a layer whose scores are products of q and k")
     q, k = (record.tensors[f"{layer}/{name}"] for name in ("q", "k"))
-    products = about["scaling"] * q[head, row] * k[head // (about["heads"] // about["kv_heads"]), key]
-    return Pair(tuple(products.tolist()), float(products.sum()), weight)
+    query, answer = q[head, row].float(), k[head // (about["heads"] // about["kv_heads"]), key].float()
+    products = about["scaling"] * query * answer
+    return Pair(tuple(products.tolist()), float(products.sum()), weight, tuple(query.tolist()), tuple(answer.tolist()))
 
 
 def two_coordinates() -> tuple[Tensor, Tensor]:

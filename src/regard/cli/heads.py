@@ -24,11 +24,15 @@ def heads(
     causal: Annotated[bool, typer.Option(help="take heads out, and say what the loss does")] = True,
     seed: Annotated[int, typer.Option(help="of the random tokens and needles")] = 0,
     lines: Annotated[
-        bool, typer.Option("--lines", help="each line of the text is a text: sinks are measured in all of them")
+        bool,
+        typer.Option("--lines", help="each line is a text; of a .jsonl file a JSON string, or an object with a text"),
     ] = False,
     store: Annotated[
         Path | None, typer.Option(help="a folder that keeps each prompt's scores, so that a stopped run goes on")
     ] = None,
+    workers: Annotated[
+        str, typer.Option(help="where texts are read: local, ray, or ray:ADDRESS of a cluster")
+    ] = "local",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="a JSON file for the table")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the table as JSON")] = False,
 ) -> None:
@@ -40,6 +44,7 @@ def heads(
     from regard.cli.look import load, read_text
     from regard.cli.progress import Steps
     from regard.core.errors import wrong
+    from regard.experiments.run import parsed
     from regard.hosts import small
 
     logging.set_verbosity_error()
@@ -49,19 +54,22 @@ def heads(
         raise wrong("--lengths", repr(lengths), "numbers of tokens, such as 256,512")
     if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
         raise wrong("--output", str(output), "a file in a folder that is there")
+    parsed(workers)  # refused before a model is loaded
     content, origin = read_text(text, file)
+    texts = lines_of(content, (file or "").endswith(".jsonl")) if lines else content
     network, tokenizer = load(model, None)
     with Steps() as steps:
         steps(f"looking at the heads of {model} with {origin}")
         found = measure(
             network,
             tokenizer,
-            [line for line in content.splitlines() if line.strip()] if lines else content,
+            texts,
             causal=causal,
             lengths=sizes,
             seed=seed,
             name=small.TITLES.get(model, model),
             store=store,
+            workers=workers,
             progress=steps,
         )
     if output is not None:
@@ -74,12 +82,37 @@ def heads(
         typer.echo(f"\ntable   {output}")
 
 
+def lines_of(content: str, encoded: bool) -> list[str]:
+    """The texts of a file that has one in each line, plain or as JSON; blank lines are none.
+
+    Raises:
+        ValueError: a line that is no such JSON, by its number.
+    """
+    every = [(place, line) for place, line in enumerate(content.splitlines(), start=1) if line.strip()]
+    return [decoded(line, place) for place, line in every] if encoded else [line for _, line in every]
+
+
+def decoded(line: str, place: int) -> str:
+    """The text of one line of JSON."""
+    from regard.core.errors import wrong
+
+    try:
+        given = json.loads(line)
+    except ValueError:
+        given = None
+    text = given.get("text") if isinstance(given, dict) else given
+    if not isinstance(text, str) or not text.strip():
+        raise wrong("--file", f"line {place}: {line[:40]!r}", 'a JSON string that is not empty, or {"text": "…"}')
+    return text
+
+
 def show(console: Console, found: Roles) -> None:
     """Prints the heads of each role, and those that cause most."""
-    from regard.analysis.roles import ROLES
+    from regard.analysis.roles import ROLES, errors_of
 
     count = sum(len(row) for row in next(iter(found.scores.values())).values.values())
-    console.print(f"[bold]{found.model}[/]  {count} heads", soft_wrap=True)
+    many = f" in {found.texts} texts" if found.texts > 1 else ""
+    console.print(f"[bold]{found.model}[/]  {count} heads{many}", soft_wrap=True)
     for role, scores in found.scores.items():
         those = found.heads(role)
         said = "   ".join(f"L{layer}H{head} {scores.of((layer, head)):.2f}" for layer, head in those[:SHOWN])
@@ -88,7 +121,9 @@ def show(console: Console, found: Roles) -> None:
         console.print(f"[bold]{what:<28}[/]{said or 'none'}{more}", soft_wrap=True)
     rises = sorted(found.rises.items(), key=lambda rise: -rise[1])[:SHOWN]
     if rises:
-        said = "   ".join(f"L{layer}H{head} {rise:+.3f}" for (layer, head), rise in rises)
+        errors = errors_of(found.in_texts["loss_rise"]) if found.texts > 1 else {}
+        spread = {head: f" ±{errors[head[0]][head[1]]:.3f}" if errors else "" for head, _ in rises}
+        said = "   ".join(f"L{head[0]}H{head[1]} {rise:+.3f}{spread[head]}" for head, rise in rises)
         console.print(f"[bold]{'loss without it, nats':<28}[/]{said}", soft_wrap=True)
     for note in found.notes:
         console.print(note, soft_wrap=True)

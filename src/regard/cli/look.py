@@ -65,6 +65,10 @@ def look(
     budget: Annotated[
         str, typer.Option(help="of --policy: tokens of a kv head, a share of the prompt, or bytes: 128, 0.25, 8MiB")
     ] = "0.25",
+    neurons: Annotated[
+        str | None,
+        typer.Option(help="heads, such as 9.4,18.6, of which the page has q and k; those that lead roles if left out"),
+    ] = None,
     routes_to: Annotated[
         int | None, typer.Option(help="a token, -1 for the last, into whose last state the page draws the flow graph")
     ] = None,
@@ -103,6 +107,9 @@ def look(
     table = None if roles is None else load_table(roles)
     if beside is not None:
         read_header(beside)
+    asked_heads = [] if neurons is None else parse_heads(neurons)
+    if asked_heads and keep is False:
+        raise wrong("--neurons", f"{neurons} with --no-keep", "queries and keys that are kept")
     if policy is not None:
         policy_of(policy)  # refused before a model is loaded
         Budget.of(budget)
@@ -123,12 +130,14 @@ def look(
             layers=None if layers is None else parse_layers(layers),
             rows=rows,
             generate=generate,
-            keep=keep,
+            keep=True if asked_heads else keep,
             predict=predict,
             name=small.TITLES.get(model) or (model if isinstance(network, LM) else None),
             command=shlex.join(["regard", *sys.argv[1:]]),
             progress=steps,
         )
+        if asked_heads:
+            seen = with_neurons(seen, asked_heads)
         if table is not None:
             seen = with_roles(seen, table)
         if policy is not None:
@@ -150,6 +159,20 @@ def look(
         console.print(f"[bold]live[/]    regard serve {shlex.quote(str(output))}", soft_wrap=True)
     if browse:
         typer.launch(page.as_uri())
+
+
+def with_neurons(record: Record, heads: list[tuple[int, int]]) -> Record:
+    """The record with the heads whose queries and keys its page is to have.
+
+    Raises:
+        ValueError: no such head, or one whose scores are no products of q and k.
+    """
+    for layer, head in heads:
+        about = record.layer(layer)
+        if head >= about["heads"] or f"{layer}/lse" not in (record.tensors or {}):
+            most = f"heads 0 to {about['heads'] - 1} of a layer of softmax attention"
+            raise wrong("--neurons", f"head {head} of layer {layer}, {about['mechanism']}", most)
+    return dataclasses.replace(record, header={**record.header, "neurons": [list(head) for head in heads]})
 
 
 def with_roles(record: Record, table: list[dict[str, Any]]) -> Record:
@@ -185,11 +208,18 @@ def with_routes(record: Record, network: Any, to: int) -> Record:
 def left_out(folder: Path, record: Record) -> list[str]:
     """What of the attention is not on the page, and cannot be recomputed: a line each."""
     from regard.web.payload import page_threshold
+    from regard.web.vectors import encoded, vectors
 
-    header, least = record.header, page_threshold(folder, record.header) / 1000
+    header, (heads, blobs) = record.header, vectors(folder, record.header)
+    least = page_threshold(folder, header, encoded(blobs)) / 1000
     found = [f"weights below {least:g} are left out of the page, which has their means over cells of the map"]
+    every = sum(layer["heads"] for layer in record.layers)
     if record.tensors is None:
         found.append("queries and keys were not kept: no weight can be recomputed (--keep keeps them)")
+    elif len(heads) < every:
+        found.append(
+            f"the page has queries and keys of {len(heads)} of {every} heads (--neurons 9.4,18.6 chooses them)"
+        )
     if any(f"{layer['index']}/value_norms" not in record.arrays for layer in record.layers):
         found.append("how long the values of some layers are is not known: ‖A v‖ is not shown of them")
     depth = header["model"]["layers"]
@@ -281,6 +311,18 @@ def parse_layers(spec: str) -> list[int]:
             raise wrong("--layers", repr(spec), "numbers and ranges such as 0,2-4")
         layers.extend(range(int(first), int(last or first) + 1))
     return sorted(set(layers))
+
+
+def parse_heads(spec: str) -> list[tuple[int, int]]:
+    """The heads that ``9.4,18.6`` names, by layer and head.
+
+    Raises:
+        ValueError: the text is no such list.
+    """
+    heads = [part.strip().partition(".") for part in spec.split(",")]
+    if not all(layer.isdecimal() and head.isdecimal() for layer, _, head in heads):
+        raise wrong("--neurons", repr(spec), "layers and heads such as 9.4,18.6")
+    return list(dict.fromkeys((int(layer), int(head)) for layer, _, head in heads))
 
 
 def summarise(console: Console, record: Record) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 Scalar = str | int | float | bool | None
 Report = Callable[[str], None]
@@ -44,4 +44,8 @@ class Cell:
 
     def run(self, report: Report = lambda what: None) -> Mapping[str, Scalar]:
         """The figures. ``report`` is told what is done at the moment."""
+        raise NotImplementedError
+
+    def run_on(self, shared: Any, report: Report = lambda what: None) -> Mapping[str, Scalar]:
+        """The figures of a cell that is not complete in itself: ``shared`` is what all cells of a run work on."""
         raise NotImplementedError

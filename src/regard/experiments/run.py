@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -40,6 +41,18 @@ class Outcome:
     reused: bool = False
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What all cells work on, such as a model: each worker of a cluster is sent it once.
+
+    Args:
+        thing: given to `Cell.run_on`. gpus: that a worker needs for it.
+    """
+
+    thing: Any
+    gpus: int = 0
+
+
 def run(
     cells: Sequence[Cell],
     store: Rows | None,
@@ -47,6 +60,7 @@ def run(
     again: bool = False,
     workers: str = LOCAL,
     show: Show = lambda what: None,
+    shared: Shared | None = None,
 ) -> Iterator[Outcome]:
     """Measures what is not in the store yet, and commits each row at once; yields as cells end.
 
@@ -55,7 +69,8 @@ def run(
     Args:
         cells: what to measure. store: where to keep it; None keeps nothing. command: noted in each row.
         again: measure and replace rows that are there. workers: "local" for this process, "ray" or "ray:ADDRESS" for
-            a Ray cluster. show: told what is done at the moment.
+            a Ray cluster. show: told what is done at the moment. shared: what `Cell.run_on` of the cells is given; None
+            for cells that are complete in themselves.
 
     Raises:
         ValueError: an unknown kind of workers. ModuleNotFoundError: Ray is wanted and not installed.
@@ -63,10 +78,8 @@ def run(
     todo = [cell for cell in cells if again or store is None or not store.done(cell)]
     waiting = {cell.key for cell in todo}
     yield from (Outcome(cell, reused=True) for cell in cells if cell.key not in waiting)
-    kind, _, address = workers.partition(":")
-    if kind not in (LOCAL, RAY) or (kind == LOCAL and address):
-        raise wrong("--workers", repr(workers), "local, ray or ray:ADDRESS")
-    for outcome in in_turn(todo, show) if kind == LOCAL else on_ray(todo, address, show):
+    kind, address = parsed(workers)
+    for outcome in in_turn(todo, show, shared) if kind == LOCAL else on_ray(todo, address, show, shared):
         if store is not None and outcome.figures is not None:
             try:
                 store.add(outcome.cell, outcome.figures, command)
@@ -75,47 +88,109 @@ def run(
         yield outcome
 
 
-def in_turn(cells: Sequence[Cell], show: Show) -> Iterator[Outcome]:
+def parsed(workers: str) -> tuple[str, str]:
+    """The kind of workers, and the address of a cluster.
+
+    Raises:
+        ValueError: an unknown kind. ModuleNotFoundError: Ray is wanted and not installed.
+    """
+    kind, _, address = workers.partition(":")
+    if kind not in (LOCAL, RAY) or (kind == LOCAL and address):
+        raise wrong("--workers", repr(workers), "local, ray or ray:ADDRESS")
+    if kind == RAY and find_spec("ray") is None:
+        wanted = "local, or pip install 'regard[ray]'"
+        raise wrong("--workers", "ray, which is not installed", wanted, ModuleNotFoundError)
+    return kind, address
+
+
+def in_turn(cells: Sequence[Cell], show: Show, shared: Shared | None = None) -> Iterator[Outcome]:
     """In this process."""
     for cell in cells:
         show(cell.label)
-        yield attempt(cell, show)
+        yield attempt(cell, show, shared)
 
 
-def attempt(cell: Cell, show: Show = lambda what: None) -> Outcome:
+def attempt(cell: Cell, show: Show = lambda what: None, shared: Shared | None = None) -> Outcome:
     """One cell; what it raises is its outcome."""
     try:
-        return Outcome(cell, dict(cell.run(show)))
+        return Outcome(cell, dict(cell.run(show) if shared is None else cell.run_on(shared.thing, show)))
     except (ValueError, TypeError, LookupError, RuntimeError, MemoryError, OSError, ImportError) as error:
         return Outcome(cell, error=" ".join(str(error).split()) or type(error).__name__)
 
 
-def on_ray(cells: Sequence[Cell], address: str, show: Show) -> Iterator[Outcome]:
-    """On a Ray cluster, each cell with as many cores as it has threads; as they end, in any order."""
-    if find_spec("ray") is None:
-        wanted = "local, or pip install 'regard[ray]'"
-        raise wrong("--workers", "ray, which is not installed", wanted, ModuleNotFoundError)
+def on_ray(cells: Sequence[Cell], address: str, show: Show, shared: Shared | None = None) -> Iterator[Outcome]:
+    """On a Ray cluster, which is begun unless there is one; as cells end, in any order."""
     import ray
-    from ray.exceptions import RayError
 
     begun = not ray.is_initialized()
     if begun:
         ray.init(address=address or None, log_to_driver=False, configure_logging=False)
     try:
-        remote: Any = ray.remote(attempt)
-        pending = {remote.options(**needs(cell)).remote(cell): cell for cell in cells}
-        while pending:
-            show(f"{len(pending)} cells left on {len(ray.nodes())} node(s)")
-            ready, _ = ray.wait(list(pending), num_returns=1, timeout=5)
-            for reference in ready:
-                cell = pending.pop(reference)
-                try:
-                    yield ray.get(reference)
-                except RayError as error:
-                    yield Outcome(cell, error=" ".join(str(error).split())[:300])
+        yield from as_tasks(cells, show) if shared is None else by_holders(cells, show, shared)
     finally:
         if begun:
             ray.shutdown()
+
+
+def as_tasks(cells: Sequence[Cell], show: Show) -> Iterator[Outcome]:
+    """Each cell with as many cores as it has threads."""
+    import ray
+
+    remote: Any = ray.remote(attempt)
+    pending = {remote.options(**needs(cell)).remote(cell): cell for cell in cells}
+    while pending:
+        show(left(len(pending)))
+        for reference in ray.wait(list(pending), num_returns=1, timeout=5)[0]:
+            yield ended(reference, pending.pop(reference))
+
+
+class Holder:
+    """A worker that keeps what all cells share."""
+
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+
+    def attempt(self, cell: Cell) -> Outcome:
+        return attempt(cell, shared=self.shared)
+
+
+def by_holders(cells: Sequence[Cell], show: Show, shared: Shared) -> Iterator[Outcome]:
+    """By as many holders as there are cores, or GPUs where they need one; each has one cell at a time."""
+    import ray
+
+    what, each = ("GPU", shared.gpus) if shared.gpus else ("CPU", 1)
+    places = max(1, int(ray.cluster_resources().get(what, 1)) // each)
+    make: Any = ray.remote(Holder)
+    make = make.options(num_cpus=1, num_gpus=shared.gpus, max_restarts=3, max_task_retries=1)
+    kept, waiting, pending = ray.put(shared), deque(cells), dict[Any, tuple[Cell, Any]]()
+    idle = [make.remote(kept) for _ in range(min(places, len(cells)))]
+    while waiting or pending:
+        while waiting and idle:
+            cell, holder = waiting.popleft(), idle.pop()
+            pending[holder.attempt.remote(cell)] = cell, holder
+        show(left(len(waiting) + len(pending)))
+        for reference in ray.wait(list(pending), num_returns=1, timeout=5)[0]:
+            cell, holder = pending.pop(reference)
+            idle.append(holder)
+            yield ended(reference, cell)
+
+
+def ended(reference: Any, cell: Cell) -> Outcome:
+    """How a cell ended on the cluster; what the cluster itself reports is its error."""
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        return ray.get(reference)
+    except RayError as error:
+        return Outcome(cell, error=" ".join(str(error).split())[:300])
+
+
+def left(count: int) -> str:
+    """What progress says."""
+    import ray
+
+    return f"{count} cells left on {len(ray.nodes())} node(s)"
 
 
 def needs(cell: Cell) -> dict[str, int]:

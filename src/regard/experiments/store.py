@@ -48,6 +48,14 @@ class Store:
         """Whether the cell's row is there."""
         return self.path(cell).is_file()
 
+    def row(self, cell: Cell) -> dict[str, Any]:
+        """The cell's row.
+
+        Raises:
+            ValueError: a file that is no row of results.
+        """
+        return read(self.path(cell)).to_pylist()[0]
+
     def path(self, cell: Cell) -> Path:
         return self.cells / f"{cell.key}.parquet"
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from regard.core.errors import wrong
+from regard.hosts.small import title
 from regard.networks import LM
 from regard.records.predictions import Logits, head_of
 
@@ -27,7 +28,7 @@ class TransformersModel:
         model = host(model)
         name = type(model).__name__
         text = model.config.get_text_config()
-        self.model, self.architecture, self.name = model, name, model.config.name_or_path or name
+        self.model, self.architecture, self.name = model, name, title(model.config.name_or_path) or name
         self.depth: int | None = getattr(text, "num_hidden_layers", None)
         self.longest: int | None = getattr(text, "max_position_embeddings", None)
         self.vocabulary: int = getattr(text, "vocab_size", 0)

@@ -12,6 +12,7 @@ from regard.core.errors import wrong
 from regard.core.tile import Probe, Tile
 from regard.hosts.attention_interface import host
 from regard.hosts.session import Layer
+from regard.hosts.small import title
 from regard.records.predictions import Logits
 from regard.records.token_texts import Tokens, decode, unnamed
 
@@ -29,7 +30,7 @@ class EncoderDecoder:
         model = host(model)
         self.model, self.source = model, source
         self.architecture = type(model).__name__
-        self.name = model.config.name_or_path or self.architecture
+        self.name = title(model.config.name_or_path) or self.architecture
         self.longest: int | None = getattr(model.config, "max_position_embeddings", None)
         self.vocabulary: int = model.config.vocab_size
         self.depth: int | None = None

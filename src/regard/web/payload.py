@@ -7,7 +7,8 @@ Every packed array is deflated (raw, no header). Before that,
 * the means of what is below the page's threshold, one byte a cell (`cells`), are differences to the row of cells above;
 * the edges of a head are one stream of *varints* (7 bits a byte, lowest first, the top bit says that more follows): the
   number of edges of each row, then for each edge its key as the distance from the key before it in the row, then its
-  weight in thousandths.
+  weight in thousandths;
+* queries and keys are there of a few heads (`vectors`).
 
 So a weight on the page is the record's, rounded to three decimals.
 """
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import json
 import math
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -29,8 +29,11 @@ from safetensors import safe_open
 from regard.core.errors import wrong
 from regard.records.format import reads
 from regard.web.cells import codes, visible_pairs, weak_means
+from regard.web.coding import deflate, planes, varints
+from regard.web.vectors import Blobs, encoded, vectors
 
-MAX_EDGES = 3_100_000  # about 6 MB of page; a record with more loses its weakest edges, and the page says so
+MAX_EDGES = 3_100_000  # under 7 MB of page; a record with more loses its weakest edges, and the page says so
+EDGE_BYTES = 1.9
 SCORES = ("entropy", "distance", "sink", "induction", "previous_token", "duplicate_token", "kept_mass")
 PER_TOKEN = ("received", "entropy_rows", "value_norms")
 STACKS = (("source", "source"), ("target", "target"), ("target", "source"))
@@ -58,7 +61,7 @@ def pack(folder: Path, beside: Path | None = None) -> Payload:
     header, blobs = pack_one(folder)
     if beside is None:
         return Payload(header, blobs)
-    other, more = pack_one(beside)
+    other, more = pack_one(beside, alone=False)
     for name, mine, its in (
         ("length", *(len(h["tokens"]["ids"]) for h in (header, other))),
         ("source", *(h["tokens"].get("source", {}).get("ids") for h in (header, other))),
@@ -73,9 +76,10 @@ def pack(folder: Path, beside: Path | None = None) -> Payload:
     return Payload(header | {"beside": other}, chain(blobs, ((f"beside/{name}", blob) for name, blob in more)))
 
 
-def pack_one(folder: Path) -> tuple[dict[str, Any], Iterator[tuple[str, bytes]]]:
-    """The header and the blobs of one record."""
+def pack_one(folder: Path, alone: bool = True) -> tuple[dict[str, Any], Iterator[tuple[str, bytes]]]:
+    """The header and the blobs of one record; ``alone`` False of one beside another, without queries and keys."""
     record = read_header(folder)
+    neurons, more = vectors(folder, record) if alone else ([], Blobs())
     record["layers"].sort(key=lambda layer: STACKS.index(tuple(reads(layer))))
     tokens = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
     with safe_open(folder / "arrays.safetensors", framework="numpy") as arrays:
@@ -88,14 +92,15 @@ def pack_one(folder: Path) -> tuple[dict[str, Any], Iterator[tuple[str, bytes]]]
             }
             for layer in record["layers"]
         ]
-        threshold = page_threshold(folder, record)
+        threshold = page_threshold(folder, record, encoded(more))
         header = {"record": record, "tokens": tokens, "scores": scores, "threshold": threshold / 1000}
+        header["neurons"] = [list(head) for head in neurons]
         header["values"] = [layer["index"] for layer in record["layers"] if f"{layer['index']}/value_norms" in names]
         header["marked"] = [layer["index"] for layer in record["layers"] if f"{layer['index']}/kept" in names]
         header["predicted"] = arrays.get_slice("next/ids").get_shape()[1] if "next/ids" in names else 0
         if record["rows"]:
             header["computed"] = np.flatnonzero(_computed(arrays, record)).tolist()
-    return header, _blobs(folder, record, threshold)
+    return header, chain(_blobs(folder, record, threshold), more.items())
 
 
 def read_header(folder: Path) -> dict[str, Any]:
@@ -117,14 +122,18 @@ def read_header(folder: Path) -> dict[str, Any]:
     return record
 
 
-def page_threshold(folder: Path, record: dict[str, Any]) -> int:
-    """The smallest weight that the page keeps, in thousandths: the record's own unless those are over `MAX_EDGES`."""
+def page_threshold(folder: Path, record: dict[str, Any], taken: int = 0) -> int:
+    """The smallest weight that the page keeps, in thousandths: the record's own unless those are over `MAX_EDGES`.
+
+    Args:
+        taken: bytes of the page that queries and keys take, and edges give way to.
+    """
     counts = np.zeros(1002, dtype=np.int64)
     with safe_open(folder / "arrays.safetensors", framework="numpy") as arrays:
         for layer in record["layers"]:
             counts += np.bincount(_thousandths(arrays.get_tensor(f"{layer['index']}/edge_weights")), minlength=1002)
     at_least = counts[::-1].cumsum()[::-1]
-    kept = int(np.flatnonzero(at_least <= MAX_EDGES)[0])
+    kept = int(np.flatnonzero(at_least <= max(0, MAX_EDGES - taken / EDGE_BYTES))[0])
     return max(math.ceil(record["edge_threshold"] * 1000 - 1e-6), kept)
 
 
@@ -188,32 +197,6 @@ def pack_edges(rows: np.ndarray, keys: np.ndarray, weights: np.ndarray, threshol
     before[np.concatenate([[True], row_of[1:] != row_of[:-1]])[: len(keys)]] = 0
     counts = np.bincount(row_of, minlength=len(rows) - 1)
     return deflate(varints(np.concatenate([counts, keys - before[: len(keys)], weights])))
-
-
-def varints(values: np.ndarray) -> bytes:
-    """Each value below 2^35 in as few 7-bit groups as it needs."""
-    length = np.ones(len(values), dtype=np.int64)
-    for groups in range(1, 5):
-        length += values >= 1 << (7 * groups)
-    ends = np.cumsum(length)
-    out = np.empty(int(ends[-1]) if len(ends) else 0, dtype=np.uint8)
-    for byte in range(5):
-        has = length > byte
-        group = (values[has] >> (7 * byte)) & 0x7F
-        out[ends[has] - length[has] + byte] = group | ((length[has] > byte + 1).astype(np.int64) << 7)
-    return out.tobytes()
-
-
-def planes(values: np.ndarray) -> bytes:
-    """The bytes of little-endian numbers: one plane a byte, the most significant first."""
-    size = values.dtype.itemsize
-    return np.ascontiguousarray(values.reshape(-1).view(np.uint8).reshape(-1, size)[:, ::-1].T).tobytes()
-
-
-def deflate(data: bytes) -> bytes:
-    """Raw deflate, as the browser's ``DecompressionStream("deflate-raw")`` reads it."""
-    squeeze = zlib.compressobj(6, zlib.DEFLATED, -15)
-    return squeeze.compress(data) + squeeze.flush()
 
 
 def _thousandths(weights: np.ndarray) -> np.ndarray:

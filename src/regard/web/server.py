@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import webbrowser
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -64,12 +65,12 @@ def app(folder: Path) -> FastAPI:
 
     @server.get("/api/pair")
     def pair(layer: int, head: int, row: int, key: int) -> dict[str, Any]:
-        """What the score of one pair is made of, and its weight."""
+        """What the score of one pair is made of, its weight, q and k."""
         try:
             found = neurons(record, layer, head, row, key)
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
-        return {"products": found.products, "score": found.score, "weight": found.weight}
+        return asdict(found)
 
     return server
 

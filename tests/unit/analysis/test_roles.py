@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -54,15 +58,19 @@ def test_the_table_is_kept_whole(found, tmp_path):
 
 
 def test_roles_merge_by_prompts_and_refuse_other_models():
-    def roles(model: str, values: list[list[float]]) -> Roles:
-        return Roles(
-            model, {"sink": HeadScores("sink", sample_moments({0: torch.tensor(values)}))}, {0: torch.zeros(2)}
+    def roles(model: str, values: list[list[float]], rises: list[float] | None = None) -> Roles:
+        scores = {"sink": HeadScores("sink", sample_moments({0: torch.tensor(values)}))}
+        causes = (
+            {} if rises is None else {"loss_rise": HeadScores("loss_rise", sample_moments({0: torch.tensor([rises])}))}
         )
+        return Roles(model, scores, causes)
 
-    both = roles("a", [[1.0, 0.0]]).merge(roles("a", [[0.0, 0.0], [1.0, 0.0]]))
+    both = roles("a", [[1.0, 0.0]], [0.5, 2.0]).merge(roles("a", [[0.0, 0.0], [1.0, 0.0]], [1.5, math.nan]))
     assert both.scores["sink"].values[0].tolist() == [2 / 3, 0]
     assert both.heads("sink") == [(0, 0)]
-    assert both.estimates == {}
+    assert both.rises == {(0, 0): 1.0}  # the other head was taken out in one of them alone
+    assert both.texts == 2
+    assert roles("a", [[1.0, 0.0]], [0.5, 2.0]).merge(roles("a", [[1.0, 0.0]])).rises == {}
     with pytest.raises(ValueError, match="other: got roles of b"):
         roles("a", [[1.0, 0.0]]).merge(roles("b", [[1.0, 0.0]]))
     with pytest.raises(ValueError, match="role: got 'copying', want one of sink"):
@@ -206,7 +214,83 @@ def test_many_texts_merge_and_a_stopped_run_goes_on(tiny, tmp_path, monkeypatch)
             torch.testing.assert_close(getattr(found.moments[layer], part), getattr(of, part).double())
     over([SinkHeads(epsilon=0.2)], model, texts[:1], tmp_path / "kept")
     assert len(shown) == 2  # another threshold is another analysis
+    over([SinkHeads()], model, texts[:1] * 3, tmp_path / "kept", lambda done, total: shown.append((done, total)))
+    assert shown[2:] == [(3, 3)]  # a text that is there three times counts three times, and is read once at most
     with pytest.raises(TypeError, match="store: got one for a DenseMaps"):
         over([SinkHeads()], DenseMaps(lambda ids: []), texts, tmp_path / "other")
     with pytest.raises(ValueError, match="data: got no prompts"):
         over([SinkHeads()], model, [])
+
+
+def test_of_many_texts_each_column_is_a_mean_over_them(tiny, tmp_path, monkeypatch):
+    """Entropies pool rows; losses count every text once, and have an error; a run that was stopped goes on."""
+    model, tokenizer = tiny
+    texts = [small.SAMPLE.read_text()[start : start + size] for start, size in ((0, 310), (500, 230), (900, 270))]
+
+    def found(which, **given):
+        return regard.heads(model, None, [tokenizer(texts[i]).input_ids for i in which], store=tmp_path, **given)
+
+    def stop(what: str, done: int, total: int) -> None:
+        if (what, done) == ("the texts", 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        found([0, 1, 2], progress=stop)
+    passes, told = [], []
+    show = WatchedModel.show
+    monkeypatch.setattr(WatchedModel, "show", lambda self, ids, *given: passes.append(ids) or show(self, ids, *given))
+    whole = found([2, 0, 1], progress=lambda *step: told.append(step))
+    assert [one.tolist() for one in passes] == [[tokenizer(texts[2]).input_ids]]  # all else is there
+    assert told[-1] == ("causal effects", 3, 3)
+    one, two = found([0]), found([1, 2])
+    both = one.merge(two)
+    assert (whole.texts, both.texts) == (3, 3)
+    for name in ("entropy", "distance", "loss_estimate"):
+        for layer, values in whole.in_texts[name].values.items():
+            torch.testing.assert_close(both.in_texts[name].values[layer], values)
+    for head in both.rises.keys() & whole.rises.keys():
+        assert both.rises[head] == pytest.approx(whole.rises[head])
+    rows = {(row["layer"], row["head"]): row for row in whole.table()}
+    (layer, head), rise = next(iter(whole.rises.items()))
+    each = [float(loss_rises(model, [text], [(layer, head)])[layer, head][0]) for text in tokens(tokenizer, texts)]
+    assert rise == pytest.approx(sum(each) / 3)
+    assert rows[layer, head]["loss_rise_error"] == pytest.approx(torch.tensor(each).std().item() / 3**0.5, rel=1e-4)
+    assert all(row["loss_rise_error"] is None for row in one.table())
+    with pytest.raises(ValueError, match="text: got 1 token, the text at 1 of 2, want at least two"):
+        regard.heads(model, None, [[3, 4], [5]])
+
+
+def tokens(tokenizer, texts):
+    return [torch.tensor(tokenizer(text).input_ids) for text in texts]
+
+
+@pytest.mark.slow
+def test_texts_are_spread_over_a_ray_cluster(tmp_path):
+    """A local cluster gives what one process gives, from a store that one of them began."""
+    pytest.importorskip("ray")
+    code = """
+import sys, torch
+from regard.analysis.base import Prompt
+from regard.analysis.corpus import over
+from regard.analysis.sinks import SinkHeads
+from regard.hosts import small
+model, _ = small.load("tiny")
+texts = [Prompt(torch.randint(2048, (64,), generator=torch.Generator().manual_seed(i))) for i in range(5)]
+here = over([SinkHeads()], model, texts)["sink"]
+over([SinkHeads()], model, texts[:2], sys.argv[1])
+for store in (None, sys.argv[1]):
+    told = []
+    there = over([SinkHeads()], model, texts, store, lambda *step: told.append(step), "ray")["sink"]
+    assert told == [(i, 5) for i in range(1, 6)], told
+    for layer, values in here.values.items():
+        torch.testing.assert_close(there.values[layer], values)
+try:
+    over([SinkHeads()], model, texts[:1] + [Prompt(torch.tensor([1]))], None, workers="ray")
+except RuntimeError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=600, env=os.environ
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("data: got 1 of 2 that failed, such as with: ")

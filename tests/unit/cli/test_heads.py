@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from regard.cli import main
+from regard.cli.heads import lines_of
 
 BASE, DONOR = ("When Mary and Emma went to the park, {} gave a book to".format(who) for who in ("Mary", "Emma"))  # noqa: UP032
 
@@ -42,6 +43,17 @@ def test_heads_are_printed_and_kept(tmp_path, monkeypatch, capsys):
     assert len(json.loads(target.read_text())["heads"]) == 32
 
 
+def test_lines_are_texts(tmp_path, monkeypatch, capsys):
+    """Plain, or as JSON, in which a text may have lines of its own; a bad line is named."""
+    assert lines_of("one\n\n two\n", False) == ["one", " two"]
+    assert lines_of('"a\\nb"\n{"text": "c", "id": 3}\n', True) == ["a\nb", "c"]
+    for line in ("[1]", "plain", '""', '{"prompt": "x"}'):
+        file = tmp_path / "texts.jsonl"
+        file.write_text(f'"fine"\n{line}\n')
+        assert run(monkeypatch, "heads", "--lines", "--file", str(file)) == 2
+        assert "--file: got line 2: " in capsys.readouterr().err
+
+
 def test_patching_names_heads(monkeypatch, capsys):
     assert run(monkeypatch, "patch", BASE, DONOR, "--answers", " Mary, Emma", "--json") == 0
     rows = json.loads(capsys.readouterr().out)
@@ -55,6 +67,7 @@ def test_patching_names_heads(monkeypatch, capsys):
     ("arguments", "said"),
     [
         (("heads", "--lengths", "many"), "--lengths: got 'many'"),
+        (("heads", "--workers", "cloud"), "--workers: got 'cloud', want local, ray or ray:ADDRESS"),
         (("heads", "-o", "nowhere/heads.json"), "--output: got nowhere/heads.json, want a file in a folder"),
         (("heads", "--lengths", "12"), "lengths: got 12, want a length that"),
         (("patch", BASE, DONOR, "--answers", "one"), "--answers: got 'one', want two words"),

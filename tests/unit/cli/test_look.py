@@ -93,6 +93,9 @@ def test_roles_and_an_earlier_record_go_onto_the_page(own, tmp_path, monkeypatch
         (("--text", "word " * 9000), "want at most 8,192"),
         (("--text", "a b", "--layers", "x"), "--layers: got 'x', want numbers and ranges such as 0,2-4"),
         (("--text", "a b", "--layers", "9"), "want"),
+        (("--text", "a b", "--neurons", "3"), "--neurons: got '3', want layers and heads such as 9.4,18.6"),
+        (("--text", "a b", "--neurons", "3.1", "--no-keep"), "--neurons: got 3.1 with --no-keep, want"),
+        (("--text", "a b", "--neurons", "3.8"), "--neurons: got head 8 of layer 3, softmax, want heads 0 to 7"),
         (("--text", "a b", "-o", "BINARY/seen"), "BINARY"),
     ],
 )

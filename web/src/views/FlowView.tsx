@@ -9,7 +9,8 @@ import { alone, glyphs, number, placed } from "../words";
 
 const [LEFT, BOTTOM, LISTED, WIDEST] = [36, 96, 12, 760];
 const STEP = Math.max(14, Math.min(28, 560 / (top + 1)));
-const from = computed(() => least.value ?? usual());
+const readable = usual();
+const from = computed(() => least.value ?? readable);
 const shown = computed(() => leading(from.value));
 const pointed = signal<Route | null>(null);
 const most = Math.max(...routes.filter(({ part }) => part === "attn").map(({ weight }) => weight), 0.01);
@@ -28,8 +29,8 @@ export function FlowView() {
       </div>
       <aside class="side" aria-label="edges">
         <label class="slider small">
-          <span>shares of a state from {from.value.toFixed(2)}</span>
-          <input type="range" min={0} max={0.3} step={0.01} value={from.value} aria-label="least share that is shown" onInput={(event) => (least.value = Number(event.currentTarget.value))} />
+          <span>shares of a state from {from.value.toFixed(3)}</span>
+          <input type="range" min={0} max={0.3} step={0.001} value={from.value} aria-label="least share that is shown" onInput={(event) => (least.value = Number(event.currentTarget.value))} />
         </label>
         <p class="small">
           From the bottom up: a line over to another token is what a head took from it, a line upwards what stayed, a square what the feed-forward network added; as
@@ -49,7 +50,7 @@ export function FlowView() {
               </li>
             ))}
           </ol>
-          {!heads.length && <p class="small">No head has so large a share.</p>}
+          {!heads.length && <p class="small">No head has so large a share: move the slider to the left.</p>}
         </section>
       </aside>
     </section>

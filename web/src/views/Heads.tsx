@@ -55,6 +55,7 @@ export function Heads() {
             })}
           </div>
           <Legend />
+          <p class="small key">Below a map: its roles with their scores, and its entropy in nats; the bar is its share of the most there can be.</p>
         </div>
         {filter && (
           <p class="filtered" role="status">
@@ -139,7 +140,8 @@ function arranged(): Place[] {
     return -(filter ? (strength(filter, inLayer, of) ?? 0) : Math.max(...ROLES.map((each) => strength(each, inLayer, of) ?? 0)));
   };
   const found = filter ? ALL.filter((place) => has(filter, ...place)) : ALL;
-  return order.value === "layer" ? found : found.toSorted((a, b) => rank(a) - rank(b));
+  if (order.value === "layer") return found;
+  return found.map((place) => [rank(place), place] as const).sort(([a], [b]) => a - b).map(([, place]) => place);
 }
 
 function rowsOf(places: Place[], byLayer: boolean): Place[][] {

@@ -34,7 +34,7 @@ export function MapView() {
   const panes = useRef<(StreetMap | null)[]>([null, null]);
   const each = (what: (map: StreetMap) => void): void => panes.current.forEach((map) => map && what(map));
   useEffect(() => {
-    saved.value = { name: `map-${layers[layer.value]!.index}-${head.value}`, svg: () => mapSvg(panes.current[0]!), rows: () => rows(panes.current[0]!) };
+    saved.value = { name: `map-${layers[layer.value]!.index}-${head.value}`, svg: () => panesSvg(panes.current), rows: () => rows(panes.current[0]!) };
     return effect(askExact);
   }, []);
   return (
@@ -104,9 +104,10 @@ function Pane({ at, panes }: { at: 0 | 1; panes: (StreetMap | null)[] }) {
     };
   }, []);
   const name = at ? placeName(other.value!) : headName(layer.value, head.value);
+  const said = paneName(at);
   return (
     <div class="room">
-      {comparing.value && <h2>{at && pane.value === "difference" ? `${headName(layer.value, head.value)} − ${name}` : name}</h2>}
+      {comparing.value && <h2 title={said}>{said}</h2>}
       <canvas ref={canvas} tabIndex={0} role="application" aria-label={`attention map of ${name}; arrow keys move among pairs, plus and minus zoom, Enter pins`} aria-describedby="readout" />
     </div>
   );
@@ -221,15 +222,29 @@ function OnePair({ row, at, known: [map, beside] }: { row: number; at: number; k
   );
 }
 
-/** The chosen head's map as it is on the screen. */
-function mapSvg(map: StreetMap): string {
+/** The maps as they are on the screen, beside each other. */
+function panesSvg(panes: (StreetMap | null)[]): string {
+  const drawn = panes.flatMap((map, at) => (map ? [mapParts(map, paneName(at))] : []));
+  const wide = drawn.map(({ size }) => size + 12);
+  const parts = drawn.map(({ parts }, at) => `<g transform="translate(${wide.slice(0, at).reduce((sum, each) => sum + each, 0)} 0)">${parts.join("")}</g>`);
+  return svgOf(wide.reduce((sum, each) => sum + each, 0), Math.max(...drawn.map(({ size }) => size)) + 32, inks().paper, parts);
+}
+
+/** What stands above a pane. */
+function paneName(at: number): string {
+  const mine = headName(layer.value, head.value);
+  if (!at) return mine;
+  return pane.value === "difference" ? `${mine} − ${placeName(other.value!)}` : placeName(other.value!);
+}
+
+function mapParts(map: StreetMap, name: string): { size: number; parts: string[] } {
   const { image, size, gutter, labels } = map.drawn();
-  const { ink, muted, paper } = inks();
+  const { ink, muted } = inks();
   const side = size - gutter;
   const parts = labels.map(({ axis, text, at }) => (axis === "row" ? svgText({ x: gutter - 5, y: at + 20, text, colour: muted, end: true }) : svgText({ x: at, y: gutter + 15, text, colour: muted, up: true })));
   parts.push(`<image x="${gutter}" y="${gutter + 20}" width="${side}" height="${side}" href="${escaped(image)}" style="image-rendering:pixelated"/>`);
-  parts.push(svgText({ x: 8, y: 14, text: `${headName(layer.value, head.value)}: queries down, keys across`, colour: ink, size: 13 }));
-  return svgOf(size + 12, size + 32, paper, parts);
+  parts.push(svgText({ x: 8, y: 14, text: `${name}: queries down, keys across`, colour: ink, size: 13 }));
+  return { size, parts };
 }
 
 /** The weights from the threshold up in the part of the map that is on the screen. */

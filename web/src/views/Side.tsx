@@ -41,6 +41,7 @@ function Picker() {
   const [entropy, distance] = [statistic("entropy", inLayer, of), statistic("distance", inLayer, of)];
   const found = tabled(inLayer, of);
   const cause = found?.loss_rise ?? found?.loss_estimate;
+  const error = found?.loss_rise == null ? found?.loss_estimate_error : found.loss_rise_error;
   const box = useChosenInSight();
   return (
     <section>
@@ -86,10 +87,10 @@ function Picker() {
             entropy {entropy.toFixed(2)} nats, as over {Math.exp(entropy).toFixed(Math.exp(entropy) < 10 ? 1 : 0)} keys
           </span>
         )}
-        {distance !== null && ` · mean distance ${distance.toFixed(0)} tokens`}
+        {distance !== null && ` · mean distance ${distance.toFixed(0)} token${distance.toFixed(0) === "1" ? "" : "s"}`}
         {typeof cause === "number" && (
           <span title="rise of the text’s loss, in nats a token, where the head is taken out">
-            {` · without it the loss rises by ${cause.toFixed(3)}${found?.loss_rise == null ? ", estimated" : ""}`}
+            {` · without it the loss ${cause < 0 ? "falls" : "rises"} by ${Math.abs(cause).toFixed(3)}${typeof error === "number" ? ` ± ${error.toFixed(3)}` : ""}${found?.loss_rise == null ? ", estimated" : ""}`}
           </span>
         )}
       </p>
@@ -168,7 +169,7 @@ function Token() {
       <p class="small">
         {[
           mine.text === keys.text && by === "tokens" && `receives ${known ? number(known[1][of]![at]!) : "…"} on average`,
-          !Number.isNaN(entropy) && `entropy of its row ${entropy.toFixed(2)} nats`,
+          !Number.isNaN(entropy) && `entropy of its row ${Math.max(0, entropy).toFixed(2)} nats`,
         ]
           .filter(Boolean)
           .join(" · ")}
@@ -184,10 +185,14 @@ function Token() {
       )}
       {known && computed && (
         <p class="small">
-          {found.length > LISTED && `and ${found.length - LISTED} more of weights from ${threshold} up`}
-          {!found.length && `nothing from ${Math.max(threshold, floor.value)} up`}
-          {!column && known[3] && found.length > 0 && `${number(lasting(known[0].edges.row(unit), known[3], theirs))} of these weights goes to what the policy keeps; struck out: what it forgets; `}
-          {!column && what === "weight" && found.length > 0 && `${found.length > LISTED ? "; " : ""}${number(Math.min(1, sum(known[0].edges.row(unit))))} of the row in weights from ${threshold} up`}
+          {[
+            found.length > LISTED && `and ${found.length - LISTED} more of weights from ${threshold} up`,
+            !found.length && `nothing from ${Math.max(threshold, floor.value)} up`,
+            !column && known[3] && found.length > 0 && `${number(lasting(known[0].edges.row(unit), known[3], theirs))} of these weights goes to what the policy keeps; struck out: what it forgets`,
+            !column && what === "weight" && found.length > 0 && `${number(Math.min(1, sum(known[0].edges.row(unit))))} of the row in weights from ${threshold} up`,
+          ]
+            .filter(Boolean)
+            .join("; ")}
         </p>
       )}
     </section>

@@ -39,13 +39,15 @@ export function TextView() {
   return (
     <section class="split text" aria-label="text">
       <div class="stage">
-        <div class="bar">
-          <Segments label="Shade by" names={MODE_NAMES} all={OFFERED} chosen={mode.value} choose={(name) => (mode.value = name)} />
-          {mode.value !== "surprise" && <Segments label="of" names={SPAN_NAMES} all={SPANS} chosen={span.value} choose={(name) => (span.value = name)} />}
+        <div class="controls">
+          <div class="bar">
+            <Segments label="Shade by" names={MODE_NAMES} all={OFFERED} chosen={mode.value} choose={(name) => (mode.value = name)} />
+            {mode.value !== "surprise" && <Segments label="of" names={SPAN_NAMES} all={SPANS} chosen={span.value} choose={(name) => (span.value = name)} />}
+          </div>
+          <p class="readout" role="status">
+            {sentence()}
+          </p>
         </div>
-        <p class="readout" role="status">
-          {sentence()}
-        </p>
         {shownTexts.map((text) => (
           <OneText key={text} text={text} named={lengths.length > 1} />
         ))}
@@ -73,13 +75,13 @@ function OneText({ text, named }: { text: Text; named: boolean }) {
         const one = chosen();
         const { of, starts } = grainOf(grain.value, text);
         tapestry.choose(one, one === null ? undefined : [starts[of[one]!]!, starts[of[one]! + 1]!]);
-        if (one !== null && !text && matches.value.length) tapestry.reveal(one);
+        if (one !== null && !text && matches.value.length) tapestry.reveal(one, "center");
       }),
       effect(() => tapestry.mark(text ? [] : matches.value)),
     ];
     if (choosing()) {
       box.current!.focus({ preventScroll: true });
-      tapestry.reveal(chosen() ?? 0);
+      tapestry.reveal(chosen() ?? 0, "center");
     }
     return () => ends.forEach((end) => end());
   }, [text]);

