@@ -109,7 +109,7 @@ def class_of(module: str, place: int, node: ast.ClassDef) -> Piece:
     whole = foreign(module, node.name)
     members = []
     for number, member in enumerate(node.body):
-        if is_text(member):
+        if is_text(member) or is_former(member):
             continue
         called = not isinstance(member, FUNCTIONS) or member.name in HOOKS or member.name.startswith("__")
         members.append(piece_of(module, (place, number), member, always=called or whole, owner=node.name))
@@ -257,6 +257,14 @@ def written(node: object) -> str:
 
 UNTOLD = ("ctx", "kind", "type_comment", "type_ignores", "type_params")
 """What the syntax says anyway, or some releases of Python only."""
+
+
+def is_former(node: ast.stmt) -> bool:
+    """Whether it is a method that `core.deprecated.former` marks, which regard itself never calls."""
+    decorators = node.decorator_list if isinstance(node, ast.FunctionDef) else []
+    return any(
+        isinstance(one, ast.Call) and isinstance(one.func, ast.Name) and one.func.id == "former" for one in decorators
+    )
 
 
 def is_text(node: object) -> bool:

@@ -17,6 +17,20 @@ def warn(old: str, new: str) -> None:
     warnings.warn(f"{old} is now {new}; the old name goes in 0.3", DeprecationWarning, 3)
 
 
+def former(new: str) -> Callable[[F], F]:
+    """Marks a method that is there only for callers from before: it warns, and no figure is taken to depend on it."""
+
+    def decorate(method: F) -> F:
+        @wraps(method)
+        def call(self: Any, *positional: Any, **named: Any) -> Any:
+            warn(f"{type(self).__name__}.{method.__name__}", new)
+            return method(self, *positional, **named)
+
+        return call  # pyright: ignore[reportReturnType]
+
+    return decorate
+
+
 def renamed_argument(old: str, new: str) -> Callable[[F], F]:
     """Lets a function's argument ``new`` be given by its former name as well.
 

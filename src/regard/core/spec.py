@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from regard.core.deprecated import former
 from regard.core.errors import wrong
 
 FORMS = {
@@ -39,6 +40,11 @@ class Spec:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     text: str = field(default="", compare=False, repr=False)
     places: Mapping[str, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
+
+    @former("Spec.name and Spec.arguments")
+    def __iter__(self) -> Iterator[Any]:
+        """``name, arguments = parse(text)``, as in 0.1."""
+        return iter((self.name, self.arguments))
 
     def __str__(self) -> str:
         inside = ", ".join(f"{key}={value!r}" for key, value in self.arguments.items())

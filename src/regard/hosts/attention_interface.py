@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from types import MethodType
 from typing import Any
+from weakref import WeakMethod, finalize
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -20,23 +21,41 @@ PREFIX = "regard_"
 naming = threading.Lock()
 
 
+class Borrowed:
+    """A method as Transformers' tables hold it: they know it for as long as its object lives, and do not keep that."""
+
+    def __init__(self, method: MethodType, eager: bool) -> None:
+        self.method, self.eager = WeakMethod(method), eager
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        method = self.method()
+        assert method is not None, "hooks in the model keep it"
+        return method(*args, eager=self.eager, **kwargs)
+
+    @property
+    def owner(self) -> Any:
+        """The method's object."""
+        return getattr(self.method(), "__self__", None)
+
+
 class Installed:
-    """An attention function in a model, until `remove`.
+    """An attention function in a model, until `remove` or until nobody has the model any more.
 
     Parts of the model that PyTorch's attention can compute are given that one's masks, which are left out where they
     would be causal or empty; the others those of their eager attention, which knows no such way.
 
     Args:
-        model: any Transformers model. function: what its attention modules call from now on; told as ``eager`` whether
-            they are given the masks of eager attention.
+        model: any Transformers model. function: the method that its attention modules call from now on; told as
+            ``eager`` whether they are given the masks of eager attention. The model keeps its object.
     """
 
-    def __init__(self, model: PreTrainedModel, function: Callable[..., Any]) -> None:
+    def __init__(self, model: PreTrainedModel, function: MethodType) -> None:
         configs = configurations(model)
         self.interfaces = interfaces(model)
-        self.before = [(config, config._attn_implementation) for config in configs]
+        before = [(config, config._attn_implementation) for config in configs]
         eager = eager_parts(model, configs)
-        self.names = {kind: self.register(partial(function, eager=kind), kind) for kind in (False, True)}
+        self.names = {kind: self.register(Borrowed(function, kind), kind) for kind in (False, True)}
+        self.remove = finalize(function.__self__, given_back, before, self.interfaces, [*self.names.values()])
         model.config._attn_implementation = self.names[id(model.config) in eager]
         for config in configs:
             config._attn_implementation = self.names[id(config) in eager]
@@ -56,14 +75,17 @@ class Installed:
         AttentionMaskInterface.register(name, mask)
         return name
 
-    def remove(self) -> None:
-        """Gives every part of the model back the function that it had."""
-        for config, implementation in self.before:
-            config._attn_implementation = implementation
-        for interface in self.interfaces:
-            for name in self.names.values():
-                if name in interface:
-                    del interface[name]
+
+def given_back(
+    before: Sequence[tuple[PreTrainedConfig, str]], tables: Sequence[AttentionInterface], names: Sequence[str]
+) -> None:
+    """Gives every part of a model back the function that it had, and takes ours out of the tables."""
+    for config, implementation in before:
+        config._attn_implementation = implementation
+    for table in tables:
+        for name in names:
+            if name in table:
+                del table[name]
 
 
 def interfaces(model: nn.Module) -> list[AttentionInterface]:
@@ -146,7 +168,7 @@ def owner(model: PreTrainedModel, config: PreTrainedConfig) -> Any:
     if not given.startswith(PREFIX):
         return None
     function = next((table[given] for table in interfaces(model) if given in table), None)
-    return getattr(getattr(function, "func", None), "__self__", None)
+    return function.owner if isinstance(function, Borrowed) else None
 
 
 def label(model: nn.Module) -> str:

@@ -49,6 +49,12 @@ def may_take(module: nn.Module) -> bool:
     return len(inspect.signature(module.forward).parameters) > 1
 
 
+def embeds(module: nn.Module) -> bool:
+    """Whether it learns nothing but embeddings: such a module may be given the past to number its tokens by."""
+    owners = [part for part in module.modules() if any(True for _ in part.parameters(recurse=False))]
+    return bool(owners) and all(isinstance(part, nn.Embedding) for part in owners)
+
+
 def given(model: nn.Module, cache: Any) -> dict[str, Any]:
     """The argument by which a model's forward pass is given a cache, as its version of Transformers calls it."""
     name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"

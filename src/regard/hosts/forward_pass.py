@@ -86,7 +86,7 @@ class PassTracker:
             if isinstance(module, PreTrainedModel):
                 self.handles.append(module.register_forward_pre_hook(self.enter, with_kwargs=True))
                 self.handles.append(module.register_forward_hook(self.leave, always_call=True))
-            elif caches.may_take(module) and not isinstance(module, nn.Embedding):
+            elif caches.may_take(module) and not caches.embeds(module):
                 hook = self.hand(name, caches.takes(module))
                 self.handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
 

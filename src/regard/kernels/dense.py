@@ -227,8 +227,11 @@ def over(
     e, wide = v.shape[-1], max(q.shape[-1], v.shape[-1])
     k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
     q, k, v = (F.pad(x, (0, wide - x.shape[-1])) if x.shape[-1] < wide else x for x in (q, k, v))
-    out, lse = cast(Any, Pieces.apply)(q, k, v, sink, parts if q.shape[2] else [], scale)
-    return Partial(out[..., :e], lse)
+    parts = parts if q.shape[2] else []
+    learned = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, sink) if x is not None)
+    run = cast(Any, Pieces.apply) if learned else computed  # short sequences feel what the bookkeeping costs
+    out, lse = run(q, k, v, sink, parts, scale)
+    return Partial(out if e == wide else out[..., :e], lse)
 
 
 class Pieces(torch.autograd.Function):
@@ -236,10 +239,7 @@ class Pieces(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, v, sink, parts, scale):
-        out, lse = merged(q, k, v, parts, scale)
-        if sink is not None:
-            out, lse = drain(out, lse, sink)
-        out = out.to(q.dtype)
+        out, lse = computed(q, k, v, sink, parts, scale)
         ctx.save_for_backward(q, k, v, sink, out, lse)
         ctx.parts, ctx.scale = parts, scale
         ctx.set_materialize_grads(False)
@@ -256,6 +256,16 @@ class Pieces(torch.autograd.Function):
             q, k, v, out, grad = with_lse_column(q, k, v, out, grad, grad_lse)
         sums = gradients(grad, q, k, v, out, finite, ctx.parts, ctx.scale)
         return *(total[..., :dim].to(q.dtype) for total in sums), sink_part, None, None
+
+
+def computed(
+    q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None, parts: Sequence[Piece], scale: float
+) -> tuple[Tensor, Tensor]:
+    """``(out, lse)`` of the pieces and the sink, in the precision of q and in that of sums."""
+    out, lse = merged(q, k, v, parts, scale)
+    if sink is not None:
+        out, lse = drain(out, lse, sink)
+    return out.to(q.dtype), lse
 
 
 def gradients(

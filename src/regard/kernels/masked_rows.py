@@ -40,8 +40,9 @@ class Square:
     def of(cls, pattern: Pattern, side: int) -> Square:
         """The first ``side`` tokens, kept for the next call."""
         mask = pattern.dense(side)
-        place = torch.arange(side)
-        first, last = torch.where(mask, place, side).amin(2), torch.where(mask, place + 1, 0).amax(2)
+        place = torch.arange(side, dtype=torch.int16)
+        first = torch.where(mask, place, torch.tensor(side, dtype=torch.int16)).amin(2)
+        last = (mask * (place + 1)).amax(2)
         return cls(mask[None], first.amin(0).tolist(), last.amax(0).tolist(), first.amax(0).tolist())
 
     @lru_cache(maxsize=16)  # noqa: B019 - squares are few and kept

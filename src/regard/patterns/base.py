@@ -174,9 +174,14 @@ class Pattern:
         if not m:
             return torch.zeros(self.heads, last - first, 0, dtype=torch.bool, device=device)
         self.check(m)
-        i, j = torch.arange(m - n + first, m - n + last, device=device)[:, None], torch.arange(m, device=device)
-        parts = [self.head(h).visible(i, j, m).expand(last - first, m) for h in range(self.heads)]
-        return torch.stack(parts) if self.crossed else torch.stack(parts) & (i >= 0)
+        first, last = m - n + first, m - n + last
+        seen = torch.stack([self.head(h).rows(first, last, m, device) for h in range(self.heads)])
+        return seen if self.crossed or first >= 0 else seen & (torch.arange(first, last, device=device) >= 0)[:, None]
+
+    def rows(self, first: int, last: int, m: int, device: torch.device | str = "cpu") -> Tensor:
+        """``(last − first, m)`` bool: `visible` of queries at positions ``first`` to ``last − 1`` and all keys."""
+        i, j = torch.arange(first, last, device=device)[:, None], torch.arange(m, device=device)
+        return self.visible(i, j, m).expand(last - first, m)
 
     def flex_mask(self, m: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
         """``mask_mod`` of FlexAttention for as many queries as the ``m`` keys."""
@@ -288,6 +293,13 @@ class And(Pattern):
     def __repr__(self) -> str:
         return f"{bracketed(self.first)} & {bracketed(self.second)}"
 
+    @cached_property
+    def hashed(self) -> int:
+        return hash((self.first, self.second))
+
+    def __hash__(self) -> int:  # once: plans are looked up by patterns in every call
+        return self.hashed
+
     @property
     def heads(self) -> int:
         return max(self.first.heads, self.second.heads)
@@ -309,6 +321,9 @@ class And(Pattern):
 
     def visible(self, i: Tensor, j: Tensor, m: int) -> Tensor:
         return self.first.visible(i, j, m) & self.second.visible(i, j, m)
+
+    def rows(self, first: int, last: int, m: int, device: torch.device | str = "cpu") -> Tensor:
+        return self.first.rows(first, last, m, device) & self.second.rows(first, last, m, device)
 
     def bounds(self, queries: Region, keys: Region, m: int) -> Bounds:
         return self.first.bounds(queries, keys, m) & self.second.bounds(queries, keys, m)
@@ -355,6 +370,9 @@ class Not(Pattern):
 
     def visible(self, i: Tensor, j: Tensor, m: int) -> Tensor:
         return ~self.inner.visible(i, j, m)
+
+    def rows(self, first: int, last: int, m: int, device: torch.device | str = "cpu") -> Tensor:
+        return ~self.inner.rows(first, last, m, device)
 
     def bounds(self, queries: Region, keys: Region, m: int) -> Bounds:
         return ~self.inner.bounds(queries, keys, m)

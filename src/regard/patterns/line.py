@@ -39,6 +39,12 @@ class Offsets(Pattern):
     def visible(self, i: Tensor, j: Tensor, m: int) -> Tensor:
         return self.offset(i - j)
 
+    def rows(self, first: int, last: int, m: int, device: torch.device | str = "cpu") -> Tensor:
+        if type(self).visible is not Offsets.visible or last <= first:
+            return super().rows(first, last, m, device)
+        ahead = self.offset(torch.arange(first + 1 - m, last, device=device).flip(0))
+        return ahead.unfold(0, m, 1).flip(0)
+
     def bounds(self, queries: Region, keys: Region, m: int) -> Bounds:
         first, last = queries.low[:, None] - keys.high, queries.high[:, None] - keys.low
         start = int(first.min()) if first.numel() else 0

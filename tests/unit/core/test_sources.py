@@ -275,3 +275,12 @@ def test_what_the_package_gives_late_is_found():
     used = sources.used("claims.nexus", "first_order")
     assert {"core.build", "projections.nexus", "mechanisms.scored.softmax"} <= used.keys()
     assert not {"mechanisms.linear.gla", "core.atlas", "claims.figures"} & used.keys()
+
+
+def test_a_method_for_callers_from_before_decides_nothing(package):
+    before = sources.used("mine", "used")
+    old = "class Square(Shape):\n    @former('area')\n    def __len__(self):\n        return 4\n"
+    package(FILE.replace("class Square(Shape):\n", old))
+    assert sources.used("mine", "used") == before
+    package(FILE.replace("class Square(Shape):\n", old.replace("    @former('area')\n", "")))
+    assert sources.used("mine", "used") != before

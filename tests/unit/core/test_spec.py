@@ -17,6 +17,9 @@ def test_a_name_with_arguments():
     found = parse(" x(kind=taylor, sizes=(1, 2), bias=-2.5, of=t5(buckets=8), on=Window(3) | Sinks(2)) ")
     parts = {"of": "t5(buckets=8)", "on": "Window(3) | Sinks(2)"}
     assert found == Spec("x", {"kind": "taylor", "sizes": (1, 2), "bias": -2.5, **parts})
+    with pytest.warns(DeprecationWarning, match="Spec.name and Spec.arguments"):
+        name, arguments = found
+    assert (name, arguments) == ("x", found.arguments)
 
 
 def test_layers_repeat_and_have_projections_of_their_own():

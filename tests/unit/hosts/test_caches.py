@@ -226,3 +226,19 @@ def test_checkpointing_shows_each_row_once(name, reentrant):
     assert one[2] == other[2] == 1
     torch.testing.assert_close(one[0], other[0], **CLOSE)
     torch.testing.assert_close(one[1], other[1], **CLOSE)
+
+
+def test_embeddings_that_are_given_the_past_mix_no_tokens():
+    """SpeechT5's decoder numbers its tokens by it; a layer that is given it may attend."""
+    config = transformers.SpeechT5Config(
+        vocab_size=61, hidden_size=24, encoder_layers=1, decoder_layers=1, encoder_attention_heads=3,
+        decoder_attention_heads=3, encoder_ffn_dim=40, decoder_ffn_dim=40, conv_dim=[24], conv_stride=[5],
+        conv_kernel=[10], num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    model = transformers.SpeechT5ForSpeechToText(config).eval()
+    decoder = model.speecht5.decoder
+    assert caches.embeds(decoder.prenet)
+    assert not caches.embeds(decoder.wrapped_decoder.layers[0])
+    with torch.no_grad(), watch(model, [Entropy()]) as seen:
+        model(input_values=torch.randn(2, 400), decoder_input_ids=tokens(2, 7))
+    assert len(seen["entropy"]) == 3  # the encoder's, the decoder's own and that to the encoder

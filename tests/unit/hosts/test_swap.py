@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
 
 import pytest
 import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import regard
 from regard.hosts.state_cache import StateCacheLayer
@@ -148,6 +151,21 @@ def test_for_good_and_back():
     assert not torch.allclose(logits(model, ids), before, **CLOSE)
     held.remove()
     assert torch.equal(logits(model, ids), before)
+
+
+def test_what_is_swapped_for_good_goes_with_its_last_owner():
+    """Transformers' tables keep no model alive, and its configuration serves another one."""
+    model, ids = causal("Llama"), tokens(1, 13)
+    regard.swap(model, "window", size=3).install()
+    with regard.watch(model, probes=[]):
+        logits(model, ids)
+    known, kind, config = weakref.ref(model), type(model), model.config
+    name = config._attn_implementation
+    del model
+    gc.collect()
+    assert known() is None
+    assert name not in ALL_ATTENTION_FUNCTIONS
+    assert logits(kind(config), ids).isfinite().all()
 
 
 def test_the_gradient_flows_through_it():

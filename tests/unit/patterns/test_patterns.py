@@ -244,3 +244,19 @@ def test_an_endless_pattern_is_a_part_of_itself_among_more_tokens(text):
 )
 def test_a_pattern_of_one_length_is_not_endless(text):
     assert not p.parse_pattern(text).endless
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("Causal & (Window(20) | Sinks(4))", "Blocks(16) | Strided(7)", "Causal & Power(4)", "~Window(3)"),
+        *("PerHead(Causal & Window(5), Causal)", "Dilated(3, 2) | Global(2, 5)", "Random(0.3, 4)"),
+    ],
+)
+@pytest.mark.parametrize(("n", "m", "rows"), [(13, 13, None), (7, 29, slice(3, 6)), (29, 13, None), (1, 37, None)])
+def test_rows_of_the_mask_are_what_single_pairs_say(text, n, m, rows):
+    """A mask from offsets alone is made without looking at pairs."""
+    pattern = p.parse_pattern(text)
+    i, j = torch.arange(m - n, m)[rows or slice(None)][:, None], torch.arange(m)
+    pairs = torch.stack([pattern.head(h).visible(i, j, m).expand(len(i), m) for h in range(pattern.heads)])
+    assert torch.equal(pattern.dense(n, m, rows=rows), pairs & (i >= 0))

@@ -225,8 +225,18 @@ def in_rows(pattern: Pattern, m: int, device: torch.device) -> bool:
 @lru_cache(maxsize=64)
 def nearly_dense(pattern: Pattern, side: int) -> bool:
     """Whether blocks of the first ``side`` tokens hold so much of what rows do that gathering them costs more."""
-    blocks = sum(planned(part, side, side).cells for part in parted(pattern))
-    return blocks > GATHERING * whole.cells(pattern, side, side)
+    blocks = sum(listed_cells(part, side, side) for part in parted(pattern))
+    return blocks > GATHERING * spanned(pattern.cover(side, side, *LINE))
+
+
+def spanned(cover: Cover) -> int:
+    """Entries of whole rows of blocks of the mean head, each from the first listed key to the last of any head."""
+    if not cover.blocks:
+        return 0
+    row, most = cover.owners % cover.query_blocks, cover.columns.max() + 1
+    first = torch.full((cover.query_blocks,), int(most)).scatter_reduce_(0, row, cover.columns, "amin")
+    last = torch.zeros(cover.query_blocks, dtype=torch.int64).scatter_reduce_(0, row, cover.columns + 1, "amax")
+    return int((last - first).clamp(min=0).sum()) * cover.rows * cover.cols
 
 
 def roomy(pattern: Pattern, n: int, m: int) -> int:

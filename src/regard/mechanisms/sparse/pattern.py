@@ -71,7 +71,9 @@ class Patterned(Mechanism):
         pattern = self.pattern_for(m, layout)
         if not layout.causal:
             return pattern
-        return self.combined.setdefault(pattern, Causal() & pattern)
+        if pattern not in self.combined:
+            self.combined[pattern] = Causal() & pattern
+        return self.combined[pattern]
 
     def support(
         self, n: int, m: int, layout: Layout, device: torch.device | str = "cpu", rows: slice | None = None
