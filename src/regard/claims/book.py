@@ -17,7 +17,7 @@ from regard.claims.figures import Figures
 from regard.core import executed, results
 from regard.core.atlas import Entry, everything
 from regard.core.errors import wrong
-from regard.core.sources import OF, changed, used
+from regard.core.sources import OF, changed, subject, used
 from regard.experiments.apart import apart, can_fork
 from regard.experiments.cell import Cell, Scalar
 from regard.experiments.run import Outcome, Show, run
@@ -47,7 +47,7 @@ class Page:
     def is_of_today(self, row: Mapping[str, Any], cell: Cell) -> bool:
         """Whether a row of this cell was measured with the code that it has today."""
         known = self.kept["sources"].get(row["sources"], {})
-        return known.get(OF) == sources_of(cell)[OF] and not changed(known)
+        return known.get(OF) == subject(*code_of(cell)) and not changed(known)
 
     def done(self, cell: Cell) -> bool:
         """Whether it is measured here, or in another entry's file, from which it is taken."""
@@ -158,10 +158,14 @@ def sources_of(cell: Cell, ran: bool = False) -> dict[str, str]:
     Args:
         ran: it has just been measured, so that code which did not run in this process is left out, where that is known.
     """
-    module, name = cell.code
-    texts = [value for value in cell.fields.values() if isinstance(value, str)]
     told: dict[str, Any] = {"ran": executed.has_run, "also": executed.taken()} if ran and executed.known() else {}
-    return used(module.removeprefix("regard."), name, texts, **told)
+    return used(*code_of(cell), **told)
+
+
+def code_of(cell: Cell) -> tuple[str, str, list[str]]:
+    """Module below regard, and name in it, of what measures a cell, and its texts."""
+    module, name = cell.code
+    return module.removeprefix("regard."), name, [value for value in cell.fields.values() if isinstance(value, str)]
 
 
 def measure(

@@ -55,7 +55,7 @@ def used(
         by module, and under ``"of"``, ``"idle"`` and ``"also"`` whose they are, from which `changed` finds out what
         they would be now.
     """
-    of = " ".join((f"{module}:{name}", *sorted(named_in(texts))))
+    of = subject(module, name, texts)
     if ran is None:
         return dict(digests(of))
     told = {piece.function for piece in reached(of, lambda function: False).found}
@@ -63,6 +63,11 @@ def used(
     reach = reached(of, lambda function: not ran(function), untold)
     resting = [piece.function for piece in reach.idle] + [f"{module}:{WHOLE}" for module in reach.away]
     return dict(digests(of, by_file(resting), untold))
+
+
+def subject(module: str, name: str, texts: Iterable[str] = ()) -> str:
+    """Whose code it is that `used` tells of: of a class or function of ``regard.module``, and of the entries named."""
+    return " ".join((f"{module}:{name}", *sorted(named_in(texts))))
 
 
 def changed(known: Mapping[str, str]) -> list[str]:

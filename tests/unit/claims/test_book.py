@@ -48,6 +48,7 @@ def tiny(monkeypatch):
     module.grows = grows
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(book, "everything", dict)
+    monkeypatch.setattr(book, "subject", lambda *code: "tiny")
     monkeypatch.setattr(book, "sources_of", lambda cell, ran=False: {"of": "tiny", "tiny": TODAY[0]})
     for user in (book, results):
         monkeypatch.setattr(user, "changed", lambda known: [] if known["tiny"] == TODAY[0] else ["tiny"])

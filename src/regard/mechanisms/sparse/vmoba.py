@@ -28,8 +28,8 @@ Chunk = int | tuple[int, int] | tuple[int, int, int]
     aliases=("video_mixture_of_block_attention",),
     fidelity="authors' code",
     claim=Claim(
-        text="on smooth video grids a quarter of the scaled scores leaves out at least 60% of all pairs at a cosine of "
-        "0.98 to dense attention",
+        text="on smooth video grids three tenths of the scaled scores leave out at least 60% of all pairs at a cosine "
+        "of 0.98 to dense attention",
         cells="routed.video",
         holds="routed.video_is_kept",
     ),
