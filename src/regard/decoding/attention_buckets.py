@@ -106,8 +106,8 @@ def waveform(rates: Tensor, length: int) -> Tensor:
 
 def extrema(wave: Tensor, reach: int) -> tuple[Tensor, Tensor]:
     """``(peaks, troughs)``: where a wave is the largest, or the least, of the ``reach`` places on either side."""
-    size = {"kernel_size": 2 * reach + 1, "stride": 1, "padding": reach}
-    highest, lowest = (sign * F.max_pool1d(sign * wave[None, None], **size)[0, 0] for sign in (1, -1))
+    size = 2 * reach + 1
+    highest, lowest = (sign * F.max_pool1d(sign * wave[None, None], size, 1, reach)[0, 0] for sign in (1, -1))
     inside = torch.zeros_like(wave, dtype=torch.bool)
     inside[reach:-reach] = True
     return ((wave == highest) & inside).nonzero()[:, 0], ((wave == lowest) & inside).nonzero()[:, 0]
