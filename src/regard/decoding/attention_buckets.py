@@ -67,11 +67,11 @@ class AttentionBuckets(Mixture):
             length: of the texts, in tokens: up to which distance peaks and troughs count.
 
         Raises:
-            ValueError: a model without rotary positions, or none whose rates are powers of a base.
+            ValueError: a model without rotary positions, or whose rates do not fall.
         """
         found = [rate for module in model.modules() for rate in rates(module).values()]
         if not found or not bool((found[0][1:] < found[0][:-1]).all()):
-            raise wrong("model", type(model).__name__, "one with rotary positions, whose rates are powers of a base")
+            raise wrong("model", type(model).__name__, "one with rotary positions, whose rates fall")
         return cls(complementary(found[0], length, count, [1 + step * (most - 1) / 60 for step in range(61)]))
 
     @property

@@ -78,7 +78,9 @@ class Expanded:
         self.interface = sys.modules[type(module).__module__].eager_attention_forward
 
     def __call__(self, hidden_states: Tensor, *given: Any, **kwargs: Any) -> tuple[Any, ...]:
-        states: Tensor = given[0] if given else kwargs.pop("key_value_states")
+        states: Tensor | None = given[0] if given else kwargs.pop("key_value_states", None)
+        if states is None:
+            raise wrong("encoder_outputs", "none", "the encoder's states in every call: no cache holds them")
         assert self.parts is not None
         q, k, v, out = self.parts
         module, width = self.module, k.weight.shape[1]

@@ -49,12 +49,12 @@ def by_heads(entries: Sequence[Sequence[Entries]], call: SoftmaxCall) -> Tensor:
     every = [held for row in entries for held in row]
     group = batch * heads // len(every)
     rows = call.q.reshape(len(every), 1, 1, group * n, d).unbind()
-    found, scale = [], call.scaling
+    found = []
     for q, held in zip(rows, every, strict=True):
         keys, values = held.pair
-        mask = None if n == 1 else causal(group, n, len(keys), q.device)
+        mask = causal(group, n, len(keys), q.device)
         bias = None if mask is None else torch.where(mask, 0.0, -torch.inf).to(q.dtype)
-        found.append(flash.FORWARD(q, keys[None, None], values[None, None], 0.0, False, attn_mask=bias, scale=scale)[0])
+        found.append(flash.attend(q, keys[None, None], values[None, None], False, bias, call.scaling)[0])
     return torch.cat(found).view(batch, heads, n, d)
 
 
