@@ -29,7 +29,8 @@ def bart() -> Any:
 
 def seconds(model: Any, states: torch.Tensor) -> tuple[float, int]:
     """``(CPU time of a step, the median; bytes that are cached of the source)``."""
-    cache, spent = None, []
+    cache: Any = None
+    spent = []
     with torch.no_grad():
         for _ in range(STEPS):
             ids = torch.full((len(states), 1), 5)

@@ -67,11 +67,11 @@ class AttentionBuckets(Mixture):
             length: of the texts, in tokens: up to which distance peaks and troughs count.
 
         Raises:
-            ValueError: a model without rotary positions, or none whose rates are powers of a base.
+            ValueError: a model without rotary positions, or whose rates do not fall.
         """
         found = [rate for module in model.modules() for rate in rates(module).values()]
         if not found or not bool((found[0][1:] < found[0][:-1]).all()):
-            raise wrong("model", type(model).__name__, "one with rotary positions, whose rates are powers of a base")
+            raise wrong("model", type(model).__name__, "one with rotary positions, whose rates fall")
         return cls(complementary(found[0], length, count, [1 + step * (most - 1) / 60 for step in range(61)]))
 
     @property
@@ -106,8 +106,8 @@ def waveform(rates: Tensor, length: int) -> Tensor:
 
 def extrema(wave: Tensor, reach: int) -> tuple[Tensor, Tensor]:
     """``(peaks, troughs)``: where a wave is the largest, or the least, of the ``reach`` places on either side."""
-    size = {"kernel_size": 2 * reach + 1, "stride": 1, "padding": reach}
-    highest, lowest = (sign * F.max_pool1d(sign * wave[None, None], **size)[0, 0] for sign in (1, -1))
+    size = 2 * reach + 1
+    highest, lowest = (sign * F.max_pool1d(sign * wave[None, None], size, 1, reach)[0, 0] for sign in (1, -1))
     inside = torch.zeros_like(wave, dtype=torch.bool)
     inside[reach:-reach] = True
     return ((wave == highest) & inside).nonzero()[:, 0], ((wave == lowest) & inside).nonzero()[:, 0]

@@ -28,8 +28,10 @@ class Coding:
         """Codes the entries of those sequences that hold more than ``budgets``, each entry once.
 
         Raises:
-            ValueError: codes of so many bits that all together are over the budget still.
+            ValueError: codes of so many bits that all together are over the budget still; a cache that has forgotten.
         """
+        if store.ragged:
+            raise wrong("cache", "one that has forgotten something", "one that holds all of its tokens")
         keys, values = store.pair
         store.coded = store.coded or [0] * store.batch
         whole, codes = bits_of(keys, values), sum(self.codec.bits(d) * d for d in (keys.shape[3], values.shape[3]))

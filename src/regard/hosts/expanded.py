@@ -74,11 +74,14 @@ class Expanded:
     """
 
     def __init__(self, module: Any) -> None:
-        self.module, self.parts = module, matrices(module) or ()
+        self.module, self.parts = module, matrices(module)
         self.interface = sys.modules[type(module).__module__].eager_attention_forward
 
     def __call__(self, hidden_states: Tensor, *given: Any, **kwargs: Any) -> tuple[Any, ...]:
-        states: Tensor = given[0] if given else kwargs.pop("key_value_states")
+        states: Tensor | None = given[0] if given else kwargs.pop("key_value_states", None)
+        if states is None:
+            raise wrong("encoder_outputs", "none", "the encoder's states in every call: no cache holds them")
+        assert self.parts is not None
         q, k, v, out = self.parts
         module, width = self.module, k.weight.shape[1]
         if module.training and module.dropout:
@@ -102,11 +105,11 @@ PAST = ("past_key_values", "past_key_value", "layer_head_mask", "use_cache", "ou
 """What a cross-attention may be given that its attention function is not."""
 
 
-def matrices(module: Any) -> tuple[nn.Linear, ...] | None:
+def matrices(module: Any) -> tuple[nn.Linear, nn.Linear, nn.Linear, nn.Linear] | None:
     """The matrices of queries, keys, values and outputs; None where that is not all that there is."""
     for names in MATRICES:
-        found = [getattr(module, name, None) for name in names]
-        if all(type(part) is nn.Linear for part in found):
+        found = [part for part in (getattr(module, name, None) for name in names) if type(part) is nn.Linear]
+        if len(found) == 4:
             others = [child for child in module.children() if child not in found]
-            return None if others or not hasattr(module, "scaling") else tuple(found)
+            return None if others or not hasattr(module, "scaling") else (found[0], found[1], found[2], found[3])
     return None

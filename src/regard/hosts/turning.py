@@ -51,7 +51,7 @@ class Turning:
 
     def __call__(self, keys: Tensor, steps: Tensor) -> Tensor:
         """``keys (t, d)`` turned by ``steps (t,)`` int64."""
-        wide = keys.float()[None, None]
+        wide = keys.to(torch.promote_types(keys.dtype, torch.float32))[None, None]
         cos, sin = self.angles(wide[0], steps)
         return self.apply(wide, wide, cos, sin)[1][0, 0].to(keys.dtype)
 
@@ -59,4 +59,4 @@ class Turning:
         """Cosines and sines, without what the model scales them by: that is in the keys already."""
         scale = getattr(self.module, "attention_scaling", 1.0)
         cos, sin = self.module(like, steps[None])
-        return cos.float() / scale, sin.float() / scale
+        return cos / scale, sin / scale

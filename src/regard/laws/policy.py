@@ -143,7 +143,8 @@ def definition(subject: Subject) -> str:
 def behind_what_is_left(subject: Subject) -> str:
     """One layer attends from the next tokens as if what is left were all of the text."""
     one, ids, at, worst = llama(1), text(1), 0, 0.0
-    cache, held = DynamicCache(config=one.config), torch.arange(0)
+    held: Any = torch.arange(0)
+    cache: Any = DynamicCache(config=one.config)
     with compress(one, subject.policy, subject.size), torch.no_grad():
         for index, n in enumerate(STEPS):
             logits = one(input_ids=ids[:, at : at + n], past_key_values=cache).logits

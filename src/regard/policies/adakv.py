@@ -71,6 +71,13 @@ class AdaKV(Policy):
         return self.of.needs_out
 
     @property
+    def moves(self) -> bool:
+        return self.of.moves
+
+    def moved(self, kept: Tensor, size: int) -> Tensor:
+        return self.of.moved(kept, size)
+
+    @property
     def resumable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.of.resumable
 

@@ -99,5 +99,10 @@ def test_codes_that_do_not_fit_and_codecs_that_are_none_are_refused():
     model = causal("Llama")
     with pytest.raises(ValueError, match=r"budget: got 3 tokens a head, of 11 with 61 bits each, whole ones have 256"):
         read(model, tokens(1, 11), regard.compress(model, "coded(codec=integers(width=4), recent=1)", 3))
+    cache, _ = read(model, tokens(1, 11), regard.compress(model, "knorm", 5))
+    with regard.compress(model, "coded", 5) as session:
+        session.take_over(cache)
+        with pytest.raises(ValueError, match="cache: got one that has forgotten"):
+            session.evict_from(cache)
     with pytest.raises(LookupError, match="codec: got 'integer"):
         regard.compress(model, "coded(codec=integer)", 3)

@@ -127,5 +127,7 @@ def test_what_has_none_is_refused():
     model = made("Bart").train()
     with ExpandedCross(model), pytest.raises(ValueError, match="in training, whose weights are dropped"):
         model(**inputs("Bart"), decoder_input_ids=torch.tensor([[1], [1]]))
+    with ExpandedCross(model), pytest.raises(ValueError, match="encoder_outputs: got none"):
+        model.model.decoder.layers[0].encoder_attn(torch.zeros(1, 1, 24))
     with ExpandedCross(model), pytest.raises(RuntimeError, match="replaced already"):
         ExpandedCross(model).install()

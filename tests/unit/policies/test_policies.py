@@ -272,5 +272,6 @@ def test_keys_move_up_by_what_goes_behind_them():
     assert Streaming(positions="cache").moved(kept, 11).tolist() == [6, 6, 4, 4, 1]
     assert Streaming(positions="cache").moved(torch.arange(4), 4).tolist() == [0] * 4
     assert not Streaming().moves
+    assert AdaKV(of=Streaming(positions="cache")).moves
     with pytest.raises(ValueError, match="positions: got 'place', want 'text' or 'cache'"):
         Streaming(positions="place")
