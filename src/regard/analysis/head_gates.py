@@ -102,7 +102,6 @@ class Gates(Result):
     arxiv="2505.13737",
     year=2025,
     aliases=("chg", "head_gates"),
-    missing="contrastive gating of two tasks",
     fidelity="hand values",
     claim=(
         Claim(
@@ -114,6 +113,11 @@ class Gates(Result):
             "a planted noise head interferes",
             cells="heads.noisy",
             holds="heads.noise_interferes",
+        ),
+        Claim(
+            "gates that keep one task and lose another shut heads that only the other needs",
+            cells="contrast.told_apart",
+            holds="contrast.one_is_lost",
         ),
     ),
 )
@@ -129,6 +133,8 @@ class CausalHeadGating(Analysis[Prompt, Gates]):
         steps: of each of the three fits. batch: prompts a step. rate: Adam's. pull: λ. seed: of start and batches.
 
     Data: prompts of one length, with ``answer``: the likelihood is that of the tokens from there on.
+
+    Two tasks are told apart by `analysis.contrastive_gates`.
 
     Paper: Nam et al., arXiv 2505.13737; loss, clip and defaults as in the authors' package.
     """

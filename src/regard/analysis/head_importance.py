@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from regard.analysis.base import Analysis, Head, HeadScores, Prompt
 from regard.analysis.head_gates import HeadGates
 from regard.analysis.planted import model_sample, planted_model
-from regard.analysis.sweep import by_layer
+from regard.analysis.sweep import by_layer, heads_of
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.frozen import frozen
@@ -30,7 +30,6 @@ from regard.probes.head_statistics import Moments
     kind="analysis",
     row=12,
     fidelity="hand values",
-    missing="physical removal of pruned weights",
     title="Are Sixteen Heads Really Better than One?",
     arxiv="1905.10650",
     year=2019,
@@ -52,7 +51,8 @@ class HeadImportance(Analysis[Prompt, HeadScores]):
 
     z_{h,t} is the head's output at token t, L the sum of the tokens' negative log-likelihoods; the absolute value is
     taken for each token, as in the authors' code. One backward pass gives all heads. `ordered` normalises each layer's
-    scores to ℓ2 norm one, as the paper does, or leaves them as they are; heads are taken out from the least on.
+    scores to ℓ2 norm one, as the paper does, or leaves them as they are; heads are taken out from the least on, for
+    good by `hosts.remove_heads`. What single heads are worth is told by `loss_rises` without each, and by `only_one`.
 
     Paper: Michel, Levy and Neubig, arXiv 1905.10650.
     """
@@ -131,3 +131,10 @@ def loss_rises(model: Any, texts: Sequence[Tensor], heads: Sequence[Head]) -> Ma
     """For each head ``(texts,)``: by how much the loss of the texts rises where it is taken out, in nats a token."""
     whole = text_loss(model, texts)
     return {head: text_loss(model, texts, [head]) - whole for head in heads}
+
+
+def only_one(model: Any, texts: Sequence[Tensor], layer: int) -> dict[int, Tensor]:
+    """For each head of a layer ``(texts,)``: by how much the loss of the texts rises where it alone is left."""
+    whole = text_loss(model, texts)
+    every = [head for at, head in heads_of(model) if at == layer]
+    return {kept: text_loss(model, texts, [(layer, h) for h in every if h != kept]) - whole for kept in every}

@@ -47,7 +47,7 @@ def trained(
 
 @quick(layers=[1], seed=[0], steps=[60])
 @null(linked=[False])
-@measured(layers=(1, 2, 3), linked=[True], seed=range(3), steps=[1200])
+@measured(layers=(1, 2, 3), linked=[True], seed=range(3), steps=[2400])
 def depths(layers: int, linked: bool, seed: int, steps: int) -> dict[str, float]:
     """The share of right ends after one to four hops, after training on all of them. Null: values dealt anew."""
     model = trained(layers, list(range(1, MOST + 1)), seed, steps, linked)

@@ -23,6 +23,7 @@ SLOW = {
     "infinitevl.distilled": "three models on 16,384 tokens of held-out text, a quarter of a minute",
     "binding.of_scenes": "sixteen probes of all pairs of patches, a quarter of a minute",
     "relevance.of_scenes": "two thousand scenes, and saliency of 128, 4 s",
+    "contrast.told_apart": "answers of two tasks without seven choices of heads, 8 s",
     "decorrelation.tuned": "SmolLM2 learns from a batch and is watched over eight texts, a minute",
     "equal_heads.masked": "takes 24 heads out in turn, 5 s a way",
     "kl_layers.selected": "tunes eight students of eight layers, 10 s",
