@@ -46,6 +46,11 @@ CHANGES: dict[str, tuple[str, str, str]] = {
     "score of the matrix": ("view=heads", "choose('sink')", "says('.matrix .legend', 'sink')"),
     "a role alone": ("view=heads", "press(/^induction/)", "is('.filtered')"),
     "order by role": ("view=heads", "press('role')", "is('.grid:not(.by-layer)')"),
+    "pin a pair": (
+        "view=map&layer=20&head=6&token=1500",
+        "all('.bars button')[1].click()",
+        "is('.strips, .neurons .offered')",
+    ),
     "find words": ("view=text&layer=9&head=4", "find('parser')", "is('.sought')"),
 }
 """By name: where it begins, what is done there, and what tells that it is shown."""

@@ -54,7 +54,8 @@ export function Help() {
         <p>
           <strong>‖A v‖</strong> is the weight times the Euclidean norm of the key’s value, the length of what the head takes from it: much looked at and
           little taken is a resting place. <strong>Words</strong> are those of Unicode; between them a weight is the sum over the tokens of the key and the mean over
-          those of the query. <strong>Surprise</strong> is −ln of the probability that the model gave to the token that came.
+          those of the query. <strong>q ∘ k</strong> are the products of a query’s and a key’s coordinates, scaled; their sum is the pair’s score, of which the row’s
+          softmax makes weights. <strong>Surprise</strong> is −ln of the probability that the model gave to the token that came.
         </p>
         <p>{measured ? "A head is labelled with the roles that regard heads found, on stimuli of their own, with the thresholds of their papers:" : `A head is labelled with the roles that it scores ${CUT} or more in, in this text:`}</p>
         <dl>
