@@ -318,7 +318,7 @@ class LM(Network):
         return model.eval()
 
 
-def told(block: Any, handed: Handed) -> dict[str, Handed]:
+def told(block: Any, handed: Handed) -> dict[str, Any]:
     """What a block is told of the layers before it: nothing where its attention takes and hands on nothing."""
     return {"handed": handed} if getattr(block.attention, "hands", False) else {}
 

@@ -58,3 +58,27 @@ def test_refusals():
             HalfSpace(**given)
     with pytest.raises(ValueError, match="leaf: got 0"):
         BallTree.of(torch.zeros(1, 1, 3, 2), 0)
+
+
+def test_decoding_makes_the_tree_anew_when_keys_have_doubled_alone(monkeypatch):
+    """69 steps over leaves of 4: trees of 4, 8, 16, 32 and 64 keys, and each row is that of all scores."""
+    sizes, made = [], BallTree.of.__func__
+
+    def counted(cls, k, leaf=32):
+        sizes.append(k.shape[2])
+        return made(cls, k, leaf)
+
+    monkeypatch.setattr(BallTree, "of", classmethod(counted))
+    generator = torch.Generator().manual_seed(3)
+    q = torch.randn(2, 4, 69, 5, generator=generator, dtype=torch.float64)
+    k, v = torch.randn(2, 2, 2, 69, 5, generator=generator, dtype=torch.float64)
+    mechanism, rows = HalfSpace(0.4, leaf=4), []
+    state = mechanism.start(2, dtype=torch.float64)
+    for t in range(69):
+        one = slice(t, t + 1)
+        row, state = mechanism.extend(q[:, :, one], k[:, :, one], v[:, :, one], state)
+        rows.append(row)
+    assert [size for size in sizes if size] == [4, 8, 16, 32, 64]
+    wanted = mechanism.weights(q, k, CAUSAL) @ v.repeat_interleave(2, 1)
+    torch.testing.assert_close(torch.cat(rows, 2), wanted)
+    assert torch.equal(state.order.sort(2).values, torch.arange(64).expand(2, 2, -1))

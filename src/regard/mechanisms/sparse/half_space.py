@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,10 +13,27 @@ from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Traits, accumulate_dtype, masked_softmax, repeat_heads
+from regard.core.mechanism import Example, Mechanism, Traits, accumulate_dtype, masked_softmax, repeat_heads
+from regard.core.state import State, count_new
 from regard.kernels import packing as alone
-from regard.mechanisms.cached import Cached
+from regard.mechanisms.cached import KeyValues
 from regard.routers.ball_tree import BallTree
+
+
+@dataclass(frozen=True)
+class Indexed(State):
+    """All keys and values, and the tree of the first of them.
+
+    Args:
+        cache: every key and value so far. order, centres, radii: of the tree, as of `BallTree`; empty before there is
+            one.
+    """
+
+    cache: KeyValues
+    order: Tensor
+    centres: tuple[Tensor, ...]
+    radii: tuple[Tensor, ...]
+
 
 FEW = 16
 """Queries up to which all keys are scored: a tree would cost more."""
@@ -31,7 +50,6 @@ RATE = 0.4
     year=2024,
     aliases=("hsr", "half_space_reporting"),
     fidelity="hand values",
-    missing="the index is made for each whole call; decoding scores all cached keys",
     claim=(
         Claim(
             "what is reported is what all scores say, at most 2 n^0.8 keys of Gaussian ones",
@@ -50,7 +68,7 @@ RATE = 0.4
         ),
     ),
 )
-class HalfSpace(Cached):
+class HalfSpace(Mechanism):
     """Each query attends to the keys whose scores reach its bound, by softmax or by a power of what is above.
 
         C_i = {j : s_ij ≥ b_i},   s_ij = q_i · k_j / √d,   b_i = σ ‖q_i‖ √(0.4 ln n_i) / √d
@@ -61,7 +79,9 @@ class HalfSpace(Cached):
     `regard.routers.ball_tree.BallTree`, which pays in few dimensions only: in 64 it looks at every leaf.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; g divides h.
-    Cost: at most that of softmax attention and of the tree, ``2 n (2 m / leaf) d`` a head. State: all keys and values.
+    Cost: at most that of softmax attention and of the tree, ``2 n (2 m / leaf) d`` a head. State: all keys and values,
+    and a tree of the first ``leaf 2^i`` keys, as many as there are; decoding scores those behind them as they are, and
+    makes the tree anew when these have become as many.
 
     Args:
         spread: σ. power: α, None for softmax. bound: b for all queries, in place of the formula. leaf: of the tree.
@@ -141,34 +161,90 @@ class HalfSpace(Cached):
 
     def by_tree(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
         """The output over the reported keys alone."""
+        here, count = self.places(q.shape[2], k.shape[2], causal, q.device)
+        return self.reported(q, k, v, here, count, BallTree.of(k, self.leaf), None)
+
+    def reported(
+        self, q: Tensor, k: Tensor, v: Tensor, here: Tensor, count: Tensor, tree: BallTree, real: Tensor | None
+    ) -> Tensor:
+        """The output over the keys that reach their bounds: those of the tree by it, those behind it by their scores.
+
+        Args:
+            here: ``(n,)``, the last key in the row of each query. count: how many keys it sees, ``(n,)`` or ``(b, 1,
+                n)``. tree: of the first keys. real: ``(b, m)`` bool, False for padding.
+        """
         wide = accumulate_dtype(q.dtype)
         (b, h, n, d), m, e, group = q.shape, k.shape[2], v.shape[3], q.shape[1] // k.shape[1]
-        here, count = self.places(n, m, causal, q.device)
         q, k, v, kind = q.to(wide), k.to(wide), v.to(wide), v.dtype
-        bounds, tree = self.bounds(q, count.to(wide)), BallTree.of(k, self.leaf)
-        at, _ = tree.leaves(q, bounds * d**0.5)
+        bounds = self.bounds(q, count.to(wide))
+        at, _ = tree.leaves(q, bounds.detach() * d**0.5)
         keys = tree.keys(at, group)
-        place = keys.clamp(max=m - 1)
-        own = (at[0] * k.shape[1] + at[1] // group)[:, None] * m + place
-        scores = (k.reshape(-1, d)[own] @ q[at[:3]][..., None])[..., 0] * d**-0.5
-        reached = (keys < m) & (place <= here[at[2]][:, None]) & (scores >= bounds[at[:3]][:, None])
-        pair, slot = reached.nonzero().unbind(1)
-        row = ((at[0] * h + at[1]) * n + at[2])[pair]
-        above, value = scores[pair, slot], v.reshape(-1, e)[own[pair, slot]]
+        place, flat = keys.clamp(max=max(tree.m, 1) - 1), k.reshape(-1, d)
+        scores = (flat[self.own(at, place, k, group)] @ q[at[:3]][..., None])[..., 0] * d**-0.5
+        reached = (keys < tree.m) & (place <= here[at[2]][:, None]) & (scores >= bounds[at[:3]][:, None])
+        late = q @ repeat_heads(k[:, :, tree.m :], h).mT * d**-0.5
+        shown = torch.arange(tree.m, m, device=q.device) <= here[:, None]
+        shown = shown & (late >= bounds[..., None])
+        if real is not None:
+            reached = reached & real[at[0][:, None], place]
+            shown = shown & real[:, None, None, tree.m :]
+        (pair, slot), rest = reached.nonzero().unbind(1), shown.nonzero().unbind(1)
+        above = torch.cat([scores[pair, slot], late[rest]])
+        first = tuple(torch.cat([x[pair], y]) for x, y in zip(at[:3], rest[:3], strict=True))
+        number = torch.cat([place[pair, slot], rest[3] + tree.m])
+        row, value = (first[0] * h + first[1]) * n + first[2], v.reshape(-1, e)
+        value = value[self.own(first, number[:, None], k, group)[:, 0]]
         if self.power is None:
             top = above.new_full((b * h * n,), -torch.inf).scatter_reduce(0, row, above.detach(), "amax")
             share = (above - top[row]).exp()
         else:
-            share = (above - bounds[at[:3]][pair]) ** self.power
+            share = (above - bounds[first]) ** self.power
         total = above.new_zeros(b * h * n).index_add(0, row, share)
         out = value.new_zeros(b * h * n, e).index_add(0, row, share[:, None] * value)
         out = out / total.clamp(min=torch.finfo(wide).tiny)[:, None]
         return out.view(b, h, n, e).to(kind)
 
+    @staticmethod
+    def own(at: tuple[Tensor, ...], place: Tensor, k: Tensor, group: int) -> Tensor:
+        """Where the keys ``place (found, some)`` of these batches and heads are, among all of ``k (b, g, m, d)``."""
+        return (at[0] * k.shape[1] + at[1] // group)[:, None] * k.shape[2] + place
+
+    def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
+        """No keys, and a tree of none."""
+        cache = KeyValues.empty(batch, device, dtype)
+        return Indexed(cache.seen, cache, cache.k.flatten(2).long(), (), ())
+
+    def extend(
+        self, q: Tensor, k: Tensor, v: Tensor, state: Any, key_mask: Tensor | None = None, **signals: Tensor
+    ) -> tuple[Tensor, Any]:
+        """Appends the new keys, makes the tree anew where they have outgrown it, and attends to those it reports."""
+        self.check(q, k, v, Layout(causal=True), signals)
+        positions, _ = count_new(state, key_mask, k.shape[2], k.shape[0])
+        cache = state.cache.append(k, v, key_mask)
+        m, covered = cache.k.shape[2], state.order.shape[2]
+        size = self.covered(m)
+        if size > covered:
+            tree = BallTree.of(cache.k[:, :, :size].detach(), self.leaf)
+        elif covered:
+            tree = BallTree(state.order, self.leaf, state.centres, state.radii, covered)
+        else:
+            tree = BallTree.of(cache.k[:, :, :0].detach(), self.leaf)
+        here = torch.arange(m - q.shape[2], m, device=q.device)
+        out = self.reported(q, cache.k, cache.v, here, positions[:, None] + 1, tree, cache.key_mask)
+        kept = (tree.order, tree.centres, tree.radii) if size else (tree.order[..., :0], (), ())
+        return out, Indexed(cache.seen, cache, *kept)
+
+    def covered(self, m: int) -> int:
+        """How many of ``m`` keys the tree of a state holds: all of its leaves are full."""
+        return self.leaf << ((m // self.leaf).bit_length() - 1) if m >= self.leaf else 0
+
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
         n, m = shape.n, shape.keys
         each = 4 * n * (m + self.leaf) * max(shape.head_dim, shape.values)
-        return Cost(shape.batch * shape.heads * each, shape.io_bytes, shape.cache_bytes)
+        size, wide = self.covered(m), max(shape.itemsize, 4)
+        index = 8 * size + max(2 * size // self.leaf - 1, 0) * (shape.head_dim + 1) * wide
+        state = shape.cache_bytes + shape.batch * shape.groups * index
+        return Cost(shape.batch * shape.heads * each, shape.io_bytes, state)
 
     @classmethod
     def examples(cls) -> Sequence[Example]:
