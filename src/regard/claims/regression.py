@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor
@@ -10,7 +11,15 @@ from torch import Generator, Tensor
 from regard.claims.cells import measured, null, quick
 from regard.claims.figures import Figures, Finding, interval, listed
 from regard.experiments.many import train_many
-from regard.studies.in_context_regression import RegressionHeads, bayes, debiased_step, prompts
+from regard.studies.in_context_regression import (
+    RegressionHeads,
+    SeveralRegressions,
+    bayes,
+    debiased_step,
+    prompts,
+    several_prompts,
+    step_of_descent,
+)
 
 D, LENGTH, NOISE, BATCH, SEEDS = 5, 40, 0.1, 128, 3
 
@@ -72,3 +81,52 @@ def four_are_better(found: Figures) -> Finding:
     figure = f"risk of one head {interval(one)}, of two {listed(two, '.3f')}, of four {interval(four)}"
     better = all(b < a for a, b in zip(one, four, strict=True))
     return Finding.of(f"{figure}, of a step {step:.3f}, Bayes {best:.4f}", better, max(four) <= 1.2 * step)
+
+
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)
+
+
+@cache
+def of_several(tasks: int, heads: int, steps: int) -> list[SeveralRegressions]:
+    """Models of all seeds, of covariates that vary more along some axes."""
+    drawn, scales = [Generator().manual_seed(seed) for seed in range(SEEDS)], torch.tensor(SCALES)
+
+    def draw(step: int) -> tuple[Tensor, ...]:
+        each = (several_prompts(BATCH, LENGTH, scales, NOISE, tasks, g) for g in drawn)
+        return tuple(map(torch.stack, zip(*each, strict=True)))
+
+    def loss(call, x: Tensor, y: Tensor, query: Tensor, answer: Tensor) -> Tensor:
+        return (call(x, y, query) - answer).square().mean()
+
+    made = [Generator().manual_seed(100 + seed) for seed in range(SEEDS)]
+    models = [SeveralRegressions(len(SCALES), tasks, heads, each) for each in made]
+    return train_many(models, loss, draw, steps, [3e-3] * SEEDS)  # pyright: ignore[reportReturnType]
+
+
+@quick(seed=[0], steps=[10])
+@null(steps=[0])
+@measured(tasks=(1, 2), seed=range(SEEDS), steps=[6000])
+def preconditioned(tasks: int, seed: int, steps: int) -> dict[str, float]:
+    """What two heads a task weigh along each axis, the least variable first, over all, and their risk beside that of a
+    step of descent of the best size; null: untrained."""
+    model, scales = of_several(tasks, 2 * tasks, steps)[seed], torch.tensor(SCALES)
+    x, y, query, answer = several_prompts(20_000, LENGTH, scales, NOISE, tasks, Generator().manual_seed(7))
+    with torch.no_grad():
+        sizes = model.product[:, range(len(SCALES)), range(len(SCALES))].abs().sum(0)
+        plain = step_of_descent(x, y, query, torch.ones_like(scales))
+        best = (plain * answer).sum() / plain.square().sum()
+        risks = [(told - answer).square().mean().item() for told in (model(x, y, query), best * plain)]
+    found = {f"axis{place}": (sizes[place] / sizes.sum()).item() for place in range(len(SCALES))}
+    return found | {"risk": risks[0], "plain": risks[1]}
+
+
+def weighs_by_variance(found: Figures) -> Finding:
+    """In every seed, of one task and of two, the least variable axis has the most weight and each next one less; the
+    risk is lower than that of a plain step of the best size."""
+    axes = [found(f"axis{place}") for place in range(len(SCALES))]
+    risk, plain = found("risk"), found("plain")
+    told = ", ".join(interval(shares, ".2f") for shares in axes)
+    beside = f"risk {interval(risk)}, of a plain step {interval(plain)}"
+    figure = f"weight along axes of deviations {listed(SCALES, 'g')}: {told}; {beside}"
+    falls = [all(a > b for a, b in zip(one, other, strict=True)) for one, other in pairwise(axes)]
+    return Finding.of(figure, *falls, all(a < b for a, b in zip(risk, plain, strict=True)))

@@ -102,7 +102,7 @@ def looks_away(found: Figures) -> Finding:
     return Finding.of(f"{figure}; right {listed(right, '.1%')}", more >= 0.15, min(right) >= 0.95)
 
 
-WORDS, PLACES, SURE = 20, 8, 0.1
+WORDS, PLACES, SURE = 20, 8, 0.01
 """Words and their places, and the mean loss of fifty batches below which a translator needs no more training."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from regard.core.atlas import Claim, published
 from regard.core.build import build_text
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
-from regard.networks.captioning.base import GIVEN, Captioner
+from regard.networks.captioning.base import GIVEN, Asked, Captioner
 from regard.networks.writer import Encoded, Remembered
 
 Reads = Literal["start", "every", "merged", "once", "always"]
@@ -95,6 +95,10 @@ class Bottleneck(Captioner):
         """Whether cells of the image are weighed."""
         return self.reads in ("once", "always")
 
+    def encode(self, source: Tensor, lengths: Tensor | None = None) -> Encoded:
+        found = super().encode(source, lengths)
+        return Asked(found.keys, found.end, found.layout, self.key(found.keys)) if self.attends else found
+
     def start(self, encoded: Encoded) -> Reading:
         nothing, cells = torch.zeros_like(encoded.end), encoded.keys[..., 0]
         hidden, cell = (nothing, nothing) if self.begin is None else torch.tanh(self.begin(encoded.end)).chunk(2, -1)
@@ -105,7 +109,7 @@ class Bottleneck(Captioner):
         """What is looked at, ``(b, m)``."""
         if not self.attends:
             return state.weights
-        q, k = self.query(state.hidden)[:, None, None], self.key(encoded.keys)[:, None]
+        q, k = self.query(state.hidden)[:, None, None], cast(Asked, encoded).projected[:, None]
         asked = self.reader.weights(q, k, encoded.layout)[:, 0, 0]
         return asked if self.reads == "always" else torch.where(state.begun[:, None] > 0, state.weights, asked)
 

@@ -20,7 +20,6 @@ from regard.core.atlas import Claim, published
     arxiv="2503.12734",
     year=2025,
     aliases=("icl_regression", "debiased_gradient_descent"),
-    missing="anisotropic covariates and several tasks at once",
     fidelity="hand values",
     claim=(
         Claim(
@@ -33,6 +32,12 @@ from regard.core.atlas import Claim, published
             "descent",
             cells="regression.trained",
             holds="regression.four_are_better",
+        ),
+        Claim(
+            "where covariates vary more along some axes, the matrices weigh these less: a step of descent that is "
+            "preconditioned, better than a plain one of the best size",
+            cells="regression.preconditioned",
+            holds="regression.weighs_by_variance",
         ),
     ),
 )
@@ -86,3 +91,43 @@ def debiased_step(x: Tensor, y: Tensor, query: Tensor, answer: Tensor) -> Tensor
     """
     told = torch.einsum("bi,bid,bd->b", y - y.mean(1, keepdim=True), x - x.mean(1, keepdim=True), query)
     return told * (told @ answer) / (told @ told)
+
+
+class SeveralRegressions(nn.Module):
+    """`RegressionHeads` of several tasks on the same covariates, which heads may share.
+
+        ŷ_t = Σ_h O_ht Σ_i z_i softmax_i(z_iᵀ K_h z_q),   z_i = [x_i; y_i1; …; y_iT],   z_q = [x_q; 0]
+
+    Shapes: ``x (b, L, d)``, ``y (b, L, T)``, ``query (b, d)`` -> ``(b, T)``.
+
+    Args:
+        d: of x. tasks: T. heads, generator, spread: as in `RegressionHeads`.
+    """
+
+    def __init__(self, d: int, tasks: int, heads: int, generator: Generator, spread: float = 0.05) -> None:
+        super().__init__()
+        self.product = nn.Parameter(spread * torch.randn(heads, d + tasks, d + tasks, generator=generator))
+        self.read = nn.Parameter(spread * torch.randn(heads, tasks, d + tasks, generator=generator))
+
+    def forward(self, x: Tensor, y: Tensor, query: Tensor) -> Tensor:
+        z, asked = torch.cat([x, y], -1), nn.functional.pad(query, (0, y.shape[2]))
+        weights = torch.einsum("bie,hef,bf->bhi", z, self.product, asked).softmax(-1)
+        return torch.einsum("bhi,bie,hte->bt", weights, z, self.read)
+
+
+def several_prompts(
+    batch: int, length: int, scales: Tensor, noise: float, tasks: int, generator: Generator
+) -> tuple[Tensor, ...]:
+    """x ``(b, L, d)`` normal of these deviations ``(d,)`` along the axes, y ``(b, L, T)``, a query, and its answers
+    without noise ``(b, T)``; each task has a β of its own."""
+    d = len(scales)
+    x = scales * torch.randn(batch, length, d, generator=generator)
+    query = scales * torch.randn(batch, d, generator=generator)
+    beta = torch.randn(batch, d, tasks, generator=generator) * d**-0.5
+    y = x @ beta + noise * torch.randn(batch, length, tasks, generator=generator)
+    return x, y, query, (query[:, None] @ beta)[:, 0]
+
+
+def step_of_descent(x: Tensor, y: Tensor, query: Tensor, sizes: Tensor) -> Tensor:
+    """What β says after one step from zero, ``x_qᵀ diag(sizes) Σ_i x_i y_i / L``, ``(b, T)``."""
+    return (query * sizes)[:, None].matmul(x.mT @ y)[:, 0] / x.shape[1]

@@ -19,6 +19,12 @@ from regard.studies.abrupt_learning import Bursts, InductionNet, NestedLogits
 from regard.studies.attention_survey import TAXONOMY, having, tags
 from regard.studies.conscious_prior import Factors, Thoughts
 from regard.studies.human_attention import GazePool
+from regard.studies.in_context_regression import (
+    RegressionHeads,
+    SeveralRegressions,
+    several_prompts,
+    step_of_descent,
+)
 from regard.studies.joint_dynamics import JointDynamics, LatentTree, flow
 from regard.studies.localist import Localist, entropy_bound, recruit
 from regard.studies.perception_cognition import KINDS, Looks, SceneReader
@@ -109,6 +115,22 @@ def test_one_query_alone_is_the_layer_of_one_query():
     torch.testing.assert_close(chances[0, 0], torch.tensor([0.2, 0.2, 0, 0] + [0.1] * 4 + [0.05] * 4))
     torch.testing.assert_close(chances[1, 1], torch.tensor([0.1] * 4 + [0, 0, 0.2, 0.2] + [0.05] * 4))
     torch.testing.assert_close(chances[0].mean(0), chances[1].mean(0))
+
+
+def test_several_tasks_are_one_by_one():
+    """Of one task it is the network of one; of two, with heads that read one each, two networks."""
+    one = RegressionHeads(3, 2, torch.Generator().manual_seed(0)).double()
+    several = SeveralRegressions(3, 1, 2, torch.Generator().manual_seed(1)).double()
+    several.load_state_dict({"product": one.product, "read": one.read[:, None]})
+    scales = torch.tensor([0.5, 1.0, 2.0])
+    x, y, query, answer = several_prompts(4000, 7, scales, 0.0, 2, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(x.std((0, 1)), scales, rtol=0.05, atol=0)
+    beta = torch.linalg.lstsq(x, y).solution
+    torch.testing.assert_close((query[:, None] @ beta)[:, 0], answer, rtol=1e-2, atol=1e-2)
+    x, y, query = x[:5].double(), y[:5].double(), query[:5].double()
+    torch.testing.assert_close(several(x, y[..., :1], query)[:, 0], one(x, y[..., 0], query))
+    hand = torch.einsum("bd,d,bld,blt->bt", query, scales.double(), x, y) / 7
+    torch.testing.assert_close(step_of_descent(x, y, query, scales.double()), hand)
 
 
 def test_numbers_match_by_hand():

@@ -20,6 +20,7 @@ SLOW = {
         "limits.selected",
     ),
     *("first_token.spread", "first_token.sinks", "statements.told", "snapping.trained", "snapping.ratios"),
+    *("snapping.shared", "averages.matched", "regression.preconditioned"),
     *("survey.of(model='tiny')", "survey.of(model='smollm2')", "topics.embedded", "topics.attended"),
 }
 """Whose quick looks take more than a second or two."""

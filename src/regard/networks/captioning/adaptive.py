@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from regard.core.kinds import Sample
 from regard.mechanisms.scored.sentinel import Sentinel
-from regard.networks.captioning.base import GIVEN, Captioner, Looked
+from regard.networks.captioning.base import GIVEN, Asked, Captioner, Looked
 from regard.networks.writer import Encoded
 
 
@@ -55,7 +55,8 @@ class AdaptiveCaptioner(Captioner):
     def encode(self, source: Tensor, lengths: Tensor | None = None) -> Encoded:
         """The vectors v_i, and v_g."""
         found = super().encode(source, lengths)
-        return Encoded(F.relu(self.part(found.keys)), F.relu(self.whole(found.end)), found.layout)
+        keys = F.relu(self.part(found.keys))
+        return Asked(keys, F.relu(self.whole(found.end)), found.layout, self.key(keys))
 
     def start(self, encoded: Encoded) -> Looked:
         nothing = torch.zeros_like(encoded.end)
@@ -65,7 +66,7 @@ class AdaptiveCaptioner(Captioner):
         x = torch.cat([self.embedding(previous), encoded.end], -1)
         hidden, cell = self.cell(x, (state.hidden, state.cell))
         asked = torch.tanh(self.ask(hidden))
-        q, k = self.query(asked)[:, None, None], self.key(encoded.keys)[:, None]
+        q, k = self.query(asked)[:, None, None], cast(Asked, encoded).projected[:, None]
         if self.known:
             own = torch.sigmoid(self.gate(torch.cat([x, state.hidden], -1))) * torch.tanh(cell)
             own = F.relu(self.own(own))

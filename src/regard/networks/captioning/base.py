@@ -24,6 +24,18 @@ class Looked(Remembered):
     weights: Tensor
 
 
+@dataclass(frozen=True)
+class Asked(Encoded):
+    """What was encoded, with its keys as a reader is asked them, ``projected (b, m, width)``, once for all steps."""
+
+    projected: Tensor
+
+    def select(self, rows: Tensor) -> Asked:
+        """The sources of these rows of the batch."""
+        part = super().select(rows)
+        return Asked(part.keys, part.end, part.layout, self.projected[rows])
+
+
 class Grid(nn.Module):
     """Four convolutions, of which two halve the sides: images to annotation vectors ``(b, cells, width)``.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from regard.core.atlas import Claim, published
 from regard.core.build import build_text
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
-from regard.networks.captioning.base import GIVEN, Captioner, Looked
+from regard.networks.captioning.base import GIVEN, Asked, Captioner, Looked
 from regard.networks.writer import Encoded
 
 Attention = Literal["soft", "hard", "mean"]
@@ -101,6 +101,13 @@ class ShowAttendTell(Captioner):
         self.out = nn.Linear(width, target)
         self.register_buffer("baseline", torch.zeros(()))
 
+    def encode(self, source: Tensor, lengths: Tensor | None = None) -> Encoded:
+        """Annotation vectors, with W_a a where they are weighed."""
+        found = super().encode(source, lengths)
+        if self.attention == "mean":
+            return found
+        return Asked(found.keys, found.end, found.layout, self.key(found.keys))
+
     def start(self, encoded: Encoded) -> Looked:
         hidden, cell = torch.tanh(self.begin(encoded.end)).chunk(2, -1)
         return Looked(hidden, cell, torch.zeros_like(encoded.keys[..., 0]))
@@ -109,7 +116,7 @@ class ShowAttendTell(Captioner):
         """α, ``(b, m)``."""
         if self.attention == "mean":
             return torch.full_like(encoded.keys[..., 0], 1 / encoded.keys.shape[1])
-        q, k = self.query(hidden)[:, None, None], self.key(encoded.keys)[:, None]
+        q, k = self.query(hidden)[:, None, None], cast(Asked, encoded).projected[:, None]
         return self.reader.weights(q, k, encoded.layout)[:, 0, 0]
 
     def look(self, chances: Tensor) -> Tensor:
