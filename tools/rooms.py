@@ -3,46 +3,96 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+
+@dataclass(frozen=True)
+class Room:
+    """A part of the package in which faults are planted.
+
+    Args:
+        tests: files and folders below ``tests``.
+        sources: files and folders below the package; the room's own name where it is the folder's.
+        lawful: whether what its files define, or what stands on them, is held to laws.
+        narrow: whether tests that name a file are enough for it, where there are such, since the rest take long.
+    """
+
+    tests: tuple[str, ...]
+    sources: tuple[str, ...] = ()
+    lawful: bool = False
+    narrow: bool = False
+
+
+CAPTIONING = ("networks/captioning", "networks/pointer.py", "networks/monotonic.py", "networks/multi_source.py")
+LABELS = ("networks/bidaf.py", "networks/label_attention.py", "mechanisms/structured")
 ROOMS = {
-    "kernels": ["unit/kernels"],
-    "mechanisms": ["unit/mechanisms"],
-    "patterns": ["unit/patterns"],
-    "projections": ["unit/projections", "unit/blocks"],
-    "networks": ["unit/networks"],
-    "routers": ["laws/test_routers.py", "unit/mechanisms"],
-    "featuremap": ["unit/featuremap"],
-    "edits": ["unit/edits"],
-    "policies": ["unit/policies"],
-    "decoding": ["unit/decoding"],
-    "parallel": ["unit/parallel"],
-    "analysis": ["unit/analysis"],
-    "studies": ["unit/studies"],
-    "laws": [],
-    "hosts": ["unit/hosts"],
-    "probes": ["unit/probes"],
-    "records": ["unit/records", "unit/probes"],
-    "compare": ["unit/compare"],
-    "experiments": ["unit/compare"],
-    "plan": ["unit/plan"],
-    "web": ["web"],
+    "core": Room(("unit/core", "unit/cli"), lawful=True, narrow=True),
+    "kernels": Room(("unit/kernels",), lawful=True, narrow=True),
+    "mechanisms": Room(("unit/mechanisms",), lawful=True),
+    "patterns": Room(("unit/patterns",), lawful=True),
+    "projections": Room(("unit/projections", "unit/blocks"), lawful=True),
+    "blocks": Room(("unit/blocks", "unit/networks/test_lm.py")),
+    "networks": Room(("unit/networks",), lawful=True, narrow=True),
+    "structure": Room(
+        ("unit/networks", "unit/mechanisms/test_graph.py", "unit/mechanisms/test_tree.py"),
+        (*CAPTIONING, *LABELS),
+        lawful=True,
+        narrow=True,
+    ),
+    "routers": Room(("laws/test_routers.py", "unit/mechanisms"), lawful=True, narrow=True),
+    "gates": Room(("unit/featuremap",), ("featuremap/gates", "featuremap/gate.py"), lawful=True, narrow=True),
+    "necks": Room(("unit/featuremap",), ("featuremap/necks", "featuremap/neck.py"), lawful=True, narrow=True),
+    "featuremap": Room(("unit/featuremap",), lawful=True, narrow=True),
+    "edits": Room(("unit/edits",), lawful=True),
+    "policies": Room(("unit/policies",), lawful=True),
+    "codecs": Room(("unit/codecs",), lawful=True),
+    "decoding": Room(("unit/decoding",), lawful=True),
+    "parallel": Room(("unit/parallel",), lawful=True),
+    "analysis": Room(("unit/analysis",), lawful=True, narrow=True),
+    "studies": Room(("unit/studies",), narrow=True),
+    "objectives": Room(
+        ("unit/train/test_objectives.py", "unit/train/test_preplan_anchor.py", "unit/train/test_heads.py"),
+        ("train/objectives", "train/objective.py"),
+        lawful=True,
+    ),
+    "train": Room(("unit/train",), narrow=True),
+    "tasks": Room(("unit/tasks", "unit/compare"), narrow=True),
+    "laws": Room(()),
+    "hosts": Room(("unit/hosts",), narrow=True),
+    "probes": Room(("unit/probes",)),
+    "records": Room(("unit/records", "unit/probes")),
+    "compare": Room(("unit/compare",)),
+    "experiments": Room(("unit/compare",)),
+    "plan": Room(("unit/plan",)),
+    "web": Room(("web",)),
+    "cli": Room(("unit/cli",), narrow=True),
 }
+"""Every folder of the package but `claims`, which measures: a file belongs to the room that names it most closely."""
 LEFT_OUT = ("triton.py", "fla.py", "lists.py", "small", "bundle")
 """Kernels that are run under an interpreter, weights, what Vite built."""
 LAWS, MUTANTS = "laws/test_laws.py", "laws/test_mutants.py"
-LAWFUL = (
-    *("mechanisms", "patterns", "projections", "networks", "routers", "featuremap", "edits", "analysis"),
-    *("policies", "decoding", "parallel"),
-)
-"""Rooms whose published things are held to laws."""
+STANDING_ON = {"kernels": "mechanisms", "core": ""}
+"""Where what stands on a room that publishes little is looked for, if not in the room itself."""
+
+
+def sources_of(room: str) -> tuple[str, ...]:
+    return ROOMS[room].sources or (room,)
+
+
+def room_of(file: str) -> str | None:
+    """The room of a file below the package."""
+    found = [(len(s), room) for room in ROOMS for s in sources_of(room) if file == s or file.startswith(f"{s}/")]
+    return max(found)[1] if found else None
 
 
 def files_of(package: Path, room: str) -> list[Path]:
     """The room's files that hold code."""
-    found = sorted((package / room).rglob("*.py"))
-    return [p for p in found if not set(p.parts) & set(LEFT_OUT) and p.name != "__init__.py"]
+    places = [package / source for source in sources_of(room)]
+    found = [p for place in places for p in (place.rglob("*.py") if place.is_dir() else [place])]
+    own = [p for p in found if room_of(p.relative_to(package).as_posix()) == room]
+    return sorted(p for p in own if not set(p.parts) & set(LEFT_OUT) and p.name != "__init__.py")
 
 
 def tests_of(tests: Path, room: str, file: str) -> list[str]:
@@ -51,29 +101,43 @@ def tests_of(tests: Path, room: str, file: str) -> list[str]:
     Laws themselves are tested by the mutants of their kind.
     """
     if room == "laws":
-        return [str(tests / MUTANTS), "-k", f"{Path(file).stem}:" if "/mechanism/" not in file else "mechanism:"]
+        return tests_of_laws(tests, file)
     module = file.removesuffix(".py").replace("/", ".")
-    own, stem = [tests / place for place in ROOMS[room] if (tests / place).exists()], rf"\b{Path(file).stem}\b"
-    chosen = [p for p in every_test(tests) if within(p, own) and re.search(stem, text_of(p))]
-    if room not in ("kernels", "hosts") or not chosen:
+    own, stem = [tests / place for place in ROOMS[room].tests], rf"\b{Path(file).stem}\b"
+    chosen = naming(file, [p for p in every_test(tests) if within(p, own)])
+    if not ROOMS[room].narrow or not chosen:
         chosen += own
     others = [p for p in every_test(tests) if p not in chosen]
     chosen += [p for p in others if imports(p, module) or (room == "mechanisms" and re.search(stem, text_of(p)))][:4]
-    told = [f"{name}:" for name in lawful_of(tests.parent / "src", room, file)]
+    told = [f":{name}:" for name in lawful_of(tests.parent / "src", room, file)]
     told += ["beside"] if room in ("projections", "networks") else []  # what no paper claims
-    laws = [str(tests / LAWS), "-k", " or ".join(["not test_law", *told])] if told else []
+    laws = [str(tests / LAWS), "-k", " or ".join(["not test_law", *told])] if told else []  # and all of the others
     return [*dict.fromkeys(map(str, chosen)), *laws]
+
+
+def naming(file: str, tests: list[Path]) -> list[Path]:
+    """The tests that name a file, or else the folder that it stands in, below its room's."""
+    words = [Path(file).stem, *reversed(Path(file).parts[2:-1])]
+    found = ([p for p in tests if re.search(rf"\b{word}\b", text_of(p))] for word in words if word != "base")
+    return next((hits for hits in found if hits), [])
+
+
+def tests_of_laws(tests: Path, file: str) -> list[str]:
+    """The mutants of the kind whose laws a file holds; of a small kind, where it serves them all."""
+    kind = "mechanism" if "/mechanism/" in file else Path(file).stem
+    known = (tests / f"mutants/{kind}.py").exists()
+    return [str(tests / MUTANTS), "-k", f"{kind}:" if known else "projection: or edit:"]
 
 
 def lawful_of(source: Path, room: str, file: str) -> list[str]:
     """The things under laws that the file defines, or some of its room that stand on it."""
-    if room not in ("kernels", *LAWFUL):
+    if not ROOMS[room].lawful:
         return []
     module = file.removesuffix(".py").replace("/", ".")
-    users = [source / file] if room in LAWFUL else []
-    above = "mechanisms" if room == "kernels" else room
-    users += [p for p in sorted((source / "regard" / above).rglob("*.py")) if imports(p, module)]
-    return [name for p in users for name in re.findall(r"@published\(\n    \"(\w+)\"", text_of(p))][:4]
+    place = source / "regard" / STANDING_ON.get(room, file.split("/")[1])
+    users = [source / file] if room not in STANDING_ON else []
+    users += [p for p in sorted(place.rglob("*.py")) if imports(p, module)]
+    return [name for p in users for name in re.findall(r"@published\(\n    \"(\w+)\"", text_of(p))][:3]
 
 
 def within(path: Path, places: list[Path]) -> bool:

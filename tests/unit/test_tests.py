@@ -5,6 +5,8 @@ bits are compared only where every CPU gives the same.
 from __future__ import annotations
 
 import ast
+import importlib
+import sys
 from pathlib import Path
 
 import torch
@@ -73,3 +75,16 @@ def test_what_make_compat_runs_is_there():
     suites = next(n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "SUITES")
     paths = [word for words in ast.literal_eval(suites).values() for word in words if word.startswith("tests/")]
     assert {path for path in paths if not (TESTS.parent / path).exists()} == set()
+
+
+def test_every_part_of_the_package_has_faults_planted():
+    """But claims, which measure; and each room's files and tests are where the table says."""
+    sys.path.insert(0, str(TESTS.parent / "tools"))
+    rooms, package = importlib.import_module("rooms"), TESTS.parent / "src/regard"
+    folders = {path.parent.relative_to(package).parts[0] for path in package.glob("*/*.py")} - {"claims"}
+    assert folders == {Path(source).parts[0] for room in rooms.ROOMS for source in rooms.sources_of(room)}
+    for room, given in rooms.ROOMS.items():
+        assert {place for place in given.tests if not (TESTS / place).exists()} == set(), room
+        assert {source for source in rooms.sources_of(room) if not (package / source).exists()} == set(), room
+        for file in rooms.files_of(package, room):
+            assert rooms.tests_of(TESTS, room, str(file.relative_to(package.parent))), file
