@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from statistics import mean
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ from regard.claims.testbeds.digits import accuracy, digits
 from regard.claims.testbeds.maps import apart, drawn, stirred
 from regard.networks.vision.dependency_vit import DependencyViT
 
-SIZES = {"width": 32, "heads": 4, "depth": 3, "ratio": 2, "patch": 2, "grid": 4, "channels": 1}
+SIZES: dict[str, Any] = {"width": 32, "heads": 4, "depth": 3, "ratio": 2, "patch": 2, "grid": 4, "channels": 1}
 
 
 @measured()
@@ -45,7 +46,7 @@ def pruned(seed: int, steps: int) -> dict[str, float]:
         net.prune, net.after = 0.5, (2,)
         chance = torch.Generator().manual_seed(seed) if name == "random" else None
         handle = net.blocks[1].register_forward_hook(
-            lambda _, __, out, chance=chance: out if chance is None else (out[0], shuffled(out[1], chance))
+            lambda _, __, out, chance=chance: out if chance is None else (out[0], shuffled(out[1], chance))  # pyright: ignore
         )
         with torch.no_grad():
             found[name] = (net(images).argmax(1) == labels).double().mean().item()
