@@ -18,6 +18,7 @@ from regard.experiments.timing import interleaved
 from regard.networks import LM, Config
 
 SLOW = {
+    "outlines.found": "finds boundaries in images of 56 × 56, 9 s a model",
     "clusters.language": "two models on held-out windows of 256 characters, several seconds",
     "flux.routed_by": "130 batches of text and recall, a quarter of a minute",
     "infinitevl.distilled": "three models on 16,384 tokens of held-out text, a quarter of a minute",

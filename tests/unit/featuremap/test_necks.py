@@ -178,3 +178,19 @@ def test_a_dilation_is_the_maximum_of_its_cells(y, x):
     shifts = [(dy + 2, dx + 2) for dy, half in ellipse(5) for dx in range(-half, half + 1)]
     want = torch.stack([padded[:, :, dy : dy + y, dx : dx + x] for dy, dx in shifts]).amax(0)
     torch.testing.assert_close(dilated(maps, 5), want, **EXACT)
+
+
+def test_medusa_head_is_its_equation():
+    """Masks, convolutions, a bilinear step up and a share of each scale, written out; another task's head is apart."""
+    torch.manual_seed(0)
+    neck, maps = regard.neck("medusa_head")((3, 5), out=4).double(), pyramid((3, 5), 7, 6)
+    total = torch.zeros(2, 4, 7, 6, dtype=torch.float64)
+    for level, each in enumerate(maps):
+        mask = torch.sigmoid(neck.masks[level].convolution(each))
+        own = neck.own[level](mask * each).relu()
+        own = F.interpolate(own, (7, 6), mode="bilinear", align_corners=False)
+        total = total + own * torch.sigmoid(neck.attention[level](own))
+    (found,) = neck(maps)
+    torch.testing.assert_close(found, total, **EXACT)
+    weighed = zip(neck.shares(maps), neck.grown(maps), strict=True)
+    torch.testing.assert_close(sum(share * each for share, each in weighed), found, **EXACT)

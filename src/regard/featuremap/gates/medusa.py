@@ -23,7 +23,6 @@ from regard.featuremap.gate import Factors, Gate, GateTraits, MapShape
     year=2022,
     aliases=("task_mask",),
     fidelity="abstract only",
-    missing="the multi-scale attention of each task's head",
     claim=Claim(
         "a task's mask trained by itself leaves what other tasks read as it was, bit by bit",
         cells="featuremap.task_masks",
@@ -33,7 +32,8 @@ from regard.featuremap.gate import Factors, Gate, GateTraits, MapShape
 class TaskMask(Gate):
     """Every number of a shared map is weighed by a convolution of the map that belongs to one task: ``x ⊙ σ(W x + b)``.
 
-    One for each task and map; the backbone knows none of them. Parameters: c² k² + c.
+    One for each task and map; the backbone knows none of them; `medusa_head` puts the scales together.
+    Parameters: c² k² + c.
 
     Args:
         channels: c. kernel: k, odd.

@@ -21,8 +21,7 @@ from regard.core.mechanism import Example, Mechanism, Signal, Traits, accumulate
     title="Visual Dependency Transformers: Dependency Tree Emerges from Reversed Attention",
     arxiv="2304.03282",
     year=2023,
-    aliases=("dependency_vit", "reversed_attention"),
-    missing="the head selector's temperature, the tree of parents, pruning of those that send least, the network",
+    aliases=("reversed_attention",),
     fidelity="abstract only",
     claim=Claim(
         "what a token sends sums to its choice of the head times its message, whatever it is sent to",
@@ -46,7 +45,8 @@ class Reversed(Mechanism):
         scale: None for ``1 / sqrt(d)``.
 
     Paper: Ding et al. (DependencyViT), arXiv 2304.03282, where the tokens that send are queries and parents keys; here
-    rows are those that receive, as everywhere.
+    rows are those that receive, as everywhere. The network with its choice of heads, messages, tree and pruning is
+    `dependency_vit`.
     """
 
     signals = MappingProxyType({"send": Signal("how much a token sends in all in a head", low=0, high=1)})

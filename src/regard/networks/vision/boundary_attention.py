@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -249,6 +250,7 @@ class BoundaryAttention(Network):
         found = [self.boundaries(hidden, None, self.head, images)]
         begun, near = hidden, inner(images, edge)
         for block in self.blocks:
+            assert isinstance(block, Refinement)
             first = len(found)
             for _ in range(self.sizes.rounds):
                 hidden = block.norm(hidden + block.residual(begun))
@@ -283,14 +285,14 @@ class BoundaryAttention(Network):
         """A ``(b, h, n, n)`` of each layer in each round, over the cells whose patch lies in the image."""
         found: dict[str, Tensor] = {}
 
-        def seen(name: str, layer: Nearby, given: tuple[Tensor, ...]) -> None:
-            found[numbered(found, name)] = dense(layer.weights(*given), layer.side, given[0].shape[2:])
+        def before(name: str) -> Any:
+            def seen(layer: Nearby, given: tuple[Tensor, ...]) -> None:
+                found[numbered(found, name)] = dense(layer.weights(*given), layer.side, given[0].shape[2:])
+
+            return seen
 
         named = [(name, each) for name, each in self.named_modules() if isinstance(each, Nearby)]
-        hooks = [
-            each.register_forward_pre_hook(lambda layer, given, name=name: seen(name, layer, given))
-            for name, each in named
-        ]
+        hooks = [each.register_forward_pre_hook(before(name)) for name, each in named]
         try:
             self(images)
         finally:
