@@ -4,18 +4,21 @@
     python tools/compat.py --only lowest     # one column, printed alone
 
 Each environment stands in .compat/ and has releases of its own: `lowest` those that the bounds of pyproject.toml begin
-with, `newest` what pip takes without the lock. Tools for testing are the newest in both.
+with, `newest` what pip takes without the lock. Tools for testing are the newest in both. What a suite gave is kept in
+.compat/ while the code and the releases stay, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import subprocess
 import sys
 import tempfile
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from os import environ
 from pathlib import Path
 from xml.etree import ElementTree
@@ -102,6 +105,29 @@ def run(python: Path, suite: list[str]) -> Result:
         return read(report)
 
 
+def code() -> str:
+    """What the suites depend on: the commit, and how the files differ from it."""
+    git = ["git", "-C", ROOT]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    changed = subprocess.run([*git, "diff", "HEAD", "--", "src", "tests", "tools"], check=True, capture_output=True)
+    return head.stdout.strip() + (hashlib.sha256(changed.stdout).hexdigest() if changed.stdout else "")
+
+
+def column(name: str, python: Path) -> dict[str, Result]:
+    """What every suite gives in this environment, those that ran before on the same code and releases as kept."""
+    kept, of = HOME / f"{name}.json", {"code": code()} | releases(python)
+    found = json.loads(kept.read_text()) if kept.exists() else {}
+    results = {s: Result(r["passed"], tuple(r["failed"])) for s, r in found.get("suites", {}).items()}
+    results = results if found.get("of") == of else {}
+    for suite, options in SUITES.items():
+        if suite not in results:
+            results[suite] = run(python, options)
+            text = json.dumps({"of": of, "suites": {s: asdict(r) for s, r in results.items()}}, indent=1)
+            kept.with_suffix(".new").write_text(text)
+            kept.with_suffix(".new").replace(kept)
+    return results
+
+
 def read(report: Path) -> Result:
     """What pytest's JUnit report says."""
     cases = list(ElementTree.parse(report).iter("testcase"))
@@ -129,7 +155,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     columns = {}
     for name in [only] if only else ENVIRONMENTS:
         python = install(name)
-        columns[name] = releases(python), {suite: run(python, options) for suite, options in SUITES.items()}
+        columns[name] = releases(python), column(name, python)
     made = table(columns)
     print(made)
     if not only:
