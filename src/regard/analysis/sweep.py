@@ -20,6 +20,7 @@ from regard.analysis.base import Analysis, Head, Result
 from regard.core.edit import Edit, Place, Where
 from regard.core.errors import wrong
 from regard.edits.trace import Trace
+from regard.experiments.bootstrap import bootstrap
 from regard.experiments.cell import Cell, Report, Scalar
 from regard.experiments.run import run as run_cells
 from regard.experiments.store import Store
@@ -30,8 +31,6 @@ Metric = Callable[[Tensor], Tensor]
 """From the logits of the last position ``(b, vocabulary)`` to a number each, ``(b,)``."""
 SiteKind = Literal["z", "resid", "attn", "mlp"]
 KINDS: tuple[SiteKind, ...] = ("z", "resid", "attn", "mlp")
-DRAWS = 1000
-"""Resamples of the bootstrap."""
 
 
 @dataclass(frozen=True, order=True)
@@ -189,15 +188,6 @@ class Effects(Result):
             | {"low": float(low[i]), "high": float(high[i]), "pairs": len(self.values)}
             for i, s in enumerate(self.sites)
         ]
-
-
-def bootstrap(values: Tensor, level: float = 0.95, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Ends of the percentile interval of the mean over the first axis; of one value, the value itself."""
-    generator = torch.Generator().manual_seed(seed)
-    draws = torch.randint(len(values), (DRAWS, len(values)), generator=generator)
-    means = torch.stack([values[draw].mean(0) for draw in draws])
-    low, high = ((1 - level) / 2, (1 + level) / 2)
-    return means.quantile(low, dim=0), means.quantile(high, dim=0)
 
 
 class Sweep(Analysis[Pair, Effects]):

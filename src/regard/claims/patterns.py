@@ -16,6 +16,7 @@ from regard.claims.figures import Figures, Finding
 from regard.core.layout import Layout
 from regard.experiments.timing import interleaved
 from regard.kernels.block_sparse import plan as block_sparse
+from regard.mechanisms.sparse.shifted import ShiftedGroups
 
 CAUSAL = Layout(causal=True)
 
@@ -79,7 +80,8 @@ def shifted_groups() -> dict[str, float | bool]:
     """Whether sinks are seen from everywhere and two layers pass every border; equality with masked attention."""
     mechanism = regard.build("sinklora", heads=4, size=16, shifted=0.25, sinks=3)
     seen = mechanism.support(64, 64, CAUSAL)
-    pattern = getattr(mechanism, "pattern")  # noqa: B009 - a mechanism of this name has one
+    assert isinstance(mechanism, ShiftedGroups)
+    pattern = mechanism.pattern
     plain, shifted = (pattern.head(h).dense(64)[0] for h in (0, 3))
     passed = (plain | shifted)[torch.arange(63), torch.arange(1, 64)].all()
     counts = torch.equal(plain.sum(1), torch.tensor([16] * 16 + [19] * 48))

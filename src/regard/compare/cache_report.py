@@ -20,9 +20,9 @@ from transformers.cache_utils import DynamicCache
 
 from regard.core.errors import wrong
 from regard.core.policy import Policy
+from regard.experiments.bootstrap import bootstrap
 from regard.hosts import caches
 from regard.hosts.budget import Budget
-from regard.hosts.calibrate import interval
 from regard.hosts.compress import Compression, Stored, compress
 from regard.policies import Full, Observing
 from regard.policies.named import policy_of
@@ -281,7 +281,10 @@ def advice(rows: Sequence[Kept], known: bool, memory: int | None = None) -> Advi
 def gained(better: Sequence[Kept], worse: Sequence[Kept]) -> tuple[float, float]:
     """The 95% interval of how much likelier the answers are, prompt by prompt, in nats a token."""
     gains = torch.tensor([b.nats - a.nats for a, b in zip(better, worse, strict=True)])
-    return interval(gains, 0) if len(gains) > 1 else (-torch.inf, torch.inf)
+    if len(gains) < 2:
+        return -torch.inf, torch.inf
+    low, high = bootstrap(gains)
+    return low.item(), high.item()
 
 
 def most_bytes(rows: Sequence[Kept]) -> int:

@@ -144,6 +144,13 @@ class Layout:
             allowed = allowed & (own == self.segments[:, None, first:last])
         return allowed[:, None] if self.mask is None else allowed[:, None] & self.mask[:, :, start:stop, first:last]
 
+    def among_tokens(self, n: int, m: int, device: torch.device | str = "cpu", rows: slice | None = None) -> Tensor:
+        """`allowed`, of queries that are tokens: none of padding, and none that stands before the first key."""
+        seen = self.allowed(n, m, device, rows)
+        seen = seen & (torch.arange(m - n, m, device=device) >= 0)[rows or slice(None), None]
+        real = self.real_queries(n)
+        return seen if real is None else seen & real[:, None, rows or slice(None), None]
+
     def of(self, sequence: int, head: int | None = None) -> Layout:
         """The layout of one sequence of the batch, or of one head of it."""
         keys, segments = (x if x is None else x[sequence : sequence + 1] for x in (self.key_mask, self.segments))

@@ -10,34 +10,61 @@ from typing import Any, TypeVar
 
 E = TypeVar("E")  # an entry: name, aliases, title, summary, family, kind, said, traits
 
-EMPTY = """a an and are as at attention by for from how i in into is it its my of on or that the this to which with
-without"""
+EMPTY = """a an and are as at attend attention by can do does for from how i in into is it its make me model more my
+need of on one or out over read run see several than that the this to use want was what when which while with without"""
 STOP_WORDS = frozenset(EMPTY.split())
 ENDINGS = ("ations", "ation", "ings", "ing", "ers", "er", "ies", "ed", "es", "s", "ity", "al", "ally", "ive", "e")
 MEANS = {
+    "align": "alignment monotonic",
+    "bits": "codec quantise integers",
+    "cache": "kv policy state decoding",
+    "caption": "captioning image",
     "cheap": "linear fast sparse efficient constant",
-    "fast": "linear sparse efficient fused speed",
-    "speed": "fast linear fused",
-    "efficient": "linear fast sparse",
-    "long": "length linear window context extrapolation",
-    "context": "length long text",
-    "document": "text long packed",
-    "memory": "state cache constant bytes",
-    "cache": "state kv memory decoding",
-    "decode": "decoding state cache token",
-    "stream": "constant state decoding sinks",
-    "image": "vision picture patch",
-    "picture": "image vision",
-    "cpu": "fast linear cheap",
-    "explain": "attribution implicit reading",
-    "forget": "decay gate",
-    "recall": "delta rule state associative",
-    "position": "bias distance rotary extrapolation",
-    "hallucination": "visual steer image faithful",
+    "circuit": "patching path heads sites",
     "classify": "classification",
-    "train": "training length",
+    "cnn": "convolution convolutional gate",
+    "compress": "policy codec quantise budget",
+    "context": "length long text",
+    "copy": "induction",
+    "cpu": "fast linear cheap",
+    "cure": "decoding edit mitigate",
+    "decode": "decoding state cache token",
+    "detect": "detector neck objects",
+    "document": "text long packed",
+    "efficient": "linear fast sparse",
+    "endless": "streaming constant state infinite",
+    "explain": "attribution implicit importance flow",
+    "extrapolate": "extrapolation lengths longer beyond",
+    "fast": "linear sparse efficient fused speed",
+    "follow": "focus steer edit",
+    "forget": "decay gate",
+    "generate": "decoding policy cache",
+    "gpu": "parallel ring kernel devices",
+    "gpus": "parallel ring kernel devices",
+    "hallucinate": "hallucination hallucinated faithful contrast",
+    "image": "vision picture patch",
+    "instruction": "focus steer prompt edit",
+    "long": "length linear window context extrapolation",
+    "matter": "importance relevance attribution saliency flow",
+    "memory": "state cache constant bytes",
+    "merge": "average pool",
+    "middle": "position lost calibrate",
+    "parameter": "shared latent low rank",
+    "patch": "vision image transformer registers",
+    "picture": "image vision",
+    "position": "bias distance rotary extrapolation",
+    "prune": "pruning importance gating",
+    "quadratic": "linear subquadratic",
     "quality": "loss accuracy",
-    "head": "heads multi",
+    "recall": "delta rule state associative",
+    "retrieve": "retrieval needle",
+    "scale": "pyramid neck levels",
+    "segment": "segmentation",
+    "small": "cheap compress evict budget policy",
+    "speed": "fast linear fused",
+    "stream": "constant state decoding sinks",
+    "train": "training length",
+    "translate": "translator translation encoder",
 }
 """What people ask for, in words that papers use: each counts half."""
 TRAITS = {
@@ -51,18 +78,21 @@ TRAITS = {
 """Words for what a mechanism's traits say."""
 WEIGHTS = (4.0, 2.0, 1.5, 1.0, 0.5)
 """Of a word in name and aliases, title, summary, traits with family and kind, and claim."""
+BEGUN = 0.7
+"""The weight of a word that only begins like the one that is asked for."""
 
 
 def ranked(query: str, among: Iterable[E]) -> list[E]:
-    """Those that share words, or words of like meaning, with ``query``, best first; rare words count more."""
+    """Those that answer ``query``, best first: rare words count more, and so do entries that answer more of its words.
+
+    A word is answered by itself or, at half its weight, by one of `MEANS`.
+    """
     everything = list(among)
     shelves = [[stems(text) for text in texts(entry)] for entry in everything]
     rarity = weigh(shelves)
-    wanted = dict.fromkeys(stems(query), 1.0)
-    means = {stemmed(word): said for word, said in MEANS.items()}
-    near = {near for stem in stems(query) for near in stems(means.get(stem, ""))}
-    wanted = dict.fromkeys(near, 0.5) | wanted
-    scored = [(relevance(fields, wanted, rarity), entry) for fields, entry in zip(shelves, everything, strict=True)]
+    means = {stemmed(word): stems(said) for word, said in MEANS.items()}
+    asked = [dict.fromkeys(means.get(stem, []), 0.5) | {stem: 1.0} for stem in dict.fromkeys(stems(query))]
+    scored = [(relevance(fields, asked, rarity), entry) for fields, entry in zip(shelves, everything, strict=True)]
     found = [(score, entry) for score, entry in scored if score > 0]
     return [entry for _, entry in sorted(found, key=lambda pair: (-pair[0], getattr(pair[1], "name", "")))]
 
@@ -80,21 +110,28 @@ def weigh(shelves: list[list[list[str]]]) -> Mapping[str, float]:
     return {stem: math.log(1 + len(shelves) / count) for stem, count in counts.items()}
 
 
-def relevance(fields: list[list[str]], wanted: Mapping[str, float], rarity: Mapping[str, float]) -> float:
-    """The sum over wanted stems of their rarity times the weight of the best field that has them, or begins so."""
-    score = 0.0
-    for stem, weight in wanted.items():
-        best = 0.0
-        for field, share in zip(fields, WEIGHTS, strict=True):
-            for have in field:
-                if (
-                    have == stem
-                    or (len(stem) > 3 and have.startswith(stem))
-                    or (len(have) > 3 and stem.startswith(have))
-                ):
-                    best = max(best, share * rarity[have])
-        score += weight * best
-    return score
+def relevance(fields: list[list[str]], asked: list[dict[str, float]], rarity: Mapping[str, float]) -> float:
+    """The sum over what is asked of its best answer, times the share of it that is answered at all.
+
+    Args:
+        asked: for each word the stems that answer it, with their weights.
+    """
+    answers = [
+        max(weight * answer(fields, stem, rarity, weight == 1) for stem, weight in word.items()) for word in asked
+    ]
+    return sum(answers) * sum(found > 0 for found in answers) / max(len(answers), 1)
+
+
+def answer(fields: list[list[str]], stem: str, rarity: Mapping[str, float], loose: bool) -> float:
+    """A stem's rarity times the weight of the best field that has it; less, if ``loose``, where one only begins so."""
+    best = 0.0
+    for field, share in zip(fields, WEIGHTS, strict=True):
+        for have in field:
+            if have == stem:
+                best = max(best, share * rarity[have])
+            elif loose and min(len(stem), len(have)) > 3 and (have.startswith(stem) or stem.startswith(have)):
+                best = max(best, BEGUN * share * rarity[have])
+    return best
 
 
 def words(text: str) -> list[str]:

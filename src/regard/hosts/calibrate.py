@@ -12,11 +12,10 @@ from transformers import PreTrainedModel
 
 from regard.core.edit import Edit, Heads, Where
 from regard.core.errors import wrong
+from regard.experiments.bootstrap import bootstrap
 from regard.hosts.attention_interface import host
 from regard.hosts.steer import steer
 
-DRAWS = 2000
-"""Resamples of the bootstrap."""
 CONTROLS = 5
 """Random edits of each kind that the chosen one is held against."""
 
@@ -113,7 +112,7 @@ def calibrate(
     best = max(searched, key=lambda name: searched[name])
     chosen = named[best]
     each = gains(chosen, unseen)
-    low, high = interval(each, seed)
+    low, high = (end.item() for end in bootstrap(each, seed=seed))
     source = random.Random(seed + 1)
     controls = {
         kind: [gains(other, unseen).mean().item() for other in others]
@@ -131,13 +130,6 @@ def log_probability(model: PreTrainedModel, example: Answered, edit: Candidate |
         logits = model(input_ids=ids[:, :-1], use_cache=False).logits[0, -len(example.answer) :]
     logs = logits.float().log_softmax(-1)
     return logs.gather(1, example.answer[:, None].to(logs.device)).mean().item()
-
-
-def interval(values: Tensor, seed: int) -> tuple[float, float]:
-    """The 95% interval of a mean, by the bootstrap."""
-    rows = torch.randint(len(values), (DRAWS, len(values)), generator=torch.Generator().manual_seed(seed))
-    means = values[rows].mean(1).sort().values
-    return means[int(0.025 * DRAWS)].item(), means[int(0.975 * DRAWS) - 1].item()
 
 
 def controls_of(

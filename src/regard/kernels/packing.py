@@ -49,6 +49,24 @@ def per_sequence(run: Kernel, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -
     return out.unflatten(0, (q.shape[0], n)).transpose(1, 2)
 
 
+def maps(
+    run: Callable[[Tensor, Tensor, slice], Tensor], q: Tensor, k: Tensor, layout: Layout, rows: slice = slice(None)
+) -> Tensor:
+    """``(b, h, rows, m)``: some rows of A of sequences and documents that attend by themselves.
+
+    ``run(q, k, rows)`` gives those of one document's last queries ``q (1, h, n, d)``; zeros stand everywhere else.
+    """
+    (n, m), (start, stop, _) = (q.shape[2], k.shape[2]), rows.indices(q.shape[2])
+    a = q.new_zeros(*q.shape[:2], max(stop - start, 0), m)
+    for row, tokens in documents(layout, q.shape[0], m, k.device):
+        queries, one = tokens[tokens >= m - n] - (m - n), slice(row, row + 1)
+        mine = slice(int((queries < start).sum()), int((queries < stop).sum()))
+        if mine.stop > mine.start:
+            part = run(q[one, :, queries], k[one, :, tokens], mine)[0]
+            a[row, :, (queries[mine] - start)[:, None], tokens] = part.to(a)
+    return a
+
+
 def by_document(x: Tensor, places: Tensor, counts: list[tuple[int, int]]) -> list[Tensor]:
     """Batches ``(documents, heads, tokens, d)`` of the tokens at ``places`` of all sequences ``x (b, h, n, d)``.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -12,6 +13,8 @@ from regard.core.arguments import Configured
 from regard.core.kinds import Sample
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism
+
+T = TypeVar("T")
 
 
 class Network(Configured):
@@ -70,6 +73,27 @@ def attention_maps(network: nn.Module) -> Iterator[dict[str, Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def told_by(modules: Mapping[str, nn.Module], tell: Callable[[Any, tuple[Any, ...], Any], T]) -> Iterator[dict[str, T]]:
+    """Collects what ``tell(module, inputs, output)`` says of each call of some modules, named like `attention_maps`."""
+    found: dict[str, T] = {}
+
+    def hear(name: str, module: nn.Module, given: tuple[Any, ...], out: Any) -> None:
+        found[numbered(found, name)] = tell(module, given, out)
+
+    hooks = [module.register_forward_hook(partial(hear, name)) for name, module in modules.items()]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def modules_of(network: nn.Module, kinds: type[nn.Module] | tuple[type[nn.Module], ...]) -> dict[str, nn.Module]:
+    """The modules of some classes in a network, by their names."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
 
 
 def numbered(taken: Mapping[str, Any], name: str) -> str:

@@ -14,11 +14,11 @@ from regard.analysis.sweep import (
     Pair,
     Probability,
     Site,
-    bootstrap,
     by_layer,
     heads_of,
     random_like,
 )  # fmt: skip
+from regard.experiments.bootstrap import bootstrap
 from regard.hosts import small
 
 N = 23

@@ -90,17 +90,34 @@ def test_entries_are_chosen_by_name_kind_and_family():
 
 
 @pytest.mark.parametrize(
-    ("need", "among_the_first"),
+    ("need", "answers"),
     [
-        ("cheap long context on a CPU", "window"),
-        ("constant memory while decoding", "lightning"),
-        ("forget old tokens by data", "gated_deltanet"),
-        ("classify pictures", "resnest"),
-        ("lengths beyond those of training", "alibi"),
+        ("cheap long context on a CPU", {"window", "sinklora", "fastmax", "deltanet"}),
+        ("constant memory while decoding", {"titans", "lightning", "window", "gla", "retnet", "linear", "mamba2"}),
+        ("forget old tokens by data", {"gated_deltanet", "gla", "forgetting", "mamba2"}),
+        ("cure for hallucination", {"lookback_decoding", "monitoring_decoding", "hicd"}),
+        ("see which patch matters", {"attention_flow", "patchconvnet", "implicit_attention"}),
+        ("smaller cache while generating", {"knorm", "adakv", "snapkv", "pyramidkv", "h2o"}),
+        ("find the heads that copy", {"induction_heads"}),
+        ("which heads retrieve", {"retrieval_heads"}),
+        ("make the model follow my instruction", {"focus_directions", "pasta"}),
+        ("object detection at several scales", {"bifpn", "fpn", "revfp", "sepc", "csn"}),
+        ("explain a prediction", {"implicit_attention", "attention_flow"}),
+        ("attention over a graph", {"gat", "gatv2", "graph_transformer"}),
+        ("prune heads", {"head_pruning"}),
+        ("streaming endless text", {"streaming"}),
+        ("find the circuit", {"circuit_reuse", "path_patching"}),
+        ("run attention on several GPUs", {"ring_self_attention", "lasp2"}),
+        ("memory that learns at test time", {"titans", "moneta", "yaad"}),
+        ("lost in the middle", {"found_in_the_middle"}),
+        ("channel attention for a CNN", {"eca", "se", "cbam"}),
+        ("position encoding that extrapolates", {"alibi", "tapa"}),
+        ("fewer parameters in projections", {"group_latent", "multi_query", "latent"}),
+        ("image captions", {"show_attend_tell", "bottom_up_top_down"}),
     ],
 )
-def test_a_need_is_answered_by_meaning(need, among_the_first):
-    assert among_the_first in [entry.name for entry in regard.search(need)[:12]]
+def test_a_need_is_answered_by_meaning(need, answers):
+    assert answers & {entry.name for entry in regard.search(need)[:3]}
 
 
 def test_what_is_no_mechanism_is_built_by_what_it_is():

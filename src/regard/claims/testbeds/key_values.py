@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from regard.core.edit import Edit
+from regard.experiments.bootstrap import bootstrap
 from regard.hosts.small import load
 from regard.hosts.steer import steer
 
@@ -124,12 +125,11 @@ def late(edit: Edit) -> bool:
     return isinstance(rows, slice) and (rows.start or 0) >= CONTEXT
 
 
-def gain(plain: Tensor, edited: Tensor, draws: int = 2000) -> tuple[float, float, float]:
+def gain(plain: Tensor, edited: Tensor) -> tuple[float, float, float]:
     """``(mean, lower, upper)`` of the gain over contexts ``(c, …)``, a paired bootstrap's 95% interval."""
     each = (edited - plain).flatten(1).mean(1)
-    rows = torch.randint(len(each), (draws, len(each)), generator=torch.Generator().manual_seed(0))
-    means = each[rows].mean(1).sort().values
-    return each.mean().item(), means[int(0.025 * draws)].item(), means[int(0.975 * draws)].item()
+    low, high = bootstrap(each)
+    return each.mean().item(), low.item(), high.item()
 
 
 def random_heads(count: int, seed: int, layers: Sequence[int] = range(30), heads: int = 9) -> dict[int, list[int]]:

@@ -96,28 +96,15 @@ class RelativePlane(Mechanism):
     def support(
         self, n: int, m: int, layout: Layout, device: torch.device | str = "cpu", rows: slice | None = None
     ) -> Tensor:
-        allowed = layout.allowed(n, m, device, rows)
-        allowed = allowed & (torch.arange(m - n, m, device=device) >= 0)[rows or slice(None), None]
-        if layout.key_mask is None:
-            return allowed
-        real = F.pad(layout.key_mask[:, max(m - n, 0) :], (max(n - m, 0), 0))
-        return allowed & real[:, None, rows or slice(None), None]
+        return layout.among_tokens(n, m, device, rows)
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, None, layout, signals)
         n, m = q.shape[2], k.shape[2]
-        a = q.new_zeros(*q.shape[:2], n, m)
         if layout.regular:
             whole = self.whole(q[:, :, max(n - m, 0) :], k, plane_of(layout, m))
             return F.pad(whole, (0, 0, max(n - m, 0), 0))
-        for row, tokens in packing.documents(layout, q.shape[0], m, k.device):
-            queries = tokens[tokens >= m - n] - (m - n)
-            if queries.numel():
-                one = slice(row, row + 1)
-                a[row, :, queries[:, None], tokens] = self.whole(
-                    q[one, :, queries], k[one, :, tokens], (1, len(tokens))
-                )[0]
-        return a
+        return packing.maps(lambda q, k, rows: self.whole(q, k, (1, k.shape[2]))[:, :, rows], q, k, layout)
 
     def whole(self, q: Tensor, k: Tensor, plane: Plane) -> Tensor:
         """A of the last queries of one document, which are at most as many as its keys."""

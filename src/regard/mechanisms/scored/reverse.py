@@ -59,9 +59,7 @@ class Reversed(Mechanism):
     def support(
         self, n: int, m: int, layout: Layout, device: torch.device | str = "cpu", rows: slice | None = None
     ) -> Tensor:
-        allowed = layout.allowed(n, m, device, rows)
-        real = layout.real_queries(n)
-        return allowed if real is None else allowed & real[:, None, rows or slice(None), None]
+        return layout.among_tokens(n, m, device, rows)
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, None, layout, signals)

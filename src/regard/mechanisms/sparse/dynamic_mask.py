@@ -116,11 +116,7 @@ class DynamicMask(Mechanism):
     def support(
         self, n: int, m: int, layout: Layout, device: torch.device | str = "cpu", rows: slice | None = None
     ) -> Tensor:
-        allowed = layout.allowed(n, m, device, rows)
-        if layout.key_mask is None:
-            return allowed
-        real = torch.nn.functional.pad(layout.key_mask[:, max(m - n, 0) :], (max(n - m, 0), 0))
-        return allowed & real[:, None, rows or slice(None), None]
+        return layout.among_tokens(n, m, device, rows)
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(True), **signals: Tensor) -> Tensor:
         self.check(q, k, None, layout, signals)

@@ -138,16 +138,11 @@ class HalfSpace(Mechanism):
 
     def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
         self.check(q, k, None, layout, signals)
-        (n, m), (start, stop, _) = (q.shape[2], k.shape[2]), rows.indices(q.shape[2])
-        if layout.regular:
-            return self.map(q, k, layout.causal)[:, :, start:stop].to(q.dtype)
-        a = q.new_zeros(*q.shape[:2], n, m)
-        for row, tokens in alone.documents(layout, q.shape[0], m, k.device):
-            queries, one = tokens[tokens >= m - n] - (m - n), slice(row, row + 1)
-            if len(queries):
-                part = self.map(q[one, :, queries], k[one, :, tokens], layout.causal)
-                a[row, :, queries[:, None], tokens] = part[0].to(q.dtype)
-        return a[:, :, start:stop]
+
+        def run(q: Tensor, k: Tensor, rows: slice) -> Tensor:
+            return self.map(q, k, layout.causal)[:, :, rows].to(q.dtype)
+
+        return run(q, k, rows) if layout.regular else alone.maps(run, q, k, layout, rows)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, v, layout, signals)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from regard.core.layout import Layout, plane_of
@@ -35,26 +34,13 @@ class Planar(Mechanism):
     def support(
         self, n: int, m: int, layout: Layout, device: torch.device | str = "cpu", rows: slice | None = None
     ) -> Tensor:
-        allowed = layout.allowed(n, m, device, rows)
-        here = torch.arange(m - n, m, device=device) >= 0
-        allowed = allowed & here[rows or slice(None), None]
-        if layout.key_mask is None:
-            return allowed
-        real = F.pad(layout.key_mask[:, max(m - n, 0) :], (max(n - m, 0), 0))
-        return allowed & real[:, None, rows or slice(None), None]
+        return layout.among_tokens(n, m, device, rows)
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, None, layout, signals)
-        m = k.shape[2]
-        a = q.new_zeros(*q.shape[:2], m, m)
-        if layout.regular:
-            return self.whole(q, k, plane_of(layout, m)).to(a) if m else a
-        for row, tokens in packing.documents(layout, q.shape[0], m, k.device):
-            if tokens.numel():
-                one = slice(row, row + 1)
-                part = self.whole(q[one, :, tokens], k[one, :, tokens], (1, len(tokens)))
-                a[row, :, tokens[:, None], tokens] = part[0].to(a)
-        return a
+        if layout.regular and k.shape[2]:
+            return self.whole(q, k, plane_of(layout, k.shape[2])).to(q)
+        return packing.maps(lambda q, k, rows: self.whole(q, k, (1, k.shape[2]))[:, :, rows], q, k, layout)
 
     def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
         return self.weights(q, k, layout, **signals)[:, :, rows]

@@ -70,29 +70,19 @@ class Routed(Mechanism):
     def support(
         self, n: int, m: int, layout: Layout, device: torch.device | str = "cpu", rows: slice | None = None
     ) -> Tensor:
-        allowed = layout.allowed(n, m, device, rows)
-        if layout.key_mask is None:
-            return allowed
-        real = torch.nn.functional.pad(layout.key_mask[:, max(m - n, 0) :], (max(n - m, 0), 0))
-        return allowed & real[:, None, rows or slice(None), None]
+        return layout.among_tokens(n, m, device, rows)
 
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         return self.rows(q, k, layout, slice(0, q.shape[2]), **signals)
 
     def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
         self.check(q, k, None, layout, signals)
-        (n, m), (start, stop, _) = (q.shape[2], k.shape[2]), rows.indices(q.shape[2])
-        if layout.regular:
-            return self.map(q, k, layout.causal, slice(start, stop))
-        a = q.new_zeros(*q.shape[:2], stop - start, m)
-        for row, tokens in alone.documents(layout, q.shape[0], m, k.device):
-            queries = tokens[tokens >= m - n] - (m - n)
-            mine = slice(int((queries < start).sum()), int((queries < stop).sum()))
-            if mine.stop > mine.start:
-                one = slice(row, row + 1)
-                part = self.map(q[one, :, queries], k[one, :, tokens], layout.causal, mine)
-                a[row, :, (queries[mine] - start)[:, None], tokens] = part[0]
-        return a
+
+        def run(q: Tensor, k: Tensor, rows: slice) -> Tensor:
+            return self.map(q, k, layout.causal, rows)
+
+        start, stop, _ = rows.indices(q.shape[2])
+        return run(q, k, slice(start, stop)) if layout.regular else alone.maps(run, q, k, layout, rows)
 
     def map(self, q: Tensor, k: Tensor, causal: bool, rows: slice) -> Tensor:
         """Some rows of A of one regular layout."""

@@ -205,8 +205,7 @@ class Tree(Mechanism):
         self, n: int, m: int, layout: Layout, device: torch.device | str = "cpu", rows: slice | None = None
     ) -> Tensor:
         """Where A may be non-zero: rows of padding see nothing."""
-        seen, real = layout.allowed(n, m, device, rows), layout.real_queries(n)
-        return seen if real is None else seen & real[:, None, rows or slice(None), None]
+        return layout.among_tokens(n, m, device, rows)
 
     def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
         return self.weights(q, k, layout, **signals)[:, :, rows]

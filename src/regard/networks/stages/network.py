@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.core.kinds import Sample
-from regard.networks.base import Network, attention_maps, numbered
+from regard.networks.base import Network, attention_maps, modules_of, told_by
 from regard.networks.stages.design import Design
 from regard.networks.stages.ends import Pair, end_of
 from regard.networks.stages.norms import ConvNorm, norm_of
@@ -98,23 +98,10 @@ class Stages(Network):
 
     def intermediates(self, images: Tensor) -> dict[str, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """A ``(b, h, n, m)`` of each attention, and ``(b, …, y, x)`` of what else its steps weigh the map by."""
-        found: dict[str, Tensor] = {}
-
-        def before(name: str) -> Any:
-            def seen(step: Step, given: tuple[Tensor, ...]) -> None:
-                for what, values in step.maps(given[0]).items():
-                    found[numbered(found, f"{name}.{what}")] = values
-
-            return seen
-
-        named = self.named_modules()
-        hooks = [module.register_forward_pre_hook(before(name)) for name, module in named if isinstance(module, Step)]
-        try:
-            with attention_maps(self) as maps:
-                self(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        steps = modules_of(self, Step)
+        with attention_maps(self) as maps, told_by(steps, lambda step, given, out: step.maps(given[0])) as told:
+            self(images)
+        found = {f"{name}.{what}": values for name, shown in told.items() for what, values in shown.items()}
         return {**maps, **found}
 
     def folded(self) -> Stages:

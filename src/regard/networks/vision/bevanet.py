@@ -13,7 +13,7 @@ from regard.core.atlas import Claim, published
 from regard.core.kinds import Sample
 from regard.featuremap.gates.sdlska import LargeKernel
 from regard.featuremap.resize import resize
-from regard.networks.base import Network
+from regard.networks.base import Network, modules_of, told_by
 from regard.networks.stages.norms import ChannelNorm, ConvNorm
 from regard.networks.vision.vit import image_sample
 
@@ -303,26 +303,12 @@ class BEVANet(Network):
 
     def intermediates(self, images: Tensor) -> dict[str, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """What large kernels weigh their map by ``(b, c, y, x)``, and the shares of both kinds of fusion."""
-        found: dict[str, Tensor] = {}
 
-        def before(name: str) -> Any:
-            def seen(module: Any, given: tuple[Tensor, ...]) -> None:
-                gate = isinstance(module, LargeKernel)
-                found[name] = module.factors(given[0])["cyx"] if gate else module.share(*given)
+        def shares(module: Any, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
+            return module.factors(given[0])["cyx"] if isinstance(module, LargeKernel) else module.share(*given)
 
-            return seen
-
-        shown = (LargeKernel, PixelFusion, BoundaryFusion)
-        hooks = [
-            module.register_forward_pre_hook(before(name))
-            for name, module in self.named_modules()
-            if isinstance(module, shown)
-        ]
-        try:
+        with told_by(modules_of(self, (LargeKernel, PixelFusion, BoundaryFusion)), shares) as found:
             self(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
         return found
 
     def forward(self, images: Tensor) -> Tensor:

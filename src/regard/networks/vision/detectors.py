@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.featuremap.mixtures.switchable import StandardisedConvolution, SwitchableAtrous
 from regard.featuremap.necks.fpn import FPN
-from regard.networks.base import Network, numbered
+from regard.networks.base import Network, modules_of, told_by
 from regard.networks.vision.vit import random_images, settled
 
 RATES = (3, 6)
@@ -205,21 +204,12 @@ class DetectoRS(Network):
 
     def intermediates(self, images: Tensor) -> dict[str, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Of each cell the weights of both rates, and those of the new pyramid and the one before ``(b, 1, n, 2)``."""
-        found: dict[str, Tensor] = {}
 
-        def seen(name: str, module: Any, given: tuple[Tensor]) -> None:
-            found[numbered(found, name)] = cells(module.weights(module.before(given[0]), []))
+        def weights(module: Any, given: tuple[Tensor], out: Tensor) -> Tensor:
+            return cells(module.weights(module.before(given[0]), []))
 
-        hooks = [
-            module.register_forward_pre_hook(partial(seen, name))
-            for name, module in self.named_modules()
-            if isinstance(module, SwitchableAtrous)
-        ]
-        try:
+        with told_by(modules_of(self, SwitchableAtrous), weights) as found:
             _, shares = self.passes(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
         return found | {f"share.{name}": cells(torch.stack((s, 1 - s), 1)) for name, s in shares.items()}
 
     def passes(self, images: Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:

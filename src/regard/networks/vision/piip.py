@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from regard.core.atlas import Claim, published
 from regard.core.build import build
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
-from regard.networks.base import Network, numbered
+from regard.networks.base import Network, modules_of, told_by
 from regard.networks.stages.norms import whole
 from regard.networks.stages.steps.attention import Biased
 from regard.networks.vision.vit import random_images
@@ -336,18 +335,7 @@ class PIIP(Network):
 
     def intermediates(self, images: Tensor) -> dict[str, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """A of every layer and exchange, by the names of their modules."""
-        found: dict[str, Tensor] = {}
-
-        def seen(name: str, module: Any, given: tuple) -> None:
-            found[numbered(found, name)] = module.attention(given[0], given[2])
-
-        hooks = [
-            module.register_forward_pre_hook(partial(seen, name))
-            for name, module in self.named_modules()
-            if isinstance(module, Deformable)
-        ]
-        try:
-            return super().intermediates(images) | found
-        finally:
-            for hook in hooks:
-                hook.remove()
+        exchanges = modules_of(self, Deformable)
+        with told_by(exchanges, lambda module, given, out: module.attention(given[0], given[2])) as found:
+            maps = super().intermediates(images)
+        return maps | found

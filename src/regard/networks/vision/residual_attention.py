@@ -12,7 +12,7 @@ from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.featuremap.resize import resize
-from regard.networks.base import Network
+from regard.networks.base import Network, modules_of, told_by
 from regard.networks.vision.vit import image_sample
 
 MODULES = {56: (1, 1, 1), 92: (1, 2, 3)}
@@ -169,17 +169,10 @@ class ResidualAttentionNetwork(Network):
 
     def intermediates(self, images: Tensor) -> dict[str, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The mask ``(b, c, y, x)`` of each module."""
-        found: dict[str, Tensor] = {}
-        named = [(name, module.mask) for name, module in self.named_modules() if isinstance(module, AttentionModule)]
-        hooks = [
-            mask.register_forward_hook(lambda _module, _given, out, name=name: found.update({name: out}))
-            for name, mask in named
-        ]
-        try:
+        modules = modules_of(self, AttentionModule).items()
+        masks = {name: module.get_submodule("mask") for name, module in modules}
+        with told_by(masks, lambda mask, given, out: out) as found:
             self(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
         return found
 
     def forward(self, images: Tensor) -> Tensor:
