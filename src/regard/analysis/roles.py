@@ -20,7 +20,7 @@ from regard.analysis.patching import ids_of
 from regard.analysis.retrieval_heads import RetrievalHeads, answered, needles
 from regard.analysis.sinks import SinkHeads, windows
 from regard.core.errors import wrong
-from regard.experiments.run import LOCAL
+from regard.experiments.run import LOCAL, cluster
 from regard.hosts.small import title
 from regard.networks import LM
 
@@ -227,39 +227,40 @@ def heads(
         progress(what, 0, 0)
         return over(analyses, model, data, store, lambda done, total: progress(what, done, total), workers)
 
-    scores, notes = dict[str, HeadScores](), list[str]()
-    sinks = SinkHeads()
-    cuts = [cut for one in texts if len(one.ids) >= sinks.tokens for cut in windows(one.ids, sinks.tokens)]
-    if cuts:
-        scores |= measured("sinks", [sinks], cuts)
-    else:
-        longest = max(len(one.ids) for one in texts)
-        which = "the text" if len(texts) == 1 else "the longest text"
-        notes.append(f"sink was not measured: {which} has {longest} tokens, and it takes windows of {sinks.tokens}")
-    start = None if tokenizer is None else tokenizer.bos_token_id
-    random_texts = repeats(model.config.get_text_config().vocab_size, seed=seed, start=start)
-    scores |= measured("induction", [InductionHeads(), PreviousTokenHeads(), DuplicateTokenHeads()], random_texts)
-    if tokenizer is None:
-        notes.append("retrieval was not measured: there is no tokenizer to write needles with")
-    else:
-        progress("retrieval: asking for needles", 0, 0)
-        asked = needles(tokenizer, lengths, seed=seed)
-        runs = list(answered(model, asked))
-        if runs:
-            scores |= measured("retrieval", [RetrievalHeads()], runs)
+    with cluster(workers):
+        scores, notes = dict[str, HeadScores](), list[str]()
+        sinks = SinkHeads()
+        cuts = [cut for one in texts if len(one.ids) >= sinks.tokens for cut in windows(one.ids, sinks.tokens)]
+        if cuts:
+            scores |= measured("sinks", [sinks], cuts)
         else:
-            notes.append(f"retrieval was not measured: the model recalled none of {len(asked)} needles")
-        if 0 < len(runs) < len(asked):
-            notes.append(f"the model recalled {len(runs)} of {len(asked)} needles; retrieval is measured on those")
-    reading: list[HeadScorer] = [RowStatistic(probe) for probe in STATISTICS]
-    seen = measured("the texts", [*reading, LossEstimate()] if causal else reading, texts)
-    called = name or title(model.config.name_or_path) or type(model).__name__
-    found = Roles(called, in_order(scores), seen, tuple(notes), len(texts))
-    chosen = leading(found) if causal else []
-    if not chosen:
-        return found
-    counts = {layer: len(row) for layer, row in seen["entropy"].values.items()}
-    return replace(found, in_texts=seen | measured("causal effects", [LossRise(chosen, counts)], texts))
+            longest = max(len(one.ids) for one in texts)
+            which = "the text" if len(texts) == 1 else "the longest text"
+            notes.append(f"sink was not measured: {which} has {longest} tokens, and it takes windows of {sinks.tokens}")
+        start = None if tokenizer is None else tokenizer.bos_token_id
+        random_texts = repeats(model.config.get_text_config().vocab_size, seed=seed, start=start)
+        scores |= measured("induction", [InductionHeads(), PreviousTokenHeads(), DuplicateTokenHeads()], random_texts)
+        if tokenizer is None:
+            notes.append("retrieval was not measured: there is no tokenizer to write needles with")
+        else:
+            progress("retrieval: asking for needles", 0, 0)
+            asked = needles(tokenizer, lengths, seed=seed)
+            runs = list(answered(model, asked))
+            if runs:
+                scores |= measured("retrieval", [RetrievalHeads()], runs)
+            else:
+                notes.append(f"retrieval was not measured: the model recalled none of {len(asked)} needles")
+            if 0 < len(runs) < len(asked):
+                notes.append(f"the model recalled {len(runs)} of {len(asked)} needles; retrieval is measured on those")
+        reading: list[HeadScorer] = [RowStatistic(probe) for probe in STATISTICS]
+        seen = measured("the texts", [*reading, LossEstimate()] if causal else reading, texts)
+        called = name or title(model.config.name_or_path) or type(model).__name__
+        found = Roles(called, in_order(scores), seen, tuple(notes), len(texts))
+        chosen = leading(found) if causal else []
+        if not chosen:
+            return found
+        counts = {layer: len(row) for layer, row in seen["entropy"].values.items()}
+        return replace(found, in_texts=seen | measured("causal effects", [LossRise(chosen, counts)], texts))
 
 
 def prompts(tokenizer: Any, text: Any) -> list[Prompt]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -119,14 +120,25 @@ def attempt(cell: Cell, show: Show = lambda what: None, shared: Shared | None = 
 
 
 def on_ray(cells: Sequence[Cell], address: str, show: Show, shared: Shared | None = None) -> Iterator[Outcome]:
-    """On a Ray cluster, which is begun unless there is one; as cells end, in any order."""
+    """On a Ray cluster; as cells end, in any order."""
+    with cluster(f"{RAY}:{address}"):
+        yield from as_tasks(cells, show) if shared is None else by_holders(cells, show, shared)
+
+
+@contextmanager
+def cluster(workers: str) -> Iterator[None]:
+    """One Ray cluster for all runs in a ``with`` block, begun unless there is one; nothing for local workers."""
+    kind, address = parsed(workers)
+    if kind == LOCAL:
+        yield
+        return
     import ray
 
     begun = not ray.is_initialized()
     if begun:
         ray.init(address=address or None, log_to_driver=False, configure_logging=False)
     try:
-        yield from as_tasks(cells, show) if shared is None else by_holders(cells, show, shared)
+        yield
     finally:
         if begun:
             ray.shutdown()
