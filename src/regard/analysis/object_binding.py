@@ -16,7 +16,6 @@ from regard.core.errors import did_you_mean, wrong
 from regard.core.kinds import Sample, shown_by
 
 Form = Literal["linear", "diagonal", "quadratic"]
-Kept = Literal["objects", "classes"]
 
 
 class PairProbe(nn.Module):
@@ -162,7 +161,9 @@ def object_binding(
     """
     right, probes = [], []
     for fitted, asked in layers:
-        some = [fit_pairs(fitted, objects[0], cast(Form, form), steps, batch, rate, seed) for form in forms]
+        some: list[nn.Module] = [
+            fit_pairs(fitted, objects[0], cast(Form, form), steps, batch, rate, seed) for form in forms
+        ]
         shares = [share_right(probe(asked.float()) > 0, objects[1]) for probe in some]
         if classes is not None:
             some.append(fit_classes(fitted, classes[0], steps, batch, rate, seed))

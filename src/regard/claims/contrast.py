@@ -19,8 +19,8 @@ def told_apart(kept: str, seed: int, steps: int) -> dict[str, float]:
     """Answers of both tasks that are right, whole, without the heads whose gates are shut, and without random ones."""
     model, tokenizer = load("tiny")
     lost = next(task for task in TASKS if task != kept)
-    some = [prompts(tokenizer, task, 64, 0) for task in (kept, lost)]
-    gates = contrastive_gates(model, *some, CausalHeadGating(steps, 16, seed=seed))
+    keep, forget = (prompts(tokenizer, task, 64, 0) for task in (kept, lost))
+    gates = contrastive_gates(model, keep, forget, CausalHeadGating(steps, 16, seed=seed))
     out, held_out = shut(gates), {"kept": prompts(tokenizer, kept, 64, 1), "lost": prompts(tokenizer, lost, 64, 1)}
     figures: dict[str, float] = {"heads": len(out)}
     for name, texts in held_out.items():

@@ -82,7 +82,7 @@ class SmearedKeys(Softmax):
     def examples(cls) -> Sequence[Example]:
         made = [Example("plain", cls(3), heads=3, kv_heads=3), Example("grouped", cls(4), heads=4, kv_heads=2)]
         for example in made:
-            nn.init.uniform_(example.mechanism.mix, -2, 2, generator=torch.Generator().manual_seed(0))
+            nn.init.uniform_(example.mechanism.get_parameter("mix"), -2, 2, generator=torch.Generator().manual_seed(0))
         return made
 
 
