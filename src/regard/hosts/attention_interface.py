@@ -77,7 +77,7 @@ class Installed:
 
 
 def given_back(
-    before: Sequence[tuple[PreTrainedConfig, str]], tables: Sequence[AttentionInterface], names: Sequence[str]
+    before: Sequence[tuple[PreTrainedConfig, str | None]], tables: Sequence[AttentionInterface], names: Sequence[str]
 ) -> None:
     """Gives every part of a model back the function that it had, and takes ours out of the tables."""
     for config, implementation in before:

@@ -229,7 +229,7 @@ def over(
     q, k, v = (F.pad(x, (0, wide - x.shape[-1])) if x.shape[-1] < wide else x for x in (q, k, v))
     parts = parts if q.shape[2] else []
     learned = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, sink) if x is not None)
-    run = cast(Any, Pieces.apply) if learned else computed  # short sequences feel what the bookkeeping costs
+    run = cast(Any, Pieces.apply if learned else computed)  # short sequences feel what the bookkeeping costs
     out, lse = run(q, k, v, sink, parts, scale)
     return Partial(out if e == wide else out[..., :e], lse)
 
