@@ -64,6 +64,7 @@ class Relevance(Result):
     year=2017,
     aliases=("sr_map", "lrp"),
     fidelity="authors' code",
+    missing="published networks (AlexNet, VGG) and photographs; saliency at each scale is scaled by its own maximum",
     claim=(
         Claim(
             "relevance is conserved: that of all pixels is the logit",
