@@ -181,10 +181,12 @@ def random_texts(batch: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.randint(13, (batch, 11), generator=generator), torch.randint(13, (batch, 3), generator=generator)
 
 
-def random_spelled(batch: int, seed: int) -> tuple[Tensor | None, ...]:
-    """A context and a question with the letters of their words, for examples."""
+def random_spelled(batch: int, seed: int) -> tuple[Tensor, ...]:
+    """A context and a question whose last word is padding, with the letters of their words, for examples."""
     generator = torch.Generator().manual_seed(seed)
     context, question = random_texts(batch, seed)
     letters = [torch.randint(7, (*text.shape, 6), generator=generator).sort(-1, descending=True).values
                for text in (context, question)]  # fmt: skip
-    return context, question, None, *letters
+    asked = torch.ones(question.shape, dtype=torch.bool)
+    asked[:, -1] = False
+    return context, question, asked, *letters

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from regard.hosts.attachment import Spot
 from regard.hosts.attention_arguments import Asked
@@ -43,13 +44,14 @@ class LookingAtLM(LMSession):
         super().__init__(*about)
         self.value_norms: dict[int, Tensor] = {}
 
-    def before(self, index: int, text: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def before(self, index: int, text: str) -> Callable[..., None]:
         shown = super().before(index, text)
 
-        def show(layer: Any, arguments: tuple[Any, ...]) -> None:
-            shown(layer, arguments)
+        def show(layer: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+            shown(layer, arguments, named)
             if layer.mechanism.traits.linear and not self.layers[index].shares:
-                self.value_norms[index] = lengths(layer.inputs(*arguments)[2])
+                told = {name: copy.copy(value) for name, value in named.items()}
+                self.value_norms[index] = lengths(layer.inputs(*arguments, **told)[2])
 
         return show
 

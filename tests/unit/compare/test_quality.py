@@ -15,7 +15,7 @@ from regard.networks.benchmark import BACKBONES, PATTERNS, BenchmarkNetwork
 QUICK = [name for name in TRIALS if name not in ("text", "retrieval", "lm")]
 
 
-LARGE = {"flux": "parameters: got .*all else has these already"}
+LARGE = dict.fromkeys(("flux", "nsa"), "parameters: got .*all else has these already")
 """Mechanisms whose own networks are larger than the gated networks of so small a model."""
 
 

@@ -9,8 +9,8 @@ from families.__main__ import apart, attempt_all, read, tried
 from families.catalogue import families
 from families.checks import Row
 from families.table import page
+from regard.hosts import attention_interface
 from regard.hosts.attachment import Attachment
-from regard.hosts.attention_interface import Installed
 from regard.hosts.watch import Watched
 
 EVERY = families()
@@ -39,12 +39,12 @@ whole = Attachment.run
 
 
 def test_a_model_that_is_not_put_back_is_found(monkeypatch):
-    left, remove = [], Installed.remove
-    monkeypatch.setattr(Installed, "remove", lambda self: left.append(self))
+    left, give_back = [], attention_interface.given_back
+    monkeypatch.setattr(attention_interface, "given_back", lambda *what: left.append(what))
     row = tried("vit", EVERY["vit"])
     assert row.state == "wrong"
-    for installed in left:
-        remove(installed)
+    for what in left:
+        give_back(*what)
 
 
 def test_layers_that_are_not_seen_are_found(monkeypatch):
