@@ -95,11 +95,11 @@ def kimi_delta(w):
     return Attention(build("kimi_delta"), Grouped(6, 2, 2, 3, 3)), own
 
 
-def mamba(w):
-    """Heads of one channel each, three state dimensions."""
+def mamba_parts(w, rank):
+    """Weights of their mixer by our names; the step is of ``rank``."""
     value, gate = w["in_proj.weight"].chunk(2)
-    step, k, q = w["x_proj.weight"].split([1, 3, 3])
-    own = {
+    step, k, q = w["x_proj.weight"].split([rank, 3, 3])
+    return {
         "mechanism.log_rate": w["A_log"],
         "projection.q.weight": q,
         "projection.k.weight": k,
@@ -113,28 +113,19 @@ def mamba(w):
         "output.skip": w["D"],
         "output.gate.weight": gate,
     }
-    return Attention(build("mamba", heads=6, head_dim=3), Selective(6, 6, 1, 3, 1)), own
+
+
+def mamba(w):
+    """Heads of one channel each, three state dimensions."""
+    return Attention(build("mamba", heads=6, head_dim=3), Selective(6, 6, 1, 3, 1)), mamba_parts(w, 1)
 
 
 def mamba_normed(w):
     """Scales of the step's norm are in the map behind it, as ours are."""
-    value, gate = w["in_proj.weight"].chunk(2)
-    step, k, q = w["x_proj.weight"].split([2, 3, 3])
-    own = {
-        "mechanism.log_rate": w["A_log"],
-        "projection.q.weight": q,
-        "projection.k.weight": k,
-        "projection.v.weight": value,
-        "projection.out.weight": w["out_proj.weight"],
-        "signals.maps.step.down.weight": step,
+    own = mamba_parts(w, 2) | {
         "signals.maps.step.weight": w["dt_proj.weight"] * w["dt_layernorm.weight"],
-        "signals.maps.step.bias": w["dt_proj.bias"],
         "norms.k.weight": w["b_layernorm.weight"],
         "norms.q.weight": w["c_layernorm.weight"],
-        "convolution.weight": taps(w["conv1d.weight"]),
-        "convolution.bias": w["conv1d.bias"],
-        "output.skip": w["D"],
-        "output.gate.weight": gate,
     }
     return Attention(build("mamba", heads=18, head_dim=3, normed=True), Selective(18, 18, 1, 3, 1)), own
 

@@ -68,13 +68,17 @@ class Head(nn.Module):
 def fitted(model: str, rate: float, steps: int) -> dict[str, float]:
     """The mean error of a trained network, of as many parameters as the head has and twice that; null: the head."""
     torch.manual_seed(0)
-    network = Flat(24) if model == "flat" else Head(96)
+    return apart(Flat(24), rate, steps) if model == "flat" else apart(Head(96), rate, 0)
+
+
+def apart(network: nn.Module, rate: float, steps: int) -> dict[str, float]:
+    """The mean error of a network after so many steps of training, and how many parameters it has."""
 
     def loss(network: nn.Module, generator: Generator) -> Tensor:
         chosen, values, wanted = study.draw(64, N, NAMED, E, generator)
         return (network(chosen, values) - wanted).square().sum(-1).mean()
 
-    if model == "flat":
+    if steps:
         fit(network, loss, Recipe(steps, rate, decay=0.0))
     chosen, values, wanted = study.draw(256, N, NAMED, E, Generator().manual_seed(1))
     with torch.no_grad():
@@ -126,18 +130,7 @@ class Recurrent(nn.Module):
 def recurrent(model: str, rate: float, steps: int) -> dict[str, float]:
     """The mean error of a trained recurrent network of as many parameters as `Flat` has; null: the head."""
     torch.manual_seed(0)
-    network = Recurrent(46) if model == "recurrent" else Head(96)
-
-    def loss(network: nn.Module, generator: Generator) -> Tensor:
-        chosen, values, wanted = study.draw(64, N, NAMED, E, generator)
-        return (network(chosen, values) - wanted).square().sum(-1).mean()
-
-    if model == "recurrent":
-        fit(network, loss, Recipe(steps, rate, decay=0.0))
-    chosen, values, wanted = study.draw(256, N, NAMED, E, Generator().manual_seed(1))
-    with torch.no_grad():
-        error = (network(chosen, values) - wanted).norm(dim=-1).mean().item()
-    return {"error": error, "parameters": sum(p.numel() for p in network.parameters())}
+    return apart(Recurrent(46), rate, steps) if model == "recurrent" else apart(Head(96), rate, 0)
 
 
 MODULUS = 41

@@ -102,6 +102,12 @@ def in_training(seed: int, steps: int) -> dict[str, float]:
     return figures | {"copies": float(signs[head]), "others": others}
 
 
+def at_once(found: Figures, one: str, other: str) -> bool:
+    """Whether two things are half-way within a tenth of the training of each other, in every seed."""
+    places = zip(found(one), found(other), found("steps"), strict=True)
+    return all(abs(a - b) <= 0.1 * steps for a, b, steps in places)
+
+
 def comes_together(found: Figures) -> Finding:
     """The score rises by 0.5 at least, and is half-way within a tenth of the training of learning in context."""
     began, best, there, context = (found(name) for name in ("began", "best", "matching at", "context at"))
@@ -109,9 +115,8 @@ def comes_together(found: Figures) -> Finding:
         f"prefix matching from {listed(began, '.2f')} to {listed(best, '.2f')}, half-way after "
         f"{listed(there, '.0f')} steps, learning in context after {listed(context, '.0f')}"
     )
-    apart = [abs(a - b) for a, b in zip(there, context, strict=True)]
     rises = [b - a for a, b in zip(began, best, strict=True)]
-    return Finding.of(figure, min(rises) >= 0.5, all(a <= 0.1 * n for a, n in zip(apart, found("steps"), strict=True)))
+    return Finding.of(figure, min(rises) >= 0.5, at_once(found, "matching at", "context at"))
 
 
 def it_copies(found: Figures) -> Finding:
@@ -128,6 +133,5 @@ def becomes_recall(found: Figures) -> Finding:
         f"distance of the nearest head from human recall {listed(before, '.2f')} untrained, {listed(after, '.2f')} "
         f"trained, half-way after {listed(recall, '.0f')} steps, prefix matching after {listed(there, '.0f')}"
     )
-    apart = [abs(a - b) for a, b in zip(there, recall, strict=True)]
     falls = [a <= b / 2 for a, b in zip(after, before, strict=True)]
-    return Finding.of(figure, all(falls), all(a <= 0.1 * n for a, n in zip(apart, found("steps"), strict=True)))
+    return Finding.of(figure, all(falls), at_once(found, "matching at", "recall at"))
