@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ast
 import compileall
+import gc
 import hashlib
 import sys
 import time
@@ -156,6 +157,7 @@ def prepare() -> None:
 
     torch.set_num_threads(1)
     compileall.compile_dir(SOURCE, quiet=2)
+    gc.freeze()  # forks look through what they import alone, and share the rest
 
 
 def main() -> None:

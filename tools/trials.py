@@ -115,9 +115,10 @@ class Record:
     """
 
     def __init__(self, job: Job) -> None:
-        text = f"{source_digest()} {job} {Path(job[0]).read_text()}"
-        self.job, self.path = job, TOOL / "ran" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
-        self.keeps = bool(re.search(r"scope=|cache\b", Path(job[0]).read_text()))  # what other tests have made
+        text = Path(job[0]).read_text()
+        key = f"{source_digest()} {Path(job[0]).relative_to(ROOT)} {job[1:]} {text}"
+        self.job, self.path = job, TOOL / "ran" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+        self.keeps = bool(re.search(r"scope=|cache\b", text))  # what other tests have made
 
     @cached_property
     def found(self) -> dict[str, Any]:
