@@ -242,7 +242,7 @@ def plant(fault: Mutant, place: str, folder: Path) -> bool:
     for part in name.split("."):
         codes = [c for code in codes for c in code.co_consts if isinstance(c, CodeType) and c.co_name == part]
     fresh = {code.co_firstlineno: code for code in codes}
-    functions = [f for f in gc.get_objects() if isinstance(f, FunctionType)]
+    functions = [f for f in gc.get_objects() if type(f) is FunctionType]
     olds = [f for f in functions if f.__code__.co_filename == file and f.__code__.co_qualname == name]
     if not olds or any(f.__code__.co_freevars != fresh[f.__code__.co_firstlineno].co_freevars for f in olds):
         return False
