@@ -95,8 +95,9 @@ def files_of(package: Path, room: str) -> list[Path]:
     return sorted(p for p in own if not set(p.parts) & set(LEFT_OUT) and p.name != "__init__.py")
 
 
-def tests_of(tests: Path, room: str, file: str) -> list[str]:
-    """The tests of a file, the closest first: those that name it, then its room's; the laws of what is built on it.
+def tests_of(tests: Path, room: str, file: str) -> list[tuple[str, ...]]:
+    """The tests of a file as pytest is told them, the closest first: those that name it, then its room's; the laws of
+    what is built on it.
 
     Laws themselves are tested by the mutants of their kind.
     """
@@ -109,10 +110,11 @@ def tests_of(tests: Path, room: str, file: str) -> list[str]:
         chosen += own
     others = [p for p in every_test(tests) if p not in chosen]
     chosen += [p for p in others if imports(p, module) or (room == "mechanisms" and re.search(stem, text_of(p)))][:4]
-    told = [f":{name}:" for name in lawful_of(tests.parent / "src", room, file)]
+    files = [p for place in chosen for p in ([place] if place.is_file() else every_test(tests)) if within(p, [place])]
+    told = [f":{name}: or [{name}]" for name in lawful_of(tests.parent / "src", room, file)]
     told += ["beside"] if room in ("projections", "networks") else []  # what no paper claims
-    laws = [str(tests / LAWS), "-k", " or ".join(["not test_law", *told])] if told else []  # and all of the others
-    return [*dict.fromkeys(map(str, chosen)), *laws]
+    laws = [(str(tests / LAWS), "-k", " or ".join(told))] if told else []
+    return [*((str(p),) for p in dict.fromkeys(files)), *laws]
 
 
 def naming(file: str, tests: list[Path]) -> list[Path]:
@@ -122,11 +124,11 @@ def naming(file: str, tests: list[Path]) -> list[Path]:
     return next((hits for hits in found if hits), [])
 
 
-def tests_of_laws(tests: Path, file: str) -> list[str]:
+def tests_of_laws(tests: Path, file: str) -> list[tuple[str, ...]]:
     """The mutants of the kind whose laws a file holds; of a small kind, where it serves them all."""
     kind = "mechanism" if "/mechanism/" in file else Path(file).stem
     known = (tests / f"mutants/{kind}.py").exists()
-    return [str(tests / MUTANTS), "-k", f"{kind}:" if known else "projection: or edit:"]
+    return [(str(tests / MUTANTS), "-k", f"{kind}:" if known else "projection: or edit:")]
 
 
 def lawful_of(source: Path, room: str, file: str) -> list[str]:

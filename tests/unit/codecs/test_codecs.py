@@ -73,6 +73,15 @@ def test_a_vector_on_the_lattice_is_told_exactly():
     assert codec.bits(5) == pytest.approx((math.log2(points(5, 6)) + 15) / 5)
 
 
+def test_amplitudes_of_two_groups_by_hand():
+    """r² ~ Beta(½, ½), so r = sin(π F / 2): a cell below sin(π/4), told as sin(π/8), and one above, as sin(3π/8)."""
+    codec = PyramidVector(group=1, pulses=1, levels=2, mix=False)
+    codes = codec.encode(torch.tensor([[3.0, -4.0]]))  # shares of the length 5: 0.6 and 0.8
+    assert codes["amplitudes"].tolist() == [[0, 1]]
+    expected = 5 * torch.tensor([[math.sin(math.pi / 8), -math.sin(3 * math.pi / 8)]])
+    torch.testing.assert_close(codec.decode(codes, 2), expected, atol=5e-3, rtol=0)  # the quantiles are of a grid
+
+
 def test_mixing_is_undone_and_keeps_lengths():
     x = torch.randn(3, 24, generator=torch.Generator().manual_seed(3))
     codec = PyramidVector(group=8)

@@ -15,6 +15,7 @@ def seen(layout: Layout, n: int, m: int) -> list[list[str]]:
 def test_causal_is_aligned_at_the_end():
     assert seen(Layout(causal=True), 2, 5) == [["xxxx.", "xxxxx"]]
     assert seen(Layout(causal=True), 5, 2) == [["..", "..", "..", "x.", "xx"]]
+    assert Layout(causal=True).counts(5, 2).tolist() == [[[0, 0, 0, 1, 2]]]
 
 
 def test_padding_and_documents():

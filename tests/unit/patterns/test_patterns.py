@@ -67,6 +67,12 @@ def test_laws(text, law):
     assert finding.verdict in ("holds", "not claimed"), finding.detail
 
 
+def test_blocks_longer_than_a_frame_that_hold_none_whole():
+    """16 tokens cover each place of frames of 13, but in two frames: of those 4 apart and more, some are left out."""
+    finding = examine(Sample("long", p.Radial((10, 13), 4, 0.25), {"tokens": 130}), "bounds", kind="pattern")
+    assert finding.verdict == "holds", finding.detail
+
+
 @pytest.mark.parametrize("text", LINE)
 @pytest.mark.parametrize(("n", "m"), [(42, 5), (0, 3), (3, 0)])
 def test_more_queries_than_keys_and_none(text, n, m):
