@@ -127,6 +127,11 @@ def test_an_earlier_look_stays_unless_it_is_to_be_replaced(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["seen", "seen-2"]
 
 
+def test_no_name_is_made_up_for_a_folder_that_is_free(tmp_path, monkeypatch):
+    monkeypatch.setattr(type(tmp_path), "with_name", lambda *_: pytest.fail("a name that nobody needs"))
+    assert free_name(tmp_path / "seen") == tmp_path / "seen"
+
+
 def test_the_package_lists_its_verbs_and_things_show_their_arguments():
     assert dir(regard) == sorted({*regard.__all__, "graph", "network", "objective", "pattern", "pool", "projection"})
     assert {"build", "watch", "swap", "check"} <= set(dir(regard))
