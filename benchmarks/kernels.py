@@ -166,7 +166,9 @@ def packed(documents: str = "16,64,512", length: int = 4096, heads: int = 4, rou
 
 
 @app.command()
-def lengths(around: str = "40,130,200,300,500,700,1000,4000", heads: int = 4, of: str = "Window(64) | Sinks(4)") -> None:
+def lengths(
+    around: str = "40,130,200,300,500,700,1000,4000", heads: int = 4, of: str = "Window(64) | Sinks(4)"
+) -> None:
     """A pattern at lengths that it has not seen, as ratios to dense causal attention: 16 lengths from each on."""
     torch.set_num_threads(1)
     softmax, pattern = build("softmax"), build("pattern", of=of)
