@@ -4,7 +4,7 @@
     python benchmarks/kernels.py growth --lengths 1024,4096,16384,65536
     python benchmarks/kernels.py memory --length 16384
     python benchmarks/kernels.py packed --documents 16,64,512
-    python benchmarks/kernels.py lengths --around 40,130,300,500,1000,4000
+    python benchmarks/kernels.py lengths --around 40,130,200,300,500,700,1000,4000
 
 Each line of ``speed`` gives the median time, its ratio to the fused kernel (median and spread over the rounds), and the
 floor: the FLOPs counted in one forward pass and the bytes of reading the inputs and writing the output once. ``packed``
@@ -166,7 +166,9 @@ def packed(documents: str = "16,64,512", length: int = 4096, heads: int = 4, rou
 
 
 @app.command()
-def lengths(around: str = "40,130,300,500,1000,4000", heads: int = 4, of: str = "Window(64) | Sinks(4)") -> None:
+def lengths(
+    around: str = "40,130,200,300,500,700,1000,4000", heads: int = 4, of: str = "Window(64) | Sinks(4)"
+) -> None:
     """A pattern at lengths that it has not seen, as ratios to dense causal attention: 16 lengths from each on."""
     torch.set_num_threads(1)
     softmax, pattern = build("softmax"), build("pattern", of=of)

@@ -20,6 +20,7 @@ from regard.analysis.patching import ids_of
 from regard.analysis.retrieval_heads import RetrievalHeads, answered, needles
 from regard.analysis.sinks import SinkHeads, windows
 from regard.core.errors import wrong
+from regard.core.files import write_text
 from regard.experiments.run import LOCAL, cluster
 from regard.hosts.small import title
 from regard.networks import LM
@@ -114,9 +115,7 @@ class Roles(Result):
         thresholds = {role: ROLES[role].threshold for role in self.scores}
         about = {"format": FORMAT, "version": VERSION, "model": self.model, "texts": self.texts}
         about["thresholds"] = thresholds
-        passing = path.with_name(f".{path.name}.new")
-        passing.write_text(json.dumps({**about, "notes": self.notes, "heads": self.table()}, indent=1), "utf-8")
-        passing.replace(path)
+        write_text(path, json.dumps({**about, "notes": self.notes, "heads": self.table()}, indent=1))
         return path
 
 

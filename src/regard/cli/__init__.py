@@ -75,6 +75,8 @@ def said(error: Exception) -> str:
     """The error's own message; the system's errors by the file that was typed and what is the matter with it."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {reason(error)}"
+    if isinstance(error, OSError) and error.errno is not None:
+        return reason(error)
     if isinstance(error, KeyError) and error.args:
         return str(error.args[0])  # a KeyError's text is the repr of its message
     return str(error)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from regard.core.files import write_text
+
 if TYPE_CHECKING:
     from regard.core.atlas import Entry
     from regard.core.kinds import Kind
@@ -35,7 +37,7 @@ def write(folder: Path) -> int:
         if old.name not in made and WRITTEN in old.read_text(encoding="utf-8"):
             old.unlink()
     for name, text in made.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
     return len(made)
 
 

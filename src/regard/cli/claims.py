@@ -31,6 +31,7 @@ def claims(
     if names or every:
         executed.begin()  # before what is measured is imported
     from regard.core.atlas import entries, find
+    from regard.core.files import write_text
 
     if names and every:
         raise wrong("--all", "names too", "either names or --all")
@@ -39,7 +40,7 @@ def claims(
     if page is not None:
         from regard.claims.page import markdown
 
-        page.write_text(markdown(entries()), encoding="utf-8")
+        write_text(page, markdown(entries()))
     elif not chosen:
         print_lines(entries())
     raise typer.Exit(1 if failed else 0)

@@ -52,6 +52,7 @@ def compress(
 
     from regard.cli.progress import Steps
     from regard.compare.cache_report import SETTINGS, TASKS, advice, kept_tokens, measured
+    from regard.core.files import write_text
     from regard.core.spec import split_outside
     from regard.hosts.budget import Budget
     from regard.hosts.load import load
@@ -89,10 +90,10 @@ def compress(
     with Steps() as steps:
         rows = list(measured(network, asked, ways, known, steps))
     if output is not None:
-        output.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+        write_text(output, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     if kept is not None:
         found = [kept_tokens(network, tokenizer, asked[0], *way, seen) for seen in known for way in ways]
-        kept.write_text(json.dumps(found) + "\n", encoding="utf-8")
+        write_text(kept, json.dumps(found) + "\n")
     advices = {seen: str(advice(rows, seen, memory)) for seen in known} if advise is not None else {}
     if as_json:
         said = {name_of(seen): told for seen, told in advices.items()}

@@ -34,6 +34,7 @@ def flow(
     from regard.analysis.patching import ids_of
     from regard.cli.look import load, read_text
     from regard.core.errors import wrong
+    from regard.core.files import write_text
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -51,7 +52,7 @@ def flow(
     ids = ids_of(tokenizer, content)
     found = followed(network, ids, to, way, [int(part) for part in left], threshold)
     if output is not None:
-        output.write_text(json.dumps(found.table(), indent=1), "utf-8")
+        write_text(output, json.dumps(found.table(), indent=1))
     if as_json:
         typer.echo(json.dumps(found.table(), indent=2))
         return

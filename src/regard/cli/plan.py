@@ -29,13 +29,13 @@ def plan(
 
     from regard.compare.parsing import parse_lengths
     from regard.compare.tables import size
-    from regard.core.errors import wrong
+    from regard.core.errors import did_you_mean, wrong
     from regard.plan.config import model_shape
     from regard.plan.device import DEVICES, here
     from regard.plan.kinetics import kinetics
 
     if device not in (*DEVICES, "here"):
-        raise wrong("--device", repr(device), f"one of {', '.join(DEVICES)} or here")
+        raise wrong("--device", repr(device), f"one of {', '.join(DEVICES)} or here{did_you_mean(device, DEVICES)}")
     shape, contexts = model_shape(model), parse_lengths(context, "--context")
     if bits not in (16, 8, 4):
         raise wrong("--bits", str(bits), "16, 8 or 4")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from regard.core.errors import wrong
+from regard.core.files import write_text
 
 if TYPE_CHECKING:
     from regard.core.edit import Edit
@@ -64,7 +65,7 @@ def steer(
                 keep(console, network, tokenizer, content, output / name, beside)
     if compare and output is not None:
         page = output / "compare.html"
-        page.write_text(compared(tokenizer, content, chosen, said["before"], said["after"]), encoding="utf-8")
+        write_text(page, compared(tokenizer, content, chosen, said["before"], said["after"]))
         console.print(f"compare  {page.resolve().as_uri()}", soft_wrap=True)
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from regard.core.files import write_whole
+
 if TYPE_CHECKING:
     from regard.claims.study import Studied
 
@@ -80,7 +82,7 @@ def draw(found: list[Studied], target: Path) -> None:
             axes.set_xscale("log", base=2)
         if any(lines(part, measure)):
             axes.legend(fontsize=6)
-    figure.savefig(target, dpi=130)
+    write_whole(target, lambda draft: figure.savefig(draft, dpi=130))
 
 
 def numeric(part: Studied, measure: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from regard.compare.summary import Curve, Row
 from regard.core.errors import wrong
+from regard.core.files import write_whole
 
 PHASES = {"prefill": "one pass", "train": "forward and backward", "decode": "one more token"}
 FORMATS = (".png", ".svg")
@@ -38,7 +39,7 @@ def plot_cost(found: Sequence[Curve], predicted: Sequence[Row], target: Path) ->
     figure.suptitle(
         f"{first['heads']} heads of {first['head_dim']}, {first['dtype']}, {first['threads']} thread(s)", fontsize=10
     )
-    figure.savefig(target, dpi=150)
+    write_whole(target, lambda draft: figure.savefig(draft, dpi=150))
     plt.close(figure)
 
 
@@ -86,7 +87,7 @@ def plot_pareto(points: Sequence[Row], target: Path) -> None:
         axis.plot([point["cost"] for point in best], [point["score"] for point in best], "k-", alpha=0.3, linewidth=1)
         axis.set(title=task, xlabel="microseconds per training token", ylabel="accuracy", xscale="log")
         axis.grid(True, alpha=0.3)
-    figure.savefig(target, dpi=150)
+    write_whole(target, lambda draft: figure.savefig(draft, dpi=150))
     plt.close(figure)
 
 

@@ -21,6 +21,7 @@ from regard.core.search import ranked
 Fidelity = Literal["authors' code", "third-party code", "hand values", "abstract only"]
 T = TypeVar("T")
 
+PACKAGE = "regard"
 FIDELITIES = ("authors' code", "third-party code", "hand values", "abstract only")
 
 
@@ -135,7 +136,8 @@ def published(
         claims = claim if isinstance(claim, tuple) else (claim,)
         about = (family, kind, row, title, arxiv, year, claims, missing, fidelity, aliases)
         entry = checked_entry(where, name, thing.__doc__, *about, thing)
-        taken = ENTRIES.get(name) or indexed().get(name)
+        own = where.startswith(f"{PACKAGE}.") and "<locals>" not in where  # of these no two have one name: `indexed`
+        taken = ENTRIES.get(name) or (None if own else indexed().get(name))
         if taken is not None and (taken.where != where or "<locals>" in where):
             raise wrong("name", repr(name), f"a name not taken by {taken.where}")
         ENTRIES[name] = entry
@@ -187,7 +189,7 @@ def check(claim: Claim) -> None:
 def indexed() -> Mapping[str, Entry]:
     """Every entry of regard's own by its name, read from the source."""
     found: dict[str, Entry] = {}
-    for declaration in scan(Path(__file__).parents[1], "regard"):
+    for declaration in scan(Path(__file__).parents[1], PACKAGE):
         entry = entry_of(declaration)
         if entry.name in found:
             raise wrong("name", repr(entry.name), f"a name not taken by {found[entry.name].where}")

@@ -13,6 +13,7 @@ REASONS = {
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "no permission",
     errno.EPERM: "no permission",
+    errno.EEXIST: "something else stands there",
     errno.EISDIR: "a folder, not a file",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
 }

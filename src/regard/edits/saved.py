@@ -15,6 +15,7 @@ from torch import Tensor
 from regard.core.atlas import entries
 from regard.core.edit import Edit, Spans
 from regard.core.errors import did_you_mean, reason, wrong
+from regard.core.files import write_text
 from regard.core.spec import parse
 
 FORMAT = "regard edits 1"
@@ -26,11 +27,7 @@ def save(edits: Iterable[Edit], path: str | Path) -> None:
     Raises:
         TypeError: an argument that has no form in JSON. OSError: the file cannot be written.
     """
-    text = dumped(edits)
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise wrong("path", f"{path}: {reason(error)}", "a file that can be written", OSError) from error
+    write_text(path, dumped(edits))
 
 
 def load(path: str | Path, known: Mapping[str, type[Edit]] | None = None) -> list[Edit]:

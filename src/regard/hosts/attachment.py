@@ -68,6 +68,10 @@ class Computing(Part, Protocol):
         """The function, whose own use of PyTorch is none of the model's."""
         ...
 
+    def heard(self) -> list[str] | None:
+        """The modules whose softmax weighed something in the pass without being called here; None: nobody listened."""
+        ...
+
     def before(self, spot: Spot, k: Tensor) -> int:
         """How many keys the call is not given, since their state is kept instead."""
         ...
@@ -229,14 +233,23 @@ class Attachment:
             return
         others = [part for part in self.parts if part is not self.watching]
         if others and not any(called.partition("#")[0] in done.calls for called in self.order):
-            raise wrong(
-                "model",
-                f"{label(self.model)}, which ran a whole forward pass without calling the attention interface",
-                "a model that does: this one computes attention in its own code, or has none",
-                RuntimeError,
-            )
+            raise self.never_called()
         for part in others:
             part.finished(done)
+
+    def never_called(self) -> Exception:
+        """What to raise for a model that ran without one call of the attention function."""
+        what = f"{label(self.model)}, which ran a whole forward pass without calling the attention interface"
+        wanted = "a model that does: this one computes attention in its own code, or has none"
+        own = None if self.computing is None else self.computing.heard()
+        if own is not None:
+            wanted = "a model that does"
+            what += ": no softmax in it weighs tokens" if not own else ""
+        if own:
+            more = f", and {len(own) - 1} more do" if len(own) > 1 else ""
+            kind = type(self.model.get_submodule(own[0])).__name__
+            what += f": {own[0]}, a {kind}, computes attention in its own code{more}"
+        return wrong("model", what, wanted, RuntimeError)
 
     def attend(self, module: nn.Module, *args: Any, eager: bool = False, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """The attention function that Transformers calls."""

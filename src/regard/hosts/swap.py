@@ -108,9 +108,14 @@ class Swap(AbstractContextManager["Swap"]):
         """Notes a module that computes softmax attention in its own code, which no mechanism stands in for."""
         self.own[self.attachment.names[id(module)]] = None
 
-    def say_what_stays(self, softmaxes: Softmaxes) -> None:
+    def heard(self) -> list[str] | None:
+        """The modules that computed attention in their own code, None where nobody listened."""
+        if self.softmaxes is None:
+            return None
+        return list(dict.fromkeys([*self.own, *self.softmaxes.unread(self.attachment.names)]))
+
+    def say_what_stays(self, own: list[str]) -> None:
         """Warns of attention that a model of which all layers are to be swapped computes in its own code."""
-        own = list(dict.fromkeys([*self.own, *softmaxes.unread(self.attachment.names)]))
         self.listen_no_more()
         if own:
             more = f", and {len(own) - 1} more do" if len(own) > 1 else ""
@@ -121,8 +126,8 @@ class Swap(AbstractContextManager["Swap"]):
     def finished(self, done: Pass) -> None:
         """Refuses layers that the model does not have; of the first pass, says what it could not swap."""
         self.homes.clear()
-        if self.softmaxes is not None:
-            self.say_what_stays(self.softmaxes)
+        if (own := self.heard()) is not None:
+            self.say_what_stays(own)
         last = len(self.attachment.order) - 1
         absent = sorted(layer for layer in self.chosen if layer is not None and layer > last)
         if absent:

@@ -13,8 +13,12 @@ from regard.kernels.dense import Piece, additive
 from regard.kernels.tiled import split
 from regard.patterns.base import Pattern
 
-SIDE = 512
+LEAST = 256
+"""The side of the smallest mask: making it costs little more than one of fewer tokens, and serves all of these."""
+SIDE = 1024
 """Tokens up to which rows of the mask are faster than blocks of it."""
+LARGEST = 1 << 23
+"""Entries of a mask that is kept, of all heads: more heads have one for fewer tokens."""
 WIDE = 2048
 """Tokens up to which they are so for patterns that leave few blocks out."""
 ROWS = 128
@@ -84,12 +88,17 @@ class Part(Piece):
 
 def fits(pattern: Pattern, m: int, device: torch.device) -> bool:
     """Whether `pieces` may be asked for."""
-    return pattern.endless and 0 < m <= SIDE and device.type == "cpu"
+    return 0 < m <= SIDE and kept(pattern, m, device)
+
+
+def kept(pattern: Pattern, m: int, device: torch.device) -> bool:
+    """Whether a mask of so many tokens can serve other lengths too, and is small enough to be kept."""
+    return pattern.endless and device.type == "cpu" and pattern.heads * side_of(m) ** 2 <= LARGEST
 
 
 def side_of(m: int) -> int:
     """The side of the square that holds ``m`` tokens."""
-    return 1 << max(m - 1, 63).bit_length()
+    return 1 << max(m - 1, LEAST - 1).bit_length()
 
 
 def pieces(pattern: Pattern, n: int, m: int, blind: int, mask: Tensor | None) -> Iterator[Piece]:

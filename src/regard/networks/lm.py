@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -22,6 +21,7 @@ from regard.blocks.block import Block
 from regard.core.atlas import find
 from regard.core.build import build_text, instantiate
 from regard.core.errors import wrong
+from regard.core.files import write_text, write_whole
 from regard.core.kinds import Sample
 from regard.core.layout import Layout
 from regard.core.spec import Layer, Spec, parse, parse_layer, parse_layers
@@ -278,13 +278,10 @@ class LM(Network):
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes ``config.json`` and ``model.safetensors``, each replaced in one step."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(weights, folder / "model.safetensors.new", {"format": "pt"})
+        write_whole(folder / "model.safetensors", lambda draft: save_file(weights, draft, {"format": "pt"}))
         own = {name: value for name, value in self.arguments.items() if name not in ("config", "seed")}
-        (folder / "config.json.new").write_text(json.dumps(asdict(self.config) | own, indent=2) + "\n")
-        for name in ("model.safetensors", "config.json"):
-            os.replace(folder / f"{name}.new", folder / name)
+        write_text(folder / "config.json", json.dumps(asdict(self.config) | own, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> LM:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from regard.core.errors import wrong
+from regard.core.files import write_whole
 from regard.patterns.base import Pattern
 
 SHADES = " ░▒▓█"
@@ -74,5 +75,5 @@ def save(patterns: Mapping[str, tuple[Pattern, int]], path: str | Path) -> None:
         axis.tick_params(labelsize=6)
         axis.set_xlabel("key", fontsize=7)
         axis.set_ylabel("query", fontsize=7)
-    figure.savefig(path, dpi=140)
+    write_whole(path, lambda draft: figure.savefig(draft, dpi=140))
     plt.close(figure)

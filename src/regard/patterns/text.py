@@ -6,7 +6,8 @@ import ast
 from collections.abc import Callable
 from typing import Any
 
-from regard.core.errors import wrong
+from regard.core.errors import did_you_mean, wrong
+from regard.core.spec import span, underline
 from regard.patterns import grid, line, named
 from regard.patterns.base import Pattern, PerHead
 
@@ -37,8 +38,9 @@ def parse_pattern(text: str | Pattern) -> Pattern:
             "a Pattern, or its text such as 'Window(64) | Sinks(4)'; a mask of pairs is for each call: Layout(mask=…)"
         )
         raise wrong("pattern", f"a {type(text).__name__}", hint, TypeError)
+    text = text.strip()
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = ast.parse(text, mode="eval").body
     except SyntaxError as error:
         raise refused(text) from error
     return built(tree, text)
@@ -54,7 +56,7 @@ def built(node: ast.expr, text: str) -> Pattern:
     if isinstance(node, ast.Name) and node.id in NAMES:
         node = ast.Call(node, [], [])
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.func.id not in NAMES:
-        raise refused(text)
+        raise refused(text, node.func if isinstance(node, ast.Call) else node)
 
     def value(part: ast.expr) -> Any:
         try:
@@ -70,6 +72,10 @@ def built(node: ast.expr, text: str) -> Pattern:
         raise wrong(node.func.id, ast.unparse(node), f"arguments that it takes: {error}") from error
 
 
-def refused(text: str) -> Exception:
-    """The error for a text that is no pattern."""
-    return wrong("pattern", repr(text), f"such as 'Window(64) | Sinks(4)', of {', '.join(NAMES)}")
+def refused(text: str, part: ast.expr | None = None) -> Exception:
+    """The error for a text that is no pattern, its faulty part underlined where that is known."""
+    wanted = f"such as 'Window(64) | Sinks(4)', of {', '.join(NAMES)}"
+    if part is None or "\n" in text:
+        return wrong("pattern", repr(text), wanted)
+    came = text[slice(*span(text, part))]
+    return wrong("pattern", repr(came), wanted + did_you_mean(came, NAMES) + underline(text, span(text, part)))

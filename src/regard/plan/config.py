@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Hashable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -42,8 +43,10 @@ def model_shape(name: str) -> ModelShape:
         return MODELS[name]
     from transformers import AutoConfig
 
+    from regard.hosts.load import hub_answers
+
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, local_files_only=Path(name).is_dir() or not hub_answers())
     except (OSError, ValueError) as error:
         wanted = f"a folder with a config.json, or one of {', '.join(MODELS)}{did_you_mean(name, MODELS)}"
         raise wrong("model", repr(name), wanted) from error

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +230,7 @@ def check_folder(folder: str | Path) -> None:
 
 def free_name(folder: Path) -> Path:
     """``folder``, or ``folder-2``, ``folder-3`` … where a record stands there already."""
-    names = (folder, *(folder.with_name(f"{folder.name}-{count}") for count in range(2, 1_000_000)))
+    names = chain([folder], (folder.with_name(f"{folder.name}-{number}") for number in count(2)))
     return next(name for name in names if not name.exists() or (name.is_dir() and not any(name.iterdir())))
 
 

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from regard.core.errors import wrong
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write` with a temporary path in the same folder, then puts that file at `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(draft)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+from regard.core.files import write_whole
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Writes the state; a process killed at any moment leaves the old file or the new one."""
-    write_atomically(path, lambda draft: torch.save(state, draft))
+    write_whole(path, lambda draft: torch.save(state, draft))
 
 
 def load_checkpoint(path: Path, recipe: str) -> dict[str, Any] | None:

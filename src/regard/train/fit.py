@@ -15,7 +15,8 @@ from accelerate import Accelerator
 from torch import Generator, Tensor, nn
 
 from regard.core.errors import wrong
-from regard.train.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from regard.core.files import write_whole
+from regard.train.checkpoint import load_checkpoint, save_checkpoint
 
 Loss = Callable[[nn.Module, Generator], Tensor]
 """The loss of one step; everything random in it comes from the generator, which is seeded by run and step."""
@@ -151,5 +152,5 @@ def resume(model: nn.Module, optimiser: Any, folder: Path, identity: str) -> int
     optimiser.load_state_dict(state["optimiser"])
     lines = log.read_text().splitlines(keepends=True) if log.exists() else []
     whole = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state["step"]]
-    write_atomically(log, lambda draft: draft.write_text("".join(whole)))
+    write_whole(log, lambda draft: draft.write_text("".join(whole)))
     return state["step"]

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from regard.core.errors import wrong
+from regard.core.files import write_whole
 from regard.core.frozen import frozen
 from regard.hosts.attention_interface import host
 from regard.hosts.sites import blocks_of
@@ -82,7 +83,7 @@ class Routed(Swap):
 
     def save(self, path: Path) -> None:
         """Writes the routers' weights."""
-        torch.save(self.layers.state_dict(), path)
+        write_whole(path, lambda draft: torch.save(self.layers.state_dict(), draft))
 
     def load(self, path: Path) -> Routed:
         """Reads what `save` wrote."""

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from regard.core.files import write_text
 from regard.web.ascii import encode
 from regard.web.payload import pack
 
@@ -26,7 +27,7 @@ BUNDLE = Path(__file__).parent / "bundle"
 def write_page(folder: Path, target: Path | None = None, beside: Path | None = None) -> Path:
     """Writes the page of the record in ``folder`` to ``target``, ``folder/page.html`` if left out; returns where."""
     target = target or folder / "page.html"
-    target.write_text(page_html(folder, beside=beside), encoding="utf-8")
+    write_text(target, page_html(folder, beside=beside))
     return target
 
 

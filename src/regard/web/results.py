@@ -10,6 +10,7 @@ from regard.compare.plots import frontier
 from regard.compare.quality import pareto
 from regard.compare.summary import curves, floor_of, predictions
 from regard.core.errors import wrong
+from regard.core.files import write_text
 from regard.web.page import assets, document
 
 HIDDEN = {"key", "command", "kind", "ceiling_flops", "ceiling_bytes", "regard", "torch", "python", "machine", "gpu"}
@@ -24,7 +25,7 @@ def write_results_page(rows: Sequence[Mapping[str, Any]], targets: Sequence[int]
     """
     if not rows:
         raise wrong("folder", "no rows", "results of `regard compare`")
-    target.write_text(results_page(rows, targets), encoding="utf-8")
+    write_text(target, results_page(rows, targets))
 
 
 def results_page(rows: Sequence[Mapping[str, Any]], targets: Sequence[int]) -> str:

@@ -39,6 +39,9 @@ def command(monkeypatch, capsys):
         (("compare", "sofmax", "--lengths", "64"), "did you mean 'softmax'?"),
         (("compare", "window(sizes=3)", "--lengths", "64"), "did you mean 'size'?"),
         (("compare", "softmax", "--task", "recal"), "did you mean 'recall'?"),
+        (("draw", "Causal & (Windw(8) | Sinks(4))"), "did you mean 'Window'?"),
+        (("swap-report", "Window(64) | Sink(4)"), "did you mean 'Sinks'?"),
+        (("plan", "qwen3-8b", "--device", "h10"), "did you mean 'h100'?"),
         (("plan", "qwen3-8"), "did you mean 'qwen3-8b'?"),
         (("look", "--model", "tinny"), "did you mean 'tiny'?"),
         (("laws", "lightening"), "did you mean 'lightning'?"),
@@ -125,6 +128,11 @@ def test_an_earlier_look_stays_unless_it_is_to_be_replaced(tmp_path):
     assert free_name(target) == tmp_path / "seen-3"
     look("--replace")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["seen", "seen-2"]
+
+
+def test_no_name_is_made_up_for_a_folder_that_is_free(tmp_path, monkeypatch):
+    monkeypatch.setattr(type(tmp_path), "with_name", lambda *_: pytest.fail("a name that nobody needs"))
+    assert free_name(tmp_path / "seen") == tmp_path / "seen"
 
 
 def test_the_package_lists_its_verbs_and_things_show_their_arguments():

@@ -7,12 +7,13 @@ import pkgutil
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 import regard
 from regard.core import atlas
-from regard.core.index import declarations
+from regard.core.index import declarations, outline
 
 
 def test_the_index_is_what_importing_everything_registers():
@@ -23,6 +24,24 @@ def test_the_index_is_what_importing_everything_registers():
     assert registered == dict(atlas.indexed())  # compared field by field, but for the thing and its traits
     for entry in regard.entries():
         assert atlas.indexed()[entry.name].thing is registered[entry.name].thing
+
+
+def test_an_outline_of_a_file_declares_what_the_file_does():
+    files = [file for file in Path(regard.__path__[0]).rglob("*.py") if "@published(" in file.read_text()]
+    texts = [file.read_text() for file in files]
+    assert sum(len(outline(text).strip()) for text in texts) < sum(map(len, texts)) / 2
+    for text in texts:
+        assert list(declarations(ast.parse(outline(text)), "m")) == list(declarations(ast.parse(text), "m"))
+
+
+def test_traits_below_a_method_are_in_the_outline():
+    text = "@wrap\ndef f():\n    pass\n\nclass A:\n    def f(self): ...\n\n    traits = Traits(rows='one')\n\nB = 3\n"
+    assert outline(text) == "\n\n\n\n" + text[text.index("class") :]
+
+
+def test_what_stands_in_a_room_is_imported_without_reading_the_atlas():
+    script = "import regard.edits, regard.core.atlas as a; assert a.ENTRIES and not a.indexed.cache_info().currsize"
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 @pytest.mark.parametrize("command", [["--help"], ["atlas"], ["atlas", "linear*"], ["atlas", "--json", "gla"]])

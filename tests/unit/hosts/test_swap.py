@@ -258,6 +258,19 @@ class OwnCode(torch.nn.Module):
         return scores[:, None].softmax(-1)[:, 0] @ v, None
 
 
+def test_a_model_of_attention_in_its_own_code_alone_is_refused_by_the_name_of_what_computes_it():
+    model, ids = causal("Llama"), tokens(2, 11)
+    for layer in model.model.layers:
+        layer.self_attn = OwnCode(model.config.hidden_size).eval()
+    said = r"interface: model\.layers\.0\.self_attn, a OwnCode, computes attention in its own code, and 1 more do, want"
+    with regard.swap(model, "window", size=5), pytest.raises(RuntimeError, match=said):
+        logits(model, ids)
+    with regard.swap(model, "window", layers=[0], size=5), pytest.raises(RuntimeError, match="own code, or has none"):
+        logits(model, ids)
+    with regard.swap(model := rwkv(), "window", size=3), pytest.raises(RuntimeError, match="no softmax in it weighs"):
+        model(ids)
+
+
 def test_attention_of_the_models_own_code_stays_and_is_named():
     model, ids = causal("Llama"), tokens(2, 11)
     with warnings.catch_warnings(), regard.swap(model, "window", size=5):

@@ -8,6 +8,12 @@ from regard.kernels import masked_rows as whole
 from regard.kernels.block_sparse import plan as block_sparse
 
 
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    """Rows of a kept mask serve no more than 512 tokens by their number alone."""
+    monkeypatch.setattr(whole, "SIDE", 512)
+
+
 @pytest.mark.parametrize(
     "text", ["Causal & (Window(64) | Sinks(4))", "Window(9) | GlobalKeys(600)", "Blocks(50) & Strided(3)"]
 )
@@ -74,3 +80,20 @@ def test_cells_of_long_inputs_are_estimated_well():
     exact = pattern.cover(1 << 17, rows=128, cols=32)
     assert block_sparse.cells(pattern, 1 << 17, 1 << 17) == pytest.approx(exact.blocks * 128 * 32, rel=0.02)
     assert short < exact.cells
+
+
+def test_a_mask_is_kept_for_all_lengths_up_to_its_side(monkeypatch):
+    """Three masks serve all lengths up to 1,024; one that would be too large for the memory is not made."""
+    monkeypatch.undo()
+    pattern = p.parse_pattern("Causal & (Window(31) | Sinks(2))")
+    whole.Square.of.cache_clear()
+    for n in (1, 7, 64, 65, 200, 256, 257, 500, 513, 700, 1024):
+        q, k, v = torch.randn(3, 1, 2, n, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
+        scores = (q @ k.mT * 3**-0.5).masked_fill(~pattern.dense(n), -torch.inf)
+        torch.testing.assert_close(block_sparse.attend(q, k, v, pattern), scores.softmax(-1) @ v, atol=1e-9, rtol=1e-9)
+    assert whole.Square.of.cache_info().misses == 3
+    heads = p.PerHead(*(p.Causal() & p.Window(3 + head) for head in range(32)))
+    cpu = torch.device("cpu")
+    assert block_sparse.in_rows(heads, 512, cpu)
+    assert not block_sparse.in_rows(heads, 513, cpu)
+    assert not block_sparse.in_rows(p.PerHead(*[p.parse_pattern("Causal & ~Strided(11)")] * 32), 2000, cpu)

@@ -115,3 +115,18 @@ def test_a_model_unknown_to_all():
         ValueError, match=r"model: got 'nowhere/at-all', want a folder with a config.json, or one of qwen3"
     ):
         model_shape("nowhere/at-all")
+
+
+def test_a_model_hub_that_no_network_leads_to_is_not_asked(monkeypatch):
+    asked = []
+
+    def read(name, local_files_only):
+        asked.append((name, local_files_only))
+        raise OSError("none")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", read)
+    for answers in (False, True):
+        monkeypatch.setattr("regard.hosts.load.hub_answers", lambda answers=answers: answers)
+        with pytest.raises(ValueError, match=r"did you mean 'qwen3-8b'\?"):
+            model_shape("qwen3-8")
+    assert asked == [("qwen3-8", True), ("qwen3-8", False)]

@@ -2,7 +2,8 @@
 
 import pytest
 
-from regard.train.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from regard.core.files import write_whole
+from regard.train.checkpoint import load_checkpoint, save_checkpoint
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -14,7 +15,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        write_atomically(place, fail)
+        write_whole(place, fail)
     assert [f.name for f in tmp_path.iterdir()] == ["file"]
     assert place.read_text() == "old"
 

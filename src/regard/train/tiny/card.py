@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from regard.train.checkpoint import write_atomically
+from regard.core.files import write_text
 from regard.train.tiny.evaluate import LENGTHS, Figures, load_folder
 from regard.train.tiny.stages import TINY, Stage
 
@@ -17,7 +17,7 @@ def write_card(folder: Path, figures: Figures) -> Path:
     """Writes `README.md` beside the model and returns its path."""
     model, tokenizer, record = load_folder(folder)
     text = card(model.config, model.num_parameters(), len(tokenizer), record, figures)
-    write_atomically(folder / "README.md", lambda draft: draft.write_text(text))
+    write_text(folder / "README.md", text)
     return folder / "README.md"
 
 

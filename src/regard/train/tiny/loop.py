@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from regard.core.errors import wrong
+from regard.core.files import write_whole
 from regard.tasks import Task
-from regard.train.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from regard.train.checkpoint import load_checkpoint, save_checkpoint
 from regard.train.tiny.stages import Stage
 
 Sources = Callable[[Stage], Mapping[str, Task]]
@@ -133,7 +134,7 @@ class Trainer:
         """Drops the lines of steps after the checkpoint: they will be taken again."""
         lines = self.log.read_text().splitlines(keepends=True)
         kept = [line for line in lines if json.loads(line)["step"] <= self.progress.step]
-        write_atomically(self.log, lambda draft: draft.write_text("".join(kept)))
+        write_whole(self.log, lambda draft: draft.write_text("".join(kept)))
 
     def _clock(self) -> float:
         return self.budget.clock(self.progress.tokens, self.progress.seconds)

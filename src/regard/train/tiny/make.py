@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from regard.core.files import write_whole
 from regard.tasks import (
     ColouredObjects,
     Copy,
@@ -30,7 +31,6 @@ from regard.tasks import (
     plain_encoder,
     word_ids,
 )
-from regard.train.checkpoint import write_atomically
 from regard.train.tiny.corpus import Corpus, read_corpus
 from regard.train.tiny.loop import Budget, Progress, Trainer
 from regard.train.tiny.stages import TINY, Stage
@@ -185,7 +185,7 @@ def export(model: Any, tokenizer: Any, folder: Path, record: Mapping[str, Any]) 
     (draft / "training.json").write_text(json.dumps(dict(record), indent=2) + "\n")
     for name in ("tokenizer.json", "tokenizer_config.json", "config.json", "training.json", "model.safetensors"):
         (draft / name).chmod(0o644)  # safetensors writes for the owner alone
-        write_atomically(folder / name, lambda to, name=name: (draft / name).replace(to))
+        write_whole(folder / name, lambda to, name=name: (draft / name).replace(to))
     for left in draft.iterdir():
         left.unlink()
     draft.rmdir()
