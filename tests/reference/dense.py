@@ -1,17 +1,20 @@
 """Writes dense.json: some numbers of what more published necks, and backbones of dense networks, make of waves, with
 waves as weights, numbered as their layers are called.
 
-    python tests/reference/dense.py FOLDER        (PyTorch 2.13)
+    python tests/reference/dense.py FOLDER        (PyTorch 2.13, timm 1.0.31)
 
-FOLDER holds clones of the authors' repositories by their names, and stands for what they import and do not use:
+timm, of which the aligned Xception is, is found as in tests/peers/without_torchvision.py. FOLDER holds clones of the
+authors' repositories by their names, and stands for what they import and do not use:
 
 - ``RCNet`` of TempleX98; of mmcv its ConvModule
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,8 +22,9 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from peers.without_torchvision import timm
 from reference.necks import execute, numbers, pyramid, stand_in
-from reference.waves import waved_in_use
+from reference.waves import wave, waved_in_use
 
 
 class ConvModule(nn.Module):
@@ -64,8 +68,39 @@ def rcnet(folder: Path):
         return {"rcnet": numbers(neck([None, *maps]))}
 
 
+class Taps(nn.Module):
+    """The map inside the second block of an Xception, and its last one."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, images):
+        x, found = self.net.stem(images), []
+        for block in self.net.blocks:
+            x, near = block.forward_with_tap(x)
+            found.append(near)
+        return found[1], x
+
+
+def xception():
+    """The maps of timm's, of fewer channels and two middle blocks, at a 16th of the resolution."""
+    timm()
+    module = importlib.import_module("timm.models.xception_aligned")
+    plan = [{"in_chs": a, "out_chs": b, "stride": 2} for a, b in ((64, 128), (128, 256), (256, 12))]
+    plan += [{"in_chs": 12, "out_chs": 12, "stride": 1}, {"in_chs": 12, "out_chs": 12, "stride": 1}]
+    plan.append({"in_chs": 12, "out_chs": (12, 10, 10), "stride": 2})
+    plan.append({"in_chs": 10, "out_chs": (15, 15, 14), "stride": 1, "no_skip": True, "start_with_relu": False})
+    norm = partial(nn.BatchNorm2d, eps=1e-3)
+    net, images = module.XceptionAligned(plan, 0, output_stride=16, norm_layer=norm), wave((2, 3, 75, 98))
+    net = waved_in_use(Taps(net), images)
+    with torch.no_grad():
+        return {"xception": numbers(net(images))}
+
+
 def main(folder: str) -> None:
-    Path(__file__).with_suffix(".json").write_text(json.dumps(rcnet(Path(folder))) + "\n")
+    values = rcnet(Path(folder)) | xception()
+    Path(__file__).with_suffix(".json").write_text(json.dumps(values) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from regard.claims.testbeds.digits import digits
 from regard.claims.testbeds.maps import apart, count, drawn
 from regard.networks.vision.a2n import A2N
 from regard.networks.vision.bevanet import BEVANet, BEVANetClasses
+from regard.networks.vision.deeplab import Xception
 from regard.networks.vision.fpenet import FPENet
 from regard.networks.vision.han import HAN, LayerAttention
 from regard.networks.vision.high_order import Adversary, MixedHighOrder
@@ -26,6 +27,7 @@ from regard.networks.vision.patchconvnet import AttentionPool, PatchConvNet
 from regard.networks.vision.psmnet import PSMNet, expected
 from regard.networks.vision.residual_attention import AttentionModule, ResidualAttentionNetwork
 from regard.networks.vision.resnest import ResNeSt
+from regard.networks.vision.vit import settled
 
 
 def size_of(make: Callable[[], nn.Module]) -> dict[str, int]:
@@ -341,3 +343,15 @@ def is_bevanet_classes(found: Figures) -> Finding:
     own = [found.one(name) for name in PRETRAINED]
     figure = f"{listed(own, ',')} parameters, printed 16.3 M, 57.4 M"
     return Finding.of(figure, [f"{each / 1e6:.1f}" for each in own] == ["16.3", "57.4"])
+
+
+@measured()
+def atrous() -> dict[str, float]:
+    """The last map of a small Xception of stride 16, at every other cell, against that of stride 32."""
+    torch.manual_seed(0)
+    coarse, fine = (Xception(8, 12, 2, (10, 14), stride).double() for stride in (32, 16))
+    images = torch.randn(2, 3, 149, 211, dtype=torch.float64)
+    fine.load_state_dict(settled(coarse, images).state_dict())
+    fine.eval()
+    with torch.no_grad():
+        return {"apart": apart(fine(images)[1][:, :, ::2, ::2], coarse(images)[1])}

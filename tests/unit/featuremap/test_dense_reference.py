@@ -8,7 +8,8 @@ import torch
 
 import regard
 from reference.necks import STEP, pyramid
-from reference.waves import waved_in_use
+from reference.waves import wave, waved_in_use
+from regard.networks.vision.deeplab import Xception
 
 VALUES = json.loads((Path(__file__).parents[2] / "reference" / "dense.json").read_text())
 
@@ -25,3 +26,19 @@ def check(name, net, *inputs):
 def test_a_reversed_pyramid_and_its_shift_are_those_of_the_authors():
     neck = regard.neck("revfp(extra=2, moved=0) | csn")((4, 6, 10), out=32)
     check("rcnet", neck, pyramid((4, 6, 10), 27, 38))
+
+
+class Taps(torch.nn.Module):
+    """The fine map behind the relu, as it is read there, and the last one."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, images):
+        fine, deep = self.net(images)
+        return torch.relu(fine), deep
+
+
+def test_the_aligned_xception_is_that_of_timm():
+    check("xception", Taps(Xception(64, 12, 2, (10, 14))), wave((2, 3, 75, 98)))
