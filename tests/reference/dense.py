@@ -7,6 +7,7 @@ timm, of which the aligned Xception is, is found as in tests/peers/without_torch
 authors' repositories by their names, and stands for what they import and do not use:
 
 - ``RCNet`` of TempleX98; of mmcv its ConvModule
+- ``P2AT`` of mohamedac29, with timm's bottlenecks in place of torchvision's
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from peers.without_torchvision import timm
-from reference.necks import execute, numbers, pyramid, stand_in
+from reference.necks import execute, numbers, p2at, pyramid, resnet, stand_in
 from reference.waves import wave, waved_in_use
 
 
@@ -98,8 +99,21 @@ def xception():
         return {"xception": numbers(net(images))}
 
 
+def bottlenecks(folder: Path):
+    """P2AT behind timm's, of a quarter of the channels that come out."""
+    timm()
+    module = importlib.import_module("timm.models.resnet")
+
+    def made(inside, out, stride):
+        down = None if inside == out else module.downsample_conv(inside, out, 1, stride)
+        return module.Bottleneck(inside, out // 4, stride, down)
+
+    return p2at(folder, "p2at_bottlenecks", partial(resnet, block=made, expansion=4))
+
+
 def main(folder: str) -> None:
     values = rcnet(Path(folder)) | xception()
+    values |= bottlenecks(Path(folder))
     Path(__file__).with_suffix(".json").write_text(json.dumps(values) + "\n")
 
 

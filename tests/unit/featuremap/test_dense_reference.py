@@ -10,6 +10,7 @@ import regard
 from reference.necks import STEP, pyramid
 from reference.waves import wave, waved_in_use
 from regard.networks.vision.deeplab import Xception
+from regard.networks.vision.p2at import P2AT
 
 VALUES = json.loads((Path(__file__).parents[2] / "reference" / "dense.json").read_text())
 
@@ -42,3 +43,7 @@ class Taps(torch.nn.Module):
 
 def test_the_aligned_xception_is_that_of_timm():
     check("xception", Taps(Xception(64, 12, 2, (10, 14))), wave((2, 3, 75, 98)))
+
+
+def test_axial_attention_behind_bottlenecks_is_that_of_the_authors():
+    check("p2at_bottlenecks", P2AT(5, width=8, auxiliary=True, bottlenecks=True), wave((2, 3, 75, 99)))
