@@ -105,7 +105,7 @@ def test_as_fast_as_timm(name, record_property):
 NETWORKS = ("davit_tiny", "focalnet_tiny_lrf", "shvit_s1", "mambaout_femto", "maxvit_tiny_tf_224", "twins_svt_small")
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, "twins_pcpvt_small"])
+@pytest.mark.parametrize("name", [*NETWORKS, "twins_pcpvt_small", "swin_tiny_patch4_window7_224"])
 def test_its_networks_give_the_same_logits_here(name):
     torch.manual_seed(0)
     model = timm().create_model(name, num_classes=11).eval()
