@@ -7,6 +7,7 @@ timm, of which the aligned Xception is, is found as in tests/peers/without_torch
 authors' repositories by their names, and stands for what they import and do not use:
 
 - ``RCNet`` of TempleX98; of mmcv its ConvModule
+- ``InSPyReNet`` of plemeri
 - ``P2AT`` of mohamedac29, with timm's bottlenecks in place of torchvision's
 """
 
@@ -111,9 +112,18 @@ def bottlenecks(folder: Path):
     return p2at(folder, "p2at_bottlenecks", partial(resnet, block=made, expansion=4))
 
 
+def res2net(folder: Path):
+    """The five maps of Res2Net v1b with a few blocks and narrow groups."""
+    module = execute(folder / "InSPyReNet/lib/backbones/Res2Net_v1b.py")
+    net, images = module.Res2Net(module.Bottle2neck, [2, 1, 1, 3]), wave((2, 3, 37, 34))
+    net = waved_in_use(net, images)
+    with torch.no_grad():
+        return {"res2net": numbers(net(images))[::5]}
+
+
 def main(folder: str) -> None:
     values = rcnet(Path(folder)) | xception()
-    values |= bottlenecks(Path(folder))
+    values |= res2net(Path(folder)) | bottlenecks(Path(folder))
     Path(__file__).with_suffix(".json").write_text(json.dumps(values) + "\n")
 
 

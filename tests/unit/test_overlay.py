@@ -41,6 +41,8 @@ def test_the_page_has_the_numbers_of_every_map(tmp_path):
     found = [list(base64.b64decode(each)) for each in re.findall('data-map="([^"]*)"', page)]
     assert found == [(255 * each.flatten() / 2).round().int().tolist() for each in plane]
     assert page.count('data-rows="3" data-columns="2" data-low="0.0" data-high="2.0"') == 2
+    assert page.count('class="under"') == 2  # grey below the maps, the image itself as it is
+    assert re.findall('<img src="[^"]*" alt="image ([01])">', page) == ["0", "1"]
     assert "&lt;heat&gt;" in page
     assert "<heat>" not in page
 

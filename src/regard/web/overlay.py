@@ -134,9 +134,10 @@ def page(images: Tensor, planes: Mapping[str, Tensor], placeless: list[str]) -> 
         larger = max(1.0, SHORTEST / min(rows, columns))
         size = f"width:{round(columns * larger)}px;height:{round(rows * larger)}px"
         image = png(picture)
+        whole = f'<img src="{image}" alt="image {number}">'
         under = f'<img class="under" src="{image}" alt="">'
         tiles = [
-            f'<figure><span class="stack" style="{size}">{under}</span><figcaption>the image</figcaption></figure>'
+            f'<figure><span class="stack" style="{size}">{whole}</span><figcaption>the image</figcaption></figure>'
         ]
         tiles += [tile(name, plane[number], ends(plane), under, size) for name, plane in planes.items()]
         sections.append(f'<section><h2>Image {number}</h2><div class="tiles">{"".join(tiles)}</div></section>')
