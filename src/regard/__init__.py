@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from regard.records.format import Record
     from regard.records.look import look
     from regard.train.linearise import linearise
+    from regard.web.overlay import overlay
 
 
 install()
@@ -75,6 +76,7 @@ LATE = {
     "patch": "regard.analysis.patching",
     "gate": "regard.featuremap.build",
     "insert": "regard.featuremap.insert",
+    "overlay": "regard.web.overlay",
     "mixture": "regard.featuremap.build",
     "neck": "regard.featuremap.build",
     "prune": "regard.analysis.prune",
@@ -118,6 +120,7 @@ __all__ = [
     "look",
     "mixture",
     "neck",
+    "overlay",
     "patch",
     "prune",
     "quantise",

@@ -85,7 +85,7 @@ def test_eca_adds_86_weights_to_resnet50_and_its_own_weights_still_load():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAIRS)
 def test_as_fast_as_timm(name, record_property):
-    """Forward and backward in random order: the best CPU time is at most a tenth above that of timm's module."""
+    """Forward and backward in random order: the best CPU time is at most a twentieth above that of timm's module."""
     gate, peer = both(name, 256)
     x = torch.randn(8, 256, 28, 28, requires_grad=True)
 
@@ -99,13 +99,13 @@ def test_as_fast_as_timm(name, record_property):
         for module in order.sample([gate, peer, *(2 * [gate, peer])], 6):  # what ran before must not decide
             best[module] = min(best[module], spent(module))
     record_property("ratio", f"{best[gate] / best[peer]:.2f}")
-    assert best[gate] <= 1.1 * best[peer]
+    assert best[gate] <= 1.05 * best[peer]
 
 
 NETWORKS = ("davit_tiny", "focalnet_tiny_lrf", "shvit_s1", "mambaout_femto", "maxvit_tiny_tf_224", "twins_svt_small")
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, "twins_pcpvt_small"])
+@pytest.mark.parametrize("name", [*NETWORKS, "twins_pcpvt_small", "swin_tiny_patch4_window7_224"])
 def test_its_networks_give_the_same_logits_here(name):
     torch.manual_seed(0)
     model = timm().create_model(name, num_classes=11).eval()

@@ -32,7 +32,9 @@ class Standing(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module):
         module.FrozenBatchNorm2d = type("FrozenBatchNorm2d", (nn.Module,), {})
-        module.InterpolationMode = Enum("InterpolationMode", "NEAREST BILINEAR BICUBIC BOX HAMMING LANCZOS")
+        module.InterpolationMode = Enum(
+            "InterpolationMode", "NEAREST NEAREST_EXACT BILINEAR BICUBIC BOX HAMMING LANCZOS"
+        )
 
 
 def nothing(name: str):

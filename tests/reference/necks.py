@@ -321,8 +321,35 @@ def tridet(folder: Path):
     return values
 
 
-def p2at(folder: Path):
-    """The smallest network at an eighth of the backbone's channels, the second pool in the place of its first."""
+class Block(nn.Module):
+    """torchvision's basic block."""
+
+    def __init__(self, inside, out, stride):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inside, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out)
+        self.conv2, self.bn2 = nn.Conv2d(out, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out)
+        self.down = None
+        if stride > 1 or inside != out:
+            self.down = nn.Sequential(nn.Conv2d(inside, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+
+    def forward(self, x):
+        inner = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        return torch.relu(inner + (x if self.down is None else self.down(x)))
+
+
+def resnet(weights, block=Block, expansion=1):
+    """torchvision's residual network of two blocks a stage, the first of eight channels."""
+    net = types.SimpleNamespace(relu=nn.ReLU(), maxpool=nn.MaxPool2d(3, 2, 1), bn1=nn.BatchNorm2d(8))
+    net.conv1, inside = nn.Conv2d(3, 8, 7, 2, 3, bias=False), 8
+    for stage in range(4):
+        out = 8 * 2**stage * expansion
+        setattr(net, f"layer{stage + 1}", nn.Sequential(block(inside, out, 2 if stage else 1), block(out, out, 1)))
+        inside = out
+    return net
+
+
+def p2at(folder: Path, name: str = "p2at", backbone=resnet):
+    """The network at an eighth of a backbone's channels, the second pool in the place of its first."""
     root = folder / "P2AT/models"
     stand_in("timm")
     stand_in("timm.models")
@@ -331,38 +358,16 @@ def p2at(folder: Path):
     stand_in("models")
     sys.modules["models.common_blocks"] = execute(root / "common_blocks.py", **changed)
 
-    class Block(nn.Module):
-        def __init__(self, inside, out, stride):
-            super().__init__()
-            self.conv1, self.bn1 = nn.Conv2d(inside, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out)
-            self.conv2, self.bn2 = nn.Conv2d(out, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out)
-            self.down = None
-            if stride > 1 or inside != out:
-                self.down = nn.Sequential(nn.Conv2d(inside, out, 1, stride, bias=False), nn.BatchNorm2d(out))
-
-        def forward(self, x):
-            inner = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
-            return torch.relu(inner + (x if self.down is None else self.down(x)))
-
-    def resnet(weights):
-        net = types.SimpleNamespace(relu=nn.ReLU(), maxpool=nn.MaxPool2d(3, 2, 1), bn1=nn.BatchNorm2d(8))
-        net.conv1, inside = nn.Conv2d(3, 8, 7, 2, 3, bias=False), 8
-        for stage in range(4):
-            out = 8 * 2**stage
-            setattr(net, f"layer{stage + 1}", nn.Sequential(Block(inside, out, 2 if stage else 1), Block(out, out, 1)))
-            inside = out
-        return net
-
     depths = (18, 34, 50, 101, 152)
     kinds = types.SimpleNamespace(IMAGENET1K_V1=None, IMAGENET1K_V2=None)
     stand_in("torchsummary", summary=None)
     stand_in("torchvision")
     weights = {f"ResNet{n}_Weights": kinds for n in depths}
-    stand_in("torchvision.models", **{f"resnet{n}": resnet for n in depths}, **weights)
+    stand_in("torchvision.models", **{f"resnet{n}": backbone for n in depths}, **weights)
     net, images = execute(root / "P2AT.py").P2AT("resnet18", False, 5), wave((2, 3, 75, 99))
     net = waved_in_use(net, images)
     with torch.no_grad():
-        return {"p2at": numbers(net(images))}
+        return {name: numbers(net(images))}
 
 
 def inspyrenet(folder: Path):

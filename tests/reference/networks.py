@@ -81,7 +81,8 @@ def high_order(kind: str, **more: int) -> dict:
     return written(net, (2, 3, 64, 32), call=lambda image: torch.stack(net(image)[0], 1))
 
 
-def bevanet() -> dict:
+def bevanet(whole: bool = False) -> dict:
+    """The network of cells, or that of whole images."""
     sys.modules["utils"] = ModuleType("utils")
     sys.modules["utils.utils"] = ModuleType("utils.utils")
     sys.modules["utils.utils"].calculate_FPS = None  # pyright: ignore[reportAttributeAccessIssue]
@@ -90,10 +91,11 @@ def bevanet() -> dict:
     sys.path.insert(0, str(FOLDER / "BEVANet"))
     made, pyramids, fusion = (importlib.import_module(f"models.{name}") for name in ("BEVANet", "PPM", "FB"))
     sys.path.pop(0)
-    parts = {"ppm": pyramids.DLKPPM, "fb": fusion.BGAF, "mlp_expand": [4, 4, 4], "n_blocks": [2, 1, 2, 2, 2]}
+    parts = {"mlp_expand": [4, 4, 4], "n_blocks": [2, 1, 2, 2, 2], "num_classes": 5, "planes": 4}
     spans = {"semantic_kernel_size": [0, 35, 35], "detail_kernel_size": [0, 23]}
-    sizes = {"num_classes": 5, "planes": 4, "ppm_planes": 6, "head_planes": 7}
-    net = made.BEVANet_SEG(**parts, **spans, **sizes)
+    if whole:
+        return written(made.BEVANet_CLS_32(**parts, **spans, last_planes=6), (2, 3, 128, 64))
+    net = made.BEVANet_SEG(**parts, **spans, ppm=pyramids.DLKPPM, fb=fusion.BGAF, ppm_planes=6, head_planes=7)
     return written(net, (2, 3, 128, 64), call=lambda image: torch.cat([x.flatten() for x in net(image)]))
 
 
@@ -229,6 +231,7 @@ AUTHORS: dict[str, Callable[[], dict]] = {
     "rasm": rasm,
     "patnet": patnet,
     "bevanet": bevanet,
+    "bevanet_classes": partial(bevanet, True),
     "overlock": overlock,
     "quadtree": partial(quadtree, "QTAttA"),
     "quadtree_levels": partial(quadtree, "QTAttB"),

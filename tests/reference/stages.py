@@ -39,16 +39,21 @@ SIZES = {
         {"embed_dims": (4, 6), "num_heads": (2, 3), "mlp_ratios": (4, 2), "depths": (2, 3), "wss": (3, 3)}
         | {"sr_ratios": (2, 1), "img_size": 24},
     ),
+    "swin": (
+        "SwinTransformer",
+        {"embed_dim": 4, "num_heads": (2, 4), "depths": (2, 2), "window_size": 4, "img_size": 64},
+    ),
 }
 """For each family its class and the sizes of a small one; MaxViT's are over those of maxvit_tiny_tf_224."""
-SIDES = {"shvit": 64}
+SIDES = {"shvit": 64, "swin": 64}
 
 
 def small(family: str):
     """The small network of timm, for five classes."""
     timm()
     name, sizes = SIZES[family]
-    module = importlib.import_module({"MaxxVit": "timm.models.maxxvit"}.get(name, f"timm.models.{name.lower()}"))
+    file = {"MaxxVit": "maxxvit", "SwinTransformer": "swin_transformer"}.get(name, name.lower())
+    module = importlib.import_module(f"timm.models.{file}")
     more = (module.model_cfgs["maxvit_tiny_tf"],) if family == "maxvit" else ()
     return getattr(module, name)(*more, num_classes=5, **sizes).double().eval()
 

@@ -143,7 +143,6 @@ def seen_by(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     year=2025,
     aliases=("test_time_registers",),
     fidelity="hand values",
-    missing="a trained model whose outliers emerged: those of the claim are planted",
     claim=(
         Claim(
             "of a vision transformer with planted outliers, it ranks the neurons first that write them",

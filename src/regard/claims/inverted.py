@@ -24,7 +24,7 @@ def alone(deformable: bool) -> dict[str, bool]:
             x = net.tokens[place](image)
             want = flat(x)
             for layer in net.layers[place].children():
-                want = layer(want)
+                want = layer(want, (x.shape[2], x.shape[3]))
             same = same and torch.equal(flat(found[place]), want)
     return {"same": same}
 
@@ -50,9 +50,10 @@ class Single(torch.nn.Module):
         self.tokens, self.layers = first, net.layers[0]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = flat(self.tokens(images))
+        tokens = self.tokens(images)
+        x, size = flat(tokens), (tokens.shape[2], tokens.shape[3])
         for layer in self.layers.children():
-            x = layer(x)
+            x = layer(x, size)
         return F.relu(x)
 
 

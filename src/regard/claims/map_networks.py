@@ -17,7 +17,8 @@ from regard.claims.figures import Figures, Finding, listed
 from regard.claims.testbeds.digits import digits
 from regard.claims.testbeds.maps import apart, count, drawn
 from regard.networks.vision.a2n import A2N
-from regard.networks.vision.bevanet import BEVANet
+from regard.networks.vision.bevanet import BEVANet, BEVANetClasses
+from regard.networks.vision.deeplab import Xception
 from regard.networks.vision.fpenet import FPENet
 from regard.networks.vision.han import HAN, LayerAttention
 from regard.networks.vision.high_order import Adversary, MixedHighOrder
@@ -26,6 +27,7 @@ from regard.networks.vision.patchconvnet import AttentionPool, PatchConvNet
 from regard.networks.vision.psmnet import PSMNet, expected
 from regard.networks.vision.residual_attention import AttentionModule, ResidualAttentionNetwork
 from regard.networks.vision.resnest import ResNeSt
+from regard.networks.vision.vit import settled
 
 
 def size_of(make: Callable[[], nn.Module]) -> dict[str, int]:
@@ -323,3 +325,33 @@ def are_further_apart(found: Figures) -> Finding:
     figure = f"apart by {listed(on, '.2f')}, without the adversary {listed(off, '.2f')}; "
     figure += f"{listed(right, '.1%')} told apart, {listed(plain, '.1%')}"
     return Finding.of(figure, all(a > b for a, b in zip(on, off, strict=True)))
+
+
+PRETRAINED = {"BEVANet-S": (1000, (2, 2, 3), 32), "BEVANet": (1000, (2, 2, 4), 64)}
+"""Sizes of the networks of classes of images whose parameters are printed."""
+
+
+@measured()
+def bevanet_classes() -> dict[str, int]:
+    """Parameters of BEVANet for classes of images."""
+    with torch.device("meta"):
+        return {name: count(BEVANetClasses(*sizes)) for name, sizes in PRETRAINED.items()}
+
+
+def is_bevanet_classes(found: Figures) -> Finding:
+    """16.3 and 57.4 million."""
+    own = [found.one(name) for name in PRETRAINED]
+    figure = f"{listed(own, ',')} parameters, printed 16.3 M, 57.4 M"
+    return Finding.of(figure, [f"{each / 1e6:.1f}" for each in own] == ["16.3", "57.4"])
+
+
+@measured()
+def atrous() -> dict[str, float]:
+    """The last map of a small Xception of stride 16, at every other cell, against that of stride 32."""
+    torch.manual_seed(0)
+    coarse, fine = (Xception(8, 12, 2, (10, 14), stride).double() for stride in (32, 16))
+    images = torch.randn(2, 3, 149, 211, dtype=torch.float64)
+    fine.load_state_dict(settled(coarse, images).state_dict())
+    fine.eval()
+    with torch.no_grad():
+        return {"apart": apart(fine(images)[1][:, :, ::2, ::2], coarse(images)[1])}

@@ -198,20 +198,20 @@ def is_plain(found: Figures) -> Finding:
 
 
 @measured()
-def shift() -> dict[str, float | int]:
-    """The shift of channels between levels of one size against an index of all levels' channels; its parameters."""
-    made, maps = neck("csn(reach=2)", (16,) * 4, 16), [pyramid((16,), 5, 7)[0] + level for level in range(4)]
-    every, worst = torch.stack(maps, 1), 0.0
-    channel = torch.arange(16)
-    for level, out in enumerate(made(maps)):
-        source = torch.full((16,), level)
-        for place, step in enumerate((-2, -1, 1, 2)):
-            source[2 * place : 2 * place + 2] = min(max(level + step, 0), 3)
-        worst = max(worst, apart(out, every[:, source, channel]))
-    return {"apart": worst, "parameters": count(made)}
+def shift() -> dict[str, float | int | str]:
+    """The shift of channels among six levels of one size against an index of all levels' channels, the same for other
+    weights; the levels that the first one is set beside."""
+    made, other = neck("csn(ratio=8)", (16,) * 6, 16), stirred(neck("csn(ratio=8)", (16,) * 6, 16))
+    every = torch.stack([pyramid((16,), 5, 7)[0] + level for level in range(6)], 1)
+    source = (torch.arange(6)[:, None] + torch.tensor([1, -1, 2, -2]).repeat_interleave(2)) % 6
+    wanted = torch.cat((every[:, source, torch.arange(8)], every), 2)
+    read = "".join(map(str, sorted({0, *source[0].tolist()})))
+    worst = max(apart(each.shifted(every), wanted) for each in (made, other))
+    return {"apart": worst, "read": read}
 
 
 def is_an_index(found: Figures) -> Finding:
-    """Exactly, and no parameter."""
-    apart, parameters = found.one("apart"), found.one("parameters")
-    return Finding.of(f"{parameters} parameters, differs by {apart:g}", apart == 0, parameters == 0)
+    """Exactly, whatever the weights are, of the two levels on either side."""
+    apart, read = found.one("apart"), found.one("read")
+    figure = f"differs by {apart:g}, whatever the weights; the first of six levels stands beside {', '.join(read)}"
+    return Finding.of(figure, apart == 0, read == "01245")

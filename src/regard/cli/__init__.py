@@ -63,7 +63,7 @@ def main() -> None:
     """The entry point: bad input is one line on standard error, and its faulty part underlined, with exit status 2."""
     try:
         app()
-    except (ValueError, TypeError, LookupError, OSError) as error:
+    except (ValueError, TypeError, LookupError, OSError, ImportError) as error:
         about, *rest = said(error).split("\n  ")
         if len(rest) != 2 or rest[1].strip("^ "):  # not a text with marks under it
             about, rest = " ".join([about, *rest]), []

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+WIDEST = 200
+"""Columns beyond which no line of the table goes."""
+
 
 def gates(
     texts: Annotated[
@@ -34,7 +37,13 @@ def gates(
         typer.echo("\n".join([f"| {' | '.join(head)} |", f"|{rule}|", *(f"| {' | '.join(line)} |" for line in lines)]))
         return
     title = f"a map of {channels} × {size} × {size}; ResNet-50: one behind each of its 16 blocks, 224 × 224"
-    shown = Table(*head, title=title, box=None, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
+    shown = Table(
+        title=title, title_justify="left", box=None, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False
+    )
+    for name in head:
+        shown.add_column(name, no_wrap=True)
     for line in lines:
         shown.add_row(*line)
-    Console(highlight=False).print(shown)
+    console = Console(highlight=False)
+    console.width = max(console.width, console.measure(shown, options=console.options.update(width=WIDEST)).maximum)
+    console.print(shown)  # no number is cut: a narrow terminal wraps the lines

@@ -129,7 +129,10 @@ def beside_timm(name: str, size: tuple[int, int] | None = None) -> Beside:
     known = presets()
     if name not in known:
         raise wrong("text", repr(name), "a preset, which timm may have too")
-    timm: Any = import_module("timm")
+    try:
+        timm: Any = import_module("timm")
+    except ImportError as error:
+        raise ImportError(f"{error}: timm is compared with where it can be imported, pip install timm") from error
     peer = f"{name}_tf_224" if name.startswith("maxvit") else name
     if not timm.is_model(peer):
         raise wrong("text", repr(name), "a preset that timm has")

@@ -101,9 +101,11 @@ class Composed(Gate):
     def factors(self, x: Tensor, past: Sequence[Tensor] | None = None) -> Factors:
         mixed = self.mix([pool(x) for pool in self.pools])
         found: Factors = {}
-        for (name, positions, spread), numbers in zip(self.places, mixed, strict=True):
+        for (name, positions), numbers in zip(self.places, mixed, strict=True):
             factor = self.squash.function(numbers, positions)
-            found[name] = (factor if factor.shape[1] == 1 else factor.mean(1, keepdim=True))[spread]
+            factor = factor if factor.shape[1] == 1 else factor.mean(1)
+            shape = [size if axis in name else 1 for axis, size in zip(AXES, x.shape[1:], strict=True)]
+            found[name] = factor.reshape(x.shape[0], *shape)
         return found
 
     @property
@@ -130,12 +132,10 @@ class Composed(Gate):
         return [Sample(", ".join(f"{k}={v}" for k, v in text.items()), cls(12, **text)) for text in texts]
 
 
-def placed(over: str) -> tuple[str, tuple[int, ...], tuple[Any, ...]]:
-    """Of what a branch gives ``(b, 1, …)``: the axes left, which dimensions are positions, and the index that spreads
-    it."""
+def placed(over: str) -> tuple[str, tuple[int, ...]]:
+    """Of what a branch gives ``(b, 1, …)``: the axes left, and which dimensions are positions."""
     left = [axis for axis in AXES if axis not in over]
-    positions = tuple(2 + place for place, axis in enumerate(left) if axis != "c")
-    return "".join(left), positions, (slice(None), 0, *(slice(None) if axis in left else None for axis in AXES))
+    return "".join(left), tuple(2 + place for place, axis in enumerate(left) if axis != "c")
 
 
 def branches(over: str) -> tuple[str, ...]:

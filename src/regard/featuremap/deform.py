@@ -19,32 +19,38 @@ def deform_conv2d(
     stride: int = 1,
     padding: int = 0,
     dilation: int = 1,
+    groups: int = 1,
 ) -> Tensor:
     """``y_p = Σ_k w_k m_k,p x[s p + d k − padding + offset_k,p] + b``, read between cells bilinearly, zero outside.
 
     Offsets of zero and a mask of ones give the plain convolution. Offsets are in cells, (y, x) for each tap in turn,
-    and what lies outside counts as zero: the conventions of torchvision.
+    and what lies outside counts as zero: the conventions of torchvision. Groups of g channels each have offsets and
+    masks of their own, one group's after the other's; all are mixed by the weight.
 
-    Shapes: ``x (b, c, y, x)``, ``offset (b, 2 k k, y', x')``, ``weight (c', c, k, k)``, ``mask (b, k k, y', x')`` ->
-    ``(b, c', y', x')``. Cost: that of the convolution, and k² readings of the map.
+    Shapes: ``x (b, c, y, x)``, ``offset (b, 2 g k k, y', x')``, ``weight (c', c, k, k)``, ``mask (b, g k k, y', x')``
+    -> ``(b, c', y', x')``. Cost: that of the convolution, and k² readings of the map.
 
     Raises:
-        ValueError: offsets or a mask of another shape.
+        ValueError: groups that do not divide the channels, offsets or a mask of another shape.
 
     Papers: Dai et al., arXiv 1703.06211; with a mask Zhu et al., 1811.11168.
     """
     (b, c, _, _), (rows, columns) = x.shape, weight.shape[2:]
     sides = zip(x.shape[2:], (rows, columns), strict=True)
     size, taps = tuple(out_size(n, k, stride, padding, dilation) for n, k in sides), rows * columns
-    for name, given, count in (("offset", offset, 2 * taps), ("mask", mask, taps)):
+    if groups < 1 or c % groups:
+        raise wrong("groups", str(groups), f"a number that divides the {c} channels")
+    for name, given, count in (("offset", offset, 2 * groups * taps), ("mask", mask, groups * taps)):
         if given is not None and given.shape != (b, count, *size):
             raise wrong(name, f"shape {tuple(given.shape)}", f"{(b, count, *size)}")
-    places = taken_from(offset, size, (rows, columns), stride, padding, dilation)
-    read = F.grid_sample(x.to(places.dtype), normalised(places, x), padding_mode="zeros", align_corners=False)
-    read = read.view(b, c, taps, *size).to(x.dtype)
+    alone = offset.reshape(b * groups, -1, *size)
+    places = taken_from(alone, size, (rows, columns), stride, padding, dilation)
+    parts = x.reshape(b * groups, c // groups, *x.shape[2:]).to(places.dtype)
+    read = F.grid_sample(parts, normalised(places, x), padding_mode="zeros", align_corners=False)
+    read = read.view(b * groups, c // groups, taps, *size).to(x.dtype)
     if mask is not None:
-        read = read * mask[:, None]
-    out = (weight.flatten(1) @ read.flatten(1, 2).flatten(2)).view(b, -1, *size)
+        read = read * mask.reshape(b * groups, 1, taps, *size)
+    out = (weight.flatten(1) @ read.view(b, c * taps, -1)).view(b, -1, *size)
     return out if bias is None else out + bias[:, None, None]
 
 

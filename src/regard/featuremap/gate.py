@@ -90,6 +90,8 @@ class Gate(nn.Module):
         """Raises an error that names the argument which does not fit."""
         if x.dim() != 4 or x.shape[1] != self.channels:
             raise wrong("x", f"shape {tuple(x.shape)}", f"(batch, {self.channels}, rows, columns)")
+        if past is None and not self.past:
+            return
         came = tuple(descriptor.shape[-1] for descriptor in past) if past else ()
         if came != self.past:
             wanted = f"descriptors of {self.past} channels" if self.past else "None: this gate reads its own map alone"

@@ -29,7 +29,7 @@ class GateRecord:
             sums over images of the mean factor, of the share of dead ones, and of their `evenness`.
     """
 
-    latest: dict[str, Tensor] = field(default_factory=dict)
+    latest: dict[str, Tensor] = field(default_factory=dict, repr=False)
     calls: int = 0
     images: int = 0
     total: float = 0.0
@@ -87,6 +87,17 @@ class NetworkSession(Session):
         self.handles: list[Any] = []
         self.open = False
 
+    def __repr__(self) -> str:
+        attention = super().__repr__()
+        if not self.gates:
+            return attention
+        lines = [
+            f"{name}: mean factor {gate.mean:.3g}, {gate.dead_share:.1%} dead, evenness {gate.evenness:.3f}, "
+            f"{', '.join(gate.latest)} of {gate.images} images"
+            for name, gate in self.gates.items()
+        ]
+        return "\n".join([*([attention] if self.layers else []), *lines])
+
     def install(self) -> None:
         """Puts the hooks in."""
         self.handles = [
@@ -97,7 +108,7 @@ class NetworkSession(Session):
             if isinstance(module, Mechanism):
                 self.handles.append(module.register_forward_pre_hook(self.before(name), with_kwargs=True))
             elif isinstance(module, Gate | Step):
-                self.handles.append(module.register_forward_pre_hook(self.weighed(name)))
+                self.handles.append(module.register_forward_pre_hook(self.weighed(name), with_kwargs=True))
 
     def remove(self) -> None:
         """Takes them out."""
@@ -126,12 +137,12 @@ class NetworkSession(Session):
         """The hook before a gate, or a step that weighs its map."""
 
         @torch.no_grad()
-        def show(module: Any, args: tuple[Any, ...]) -> None:
+        def show(module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
             if self.open:
                 return
             self.open = True  # what a gate calls for its factors is no call of the network
             try:
-                factors = module.maps(*args) if isinstance(module, Step) else module.factors(*args)
+                factors = (module.maps if isinstance(module, Step) else module.factors)(*args, **named)
             finally:
                 self.open = False
             if factors:

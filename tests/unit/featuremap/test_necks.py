@@ -99,6 +99,15 @@ def test_a_deformable_convolution_is_its_taps(y, x, stride, dilation):
     torch.testing.assert_close(got, by_hand(maps, offset, weight, mask, **size), **EXACT)
     with pytest.raises(ValueError, match="mask: got shape"):
         deform_conv2d(maps, offset, weight, mask=mask[:, :3], **size)
+    several = {"offset": torch.cat([offset, still, 0.7 * offset], 1), "mask": torch.cat([mask, 2 * mask, 3 * mask], 1)}
+    parts = [
+        by_hand(maps[:, n : n + 1], offset * share, weight[:, n : n + 1], mask * (n + 1), **size)
+        for n, share in enumerate((1, 0, 0.7))
+    ]
+    got = deform_conv2d(maps, several["offset"], weight, mask=several["mask"], groups=3, **size)
+    torch.testing.assert_close(got, parts[0] + parts[1] + parts[2], **EXACT)
+    with pytest.raises(ValueError, match="groups: got 2, want a number that divides the 3 channels"):
+        deform_conv2d(maps, offset, weight, groups=2, **size)
 
 
 def stirred(neck):

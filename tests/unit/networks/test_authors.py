@@ -16,7 +16,7 @@ from regard.networks.stages.network import Stages
 from regard.networks.stages.steps.agents import Agents
 from regard.networks.stages.steps.varied import VariedWindows
 from regard.networks.vision import patnet
-from regard.networks.vision.bevanet import BEVANet
+from regard.networks.vision.bevanet import BEVANet, BEVANetClasses
 from regard.networks.vision.high_order import Adversary, MixedHighOrder
 from regard.networks.vision.overlock import OverLoCK, Sizes
 from regard.networks.vision.rasm import RASM
@@ -239,6 +239,23 @@ def test_bevanet():
         return torch.cat([found[name].flatten() for name in ("details", "classes", "boundary")])
 
     check(net, VALUES["bevanet"], BEVANET, call=call)
+
+
+def test_bevanet_of_whole_images():
+    names = [
+        *block_names("layer5_down_semantic_cls.0", r"meaning\.2\.0"),
+        *block_names("layer5_semantic_bn_cls.0", r"meaning\.2\.3"),
+        *(
+            name
+            for n in (1, 2)
+            for name in large_kernel_names(f"layer5_semantic_{n}_cls", f"norm5_semantic_{n}_cls", rf"meaning\.2\.{n}")
+        ),
+        *conv_norm(r"^down\.0", "layer5_down"),
+        *conv_norm(r"^down\.2", "layer5_down", 3),
+        *conv_norm("^last", "last_layer"),
+    ]
+    others = [each for each in BEVANET if not each[0].startswith(r"^((?:seg)?head")]
+    check(BEVANetClasses(5, (2, 1, 2), 4, 6), VALUES["bevanet_classes"], [*names, *others])
 
 
 def conv_norm(ours, there, first=0):

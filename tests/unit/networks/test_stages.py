@@ -19,7 +19,7 @@ from regard.networks.stages.presets import is_printed
 from regard.networks.stages.sizes import sizes, total
 from regard.networks.stages.steps.attention import Channels, Enhanced, Summary
 from regard.networks.stages.steps.base import Added, Step
-from regard.networks.vision import davit, mambaout, maxvit, shvit, twins
+from regard.networks.vision import davit, mambaout, maxvit, shvit, swin, twins
 from regard.networks.vision.botnet import PlaneAttention
 from regard.networks.vision.build import presets
 from regard.networks.vision.from_timm import FAMILIES, renamed
@@ -32,6 +32,7 @@ SMALL = {
     "mambaout": ("MambaOut", mambaout.design((1, 2), (4, 6))),
     "maxvit": ("MaxxVit", maxvit.design((1, 2), (4, 8), 4, 3, 6)),
     "twins": ("Twins", twins.design((2, 3), (4, 6), (2, 3), 3, (2, 1), (4, 2))),
+    "swin": ("SwinTransformer", swin.design((2, 2), 4, 2, 4, True)),
 }
 
 

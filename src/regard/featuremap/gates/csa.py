@@ -24,7 +24,7 @@ from regard.featuremap.gate import Factors, Gate, MapShape
     year=2021,
     aliases=("class_semantics",),
     fidelity="abstract only",
-    missing="the proposal network around it, and the classifier of snippets that gives the semantics",
+    missing="the proposal network that it feeds",
     claim=Claim(
         "of two events that look alike, the one whose class the semantics show is found at least 5 points of average "
         "precision better than with squeeze and excitation of the features, and than with no gate",

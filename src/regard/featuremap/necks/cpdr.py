@@ -73,7 +73,6 @@ def check_out(out: int | Sequence[int], widths: Sequence[int]) -> None:
     year=2025,
     aliases=("crossed_refinement",),
     fidelity="authors' code",
-    missing="the decoder before it and the maps of saliency after it",
     claim=(
         Claim(
             "the dual fusions of `dacf` have fewer parameters than the two passes",
@@ -229,7 +228,6 @@ class DualFusion(nn.Module):
     year=2025,
     aliases=("dual_attention_cross_fusion",),
     fidelity="authors' code",
-    missing="the decoder before it and the maps of saliency after it",
     claim=Claim(
         "each level but the coarsest reads its own map and all coarser ones",
         cells="crossed.dual_reads",

@@ -117,7 +117,7 @@ class Dense(Mix):
 
     def forward(self, pooled: list[Tensor]) -> list[Tensor]:
         mixed = [self.linear(statistics.flatten(1)) for statistics in pooled]
-        return [(each if self.norm is None else self.norm(each))[:, None] for each in mixed]
+        return [(each if self.norm is None else self.norm(each)).unsqueeze(1) for each in mixed]
 
     @property
     def parameter_count(self) -> int:

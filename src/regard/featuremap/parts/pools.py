@@ -26,6 +26,14 @@ def dims(over: str) -> tuple[int, ...]:
     return tuple(1 + AXES.index(axis) for axis in over)
 
 
+def mean(x: Tensor, over: tuple[int, ...]) -> Tensor:
+    """The mean over some dimensions, in single and double precision as a sum that is divided: its gradient is then
+    spread without a pass over the map. Half precision, whose sums could overflow, is left to PyTorch's mean."""
+    if x.dtype not in (torch.float32, torch.float64):
+        return x.mean(over)
+    return x.sum(over) / math.prod(x.shape[dim] for dim in over)
+
+
 class Pool(nn.Module):
     """The base of every pool: ``x (b, c, y, x)`` -> ``(b, statistics, …)`` without the axes of ``over``.
 
@@ -45,7 +53,7 @@ class Pool(nn.Module):
         super().__init__()
         if self.needs is not None and over != self.needs:
             raise wrong("over", repr(over), f"{self.needs!r} for this pool")
-        self.channels, self.over = channels, over
+        self.channels, self.over, self.dims = channels, over, dims(over)
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -73,14 +81,14 @@ class Mean(Pool):
     """The mean."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.mean(dims(self.over))[:, None]
+        return mean(x, self.dims).unsqueeze(1)
 
 
 class Max(Pool):
     """The maximum; several equal ones share its gradient."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.amax(dims(self.over))[:, None]
+        return x.amax(self.dims).unsqueeze(1)
 
 
 class MaxMean(Pool):
@@ -89,7 +97,7 @@ class MaxMean(Pool):
     statistics = 2
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.stack((x.amax(dims(self.over)), x.mean(dims(self.over))), 1)
+        return torch.stack((x.amax(self.dims), mean(x, self.dims)), 1)
 
 
 class MeanDeviation(Pool):
@@ -98,7 +106,7 @@ class MeanDeviation(Pool):
     statistics = 2
 
     def forward(self, x: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(x, dims(self.over), correction=0)
+        variance, mean = torch.var_mean(x, self.dims, correction=0)
         some = variance > 0
         deviation = torch.where(some, torch.where(some, variance, 1).sqrt(), 0)
         return torch.stack((mean, deviation), 1)

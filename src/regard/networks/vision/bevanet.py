@@ -44,13 +44,18 @@ def basics(inside: int, out: int, count: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(first, *(Basic(out, out, active=place < count - 1) for place in range(1, count)))
 
 
-class Widened(nn.Module):
-    """``norm(W_3 relu(norm(conv_3×3(relu(norm(W_1 x)))))) + norm(W x)``, twice the channels."""
+class Bottleneck(nn.Module):
+    """``norm(W_3 relu(norm(conv_3×3(relu(norm(W_1 x)))))) + skip(x)``; skip is ``norm(W x)`` where channels differ.
 
-    def __init__(self, width: int) -> None:
+    Args:
+        inside, inner: channels that come in, and of the convolution; twice the latter come out.
+    """
+
+    def __init__(self, inside: int, inner: int) -> None:
         super().__init__()
-        self.first, self.second = ConvNorm(width, width), ConvNorm(width, width, 3)
-        self.third, self.skip = ConvNorm(width, 2 * width), ConvNorm(width, 2 * width)
+        self.first, self.second = ConvNorm(inside, inner), ConvNorm(inner, inner, 3)
+        self.third = ConvNorm(inner, 2 * inner)
+        self.skip = nn.Identity() if inside == 2 * inner else ConvNorm(inside, 2 * inner)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.third(torch.relu(self.second(torch.relu(self.first(x))))) + self.skip(x)
@@ -208,6 +213,52 @@ class Classes(nn.Sequential):
         super().__init__(Activated(inside, inner, 3), last)
 
 
+class Bilateral(Network):
+    """The two branches: details keep an eighth of the resolution, the meaning goes down to a 32nd, and the details take
+    from it twice, by `PixelFusion`.
+
+    Args:
+        blocks: of the first four stages, the last two of meaning. width: w, of the first stage.
+    """
+
+    def __init__(self, blocks: Sequence[int], width: int) -> None:
+        super().__init__()
+        w = width
+        halves = ((3, w), (w, w))
+        self.stem = nn.Sequential(
+            *(part for a, b in halves for part in (nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU()))
+        )
+        self.first, self.second = basics(w, w, blocks[0]), basics(w, 2 * w, blocks[1], 2)
+        self.meaning = nn.ModuleList((basics(2 * w, 4 * w, blocks[2], 2), deeper(4 * w, 8 * w)))
+        near = nn.Sequential(Basic(2 * w, 2 * w), LargeKernelBlock(2 * w, NEAR))
+        self.details = nn.ModuleList((basics(2 * w, 2 * w, blocks[0]), near, Bottleneck(2 * w, 2 * w)))
+        self.narrow = nn.ModuleList(ConvNorm(inside, 2 * w) for inside in (4 * w, 8 * w))
+        self.fusions = nn.ModuleList(PixelFusion(2 * w, w) for _ in range(2))
+
+    def branches(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Details after each of their first two stages ``(b, 2 w, y / 8, x / 8)``, and the meaning after its second
+        ``(b, 8 w, y / 32, x / 32)``."""
+        x = torch.relu(self.second(torch.relu(self.first(self.stem(images)))))
+        meaning, details, found = x, x, []
+        for place in range(2):
+            meaning, details = self.meaning[place](meaning), self.details[place](details)
+            meaning = meaning if place else torch.relu(meaning)
+            details = self.fusions[place](details, self.narrow[place](meaning))
+            details = details if place else torch.relu(details)
+            found.append(details)
+        return found[0], found[1], meaning
+
+    def intermediates(self, images: Tensor) -> dict[str, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """What large kernels weigh their map by ``(b, c, y, x)``, and the shares of both kinds of fusion."""
+
+        def shares(module: Any, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
+            return module.factors(given[0])["cyx"] if isinstance(module, LargeKernel) else module.share(*given)
+
+        with told_by(modules_of(self, (LargeKernel, PixelFusion, BoundaryFusion)), shares) as found:
+            self(images)
+        return found
+
+
 @published(
     "bevanet",
     family="featuremap",
@@ -216,7 +267,6 @@ class Classes(nn.Sequential):
     arxiv="2508.07300",
     year=2025,
     fidelity="authors' code",
-    missing="its form for classes of whole images, in which it is pretrained",
     claim=(
         Claim(
             "it has the parameters that the authors print, and exactly as many as their network",
@@ -225,7 +275,7 @@ class Classes(nn.Sequential):
         ),
     ),
 )
-class BEVANet(Network):
+class BEVANet(Bilateral):
     """Classes of each cell by two branches: one keeps an eighth of the resolution, the other goes down to a 64th.
 
     The details take from the meaning twice, by `PixelFusion`; the meaning ends in a `LargeKernelPyramid`;
@@ -238,7 +288,7 @@ class BEVANet(Network):
             pooled: of the pyramid's levels. head: of the last convolution. supervised: whether there are the two heads
             that only training reads, by `all_outputs`. seed: of the weights.
 
-    Paper: Huang et al., arXiv 2508.07300.
+    Paper: Huang et al., arXiv 2508.07300. Its form for classes of whole images is `bevanet_classes`.
     """
 
     def __init__(
@@ -251,27 +301,12 @@ class BEVANet(Network):
         supervised: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__()
         w = width
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            halves = ((3, w), (w, w))
-            self.stem = nn.Sequential(
-                *(part for a, b in halves for part in (nn.Conv2d(a, b, 3, 2, 1), nn.BatchNorm2d(b), nn.ReLU()))
-            )
-            self.first, self.second = basics(w, w, blocks[0]), basics(w, 2 * w, blocks[1], 2)
-            self.meaning = nn.ModuleList(
-                (
-                    basics(2 * w, 4 * w, blocks[2], 2),
-                    deeper(4 * w, 8 * w),
-                    deeper(8 * w, 16 * w),
-                )
-            )
-            near = nn.Sequential(Basic(2 * w, 2 * w), LargeKernelBlock(2 * w, NEAR))
-            self.details = nn.ModuleList((basics(2 * w, 2 * w, blocks[0]), near, Widened(2 * w)))
-            self.narrow = nn.ModuleList(ConvNorm(inside, 2 * w) for inside in (4 * w, 8 * w))
-            self.fusions = nn.ModuleList(PixelFusion(2 * w, w) for _ in range(2))
-            self.boundary, self.pyramid = Widened(2 * w), LargeKernelPyramid(16 * w, pooled, 4 * w)
+            super().__init__(blocks, width)
+            self.meaning.append(deeper(8 * w, 16 * w))
+            self.boundary, self.pyramid = Bottleneck(2 * w, 2 * w), LargeKernelPyramid(16 * w, pooled, 4 * w)
             self.joined, self.head = BoundaryFusion(4 * w), Classes(4 * w, head, classes)
             ends = {"details": Classes(2 * w, head, classes), "boundary": Classes(2 * w, w, 1)}
             self.supervised = nn.ModuleDict(ends if supervised else {})
@@ -280,39 +315,70 @@ class BEVANet(Network):
     def examples(cls) -> Sequence[Sample]:
         return [image_sample("bevanet", cls(5, (2, 1, 2), 4, 5, 6), (75, 49), 3, output=(5, 75, 49))]
 
-    def branches(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Details after each of their first two stages, and what the meaning is at the end."""
-        x = torch.relu(self.second(torch.relu(self.first(self.stem(images)))))
-        meaning, details, found = x, x, []
-        for place in range(2):
-            meaning, details = self.meaning[place](meaning), self.details[place](details)
-            meaning = meaning if place else torch.relu(meaning)
-            details = self.fusions[place](details, self.narrow[place](meaning))
-            details = details if place else torch.relu(details)
-            found.append(details)
-        return found[0], found[1], self.meaning[2](meaning)
-
     def all_outputs(self, images: Tensor) -> dict[str, Tensor]:
         """At an eighth of the resolution: ``classes (b, classes, y / 8, x / 8)``, and where there are heads for them
         ``details``, the same of the details alone, and ``boundary (b, 1, y / 8, x / 8)``, all before any squash."""
         early, details, meaning = self.branches(images)
-        meaning = resize(self.pyramid(meaning), details, "bilinear")
+        meaning = resize(self.pyramid(self.meaning[2](meaning)), details, "bilinear")
         joined = self.joined(self.details[2](details), meaning, self.boundary(details))
         read = {"details": early, "boundary": details}
         return {"classes": self.head(joined)} | {name: head(read[name]) for name, head in self.supervised.items()}
 
-    def intermediates(self, images: Tensor) -> dict[str, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """What large kernels weigh their map by ``(b, c, y, x)``, and the shares of both kinds of fusion."""
-
-        def shares(module: Any, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
-            return module.factors(given[0])["cyx"] if isinstance(module, LargeKernel) else module.share(*given)
-
-        with told_by(modules_of(self, (LargeKernel, PixelFusion, BoundaryFusion)), shares) as found:
-            self(images)
-        return found
-
     def forward(self, images: Tensor) -> Tensor:
         return resize(self.all_outputs(images)["classes"], (images.shape[2], images.shape[3]), "bilinear")
+
+
+@published(
+    "bevanet_classes",
+    family="featuremap",
+    kind="network",
+    title="BEVANet: Bilateral Efficient Visual Attention Network for Real-Time Semantic Segmentation",
+    arxiv="2508.07300",
+    year=2025,
+    fidelity="authors' code",
+    claim=Claim(
+        "it has the parameters that the authors print for the networks that they pretrain",
+        cells="map_networks.bevanet_classes",
+        holds="map_networks.is_bevanet_classes",
+    ),
+)
+class BEVANetClasses(Bilateral):
+    """Classes of whole images by the two branches of `bevanet`, the form in which they are pretrained.
+
+        y = W mean(relu(norm(V relu(deep(meaning) + down(details))))) + b
+
+    deep are two bottlenecks around two blocks of the kernel of span 35, at a 32nd of the resolution; down are two
+    convolutions 3 × 3 of stride two with norms.
+
+    Shapes: ``images (b, 3, y, x)`` -> ``(b, classes)``, of any height and width.
+
+    Args:
+        classes: to tell apart. blocks, width: as of `bevanet`. last: channels of V. seed: of the weights.
+
+    Paper: Huang et al., arXiv 2508.07300.
+    """
+
+    def __init__(
+        self, classes: int = 1000, blocks: Sequence[int] = (2, 2, 4), width: int = 64, last: int = 2048, seed: int = 0
+    ) -> None:
+        w = width
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            super().__init__(blocks, width)
+            spans = (LargeKernelBlock(16 * w, FAR) for _ in range(2))
+            self.meaning.append(nn.Sequential(Bottleneck(8 * w, 8 * w), *spans, Bottleneck(16 * w, 8 * w)))
+            self.down = nn.Sequential(ConvNorm(4 * w, 8 * w, 3, 2), nn.ReLU(), ConvNorm(8 * w, 16 * w, 3, 2))
+            self.last, self.head = ConvNorm(16 * w, last), nn.Linear(last, classes)
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        return [image_sample("bevanet_classes", cls(5, (2, 1, 2), 4, 6), (75, 49), 3, output=(5,))]
+
+    def forward(self, images: Tensor) -> Tensor:
+        _, details, meaning = self.branches(images)
+        deep = self.meaning[2](meaning)
+        x = torch.relu(deep + resize(self.down(self.details[2](details)), deep))
+        return self.head(torch.relu(self.last(x)).mean((2, 3)))
 
 
 def deeper(inside: int, out: int) -> nn.Sequential:

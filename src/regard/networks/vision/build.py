@@ -20,6 +20,7 @@ from regard.networks.vision import (
     nat,
     patnet,
     shvit,
+    swin,
     twins,
 )
 
@@ -34,6 +35,7 @@ FAMILIES: tuple[ModuleType, ...] = (
     nat,
     patnet,
     shvit,
+    swin,
     twins,
 )
 """The modules with presets."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from regard.core.errors import wrong
 from regard.networks.stages.design import Design
 from regard.networks.stages.network import Stages
-from regard.networks.vision import davit, mambaout, maxvit, shvit, twins
+from regard.networks.vision import davit, mambaout, maxvit, shvit, swin, twins
 
 PLACE = re.compile(r"stages\.(\d+)\.(down|blocks\.(\d+)\.(\d+))\.(.*)")
 """A parameter's name here: stage, step down or block and step, and the rest."""
@@ -37,8 +37,9 @@ class Family:
 def from_timm(model: nn.Module) -> Stages:
     """The hierarchical network of timm as a `Stages` with the same weights and the same logits.
 
-    ``DaVit``, ``FocalNet``, ``SHViT``, ``MambaOut``, ``MaxxVit`` (MaxViT of TensorFlow's weights) and ``Twins``, of any
-    sizes. timm itself is not imported. At sides that windows do not divide ours hides padding, theirs are zeros.
+    ``DaVit``, ``FocalNet``, ``SHViT``, ``MambaOut``, ``MaxxVit`` (MaxViT of TensorFlow's weights), ``Twins`` and
+    ``SwinTransformer``, of any sizes. timm itself is not imported. At sides that windows do not divide ours hides
+    padding, theirs are zeros.
 
     Raises:
         TypeError: another class. ValueError: a variant of one that is built otherwise; the message says how.
@@ -99,6 +100,8 @@ def picked(theirs: dict[str, Tensor], there: Renamed) -> Tensor:
         return theirs[name]
     if there[1] == "flipped":
         return theirs[name].flip(1, 2)
+    if there[1] == "turned":
+        return theirs[name].mT
     return theirs[name].chunk(int(there[2]), 0)[int(there[1])]  # pyright: ignore[reportGeneralTypeIssues]
 
 
@@ -279,6 +282,26 @@ def twins_design(model: Any) -> Design:
     return twins.design(model.depths, widths, heads, windows[0], ratios, inner, first(model).kernel_size[0])
 
 
+def swin_inside(stage: int, block: int | None, step: int, rest: str) -> Renamed:
+    if block is None:
+        return f"layers.{stage}.downsample.{rest.replace('matrix', 'reduction')}"
+    prefix = f"layers.{stage}.blocks.{block}"
+    if rest.endswith("mechanism.table"):
+        return f"{prefix}.attn.relative_position_bias_table", "turned"
+    return translated(prefix, f"norm{1 + step}", ("attn", "mlp")[step], rest, MLP)
+
+
+def swin_design(model: Any) -> Design:
+    blocks = [stage.blocks for stage in model.layers]
+    sides = {each[0].window_size for each in blocks}
+    moved = [each[-1].shift_size != (0, 0) for each in blocks if len(each) > 1]
+    depths, side = [len(each) for each in blocks], blocks[0][0].window_size[0]
+    if sides != {(side, side)} or not all(moved[:-1]) or first(model).kernel_size != (4, 4):
+        raise wrong("model", f"a Swin of windows {sorted(sides)}", "square ones, the same in all stages, that move")
+    last = bool(moved[-1]) if len(blocks[-1]) > 1 else False
+    return swin.design(depths, blocks[0][0].norm1.weight.shape[0], blocks[0][0].attn.num_heads, side, last)
+
+
 FAMILIES = {
     "DaVit": Family(
         davit_design,
@@ -335,6 +358,16 @@ FAMILIES = {
             "head.classes": "head",
         },
         twins_inside,
+    ),
+    "SwinTransformer": Family(
+        swin_design,
+        {
+            "stem.convolution": "patch_embed.proj",
+            "stem.norm": "patch_embed.norm",
+            "head.norm": "norm",
+            "head.classes": "head.fc",
+        },
+        swin_inside,
     ),
 }
 """The classes of timm that are read, by their names."""

@@ -18,7 +18,8 @@ from regard.featuremap.resize import Size, resize
 from regard.networks.base import Network
 from regard.networks.stages.norms import whole
 from regard.networks.vision.laplacian import blend, expanded
-from regard.networks.vision.p2at import BasicBlock
+from regard.networks.vision.p2at import residual_stages
+from regard.networks.vision.saliency_backbones import Res2Net, SwinMaps
 from regard.networks.vision.vit import image_sample, settled
 
 BLOCK = 32
@@ -149,6 +150,29 @@ class Details(nn.Module):
         return x, self.last(x)
 
 
+class Residual(nn.Module):
+    """A residual network whose pooled first map and four stages are read.
+
+    Args:
+        first: width of the first stage, which doubles. blocks: of each stage.
+    """
+
+    def __init__(self, first: int, blocks: Sequence[int]) -> None:
+        super().__init__()
+        self.stem, self.pool = Convolved(3, first, 7, 2), nn.MaxPool2d(3, 2, 1)
+        self.stages, widths = residual_stages(first, blocks, False)
+        self.widths = [first, *widths]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        found = [self.pool(self.stem(images))]
+        for stage in self.stages:
+            found.append(stage(found[-1]))
+        return found
+
+
+BACKBONES: dict[str, type[Res2Net | SwinMaps]] = {"res2net": Res2Net, "swin": SwinMaps}
+
+
 @published(
     "inspyrenet",
     family="featuremap",
@@ -159,7 +183,6 @@ class Details(nn.Module):
     year=2022,
     aliases=("inverse_saliency_pyramid",),
     fidelity="authors' code",
-    missing="the Res2Net and Swin backbones, the losses",
     claim=(
         Claim(
             "a map is rebuilt exactly of its half and what the halving loses, whatever its size",
@@ -185,10 +208,11 @@ class InSPyReNet(Network):
     Args:
         width: d, a multiple of 8. blocks, first: of the residual network's stages, and their first width. base: rows
             and columns, at the finest level, that the sums of contexts are made at, 384 × 384 in the authors'
-            networks; None for the map's own. seed: of the weights.
+            networks; None for the map's own. backbone: the authors' ``res2net`` (of 50 layers) or ``swin`` (base), or
+            the smaller ``residual`` network. seed: of the weights.
 
     Raises:
-        ValueError: a width that 8 does not divide, or other than four stages.
+        ValueError: a width that 8 does not divide, other than four stages, or another backbone.
 
     Paper: Kim et al., arXiv 2209.09475. The authors' code reads rows as columns, and the cells of contexts as channels,
     where it should turn a map's axes; here both are what they are called.
@@ -200,22 +224,18 @@ class InSPyReNet(Network):
         blocks: Sequence[int] = (2, 2, 2, 2),
         first: int = 64,
         base: Size | None = (384, 384),
+        backbone: str = "residual",
         seed: int = 0,
     ) -> None:
         super().__init__()
         if width < 1 or width % 8 or len(blocks) != 4 or min(*blocks, first) < 1:
             raise wrong("width, blocks, first", f"{width}, {tuple(blocks)}, {first}", "a multiple of 8, four stages")
+        if backbone not in ("residual", *BACKBONES):
+            raise wrong("backbone", repr(backbone), f"residual, {', '.join(BACKBONES)}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.stem, self.pool = Convolved(3, first, 7, 2), nn.MaxPool2d(3, 2, 1)
-            self.stages, inside, widths = nn.ModuleList(), first, [first]
-            for stage, count in enumerate(blocks):
-                made, out = [], first * 2**stage
-                for block in range(count):
-                    made.append(BasicBlock(inside, out, 2 if stage and not block else 1))
-                    inside = out
-                self.stages.append(nn.Sequential(*made))
-                widths.append(out)
+            self.backbone = Residual(first, blocks) if backbone == "residual" else BACKBONES[backbone]()
+            widths = self.backbone.widths
             self.encoders = nn.ModuleList(Encoder(each, width) for each in widths)
             self.decoder, sizes = Decoder(width), (2 * width, 2 * width, width)
             self.details = nn.ModuleList(
@@ -226,7 +246,7 @@ class InSPyReNet(Network):
     @classmethod
     def examples(cls) -> Sequence[Sample]:
         def made(seed: int = 0) -> InSPyReNet:
-            network, generator = cls(8, (1, 1, 1, 1), 4, (24, 16), seed), torch.Generator().manual_seed(seed)
+            network, generator = cls(8, (1, 1, 1, 1), 4, (24, 16), seed=seed), torch.Generator().manual_seed(seed)
             with torch.no_grad():  # past the zeros that it begins with
                 for parameter in network.parameters():
                     parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
@@ -237,10 +257,7 @@ class InSPyReNet(Network):
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Five maps, 4, 4, 8, 16 and 32 pixels a cell."""
-        found = [self.pool(self.stem(images))]
-        for stage in self.stages:
-            found.append(stage(found[-1]))
-        return found
+        return list(self.backbone(images))
 
     def pyramid(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Saliency of four levels and details of three, fine to coarse, before the sigmoid, of whole blocks."""

@@ -22,6 +22,9 @@ from regard.networks.vision.vit import image_sample, settled
 POOLS, HEADS, KEY, VALUE, PLACES = (3, 5, 7), 8, 16, 32, 16
 """Sides of the pools; heads of attention, sizes of their keys and values, and places that are learned."""
 
+EXPANSION = 4
+"""How many times as many channels leave a bottleneck as are within."""
+
 
 def activated(inside: int, out: int, kernel: int = 1, groups: int = 1) -> Convolved:
     """A convolution with a norm and a learned slope below zero for each channel."""
@@ -206,6 +209,38 @@ class BasicBlock(nn.Module):
         return torch.relu(self.second(self.first(x)) + self.skip(x))
 
 
+class BottleneckBlock(nn.Module):
+    """``relu(norm(W_3 relu(norm(W_2 relu(norm(W_1 x))))) + skip(x))``, W_2 3 × 3 of a quarter of the channels.
+
+    Paper: He et al., arXiv 1512.03385, with the stride at W_2.
+    """
+
+    def __init__(self, inside: int, out: int, stride: int) -> None:
+        super().__init__()
+        inner = out // EXPANSION
+        self.first, self.second = Convolved(inside, inner), Convolved(inner, inner, 3, stride)
+        self.third = Convolved(inner, out, activation=None)
+        same = stride == 1 and inside == out
+        self.skip = nn.Identity() if same else Convolved(inside, out, 1, stride, activation=None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.third(self.second(self.first(x))) + self.skip(x))
+
+
+def residual_stages(width: int, blocks: Sequence[int], bottlenecks: bool) -> tuple[nn.ModuleList, list[int]]:
+    """The stages of a residual network of blocks or bottlenecks, each but the first of half the resolution, and the
+    channels that they give: ``width``, twice as many at each, four times all of these with bottlenecks."""
+    kind, inside, stages, widths = (BottleneckBlock if bottlenecks else BasicBlock), width, nn.ModuleList(), []
+    for stage, count in enumerate(blocks):
+        made, out = [], width * 2**stage * (EXPANSION if bottlenecks else 1)
+        for block in range(count):
+            made.append(kind(inside, out, 2 if stage and not block else 1))
+            inside = out
+        stages.append(nn.Sequential(*made))
+        widths.append(out)
+    return stages, widths
+
+
 @published(
     "p2at",
     family="featuremap",
@@ -216,7 +251,6 @@ class BasicBlock(nn.Module):
     year=2023,
     aliases=("pyramid_pooling_axial",),
     fidelity="authors' code",
-    missing="the backbones of bottlenecks, and losses",
     claim=(
         Claim(
             "its attention has y² + x² scores for each head and layer, of a map of any size",
@@ -236,9 +270,10 @@ class P2AT(Network):
     Shapes: ``images (b, 3, y, x)`` of any height and width -> ``(b, classes, y, x)``.
 
     Args:
-        classes: to tell apart. blocks: of the four stages, as ResNet-18 has them. width: of the first stage. inner: of
-            attention and the decoder. layers: of attention. auxiliary: whether, in training, two more maps of classes
-            come out, before and after. seed: of the weights.
+        classes: to tell apart. blocks: of the four stages; ResNet-18's are the small network's, ResNet-34's, (3, 4, 6,
+            3), the medium one's, and the large one has as many bottlenecks, as ResNet-50. width: of the first stage.
+            inner: of attention and the decoder. layers: of attention. auxiliary: whether, in training, two more maps of
+            classes come out, before and after. bottlenecks: in place of basic blocks. seed: of the weights.
 
     Raises:
         ValueError: other than four stages, or a size below one.
@@ -255,6 +290,7 @@ class P2AT(Network):
         inner: int = 64,
         layers: int = 2,
         auxiliary: bool = False,
+        bottlenecks: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -264,13 +300,7 @@ class P2AT(Network):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.stem, self.pool = Convolved(3, width, 7, 2), nn.MaxPool2d(3, 2, 1)
-            widths, self.stages = [width * 2**n for n in range(4)], nn.ModuleList()
-            for stage, count in enumerate(blocks):
-                made, inside = [], widths[max(stage - 1, 0)]
-                for block in range(count):
-                    made.append(BasicBlock(inside, widths[stage], 2 if stage and not block else 1))
-                    inside = widths[stage]
-                self.stages.append(nn.Sequential(*made))
+            self.stages, widths = residual_stages(width, blocks, bottlenecks)
             self.reduce = activated(widths[3], inner)
             self.layers = nn.Sequential(*(Layer(inner) for _ in range(layers)))
             self.decode = nn.ModuleList(Decode(inner, side) for side in POOLS)
@@ -283,15 +313,18 @@ class P2AT(Network):
 
     @classmethod
     def examples(cls) -> Sequence[Sample]:
-        def made(seed: int = 0) -> P2AT:
-            network = cls(5, (1, 1, 1, 1), 4, 8, 1, seed=seed)
+        def made(seed: int = 0, bottlenecks: bool = False) -> P2AT:
+            network = cls(5, (1, 1, 1, 1), 4, 8, 1, bottlenecks=bottlenecks, seed=seed)
             generator = torch.Generator().manual_seed(seed)
             with torch.no_grad():  # past what a norm begins with
                 for parameter in network.parameters():
                     parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
             return settled(network, torch.randn(3, 3, 75, 99, generator=generator))
 
-        return [image_sample("p2at", made(), (75, 99), 3, output=(5, 75, 99), again=lambda: made(7))]
+        return [
+            image_sample("p2at", made(), (75, 99), 3, output=(5, 75, 99), again=lambda: made(7)),
+            image_sample("p2at, bottlenecks", made(bottlenecks=True), (35, 41), 3, output=(5, 35, 41)),
+        ]
 
     def features(self, images: Tensor) -> list[Tensor]:
         """The maps of the four stages."""

@@ -18,6 +18,7 @@ from regard.core.atlas import Claim, published
 from regard.core.build import build
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
+from regard.core.layout import Layout
 from regard.networks.base import Network, modules_of, told_by
 from regard.networks.stages.norms import whole
 from regard.networks.stages.steps.attention import Biased
@@ -32,34 +33,41 @@ class Branch:
 
     Args:
         width, depth, heads: of its layers. side: of its images in pixels; of all branches' sides only the ratios count.
+        window: side of the windows that tokens attend in, in patches; 0 for attention to all.
     """
 
     width: int
     depth: int
     heads: int
     side: int
+    window: int = 0
 
 
 TINY, SMALL, BASE, LARGE = (192, 12, 3), (384, 12, 6), (768, 12, 12), (1024, 24, 16)
 PYRAMIDS = {
-    "TSB": (Branch(*BASE, 448), Branch(*SMALL, 896), Branch(*TINY, 1120)),
-    "SBL": (Branch(*LARGE, 672), Branch(*BASE, 1120), Branch(*SMALL, 1568)),
+    "TSB": (Branch(*BASE, 448, 14), Branch(*SMALL, 896, 14), Branch(*TINY, 1120, 14)),
+    "SBL": (Branch(*LARGE, 672, 28), Branch(*BASE, 1120, 28), Branch(*SMALL, 1568, 28)),
 }
 """Coarse to fine: the largest network of the smallest image first."""
 
 
 class Layer(nn.Module):
-    """``y = x + γ_1 attention(norm(x))``, ``y + γ_2 W_2 gelu(W_1 norm(y))``."""
+    """``y = x + γ_1 attention(norm(x))``, ``y + γ_2 W_2 gelu(W_1 norm(y))``.
 
-    def __init__(self, width: int, heads: int) -> None:
+    Args:
+        width, heads: of the attention. window: side of its windows, which begin at the first token; 0 for none.
+    """
+
+    def __init__(self, width: int, heads: int, window: int = 0) -> None:
         super().__init__()
         self.gamma1, self.gamma2 = (nn.Parameter(torch.ones(width)) for _ in range(2))
         self.norm1, self.norm2 = nn.LayerNorm(width, EPS), nn.LayerNorm(width, EPS)
-        self.attention = Attention(build("softmax"), Biased(width, heads, True))
+        mechanism = build("windows", side=window) if window else build("softmax")
+        self.attention = Attention(mechanism, Biased(width, heads, True))
         self.inner = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.gamma1 * self.attention(self.norm1(x))
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        x = x + self.gamma1 * self.attention(self.norm1(x), Layout(grid=size))
         return x + self.gamma2 * self.inner(self.norm2(x))
 
 
@@ -198,7 +206,7 @@ def merging(inside: int, out: int) -> nn.Sequential:
     year=2025,
     aliases=("parameter_inverted_pyramid",),
     fidelity="authors' code",
-    missing="windows inside branches, dropped paths in training, branches that are no vision transformers, the heads",
+    missing="dropped paths in training",
     claim=(
         Claim(
             "with γ and τ zero each branch is as it is alone, bit by bit",
@@ -233,7 +241,8 @@ class PIIP(Network):
         ValueError: another name, fewer than two branches, a first width that 32 does not divide or exchanges that do
             not divide a depth.
 
-    Paper: Wang et al., arXiv 2501.07783.
+    Paper: Wang et al., arXiv 2501.07783. The two pyramids have the windows of the authors' detectors; where these do
+    not divide a map padding is no key, there it is one of zeros.
     """
 
     def __init__(
@@ -262,7 +271,7 @@ class PIIP(Network):
             torch.manual_seed(seed)
             self.tokens = nn.ModuleList(Tokens(each.width, places) for each in made)
             self.layers = nn.ModuleList(
-                nn.ModuleList(Layer(each.width, each.heads) for _ in range(each.depth)) for each in made
+                nn.ModuleList(Layer(each.width, each.heads, each.window) for _ in range(each.depth)) for each in made
             )
             pairs = list(itertools.pairwise(made))
             self.interactions = nn.ModuleList(
@@ -292,7 +301,7 @@ class PIIP(Network):
             sizes = [(32, 20, 16), (32, 10, 8), (32, 5, 4), (32, 2, 2)]
             return Sample(label, made(), {"inputs": inputs, "output": sizes, "again": lambda: made(7)})
 
-        two, three = (Branch(32, 2, 2, 2), Branch(16, 4, 1, 3)), Branch(8, 2, 1, 5)
+        two, three = (Branch(32, 2, 2, 2), Branch(16, 4, 1, 3)), Branch(8, 2, 1, 5, 2)
         return [
             sample("two, all tokens", two, heads=4, deformable=False, steps=2),
             sample("three, deformable", (*two, three), heads=2, steps=1),
@@ -319,7 +328,7 @@ class PIIP(Network):
             for place, branch in enumerate(self.branches):
                 each = branch.depth // self.steps
                 for layer in list(self.layers[place].children())[step * each : (step + 1) * each]:
-                    found[place] = layer(found[place])
+                    found[place] = layer(found[place], sizes[place])
             pairs = list(exchange.children())
             for place in range(len(pairs) - 1, -1, -1):
                 given = (found[place], found[place + 1], sizes[place], sizes[place + 1])
