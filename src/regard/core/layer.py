@@ -38,6 +38,8 @@ class Gate:
     Args:
         activation: act; None for the identity. before_norm: the output is multiplied before its norm, not after.
         rank: of the map, None for a single matrix. inner: None for the identity. bias: whether there is b.
+        of: what x is: the hidden state, for a factor of each channel of each head; or each head's own "output", normed
+            where it is, for one factor of all of its channels, by a map that the heads share.
     """
 
     activation: Literal["silu", "sigmoid"] | None
@@ -45,6 +47,7 @@ class Gate:
     rank: Rank | None = None
     inner: Activation | None = None
     bias: bool = False
+    of: Literal["input", "output"] = "input"
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,8 @@ class LayerSpec:
             raise wrong("blend", "True", "False with a convolution, or a projection that is not grouped")
         if self.gated is not None and self.gated.before_norm and self.normed is None:
             raise wrong("gate.before_norm", "True", "False where there is no norm")
+        if self.gated is not None and self.gated.of == "output" and self.gated.before_norm:
+            raise wrong("gate.before_norm", "True", "False where the gate is of the output")
 
     @property
     def normed(self) -> Norm | None:

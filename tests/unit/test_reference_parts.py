@@ -1,0 +1,85 @@
+"""Parts of methods that stand beside what other files hold to their authors' code, from tests/reference/parts.py."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from regard import Layout, build
+from regard.blocks.attention import Attention
+from regard.networks.mega import MegaBlock
+from regard.projections.base import Grouped
+
+VALUES = json.loads((Path(__file__).parents[1] / "reference" / "parts.json").read_text())
+CAUSAL = Layout(causal=True)
+
+
+def told(name):
+    """``(weights by name, x, out)`` in float64."""
+    weights = {key: torch.tensor(x, dtype=torch.float64) for key, x in VALUES[name]["weights"].items()}
+    x = torch.tensor(VALUES[name]["x"], dtype=torch.float64)
+    return weights, x, torch.tensor(VALUES[name]["out"], dtype=torch.float64).view(x.shape)
+
+
+def filled(module, weights):
+    """The module in float64 with all of these weights, and no others."""
+    module = module.double()
+    state = module.state_dict()
+    module.load_state_dict({name: weights[name].reshape(x.shape) for name, x in state.items()})
+    return module
+
+
+def same(got, want):
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_multi_token_attention_is_its_authors_layer():
+    """Theirs mixes heads behind the softmax from the right."""
+    w, x, want = told("multi_token")
+    mechanism = build("multi_token", heads=4, query_taps=2, key_taps=3, after_query_taps=3, after_key_taps=5, group=2,
+                      group_before=4)  # fmt: skip
+    own = {f"projection.{a}.weight": w[f"w{b}.weight"] for a, b in (("q", "q"), ("k", "k"), ("v", "v"), ("out", "o"))}
+    own |= {"mechanism.kernel": w["mta_kernel"], "mechanism.after": w["mta_kernel_after_sm"]}
+    own |= {"mechanism.before": w["wpsm.weight"], "mechanism.mix": w["head_kernel"].mT}
+    own |= {"output.norm.weight": w["subln.weight"]}
+    own |= {f"output.gate.{kind}": w[f"gate.{kind}"] for kind in ("weight", "bias")}
+    layer = filled(Attention(mechanism, Grouped(7, 4, 2, 3, 3)), own)
+    same(layer(x, CAUSAL), want)
+    first, state = layer.extend(x[:, :4], layer.start(2, dtype=x.dtype))
+    same(torch.cat([first, layer.extend(x[:, 4:], state)[0]], 1), want)
+
+
+@pytest.mark.parametrize(
+    ("name", "chunk"),
+    [
+        ("mega laplace", 4),
+        ("mega both laplace", 8),
+        ("mega both laplace in chunks of 4", 4),
+        ("mega both softmax", 4),
+    ],
+)
+def test_mega_is_its_authors_with_the_laplace_function_and_in_both_ways(name, chunk):
+    w, x, want = told(name)
+    both = "both" in name
+    block = MegaBlock(6, 3, 4, 5, 3, chunk, "laplace" in name, both)
+    own = {name: torch.zeros_like(part) for name, part in block.state_dict().items()}
+    pairs = (("norms.0", "norm"), ("attention.value", "v_proj"), ("attention.base", "mx_proj"))
+    for mine, theirs in (*pairs, ("attention.out", "h_proj")):
+        own |= {f"{mine}.{kind}": w[f"{theirs}.{kind}"] for kind in ("weight", "bias")}
+    own |= {f"attention.average.{part}": w[f"move.{part}"] for part in ("alpha", "delta", "beta", "gamma", "omega")}
+    own |= {"attention.gamma": w["gamma"], "attention.beta": w["beta"]}
+    table = w["rel_pos_bias.rel_pos_bias"].flip(0)  # there by j − i
+    own["attention.bias"] = table if both else table[len(table) // 2 :]
+    block = filled(block, own)
+    same(block(x, Layout(causal=not both)), want)
+    with pytest.raises(ValueError, match="layout"):
+        block(x, Layout(causal=both))
+
+
+def test_what_padding_holds_says_nothing_in_both_ways():
+    """A padded sequence is what it is alone."""
+    torch.manual_seed(0)
+    block, x = MegaBlock(6, 3, 4, 5, 3, 4, True, True).double(), torch.randn(1, 7, 6, dtype=torch.float64)
+    keys = torch.tensor([[False, False, True, True, True, True, True]])
+    torch.testing.assert_close(block(x, Layout(key_mask=keys))[:, 2:], block(x[:, 2:], Layout()), rtol=0, atol=1e-12)
