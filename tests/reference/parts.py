@@ -2,7 +2,8 @@
 
 python tests/reference/parts.py FOLDER        (PyTorch 2.13)
 
-FOLDER holds checkouts, each named owner+repository: facebookresearch+RAM, facebookresearch+mega. Of each, the named
+FOLDER holds checkouts, each named owner+repository: facebookresearch+RAM, facebookresearch+mega,
+piotrpiekos+MoSA. Of each, the named
 functions and classes alone are run.
 """
 
@@ -96,12 +97,24 @@ def mega(attention, both, chunk):
     return told(module, x.transpose(0, 1), module(x, attn_mask=mask)[0].transpose(0, 1))
 
 
+def mosa(first):
+    """Three heads that choose a quarter of 19 tokens, half of their coordinates turned, beside two of all tokens."""
+    folder, places = "piotrpiekos+MoSA", "mosa/positional_encoding.py"
+    turn = vars(taken(folder, places, "RotaryPosEncoding", "MoSARotaryPosEncoding"))
+    pure = vars(taken(folder, "mosa/MoSA.py", "ExpertGather", "ExpertScatter", "PureMoSA", **turn))
+    hybrid = taken(folder, "mosa/hybrid.py", "MultiHeadAttention", "Dense", "MoSA", **turn, **pure)
+    module, x = random(hybrid.MoSA(6, 5, 3, 2, 19, 4, include_first=first)), rounded(torch.randn(2, 19, 6))
+    return told(module, x, module(x))
+
+
 MADE = {
     "multi_token": multi_token,
     "mega laplace": lambda: mega("laplace", False, 4),
     "mega both laplace": lambda: mega("laplace", True, -1),
     "mega both laplace in chunks of 4": lambda: mega("laplace", True, 4),
     "mega both softmax": lambda: mega("softmax", True, 4),
+    "mosa 0": lambda: mosa(0),
+    "mosa 1": lambda: mosa(1),
 }
 
 if __name__ == "__main__":

@@ -8,8 +8,12 @@ import torch
 
 from regard import Layout, build
 from regard.blocks.attention import Attention
+from regard.mechanisms.scored.softmax import Softmax
+from regard.mechanisms.sparse.mosa import ExpertChoice
 from regard.networks.mega import MegaBlock
+from regard.networks.mosa import MosaHeads
 from regard.projections.base import Grouped
+from regard.projections.rotary import Rotary
 
 VALUES = json.loads((Path(__file__).parents[1] / "reference" / "parts.json").read_text())
 CAUSAL = Layout(causal=True)
@@ -83,3 +87,33 @@ def test_what_padding_holds_says_nothing_in_both_ways():
     block, x = MegaBlock(6, 3, 4, 5, 3, 4, True, True).double(), torch.randn(1, 7, 6, dtype=torch.float64)
     keys = torch.tensor([[False, False, True, True, True, True, True]])
     torch.testing.assert_close(block(x, Layout(key_mask=keys))[:, 2:], block(x[:, 2:], Layout()), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_heads_project_the_tokens_that_they_choose_alone(first):
+    """With half of the coordinates turned, and dense heads beside, whose matrix theirs has by heads."""
+    w, x, want = told(f"mosa {first}")
+    dense = Attention(Softmax(), Grouped(6, 2, 2, 5, 5), Rotary(2))
+    layer = MosaHeads(6, 3, 5, ExpertChoice(4, bool(first)), dense, Rotary(2))
+    own = {"route.weight": w["mosa_heads.r.0.weight"], "project": w["mosa_heads.QKV.W"], "out": w["mosa_heads.O.W"]}
+    parts = w["other_heads.W_QKV.weight"].unflatten(0, (2, 3, 5)).unbind(1)
+    own |= {f"beside.projection.{name}.weight": part for name, part in zip("qkv", parts, strict=True)}
+    own["beside.projection.out.weight"] = w["other_heads.W_O.weight"]
+    layer = filled(layer, own)
+    same(layer(x, CAUSAL), want)
+    with pytest.raises(ValueError, match="threshold"):
+        layer.start(2)
+
+
+def test_chosen_heads_leave_padding_and_other_documents_out():
+    """Each of two packed documents, and a padded one, is what it is alone."""
+    torch.manual_seed(0)
+    dense = Attention(Softmax(), Grouped(6, 2, 2, 5, 5), Rotary(2))
+    layer = MosaHeads(6, 3, 5, ExpertChoice(3), dense, Rotary(2)).double()
+    x = torch.randn(1, 17, 6, dtype=torch.float64)
+    segments = torch.tensor([[0] * 7 + [1] * 10])
+    alone = torch.cat([layer(x[:, :7]), layer(x[:, 7:])], 1)
+    torch.testing.assert_close(layer(x, Layout(causal=True, segments=segments)), alone, rtol=0, atol=1e-12)
+    keys = (torch.arange(17) >= 4)[None]
+    padded = layer(x, Layout(causal=True, key_mask=keys))
+    torch.testing.assert_close(padded[:, 4:], layer(x[:, 4:]), rtol=0, atol=1e-12)
