@@ -3,7 +3,7 @@
 python tests/reference/parts.py FOLDER        (PyTorch 2.13)
 
 FOLDER holds checkouts, each named owner+repository: facebookresearch+RAM, facebookresearch+mega,
-piotrpiekos+MoSA. Of each, the named
+piotrpiekos+MoSA, awayfromzel+neural-attention-research, mit-han-lab+radial-attention. Of each, the named
 functions and classes alone are run.
 """
 
@@ -107,12 +107,33 @@ def mosa(first):
     return told(module, x, module(x))
 
 
+def neural():
+    """The whole layer: queries and keys projected to four coordinates, hidden layers of four and two."""
+    file = "nlp_neural_attention/Models/NeuralAttention.py"
+    own = taken("awayfromzel+neural-attention-research", file, "NeuralAttention")
+    module, x = random(own.NeuralAttention(9, 3, 3, True, 4)), rounded(torch.randn(2, 7, 9))
+    return told(module, x, module(x))
+
+
+def radial():
+    """Rows of the kept blocks, by frames, tokens of a frame and decay factor, in blocks of 128."""
+    names = "shrinkMaskStrict", "get_window_width", "get_diagonal_split_mask", "gen_log_mask_shrinked"
+    own, found = taken("mit-han-lab+radial-attention", "radial_attn/attn_mask.py", *names), {}
+    for frames, tokens, factor in ((12, 300, 0.5), (16, 256, 1.0), (9, 700, 0.2)):
+        given = {"block_size": 128, "sparse_type": "radial", "decay_factor": factor, "model_type": "wan"}
+        mask = own.gen_log_mask_shrinked(torch.zeros(1), frames * tokens, frames * tokens, frames, **given)
+        found[f"{frames} {tokens} {factor}"] = ["".join(map(str, row)) for row in mask.int().tolist()]
+    return found
+
+
 MADE = {
     "multi_token": multi_token,
     "mega laplace": lambda: mega("laplace", False, 4),
     "mega both laplace": lambda: mega("laplace", True, -1),
     "mega both laplace in chunks of 4": lambda: mega("laplace", True, 4),
     "mega both softmax": lambda: mega("softmax", True, 4),
+    "neural": neural,
+    "radial": radial,
     "mosa 0": lambda: mosa(0),
     "mosa 1": lambda: mosa(1),
 }

@@ -12,6 +12,7 @@ from regard.mechanisms.scored.softmax import Softmax
 from regard.mechanisms.sparse.mosa import ExpertChoice
 from regard.networks.mega import MegaBlock
 from regard.networks.mosa import MosaHeads
+from regard.patterns import RoundedRadial
 from regard.projections.base import Grouped
 from regard.projections.rotary import Rotary
 
@@ -117,3 +118,44 @@ def test_chosen_heads_leave_padding_and_other_documents_out():
     keys = (torch.arange(17) >= 4)[None]
     padded = layer(x, Layout(causal=True, key_mask=keys))
     torch.testing.assert_close(padded[:, 4:], layer(x[:, 4:]), rtol=0, atol=1e-12)
+
+
+def test_a_network_of_two_hidden_layers_scores_pairs_as_its_authors_does():
+    """Whose projections of queries and keys, and whose network, all heads share."""
+    w, x, want = told("neural")
+    mechanism = build("neural", heads=3, head_dim=3, hidden=4, second=2, projected=4, shared=True)
+    layer = Attention(mechanism, Grouped(9, 3, 3, 3, 3))
+    parts = w["to_qkv.weight"].unflatten(0, (3, 3, 3)).unbind(1)  # (d, k, h) there
+    own = {f"projection.{n}.weight": part.transpose(0, 1).flatten(0, 1) for n, part in zip("qkv", parts, strict=True)}
+    own["projection.out.weight"] = w["W_out.weight"]
+    own |= {f"mechanism.projections.{n}.{p}": w[f"{n}_proj.{p}"] for n in "qk" for p in ("weight", "bias")}
+    query, key = w["linear1.weight"].split(4, 1)
+    own |= {"mechanism.query": query.mT, "mechanism.key": key.mT, "mechanism.bias": w["linear1.bias"]}
+    own |= {"mechanism.middle": w["linear2.weight"].mT, "mechanism.middle_bias": w["linear2.bias"]}
+    own["mechanism.out"] = w["linear3.weight"]
+    same(filled(layer, own)(x, CAUSAL), want)
+
+
+@pytest.mark.parametrize("case", VALUES["radial"])
+def test_bands_are_rounded_to_the_blocks_of_radial_attention(case):
+    frames, tokens, factor = case.split()
+    rows = VALUES["radial"][case]
+    want = torch.tensor([[cell == "1" for cell in row] for row in rows])
+    pattern = RoundedRadial((int(frames), int(tokens)), 128, 128, float(factor))
+    assert torch.equal(pattern.kept[: len(rows), : len(rows)], want)
+    assert pattern.kept[len(rows) :].all()
+    assert 0 < want.double().mean() < 1
+
+
+def test_attention_in_rounded_bands_is_masked_attention():
+    """Forward and backward, with a last frame that is cut short."""
+    torch.manual_seed(0)
+    mechanism = build("radial", frame=11, least=2, block=4)
+    q, k, v = (torch.randn(2, 2, 107, 5, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    seen = RoundedRadial((10, 11), 4, 2).dense(107)
+    out, want = mechanism(q, k, v), torch.nn.functional.scaled_dot_product_attention(q, k, v, seen)
+    assert 0.1 < seen.double().mean() < 0.9
+    torch.testing.assert_close(out, want, rtol=0, atol=1e-12)
+    torch.testing.assert_close(mechanism.weights(q, k) @ v, want, rtol=0, atol=1e-12)
+    for mine, theirs in zip(*(torch.autograd.grad(x.sin().sum(), (q, k, v)) for x in (out, want)), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
