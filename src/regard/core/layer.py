@@ -75,8 +75,8 @@ class LayerSpec:
         activation: of q, k and v (after the convolution). unit: q and k are then scaled to length one.
         norm: of the output; True for `Norm()`. gate: of the output; a name for ``Gate(name)``.
         projection: "grouped"; "multi_value" for queries and keys that all heads of a kv group share, and values of
-            each head; "selective" for queries, keys and signals that are projected from the values, once these are
-            convolved and activated.
+            each head; "shared" for queries that are the keys too; "selective" for queries, keys and signals that are
+            projected from the values, once these are convolved and activated.
         bias: whether the convolution has one. shift: how a token's past one is mixed in, None for not at all.
         skip: the output gets each head's own value, times a learned number (D x).
         bonus: the normed output gets the token's own value, weighed by ``q · (u ⊙ k)`` with learned u.
@@ -97,7 +97,7 @@ class LayerSpec:
     unit: bool = False
     norm: Norm | bool = False
     gate: Gate | Literal["silu", "sigmoid"] | None = None
-    projection: Literal["grouped", "multi_value", "selective"] = "grouped"
+    projection: Literal["grouped", "multi_value", "shared", "selective"] = "grouped"
     bias: bool = False
     shift: Shift | None = None
     skip: bool = False
