@@ -135,8 +135,8 @@ class MegaAttention(nn.Module):
         super().__init__()
         self.shared, self.inner, self.chunk, self.laplace, self.both = shared, inner, chunk, laplace, both
         self.average = MovingAverage(width, size, both)
-        plain = {"heads": 1, "head_dim": shared}
-        self.mechanism = Composed("dot(scale=1)", normaliser="laplace", **plain) if laplace else Softmax()
+        own = Composed("dot(scale=1)", normaliser="laplace", heads=1, head_dim=shared) if laplace else Softmax()
+        self.mechanism: Composed | Softmax = own
         self.value, self.out = nn.Linear(width, inner), nn.Linear(inner, width)
         self.base = nn.Linear(width, 2 * width + shared + inner)
         for linear in (self.value, self.out, self.base):
@@ -398,8 +398,8 @@ class MegaEncoder(Network):
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
-            count = sizes.pop("depth")
-            self.blocks = nn.ModuleList(MegaBlock(*sizes.values(), laplace, True) for _ in range(count))
+            del sizes["depth"]
+            self.blocks = nn.ModuleList(MegaBlock(**sizes, laplace=laplace, both=True) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:

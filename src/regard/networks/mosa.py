@@ -183,7 +183,7 @@ class MosaLM(LM):
 
     @classmethod
     def examples(cls) -> Sequence[Sample]:
-        sizes = {"width": 12, "heads": 2, "inner": 17}
+        sizes: dict[str, Any] = {"width": 12, "heads": 2, "inner": 17}
         model = cls(Config(29, layers="softmax, window(size=4)", **sizes), 3, 4, threshold=0.5, seed=0)
         sample = text_sample("above a threshold", model)
         return [replace(sample, given={**sample.given, "counted": False})]  # how many are above it is in the data
