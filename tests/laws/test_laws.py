@@ -10,6 +10,8 @@ from regard.networks import LM, ViT
 from regard.networks.captioning.adaptive import AdaptiveCaptioner
 from regard.networks.captioning.bottom_up import BottomUpAnswers
 from regard.networks.encoder_decoder import EncoderDecoder
+from regard.networks.mega import MegaEncoder
+from regard.networks.mosa import MosaLM
 from regard.parallel.gather import Gather
 from regard.parallel.heads import Heads
 from regard.parallel.ring import Ring
@@ -20,7 +22,8 @@ WAITING: dict[str, str] = {}
 """Kinds that have no laws yet, and why. A kind without laws that is not here fails, and so does one here with laws."""
 TELLING = {"mechanism": ("symmetry", "rows", "causal"), "projection": ("limit",)}
 """Laws of which every entry of a kind must claim one."""
-BESIDE = [Grouped, ValuesOnly, LM, ViT, EncoderDecoder, AdaptiveCaptioner, BottomUpAnswers, Ring, Gather, Heads]
+BESIDE = [Grouped, ValuesOnly, LM, ViT, EncoderDecoder, MegaEncoder, MosaLM]
+BESIDE += [AdaptiveCaptioner, BottomUpAnswers, Ring, Gather, Heads]
 LAWFUL = [kind.name for kind in KINDS.values() if kind.laws]
 CASES = [
     pytest.param(entry.kind, example, law, id=f"{entry.kind}:{entry.name}:{example.label}:{law}")

@@ -108,7 +108,7 @@ class Attention(nn.Module):
     @property
     def causal(self) -> bool:
         """Whether it can attend causally, and be continued."""
-        return self.mechanism.traits.causal and self.projection.causal
+        return self.mechanism.traits.causal and (self.projection.causal or self.projection.ordered)
 
     @property
     def hands(self) -> bool:
@@ -153,10 +153,9 @@ class Attention(nn.Module):
 
     def read(self, x: Tensor, layout: Layout, context: Tensor | None) -> dict[str, Tensor]:
         """The hidden states that each map reads, by its name, where they are not x itself: after the token shift."""
-        if not self.projection.causal and (layout.causal or not layout.plain):
-            raise wrong(
-                "layout", str(layout), f"whole texts, bidirectional: {type(self.projection).__name__} mixes them"
-            )
+        if not self.projection.causal and (layout.causal != self.projection.ordered or not layout.plain):
+            way = "causal" if self.projection.ordered else "bidirectional"
+            raise wrong("layout", str(layout), f"whole texts, {way}: {type(self.projection).__name__} mixes them")
         if context is not None and self.projection.order > 1:
             raise wrong("context", "another sequence", "None: queries and keys come from attention to the same tokens")
         if context is not None and not self.crosses:
@@ -246,11 +245,12 @@ class Attention(nn.Module):
 
     def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
         """The state before any token."""
-        if not self.projection.causal:
+        if not (self.projection.causal or self.projection.ordered):
             name = type(self.projection).__name__
             raise wrong("projection", name, "one whose tokens do not know of later ones: it cannot be continued")
         inner = self.mechanism.start(batch, device=device, dtype=dtype)
-        tail = torch.zeros(batch, self.taps - 1, self.channels, device=device, dtype=dtype)
+        kept = (0, self.projection.width) if self.projection.ordered else (self.taps - 1, self.channels)
+        tail = torch.zeros(batch, *kept, device=device, dtype=dtype)
         last = torch.zeros(batch, 1, 0 if self.shift is None else self.projection.width, device=device, dtype=dtype)
         return AttentionState(inner.seen, inner, tail, (inner,) * (self.projection.order - 1), last)
 
@@ -274,7 +274,15 @@ class Attention(nn.Module):
             mixed, tails[0] = self.convolution.extend(z, state.tail, state.seen, key_mask)
             return mixed
 
-        q, k, v, signals = self.projected(read, x, x, convolved if self.convolution is not None else lambda z: z)
+        own = x
+        if self.projection.ordered:
+            if key_mask is not None and not bool(key_mask.all()):
+                raise wrong("key_mask", "padding", "none: the projection counts places")
+            tails[0] = own = torch.cat([state.tail, x], 1)
+        q, k, v, signals = self.projected(read, x, own, convolved if self.convolution is not None else lambda z: z)
+        if own is not x:
+            first = own.shape[1] - x.shape[1]
+            k, v = k[:, :, first:], v[:, :, first:]
 
         def earlier(z: Tensor) -> Tensor:
             found, tails[0] = extended(z, one_before(z), state.tail, state.seen, key_mask)
@@ -368,6 +376,7 @@ class Attention(nn.Module):
         matrices += 0 if self.mix is None else 2 * sum(w.numel() for w in self.mix.parameters() if w.dim() == 2)
         weights = sum(parameter.numel() for parameter in self.parameters()) * itemsize
         kept = (self.taps - 1) * self.channels + (0 if self.shift is None else p.width)
+        kept += shape.keys * p.width if p.ordered else 0
         state = inner.state_bytes + batch * kept * itemsize
         return Cost(batch * n * matrices + inner.flops, weights + inner.bytes, state)
 
@@ -385,6 +394,8 @@ def before(z: Tensor, layout: Layout) -> Tensor:
 def check_projection(mechanism: Mechanism, projection: Projection) -> None:
     """Raises an error if a projection cannot do what a mechanism and its host ask for."""
     spec, name, came = mechanism.layer, type(mechanism).__name__, type(projection).__name__
+    if projection.ordered and (spec.convolution or spec.blend or spec.shift is not None or mechanism.signals):
+        raise wrong("projection", came, f"one that makes tokens by themselves: {name} convolves, shifts or signals")
     if projection.heads != projection.kv_heads and not mechanism.traits.grouped:
         wanted = f"the {projection.heads} heads: {name} does not group queries"
         raise wrong("kv_heads", str(projection.kv_heads), wanted)

@@ -57,7 +57,7 @@ class HeadNorm(nn.Module):
 class Output(nn.Module):
     """``gate(x) ⊙ (norm(o + D v) + (q · (u ⊙ k)) v)``, or ``norm(gate(x) ⊙ (o + D v))``, of the heads' outputs o.
 
-    D starts as 1, u as 0. What the layer does not name is left out.
+    D starts as 1, u as 0. What the layer does not name is left out. The gate may read the heads' outputs instead.
 
     Args:
         layer: what there is. projection: whose heads and sizes count.
@@ -72,8 +72,8 @@ class Output(nn.Module):
         self.bonus = nn.Parameter(torch.zeros(heads, projection.head_dim)) if layer.bonus else None
         self.gate = None
         if spec is not None:
-            rank = inner_size(spec.rank, projection.width, e)
-            self.gate = Affine(projection.width, heads * e, rank, spec.inner, spec.bias)
+            width, size = (projection.width, heads * e) if spec.of == "input" else (e, 1)
+            self.gate = Affine(width, size, inner_size(spec.rank, width, e), spec.inner, spec.bias)
 
     def forward(
         self, out: Tensor, x: Tensor, v: Tensor | None = None, own: tuple[Tensor, Tensor] | None = None
@@ -90,6 +90,8 @@ class Output(nn.Module):
                 raise wrong("given", "None", "what the mechanism was given: the bonus reads it")
             q, k = own
             out = out + (q * k * self.bonus[:, None]).sum(-1, keepdim=True) * self.values(v, out)
+        if self.gate is not None and self.spec is not None and self.spec.of == "output":
+            return out * self.acted(self.gate(out))
         return out if gate is None else out * gate
 
     def values(self, v: Tensor | None, out: Tensor) -> Tensor:
@@ -99,13 +101,19 @@ class Output(nn.Module):
         return repeat_heads(v, out.shape[1])
 
     def opened(self, x: Tensor) -> Tensor | None:
-        """The gate ``(b, h, n, e)``, None without one."""
-        if self.gate is None or self.spec is None:
+        """The gate ``(b, h, n, e)`` that hidden states make, None without one."""
+        if self.gate is None or self.spec is None or self.spec.of == "output":
             return None
-        gate = split_heads(self.gate(x), self.heads)
-        return gate if self.spec.activation is None else ACTIVATIONS[self.spec.activation](gate)
+        return self.acted(split_heads(self.gate(x), self.heads))
+
+    def acted(self, gate: Tensor) -> Tensor:
+        """The gate after its activation."""
+        return gate if self.spec is None or self.spec.activation is None else ACTIVATIONS[self.spec.activation](gate)
 
     @property
     def flops(self) -> int:
         """FLOPs of the matrix products for each token."""
-        return 0 if self.gate is None else 2 * sum(w.numel() for w in self.gate.parameters() if w.dim() == 2)
+        if self.gate is None or self.spec is None:
+            return 0
+        times = self.heads if self.spec.of == "output" else 1
+        return 2 * times * sum(w.numel() for w in self.gate.parameters() if w.dim() == 2)

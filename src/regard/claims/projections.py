@@ -22,9 +22,10 @@ from regard.experiments.cell import Cell
 from regard.networks import LM, Config
 from regard.networks.vision.vit import ViT
 from regard.projections.base import Grouped, Projection
+from regard.projections.fewer import FewerMatrices
 from regard.projections.latent import ExpandedQueries, Latent
 from regard.projections.rotary import Rotary
-from regard.projections.shared import FewerMatrices, HeadEmbeddings, KnockingHeads, Merged, to_groups
+from regard.projections.shared import HeadEmbeddings, KnockingHeads, Merged, to_groups
 
 CAUSAL, WIDTH = Layout(causal=True), 24
 

@@ -38,6 +38,8 @@ class Gate:
     Args:
         activation: act; None for the identity. before_norm: the output is multiplied before its norm, not after.
         rank: of the map, None for a single matrix. inner: None for the identity. bias: whether there is b.
+        of: what x is: the hidden state, for a factor of each channel of each head; or each head's own "output", normed
+            where it is, for one factor of all of its channels, by a map that the heads share.
     """
 
     activation: Literal["silu", "sigmoid"] | None
@@ -45,6 +47,7 @@ class Gate:
     rank: Rank | None = None
     inner: Activation | None = None
     bias: bool = False
+    of: Literal["input", "output"] = "input"
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,8 @@ class LayerSpec:
         activation: of q, k and v (after the convolution). unit: q and k are then scaled to length one.
         norm: of the output; True for `Norm()`. gate: of the output; a name for ``Gate(name)``.
         projection: "grouped"; "multi_value" for queries and keys that all heads of a kv group share, and values of
-            each head; "selective" for queries, keys and signals that are projected from the values, once these are
-            convolved and activated.
+            each head; "shared" for queries that are the keys too; "selective" for queries, keys and signals that are
+            projected from the values, once these are convolved and activated.
         bias: whether the convolution has one. shift: how a token's past one is mixed in, None for not at all.
         skip: the output gets each head's own value, times a learned number (D x).
         bonus: the normed output gets the token's own value, weighed by ``q · (u ⊙ k)`` with learned u.
@@ -94,7 +97,7 @@ class LayerSpec:
     unit: bool = False
     norm: Norm | bool = False
     gate: Gate | Literal["silu", "sigmoid"] | None = None
-    projection: Literal["grouped", "multi_value", "selective"] = "grouped"
+    projection: Literal["grouped", "multi_value", "shared", "selective"] = "grouped"
     bias: bool = False
     shift: Shift | None = None
     skip: bool = False
@@ -114,6 +117,8 @@ class LayerSpec:
             raise wrong("blend", "True", "False with a convolution, or a projection that is not grouped")
         if self.gated is not None and self.gated.before_norm and self.normed is None:
             raise wrong("gate.before_norm", "True", "False where there is no norm")
+        if self.gated is not None and self.gated.of == "output" and self.gated.before_norm:
+            raise wrong("gate.before_norm", "True", "False where the gate is of the output")
 
     @property
     def normed(self) -> Norm | None:

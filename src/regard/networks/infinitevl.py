@@ -31,7 +31,6 @@ def examples() -> Sequence[Sample]:
     year=2025,
     aliases=("infinite_vl",),
     fidelity="hand values",
-    missing="the vision tower; of the training, instructions and long sequences after both stages of distillation",
     claim=(
         Claim("decoding token by token is one pass", cells="infinitevl.continued", holds="common.within(most=1e-4)"),
         Claim(
@@ -62,7 +61,8 @@ def infinitevl(
     """A language model of periods: softmax attention within a window, then layers of the gated delta rule.
 
     In the linear layers a value has twice the channels of a key, every query head keys of its own. See
-    `regard.train.linearise` for a model of one's own that becomes such a one.
+    `regard.train.linearise` for a model of one's own that becomes such a one, and is taught instructions and long
+    sequences then. This is the decoder, which reads tokens; what a vision tower gives is not read.
 
     Args:
         vocabulary: of token ids. width: of the hidden states. periods: how many. window: tokens that the first layer of

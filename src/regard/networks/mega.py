@@ -17,8 +17,10 @@ from regard.core.layout import Layout
 from regard.core.spec import Layer, Spec, parse_layers
 from regard.core.state import State, count_new
 from regard.kernels.packing import documents
+from regard.mechanisms.scored.composed import Composed
 from regard.mechanisms.scored.softmax import Softmax
 from regard.mechanisms.slots import Slots, slots_of
+from regard.networks.base import Network
 from regard.networks.lm import LM, Config, text_sample
 
 START = 0.02
@@ -44,29 +46,39 @@ class MovingAverage(nn.Module):
 
         h_t = p ⊙ β x_t + φ ⊙ h_{t−1},   y_t = silu(Σ_N γ ⊙ h_t / √N + ω x_t),   p = σ(δ),   φ = 1 − p σ(α)
 
-    Over many tokens it is a convolution, by Fourier transforms. Padding counts for nothing wherever it stands.
+    Over many tokens it is a convolution, by Fourier transforms. Padding counts for nothing wherever it stands. In both
+    ways, the average from the end to the start, of parameters of its own, is added; both hold the token itself.
 
     Args:
-        width: channels. size: N.
+        width: channels. size: N. both: both ways, and not from the past alone.
     """
 
-    def __init__(self, width: int, size: int) -> None:
+    def __init__(self, width: int, size: int, both: bool = False) -> None:
         super().__init__()
-        signs = torch.ones(size)
+        signs, rows = torch.ones(size), width * (1 + both)
         signs[1::2] = -1
-        self.alpha, self.delta = (nn.Parameter(0.2 * torch.randn(width, size)) for _ in range(2))
-        self.beta = nn.Parameter(signs + START * torch.randn(width, size))
-        self.gamma, self.omega = nn.Parameter(torch.randn(width, size)), nn.Parameter(torch.randn(width))
+        self.both = both
+        self.alpha, self.delta = (nn.Parameter(0.2 * torch.randn(rows, size)) for _ in range(2))
+        self.beta = nn.Parameter(signs + START * torch.randn(rows, size))
+        self.gamma, self.omega = nn.Parameter(torch.randn(rows, size)), nn.Parameter(torch.randn(width))
 
     @property
     def rates(self) -> tuple[Tensor, Tensor, Tensor]:
-        """``(p β, φ, γ / √N)``, each ``(width, N)``."""
+        """``(p β, φ, γ / √N)``, each ``(width, N)``, those from the end to the start below the others."""
         p = torch.sigmoid(self.delta)
         return p * self.beta, 1 - p * torch.sigmoid(self.alpha), self.gamma * self.gamma.shape[1] ** -0.5
 
     def convolved(self, x: Tensor) -> Tensor:
         """``Σ_N γ h / √N`` of ``x (b, n, width)``, from h = 0."""
-        n, (written, kept, read) = x.shape[1], self.rates
+        if not self.both:
+            return self.one_way(x, *self.rates)
+        ways = zip(*(rate.chunk(2) for rate in self.rates), strict=True)
+        past, future = (self.one_way(side, *rates) for side, rates in zip((x, x.flip(1)), ways, strict=True))
+        return past + future.flip(1)
+
+    def one_way(self, x: Tensor, written: Tensor, kept: Tensor, read: Tensor) -> Tensor:
+        """`convolved` from the start to the end."""
+        n = x.shape[1]
         if not n:
             return x
         steps = torch.arange(n, device=x.device, dtype=x.dtype)
@@ -109,23 +121,29 @@ class MegaAttention(nn.Module):
         o = softmax(q kᵀ / √z + b_{i−j}) v,   h = silu(m W_h + (o ⊙ silu(m W_r)) U),   u = σ(m W_u)
 
     The average knows of all tokens, softmax of those of the chunk; b is learned for every distance in it. Gives h
-    and u.
+    and u. The Laplace function in the place of softmax, ``½ (1 + erf((s − √½) √(2π)))`` of ``s = q kᵀ / (number of
+    keys that i sees) + b``, weighs each key by itself.
 
     Args:
-        width: of the hidden states. shared: z. inner: of the values. size: N of the average. chunk: C.
+        width: of the hidden states. shared: z. inner: of the values. size: N of the average. chunk: C. laplace: for
+            softmax. both: the average is of both ways, and tokens see later ones of their chunk.
     """
 
-    def __init__(self, width: int, shared: int, inner: int, size: int, chunk: int) -> None:
+    def __init__(
+        self, width: int, shared: int, inner: int, size: int, chunk: int, laplace: bool = False, both: bool = False
+    ) -> None:
         super().__init__()
-        self.shared, self.inner, self.chunk = shared, inner, chunk
-        self.average, self.mechanism = MovingAverage(width, size), Softmax()
+        self.shared, self.inner, self.chunk, self.laplace, self.both = shared, inner, chunk, laplace, both
+        self.average = MovingAverage(width, size, both)
+        own = Composed("dot(scale=1)", normaliser="laplace", heads=1, head_dim=shared) if laplace else Softmax()
+        self.mechanism: Composed | Softmax = own
         self.value, self.out = nn.Linear(width, inner), nn.Linear(inner, width)
         self.base = nn.Linear(width, 2 * width + shared + inner)
         for linear in (self.value, self.out, self.base):
             nn.init.normal_(linear.weight, std=START)
             nn.init.zeros_(linear.bias)
         self.gamma, self.beta = nn.Parameter(START * torch.randn(2, shared)), nn.Parameter(torch.zeros(2, shared))
-        self.bias = nn.Parameter(START * torch.randn(chunk))
+        self.bias = nn.Parameter(START * torch.randn(2 * chunk - 1 if both else chunk))  # from the earliest i − j on
 
     def parts(self, x: Tensor, moved: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """``(u, q, k, v, r, hx)`` of normed hidden states and their average."""
@@ -159,8 +177,13 @@ class MegaAttention(nn.Module):
             )
             keys = torch.cat([held, place], 1)
         apart = place[:, :, None] - keys[:, None]
-        seen = (apart >= 0) & (keys[:, None] >= 0) & (place[:, :, None] >= 0)
-        layout = Layout(mask=seen[:, None], bias=self.bias[apart.clamp(0, self.chunk - 1)][:, None])
+        seen = (keys[:, None] >= 0) & (place[:, :, None] >= 0)
+        seen = seen if self.both else seen & (apart >= 0)
+        if self.laplace:
+            q = q / seen.sum(2, keepdim=True).clamp(min=1)
+        last = self.chunk - 1
+        index = (apart.clamp(-last, last) + last) if self.both else apart.clamp(0, last)
+        layout = Layout(mask=seen[:, None], bias=self.bias[index][:, None])
         out = self.mechanism(q[:, None], k[:, None], v[:, None], layout)[:, 0]
         return slots.taken(out.unflatten(0, (positions.shape[0], -1))[:, None])[:, 0]
 
@@ -180,19 +203,34 @@ class MegaBlock(nn.Module):
     W_2``.
 
     Args:
-        width: of the hidden states. network: inner width of the two matrices. shared, inner, size, chunk: as of
-            `MegaAttention`.
+        width: of the hidden states. network: inner width of the two matrices. shared, inner, size, chunk, laplace,
+            both: as of `MegaAttention`.
+
+    Raises:
+        ValueError: a causal layout in both ways, or one that is not causal.
     """
 
-    def __init__(self, width: int, network: int, shared: int, inner: int, size: int, chunk: int) -> None:
+    def __init__(
+        self,
+        width: int,
+        network: int,
+        shared: int,
+        inner: int,
+        size: int,
+        chunk: int,
+        laplace: bool = False,
+        both: bool = False,
+    ) -> None:
         super().__init__()
-        self.attention = MegaAttention(width, shared, inner, size, chunk)
+        self.attention = MegaAttention(width, shared, inner, size, chunk, laplace, both)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
         self.network = nn.Sequential(nn.Linear(width, network), nn.SiLU(), nn.Linear(network, width))
 
     def forward(self, x: Tensor, layout: Layout = Layout(causal=True)) -> Tensor:
         """``(b, n, width)`` of ``x (b, n, width)``."""
         normed, attention = self.norms[0](x), self.attention
+        if layout.causal == attention.both:
+            raise wrong("layout", str(layout), "causal, or bidirectional where the block is of both ways")
         positions = layout.positions(x.shape[1], x.device).expand(x.shape[0], -1)
         real = torch.ones_like(positions, dtype=torch.bool) if layout.key_mask is None else layout.key_mask
         slots = slots_of(attention.chunk, positions, real, positions.new_zeros(x.shape[0]), False)
@@ -207,6 +245,8 @@ class MegaBlock(nn.Module):
     def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> MegaState:
         """The state before any token."""
         a = self.attention
+        if a.both:
+            raise wrong("both", "True", "False: what reads later tokens cannot be continued")
 
         def nothing(*sizes: int) -> Tensor:
             return torch.zeros(batch, *sizes, device=device, dtype=dtype)
@@ -244,7 +284,6 @@ class MegaBlock(nn.Module):
     arxiv="2209.10655",
     year=2022,
     fidelity="authors' code",
-    missing="Laplace attention, which the paper has for images and sounds; the bidirectional average",
     claim=(
         Claim(
             "the moving average by Fourier transforms is the recurrence",
@@ -271,12 +310,13 @@ class MegaBlock(nn.Module):
 class MegaLM(LM):
     """A causal language model of moving averages under gated attention of one head inside of chunks.
 
-    `LM` with `MegaBlock` for every layer.
+    `LM` with `MegaBlock` for every layer. `MegaEncoder` has the same blocks of both ways.
 
     Args:
         config: the sizes; its layers are ``"softmax*L"``, its heads and rotary positions are not used. chunk: C.
         shared: channels of queries and keys. values: of the values, None for twice the width. size: N of the moving
-            average. seed: of the weights, None for PyTorch's running generator.
+            average. seed: of the weights, None for PyTorch's running generator. laplace: the Laplace function for
+            softmax, which the paper has for images and sounds.
 
     Raises:
         ValueError: layers of another mechanism; a size below 1.
@@ -292,6 +332,7 @@ class MegaLM(LM):
         values: int | None = None,
         size: int = 16,
         seed: int | None = None,
+        laplace: bool = False,
     ) -> None:
         if any(layer != Layer(Spec("softmax")) for layer in parse_layers(config.layers)):
             raise wrong("layers", repr(config.layers), "softmax in each layer, such as 'softmax*2'")
@@ -303,7 +344,7 @@ class MegaLM(LM):
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
-            self.blocks = nn.ModuleList(MegaBlock(*sizes) for _ in range(config.depth))
+            self.blocks = nn.ModuleList(MegaBlock(*sizes, laplace) for _ in range(config.depth))
 
     def flops(self, n: int, batch: int = 1) -> int:
         """FLOPs of the matrix products of ``forward`` over ``n`` tokens, without the Fourier transforms."""
@@ -314,5 +355,66 @@ class MegaLM(LM):
     @classmethod
     def examples(cls) -> Sequence[Sample]:
         model = cls(Config(29, 12, "softmax*2", heads=1, inner=17), chunk=5, shared=7, values=11, size=3, seed=0)
-        found = text_sample("chunks of 5", model)
-        return [replace(found, given={**found.given, "counted": False})]
+        other = cls(Config(29, 12, "softmax", heads=1), chunk=6, shared=5, values=7, size=2, seed=0, laplace=True)
+        found = [text_sample("chunks of 5", model), text_sample("Laplace in chunks of 6", other)]
+        return [replace(sample, given={**sample.given, "counted": False}) for sample in found]
+
+
+class MegaEncoder(Network):
+    """Hidden states of a sequence, such as the pixels of an image, by moving averages and attention of both ways.
+
+        y = LN(MegaBlock_L(… MegaBlock_1(x)))
+
+    Shapes: ``x (b, n, width)`` -> ``(b, n, width)``.
+
+    Args:
+        width: of the hidden states. depth: L. network, shared, inner, size, chunk, laplace: as of `MegaBlock`. seed: of
+            the weights, None for PyTorch's running generator.
+
+    Raises:
+        ValueError: a size below 1.
+
+    Paper: Ma et al., arXiv 2209.10655, which embeds tokens or numbers before and takes the mean over them behind.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        depth: int = 2,
+        network: int | None = None,
+        shared: int = 64,
+        inner: int | None = None,
+        size: int = 16,
+        chunk: int = 128,
+        laplace: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = {"width": width, "depth": depth, "network": network or 2 * width, "shared": shared}
+        sizes |= {"inner": inner or 2 * width, "size": size, "chunk": chunk}
+        for name, number in sizes.items():
+            if number < 1:
+                raise wrong(name, str(number), "at least 1")
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            del sizes["depth"]
+            self.blocks = nn.ModuleList(MegaBlock(**sizes, laplace=laplace, both=True) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        """``(b, n, width)`` of ``x (b, n, width)``; ``key_mask (b, n)`` marks the real tokens."""
+        for block in self.blocks:
+            x = block(x, Layout(key_mask=key_mask))
+        return self.norm(x)
+
+    @classmethod
+    def examples(cls) -> Sequence[Sample]:
+        def drawn(batch: int, seed: int) -> tuple[Tensor]:
+            return (torch.randn(batch, 23, 6, generator=torch.Generator().manual_seed(seed)),)
+
+        given = {"inputs": drawn, "output": (23, 6), "counted": False}
+        made = {"Laplace in chunks of 5": (5, True), "softmax over all": (29, False)}
+        return [
+            Sample(label, cls(6, 2, 11, 3, 5, 2, chunk, laplace, 0), given) for label, (chunk, laplace) in made.items()
+        ]

@@ -31,6 +31,7 @@ from regard.patterns.named import (
     nearby,
     part_attention,
 )
+from regard.patterns.rounded import RoundedRadial
 from regard.patterns.text import parse_pattern
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "Power",
     "Radial",
     "Random",
+    "RoundedRadial",
     "Same",
     "Segments",
     "Sinks",

@@ -310,7 +310,7 @@ class Radial(OnGrid):
         grid: ``(frames, tokens)`` or ``(frames, height, width)``. least: the narrowest band, a block of the kernel.
             factor: of the bands' widths, above 0.
 
-    Source: Li et al. (Radial Attention), arXiv 2506.19852, whose rounding to blocks by their density is left out.
+    Source: Li et al. (Radial Attention), arXiv 2506.19852; `RoundedRadial` rounds to blocks by their density.
     """
 
     def __init__(self, grid: Sizes, least: int = 1, factor: float = 0.5) -> None:

@@ -10,6 +10,7 @@ from regard.core.errors import did_you_mean, wrong
 from regard.core.spec import span, underline
 from regard.patterns import grid, line, named
 from regard.patterns.base import Pattern, PerHead
+from regard.patterns.rounded import RoundedRadial
 
 NAMES: dict[str, Callable[..., Pattern]] = {
     thing.__name__: thing
@@ -18,7 +19,7 @@ NAMES: dict[str, Callable[..., Pattern]] = {
         *(line.GlobalQueries, line.Global, line.Blocks, line.Before, line.Segments, line.Parts, line.Random),
         *(named.attention_tiles, named.inward_window, named.fused_view_time, named.all_to_first, named.chunked),
         *(named.part_attention, named.isolation, named.Nearby, named.Transposed),
-        *(grid.Neighborhood, grid.Tiles, grid.GridTokens, grid.Same, grid.Plane, grid.Radial, PerHead),
+        *(grid.Neighborhood, grid.Tiles, grid.GridTokens, grid.Same, grid.Plane, grid.Radial, RoundedRadial, PerHead),
     )
 }
 """What may be named in a text."""

@@ -80,6 +80,12 @@ class Projection(nn.Module):
         return True
 
     @property
+    def ordered(self) -> bool:
+        """Whether what it makes of a token depends on earlier tokens too, though on no later ones: whole texts can be
+        attended to causally, and continued from all hidden states so far, but neither padded nor packed."""
+        return False
+
+    @property
     def counts(self) -> tuple[int, int, int]:
         """How many heads of queries, of keys and of values it makes; fewer than the mechanism's are repeated for it."""
         return self.heads, self.kv_heads, self.kv_heads

@@ -1,4 +1,5 @@
-"""Projections of state-space layers: B and C shared by heads, made of hidden states or of the values themselves."""
+"""Projections that mechanisms ask for: B and C of state-space layers, made of hidden states or of the values, and
+queries that are the keys too."""
 
 from __future__ import annotations
 
@@ -44,6 +45,36 @@ class MultiValue(Grouped):
         return 2 * self.width * (self.groups * self.head_dim + self.heads * self.value_dim)
 
 
+class SharedKeys(Grouped):
+    """Queries that are the keys too, for every head.
+
+        q_h = x W^Q_h,   k_h = c W^Q_h,   v_h = c W^V_h,   y = [o_1 … o_h] W^O
+
+    c is ``context``, x itself in self-attention. Parameters: width (h d + 2 h e).
+
+    Raises:
+        ValueError: other kv heads than heads, or a size below one.
+
+    Papers: Kitaev et al., arXiv 2001.04451; Roy et al., 2003.05997.
+    """
+
+    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, value_dim: int) -> None:
+        if kv_heads != heads:
+            raise wrong("kv_heads", str(kv_heads), f"the {heads} heads, whose queries are the keys")
+        super().__init__(width, heads, kv_heads, head_dim, value_dim)
+        del self.k
+
+    def forward(self, x: Tensor, context: Tensor, values: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        v = self.v(context if values is None else values)
+        q = split_heads(self.q(x), self.heads)
+        k = q if context is x else split_heads(self.q(context), self.heads)
+        return q, k, split_heads(v, self.heads)
+
+    @property
+    def parameter_count(self) -> int:
+        return self.width * self.heads * (self.head_dim + 2 * self.value_dim)
+
+
 class Selective(MultiValue):
     """Values for every head; queries and keys are made of all of these, after the block's convolution and activation.
 
@@ -85,5 +116,7 @@ class Selective(MultiValue):
 
 def as_hosted(kind: str, width: int, heads: int, kv_heads: int, head_dim: int, value_dim: int) -> Grouped:
     """The plain projection that `LayerSpec.projection` names; ``kv_heads`` are the groups of those that share."""
+    if kind == "shared":
+        return SharedKeys(width, heads, heads if kv_heads == 1 else kv_heads, head_dim, value_dim)
     made = {"grouped": Grouped, "multi_value": MultiValue, "selective": Selective}[kind]
     return made(width, heads, kv_heads, head_dim, value_dim)

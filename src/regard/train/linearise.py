@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from regard.hosts.attention_interface import host
 from regard.hosts.linear_layers import LayerPlan, converted
 from regard.hosts.sites import blocks_of
 from regard.train.fit import Recipe, fit
+from regard.train.objective import Batch, cross_entropy
 
 PERIOD = 4
 """Layers of which the first keeps its softmax attention."""
@@ -119,6 +120,42 @@ def linearise(
 
             fit(trained, loss, recipe, None if folder is None else folder / stage, device, report=told)
     return student.requires_grad_(True).eval()
+
+
+def teach(
+    model: Any,
+    stages: Mapping[str, tuple[Callable[[Generator], Batch], Recipe]],
+    folder: Path | None = None,
+    device: str = "cpu",
+    report: Callable[[str, int, float], None] = lambda stage, step, value: None,
+) -> Any:
+    """Trains all weights of a model, in place, on texts of one stage after another; returns it.
+
+    What follows distillation in the paper: instructions, whose batches say that answers alone are learned, then long
+    sequences. The loss is the cross-entropy of the tokens that are learned.
+
+    Args:
+        stages: by name what draws a step's texts, and the recipe. folder: of checkpoints, from which a run that was
+            killed goes on. report: told the stage, the step (from 1) and its loss.
+
+    Raises:
+        ValueError: no stages.
+
+    Paper: InfiniteVL, Tao et al., arXiv 2512.08829.
+    """
+    if not stages:
+        raise wrong("stages", "none", "at least one, such as {'instructions': (batches, recipe)}")
+    model = model.to(device).requires_grad_(True)
+    for stage, (batches, recipe) in stages.items():
+
+        def loss(ready: nn.Module, generator: Generator, batches: Callable[[Generator], Batch] = batches) -> Tensor:
+            return cross_entropy(cast(Any, ready), batches(generator))
+
+        def told(step: int, value: float, stage: str = stage) -> None:
+            report(stage, step, value)
+
+        fit(model, loss, recipe, None if folder is None else folder / stage, device, report=told)
+    return model.eval()
 
 
 def drawn(stream: Tensor, sizes: Distillation, generator: Generator) -> Tensor:

@@ -20,8 +20,9 @@ from regard.hosts.swap import Swap, head_dim_of
 from regard.mechanisms.sparse.flux import Flux
 from regard.train.fit import Recipe, fit
 
-Draw = Callable[[Generator], tuple[Tensor, Tensor]]
-"""``(ids (b, n), targets (b, n))`` of a step: targets are ids too, or −100 where nothing is to be told."""
+Draw = Callable[[Generator], tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]]
+"""``(ids (b, n), targets (b, n))`` of a step: targets are ids too, or −100 where nothing is to be told. A third tensor,
+bool, marks the tokens of the prompt, context and question, which are then all that routers read."""
 COOLEST = 0.3
 """The last temperature of the samples."""
 RECIPE = Recipe(300, 1e-3)
@@ -145,7 +146,7 @@ def routers(
     Raises:
         ValueError: no tasks, and what `regard.swap` refuses.
 
-    Paper: Qiu et al. (Flux Attention), arXiv 2604.07394.
+    Paper: Qiu et al. (Flux Attention), arXiv 2604.07394. Its data hold prompts and answers; routers read the prompts.
     """
     if not tasks:
         raise wrong("tasks", "none", "at least one")
@@ -157,11 +158,12 @@ def routers(
         number = int(generator.initial_seed() - recipe.seed * 1_000_003)
         part = number / max(recipe.steps - 1, 1)
         task = number % len(draws)
-        ids, targets = (x.to(device) for x in draws[task](generator))
+        ids, targets, *prompt = (x.to(device) for x in draws[task](generator))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator.initial_seed())
             for layer in found.layers:
                 cast(Flux, layer).temperature = sparing.temperature + (COOLEST - sparing.temperature) * part
+                cast(Flux, layer).prompt = prompt[0] if prompt else None
             with found:
                 logits = host_model(input_ids=ids, use_cache=False).logits
         told = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets[:, 1:].flatten(), ignore_index=-100)
@@ -173,5 +175,6 @@ def routers(
             fit(trained, loss, recipe, folder, device, report=report)
     finally:
         for layer in found.layers:
-            cast(Flux, layer).temperature, cast(Flux, layer).decided = None, None
+            own = cast(Flux, layer)
+            own.temperature = own.decided = own.prompt = None
     return found

@@ -51,6 +51,7 @@ ON_GRID = [
         "Plane({g}, (1, 3), axis=1)",
         "Radial({g})",
         "Radial({g}, 2)",
+        "RoundedRadial({g}, 4, 2)",
         "Neighborhood({g}, 3) | Sinks(2)",
     ),
     *("Causal & Neighborhood({g}, 5)", "Same({g}) | Same({g}, 1)"),

@@ -2,14 +2,16 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import regard
 from regard.blocks.attention import Attention
 from regard.core.layout import Layout
-from regard.networks import Config
+from regard.networks import LM, Config
 from regard.networks.vision.vit import ViT
 from regard.projections.base import Grouped
-from regard.projections.shared import FewerMatrices, HeadEmbeddings, KnockingHeads, Merged, to_groups
+from regard.projections.fewer import FewerMatrices
+from regard.projections.shared import HeadEmbeddings, KnockingHeads, Merged, to_groups
 
 CAUSAL, EXACT, WIDTH = Layout(causal=True), {"atol": 1e-12, "rtol": 0}, 24
 MAKE = {
@@ -183,8 +185,45 @@ def test_bad_sizes_are_named():
         (lambda: FewerMatrices(WIDTH, 2, "efficient"), "heads"),
         (lambda: FewerMatrices(WIDTH, 1, "super"), "length"),
         (lambda: FewerMatrices(WIDTH, 2, "super", 8), "heads"),
+        (lambda: FewerMatrices(WIDTH, 1, "efficient", triangular=True), "triangular"),
         (lambda: FewerMatrices(WIDTH, 1, "best"), "form"),  # pyright: ignore
         (lambda: HeadEmbeddings(WIDTH, 2, 3, 3, "mix"), "form"),  # pyright: ignore
     ):
         with pytest.raises(ValueError, match=argument):
             make()
+
+
+def test_causal_super_attention_mixes_values_of_earlier_places_alone():
+    """By hand; later tokens change nothing; any split is one pass; padding and packing are refused."""
+    torch.manual_seed(0)
+    super_form = FewerMatrices(WIDTH, 1, "super", length=13, triangular=True).double()
+    with torch.no_grad():
+        super_form.align.copy_(torch.randn(13, 13))
+    layer, x = attention(super_form), torch.randn(2, 11, WIDTH, dtype=torch.float64)
+    q, values = super_form.q(x), torch.stack([super_form.align[i, : i + 1] @ x[:, : i + 1] for i in range(11)], 1)
+    want = super_form.out(F.scaled_dot_product_attention(q, x, values, is_causal=True))
+    torch.testing.assert_close(layer(x, CAUSAL), want, **EXACT)
+    other = torch.cat([x[:, :6], torch.randn_like(x[:, 6:])], 1)
+    torch.testing.assert_close(layer(other, CAUSAL)[:, :6], want[:, :6], **EXACT)
+    state, parts = layer.start(2, dtype=x.dtype), []
+    for part in x.split([1, 4, 6], 1):
+        out, state = layer.extend(part, state)
+        parts.append(out)
+    torch.testing.assert_close(torch.cat(parts, 1), want, **EXACT)
+    for layout in (Layout(), Layout(causal=True, key_mask=torch.ones(2, 11, dtype=torch.bool))):
+        with pytest.raises(ValueError, match="layout"):
+            layer(x, layout)
+    with pytest.raises(ValueError, match="13, the length"):
+        layer.extend(x, state)
+    with pytest.raises(ValueError, match="key_mask"):
+        layer.extend(x, layer.start(2, dtype=x.dtype), torch.arange(11).expand(2, -1) > 2)
+
+
+def test_a_language_model_of_causal_super_attention_generates():
+    model = LM(Config(29, WIDTH, "softmax*2", 1, projection="super_attention(form=super, length=17, triangular=True)"))
+    ids = torch.arange(12)[None]
+    whole = model(ids)
+    out, state = model.extend(ids[:, :7], model.start(1))
+    rest, _ = model.extend(ids[:, 7:], state)
+    torch.testing.assert_close(torch.cat([out, rest], 1), whole, rtol=0, atol=1e-5)
+    assert model.generate(ids, 3).shape == (1, 3)

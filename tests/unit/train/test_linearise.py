@@ -5,7 +5,8 @@ import torch
 
 import regard
 from regard.train.fit import Recipe
-from regard.train.linearise import Distillation, by_layers, by_logits, linearise
+from regard.train.linearise import Distillation, by_layers, by_logits, linearise, teach
+from regard.train.objective import Batch
 
 from .test_extend import STREAM, logits, model
 
@@ -80,3 +81,28 @@ def test_refusals():
         regard.linearise(model(), STREAM[:24], distillation=Distillation(**SIZES))
     with pytest.raises(ValueError, match="a recipe for one"):
         Distillation(layers=None, logits=None)
+
+
+def test_a_model_that_became_linear_is_taught_instructions_and_long_sequences(tmp_path):
+    """Answers alone are learned first; each stage lowers its loss, and a run that was stopped goes on."""
+    told = []
+
+    def asked(generator):
+        start = int(torch.randint(len(STREAM) - 16, (), generator=generator))
+        return Batch(STREAM[None, start : start + 16], learned=(torch.arange(16) >= 9)[None])
+
+    def long(generator):
+        return Batch(STREAM[None, :48])
+
+    stages = {"instructions": (asked, Recipe(12, 3e-3)), "long": (long, Recipe(12, 3e-3))}
+    made, _ = learned({"layers": Recipe(1, 1e-2), "logits": None})
+    found = teach(made, stages, tmp_path, report=lambda *x: told.append(x))
+    assert [stage for stage, _, _ in told] == ["instructions"] * 12 + ["long"] * 12
+    values = [value for stage, _, value in told if stage == "long"]
+    assert values[-1] < values[0]
+    again, _ = learned({"layers": Recipe(1, 1e-2), "logits": None})
+    told.clear()
+    assert torch.equal(logits(teach(again, stages, tmp_path), STREAM[None, :20]), logits(found, STREAM[None, :20]))
+    assert told == []
+    with pytest.raises(ValueError, match="stages"):
+        teach(made, {})

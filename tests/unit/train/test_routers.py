@@ -81,6 +81,36 @@ def test_the_prompt_decides_and_the_decision_stays():
     torch.testing.assert_close(out, torch.where(first[:, None, None, None] == 1, full, local))
 
 
+def test_answers_are_not_read():
+    """Where the prompt is marked, what follows it says nothing; packed and padded alike, and while training."""
+    torch.manual_seed(0)
+    flux = unsure(Flux(6, 4, 1, pool=3)).double()
+    q, k, v = torch.randn(3, 16, 2, 21, 6, dtype=torch.float64)
+    want = flux.decision(q[:, :, :9])
+    assert not torch.equal(want, flux.decision(q))
+    flux.prompt = (torch.arange(21) < 9).expand(16, 21)
+    assert torch.equal(flux.by_token(q, CAUSAL)[:, 20], want)
+    segments = torch.zeros(16, 21, dtype=torch.int64)
+    assert torch.equal(flux.by_token(q, Layout(causal=True, segments=segments))[:, 20], want)
+    with pytest.raises(ValueError, match="prompt: got shape"):
+        flux(q[:, :, 1:], k[:, :, 1:], v[:, :, 1:], CAUSAL)
+    seen = []
+
+    def marked(generator):
+        ids, targets = draw(generator)
+        return ids, targets, torch.arange(24)[None] < 15
+
+    handle = Flux.logits
+    try:
+        Flux.logits = lambda self, q, real=None: seen.append(real) or handle(self, q, real)
+        found = routers(model(), {"a": marked}, SPARING, Recipe(2, 3e-2, decay=0.0))
+    finally:
+        Flux.logits = handle
+    assert seen
+    assert all(real is not None and int(real.sum()) == 15 for real in seen)
+    assert all(layer.prompt is None for layer in found.layers)
+
+
 def test_samples_have_the_gradient_of_the_soft_ones():
     torch.manual_seed(0)
     flux = unsure(Flux(6, 4, 1))

@@ -42,8 +42,6 @@ EPSILON = 1e-6
     year=2020,
     aliases=("routing_attention", "content_routing"),
     fidelity="hand values",
-    missing="queries and keys of one projection, relative positions inside of a cluster, and its decoding, which takes "
-    "the nearest centroid's latest members",
     claim=(
         Claim(
             "one cluster of all tokens is softmax attention of normed queries and keys",
@@ -69,19 +67,24 @@ class ContentRouting(Cached):
         A_ij = Σ_{c: i, j ∈ S_c} softmax over {j ∈ S_c, j ≤ i} of q'_i · k'_j / (number of i's clusters + 0.01)
 
     LN has no scales, and scores are not divided by √d. A token of no cluster gets zeros. Which tokens are a cluster's
-    reads later ones, causal or not: it `leaks`. Centroids μ are moved by `learning`, not by gradients.
+    reads later ones, causal or not: it `leaks`; while a text goes on, they are chosen anew of what there is.
+    Centroids μ are moved by `learning`, not by gradients. With ``relative`` R, scores get ``q'_i · a_r`` and values
+    ``b_r`` more, of r = rank_j − rank_i inside of the cluster, cut at ±R: the output is then not linear in v.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``.
     Cost: ``4 c w² max(d, e) + 2 m c d`` FLOPs a head. State: all keys and values.
 
     Args:
         heads, head_dim: of its calls. clusters: c, √n in the paper. window: w, None for the tokens over c. decay: of
-            the centroids' moving average. beta: weight of the loss that draws keys to their centroids.
+            the centroids' moving average. beta: weight of the loss that draws keys to their centroids. relative: R, 0
+            for no relative positions. shared: the layer around it takes the queries for keys too. value_dim: of its
+            calls, None for head_dim.
 
     Raises:
-        ValueError: no clusters, or a window below one.
+        ValueError: no clusters, a window below one, R below zero.
 
-    Paper: Roy et al., arXiv 2003.05997: shared queries and keys, half of the heads, the others local.
+    Paper: Roy et al., arXiv 2003.05997: shared queries and keys, half of the heads, the others local. While a text goes
+    on, the authors' code too takes the w nearest of the tokens so far.
     """
 
     traits = Traits(cross=False, rows="at most one", sign="nonnegative", resumable=False, leaks=True, flops="at most")
@@ -95,12 +98,24 @@ class ContentRouting(Cached):
         window: int | None = None,
         decay: float = 0.99,
         beta: float = 1e-4,
+        relative: int = 0,
+        shared: bool = False,
+        value_dim: int | None = None,
     ) -> None:
         super().__init__()
+        if relative < 0:
+            raise wrong("relative", str(relative), "1 or more, or 0 for no relative positions")
         if clusters < 1 or (window is not None and window < 1):
             raise wrong("clusters, window", f"{clusters}, {window}", "at least 1 each")
         if window is not None:
             self.traits = replace(self.traits, time="linear")
+        if shared:
+            self.layer = replace(self.layer, projection="shared")
+        self.relative, self.keys, self.values = relative, None, None
+        if relative:
+            self.traits, count = replace(self.traits, rows=None, sign=None, linear=False), 2 * relative + 1
+            self.keys = nn.Parameter(torch.randn(count, head_dim) * head_dim**-0.5)
+            self.values = nn.Parameter(torch.randn(count, value_dim or head_dim) * (value_dim or head_dim) ** -0.5)
         self.heads, self.head_dim, self.clusters, self.window = heads, head_dim, clusters, window
         self.decay, self.beta, self.learning = decay, beta, False
         self.loss: Tensor | None = None
@@ -130,17 +145,42 @@ class ContentRouting(Cached):
                     a[row, :, queries[:, None], keys] = part[row if batch == slice(None) else 0]
         return a
 
+    def define(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
+        if self.values is None:
+            return super().define(q, k, v, layout, **signals)
+        self.check(q, k, v, layout, signals)
+        n, m = q.shape[2], k.shape[2]
+        q, k, v = normed(q), normed(repeat_heads(k, self.heads)), repeat_heads(v, self.heads)
+        out = q.new_zeros(*q.shape[:3], v.shape[3])
+        for batch, queries, keys in alone.parts(layout, len(q), n, m, q.device):
+            if len(queries):
+                a, apart = self.maps(q[batch, :, queries], k[batch, :, keys], layout.causal)
+                part = a.sum(2) @ v[batch, :, keys]
+                part = part + (a[..., None] * self.values.to(a.dtype)[apart]).sum((2, 4))
+                out[batch, :, queries] = part
+        return out
+
     def map(self, q: Tensor, k: Tensor, causal: bool) -> Tensor:
         """A of the last queries of one document."""
+        return self.maps(q, k, causal)[0].sum(2)
+
+    def maps(self, q: Tensor, k: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
+        """A of each cluster, ``(b, h, c, n, m)``, for the last queries of one document, and r of each pair, plus R."""
         n, m, index = q.shape[2], k.shape[2], self.members(k)
         inside = torch.zeros(*index.shape[:3], m + 1, dtype=torch.bool, device=q.device)
         inside = inside.scatter_(3, index.masked_fill(index < 0, m), True)[..., :m]
         seen = inside[..., m - n :, None] & inside[..., None, :]
         seen = seen.tril(m - n) if causal else seen
-        a = masked_softmax((q @ k.mT)[:, :, None].expand_as(seen), seen).sum(2)
-        return a / (inside[..., m - n :].sum(2)[..., None].to(a.dtype) + SHARE)
+        rank, scores = inside.cumsum(3), (q @ k.mT)[:, :, None].expand_as(seen)
+        apart = (rank[..., None, :] - rank[..., m - n :, None]).clamp(-self.relative, self.relative) + self.relative
+        if self.keys is not None:
+            table = (q @ self.keys.to(q.dtype).mT)[:, :, None].expand(-1, -1, self.clusters, -1, -1)
+            scores = scores + table.gather(4, apart)
+        count = inside[..., m - n :].sum(2)[:, :, None, :, None].to(q.dtype) + SHARE
+        return masked_softmax(scores, seen) / count, apart
 
     def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
+        """Of A; with relative positions the values that they add to are not shown."""
         return self.weights(q, k, layout, **signals)[:, :, rows]
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
@@ -171,13 +211,29 @@ class ContentRouting(Cached):
         queries = q.take_along_dim(at, 2).view(b, h * self.clusters, w, -1)
         seen = (place >= 0)[:, :, None].expand(-1, -1, w, -1)
         seen = seen & (place[:, :, None] <= place[..., None]) if causal else seen
-        piece = dense.Piece(slice(0, w), slice(0, w), mask=seen)
-        part = dense.over(queries, keys, values, [piece], 1.0).out
+        if self.keys is None:
+            piece = dense.Piece(slice(0, w), slice(0, w), mask=seen)
+            part = dense.over(queries, keys, values, [piece], 1.0).out
+        else:
+            part = self.ranked(queries, keys, values, seen)
         mine = (flat >= m - n).to(part.dtype)
         blank, none = part.new_zeros(b, h, n, v.shape[3]), part.new_zeros(b, h, n, 1)
         part = part.reshape(b, h, -1, v.shape[3]) * mine
         total = blank.scatter_add(2, at.expand_as(part), part)
-        return total / (none.scatter_add(2, at, mine) + SHARE)
+        return (total / (none.scatter_add(2, at, mine) + SHARE)).to(v.dtype)
+
+    def ranked(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+        """The output inside of clusters ``(b, h c, w, …)`` with relative positions."""
+        assert self.keys is not None
+        assert self.values is not None
+        wide = accumulate_dtype(q.dtype)
+        q, k, v = q.to(wide), k.to(wide), v.to(wide)
+        place = torch.arange(q.shape[2], device=q.device)
+        apart = ((place - place[:, None]).clamp(-self.relative, self.relative) + self.relative).expand_as(seen)
+        scores = q @ k.mT + (q @ self.keys.to(wide).mT).gather(3, apart)
+        a = masked_softmax(scores, seen)
+        sums = a.new_zeros(*a.shape[:3], len(self.values)).scatter_add(3, apart, a)
+        return a @ v + sums @ self.values.to(wide)
 
     def learn(self, k: Tensor, layout: Layout) -> None:
         """Moves centroids to the means of the keys nearest to them, and sets the loss that draws keys to theirs."""
@@ -196,7 +252,8 @@ class ContentRouting(Cached):
 
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
         w, c, m = self.count(shape.keys), self.clusters, shape.keys
-        each = 4 * c * w * w * max(shape.head_dim, shape.values) + 2 * m * c * shape.head_dim
+        count = 2 * self.relative + 1 if self.relative else 0
+        each = 4 * c * w * (w + count) * max(shape.head_dim, shape.values) + 2 * m * c * shape.head_dim
         return Cost(shape.batch * shape.heads * each, shape.io_bytes, shape.cache_bytes)
 
     @classmethod
@@ -205,6 +262,7 @@ class ContentRouting(Cached):
         return [
             Example("three clusters", cls(4, 5, 3), heads=4, kv_heads=2),
             Example("five of 7 tokens", cls(3, 5, 5, 7), heads=3, kv_heads=3),
+            Example("relative positions", cls(2, 5, 3, 11, relative=4, value_dim=7), longest=97),
         ]
 
 

@@ -48,7 +48,6 @@ class Decided(State):
     year=2026,
     aliases=("flux_attention",),
     fidelity="authors' code",
-    missing="of a prompt the code reads where context and question are; here all of it is both",
     claim=(
         Claim(
             "a layer is the window where its router says so, and softmax attention elsewhere",
@@ -104,6 +103,7 @@ class Flux(Mechanism):
             last.bias[1] = SURE
         self.temperature: float | None = None
         self.decided: Tensor | None = None
+        self.prompt: Tensor | None = None
 
     def logits(self, q: Tensor, real: Tensor | None = None) -> Tensor:
         """``(b, 2)``: how much each sequence of ``q (b, h, n, d)`` wants the window, and all keys."""
@@ -136,16 +136,21 @@ class Flux(Mechanism):
     def by_token(self, q: Tensor, layout: Layout) -> Tensor:
         """``(b, n)``: the decision of each token's sequence or document."""
         b, n = len(q), q.shape[2]
+        if self.prompt is not None and self.prompt.shape != (b, n):
+            raise wrong("prompt", f"shape {tuple(self.prompt.shape)}", f"({b}, {n}), a mark for each token")
         if layout.segments is None:
             real = layout.key_mask
             if real is not None:
                 m = real.shape[1]
                 real = F.pad(real[:, max(m - n, 0) :], (max(n - m, 0), 0))
+            if self.prompt is not None:
+                real = self.prompt if real is None else real & self.prompt
             return self.decision(q, real)[:, None].expand(b, n).to(q.dtype)
         found = q.new_zeros(b, n)
         for row, tokens in alone.documents(layout, b, n, q.device):
+            asked = None if self.prompt is None else self.prompt[row : row + 1, tokens]
             found = found.index_put(
-                (torch.full_like(tokens, row), tokens), self.decision(q[row : row + 1, :, tokens]).to(q.dtype)
+                (torch.full_like(tokens, row), tokens), self.decision(q[row : row + 1, :, tokens], asked).to(q.dtype)
             )
         return found
 

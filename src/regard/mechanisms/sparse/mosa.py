@@ -28,8 +28,6 @@ from regard.patterns.choice import best
     year=2025,
     aliases=("mixture_of_sparse_attention",),
     fidelity="authors' code",
-    missing="all tokens are projected, and RoPE turns what the layer around it turns: the authors project the chosen "
-    "tokens only and turn half of the coordinates; dense heads beside it are heads of another layer",
     claim=Claim(
         text="pairs attended to fall with the square of the sparsity; what a head takes changes with later tokens, and "
         "no longer does by a threshold",
@@ -56,7 +54,8 @@ class ExpertChoice(Cached):
     Raises:
         ValueError: a sparsity below one, a threshold outside of [0, 1).
 
-    Paper: Piękos et al., arXiv 2505.00315; a few dense heads beside many of these.
+    Paper: Piękos et al., arXiv 2505.00315. Its layer, which projects the chosen tokens only, turns half of their
+    coordinates and has a few dense heads beside, is `networks.mosa.MosaHeads`.
     """
 
     signals = MappingProxyType(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Traits
 from regard.mechanisms.sparse.pattern import Patterned
-from regard.patterns import Pattern, Radial
+from regard.patterns import Pattern, Radial, RoundedRadial
+
+rounded = lru_cache(maxsize=8)(RoundedRadial)
+"""Kept, since it is the same in every layer and step."""
 
 
 @published(
@@ -20,7 +24,6 @@ from regard.patterns import Pattern, Radial
     arxiv="2506.19852",
     year=2025,
     aliases=("radial_attention",),
-    missing="rounding to blocks by their density",
     fidelity="authors' code",
     claim=(
         Claim(
@@ -50,26 +53,34 @@ class RadialAttention(Patterned):
 
     Args:
         frame: tokens of a frame; ``layout.grid`` is not needed. least: the narrowest band. scale: None for
-            ``1 / sqrt(d)``. factor: of the bands' widths.
+            ``1 / sqrt(d)``. factor: of the bands' widths. block: tokens of the blocks that the bands are rounded to by
+            their density, 128 in the paper, 0 for the bands themselves.
 
     Raises:
-        ValueError: a number below one, a factor of zero.
+        ValueError: a number below one, a factor of zero, a block below zero.
 
-    Paper: Li et al., arXiv 2506.19852, whose rounding to blocks by their density is left out: a pair is seen or not.
+    Paper: Li et al., arXiv 2506.19852, whose narrowest band is a block.
     """
 
     traits = Traits(causal=False, cross=False, masked=True, rows="one", sign="nonnegative", time="loglinear")
 
-    def __init__(self, frame: int = 64, least: int = 16, scale: float | None = None, factor: float = 0.5) -> None:
+    def __init__(
+        self, frame: int = 64, least: int = 16, scale: float | None = None, factor: float = 0.5, block: int = 0
+    ) -> None:
         super().__init__(scale)
+        if block < 0:
+            raise wrong("block", str(block), "1 or more, or 0 for no rounding")
         if min(frame, least) < 1:
             raise wrong("frame, least", f"{frame}, {least}", "at least 1 each")
         if not factor > 0:
             raise wrong("factor", str(factor), "above 0")
-        self.frame, self.least, self.factor = frame, least, factor
+        self.frame, self.least, self.factor, self.block = frame, least, factor, block
 
     def pattern_for(self, m: int, layout: Layout) -> Pattern:
-        return Radial((max(-(-m // self.frame), 1), self.frame), self.least, self.factor)
+        grid = max(-(-m // self.frame), 1), self.frame
+        if self.block:
+            return rounded(grid, self.block, self.least, self.factor)
+        return Radial(grid, self.least, self.factor)
 
     @classmethod
     def examples(cls) -> Sequence[Example]:

@@ -58,6 +58,29 @@ class OneHiddenLayer:
 
 
 @dataclass(frozen=True)
+class TwoHiddenLayers:
+    """``s_ij = w_h · relu(V_h relu(x_i + y_j) + c_h)`` of queries x and keys y.
+
+    Args:
+        out: w, ``(h or 1, E)``. middle: V transposed, ``(h or 1, D, E)``. bias: c, ``(h or 1, E)``.
+    """
+
+    out: Tensor
+    middle: Tensor
+    bias: Tensor
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return self.out, self.middle, self.bias
+
+    def __call__(self, q: Tensor, k: Tensor, span: Span) -> Tensor:
+        out, middle, bias = (x.to(q.dtype) for x in self.parameters)
+        first = torch.relu(q[..., :, None, :] + k[..., None, :, :])
+        second = torch.relu(first.flatten(2, 3) @ middle + bias[:, None])
+        return (second @ out[..., None])[..., 0].unflatten(2, first.shape[2:4])
+
+
+@dataclass(frozen=True)
 class Phase:
     """``s_ij = (q_A·k_A / √D_A) cos(2π |p_i − p_j|^α q_P·k_P / √D_P)``.
 
