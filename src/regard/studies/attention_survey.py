@@ -71,7 +71,7 @@ def tags(name: str) -> dict[str, str]:
 def tags_of(entry: Entry) -> dict[str, str]:
     """`tags` of an entry."""
     made: Any = entry.thing
-    traits, near = made.traits, ".sparse." in entry.where or entry.name == "local_p"
+    traits, near = made.traits, ".sparse." in entry.where or entry.name in ("local_m", "local_p")
     channels = any(signal.side == "key" and signal.dim is not None for signal in made.signals.values())
     return {
         "sequences": "distinctive" if traits.cross else "self",
