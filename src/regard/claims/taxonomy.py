@@ -41,7 +41,7 @@ def are_tagged(found: Figures) -> Finding:
 @measured(tag=EVERY, masked=[True])
 def lawful(tag: str, masked: bool) -> dict[str, float | str]:
     """Of the first mechanism with a tag: whether the output has its shape, how much of A lies on keys that are hidden,
-    and whether the gradient reaches queries, keys and values; or what `lawful_network` says. Null: nothing is hidden."""
+    and whether the gradient reaches queries, keys and values, or `lawful_network`. Null: nothing is hidden."""
     dimension, _, name = tag.partition("=")
     entry = next(iter(having(dimension, name)))
     if entry.kind == "network":
