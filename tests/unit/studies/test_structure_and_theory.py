@@ -29,6 +29,7 @@ from regard.studies.in_context_regression import (
 )
 from regard.studies.joint_dynamics import JointDynamics, LatentTree, flow
 from regard.studies.localist import Localist, entropy_bound, recruit
+from regard.studies.memorisation import Memory, is_general, kruskal_rank
 from regard.studies.perception_cognition import KINDS, Looks, SceneReader
 from regard.studies.random_features import bounded_fit
 from regard.studies.scan_and_snap import SharedSnap, Snap, crossed, world
@@ -334,6 +335,26 @@ def test_a_triple_is_told_and_written_back_by_hand():
     assert apart(brain, shown) > 0
 
 
+def test_a_brain_samples_as_it_scores_and_remembers_the_scene_before():
+    brain, count = TensorBrain(4, 5), 20_000
+    told, q = brain.sample(brain.begin(count=count), torch.Generator().manual_seed(0), 2)
+    every = torch.cartesian_prod(torch.arange(4), torch.arange(4))
+    wanted = brain.score(brain.begin(count=16), every).exp()
+    often = torch.bincount(4 * told[:, 0] + told[:, 1], minlength=16) / count
+    torch.testing.assert_close(often, wanted, rtol=0, atol=0.015)
+    q.sum().backward()
+    assert brain.bias.grad.abs().min() > 0
+    with torch.no_grad():
+        chances, own = brain.logits(brain.rest).softmax(-1), brain.write(brain.rest[None], told[:1, 0])
+        torch.testing.assert_close(brain.write(own, told[:1, 1])[0], q[0].detach())
+    assert chances.argmax() == brain.tell(brain.begin(), 1)[0, 0]
+    last = torch.arange(4) == 3
+    assert brain.tell(brain.begin(count=2), 2, [last, ~last]).tolist()[0][0] == 3
+    images, before = torch.randn(2, 1, 16, 16), torch.randn(2, 5)
+    kept = brain.senses(images) + torch.tanh(brain.work(before))
+    torch.testing.assert_close(brain.begin(images, before=before), kept)
+
+
 def test_questions_have_their_answers():
     kinds = torch.tensor([[2, 0, 2]] * 200)
     question, answers = Looks().ask(kinds, torch.Generator().manual_seed(0))
@@ -363,3 +384,26 @@ def test_every_mechanism_is_tagged_by_what_it_says():
 def test_a_dial_that_does_nothing_is_not_monotone():
     rows = [{"fields": ["dial"], "dial": dial, "inside": 0.5} for dial in locality.DIALS for _ in range(2)]
     assert not locality.is_monotone(Figures(rows)).held
+
+
+def test_kruskal_ranks_by_hand_and_what_is_degenerate():
+    x = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]], dtype=torch.float64)
+    assert kruskal_rank(x) == 2  # the first, second and fourth lie in a plane
+    assert kruskal_rank(x[:3]) == 3
+    assert kruskal_rank(torch.cat([x, 2 * x[:1]])) == 1
+    assert kruskal_rank(torch.cat([x, 0 * x[:1]])) == 0
+    generator = torch.Generator().manual_seed(0)
+    context, query = (torch.rand(size, generator=generator, dtype=torch.float64) for size in ((5, 3, 4), (5, 4)))
+    assert is_general(context, query)
+    assert not is_general(torch.cat([context, context[:1, [0, 1, 1]]]), query)
+    assert not is_general(context, torch.cat([query, query[:1]]))
+    with pytest.raises(ValueError, match=r"^context: got 5 tokens of 4 numbers"):
+        is_general(torch.ones(1, 5, 4), query)
+
+
+def test_heads_that_are_trained_read_what_heads_do():
+    """One head, one example of two tokens: softmax of x · K Qᵀ e over them, weighed by v."""
+    memory = Memory(1, 3, 2, torch.Generator().manual_seed(0))
+    x, e = torch.randn(1, 2, 3), torch.randn(1, 3)
+    scores = torch.stack([(memory.k[0].mT @ token) @ (memory.q[0].mT @ e[0]) for token in x[0]])
+    torch.testing.assert_close(memory(x, e), ((scores.softmax(0) @ x[0]) @ memory.v)[None])
