@@ -58,6 +58,11 @@ class Studied:
         return [name for name in known if len({row[name] for row in self.figures.rows}) > 1]
 
     @property
+    def keys(self) -> list[tuple[Any, ...]]:
+        """What each cell is, by its fields."""
+        return [tuple(row[name] for name in row["fields"]) for row in self.figures.rows]
+
+    @property
     def measures(self) -> list[str]:
         """The names of the figures."""
         rows = self.figures.rows
@@ -73,7 +78,7 @@ def summed_up(values: Sequence[Any]) -> str:
 
 
 def study(entry: Entry, quick: bool = False, model: str | None = None, show: Show = lambda what: None) -> list[Studied]:
-    """Measures the claims of an entry, and the null of each; nothing is kept.
+    """Measures the claims of an entry, and the null of each; what two of them have in common once. Nothing is kept.
 
     Args:
         entry: of any kind. quick: a look in a second, where the cells name one; nulls are always such a look where
@@ -86,7 +91,8 @@ def study(entry: Entry, quick: bool = False, model: str | None = None, show: Sho
     chosen = [claim for claim in entry.claims if model is None or takes_model(claim)]
     if not chosen:
         raise wrong("--model", repr(model), f"nothing: no claim of {entry.name} is about a model", TypeError)
-    return [studied(claim, quick, model, show) for claim in chosen]
+    known: dict[str, dict[str, Any]] = {}
+    return [studied(claim, quick, model, show, known) for claim in chosen]
 
 
 def takes_model(claim: Claim) -> bool:
@@ -102,23 +108,24 @@ def cells_in(claim: Claim) -> Sequence[Cell]:
     return found if isinstance(found, Cells) else cells_of(claim)
 
 
-def studied(claim: Claim, quick: bool, model: str | None, show: Show) -> Studied:
-    """One claim, measured."""
+def studied(claim: Claim, quick: bool, model: str | None, show: Show, known: dict[str, dict[str, Any]]) -> Studied:
+    """One claim, measured; ``known`` has the rows of cells that were, and gets the others."""
     cells = cells_in(claim)
     if not isinstance(cells, Cells):
-        figures = Figures(rows_of(cells, show))
+        figures = Figures(rows_of(cells, show, known))
         return Studied(claim, figures, finding_of(claim, figures), None)
     cells = cells.few if quick else cells
     cells = cells.where(model=[model]) if model is not None else cells
-    figures, nulls = Figures(rows_of(cells, show)), cells.nulls
-    null = None if nulls is None else finding_of(claim, Figures(rows_of(nulls, show)))
+    figures, nulls = Figures(rows_of(cells, show, known)), cells.nulls
+    null = None if nulls is None else finding_of(claim, Figures(rows_of(nulls, show, known)))
     return Studied(claim, figures, finding_of(claim, figures), null)
 
 
-def rows_of(cells: Sequence[Cell], show: Show) -> Iterator[dict[str, Any]]:
+def rows_of(cells: Sequence[Cell], show: Show, known: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The fields and figures of each cell, with the names of its fields."""
-    for outcome in run(cells, None, "", show=show):
+    for outcome in run([cell for cell in cells if cell.key not in known], None, "", show=show):
         if outcome.figures is None:
             raise RuntimeError(f"{outcome.cell.label}: {outcome.error}")
         fields = outcome.cell.fields
-        yield {"fields": list(fields), **fields, **outcome.figures}
+        known[outcome.cell.key] = {"fields": list(fields), **fields, **outcome.figures}
+    return (known[cell.key] for cell in cells)
