@@ -54,7 +54,7 @@ def is_the_bound(found: Figures) -> Finding:
     return Finding.of(f"exactly H (n − 1) + 1 in {same} of {len(known)} cases, up to {max(known)}", same == len(known))
 
 
-@quick(count=[1, 2], seed=[0], steps=[20])
+@quick(count=[1, 2], seed=[0], steps=[5])
 @null(selects=[False])
 @measured(n=[4], count=(1, 2, 4), selects=[True], seed=range(3), steps=[1000])
 def trained(n: int, count: int, selects: bool, seed: int, steps: int) -> dict[str, float]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
-from regard.claims.cells import Cells
+from regard.claims.cells import HERE, Cells
 from regard.claims.declared import cells_of, finding_of, named
 from regard.claims.figures import Figures, Finding, interval
 from regard.core.atlas import Claim, Entry
@@ -25,13 +26,15 @@ class Studied:
 
     Args:
         claim: in words. figures: of its cells. finding: what is said of them. null: what is said of the figures of the
-            null, which takes away what the claim says matters; None where the claim names none.
+            null, which takes away what the claim says matters; None where the claim names none. instead: what differs from
+        the claim's own cells, ``"steps 20 instead of 4000"``; empty where nothing does.
     """
 
     claim: Claim
     figures: Figures
     finding: Finding
     null: Finding | None
+    instead: str = ""
 
     @property
     def sound(self) -> bool:
@@ -114,11 +117,29 @@ def studied(claim: Claim, quick: bool, model: str | None, show: Show, known: dic
     if not isinstance(cells, Cells):
         figures = Figures(rows_of(cells, show, known))
         return Studied(claim, figures, finding_of(claim, figures), None)
-    cells = cells.few if quick else cells
+    whole, cells = cells, quick_of(cells) if quick else cells
     cells = cells.where(model=[model]) if model is not None else cells
     figures, nulls = Figures(rows_of(cells, show, known)), cells.nulls
     null = None if nulls is None else finding_of(claim, Figures(rows_of(nulls, show, known)))
-    return Studied(claim, figures, finding_of(claim, figures), null)
+    return Studied(claim, figures, finding_of(claim, figures), null, exchanged(whole, cells))
+
+
+def quick_of(cells: Cells) -> Cells:
+    """The cells of a quick look, which keeps what the claim itself has narrowed: one about a model is of that model."""
+    module, _, name = cells.function.rpartition(".")
+    declared = getattr(import_module(f"{HERE}{module}"), name).values
+    own = {name for name, values in cells.values.items() if values != declared[name]}
+    return cells.where(**{name: values for name, values in (cells.fewer or {}).items() if name not in own})
+
+
+def exchanged(whole: Cells, cells: Cells) -> str:
+    """What differs between a claim's cells and those that were measured."""
+    told = [
+        f"{name} {', '.join(map(str, cells.values[name]))} instead of {', '.join(map(str, values))}"
+        for name, values in whole.values.items()
+        if cells.values[name] != values
+    ]
+    return "; ".join(told)
 
 
 def rows_of(cells: Sequence[Cell], show: Show, known: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -53,6 +53,8 @@ def show(part: Studied) -> None:
     typer.echo(f"\n{part.claim.text}")
     for row in cells:
         typer.echo("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if part.instead:
+        typer.echo(f"  of {part.instead}")
     typer.echo(f"{'holds' if part.finding.held else 'does not hold'}: {part.finding.figure}")
     if part.null is not None:
         verdict = "holds all the same, which it must not" if part.null.held else "does not hold, as it must not"

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from regard.claims.cells import Cells
 from regard.claims.figures import Figures, Finding
-from regard.claims.study import Studied, cells_in, study, summed_up, takes_model
+from regard.claims.study import Studied, cells_in, exchanged, quick_of, study, summed_up, takes_model
 from regard.cli import app
 from regard.cli.study import across_field, draw, lines, panel
 from regard.core.atlas import entries, find
@@ -129,6 +129,15 @@ def test_plots_know_numbers_from_words_and_draw_what_is_shared_once(tmp_path):
     with patch("matplotlib.figure.Figure", return_value=figure):
         draw([part, part], tmp_path / "figure.png")
     assert figure.add_subplot.call_count == 1
+
+
+def test_a_quick_look_keeps_what_a_claim_is_about_and_says_what_it_left_out():
+    first, second = (quick_of(cells_in(claim)).values["model"] for claim in find("head_survey").claims)
+    assert (first, second) == (("smollm2",), ("tiny",))
+    found, *_ = study(find("memorisation"), quick=True)
+    assert found.instead == "n 8 instead of 4, 8, 16; count 2, 4 instead of 1, 2, 4, 8; seed 0 instead of 0, 1, 2"
+    whole = cells_in(find("memorisation").claims[0])
+    assert exchanged(whole, whole) == ""
 
 
 def test_what_two_claims_share_is_measured_once(monkeypatch):
