@@ -26,8 +26,8 @@ class Studied:
 
     Args:
         claim: in words. figures: of its cells. finding: what is said of them. null: what is said of the figures of the
-            null, which takes away what the claim says matters; None where the claim names none. instead: what differs from
-        the claim's own cells, ``"steps 20 instead of 4000"``; empty where nothing does.
+            null, which takes away what the claim says matters; None where the claim names none. instead: what differs
+            from the claim's own cells, ``"steps 20 instead of 4000"``; empty where nothing does.
     """
 
     claim: Claim
