@@ -73,16 +73,23 @@ def draw(found: list[Studied], target: Path) -> None:
     down = -(-len(panels) // across)
     figure = Figure(figsize=(4.2 * across, 3.2 * down), layout="constrained")
     for place, ((_, measure), part) in enumerate(panels.items()):
-        panel(figure.add_subplot(down, across, place + 1), part, measure)
+        panel(figure.add_subplot(down, across, place + 1), part, measure, titled(measure, part, found))
     figure.savefig(target, dpi=130)
 
 
-def panel(axes: Any, part: Studied, measure: str) -> None:
+def titled(measure: str, part: Studied, found: list[Studied]) -> str:
+    """A figure's name, and behind it that of its cells where they are not all the same."""
+    names = {str(each.figures.rows[0].get("function", "")).rpartition(".")[2] for each in found}
+    own = str(part.figures.rows[0].get("function", "")).rpartition(".")[2]
+    return f"{measure} ({own})" if len(names) > 1 and own else measure
+
+
+def panel(axes: Any, part: Studied, measure: str, title: str) -> None:
     """One figure of a claim, with 95% intervals over seeds. What is no number has a place of its own for each value."""
     first = across_field(part)
     values = list(dict.fromkeys(row[first] for row in part.figures.rows)) if first else [""]
     counted = first is not None and all(map(is_number, values))
-    axes.set_title(measure, fontsize=9)
+    axes.set_title(title, fontsize=9)
     axes.set_xlabel(first or "")
     drawn = lines(part, measure)
     for label, points in drawn.items():

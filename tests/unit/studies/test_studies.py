@@ -10,7 +10,7 @@ from regard.claims.cells import Cells
 from regard.claims.figures import Figures, Finding
 from regard.claims.study import Studied, cells_in, exchanged, quick_of, study, summed_up, takes_model
 from regard.cli import app
-from regard.cli.study import across_field, draw, lines, panel
+from regard.cli.study import across_field, draw, lines, panel, titled
 from regard.core.atlas import entries, find
 from regard.experiments.run import run
 
@@ -122,13 +122,16 @@ def test_plots_know_numbers_from_words_and_draw_what_is_shared_once(tmp_path):
     assert [x for x, _, _ in points] == [False, True]
     assert points[0][1:] == pytest.approx((0.4, 12.706 * 0.2))
     axes = MagicMock()
-    panel(axes, part, "right")
+    panel(axes, part, "right", "right")
     assert axes.set_xticks.call_args.args == (range(2), ["False", "True"])
     assert axes.errorbar.call_args.kwargs["linestyle"] == "none"
     figure = MagicMock()
     with patch("matplotlib.figure.Figure", return_value=figure):
         draw([part, part], tmp_path / "figure.png")
     assert figure.add_subplot.call_count == 1
+    other = Figures([{**row, "function": "captions.other"} for row in found.rows])
+    both = [part, Studied(claim, other, Finding("", True), None)]
+    assert [titled("right", each, both) for each in both] == ["right", "right (other)"]
 
 
 def test_a_quick_look_keeps_what_a_claim_is_about_and_says_what_it_left_out():
