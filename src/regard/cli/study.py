@@ -87,7 +87,7 @@ def titled(measure: str, part: Studied, found: list[Studied]) -> str:
 def panel(axes: Any, part: Studied, measure: str, title: str) -> None:
     """One figure of a claim, with 95% intervals over seeds. What is no number has a place of its own for each value."""
     first = across_field(part)
-    values = list(dict.fromkeys(row[first] for row in part.figures.rows)) if first else [""]
+    values: list[Any] = list(dict.fromkeys(row[first] for row in part.figures.rows)) if first else [""]
     counted = first is not None and all(map(is_number, values))
     axes.set_title(title, fontsize=9)
     axes.set_xlabel(first or "")
