@@ -10,7 +10,7 @@ from regard.claims.cells import measured, null, quick
 from regard.claims.figures import Figures, Finding, interval, listed
 from regard.studies.localist import Localist, entropy_bound, recruit
 
-DIALS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.04)
+DIALS = (0.0, 0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.01, 0.02, 0.04)
 
 
 @quick(dial=(0.0, 0.01, 0.04), seed=[0], steps=[100])

@@ -8,15 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from regard.claims.cells import measured, null, quick
+from regard.claims.cells import Cells, measured, null, quick
 from regard.claims.figures import Figures, Finding, listed
 from regard.networks.encoder_decoder import EncoderDecoder
 from regard.networks.monotonic import LatentMonotonic
+from regard.networks.monotonic_paths import LatentSegmental
 from regard.tasks.frames import Frames, errors
 from regard.tasks.translation import Pairs
 from regard.train.fit import Recipe, fit
 
 TASK, LENGTH, LONGER = Frames(), 8, 32
+LATENT = (LatentMonotonic, LatentSegmental)
 LINEAR, PLACES = 0.2, 0.1
 """The share of the steps that are trained along straight lines, before alignments are the model's own, and the weight
 of places in the loss, as in the authors' code."""
@@ -34,6 +36,8 @@ def made(reads: str, seed: int) -> Any:
     if reads in ("soft", "nothing"):
         reader = None if reads == "nothing" else "composed(score=additive)"
         return EncoderDecoder(TASK.source, TASK.target, 64, reader, seed=seed)
+    if reads == "segment":
+        return LatentSegmental(TASK.source, TASK.target, 64, seed=seed)
     return LatentMonotonic(TASK.source, TASK.target, 64, reads, seed=seed)  # pyright: ignore[reportArgumentType]
 
 
@@ -44,7 +48,7 @@ def written(reads: str, seed: int, steps: int) -> dict[str, float]:
     """Errors a token, of sequences as long as those that were learned from and four times as long; and how many of
     the best places lie before the one before. Null: nothing is read but the end of the source."""
     model, done = made(reads, seed), [0]
-    latent = isinstance(model, LatentMonotonic)
+    latent = isinstance(model, LATENT)
 
     def loss(model: Any, drawn: Generator) -> Tensor:
         pairs = TASK.batch(32, drawn, 4, LENGTH)
@@ -67,12 +71,17 @@ def written(reads: str, seed: int, steps: int) -> dict[str, float]:
     return found
 
 
+def segments() -> Cells:
+    """Soft attention, and segments of a decoder that is fed what it read."""
+    return written.where(reads=("soft", "segment"))
+
+
 def back(model: nn.Module, pairs: Pairs) -> float:
     """The share of steps whose likeliest place lies before that of the step before."""
     if isinstance(model, EncoderDecoder) and model.reader is None:
         return 1.0
     each: Any = model
-    if isinstance(model, LatentMonotonic):
+    if isinstance(model, LATENT):
         place = model.align(pairs.source, pairs.target, pairs.lengths)
     else:
         place = each.alignment(pairs.source, pairs.target, pairs.lengths).argmax(-1)

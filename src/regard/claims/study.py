@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
-from regard.claims.cells import Cells
+from regard.claims.cells import HERE, Cells
 from regard.claims.declared import cells_of, finding_of, named
 from regard.claims.figures import Figures, Finding, interval
 from regard.core.atlas import Claim, Entry
@@ -25,13 +26,15 @@ class Studied:
 
     Args:
         claim: in words. figures: of its cells. finding: what is said of them. null: what is said of the figures of the
-            null, which takes away what the claim says matters; None where the claim names none.
+            null, which takes away what the claim says matters; None where the claim names none. instead: what differs
+            from the claim's own cells, ``"steps 20 instead of 4000"``; empty where nothing does.
     """
 
     claim: Claim
     figures: Figures
     finding: Finding
     null: Finding | None
+    instead: str = ""
 
     @property
     def sound(self) -> bool:
@@ -58,6 +61,11 @@ class Studied:
         return [name for name in known if len({row[name] for row in self.figures.rows}) > 1]
 
     @property
+    def keys(self) -> list[tuple[Any, ...]]:
+        """What each cell is, by its fields."""
+        return [tuple(row[name] for name in row["fields"]) for row in self.figures.rows]
+
+    @property
     def measures(self) -> list[str]:
         """The names of the figures."""
         rows = self.figures.rows
@@ -73,7 +81,7 @@ def summed_up(values: Sequence[Any]) -> str:
 
 
 def study(entry: Entry, quick: bool = False, model: str | None = None, show: Show = lambda what: None) -> list[Studied]:
-    """Measures the claims of an entry, and the null of each; nothing is kept.
+    """Measures the claims of an entry, and the null of each; what two of them have in common once. Nothing is kept.
 
     Args:
         entry: of any kind. quick: a look in a second, where the cells name one; nulls are always such a look where
@@ -86,7 +94,8 @@ def study(entry: Entry, quick: bool = False, model: str | None = None, show: Sho
     chosen = [claim for claim in entry.claims if model is None or takes_model(claim)]
     if not chosen:
         raise wrong("--model", repr(model), f"nothing: no claim of {entry.name} is about a model", TypeError)
-    return [studied(claim, quick, model, show) for claim in chosen]
+    known: dict[str, dict[str, Any]] = {}
+    return [studied(claim, quick, model, show, known) for claim in chosen]
 
 
 def takes_model(claim: Claim) -> bool:
@@ -102,23 +111,42 @@ def cells_in(claim: Claim) -> Sequence[Cell]:
     return found if isinstance(found, Cells) else cells_of(claim)
 
 
-def studied(claim: Claim, quick: bool, model: str | None, show: Show) -> Studied:
-    """One claim, measured."""
+def studied(claim: Claim, quick: bool, model: str | None, show: Show, known: dict[str, dict[str, Any]]) -> Studied:
+    """One claim, measured; ``known`` has the rows of cells that were, and gets the others."""
     cells = cells_in(claim)
     if not isinstance(cells, Cells):
-        figures = Figures(rows_of(cells, show))
+        figures = Figures(rows_of(cells, show, known))
         return Studied(claim, figures, finding_of(claim, figures), None)
-    cells = cells.few if quick else cells
+    whole, cells = cells, quick_of(cells) if quick else cells
     cells = cells.where(model=[model]) if model is not None else cells
-    figures, nulls = Figures(rows_of(cells, show)), cells.nulls
-    null = None if nulls is None else finding_of(claim, Figures(rows_of(nulls, show)))
-    return Studied(claim, figures, finding_of(claim, figures), null)
+    figures, nulls = Figures(rows_of(cells, show, known)), cells.nulls
+    null = None if nulls is None else finding_of(claim, Figures(rows_of(nulls, show, known)))
+    return Studied(claim, figures, finding_of(claim, figures), null, exchanged(whole, cells))
 
 
-def rows_of(cells: Sequence[Cell], show: Show) -> Iterator[dict[str, Any]]:
+def quick_of(cells: Cells) -> Cells:
+    """The cells of a quick look, which keeps what the claim itself has narrowed: one about a model is of that model."""
+    module, _, name = cells.function.rpartition(".")
+    declared = getattr(import_module(f"{HERE}{module}"), name).values
+    own = {name for name, values in cells.values.items() if values != declared[name]}
+    return cells.where(**{name: values for name, values in (cells.fewer or {}).items() if name not in own})
+
+
+def exchanged(whole: Cells, cells: Cells) -> str:
+    """What differs between a claim's cells and those that were measured."""
+    told = [
+        f"{name} {', '.join(map(str, cells.values[name]))} instead of {', '.join(map(str, values))}"
+        for name, values in whole.values.items()
+        if cells.values[name] != values
+    ]
+    return "; ".join(told)
+
+
+def rows_of(cells: Sequence[Cell], show: Show, known: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The fields and figures of each cell, with the names of its fields."""
-    for outcome in run(cells, None, "", show=show):
+    for outcome in run([cell for cell in cells if cell.key not in known], None, "", show=show):
         if outcome.figures is None:
             raise RuntimeError(f"{outcome.cell.label}: {outcome.error}")
         fields = outcome.cell.fields
-        yield {"fields": list(fields), **fields, **outcome.figures}
+        known[outcome.cell.key] = {"fields": list(fields), **fields, **outcome.figures}
+    return (known[cell.key] for cell in cells)

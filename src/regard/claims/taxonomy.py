@@ -6,9 +6,9 @@ import torch
 
 from regard.claims.cells import measured, null, quick
 from regard.claims.figures import Figures, Finding
-from regard.core.atlas import entries
+from regard.core.atlas import Entry, entries
 from regard.core.layout import Layout
-from regard.studies.attention_survey import TAXONOMY, having, tags_of
+from regard.studies.attention_survey import NETWORKS, TAXONOMY, having, tags_of
 
 EVERY = tuple(f"{dimension}={tag}" for dimension, names in TAXONOMY.items() for tag in names)
 
@@ -22,14 +22,17 @@ def tagged(kind: str) -> dict[str, float]:
         if hasattr(entry.thing, "signals"):
             found.append(tags_of(entry))
     whole = [each for each in found if all(each[name] in names for name, names in TAXONOMY.items())]
-    rarest = min(sum(each[name] == tag for each in whole) for name, names in TAXONOMY.items() for tag in names)
+    every = [*whole, *NETWORKS.values()] if whole else []
+    rarest = min(sum(each[name] == tag for each in every) for name, names in TAXONOMY.items() for tag in names)
     return {"mechanisms": float(len(known)), "tagged": float(len(whole)), "rarest": float(rarest)}
 
 
 def are_tagged(found: Figures) -> Finding:
     """All of them, and no tag is empty."""
     count, whole, rarest = (found.one(name) for name in ("mechanisms", "tagged", "rarest"))
-    figure = f"{whole:.0f} of {count:.0f} mechanisms have four tags; the rarest tag has {rarest:.0f}"
+    figure = (
+        f"{whole:.0f} of {count:.0f} mechanisms have four tags; the rarest tag has {rarest:.0f}, networks with them"
+    )
     return Finding.of(figure, count > 0, whole == count, rarest >= 1)
 
 
@@ -38,9 +41,11 @@ def are_tagged(found: Figures) -> Finding:
 @measured(tag=EVERY, masked=[True])
 def lawful(tag: str, masked: bool) -> dict[str, float | str]:
     """Of the first mechanism with a tag: whether the output has its shape, how much of A lies on keys that are hidden,
-    and whether the gradient reaches queries, keys and values. Null: nothing is hidden."""
+    and whether the gradient reaches queries, keys and values, or `lawful_network`. Null: nothing is hidden."""
     dimension, _, name = tag.partition("=")
     entry = next(iter(having(dimension, name)))
+    if entry.kind == "network":
+        return lawful_network(entry, masked)
     (example, *_) = entry.thing.examples()
     made, n = example.mechanism.double(), 23
     torch.manual_seed(0)
@@ -63,6 +68,22 @@ def lawful(tag: str, masked: bool) -> dict[str, float | str]:
         "shape": float(out.shape == (1, example.heads, n, example.value_dim)),
         "hidden": hidden,
         "reached": float(sum(map(bool, reached))),
+    }
+
+
+def lawful_network(entry: Entry, masked: bool) -> dict[str, float | str]:
+    """The same of a network: its output's shape, how far a sequence is from what it is alone, gradients of weights."""
+    (sample, *_) = entry.thing.examples()
+    network, inputs = sample.thing.double(), sample.given["inputs"](3, 0)
+    out, alone = network(*inputs), network(*(x[:1] for x in inputs))
+    out.square().sum().backward()
+    moved = (out[:1] - alone).abs().max().item()
+    reached = all(x.grad is not None and x.grad.any() for x in network.parameters())
+    return {
+        "which": entry.name,
+        "shape": float(out.shape[1:] == sample.given["output"]),
+        "hidden": 1.0 if not masked else moved if moved > 1e-9 else 0.0,
+        "reached": 3.0 * reached,
     }
 
 

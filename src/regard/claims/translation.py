@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import regard
 from regard.analysis.align import Alignment, align
-from regard.claims.cells import measured
+from regard.claims.cells import Cells, measured
 from regard.claims.figures import Figures, Finding, listed
 from regard.experiments.cell import Cell
 from regard.networks.encoder_decoder import EncoderDecoder
@@ -35,7 +35,7 @@ def trained(task: Translation, reader: str | None, seed: int, steps: int) -> Enc
     return model
 
 
-@measured(reader=("none", "luong_general", "local_p"), seed=range(2), steps=[200])
+@measured(reader=("none", "luong_general", "local_p", "local_m"), seed=range(2), steps=[200])
 def translated(reader: str, seed: int, steps: int) -> dict[str, float]:
     """The share of tokens that a trained translator gets right, writing by itself, and its alignment error."""
     model = trained(TASK, None if reader == "none" else reader, seed, steps)
@@ -63,14 +63,21 @@ def better_than_none(found: Figures, points: float) -> Finding:
     return Finding.of(f"{figure}; alignment error {listed(errors, '.3f')}", more >= points)
 
 
-@measured(m=(64, 256, 1024))
-def scores_of_local_p(m: int) -> dict[str, float]:
+@measured(reader=("local_p", "local_m"), m=(64, 256, 1024))
+def scores_near(reader: str, m: int) -> dict[str, float]:
     """Scores for each query over m keys, D = 10, from the operations that are counted."""
-    mechanism, d = regard.build("local_p", heads=1, head_dim=16, score="dot(scale=1.0)"), 16
+    mechanism, d = regard.build(reader, heads=1, head_dim=16, score="dot(scale=1.0)"), 16
     q, k = torch.randn(1, 1, 8, d), torch.randn(1, 1, m, d)
+    given = {"place": torch.arange(8.0).expand(1, 1, -1)} if mechanism.signals else {}
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        mechanism(q, k, k)
-    return {"scores": (counter.get_total_flops() / 2 / 8 - d * d - d) / (2 * d)}
+        mechanism(q, k, k, **given)
+    predicted = d * d + d if reader == "local_p" else 0
+    return {"scores": (counter.get_total_flops() / 2 / 8 - predicted) / (2 * d)}
+
+
+def scores_of_local(reader: str) -> Cells:
+    """Those of one reader."""
+    return scores_near.where(reader=[reader])
 
 
 def is_flat(found: Figures) -> Finding:

@@ -55,6 +55,8 @@ def show(part: Studied) -> None:
     typer.echo(f"\n{part.claim.text}")
     for row in cells:
         typer.echo("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if part.instead:
+        typer.echo(f"  of {part.instead}")
     typer.echo(f"{'holds' if part.finding.held else 'does not hold'}: {part.finding.figure}")
     if part.null is not None:
         verdict = "holds all the same, which it must not" if part.null.held else "does not hold, as it must not"
@@ -62,27 +64,49 @@ def show(part: Studied) -> None:
 
 
 def draw(found: list[Studied], target: Path) -> None:
-    """Each claim's figures over the first field of numbers, a line for each combination of the others."""
+    """Each claim's figures over the first field that varies, one of numbers before others; a line for each combination
+    of the rest. Figures that several claims are read from stand there once."""
     from matplotlib.figure import Figure
 
-    panels = [(part, measure) for part in found for measure in part.measures if numeric(part, measure)]
+    panels = {
+        (tuple(part.keys), measure): part for part in found for measure in part.measures if numeric(part, measure)
+    }
     across = min(len(panels), 3)
     down = -(-len(panels) // across)
     figure = Figure(figsize=(4.2 * across, 3.2 * down), layout="constrained")
-    for place, (part, measure) in enumerate(panels):
-        axes = figure.add_subplot(down, across, place + 1)
-        axes.set_title(measure, fontsize=9)
-        for label, points in lines(part, measure).items():
-            x, y, error = (list(each) for each in zip(*points, strict=True))
-            axes.errorbar(x, y, error, marker="o", markersize=3, capsize=2, label=label)
-        first = across_field(part)
-        axes.set_xlabel(first or "")
-        values = [row[first] for row in part.figures.rows] if first else []
-        if values and min(values) > 0 and max(values) >= 8 * min(values):
-            axes.set_xscale("log", base=2)
-        if any(lines(part, measure)):
-            axes.legend(fontsize=6)
+    for place, ((_, measure), part) in enumerate(panels.items()):
+        panel(figure.add_subplot(down, across, place + 1), part, measure, titled(measure, part, found))
     write_whole(target, lambda draft: figure.savefig(draft, dpi=130))
+
+
+def titled(measure: str, part: Studied, found: list[Studied]) -> str:
+    """A figure's name, and behind it that of its cells where they are not all the same."""
+    names = {str(each.figures.rows[0].get("function", "")).rpartition(".")[2] for each in found}
+    own = str(part.figures.rows[0].get("function", "")).rpartition(".")[2]
+    return f"{measure} ({own})" if len(names) > 1 and own else measure
+
+
+def panel(axes: Any, part: Studied, measure: str, title: str) -> None:
+    """One figure of a claim, with 95% intervals over seeds. What is no number has a place of its own for each value."""
+    first = across_field(part)
+    values: list[Any] = list(dict.fromkeys(row[first] for row in part.figures.rows)) if first else [""]
+    counted = first is not None and all(map(is_number, values))
+    axes.set_title(title, fontsize=9)
+    axes.set_xlabel(first or "")
+    drawn = lines(part, measure)
+    for label, points in drawn.items():
+        points = sorted(points) if counted else points
+        x = [value if counted else values.index(value) for value, _, _ in points]
+        line = "-" if counted else "none"
+        y, error = ([point[place] for point in points] for place in (1, 2))
+        axes.errorbar(x, y, error, marker="o", markersize=4, capsize=2, linestyle=line, label=label)
+    if not counted:
+        axes.set_xticks(range(len(values)), [str(value) for value in values], fontsize=7)
+        axes.set_xlim(-0.5, len(values) - 0.5)
+    elif min(values) > 0 and max(values) >= 8 * min(values):
+        axes.set_xscale("log", base=2)
+    if any(drawn):
+        axes.legend(fontsize=6)
 
 
 def numeric(part: Studied, measure: str) -> bool:
@@ -90,22 +114,32 @@ def numeric(part: Studied, measure: str) -> bool:
     return any(isinstance(row.get(measure), int | float) for row in part.figures.rows)
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is one, which true and false are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def across_field(part: Studied) -> str | None:
-    """The first field of numbers that differs between rows."""
-    return next((name for name in part.fields if isinstance(part.figures.rows[0][name], int | float)), None)
+    """The first field of numbers that differs between rows; without one the first field that does."""
+    numbers = (name for name in part.fields if all(is_number(row[name]) for row in part.figures.rows))
+    return next(numbers, next(iter(part.fields), None))
 
 
-def lines(part: Studied, measure: str) -> dict[str, list[tuple[float, float, float]]]:
-    """By line, of the other fields: places, means and half the range over seeds."""
-    first, grouped = across_field(part), {}
+def lines(part: Studied, measure: str) -> dict[str, list[tuple[Any, float, float]]]:
+    """By line, of the other fields: what stands across, means, and half of the 95% interval over seeds."""
+    from statistics import mean, stdev
+
+    from regard.claims.figures import STUDENT
+
+    first = across_field(part)
+    grouped: dict[str, dict[Any, list[float]]] = {}
     others = [name for name in part.fields if name != first]
     for row in part.figures.rows:
         if isinstance(row.get(measure), int | float):
             label = ", ".join(f"{name} {row[name]}" for name in others)
-            grouped.setdefault(label, {}).setdefault(row[first] if first else 0, []).append(float(row[measure]))
-    return {label: [point(x, values) for x, values in sorted(by.items())] for label, by in grouped.items()}
+            grouped.setdefault(label, {}).setdefault(row[first] if first else "", []).append(float(row[measure]))
 
+    def half(values: list[float]) -> float:
+        return 0.0 if len(values) < 2 else STUDENT[len(values) - 2] * stdev(values) / len(values) ** 0.5
 
-def point(x: Any, values: list[float]) -> tuple[float, float, float]:
-    """A place, a mean and half of the range."""
-    return float(x), sum(values) / len(values), (max(values) - min(values)) / 2
+    return {label: [(x, mean(values), half(values)) for x, values in by.items()] for label, by in grouped.items()}

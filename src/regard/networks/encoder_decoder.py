@@ -14,17 +14,20 @@ from regard.core.build import build_text
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.core.layout import Layout
+from regard.mechanisms.scored.luong import LocalM
 from regard.mechanisms.scored.sentinel import Sentinel
 from regard.networks.writer import Encoded, Remembered, Writer
 
 
 @dataclass(frozen=True)
 class Decoded(Remembered):
-    """What the decoder remembers: ``hidden``, ``cell`` and what it has said of the last step, ``(b, width)`` each."""
+    """What the decoder remembers: ``hidden``, ``cell`` and what it has said of the last step, ``(b, width)`` each, and
+    how many steps there were, ``(b,)``."""
 
     hidden: Tensor
     cell: Tensor
     said: Tensor
+    place: Tensor
 
 
 class EncoderDecoder(Writer):
@@ -33,8 +36,9 @@ class EncoderDecoder(Writer):
         h_t = LSTM([x_{t−1}; h̃_{t−1}], h_{t−1}),   c_t = reader(h_t; keys),   h̃_t = tanh(W [c_t; h_t]),   logits = V h̃_t
 
     The reader is any mechanism of one head that takes more keys than queries: `luong_general`, `local_p`, `softmax`,
-    ``composed(score=additive)``, `sentinel`, whose t is a gate of the cell's memory and is read as its own value. With
-    ``before`` it is asked by h_{t−1}, and the LSTM gets c_t, as in Bahdanau's and captioning networks.
+    ``composed(score=additive)``; `local_m`, whose place is the number of the step; `sentinel`, whose t is a gate of the
+    cell's memory and is read as its own value. With ``before`` it is asked by h_{t−1}, and the LSTM gets c_t, as in
+    Bahdanau's and captioning networks.
 
     Shapes: ``source (b, m)``, ``target (b, n)`` ids, ``lengths (b,)`` of the sources -> logits ``(b, n, target)``, of
     each token from those before it.
@@ -98,11 +102,13 @@ class EncoderDecoder(Writer):
     def start(self, encoded: Encoded) -> Decoded:
         """The decoder before its first step."""
         hidden, cell = torch.tanh(self.begin(encoded.end)).chunk(2, -1)
-        return Decoded(hidden, cell, torch.zeros_like(hidden))
+        return Decoded(hidden, cell, torch.zeros_like(hidden), torch.zeros_like(hidden[:, 0]))
 
-    def read(self, hidden: Tensor, encoded: Encoded, sentinel: Tensor | None) -> Tensor:
-        """What the reader gives to a state ``(b, width)``."""
+    def read(self, hidden: Tensor, encoded: Encoded, sentinel: Tensor | None, place: Tensor) -> Tensor:
+        """What the reader gives to a state ``(b, width)`` at a step ``(b,)``."""
         q, k = hidden[:, None, None], encoded.keys[:, None]
+        if isinstance(self.reader, LocalM):
+            return self.reader(q, k, k, encoded.layout, place=place[:, None, None])[:, 0, 0]
         if not isinstance(self.reader, Sentinel):
             return cast(Any, self.reader)(q, k, k, encoded.layout)[:, 0, 0]
         own = cast(Tensor, sentinel)
@@ -119,13 +125,17 @@ class EncoderDecoder(Writer):
     def step(self, state: Decoded, previous: Tensor, encoded: Encoded) -> tuple[Decoded, Tensor]:
         """The state and the logits ``(b, target)`` after the tokens ``previous (b,)``."""
         x = self.embedding(previous)
-        context = self.read(state.hidden, encoded, self.known(x, state, state.cell)) if self.asks_before else None
+        context = (
+            self.read(state.hidden, encoded, self.known(x, state, state.cell), state.place)
+            if self.asks_before
+            else None
+        )
         parts = [x, *([] if context is None else [context]), *([state.said] if self.feed else [])]
         hidden, cell = self.cell(torch.cat(parts, -1), (state.hidden, state.cell))
         if self.reader is not None and context is None:
-            context = self.read(hidden, encoded, self.known(x, state, cell))
+            context = self.read(hidden, encoded, self.known(x, state, cell), state.place)
         said = torch.tanh(self.say(hidden if context is None else torch.cat([context, hidden], -1)))
-        return Decoded(hidden, cell, said), self.out(said)
+        return Decoded(hidden, cell, said, state.place + 1), self.out(said)
 
     @property
     def asks_before(self) -> bool:
@@ -138,6 +148,7 @@ class EncoderDecoder(Writer):
         made = {
             "bilinear": cls(13, 11, 8, seed=0),
             "near a place": cls(13, 11, 8, "local_p(reach=2)", seed=0),
+            "in step": cls(13, 11, 8, "local_m(reach=2)", seed=0),
             "additive, before": cls(13, 11, 8, "composed(score=additive)", before=True, feed=False, seed=0),
             "sentinel": cls(13, 11, 8, "sentinel(score=additive)", seed=0),
         }

@@ -38,7 +38,6 @@ class Standardised(nn.Module):
     arxiv="1911.03875",
     year=2020,
     aliases=("lal", "label_attention_layer"),
-    missing="halves of words that hold position alone, and trees of heads and dependents",
     fidelity="authors' code",
     claim=(
         Claim(
@@ -60,55 +59,84 @@ class LabelAttention(Network):
         y_il = norm(R (W c_l + x_i)),   y_i = [y_i1; …; y_iL]
 
     q is learned; W and R are shared by the labels. R (W c + x) is a sum of two parts, so that no tensor has a number
-    for each word, label and channel.
+    for each word, label and channel. Where the last ``positional`` channels of x hold position alone, q, K, V and W are
+    halves, one for these channels and one for the others, which meet in the scores and in R.
 
     Shapes: ``x (b, n, c)``, ``key_mask (b, n)`` -> ``(b, n, L projected)``.
 
     Args:
         channels: c. labels: L. size: of keys and values. projected: of each y_il, even: halves are for spans.
-        seed: of the initial weights; None takes PyTorch's.
+        seed: of the initial weights; None takes PyTorch's. positional: how many channels hold position alone.
 
     Raises:
-        ValueError: sizes below one, an odd ``projected``, or x of other channels.
+        ValueError: sizes below one, an odd ``projected``, halves of an odd size, or x of other channels.
 
     Paper: Mrini et al., arXiv 1911.03875. In batches of more than one sentence the authors' code gives the queries of
     labels to the keys of others; here a batch is what its sentences are.
     """
 
     def __init__(
-        self, channels: int, labels: int = 112, size: int = 64, projected: int = 64, seed: int | None = None
+        self,
+        channels: int,
+        labels: int = 112,
+        size: int = 64,
+        projected: int = 64,
+        seed: int | None = None,
+        positional: int = 0,
     ) -> None:
         super().__init__()
         if min(channels, labels, size, projected) < 1 or projected % 2:
             came = f"{channels}, {labels}, {size}, {projected}"
             raise wrong("channels, labels, size, projected", came, "at least 1 each, the last even")
+        self.parts, each = parts_of(channels, positional, size)
         if seed is not None:
             torch.manual_seed(seed)
         self.channels, self.labels = channels, labels
         self.query = nn.Parameter(nn.init.xavier_normal_(torch.empty(labels, size)))
         self.key, self.value = (
-            nn.Parameter(nn.init.xavier_normal_(torch.empty(labels, channels, size))) for _ in range(2)
+            nn.ParameterList(nn.init.xavier_normal_(torch.empty(labels, part, each)) for part in self.parts)
+            for _ in range(2)
         )
         self.attention = build("softmax", scale=channels**-0.5)
-        self.join, self.reduce = nn.Linear(size, channels, bias=False), nn.Linear(channels, projected, bias=False)
+        self.join = nn.ModuleList(nn.Linear(each, part, bias=False) for part in self.parts)
+        self.reduce = nn.Linear(channels, projected, bias=False)
         self.norm = Standardised(projected)
 
     def gather(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """c, ``(b, L, size)``: what each label hears."""
         if x.dim() != 3 or x.shape[2] != self.channels:
             raise wrong("x", f"shape {tuple(x.shape)}", f"(b, n, {self.channels})")
-        k, v = (torch.einsum("bnc,lcd->blnd", x, each) for each in (self.key, self.value))
+        halves = x.split(self.parts, -1)
+        k, v = (
+            torch.cat([torch.einsum("bnc,lcd->blnd", half, w) for half, w in zip(halves, weights, strict=True)], -1)
+            for weights in (self.key, self.value)
+        )
         q = self.query[None, :, None].expand(x.shape[0], -1, -1, -1)
         return self.attention(q, k, v, Layout(key_mask=key_mask))[:, :, 0]
 
+    def joined(self, heard: Tensor) -> Tensor:
+        """W c, ``(b, L, channels)``."""
+        halves = heard.chunk(len(self.parts), -1)
+        return torch.cat([join(half) for join, half in zip(self.join, halves, strict=True)], -1)
+
     def forward(self, x: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        heard = self.reduce(self.join(self.gather(x, key_mask)))
+        heard = self.reduce(self.joined(self.gather(x, key_mask)))
         return self.norm(heard[:, None] + self.reduce(x)[:, :, None]).flatten(2)
 
     @classmethod
     def examples(cls) -> Sequence[Sample]:
         given = {"inputs": partial(vectors, channels=8), "output": (11, 20)}
-        return [Sample("5 labels", cls(8, 5, 6, 4, seed=0), given)]
+        made = {"5 labels": cls(8, 5, 6, 4, seed=0), "position apart": cls(8, 5, 6, 4, seed=0, positional=3)}
+        return [Sample(label, network, given) for label, network in made.items()]
+
+
+def parts_of(channels: int, positional: int, size: int) -> tuple[tuple[int, ...], int]:
+    """How many channels hold words and how many position, and what of ``size`` each has."""
+    if not positional:
+        return (channels,), size
+    if not 0 < positional < channels or size % 2:
+        raise wrong("positional", f"{positional}, size {size}", f"1 to {channels - 1} channels, and an even size")
+    return (channels - positional, positional), size // 2
 
 
 class SpanParser(Network):
@@ -118,13 +146,14 @@ class SpanParser(Network):
         scores = W relu(norm(W' span)),   the label "none" scores zero
 
     A sentence has a word before its first and one behind its last. Spans go from a fence between words to another.
+    Words and their positions are added, or with ``apart`` stand in halves of x, which all attention keeps apart.
 
     Shapes: ``words (b, n)`` ids -> ``(b, n − 1, n − 1, labels)`` of spans from fence i to fence j.
 
     Args:
         words: vocabulary. labels: of spans. width: of words. projected: of each head. attention: "labels", a head for
             each label; "self", as many heads of self-attention. longest: of sentences. own: whether a label is scored
-            from its own head alone. seed: of the initial weights.
+            from its own head alone. seed: of the initial weights. apart: position in a half of the channels.
 
     Raises:
         ValueError: another attention, or a sentence that is too long.
@@ -142,6 +171,7 @@ class SpanParser(Network):
         longest: int = 32,
         own: bool = False,
         seed: int | None = None,
+        apart: bool = False,
     ) -> None:
         super().__init__()
         if attention not in ("labels", "self"):
@@ -149,13 +179,15 @@ class SpanParser(Network):
         if seed is not None:
             torch.manual_seed(seed)
         self.longest, self.projected, self.labels = longest, projected, labels
-        self.embedding, self.places = nn.Embedding(words, width), nn.Parameter(torch.randn(longest, width) * 0.5)
-        self.before = SelfAttention(width, 4, width // 4, width)
+        self.apart, half = apart, width // 2 if apart else 0
+        self.embedding = nn.Embedding(words, width - half)
+        self.places = nn.Parameter(torch.randn(longest, half or width) * 0.5)
+        self.before = SelfAttention(width, 4, width // 4, width, half)
         wide = labels * projected
         if attention == "labels":
-            self.layer: nn.Module = LabelAttention(width, labels, width // 4, projected)
+            self.layer: nn.Module = LabelAttention(width, labels, width // 4, projected, positional=half)
         else:
-            self.layer = SelfAttention(width, labels, projected, wide)
+            self.layer = SelfAttention(width, labels, projected, wide, half)
         self.own, hidden = own, 16 if own else 64
         self.norm = Standardised(hidden)
         self.first = nn.Linear(projected if own else wide, hidden * (labels if own else 1))
@@ -165,15 +197,20 @@ class SpanParser(Network):
         """What the layer says of each word, ``(b, n, labels · projected)``."""
         if words.shape[1] > self.longest:
             raise wrong("words", f"{words.shape[1]} words", f"at most {self.longest}")
-        x = self.embedding(words) + self.places[: words.shape[1]]
+        x, places = self.embedding(words), self.places[: words.shape[1]]
+        x = torch.cat([x, places.expand(len(x), -1, -1)], -1) if self.apart else x + places
         return self.layer(self.before(x))
+
+    def fences(self, heads: Tensor) -> Tensor:
+        """What stands between words: the forward half of the one before and the backward half of the one behind."""
+        front, back = heads.unflatten(2, (self.labels, -1)).chunk(2, -1)
+        if self.own:
+            return torch.cat([front[:, :-1], back[:, 1:]], -1)
+        return torch.cat([front[:, :-1].flatten(2), back[:, 1:].flatten(2)], -1)
 
     def read(self, heads: Tensor) -> Tensor:
         """Scores of the spans."""
-        front, back = heads.unflatten(2, (self.labels, -1)).chunk(2, -1)
-        fences = torch.cat([front[:, :-1], back[:, 1:]], -1)
-        if not self.own:
-            fences = torch.cat([part.flatten(2) for part in fences.chunk(2, -1)], -1)
+        fences = self.fences(heads)
         spans = fences[:, None] - fences[:, :, None]
         if not self.own:
             return self.second(F.relu(self.norm(self.first(spans))))
@@ -192,21 +229,31 @@ class SpanParser(Network):
         given = {"inputs": sentences, "output": (8, 8, 5)}
         made = {"labels": cls(13, 5, 8, 4, "labels", 9, seed=0), "self": cls(13, 5, 8, 4, "self", 9, seed=0)}
         made["own heads"] = cls(13, 5, 8, 4, "labels", 9, own=True, seed=0)
+        made["position apart"] = cls(13, 5, 16, 4, "labels", 9, seed=0, apart=True)
         return [Sample(label, network, given) for label, network in made.items()]
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with a residual where the width stays, and the norm behind it."""
+    """Multi-head self-attention with a residual where the width stays, and the norm behind it.
 
-    def __init__(self, width: int, heads: int, size: int, out: int) -> None:
+    Where the last ``positional`` channels hold position alone, their maps are apart from those of the others.
+    """
+
+    def __init__(self, width: int, heads: int, size: int, out: int, positional: int = 0) -> None:
         super().__init__()
+        self.parts, each = parts_of(width, positional, size)
         self.heads, self.attention = heads, build("softmax")
-        self.maps, self.join = nn.Linear(width, 3 * heads * size, bias=False), nn.Linear(heads * size, out, bias=False)
+        self.maps = nn.ModuleList(nn.Linear(part, 3 * heads * each, bias=False) for part in self.parts)
+        outs = self.parts if width == out else (out // len(self.parts),) * len(self.parts)
+        self.join = nn.ModuleList(nn.Linear(heads * each, part, bias=False) for part in outs)
         self.through, self.norm = None if width == out else nn.Linear(width, out, bias=False), Standardised(out)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.maps(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        out = self.join(self.attention(q, k, v, Layout()).transpose(1, 2).flatten(2))
+        halves = zip(self.maps, x.split(self.parts, -1), strict=True)
+        maps = torch.cat([each(half).unflatten(2, (3, self.heads, -1)) for each, half in halves], -1)
+        q, k, v = maps.permute(2, 0, 3, 1, 4)
+        heard = self.attention(q, k, v, Layout()).transpose(1, 2).chunk(len(self.parts), -1)
+        out = torch.cat([join(half.flatten(2)) for join, half in zip(self.join, heard, strict=True)], -1)
         return self.norm(out + (x if self.through is None else self.through(x)))
 
 

@@ -48,7 +48,6 @@ class Filtered(Remembered):
     arxiv="2103.16710",
     year=2021,
     aliases=("hard_monotonic_attention", "latent_alignment"),
-    missing="segmental attention, and a decoder that is fed what it read",
     fidelity="hand values",
     claim=(
         Claim(
@@ -75,7 +74,7 @@ class LatentMonotonic(EncoderDecoder):
     The first place may be any, and at the last key it stays. e are a reader's scores of h_t, the state of an LSTM over
     y alone. So p(y_t | y before t) is a sum over all alignments, which dynamic programming gives in O(m) a step; that
     is what ``forward`` and `generate` compute. `align` gives the best alignment, `loss` what it is trained by: the
-    probability of one alignment, or of all.
+    probability of one alignment, or of all. A decoder that is fed what it read, and segments: `LatentSegmental`.
 
     Shapes: ``source (b, m)``, ``target (b, n)`` ids, ``lengths (b,)`` -> log-probabilities ``(b, n, target)``.
 

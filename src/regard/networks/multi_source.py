@@ -122,7 +122,7 @@ class MultiSource(EncoderDecoder):
         """The gate ``σ(W_z [x; h_{t−1}])`` of the sentinel; None without one."""
         return None if self.known_gate is None else torch.sigmoid(self.known_gate(torch.cat([fed, before.hidden], -1)))
 
-    def read(self, hidden: Tensor, encoded: Encoded, sentinel: Tensor | None) -> Tensor:
+    def read(self, hidden: Tensor, encoded: Encoded, sentinel: Tensor | None, place: Tensor | None = None) -> Tensor:
         """What both strategies give to a state ``(b, width)``; ``sentinel`` is what `known` says."""
         parts = list(encoded.keys.chunk(self.sources, 1))
         own = [] if sentinel is None else [(sentinel * hidden)[:, None]]

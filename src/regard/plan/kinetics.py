@@ -43,7 +43,6 @@ class Split:
     arxiv="2506.05333",
     year=2025,
     aliases=("eflops", "test_time_scaling"),
-    missing="the solve rates of its models",
     fidelity="hand values",
     claim=(
         Claim(
@@ -70,7 +69,8 @@ def kinetics(
     together and each reads the whole cache of its own; weights are read once a step for ``batch`` sequences, which are
     the samples if None (a serving engine with other requests has more).
 
-    Paper: Sadhukhan et al., arXiv 2506.05333.
+    Paper: Sadhukhan et al., arXiv 2506.05333. How often one answer is right is not its model's to say: `frontier` takes
+    it from the caller, and the claim takes a curve.
 
     Raises:
         ValueError: fewer than one token, sample or sequence.

@@ -35,10 +35,11 @@ class Thoughts(nn.Module):
     """A recurrent state whose future is told from a few of its elements, which attention picks.
 
         h_t = GRU([x_t; cue_t], h_{t−1}),   c_t = the ``few`` largest of K_i · W h_t + g_i
-        ŷ_{t+1} = V([x_t at c_t; c_t; tanh(W' h_t)])
+        ŷ_{t+1} = V([x_t at c_t; c_t; tanh(W' h_{t−1})])
 
     g is Gumbel's noise while it is trained, zero after; gradients go straight through the choice. c_t is broadcast to
-    the verifier V, which hears nothing of the other elements. ``picks`` "all" gives it everything, "random" any few.
+    the verifier V, which hears nothing of the other elements: of the state it hears what there was before x_t came in,
+    since h_t knows them all. ``picks`` "all" gives it everything, "random" any few.
 
     Shapes: ``x (b, t, elements)``, ``cue (b, t, factors)`` -> logits ``(b, t)``, and the choice ``(b, t, elements)``.
 
@@ -75,7 +76,8 @@ class Thoughts(nn.Module):
     def forward(self, x: Tensor, cue: Tensor) -> tuple[Tensor, Tensor]:
         hidden, _ = self.state(torch.cat([x, cue], -1))
         chosen = self.choose(self.query(hidden) @ self.keys.T)
-        told = torch.cat([x * chosen, chosen, torch.tanh(self.what(hidden))], -1)
+        before = F.pad(hidden, (0, 0, 1, 0))[:, :-1]
+        told = torch.cat([x * chosen, chosen, torch.tanh(self.what(before))], -1)
         return self.verify(told)[..., 0], chosen
 
 

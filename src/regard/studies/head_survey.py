@@ -11,12 +11,13 @@ from regard.core.errors import did_you_mean, wrong
 STAGES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "recall": ("retrieval_heads", "sink"),
-        "context identification": ("previous_token", "duplicate_token", "retrieval_heads"),
+        "context identification": ("previous_token", "duplicate_token", "retrieval_heads", "lookback_lens"),
         "latent reasoning": ("induction_heads", "circuit_reuse"),
         "expression": ("head_pruning", "causal_head_gating", "circuit_reuse"),
     }
 )
-"""The four stages of the survey, and the analyses of regard that find heads of each."""
+"""The four stages of the survey, and the analyses of regard that find heads of each: most need no training, the ratios
+of `lookback_lens` are what a logistic probe is trained on, and `causal_head_gating` trains gates."""
 
 
 @published(
@@ -28,7 +29,6 @@ STAGES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     arxiv="2409.03752",
     year=2024,
     aliases=("attention_heads_survey",),
-    missing="detectors that are trained probes",
     fidelity="hand values",
     claim=(
         Claim(

@@ -20,7 +20,6 @@ from regard.core.atlas import Claim, published
     arxiv="2510.17358",
     year=2025,
     aliases=("locality_dial", "recruitment_learning"),
-    missing="recruitment of whole language models, and rules that are injected",
     fidelity="abstract only",
     claim=(
         Claim(
@@ -53,7 +52,8 @@ class Localist:
         blocks: g, an even number. size: features of a block. tokens: of a text, a multiple of the blocks.
         texts: that are trained on. rate: η.
 
-    Paper: Diederich, arXiv 2510.17358, of which only the abstract is followed.
+    Paper: Diederich, arXiv 2510.17358, of which only the abstract is followed. It also speaks of rules that are
+    injected and of whole language models that are recruited, and says nothing of how.
     """
 
     blocks: int = 4

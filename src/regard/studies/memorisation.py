@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from itertools import combinations
+
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
@@ -18,7 +21,6 @@ from regard.core.errors import wrong
     arxiv="2306.02010",
     year=2024,
     aliases=("memorization_capacity",),
-    missing="training by gradient descent, and the checks of Kruskal ranks; outputs are fitted exactly instead",
     fidelity="hand values",
     claim=(
         Claim(
@@ -30,6 +32,11 @@ from regard.core.errors import wrong
             "where all examples share their context, they know so many and not one more, linear in H",
             cells="memorisation.shared",
             holds="memorisation.is_the_bound",
+        ),
+        Claim(
+            "heads that gradient descent trains know no fewer than the bound, and as many more as there are more heads",
+            cells="memorisation.trained",
+            holds="memorisation.descends_to_the_bound",
         ),
     ),
 )
@@ -45,6 +52,55 @@ def read_by_heads(context: Tensor, query: Tensor, maps: Tensor) -> Tensor:
     """
     scores = torch.einsum("tid,hde,te->thi", context.expand(query.shape[0], -1, -1), maps, query)
     return torch.einsum("thi,tid->thd", scores.softmax(-1), context.expand(query.shape[0], -1, -1)).flatten(1)
+
+
+class Memory(nn.Module):
+    """The layer itself, all of it trained: ``y_t = Σ_h v_h · z_th``, z_th as in `read_by_heads`.
+
+    Args:
+        count: H. d: of tokens. head_dim: rank of each W_h = Q_h K_hᵀ. generator: of the initial weights.
+    """
+
+    def __init__(self, count: int, d: int, head_dim: int, generator: Generator) -> None:
+        super().__init__()
+        q, k = torch.randn(2, count, d, head_dim, generator=generator) * d**-0.5
+        self.q, self.k = nn.Parameter(q), nn.Parameter(k)
+        self.v = nn.Parameter(torch.randn(count * d, generator=generator) * (count * d) ** -0.5)
+
+    def forward(self, context: Tensor, query: Tensor) -> Tensor:
+        return read_by_heads(context, query, self.k @ self.q.mT) @ self.v
+
+
+def kruskal_rank(x: Tensor, tolerance: float = 1e-9) -> int:
+    """The largest k for which any k of the rows of x ``(n, d)`` are linearly independent.
+
+    The theorem asks of the queries of all examples, e, that it is d, and of each context that its tokens are
+    independent (`is_general`). Every choice of rows is looked at: for few rows.
+
+    Raises:
+        ValueError: over a million choices.
+    """
+    n, d = x.shape
+    for k in range(1, min(n, d) + 1):
+        if math.comb(n, k) > 10**6:
+            raise wrong("x", f"{math.comb(n, k)} choices of {k} rows", "at most a million")
+        chosen = x[torch.tensor(list(combinations(range(n), k)))]
+        if (torch.linalg.svdvals(chosen)[:, -1] <= tolerance * x.norm(dim=1).max()).any():
+            return k - 1
+    return min(n, d)
+
+
+def is_general(context: Tensor, query: Tensor, tolerance: float = 1e-9) -> bool:
+    """Whether the theorem's assumptions hold: any n queries and each context are linearly independent.
+
+    Args:
+        context: ``(T or 1, n, d)``. query: ``(T, d)``; n is at most d.
+    """
+    n, d = context.shape[1:]
+    if n > d:
+        raise wrong("context", f"{n} tokens of {d} numbers", "no more tokens than numbers")
+    independent = torch.linalg.matrix_rank(context, rtol=tolerance) == n
+    return bool(independent.all()) and kruskal_rank(query, tolerance) >= min(n, len(query))
 
 
 def capacity(read: Tensor, labels: Tensor, tolerance: float = 1e-6) -> int:

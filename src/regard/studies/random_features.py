@@ -18,7 +18,6 @@ from regard.core.errors import wrong
     arxiv="2307.11353",
     year=2023,
     aliases=("random_feature_attention",),
-    missing="the constraint on norms, in whose place a ridge is chosen by validation",
     fidelity="hand values",
     claim=(
         Claim(
@@ -57,8 +56,38 @@ def gaussian(count: int, d: int, mean: float, generator: Generator) -> Tensor:
     return (mean * torch.eye(d, dtype=torch.float64) + noise * 0.5**0.5) * d**-0.5
 
 
+def bounded_fit(features: Tensor, y: Tensor, radius: float) -> Tensor:
+    """The weights v of norm ``radius`` at most with the least squared error, ``(M,)``: the paper's constrained fit.
+
+    A ridge of λ is the constrained fit for the norm that it ends with, and its norm falls with λ: λ is found by halving
+    its logarithm's range, and is zero where the least squares solution is short enough.
+
+    Args:
+        features: ``(examples, M)``. y: ``(examples,)``. radius: of v, above zero.
+
+    Raises:
+        ValueError: a radius of zero or less.
+    """
+    if radius <= 0:
+        raise wrong("radius", f"{radius:g}", "above 0")
+    left, values, right = torch.linalg.svd(features, full_matrices=False)
+    kept = values > values.max() * max(features.shape) * torch.finfo(values.dtype).eps
+    cross, values, right = (left.mT @ y)[kept], values[kept], right[kept]
+    plain = cross / values
+    if plain.norm() <= radius:
+        return plain @ right
+    low, high = -60.0, 60.0 + float(values.square().max().log())
+    for _ in range(80):
+        middle = (low + high) / 2
+        longer = (cross * values / (values.square() + torch.tensor(middle).double().exp())).norm() > radius
+        low, high = (middle, high) if longer else (low, middle)
+    return cross * values / (values.square() + torch.tensor(high).double().exp()) @ right
+
+
 def risk_of_ridge(features: Tensor, y: Tensor, sizes: tuple[int, int]) -> float:
     """The mean squared error on the last examples over their variance, by the ridge that is best on those in between.
+
+    Each ridge is the fit under a bound on the norm (`bounded_fit`), so that the best of them is the best bound.
 
     Args:
         features: ``(examples, M)``. y: ``(examples,)``. sizes: examples to fit, and to choose the ridge by.

@@ -18,7 +18,6 @@ from regard.core.errors import wrong
     arxiv="2508.17821",
     year=2025,
     aliases=("limits_of_normalisation", "separability"),
-    missing="its bound on the distance of the output from tokens that are not selected",
     fidelity="hand values",
     claim=(
         Claim(
@@ -58,6 +57,47 @@ def separable_share(weights: Tensor, x: Tensor, count: int, chosen: Tensor | Non
     apart = torch.cdist(center, x, compute_mode="donot_use_mm_for_euclid_dist")
     nearest = apart.masked_fill(picked, torch.inf).amin(-1, keepdim=True)
     return ((apart < nearest) & picked).sum(-1) / count
+
+
+def distance_to_rest(weights: Tensor, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """How far what the selected tokens give is from what all others give, and the most that it can be, ``(rows,)``.
+
+        d = |Σ_{i in I} α_i x_i − Σ_{j not in I} α_j x_j| ≤ min(p, 1 − p) D + |1 − 2p| R,   p = Σ_{i in I} α_i
+
+    D is the largest distance of a selected token from another one, R the largest norm: each sum is its mass times a
+    mean of its tokens, so that d is at most the lesser mass times the distance of the means, and what is left of the
+    larger mass times a norm. As rows get even, p falls to N / m, and only R is left of it: nothing tells what was
+    selected.
+
+    Args:
+        weights, x, count: as in `separable_share`; rows of sum one.
+
+    Raises:
+        ValueError: as many tokens as there are, or none.
+
+    Paper: Mudarisov et al., arXiv 2508.17821, of which d is; the bound is proven here.
+    """
+    if not 0 < count < x.shape[0]:
+        raise wrong("count", str(count), f"1 to {x.shape[0] - 1}")
+    picked = torch.zeros_like(weights, dtype=torch.bool).scatter(-1, weights.topk(count, -1).indices, True)
+    a, x = weights.double(), x.double()
+    mass = (a * picked).sum(-1)
+    apart = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    widest = torch.stack([apart[own][:, ~own].max() for own in picked])
+    most = torch.minimum(mass, 1 - mass) * widest + (1 - 2 * mass).abs() * x.norm(dim=-1).max()
+    return ((a * torch.where(picked, 1.0, -1.0)) @ x).norm(dim=-1), most
+
+
+def weight_range(scores: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The least and the most that a weight of softmax can be, ``(rows,)`` each: ``e^{∓2Δ/T} / m``, Δ the largest score.
+
+    Both fall as 1/m for scores that do not grow, which is why attention vanishes over long texts.
+
+    Args:
+        scores: ``(rows, m)``. temperature: T.
+    """
+    reach = 2 * scores.abs().amax(-1) / temperature
+    return torch.exp(-reach) / scores.shape[-1], torch.exp(reach) / scores.shape[-1]
 
 
 def jacobian_norm(logits: Tensor, temperature: float) -> Tensor:

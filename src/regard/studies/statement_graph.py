@@ -23,7 +23,6 @@ CLOSE = 0.85
     arxiv="2407.04485",
     year=2024,
     aliases=("hallucination_graph",),
-    missing="statements that a model has generated: these are from templates",
     fidelity="hand values",
     claim=(
         Claim(
@@ -52,7 +51,8 @@ class StatementGraph:
     Args:
         width: of h. hidden: of the layer. temperature: T. rate, steps: of Adam in both stages. seed: of the weights.
 
-    Paper: Noan and Kunneman, arXiv 2407.04485.
+    Paper: Noan and Kunneman, arXiv 2407.04485, on what models have said; the claim is on statements from templates,
+    whose level of truth is known.
     """
 
     width: int = 128

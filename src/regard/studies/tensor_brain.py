@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,6 @@ from regard.core.atlas import Claim, published
     arxiv="2001.11027",
     year=2020,
     aliases=("semantic_decoder",),
-    missing="time, working memory over several scenes, and classes of concepts",
     fidelity="abstract only",
     claim=(
         Claim("it tells 90% of the triples of drawn scenes", cells="triples.perceived", holds="triples.are_told"),
@@ -36,11 +36,12 @@ class TensorBrain(nn.Module):
     """Concepts are indices with embeddings; a blackboard q is read by them and written to by the one that is told.
 
         q ← q_senses, a_t, or q_0,   P(k | q) = softmax_k(a_k · q + b_k)
-        q ← q + a_k,   q ← q + tanh(W q)
+        q ← q + a_k,   q ← q + tanh(W q);   between scenes q ← q_senses + tanh(W q_before)
 
     Subject, object and predicate are told one after the other; each is written back, and working memory W works on the
     blackboard, before the next. q_senses is what an encoder sees in an image; a_t the embedding of a scene's own index,
-    episodic memory; q_0 is what there is without senses, semantic memory.
+    the instant that it was seen at, episodic memory; q_0 is what there is without senses, semantic memory. Concepts are
+    told among all, or among those of a class. They may be sampled, with gradients straight through.
 
     Args:
         concepts: indices. width: of q. scenes: indices of scenes. side: of images, a multiple of four. seed: of the
@@ -60,10 +61,21 @@ class TensorBrain(nn.Module):
             *(nn.Linear(32 * (side // 4) ** 2, 128), nn.ReLU(), nn.Linear(128, width)),
         )
 
-    def begin(self, images: Tensor | None = None, scenes: Tensor | None = None, count: int = 1) -> Tensor:
-        """q before anything is told, ``(b, width)``: of images, of scenes by their index, or of neither."""
+    def begin(
+        self,
+        images: Tensor | None = None,
+        scenes: Tensor | None = None,
+        count: int = 1,
+        before: Tensor | None = None,
+    ) -> Tensor:
+        """q before anything is told, ``(b, width)``: of images, of scenes by their index, or of neither.
+
+        Args:
+            count: how many, of neither. before: q of the scene before these images, which working memory keeps.
+        """
         if images is not None:
-            return self.senses(images)
+            q = self.senses(images)
+            return q if before is None else q + torch.tanh(self.work(before))
         if scenes is not None and self.episodes is not None:
             return self.episodes(scenes)
         return self.rest.expand(count, -1)
@@ -86,13 +98,30 @@ class TensorBrain(nn.Module):
         return total
 
     @torch.no_grad()
-    def tell(self, q: Tensor, steps: int = 3) -> Tensor:
-        """The likeliest concept at each step, ``(b, steps)``."""
+    def tell(self, q: Tensor, steps: int = 3, classes: Sequence[Tensor] | None = None) -> Tensor:
+        """The likeliest concept at each step, ``(b, steps)``; of a class each, ``(concepts,)`` bool, where given."""
         told = []
-        for _ in range(steps):
-            told.append(self.logits(q).argmax(-1))
+        for step in range(steps):
+            logits = self.logits(q)
+            if classes is not None:
+                logits = logits.masked_fill(~classes[step], -torch.inf)
+            told.append(logits.argmax(-1))
             q = self.write(q, told[-1])
         return torch.stack(told, 1)
+
+    def sample(self, q: Tensor, generator: Generator, steps: int = 3) -> tuple[Tensor, Tensor]:
+        """Concepts that are drawn, ``(b, steps)``, and q behind them.
+
+        What is written is the embedding of what was drawn; its gradient is that of the mean embedding under P.
+        """
+        told = []
+        for _ in range(steps):
+            chances = self.logits(q).softmax(-1)
+            told.append(torch.multinomial(chances.detach(), 1, generator=generator)[:, 0])
+            mean = chances @ self.index
+            q = q + self.index[told[-1]].detach() + mean - mean.detach()
+            q = q + torch.tanh(self.work(q))
+        return torch.stack(told, 1), q
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from regard.core.atlas import Claim, published
     arxiv="2303.04245",
     year=2023,
     aliases=("lda_topics",),
-    missing="all parts trained at once, and texts of an encyclopedia",
     fidelity="hand values",
     claim=(
         Claim(
@@ -49,7 +48,8 @@ class Topics:
         topics, words: how many, and how many words each. length: of a text. mixed: topics of a text. hidden: the share
             of places that are asked. blurred: every text is of all topics, which tells nothing.
 
-    Paper: Li, Li and Risteski, arXiv 2303.04245.
+    Paper: Li, Li and Risteski, arXiv 2303.04245. Its theorems and this are about one stage after the other, on texts of
+    known topics; it also trains all at once, and on an encyclopedia.
     """
 
     topics: int = 10

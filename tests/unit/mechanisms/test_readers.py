@@ -51,6 +51,18 @@ def test_local_attention_by_hand():
             assert a[b, h, 0].count_nonzero() == len(near)
 
 
+def test_monotonic_attention_by_hand():
+    """Queries 0, 4 and 20: a softmax over two keys on either side, nothing where no key is near."""
+    mechanism = build("local_m", heads=2, head_dim=D, reach=2).double()
+    q, k, v = draw((N, D), (M, D), (M, E))
+    place = torch.tensor([0.0, 4.0, 20.0]).expand(2, 1, -1)
+    scores, want = torch.einsum("bhid,hde,bhje->bhij", q, mechanism.scorer.map, k), torch.zeros(2, 2, N, M)
+    want = want.double()
+    want[:, :, 0, :3], want[:, :, 1, 2:7] = scores[:, :, 0, :3].softmax(-1), scores[:, :, 1, 2:7].softmax(-1)
+    torch.testing.assert_close(mechanism.weights(q, k, place=place), want)
+    torch.testing.assert_close(mechanism(q, k, v, place=place), want @ v)
+
+
 def test_a_wide_window_is_attention_to_all():
     near, plain = (
         build("local_p", heads=2, head_dim=D, reach=2000).double(),

@@ -8,7 +8,13 @@ from regard.analysis.align import Alignment
 from regard.networks.encoder_decoder import EncoderDecoder
 from regard.tasks.translation import Translation
 
-READERS = ["luong_general", "local_p(reach=2)", "composed(score=additive)", "sentinel(score=additive)"]
+READERS = [
+    "luong_general",
+    "local_p(reach=2)",
+    "local_m(reach=2)",
+    "composed(score=additive)",
+    "sentinel(score=additive)",
+]
 
 
 def drawn(count=5):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from regard.networks.joint_parsing import HeadScores, best_tree
 from regard.networks.label_attention import LabelAttention, SpanParser
 from regard.networks.pose_lifting import MIRRORED, NOTHING, PARENTS, Drops, PoseLifter, partitions
 
@@ -21,7 +22,7 @@ def given(name, key):
 def test_label_attention_is_its_authors():
     state = {key: torch.tensor(value, dtype=torch.float64) for key, value in VALUES["label_attention"]["state"].items()}
     layer = LabelAttention(6, 3, 4, 2).double()
-    names = {"query": "w_qs", "key": "w_ks", "value": "w_vs", "join.weight": "proj.weight"}
+    names = {"query": "w_qs", "key.0": "w_ks", "value.0": "w_vs", "join.0.weight": "proj.weight"}
     names |= {"reduce.weight": "reduce_proj.weight", "norm.scale": "layer_norm.a_2", "norm.shift": "layer_norm.b_2"}
     layer.load_state_dict({ours: state[theirs] for ours, theirs in names.items()})
     x, mask = torch.full((2, 5, 6), 7.0, dtype=torch.float64), torch.arange(5) < torch.tensor([[5], [3]])
@@ -31,6 +32,41 @@ def test_label_attention_is_its_authors():
     for row, name in enumerate(("long", "short")):
         for ours, key in ((out[row, mask[row]], "out"), (shown[row][:, mask[row]], "weights")):
             torch.testing.assert_close(ours, given("label_attention", f"{name}_{key}"), rtol=1e-4, atol=1e-5)
+
+
+def test_label_attention_with_position_apart_is_its_authors():
+    state = VALUES["label_attention_apart"]["state"]
+    state = {key: torch.tensor(value, dtype=torch.float64) for key, value in state.items()}
+    layer = LabelAttention(6, 3, 4, 2, positional=2).double()
+    names = {"reduce.weight": "reduce_proj.weight", "norm.scale": "layer_norm.a_2", "norm.shift": "layer_norm.b_2"}
+    for half in (0, 1):
+        names |= {f"key.{half}": f"w_ks{half + 1}", f"value.{half}": f"w_vs{half + 1}"}
+        names[f"join.{half}.weight"] = f"proj{half + 1}.weight"
+    query = torch.cat([state["w_qs1"], state["w_qs2"]], -1)
+    layer.load_state_dict({"query": query} | {ours: state[theirs] for ours, theirs in names.items()})
+    x = given("label_attention_apart", "x")[None]
+    for ours, key in ((layer(x), "out"), (layer.intermediates(x)["attention"][:, :, 0], "weights")):
+        torch.testing.assert_close(ours[0], given("label_attention_apart", key), rtol=1e-4, atol=1e-5)
+
+
+def test_scores_of_heads_are_their_authors():
+    state = {key: torch.tensor(value, dtype=torch.float64) for key, value in VALUES["heads"]["state"].items()}
+    scores = HeadScores(5, 3, 2).double()
+    names = {"head": "arc_h", "dependent": "arc_c", "from_head": "type_h", "from_dependent": "type_c"}
+    names = {f"{ours}.{leaf}": f"{theirs}.{leaf}" for ours, theirs in names.items() for leaf in ("weight", "bias")}
+    names |= {"pair": "attention.dep_weight", "both.weight": "bilinear.U", "both.bias": "bilinear.bias"}
+    names |= {"one.weight": "bilinear.W_l", "other.weight": "bilinear.W_r"}
+    scores.load_state_dict({ours: state[theirs] for ours, theirs in names.items()})
+    for ours, key in zip(scores(given("heads", "x")[None]), ("arcs", "types"), strict=True):
+        torch.testing.assert_close(ours[0], given("heads", key), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["one", "four", "six", "seven"])
+def test_best_trees_are_their_authors(name):
+    tree = best_tree(*(given("trees", f"{name}_{key}") for key in ("spans", "arcs")), phrases=True)
+    assert torch.equal(tree.labels.double(), given("trees", f"{name}_labels"))
+    assert torch.equal(tree.heads.double(), given("trees", f"{name}_heads"))
+    assert tree.score == pytest.approx(given("trees", f"{name}_score").item(), rel=1e-5)
 
 
 def filled(name, shape):

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from regard.analysis.gaze import (
     area_under_curve,
@@ -18,7 +20,7 @@ from regard.claims.figures import Figures
 from regard.studies.abrupt_learning import Bursts, InductionNet, NestedLogits
 from regard.studies.attention_survey import TAXONOMY, having, tags
 from regard.studies.conscious_prior import Factors, Thoughts
-from regard.studies.human_attention import GazePool
+from regard.studies.human_attention import GazePool, ScanpathReader
 from regard.studies.in_context_regression import (
     RegressionHeads,
     SeveralRegressions,
@@ -27,8 +29,11 @@ from regard.studies.in_context_regression import (
 )
 from regard.studies.joint_dynamics import JointDynamics, LatentTree, flow
 from regard.studies.localist import Localist, entropy_bound, recruit
+from regard.studies.memorisation import Memory, is_general, kruskal_rank
 from regard.studies.perception_cognition import KINDS, Looks, SceneReader
+from regard.studies.random_features import bounded_fit
 from regard.studies.scan_and_snap import SharedSnap, Snap, crossed, world
+from regard.studies.softmax_limits import distance_to_rest, weight_range
 from regard.studies.sparse_averaging import balanced, matches, told_pairs
 from regard.studies.tensor_brain import Shown, TensorBrain
 from regard.studies.tensor_brain import divergence as apart
@@ -64,6 +69,64 @@ def test_gaze_that_is_attended_to_costs_nothing():
     plain = model.loss(images, labels, model.maps(images).detach(), 0.0)
     torch.testing.assert_close(model.loss(images, labels, model.maps(images).detach(), 3.0), plain)
     assert model.loss(images, labels, torch.eye(25, dtype=torch.float64)[:4], 3.0) > plain + 1
+
+
+def test_tokens_of_a_scanpath_are_places_in_their_order_by_hand():
+    model = ScanpathReader(5, 3, 7, longest=4).double()
+    images, path = torch.randn(2, 1, 5, 5, dtype=torch.float64), torch.tensor([[3, 24, 0], [7, 7, 1]])
+    lengths = torch.tensor([3, 2])
+    out, shares = model(images, path, lengths), model.shares(images, path, lengths)
+    h = GazePool.parts(model, images)[2][:, 0]
+    for row, count in enumerate(lengths.tolist()):
+        tokens = h[row, path[row, :count]] + model.order[:count]
+        a = (model.key(tokens) @ model.query / 7**0.5).softmax(0)
+        torch.testing.assert_close(shares[row, :count], a)
+        torch.testing.assert_close(out[row], model.out(a @ tokens))
+    assert shares[1, 2] == 0
+    assert (model(images, path.flip(1), lengths) - out).abs().max() > 1e-6
+    with pytest.raises(ValueError, match=r"^path: got 1 to 5 steps, want 1 to 4"):
+        model(images, torch.zeros(2, 5, dtype=torch.int64), torch.tensor([1, 5]))
+
+
+@given(st.integers(1, 6), st.integers(0, 10**6))
+@settings(max_examples=15, deadline=None)
+def test_what_is_selected_is_no_farther_from_the_rest_than_it_can_be(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    scores = 3 * torch.randn(5, 7, generator=generator, dtype=torch.float64)
+    weights, x = scores.softmax(-1), torch.randn(7, 3, generator=generator, dtype=torch.float64)
+    apart, most = distance_to_rest(weights, x, count)
+    assert (apart <= most + 1e-12).all()
+    low, high = weight_range(scores)
+    assert (weights >= low[:, None]).all()
+    assert (weights <= high[:, None]).all()
+
+
+def test_bounds_of_softmax_are_met_by_hand():
+    """Two even tokens as far as they can be; one token that has nearly all; even scores."""
+    x = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    apart, most = distance_to_rest(torch.tensor([[0.5, 0.5], [0.9, 0.1]]), x, 1)
+    torch.testing.assert_close(apart, torch.tensor([1.0, 1.0], dtype=torch.float64), rtol=0, atol=1e-7)
+    torch.testing.assert_close(most, torch.tensor([1.0, 1.0], dtype=torch.float64), rtol=0, atol=1e-7)
+    low, high = weight_range(torch.zeros(1, 4))
+    assert low.item() == high.item() == 0.25
+    with pytest.raises(ValueError, match=r"^count: got 2, want 1 to 1"):
+        distance_to_rest(torch.ones(1, 2) / 2, x, 2)
+
+
+def test_the_bounded_fit_is_that_of_projected_descent():
+    generator = torch.Generator().manual_seed(0)
+    features, y = (torch.randn(*size, generator=generator, dtype=torch.float64) for size in ((11, 5), (11,)))
+    plain = torch.linalg.lstsq(features, y[:, None]).solution[:, 0]
+    torch.testing.assert_close(bounded_fit(features, y, 100.0), plain)
+    radius, v = plain.norm().item() / 3, torch.zeros(5, dtype=torch.float64)
+    for _ in range(4000):
+        v = v - 0.02 * features.mT @ (features @ v - y)
+        v = v * min(1.0, radius / v.norm().item())
+    found = bounded_fit(features, y, radius)
+    assert found.norm().item() == pytest.approx(radius)
+    torch.testing.assert_close(found, v, rtol=0, atol=1e-6)
+    wide = bounded_fit(features.mT, torch.ones(5, dtype=torch.float64), 1e-2)
+    assert wide.norm().item() == pytest.approx(1e-2)
 
 
 @pytest.mark.parametrize("kink", [True, False])
@@ -249,10 +312,12 @@ def test_thoughts_are_three_and_hear_nothing_else():
     assert torch.equal(chosen.sum(-1), torch.full((50, 4), 3.0))
     assert torch.equal(members.sum(1), torch.full((50,), 3.0))
     assert torch.equal(comes > 0, (x * members[:, None]).sum(-1) > 0)
-    model.what.weight.data.zero_()
-    model.state.weight_ih_l0.data[:, :12] = 0
-    other = torch.where(model(x, cue)[1] > 0.5, x, -x)
-    torch.testing.assert_close(model(other, cue)[0], model(x, cue)[0])
+    model.choose = lambda scores: torch.where(torch.arange(12) < 3, 1.0, torch.zeros_like(scores))
+    other = x.clone()
+    other[:, 3, 3:] *= -1  # the last moment's elements that were not picked
+    torch.testing.assert_close(model(other, cue)[0], model(x, cue)[0], rtol=0, atol=0)
+    other[:, 3, 0] *= -1
+    assert (model(other, cue)[0] - model(x, cue)[0])[:, 3].abs().min() > 0
     assert logits.isfinite().all()
 
 
@@ -270,6 +335,26 @@ def test_a_triple_is_told_and_written_back_by_hand():
     every = torch.cartesian_prod(torch.arange(6), torch.arange(6), torch.arange(6))
     assert brain.score(brain.begin(count=len(every)), every).exp().sum().item() == pytest.approx(1, abs=1e-5)
     assert apart(brain, shown) > 0
+
+
+def test_a_brain_samples_as_it_scores_and_remembers_the_scene_before():
+    brain, count = TensorBrain(4, 5), 20_000
+    told, q = brain.sample(brain.begin(count=count), torch.Generator().manual_seed(0), 2)
+    every = torch.cartesian_prod(torch.arange(4), torch.arange(4))
+    wanted = brain.score(brain.begin(count=16), every).exp()
+    often = torch.bincount(4 * told[:, 0] + told[:, 1], minlength=16) / count
+    torch.testing.assert_close(often, wanted, rtol=0, atol=0.015)
+    q.sum().backward()
+    assert brain.bias.grad.abs().min() > 0
+    with torch.no_grad():
+        chances, own = brain.logits(brain.rest).softmax(-1), brain.write(brain.rest[None], told[:1, 0])
+        torch.testing.assert_close(brain.write(own, told[:1, 1])[0], q[0].detach())
+    assert chances.argmax() == brain.tell(brain.begin(), 1)[0, 0]
+    last = torch.arange(4) == 3
+    assert brain.tell(brain.begin(count=2), 2, [last, ~last]).tolist()[0][0] == 3
+    images, before = torch.randn(2, 1, 16, 16), torch.randn(2, 5)
+    kept = brain.senses(images) + torch.tanh(brain.work(before))
+    torch.testing.assert_close(brain.begin(images, before=before), kept)
 
 
 def test_questions_have_their_answers():
@@ -292,10 +377,35 @@ def test_every_mechanism_is_tagged_by_what_it_says():
     assert "moba" in [entry.name for entry in having("positions", "hard")]
     with pytest.raises(LookupError, match=r"^dimension: got 'places', want one of sequences"):
         next(having("places", "soft"))
-    with pytest.raises(TypeError, match=r"^name: got 'bidaf', a network"):
-        tags("bidaf")
+    assert tags("bidaf")["sequences"] == "co"
+    assert [entry.name for entry in having("representations", "multi")] == ["bidaf", "multi_source"]
+    with pytest.raises(TypeError, match=r"^name: got 'shvit', a network, want a mechanism, or one of bidaf"):
+        tags("shvit")
 
 
 def test_a_dial_that_does_nothing_is_not_monotone():
     rows = [{"fields": ["dial"], "dial": dial, "inside": 0.5} for dial in locality.DIALS for _ in range(2)]
     assert not locality.is_monotone(Figures(rows)).held
+
+
+def test_kruskal_ranks_by_hand_and_what_is_degenerate():
+    x = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]], dtype=torch.float64)
+    assert kruskal_rank(x) == 2  # the first, second and fourth lie in a plane
+    assert kruskal_rank(x[:3]) == 3
+    assert kruskal_rank(torch.cat([x, 2 * x[:1]])) == 1
+    assert kruskal_rank(torch.cat([x, 0 * x[:1]])) == 0
+    generator = torch.Generator().manual_seed(0)
+    context, query = (torch.rand(size, generator=generator, dtype=torch.float64) for size in ((5, 3, 4), (5, 4)))
+    assert is_general(context, query)
+    assert not is_general(torch.cat([context, context[:1, [0, 1, 1]]]), query)
+    assert not is_general(context, torch.cat([query, query[:1]]))
+    with pytest.raises(ValueError, match=r"^context: got 5 tokens of 4 numbers"):
+        is_general(torch.ones(1, 5, 4), query)
+
+
+def test_heads_that_are_trained_read_what_heads_do():
+    """One head, one example of two tokens: softmax of x · K Qᵀ e over them, weighed by v."""
+    memory = Memory(1, 3, 2, torch.Generator().manual_seed(0))
+    x, e = torch.randn(1, 2, 3), torch.randn(1, 3)
+    scores = torch.stack([(memory.k[0].mT @ token) @ (memory.q[0].mT @ e[0]) for token in x[0]])
+    torch.testing.assert_close(memory(x, e), ((scores.softmax(0) @ x[0]) @ memory.v)[None])

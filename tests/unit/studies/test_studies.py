@@ -1,14 +1,18 @@
 """Studies: each claim's null fails, seeds decide all, and the command tells figures, verdicts and plots."""
 
 from dataclasses import replace
+from unittest.mock import MagicMock, patch
 
 import pytest
 from typer.testing import CliRunner
 
 from regard.claims.cells import Cells
-from regard.claims.study import Studied, cells_in, study, summed_up, takes_model
+from regard.claims.figures import Figures, Finding
+from regard.claims.study import Studied, cells_in, exchanged, quick_of, study, summed_up, takes_model
 from regard.cli import app
+from regard.cli.study import across_field, draw, lines, panel, titled
 from regard.core.atlas import entries, find
+from regard.experiments.run import run
 
 SLOW = {
     *(
@@ -20,7 +24,14 @@ SLOW = {
         "limits.selected",
     ),
     *("first_token.spread", "first_token.sinks", "statements.told", "snapping.trained", "snapping.ratios"),
-    *("snapping.shared", "averages.matched", "regression.preconditioned"),
+    *(
+        "memorisation.trained",
+        "stacked.curricula",
+        "stacked.emergence",
+        "snapping.shared",
+        "averages.matched",
+        "regression.preconditioned",
+    ),
     *("survey.of(model='tiny')", "survey.of(model='smollm2')", "topics.embedded", "topics.attended"),
 }
 """Whose quick looks take more than a second or two."""
@@ -74,7 +85,7 @@ def test_the_command_prints_figures_verdicts_and_draws(tmp_path):
 
 
 def test_a_null_that_holds_is_not_sound():
-    (found, _) = study(find("memorisation"), quick=True)
+    found, *_ = study(find("memorisation"), quick=True)
     assert not Studied(found.claim, found.figures, found.finding, found.finding).sound
 
 
@@ -91,3 +102,55 @@ def test_a_model_is_only_for_claims_about_models():
 )
 def test_figures_are_summed_up_and_texts_listed(values, want):
     assert summed_up(values) == want
+
+
+def rows(**fields):
+    return [
+        {"fields": ["reads", "strong", "seed"], "right": right, **fields, "seed": seed}
+        for seed, right in ((0, 0.2), (1, 0.6))
+    ]
+
+
+def test_plots_know_numbers_from_words_and_draw_what_is_shared_once(tmp_path):
+    """Yes and no are no numbers; means and Student's interval of two seeds, 12.706 · 0.2."""
+    claim = find("memorisation").claims[0]
+    found = Figures([*rows(reads="start", strong=False), *rows(reads="start", strong=True)])
+    part = Studied(claim, found, Finding("", True), None)
+    assert across_field(part) == "strong"
+    ((label, points),) = lines(part, "right").items()
+    assert label == ""
+    assert [x for x, _, _ in points] == [False, True]
+    assert points[0][1:] == pytest.approx((0.4, 12.706 * 0.2))
+    axes = MagicMock()
+    panel(axes, part, "right", "right")
+    assert axes.set_xticks.call_args.args == (range(2), ["False", "True"])
+    assert axes.errorbar.call_args.kwargs["linestyle"] == "none"
+    figure = MagicMock()
+    with patch("matplotlib.figure.Figure", return_value=figure):
+        draw([part, part], tmp_path / "figure.png")
+    assert figure.add_subplot.call_count == 1
+    other = Figures([{**row, "function": "captions.other"} for row in found.rows])
+    both = [part, Studied(claim, other, Finding("", True), None)]
+    assert [titled("right", each, both) for each in both] == ["right", "right (other)"]
+
+
+def test_a_quick_look_keeps_what_a_claim_is_about_and_says_what_it_left_out():
+    first, second = (quick_of(cells_in(claim)).values["model"] for claim in find("head_survey").claims)
+    assert (first, second) == (("smollm2",), ("tiny",))
+    found, *_ = study(find("memorisation"), quick=True)
+    assert found.instead == "n 8 instead of 4, 8, 16; count 2, 4 instead of 1, 2, 4, 8; seed 0 instead of 0, 1, 2"
+    whole = cells_in(find("memorisation").claims[0])
+    assert exchanged(whole, whole) == ""
+
+
+def test_what_two_claims_share_is_measured_once(monkeypatch):
+    asked = []
+
+    def noted(cells, *given, **named):
+        asked.extend(cell.key for cell in cells)
+        return run(cells, *given, **named)
+
+    monkeypatch.setattr("regard.claims.study.run", noted)
+    monotone, bounded, _ = study(find("localist"), quick=True)
+    assert monotone.keys == bounded.keys
+    assert len(asked) == len(set(asked))

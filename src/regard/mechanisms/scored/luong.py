@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,16 @@ from regard.core.build import build_part
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, LayerSpec, Mechanism, Traits, accumulate_dtype, masked_softmax, repeat_heads
+from regard.core.mechanism import (
+    Example,
+    LayerSpec,
+    Mechanism,
+    Signal,
+    Traits,
+    accumulate_dtype,
+    masked_softmax,
+    repeat_heads,
+)
 from regard.kernels.tiled import Span
 from regard.mechanisms.scored.parts.scores import SCORES, Bilinear
 
@@ -63,7 +73,6 @@ class LuongGeneral(Bilinear):
     arxiv="1508.04025",
     year=2015,
     aliases=("luong_local", "local_predictive"),
-    missing="the monotonic variant, whose place is the query's own number",
     fidelity="hand values",
     claim=(
         Claim(
@@ -73,7 +82,7 @@ class LuongGeneral(Bilinear):
         ),
         Claim(
             "a query scores 2 D + 1 keys at most, however long the source is",
-            cells="translation.scores_of_local_p",
+            cells="translation.scores_of_local(reader='local_p')",
             holds="translation.is_flat",
         ),
     ),
@@ -115,7 +124,7 @@ class LocalP(Mechanism):
         self.hidden = nn.Parameter(torch.randn(heads, head_dim, head_dim) * head_dim**-0.5)
         self.place = nn.Parameter(torch.randn(heads, head_dim) * head_dim**-0.5)
 
-    def places(self, q: Tensor, m: int, layout: Layout) -> tuple[Tensor, Tensor]:
+    def places(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> tuple[Tensor, Tensor]:
         """p ``(b, h, n)`` and S ``(b or 1, 1, n)`` in float64."""
         count = layout.counts(q.shape[2], m, q.device).double()
         hidden = torch.tanh(q.double() @ self.hidden.double())
@@ -130,7 +139,7 @@ class LocalP(Mechanism):
         n, m = q.shape[2], k.shape[2]
         left, right = self.scorer.prepared(q, repeat_heads(k, q.shape[1]))
         scores = self.scorer.score(q, m, layout)(left, right, Span(slice(0, n), slice(0, m)))
-        place, _ = self.places(q, m, layout)
+        place, _ = self.places(q, m, layout, **signals)
         apart = layout.positions(m, q.device)[:, None, None] - place[..., None]
         near = layout.allowed(n, m, q.device) & (apart.abs() <= self.reach)
         return masked_softmax(scores, near) * self.faded(apart).to(scores.dtype)
@@ -140,7 +149,7 @@ class LocalP(Mechanism):
         (b, h, n, _), m, wide = q.shape, k.shape[2], accumulate_dtype(q.dtype)
         if m == 0 or n == 0:
             return q.new_zeros(b, h, n, v.shape[3])
-        place, count = self.places(q, m, layout)
+        place, count = self.places(q, m, layout, **signals)
         near = (place - self.reach).detach().ceil()[..., None] + torch.arange(2 * self.reach + 1, device=q.device)
         apart = near - place[..., None]
         seen = (near >= 0) & (near < count[..., None]) & (apart.abs() <= self.reach)
@@ -169,6 +178,78 @@ class LocalP(Mechanism):
         torch.manual_seed(0)
         return [
             Example("reach 3", cls(1, 5, 3), 1, 1),
+            Example("reach 2, additive, grouped", cls(2, 5, 2, "additive"), 2, 1),
+        ]
+
+
+@published(
+    "local_m",
+    family="structured",
+    row=247,
+    title="Effective Approaches to Attention-based Neural Machine Translation",
+    arxiv="1508.04025",
+    year=2015,
+    aliases=("local_monotonic",),
+    fidelity="hand values",
+    claim=(
+        Claim(
+            "a translator that reads by it gets at least 15 points more tokens right than one that does not read",
+            cells="translation.translators(reader='local_m')",
+            holds="translation.better_than_none(points=0.15)",
+        ),
+        Claim(
+            "a query scores 2 D + 1 keys at most, however long the source is",
+            cells="translation.scores_of_local(reader='local_m')",
+            holds="translation.is_flat",
+        ),
+    ),
+)
+class LocalM(LocalP):
+    """Softmax over a window around the query's own number: what is written goes through the source in step with it.
+
+        A_ij = softmax_j(s_ij over |j − p_i| ≤ D),   p_i = i
+
+    i is the signal ``place``, since a decoder asks one query at a time; `networks.EncoderDecoder` counts its steps.
+    Rows sum to one, and to zero where the window lies behind the last key.
+
+    Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)``, ``place (b, 1, n)`` -> ``(b, h, n, e)``.
+    Cost: 2 (2 D + 1)(d + e) FLOPs a query, whatever m, and what the score does before; memory as much.
+
+    Args:
+        heads, head_dim, reach, score: as in `LocalP`.
+
+    Raises:
+        ValueError: as `LocalP`; a place below zero.
+
+    Paper: Luong, Pham and Manning, arXiv 1508.04025, section 3.2.
+    """
+
+    signals: ClassVar = {
+        "place": Signal("the number of the query, from 0", side="query", heads="shared", low=0.0, hard=True)
+    }
+
+    def __init__(self, heads: int = 4, head_dim: int = 64, reach: int = 10, score: str = "bilinear") -> None:
+        super().__init__(heads, head_dim, reach, score)
+        del self.hidden, self.place
+
+    def places(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> tuple[Tensor, Tensor]:
+        """p ``(b, h, n)`` and S ``(b or 1, 1, n)`` in float64."""
+        return signals["place"].double().expand(-1, q.shape[1], -1), layout.counts(q.shape[2], m, q.device).double()
+
+    def faded(self, apart: Tensor) -> Tensor:
+        """One: nothing fades."""
+        return torch.ones_like(apart)
+
+    def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
+        each, before = self.scorer.products(shape)
+        products = shape.n * (2 * self.reach + 1) * (each + shape.values) + before
+        return Cost(2 * shape.batch * shape.heads * products, shape.io_bytes, 0)
+
+    @classmethod
+    def examples(cls) -> Sequence[Example]:
+        torch.manual_seed(0)
+        return [
+            Example("reach 3, 2 heads", cls(2, 5, 3), 2, 2),
             Example("reach 2, additive, grouped", cls(2, 5, 2, "additive"), 2, 1),
         ]
 
