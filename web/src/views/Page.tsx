@@ -58,7 +58,9 @@ export function Page() {
       </header>
       {header.beside && (
         <p class="notice" role="note">
-          Beside it: {header.beside.record.command || header.beside.record.model.name} ({otherTokens.length ? otherText() : "of the same tokens"}).
+          {header.beside.record.command && header.beside.record.command === record.command
+            ? "These are the maps after the edits; beside them are those before, of the same tokens."
+            : `Beside it: ${header.beside.record.command || header.beside.record.model.name} (${otherTokens.length ? otherText() : "of the same tokens"}).`}
         </p>
       )}
       {record.rows && (
