@@ -30,7 +30,7 @@ def compress(
     length: Annotated[int, typer.Option(min=64, help="tokens of a prompt")] = 1024,
     prompts: Annotated[int | None, typer.Option(min=1, help="how many; 4 if left out")] = None,
     question: Annotated[
-        str, typer.Option(help="whether it is read before the eviction: known, unknown or both")
+        str, typer.Option(help="of needle, whether it is read before the eviction: known, unknown or both")
     ] = "both",
     file: Annotated[Path | None, typer.Option(help="your kind of text; the language's reference if left out")] = None,
     advise: Annotated[
@@ -63,6 +63,8 @@ def compress(
         raise wrong("--question", repr(question), f"one of {', '.join(SETTINGS)}, both")
     names = [name.strip() for name in split_outside(policies, ",")]
     known = [SETTINGS[question]] if question in SETTINGS else list(SETTINGS.values())
+    if task == "text" and question == "both":
+        known = [True]  # how a text goes on is asked by no question: all of it is read before the eviction
     for name in names:
         policy_of(name)  # refused before a model is loaded
     memory = Budget.of(advise).bytes if advise is not None else None
@@ -100,7 +102,8 @@ def compress(
         return
     console = Console(highlight=False)
     for seen in known:
-        title = f"{model}, {task}, {length} tokens, {count} prompts, question {name_of(seen)}"
+        asking = "" if task == "text" else f", question {name_of(seen)}"
+        title = f"{model}, {task}, {length} tokens, {count} prompts{asking}"
         console.print(table_of([row for row in rows if row.known == seen], title))
         if seen in advices:
             console.print(advices[seen], soft_wrap=True)

@@ -45,7 +45,7 @@ def test_policies_are_measured_beside_the_full_cache(tmp_path):
 
 
 def test_a_table_and_an_advice_for_so_much_memory():
-    done = compressed("--policies", "random,streaming", "--advise", "200KiB", "--task", "text", "--question", "known")
+    done = compressed("--policies", "random,streaming", "--advise", "200KiB", "--task", "text")
     assert done.exit_code == 0, done.output
     told = " ".join(done.stdout.split())
     assert "none is recommended: 2 prompts are too few, give --prompts 6 or more; so far" in told
