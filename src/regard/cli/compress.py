@@ -88,6 +88,10 @@ def compress(
     text = None if file is None else file.read_text(encoding="utf-8")
     asked = TASKS[task](tokenizer, length, count, text=text)
     ways = [(name, size) for size in sizes for name in names]
+    small = {way: too_small(network, *way, length) for way in ways}
+    if advise is None and any(small.values()):
+        raise wrong("--budgets", next(filter(None, small.values())), "more, or a policy that always keeps less")
+    ways = [way for way in ways if not small[way]]
     with Steps() as steps:
         rows = list(measured(network, asked, ways, known, steps))
     if output is not None:
@@ -98,9 +102,12 @@ def compress(
     advices = {seen: str(advice(rows, seen, memory)) for seen in known} if advise is not None else {}
     if as_json:
         said = {name_of(seen): told for seen, told in advices.items()}
-        typer.echo(json.dumps({"rows": summed(rows), "advice": said}, indent=2))
+        left_out = list(filter(None, small.values()))
+        typer.echo(json.dumps({"rows": summed(rows), "advice": said, "left_out": left_out}, indent=2))
         return
     console = Console(highlight=False)
+    for why in filter(None, small.values()):
+        console.print(f"left out: {why}", soft_wrap=True)
     for seen in known:
         asking = "" if task == "text" else f", question {name_of(seen)}"
         title = f"{model}, {task}, {length} tokens, {count} prompts{asking}"
@@ -108,6 +115,22 @@ def compress(
         if seen in advices:
             console.print(advices[seen], soft_wrap=True)
     console.print(LEGEND, soft_wrap=True)
+
+
+def too_small(network: Any, policy: str, budget: str, length: int) -> str:
+    """Why a policy cannot do with a budget for prompts of ``length`` tokens; empty where it can."""
+    from regard.hosts.budget import Budget
+    from regard.hosts.compress import forgetful
+    from regard.hosts.focus import head_sizes
+    from regard.policies.named import policy_of
+
+    made, layers, (_, kv_heads, dim) = policy_of(policy), len(forgetful(network)), head_sizes(network)
+    entry = 2 * dim * network.dtype.itemsize + 8 + 4 * len(made.keeps)  # key, value, position, what is noted
+    size = Budget.of(budget).size(length, layers * kv_heads, entry)
+    least = min(made.budget(size, rank, layers, length) for rank in range(layers))
+    if least >= made.forced:
+        return ""
+    return f"{policy} at {budget}, of {least} tokens a head in some layer, of which it always keeps {made.forced}"
 
 
 LEGEND = (
