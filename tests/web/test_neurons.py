@@ -120,6 +120,31 @@ def test_a_page_alone_shows_what_a_score_is_made_of(open_page, record, kv_heads)
 
 
 @pytest.mark.browser
+def test_more_keys_stand_beside_each_other_until_all_do(open_page, record):
+    tensors = load_file(record / "tensors.safetensors")
+    page = open_page(address(record, "view=map&layer=0&head=1&token=20&key=7"))
+    rows = page.locator(".strips").nth(1).get_by_role("listitem")
+    kept = few = rows.count()
+    more = page.get_by_role("button", name="more keys")
+    for _ in range(3):
+        if more.count():
+            more.click()
+            expect(rows).not_to_have_count(few)
+            few = rows.count()
+    expect(rows).to_have_count(21)
+    expect(more).to_have_count(0)
+    scores = tensors["0/k"][1] @ tensors["0/q"][1, 20] * 5**-0.5
+    shown = {int(row.locator(".at").inner_text()): float(row.locator(".value").inner_text()) for row in rows.all()}
+    assert sorted(shown) == list(range(21))
+    assert all(score == pytest.approx(scores[at], abs=0.02) for at, score in shown.items())
+    page.get_by_role("button", name="keys", exact=True).click()
+    said = rows.first.locator("rect title").first.text_content()
+    assert float(said.rpartition(" ")[2].replace("−", "-")) == pytest.approx(tensors["0/k"][1, 7, 0], abs=0.02)
+    page.get_by_role("button", name="fewer").click()
+    expect(rows).to_have_count(kept)
+
+
+@pytest.mark.browser
 def test_a_head_without_vectors_says_where_they_are(open_page, record):
     ask(record, [[0, 2]])
     page = open_page(address(record, "view=map&layer=0&head=1&token=20&key=7"))

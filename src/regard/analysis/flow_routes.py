@@ -84,8 +84,7 @@ class Routes(Result):
     title="Information Flow Routes: Automatically Interpreting Language Models at Scale",
     arxiv="2403.00824",
     year=2024,
-    fidelity="hand values",
-    missing="parts of feed-forward networks by neuron",
+    fidelity="authors' code",
     claim=(
         Claim(
             "the routes of a repeated token hold its induction heads, and heads of the previous token below them",
@@ -107,6 +106,8 @@ def shares(whole: Tensor, parts: Tensor) -> Tensor:
 
     Args:
         whole: y, ``(channels,)``. parts: c, ``(parts, channels)``, which add up to it.
+
+    The parts of a feed-forward network by neuron: `route_neurons.neurons`.
 
     Paper: Ferrando and Voita, arXiv 2403.00824; the norm and the least as in the authors' code.
     """

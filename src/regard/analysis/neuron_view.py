@@ -45,7 +45,6 @@ class Pair(Result):
     year=2019,
     aliases=("bertviz",),
     fidelity="hand values",
-    missing="vectors of more keys than the pinned one and the strongest six beside each other",
     claim=Claim(
         "a page with every head of a text of 512 tokens takes a fiftieth of the bytes of the paper's tool",
         cells="parameters.page",

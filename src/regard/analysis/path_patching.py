@@ -28,8 +28,8 @@ from regard.hosts.attach import attach
     arxiv="2310.08744",
     year=2023,
     aliases=("path_patching",),
-    missing="paths into queries, keys and values of other heads, role classes, the edit that mends the weaker task",
-    fidelity="hand values",
+    missing="role classes, the edit that mends the weaker task",
+    fidelity="authors' code",
     claim=(
         Claim(
             "a quarter of the heads carries indirect object identification by itself",
@@ -54,7 +54,7 @@ class PathPatching(Sweep):
         effect = (m(patched) − m(base)) / (m(donor) − m(base))
 
     In the patched run the head has the donor's output at the last position, and all heads of later layers keep theirs
-    of the base run; MLPs are computed anew.
+    of the base run; MLPs are computed anew. Paths into other heads' queries, keys and values: `head_paths`.
 
     Paper: Wang et al., arXiv 2211.00593; Merullo et al., arXiv 2310.08744, whose code patches the last position alone
     and freezes no MLP.

@@ -70,8 +70,7 @@ class Decomposition(Result):
     title="Sparse Attention Decomposition Applied to Circuit Tracing",
     arxiv="2410.00340",
     year=2024,
-    fidelity="abstract only",
-    missing="graphs of which upstream head wrote which direction",
+    fidelity="authors' code",
     claim=(
         Claim(
             "a fifth of the terms reaches the scores of pairs that heads attend to",
@@ -98,12 +97,16 @@ def decompose(model: Any, ids: Tensor, head: Head, query: int, key: int) -> Deco
         model: a Transformers model with known weights of heads and rotary positions. ids: ``(n,)``. query, key: slots.
 
     Raises:
-        ValueError: a model without ``rotary_emb``, or a pair that is not there.
+        ValueError: a model without ``rotary_emb``, with biases or norms of queries and keys, or a pair that is not
+            there.
+
+    Which earlier heads wrote these directions into the two states: `signal_graph`.
 
     Paper: Franco and Crovella, arXiv 2410.00340; of models without rotary positions.
     """
     if not 0 <= key <= query < len(ids):
         raise wrong("query, key", f"{query}, {key}", f"0 <= key <= query < {len(ids)}")
+    plain_products(model)
     trace = Trace("resid")
     with attach(model, edits=[trace]), torch.no_grad():
         model(input_ids=ids[None].to(model.device), use_cache=False)
@@ -113,15 +116,29 @@ def decompose(model: Any, ids: Tensor, head: Head, query: int, key: int) -> Deco
 @torch.no_grad()
 def of_states(model: Any, of: HeadWeights, states: Tensor, head: Head, query: int, key: int) -> Decomposition:
     """The same from the states ``(n, channels)`` that come into the head's block."""
-    queries, keys = of.q[head[1]].double(), of.shared(of.k)[head[1]].double()
     (x, y) = (of.norm(states[[query, key]])).double()
+    u, sizes, reads = singular(model, of, head[1], query, key)
+    return Decomposition(*head, query, key, sizes * (x @ u) / of.q.shape[1] ** 0.5, reads, y)
+
+
+def singular(model: Any, of: HeadWeights, head: int, query: int, key: int) -> tuple[Tensor, Tensor, Tensor]:
+    """``U (channels, d)``, ``σ (d,)`` and ``V (d, channels)`` of Ω of one head for tokens at these slots."""
+    queries, keys = of.q[head].double(), of.shared(of.k)[head].double()
     turned = rotations(model, torch.tensor([query, key]), len(queries)).double()
     left, of_left = torch.linalg.qr((turned[0] @ queries).T)
     right, of_right = torch.linalg.qr((turned[1] @ keys).T)
     u, sizes, v = torch.linalg.svd(of_left @ of_right.T)
-    reads = (right @ v.T).T
-    asks = sizes * (x @ left @ u) / len(queries) ** 0.5
-    return Decomposition(*head, query, key, asks, reads, y)
+    return left @ u, sizes, (right @ v.T).T
+
+
+def plain_products(model: Any) -> None:
+    """Raises a ValueError for a model whose scores are more than products of its matrices' queries and keys."""
+    for name, module in model.named_modules():
+        last = name.rpartition(".")[2]
+        biased = last in ("q_proj", "k_proj") and getattr(module, "bias", None) is not None
+        if biased or last in ("q_norm", "k_norm"):
+            what = f"{type(model).__name__}, whose {name} {'has a bias' if biased else 'norms queries or keys'}"
+            raise wrong("model", what, "one whose scores are products of states with its matrices alone")
 
 
 def rotations(model: Any, positions: Tensor, size: int) -> Tensor:

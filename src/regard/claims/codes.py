@@ -66,3 +66,23 @@ def reads_better(found: Figures) -> Finding:
         f"{found.one('4 bits'):.2f} at {found.one('4 bits bits'):.2f}; whole {whole:.2f}"
     )
     return Finding.of(figure, bits <= more + 0.05, mine < other)
+
+
+@measured()
+def weighing() -> dict[str, float]:
+    """Nats a token of text, every fifth layer as pyramids, errors weighed by four other texts or not."""
+    model, tokenizer = smollm2()
+    texts = [prompt.context for prompt in continuations(tokenizer, 192, 3, seed=21)]
+    given = [prompt.context for prompt in continuations(tokenizer, 512, 4, seed=33)]
+    names, found = [f"layers.{layer}." for layer in range(0, 30, 5)], {"whole": loss_of(model, texts)}
+    for name, some in (("plain", None), ("weighed", given)):
+        with quantise(model, PYRAMID, names=names, texts=some):
+            found[name] = loss_of(model, texts)
+    return found
+
+
+def weighed_reads_better(found: Figures) -> Finding:
+    """The loss is nearer to that of the whole model."""
+    whole, plain, weighed = (found.one(name) for name in ("whole", "plain", "weighed"))
+    figure = f"{weighed:.3f} nats a token weighed, {plain:.3f} not, {whole:.3f} whole"
+    return Finding.of(figure, weighed < plain)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from regard.analysis.flow import WatchedMaps
 from regard.analysis.retrieval_heads import manual
-from regard.analysis.secondary_sinks import secondary_sinks, sinks_of
+from regard.analysis.secondary_sinks import sinks_of, traced
 from regard.analysis.sink_geometry import Frame, geometry
 from regard.claims.cells import measured
 from regard.claims.figures import Figures, Finding, listed
@@ -70,11 +70,14 @@ def planted_sinks(seed: int) -> dict[str, float]:
     draw = torch.Generator().manual_seed(seed)
     layers, n, channels = 24, 67, 61
     states = torch.randn(layers + 1, n, channels, generator=draw).cumsum(0)
+    states[1:-1, 0] *= 20  # the first token's own sink
     want = {}
     for token in (torch.randperm(n - 1, generator=draw)[:9] + 1).tolist():
         start, life = (int(torch.randint(*ends, (1,), generator=draw)) for ends in ((1, 12), (2, 12)))
-        noise = 0.2 * torch.randn(life, channels, generator=draw) * states[start : start + life, 0].norm(dim=1)[:, None]
-        states[start : start + life, token] = 8 * states[start : start + life, 0] + noise
+        noise = (
+            0.02 * torch.randn(life, channels, generator=draw) * states[start : start + life, 0].norm(dim=1)[:, None]
+        )
+        states[start : start + life, token] = 0.7 * states[start : start + life, 0] + noise
         want[token, start] = life
     found = {(sink.token, sink.start): sink.lifetime for sink in sinks_of(states)}
     right = sum(found.get(key) == life for key, life in want.items())
@@ -89,22 +92,23 @@ def planted_are_found(found: Figures) -> Finding:
 
 @measured()
 def sinks_of_smollm2() -> dict[str, float]:
-    """How many sinks SmolLM2 has beside the first token in texts of 256 tokens, and how long they live."""
+    """How many sinks SmolLM2 has beside the first token in texts of 256 tokens, and how long they live.
+
+    Those while the first token is one itself, as the authors count, and those of all layers.
+    """
     model, tokenizer = smollm2()
-    ids = torch.tensor(tokenizer(manual()).input_ids)
-    found = [
-        sink for start in (0, 1500, 3000) for sinks in secondary_sinks(model, ids[start : start + 256]).found
-        for sink in sinks
-    ]  # fmt: skip
-    short = [sink for sink in found if not sink.primary]
-    lives = sorted(sink.lifetime for sink in found)
-    return {"sinks": len(found), "secondary": len(short), "median": lives[len(lives) // 2] if lives else 0}
+    ids, figures = torch.tensor(tokenizer(manual()).input_ids), {}
+    texts = [traced(model, ids[start : start + 256]) for start in (0, 1500, 3000)]
+    for kind, bounded in (("", True), ("all ", False)):
+        found = [sink for states in texts for sink in sinks_of(states, bounded)]
+        lives = sorted(sink.lifetime for sink in found if sink.kind == "secondary")
+        figures |= {f"{kind}sinks": len(found), f"{kind}secondary": len(lives)}
+        figures |= {f"{kind}median": lives[len(lives) // 2] if lives else 0}
+    return figures
 
 
 def some_are_secondary(found: Figures) -> Finding:
-    """At least one lives through less than half of the layers."""
-    sinks, short = found.one("sinks"), found.one("secondary")
-    figure = (
-        f"SmolLM2, three texts: {sinks} sinks besides the first token, {short} through less than half of its layers"
-    )
-    return Finding.of(f"{figure}, median lifetime {found.one('median')} of 30", short >= 1)
+    """At least one lives through more than four layers and less than half, while the first token is a sink."""
+    short, every = found.one("secondary"), found.one("all secondary")
+    figure = f"SmolLM2, three texts: {short} while the first token has its norm, {every} if all layers are counted"
+    return Finding.of(f"{figure}, these with a median lifetime of {found.one('all median')} of 30", short >= 1)

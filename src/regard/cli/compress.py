@@ -30,7 +30,7 @@ def compress(
     length: Annotated[int, typer.Option(min=64, help="tokens of a prompt")] = 1024,
     prompts: Annotated[int | None, typer.Option(min=1, help="how many; 4 if left out")] = None,
     question: Annotated[
-        str, typer.Option(help="whether it is read before the eviction: known, unknown or both")
+        str, typer.Option(help="of needle, whether it is read before the eviction: known, unknown or both")
     ] = "both",
     file: Annotated[Path | None, typer.Option(help="your kind of text; the language's reference if left out")] = None,
     advise: Annotated[
@@ -64,6 +64,8 @@ def compress(
         raise wrong("--question", repr(question), f"one of {', '.join(SETTINGS)}, both")
     names = [name.strip() for name in split_outside(policies, ",")]
     known = [SETTINGS[question]] if question in SETTINGS else list(SETTINGS.values())
+    if task == "text" and question == "both":
+        known = [True]  # how a text goes on is asked by no question: all of it is read before the eviction
     for name in names:
         policy_of(name)  # refused before a model is loaded
     memory = Budget.of(advise).bytes if advise is not None else None
@@ -87,6 +89,10 @@ def compress(
     text = None if file is None else file.read_text(encoding="utf-8")
     asked = TASKS[task](tokenizer, length, count, text=text)
     ways = [(name, size) for size in sizes for name in names]
+    small = {way: too_small(network, *way, length) for way in ways}
+    if advise is None and any(small.values()):
+        raise wrong("--budgets", next(filter(None, small.values())), "more, or a policy that always keeps less")
+    ways = [way for way in ways if not small[way]]
     with Steps() as steps:
         rows = list(measured(network, asked, ways, known, steps))
     if output is not None:
@@ -97,15 +103,35 @@ def compress(
     advices = {seen: str(advice(rows, seen, memory)) for seen in known} if advise is not None else {}
     if as_json:
         said = {name_of(seen): told for seen, told in advices.items()}
-        typer.echo(json.dumps({"rows": summed(rows), "advice": said}, indent=2))
+        left_out = list(filter(None, small.values()))
+        typer.echo(json.dumps({"rows": summed(rows), "advice": said, "left_out": left_out}, indent=2))
         return
     console = Console(highlight=False)
+    for why in filter(None, small.values()):
+        console.print(f"left out: {why}", soft_wrap=True)
     for seen in known:
-        title = f"{model}, {task}, {length} tokens, {count} prompts, question {name_of(seen)}"
+        asking = "" if task == "text" else f", question {name_of(seen)}"
+        title = f"{model}, {task}, {length} tokens, {count} prompts{asking}"
         console.print(table_of([row for row in rows if row.known == seen], title))
         if seen in advices:
             console.print(advices[seen], soft_wrap=True)
     console.print(LEGEND, soft_wrap=True)
+
+
+def too_small(network: Any, policy: str, budget: str, length: int) -> str:
+    """Why a policy cannot do with a budget for prompts of ``length`` tokens; empty where it can."""
+    from regard.hosts.budget import Budget
+    from regard.hosts.compress import forgetful
+    from regard.hosts.focus import head_sizes
+    from regard.policies.named import policy_of
+
+    made, layers, (_, kv_heads, dim) = policy_of(policy), len(forgetful(network)), head_sizes(network)
+    entry = 2 * dim * network.dtype.itemsize + 8 + 4 * len(made.keeps)  # key, value, position, what is noted
+    size = Budget.of(budget).size(length, layers * kv_heads, entry)
+    least = min(made.budget(size, rank, layers, length) for rank in range(layers))
+    if least >= made.forced:
+        return ""
+    return f"{policy} at {budget}, of {least} tokens a head in some layer, of which it always keeps {made.forced}"
 
 
 LEGEND = (

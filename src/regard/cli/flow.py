@@ -24,6 +24,7 @@ def flow(
     way: Annotated[str, typer.Option(help="rollout, maxflow (at most 512 tokens) or routes")] = "rollout",
     without: Annotated[str, typer.Option(help="of rollout: tokens that are left out, such as 0")] = "",
     threshold: Annotated[float, typer.Option(help="of routes: the least share of a state that an edge has")] = 0.04,
+    neurons: Annotated[int, typer.Option(help="of routes: how many neurons are named of each network")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="a JSON file for the table")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the table as JSON")] = False,
 ) -> None:
@@ -45,6 +46,8 @@ def flow(
         raise wrong("--without", repr(without), "positions of tokens, such as 0,1")
     if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
         raise wrong("--output", str(output), "a file in a folder that is there")
+    if neurons < 0 or (neurons and way != "routes"):
+        raise wrong("--neurons", str(neurons), "a number from 0 on, with --way routes")
     content, _ = read_text(text, file)
     network, tokenizer = load(model, None)
     if tokenizer is None:
@@ -56,7 +59,10 @@ def flow(
     if as_json:
         typer.echo(json.dumps(found.table(), indent=2))
         return
-    show(Console(highlight=False), found, tokenizer, ids)
+    console = Console(highlight=False)
+    show(console, found, tokenizer, ids)
+    if neurons:
+        show_neurons(console, network, ids, found, neurons)
 
 
 def followed(network: Any, ids: Tensor, to: int, way: str, without: list[int], threshold: float) -> Any:
@@ -96,3 +102,17 @@ def show(console: Console, found: Any, tokenizer: Any, ids: Tensor) -> None:
         table.add_row(str(edge.layer), part, token(edge.source), token(edge.to), f"{edge.weight:.3f}")
     console.print(table)
     console.print(f"{len(found.edges)} edges from {found.threshold:g} up; --json has all of them, --threshold more")
+
+
+def show_neurons(console: Console, network: Any, ids: Tensor, found: Any, count: int) -> None:
+    """Prints the strongest neurons of the strongest edges of feed-forward networks."""
+    from rich.table import Table
+
+    from regard.analysis.route_neurons import by_neuron
+
+    table = Table("layer", "at", "share", "neurons, with their share")
+    strong = sorted(by_neuron(network, ids, found, count).items(), key=lambda one: -one[0].weight)
+    for edge, told in strong[:SHOWN]:
+        named = ", ".join(f"{neuron}: {share:.3f}" for neuron, share in told)
+        table.add_row(str(edge.layer), str(edge.to), f"{edge.weight:.3f}", named)
+    console.print(table)

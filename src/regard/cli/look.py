@@ -149,7 +149,7 @@ def look(
         steps("writing the page")
         seen.save(output, extra={"page.html": partial(page_html, beside=beside)})
     summarise(console, seen)
-    for said in left_out(output, seen):
+    for said in left_out(output, seen, keep):
         console.print(said, soft_wrap=True)
     if output != asked:
         console.print(f"\n{asked} holds an earlier look, which stays; this one is in {output}", soft_wrap=True)
@@ -205,7 +205,7 @@ def with_routes(record: Record, network: Any, to: int) -> Record:
     return routes(network, torch.tensor(record.tokens["ids"]), [to], ROUTES).to(record)
 
 
-def left_out(folder: Path, record: Record) -> list[str]:
+def left_out(folder: Path, record: Record, keep: bool | None = None) -> list[str]:
     """What of the attention is not on the page, and cannot be recomputed: a line each."""
     from regard.web.payload import page_threshold
     from regard.web.vectors import encoded, vectors
@@ -215,7 +215,9 @@ def left_out(folder: Path, record: Record) -> list[str]:
     found = [f"weights below {least:g} are left out of the page, which has their means over cells of the map"]
     every = sum(layer["heads"] for layer in record.layers)
     if record.tensors is None:
-        found.append("queries and keys were not kept: no weight can be recomputed (--keep keeps them)")
+        ways = {True: "this model's weights do not follow from them alone", False: "--keep keeps them"}
+        why = "--keep keeps them, where weights follow from them alone" if keep is None else ways[keep]
+        found.append(f"queries and keys were not kept: no weight can be recomputed ({why})")
     elif len(heads) < every:
         found.append(
             f"the page has queries and keys of {len(heads)} of {every} heads (--neurons 9.4,18.6 chooses them)"
@@ -334,9 +336,11 @@ def summarise(console: Console, record: Record) -> None:
     header = record.header
     model = header["model"]
     heads = sum(layer["heads"] for layer in header["layers"])
+    source = record.tokens.get("source")
+    read = "" if source is None else f", from {len(source['texts']):,} that the encoder read"
     console.print(
         f"[bold]{escape(model['name'])}[/]  {model['architecture']}, {model['parameters'] / 1e6:.1f} M parameters; "
-        f"{header['tokens']:,} tokens, {heads} heads in {len(header['layers'])} layers"
+        f"{header['tokens']:,} tokens{read}, {heads} heads in {len(header['layers'])} layers"
         + (f"; {header['rows']['count']} query rows sampled" if header["rows"] else ""),
         soft_wrap=True,
     )

@@ -65,7 +65,7 @@ def steer(
                 keep(console, network, tokenizer, content, output / name, beside)
     if compare and output is not None:
         page = output / "compare.html"
-        write_text(page, compared(tokenizer, content, chosen, said["before"], said["after"]))
+        write_text(page, compared(tokenizer, content, chosen, said["before"], said["after"], on or []))
         console.print(f"compare  {page.resolve().as_uri()}", soft_wrap=True)
 
 
@@ -107,7 +107,7 @@ def show(console: Any, name: str, tokenizer: Any, said: tuple[Any, Any]) -> None
     console.print(Text(tokenizer.decode(said[1])), soft_wrap=True)
 
 
-def compared(tokenizer: Any, content: str, edits: list[Edit], before: Any, after: Any) -> str:
+def compared(tokenizer: Any, content: str, edits: list[Edit], before: Any, after: Any, passages: list[str]) -> str:
     """The page of both ways."""
     import torch
 
@@ -118,7 +118,8 @@ def compared(tokenizer: Any, content: str, edits: list[Edit], before: Any, after
     old, new = ([tokenizer.decode(token) for token in said] for _, said in (before, after))
     p, q = before[0].double(), after[0].double()
     apart = torch.where(p > 0, p * (p.clamp(min=1e-300).log() - q.clamp(min=1e-300).log()), 0).sum().item()
-    return steered_html(content, [repr(edit) for edit in edits], old, new, chances, apart, Path("after/page.html"))
+    told = [repr(edit) for edit in edits]
+    return steered_html(content, told, old, new, chances, apart, Path("after/page.html"), passages)
 
 
 def keep(console: Any, network: Any, tokenizer: Any, content: str, folder: Path, beside: Path | None) -> None:

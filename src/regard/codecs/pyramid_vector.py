@@ -25,7 +25,6 @@ from regard.core.kinds import Sample
     title="Pyramid Vector Quantization for LLMs",
     arxiv="2410.16926",
     year=2024,
-    missing="the weighing of errors by the Hessian of a layer's inputs, and fused kernels for coded products",
     fidelity="abstract only",
     aliases=("pyramid_vector",),
     claim=(
@@ -38,6 +37,11 @@ from regard.core.kinds import Sample
             "SmolLM2 with weights of about three bits reads text better than with weights rounded to nearest",
             cells="codes.perplexity",
             holds="codes.reads_better",
+        ),
+        Claim(
+            "SmolLM2 reads unseen text better with errors weighed by what its layers are given",
+            cells="codes.weighing",
+            holds="codes.weighed_reads_better",
         ),
     ),
 )
@@ -60,6 +64,9 @@ class PyramidVector(Codec):
 
     Raises:
         ValueError: sizes below one, N(g, K) beyond 2⁶², or a group that does not divide a vector.
+
+    Errors weighed by the Hessian of a layer's inputs: `codecs.weighed`, and ``texts`` of `regard.quantise`.
+    Products are computed with what was decoded: kernels for coded ones are no part of the method.
 
     Paper: van der Ouderaa et al., arXiv 2410.16926. Cells of equal probability and the search for y are ours.
     """

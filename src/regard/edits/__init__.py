@@ -11,6 +11,7 @@
 | `FocusDirections` | learned directions in queries and keys that look at what is relevant |
 | `PositionalHidden` | the newest token looks without a channel that counts places |
 | `HeadAblation`, `HeadScale` | heads off, louder, softer, reversed |
+| `SinkSteering` | what networks write into sinks, weaker |
 | `Temperature` | heads sharper or flatter |
 | `Trace`, `SpanMasses` | nothing: they read |
 """
@@ -21,6 +22,7 @@ from regard.edits.focus_directions import FocusDirections
 from regard.edits.found_in_the_middle import FoundInTheMiddle, SpanMasses
 from regard.edits.positional_hidden import PositionalHidden
 from regard.edits.scaling import HeadScale, Temperature
+from regard.edits.sink_steering import SinkSteering
 from regard.edits.soft_injection import SoftInjection
 from regard.edits.tilt import Highlight, KnockOut, Tilt
 from regard.edits.trace import Trace
@@ -35,6 +37,7 @@ __all__ = [
     "Highlight",
     "KnockOut",
     "PositionalHidden",
+    "SinkSteering",
     "SoftInjection",
     "SpanMasses",
     "Temperature",

@@ -22,7 +22,6 @@ from regard.core.kinds import Sample
     title="Focus Directions Make Your Language Models Pay More Attention to Relevant Contexts",
     arxiv="2503.23306",
     year=2025,
-    missing="the control of α that keeps the mass taken from the sink within a range, of the later version",
     fidelity="hand values",
     claim=Claim(
         "learned directions raise the attention to the asked line by 30% and recall it better, random ones do not: "
@@ -47,6 +46,8 @@ class FocusDirections(Edit):
     Raises:
         ValueError: while it runs, directions of another size than a layer's queries or keys; a model without modules
             ``q_proj`` and ``k_proj``.
+
+    The α of a prompt at which the mass that is taken from the sink stays within a range: `hosts.focus_control`.
 
     Departs from it: of which loss, and for how long, directions are learned is not told where it could be read; ours is
     that of `hosts.focus.learned`.

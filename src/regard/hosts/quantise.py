@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from regard.codecs.named import codec_of
+from regard.codecs.pyramid_vector import PyramidVector
+from regard.codecs.weighed import encode_weighed
 from regard.core.codec import Codec
 from regard.core.errors import wrong
 
@@ -21,11 +23,13 @@ class Quantised(AbstractContextManager["Quantised"]):
     """A model with coded matrices: for the length of a ``with`` block, or from `install` to `remove`.
 
     Args:
-        matrices: of the model, by name. codec: of their rows.
+        matrices: of the model, by name. codec: of their rows. hessians: of matrices whose errors are weighed, by name.
     """
 
-    def __init__(self, matrices: Mapping[str, Tensor], codec: Codec) -> None:
-        self.matrices, self.codec = matrices, codec
+    def __init__(
+        self, matrices: Mapping[str, Tensor], codec: Codec, hessians: Mapping[str, Tensor] | None = None
+    ) -> None:
+        self.matrices, self.codec, self.hessians = matrices, codec, hessians or {}
         sizes = [matrix.numel() for matrix in matrices.values()]
         self.bits = sum(n * codec.bits(m.shape[1]) for n, m in zip(sizes, matrices.values(), strict=True)) / sum(sizes)
         """Bits a number of these matrices, packed."""
@@ -45,8 +49,16 @@ class Quantised(AbstractContextManager["Quantised"]):
         for name, matrix in self.matrices.items():
             self.kept[name] = matrix.detach().clone()
             size = max(1, ROWS // matrix.shape[1])
-            matrix.copy_(torch.cat([self.codec.through(rows) for rows in matrix.split(size)]))
+            matrix.copy_(torch.cat([self.through(name, rows) for rows in matrix.split(size)]))
         return self
+
+    def through(self, name: str, rows: Tensor) -> Tensor:
+        """What is left of some rows of a matrix."""
+        if name not in self.hessians:
+            return self.codec.through(rows)
+        assert isinstance(self.codec, PyramidVector)
+        codes = encode_weighed(self.codec, rows, self.hessians[name])
+        return self.codec.decode(codes, rows.shape[1]).to(rows.dtype)
 
     @torch.no_grad()
     def remove(self) -> None:
@@ -62,7 +74,14 @@ class Quantised(AbstractContextManager["Quantised"]):
         self.remove()
 
 
-def quantise(model: nn.Module, codec: str | Codec = "pvq", *, names: Sequence[str] = (), **config: Any) -> Quantised:
+def quantise(
+    model: nn.Module,
+    codec: str | Codec = "pvq",
+    *,
+    names: Sequence[str] = (),
+    texts: Iterable[Tensor] | None = None,
+    **config: Any,
+) -> Quantised:
     """What a model is like whose matrices take few bits: their rows are coded, and decoded again.
 
         with regard.quantise(model, "pvq(group=16, pulses=24)") as quantised:
@@ -74,11 +93,13 @@ def quantise(model: nn.Module, codec: str | Codec = "pvq", *, names: Sequence[st
 
     Args:
         model: any. codec: a name, a text or a codec; see `regard.codecs`. names: parts of the names of the layers that
-            are meant, such as ``["self_attn"]``; all if left out. config: the codec's arguments.
+            are meant, such as ``["self_attn"]``; all if left out. texts: token ids ``(n,)``, of pyramids alone: errors
+            are weighed by what the layers are given while the model reads these, a matrix of each layer's is kept.
+            config: the codec's arguments.
 
     Raises:
-        LookupError: no such codec. TypeError: an argument that it does not take. ValueError: no such layer, or rows
-            that the codec cannot divide.
+        LookupError: no such codec. TypeError: an argument that it does not take. ValueError: no such layer, rows
+            that the codec cannot divide, no texts, or texts for a codec that does not weigh errors.
     """
     shared = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     found = {
@@ -90,4 +111,35 @@ def quantise(model: nn.Module, codec: str | Codec = "pvq", *, names: Sequence[st
     }
     if not found:
         raise wrong("names", f"{list(names)}, in none of the model's linear layers", "parts of their names")
-    return Quantised(found, codec_of(codec, **config))
+    made = codec_of(codec, **config)
+    if texts is None:
+        return Quantised(found, made)
+    if not isinstance(made, PyramidVector):
+        raise wrong("texts", f"some, for {made!r}", "none, or pvq, which weighs errors by what layers are given")
+    return Quantised(found, made, hessians(model, list(found), texts))
+
+
+@torch.no_grad()
+def hessians(model: nn.Module, names: Sequence[str], texts: Iterable[Tensor]) -> dict[str, Tensor]:
+    """The sum of ``z zᵀ (d, d)`` over the inputs z of linear layers, by name, while the model reads texts ``(n,)``."""
+    found: dict[str, Tensor] = {}
+
+    def hook(name: str) -> Any:
+        def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            z = inputs[0].flatten(0, -2).float()
+            found[name] = z.T @ z if name not in found else found[name] + z.T @ z
+
+        return add
+
+    modules = dict(model.named_modules())
+    handles = [modules[name].register_forward_pre_hook(hook(name)) for name in names]
+    try:
+        for ids in texts:
+            model(ids[None].to(next(model.parameters()).device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise wrong("texts", f"none that {missing[0]} was given anything of", "texts that all of these layers read")
+    return found

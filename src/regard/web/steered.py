@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -27,6 +28,7 @@ def steered_html(
     chances: Sequence[tuple[str, float, float]],
     divergence: float,
     maps: Path,
+    passages: Sequence[str] = (),
 ) -> str:
     """The whole page.
 
@@ -34,11 +36,13 @@ def steered_html(
         text: the prompt. edits: that were made, as texts. before, after: what was generated, token by token.
         chances: next tokens, with the probability of each before and after. divergence: KL of the two, in nats.
         maps: the page of the maps, which shows those of before beside those of after, relative to this one.
+        passages: of the prompt, that the edits are about.
     """
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
     told = "the same" if same == len(before) == len(after) else f"another from token {same + 1} on"
     cells = "".join(
-        f"<tr><td>{html.escape(repr(token))}</td><td>{old:.2%}</td><td>{new:.2%}</td><td>{new - old:+.2%}</td></tr>"
+        f"<tr><td>{html.escape(repr(token))}</td><td>{old:.2%}</td><td>{new:.2%}</td>"
+        f"<td>{100 * (new - old):+.2f}</td></tr>"
         for token, old, new in sorted(chances, key=lambda row: -row[1])
     )
     ways = "".join(
@@ -55,10 +59,11 @@ def steered_html(
         f"<title>steered · regard</title><style>{STYLE}</style>",
         "<h1>Before and after</h1>",
         f"<p>{'<br>'.join(f'<code>{html.escape(edit)}</code>' for edit in edits)}</p>",
-        f"<h2>Prompt</h2><pre>{html.escape(text)}</pre>",
+        f"<h2>Prompt{', with what the edits are about' if passages else ''}</h2><pre>{shown(text, passages)}</pre>",
         f'<h2>What it says: {told}</h2><div class="two">{ways}</div>',
-        f"<h2>Next token: {divergence:.3f} nats apart</h2>",
-        f"<table><tr><th>token</th><th>before</th><th>after</th><th>change</th></tr>{cells}</table>",
+        "<h2>Next token</h2>",
+        f"<p>Kullback–Leibler divergence of after from before: {divergence:.3f} nats; 0 where nothing changed.</p>",
+        f"<table><tr><th>token</th><th>before</th><th>after</th><th>change, points</th></tr>{cells}</table>",
         f'<h2>Maps</h2><iframe src="{html.escape(maps.as_posix())}" title="maps before and after"></iframe>',
         "</html>",
     ]
@@ -69,3 +74,12 @@ def continued(pieces: Sequence[str], same: int) -> str:
     """What was generated, marked from where it differs."""
     first, rest = (html.escape("".join(part)) for part in (pieces[:same], pieces[same:]))
     return first + (f"<mark>{rest}</mark>" if rest else "")
+
+
+def shown(text: str, passages: Sequence[str]) -> str:
+    """A text with some passages marked, wherever they stand."""
+    if not passages:
+        return html.escape(text)
+    every = "|".join(re.escape(passage) for passage in sorted(passages, key=len, reverse=True))
+    pieces = re.split(f"({every})", text)
+    return "".join(f"<mark>{html.escape(p)}</mark>" if at % 2 else html.escape(p) for at, p in enumerate(pieces))

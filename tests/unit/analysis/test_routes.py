@@ -96,6 +96,8 @@ def test_the_command_says_where_a_state_comes_from(monkeypatch, capsys, tmp_path
     assert "head" in said
     rows = json.loads((tmp_path / "routes.json").read_text())
     assert {row["part"] for row in rows} <= {"attn", "mlp", "resid"}
+    assert run(monkeypatch, "--text", text, "--way", "routes", "--neurons", "2") == 0
+    assert "neurons, with their share" in capsys.readouterr().out
     for way in ("rollout", "maxflow"):
         assert run(monkeypatch, "--text", text, "--way", way, "--to", "2", "--json") == 0
         rows = json.loads(capsys.readouterr().out)
@@ -107,6 +109,7 @@ def test_the_command_says_where_a_state_comes_from(monkeypatch, capsys, tmp_path
     ("arguments", "said"),
     [
         (("--way", "up"), "--way: got 'up', want one of rollout, maxflow, routes"),
+        (("--neurons", "2"), "--neurons: got 2"),
         (("--without", "a"), "--without: got 'a'"),
         (("--way", "routes", "--without", "0"), "want none: routes leave out"),
         (("--to", "99", "--text", "a b"), "to: got [99]"),

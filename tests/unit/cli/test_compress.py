@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -45,12 +46,24 @@ def test_policies_are_measured_beside_the_full_cache(tmp_path):
 
 
 def test_a_table_and_an_advice_for_so_much_memory():
-    done = compressed("--policies", "random,streaming", "--advise", "200KiB", "--task", "text", "--question", "known")
+    done = compressed("--policies", "random,streaming", "--advise", "200KiB", "--task", "text")
     assert done.exit_code == 0, done.output
     told = " ".join(done.stdout.split())
     assert "none is recommended: 2 prompts are too few, give --prompts 6 or more; so far" in told
     assert all(size in told for size in ("50KiB", "100KiB", "200KiB"))
     assert "read, step: CPU time" in told
+
+
+def test_an_advice_leaves_out_what_has_no_room():
+    ways = ("--policies", "random,streaming(sinks=40)", "--task", "text", "--advise", "800KiB")
+    done = compressed(*ways)
+    assert done.exit_code == 0, done.output
+    told = " ".join(done.stdout.split())
+    assert re.search(
+        r"left out: streaming\(sinks=40\) at 200KiB, of \d+ tokens a head in some layer, of which it", told
+    )
+    done = compressed(*ways[:-2], "--budgets", "20")
+    assert "--budgets: got streaming(sinks=40) at 20, of 20 tokens a head" in str(done.exception)
 
 
 def test_what_each_head_keeps_is_written_down(tmp_path):

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 import regard
+from regard.analysis.planted import planted_model
 from regard.codecs import Integers, PyramidVector
 from regard.codecs.half import from_half, to_half
 from regard.codecs.named import codec_of
 from regard.codecs.pyramid_vector import beta_quantiles, index_of, nearest, point_of, points
+from regard.codecs.weighed import encode_weighed
 from regard.laws.small import llama, tokens
 
 
@@ -140,3 +142,55 @@ def test_names_and_what_cannot_be():
     for codec in (PyramidVector(), Integers(group=5)):
         with pytest.raises(ValueError, match="a divisor of 23"):
             codec.through(torch.ones(23))
+
+
+def correlated(n, d, seed=0):
+    """Inputs ``(n, d)`` of which a few directions are most."""
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 3, generator=draw) @ torch.randn(3, d, generator=draw) + 0.2 * torch.randn(
+        n, d, generator=draw
+    )
+
+
+@pytest.mark.parametrize("mix", [False, True])
+def test_weighed_errors_are_smaller_where_inputs_are(mix):
+    codec = PyramidVector(group=8, pulses=6, levels=8, mix=mix)
+    x, z = torch.randn(13, 24, generator=torch.Generator().manual_seed(1)), correlated(200, 24)
+    plain = codec.through(x)
+    weighed = codec.decode(encode_weighed(codec, x, z.T @ z), 24)
+    losses = [((z @ (got - x).T).square().sum() / (z @ x.T).square().sum()).item() for got in (plain, weighed)]
+    assert losses[1] < 0.6 * losses[0]
+
+
+def test_with_inputs_alike_in_all_directions_nothing_is_made_up_for():
+    codec = PyramidVector(group=8, pulses=6, levels=8)
+    x = torch.randn(7, 24, generator=torch.Generator().manual_seed(2))
+    codes, weighed = codec.encode(x), encode_weighed(codec, x, 5 * torch.eye(24))
+    assert torch.equal(codes["points"], weighed["points"])
+    assert float((codes["amplitudes"] - weighed["amplitudes"]).abs().max()) <= 1  # of rounded and unrounded norms
+    one = PyramidVector(group=7, pulses=9)
+    assert set(encode_weighed(one, x[:, :7], torch.eye(7))) == {"points", "scales"}
+    with pytest.raises(ValueError, match="hessian: got shape"):
+        encode_weighed(codec, x, torch.eye(23))
+
+
+def test_a_models_errors_are_weighed_by_what_its_layers_are_given():
+    model = planted_model(())
+    texts = [torch.arange(3, 24), torch.arange(5, 27)]
+    codec, names = PyramidVector(group=6, pulses=4, levels=4), ["layers.0.mlp.gate_proj"]
+    matrix = model.model.layers[0].mlp.gate_proj.weight
+    seen = []
+    hook = model.model.layers[0].mlp.register_forward_pre_hook(lambda m, i: seen.append(i[0].flatten(0, 1)))
+    with torch.no_grad():
+        for ids in texts:
+            model(ids[None])
+    hook.remove()
+    own, z = matrix.detach().clone(), torch.cat(seen)
+    want = codec.decode(encode_weighed(codec, own, (z.T @ z).float()), own.shape[1])
+    with regard.quantise(model, codec, names=names, texts=texts):
+        torch.testing.assert_close(matrix.detach().float(), want, atol=1e-4, rtol=1e-3)
+    assert torch.equal(matrix, own)
+    with pytest.raises(ValueError, match="texts: got some, for Integers"):
+        regard.quantise(model, "integers(width=8)", texts=texts)
+    with pytest.raises(ValueError, match="texts: got none that"):
+        regard.quantise(model, codec, names=names, texts=[])

@@ -8,6 +8,7 @@ import torch
 import regard
 from regard.edits import FocusDirections, Trace
 from regard.hosts.focus import Marked, contextual_heads, learned, random_like, relevant_mass
+from regard.hosts.focus_control import activation, controlled
 from unit.hosts.models import causal, tokens
 from unit.hosts.test_attach import logits
 from unit.hosts.test_watch import CLOSE, Dense, left_as_it_was
@@ -118,3 +119,42 @@ def test_what_prompts_share_may_be_read_once():
         relevant_mass(model, examples, shared=12)
     with pytest.raises(ValueError, match=r"shared: got 3 of \[11, 12\] tokens"):
         relevant_mass(model, [*examples, Marked(ids[0, :11], (2, 5))], shared=3)
+
+
+def from_the_sink(model, examples):
+    """Directions that were learned to look at what is relevant, from a first token that takes most of the mass."""
+    heads = {0: [0, 2, 4], 1: [1, 3]}
+    return heads, learned(model, heads, examples, steps=15, rate=0.1)
+
+
+@torch.no_grad()
+def test_what_is_taken_from_the_sink_stays_within_a_range():
+    model, examples = causal("Llama"), prompts()
+    with torch.enable_grad():
+        heads, edit = from_the_sink(model, examples)
+    ids = examples[1].ids
+    full = activation(model, edit.at(8.0), ids, heads)
+    within = (0.3 * full, 0.6 * full)
+    found = controlled(model, edit, ids, heads, within)
+    assert found.held
+    assert within[0] <= found.activation <= within[1]
+    seen = []
+    for edits in ((), (found.edit,)):
+        with regard.watch(model, [probe := Dense(len(ids))]), regard.steer(model, *edits):
+            logits(model, ids[None])
+        seen.append(torch.cat([maps[0, heads[layer], -1, 0] for layer, maps in probe.result().items()]).mean())
+    assert float(seen[0] - seen[1]) == pytest.approx(found.activation, abs=1e-5)
+    never = controlled(model, edit, ids, heads, (0.97, 1.0))
+    assert not never.held
+    assert never.activation < 0.97
+    none = controlled(model, FocusDirections(*directions(), 1.0).at(1.0), ids, heads, (0.0, 1.0))
+    assert none.edit.alpha == 1.0 or not none.held
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [({"within": (0.4, 0.2)}, "within: got"), ({"sink": 0}, "sink: got 0"), ({"sink": 9}, "sink: got 9")],
+)
+def test_ranges_that_are_none_are_refused(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        controlled(causal("Llama"), FocusDirections(*directions()), tokens(1, 9)[0], {0: [0]}, **arguments)

@@ -23,9 +23,12 @@ export function Heads() {
   useEffect(() => {
     grid.current!.querySelector<HTMLElement>("[tabindex='0']")?.focus({ preventScroll: true });
     saved.value = { name: "heads", svg: matrixSvg, rows };
+    let opened = true; // at its first head the page stays at its top: on a phone that one is below the matrix
     return effect(() => {
       const at = `[data-head="${layer.value}/${head.value}"]`;
-      requestAnimationFrame(() => grid.current?.querySelector(at)?.scrollIntoView({ block: "nearest" }));
+      const stay = opened && !layer.value && !head.value;
+      opened = false;
+      if (!stay) requestAnimationFrame(() => grid.current?.querySelector(at)?.scrollIntoView({ block: "nearest" }));
     });
   }, []);
   const places = arranged();

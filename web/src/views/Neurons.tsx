@@ -1,26 +1,31 @@
 /** How the score of one pair comes about, beside those of the query's strongest keys: products of the coordinates of q and k. */
+import { useState } from "preact/hooks";
 import { ramp, STEPS } from "../colour";
-import { edges, header, layers, record, served, textsOf } from "../data";
+import { edges, header, layers, lengths, record, served, textsOf } from "../data";
 import { pair, pairsKnown, scored, type PairOfVectors } from "../exact";
 import { chooseHead, head, key, layer, other, theme, token } from "../state";
 import { alone, number, placed } from "../words";
 import { useLoaded } from "./useLoaded";
 
-const [LISTED, KEYS, NAMED] = [6, 6, 12];
+const [LISTED, KEYS, MORE, NAMED] = [6, 6, 12, 12];
 
 interface Found {
   /** The pinned pair, and its weight where it is known. */
   pinned: PairOfVectors;
   weight: number | null;
-  /** The query's strongest other keys. */
+  /** Other keys of the query by their score: the strongest, or, where more are asked for, some of small weight, too. */
   others: { at: number; pair: PairOfVectors }[];
+  /** Whether there are more of them. */
+  more: boolean;
 }
 
 /** Where queries and keys are: of all heads at a server, of some on the page. */
 export function Neurons() {
   const [inLayer, of, row, at] = [layer.value, head.value, token.value, key.value];
   const known = pairsKnown(inLayer, of);
-  const found = useLoaded(() => (known && at !== null && !other.value ? load(inLayer, of, row, at).catch(() => null) : Promise.resolve(null)), [inLayer, of, row, at, known, other.value]);
+  const [count, setCount] = useState(KEYS);
+  const [vectors, setVectors] = useState(false);
+  const found = useLoaded(() => (known && at !== null && !other.value ? load(inLayer, of, row, at, count).catch(() => null) : Promise.resolve(null)), [inLayer, of, row, at, count, known, other.value]);
   if (other.value || !scored(inLayer)) return null;
   if (!known) return <Absent />;
   if (at === null) return <p class="small neurons">Pin a pair (click it, or press Enter) to see what its score is made of.</p>;
@@ -54,21 +59,34 @@ export function Neurons() {
         <Strip name="q" values={query} said={`query ${placed(row, textsOf(inLayer)[0])}`} />
         <Strip name="k" values={vector} said={`key ${placed(at, keys)}`} />
       </div>
-      <h3>q ∘ k and its sum: the pinned key and the strongest others; orange adds to the score, violet takes from it</h3>
-      <div class="strips" role="list" aria-label="products by key">
+      <h3>
+        {vectors ? "k, and the sum of q ∘ k" : "q ∘ k and its sum"}: the pinned key and the strongest others; orange {vectors ? "is above zero, violet below" : "adds to the score, violet takes from it"}
+      </h3>
+      <div class="strips" role="list" aria-label={vectors ? "vectors by key" : "products by key"}>
         {[{ at, pair: found.pinned }, ...found.others].map((each) => (
-          <Strip key={each.at} name={alone(each.at, keys)} place={each.at} values={each.pair.products} most={most} score={each.pair.score} said={`key ${placed(each.at, keys)}`} />
+          <Strip key={each.at} name={alone(each.at, keys)} place={each.at} values={vectors ? each.pair.key : each.pair.products} most={vectors ? undefined : most} score={each.pair.score} said={`key ${placed(each.at, keys)}`} />
         ))}
+      </div>
+      <div class="segments">
+        <button aria-pressed={!vectors} onClick={() => setVectors(false)}>products</button>
+        <button aria-pressed={vectors} onClick={() => setVectors(true)}>keys</button>
+        {found.more && <button onClick={() => setCount(count + MORE)}>more keys</button>}
+        {count > KEYS && <button onClick={() => setCount(KEYS)}>fewer</button>}
       </div>
     </section>
   );
 }
 
-async function load(inLayer: number, of: number, row: number, at: number): Promise<Found> {
+async function load(inLayer: number, of: number, row: number, at: number, count: number): Promise<Found> {
   const known = await edges(inLayer, of);
-  const strongest = known.row(row).filter(({ token: one }) => one !== at).sort((a, b) => b.weight - a.weight).slice(0, KEYS);
-  const [pinned, ...others] = await Promise.all([at, ...strongest.map(({ token: one }) => one)].map((one) => pair(inLayer, of, row, one)));
-  return { pinned: pinned!, weight: pinned!.weight ?? known.at(row, at), others: others.map((each, place) => ({ at: strongest[place]!.token, pair: each })) };
+  const strong = known.row(row).filter(({ token: one }) => one !== at).sort((a, b) => b.weight - a.weight).map(({ token: one }) => one);
+  const seen = new Set([at, ...strong]);
+  const last = layers[inLayer]!.causal ? row + 1 : Infinity;
+  const rest = Array.from({ length: Math.min(last, lengths[textsOf(inLayer)[1]]!) }, (_, one) => one).filter((one) => !seen.has(one));
+  const every = [...strong, ...rest];
+  const shown = count === KEYS ? strong.slice(0, KEYS) : every.slice(0, count);
+  const [pinned, ...others] = await Promise.all([at, ...shown].map((one) => pair(inLayer, of, row, one)));
+  return { pinned: pinned!, weight: pinned!.weight ?? known.at(row, at), others: others.map((each, place) => ({ at: shown[place]!, pair: each })).sort((a, b) => b.pair.score - a.pair.score), more: shown.length < every.length };
 }
 
 interface StripOf {

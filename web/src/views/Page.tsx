@@ -3,7 +3,7 @@ import { useEffect } from "preact/hooks";
 import { header, layers, n, otherTokens, record, served, texts } from "../data";
 import { leftOut } from "../left";
 import { save, type Format } from "../save";
-import { help, OPEN, stepHead, theme, view, type View } from "../state";
+import { help, mode, OPEN, stepHead, theme, view, type View } from "../state";
 import { alone, count } from "../words";
 import { FlowView } from "./FlowView";
 import { Heads } from "./Heads";
@@ -58,7 +58,18 @@ export function Page() {
       </header>
       {header.beside && (
         <p class="notice" role="note">
-          Beside it: {header.beside.record.command || header.beside.record.model.name} ({otherTokens.length ? otherText() : "of the same tokens"}).
+          {header.beside.record.command && header.beside.record.command === record.command
+            ? "These are the maps after the edits; beside them are those before, of the same tokens."
+            : `Beside it: ${header.beside.record.command || header.beside.record.model.name} (${otherTokens.length ? otherText() : "of the same tokens"}).`}
+        </p>
+      )}
+      {record.analyses?.kept && (
+        <p class="notice" role="note">
+          {record.analyses.kept.policy} at {record.analyses.kept.budget}:{" "}
+          <button class="open" onClick={() => void ([view.value, mode.value] = ["text", "kept"])}>
+            what it keeps, in the text
+          </button>
+          ; the score “attention on what is kept” says what that is worth to each head. Weights are those of the whole cache.
         </p>
       )}
       {record.rows && (

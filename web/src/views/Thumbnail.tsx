@@ -1,6 +1,7 @@
 /** A head's pooled map, as large as its box. */
 import { useEffect, useRef } from "preact/hooks";
-import { cells } from "../data";
+import { cellOf } from "../cells";
+import { cells, lengths, textsOf } from "../data";
 import { logStep, ramp } from "../colour";
 import { theme } from "../state";
 import { headMap, pooled } from "../tiles";
@@ -69,14 +70,23 @@ export function Thumbnail({ layer, head }: { layer: number; head: number }) {
       watcher.unobserve(box);
     };
   }, [layer, head, colours]);
-  return <canvas ref={canvas} class="thumbnail" width={cells} height={cells} aria-hidden="true" />;
+  const [tall, wide] = textsOf(layer).map(cellsOf) as [number, number];
+  return <canvas ref={canvas} class="thumbnail" width={wide} height={tall} aria-hidden="true" />;
 }
+
+/** How many cells a text reaches into: of two texts the shorter one's map fills its box, too. */
+const cellsOf = (text: number): number => cellOf[lengths[text]! - 1]! + 1;
 
 function paint(canvas: HTMLCanvasElement, map: Float32Array, colours: Uint32Array): void {
   const context = canvas.getContext("2d")!;
-  const image = context.createImageData(cells, cells);
+  const { width, height } = canvas;
+  const image = context.createImageData(width, height);
   const pixels = new Uint32Array(image.data.buffer);
-  for (let at = 0; at < map.length; at++) if (!Number.isNaN(map[at]!)) pixels[at] = colours[logStep(map[at]!)]!;
+  for (let y = 0; y < height; y++)
+    for (let x = 0; x < width; x++) {
+      const weight = map[y * cells + x]!;
+      if (!Number.isNaN(weight)) pixels[y * width + x] = colours[logStep(weight)]!;
+    }
   context.putImageData(image, 0, 0);
   canvas.dataset.drawn = "";
 }
