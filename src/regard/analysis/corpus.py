@@ -80,7 +80,7 @@ def over(
         raise wrong("data", "no prompts", "at least one")
     parts = alone(analyses, subject, texts) if store is None and workers == LOCAL else None
     if parts is None:
-        parts = apart(analyses, subject, texts, None if store is None else Store(store), workers)
+        parts = as_cells(analyses, subject, texts, None if store is None else Store(store), workers)
     found, done = dict[str, HeadScores](), 0
     for one, times in parts:
         for _ in range(times):
@@ -99,7 +99,7 @@ def alone(analyses: Sequence[HeadScorer], subject: Any, texts: Sequence[Prompt])
     return ((together(analyses, subject, text), 1) for text in texts)
 
 
-def apart(
+def as_cells(
     analyses: Sequence[HeadScorer], subject: Any, texts: Sequence[Prompt], kept: Store | None, workers: str
 ) -> Iterable[Part]:
     """Each text a cell, which is measured anywhere, and once."""

@@ -28,7 +28,7 @@ from regard.cli import (
     train,
     vision,
 )
-from regard.core.errors import reason
+from regard.core.errors import reason, taught
 
 app = typer.Typer(
     name="regard",
@@ -63,7 +63,9 @@ def main() -> None:
     """The entry point: bad input is one line on standard error, and its faulty part underlined, with exit status 2."""
     try:
         app()
-    except (ValueError, TypeError, LookupError, OSError, ImportError) as error:
+    except (ValueError, TypeError, LookupError, OSError, ImportError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not taught(error):
+            raise  # a fault of the program
         about, *rest = said(error).split("\n  ")
         if len(rest) != 2 or rest[1].strip("^ "):  # not a text with marks under it
             about, rest = " ".join([about, *rest]), []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -23,6 +24,11 @@ REASONS = {
 def wrong(argument: str, came: str, wanted: str, kind: type[Exception] = ValueError) -> Exception:
     """The error to raise when ``argument`` is ``came`` where ``wanted`` was expected."""
     return kind(f"{argument}: got {came}, want {wanted}")
+
+
+def taught(error: Exception) -> bool:
+    """Whether an error is one of `wrong`, which says what is wanted, and no fault of the program."""
+    return bool(re.match(r"[^\n]+?: got .*, want ", str(error), re.DOTALL))
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

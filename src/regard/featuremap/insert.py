@@ -119,7 +119,7 @@ def insert(
             stages += [width] if first else []
             more: dict[str, Any] = {"earlier": tuple(stages[:-1])} if reads and not first else {}
             inserted.add(name, modules[name], made(width, **more), start == "identity", len(stages) - 1)
-    except Exception:
+    except BaseException:
         inserted.remove()
         raise
     return inserted

@@ -109,7 +109,8 @@ def fit(
         with accelerator.autocast():
             value = loss(ready, recipe.generator(step))
         if not torch.isfinite(value):
-            raise RuntimeError(f"the loss of step {step + 1} is {value.item()}: a lower rate may help")
+            came = f"{recipe.rate}, with which the loss of step {step + 1} is {value.item()}"
+            raise wrong("rate", came, "a lower one", RuntimeError)
         accelerator.backward(value)
         norm = accelerator.clip_grad_norm_(ready.parameters(), recipe.clip)
         optimiser.step()

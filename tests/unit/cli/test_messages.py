@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import pytest
+import transformers
 from safetensors import SafetensorError
 
 import regard
+from regard import cli
 from regard.cli import main
 from regard.experiments.store import Store
 from regard.hosts import small
@@ -128,6 +130,27 @@ def test_an_earlier_look_stays_unless_it_is_to_be_replaced(tmp_path):
     assert free_name(target) == tmp_path / "seen-3"
     look("--replace")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["seen", "seen-2"]
+
+
+def test_a_model_that_cannot_be_read_is_one_line(command, tmp_path):
+    model = transformers.RwkvForCausalLM(
+        transformers.RwkvConfig(vocab_size=3000, hidden_size=32, num_hidden_layers=2, attention_hidden_size=32)
+    )
+    model.save_pretrained(tmp_path / "rwkv")
+    tokenizer = str(small.path("tiny"))
+    status, _, error = command("look", "--model", str(tmp_path / "rwkv"), "--tokenizer", tokenizer, "--text", "a b")
+    assert status == 2
+    last = error.splitlines()[-1]
+    assert last.startswith("regard: model: got RwkvForCausalLM, which ran a whole forward pass without calling")
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
+    def fail() -> None:
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        cli.main()
 
 
 def test_no_name_is_made_up_for_a_folder_that_is_free(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import regard
+from regard.featuremap.insert import Inserted
 
 
 class Block(nn.Module):
@@ -105,6 +106,20 @@ def test_what_cannot_be_is_named(where, more, message):
     model = net()
     with pytest.raises(ValueError, match=message):
         regard.insert(model, "eca", where, **more)
+    assert not any("gate" in name for name, _ in model.named_modules())
+
+
+def test_who_interrupts_half_way_finds_nothing_left(monkeypatch):
+    model, add = net(), Inserted.add
+
+    def once(self, *about):
+        if self.factors or any("gate" in name for name, _ in model.named_modules()):
+            raise KeyboardInterrupt
+        add(self, *about)
+
+    monkeypatch.setattr(Inserted, "add", once)
+    with pytest.raises(KeyboardInterrupt):
+        regard.insert(model, "eca", "*.bn2")
     assert not any("gate" in name for name, _ in model.named_modules())
 
 
