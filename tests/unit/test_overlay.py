@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import regard
-from regard.web.overlay import png
+from regard.web.overlay import png, received
 
 
 def pixels(address: str) -> torch.Tensor:
@@ -76,6 +76,23 @@ def test_a_gate_that_reads_earlier_stages_by_name_is_watched():
     with regard.watch(Two()) as seen:
         Two.forward(seen.model, torch.randn(2, 8, 5, 3))
     assert seen.gates["gate"].images == 2
+
+
+def test_attention_is_what_cells_are_given():
+    """By hand: of two heads and two queries, behind a class token; and of a network's own windows."""
+    a = torch.zeros(1, 2, 2, 7)
+    a[0, 0, 0, 2], a[0, 1, 1, 6], a[0, 0, 1, 0] = 1.0, 0.5, 1.0
+    grid = received(a, torch.zeros(1, 3, 20, 30), first=1)
+    assert grid.tolist() == [[[0, 0.25, 0], [0, 0, 0.125]]]
+    net, images = (
+        regard.vision("stages(widths=(4,), layers='windows(side=2) + mlp')", classes=2),
+        torch.rand(2, 3, 24, 16),
+    )
+    (found,) = net.intermediates(images).values()
+    within = nn.functional.avg_pool2d(received(found, images), 2)  # windows give nothing away
+    torch.testing.assert_close(within, torch.full((2, 3, 2), 1 / 24))
+    with pytest.raises(ValueError, match="attention: got 7 keys behind the first 0, want a grid of 20 : 30"):
+        received(a, torch.zeros(1, 3, 20, 30))
 
 
 @pytest.mark.parametrize(

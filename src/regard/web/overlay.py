@@ -85,13 +85,35 @@ def overlay(images: Tensor, maps: Any, path: str | Path) -> Path:
     planes, placeless = planes_of(named(maps))
     if not planes:
         seen = f"those of channels alone: {', '.join(placeless)}" if placeless else "none"
-        raise wrong("maps", seen, "one at least over rows or columns, of gates that were called")
+        wanted = "one at least over rows or columns, of gates that were called; of an A `received` makes one"
+        raise wrong("maps", seen, wanted)
     for name, plane in planes.items():
         if len(plane) != len(images):
             raise wrong("maps", f"{name} of {len(plane)} images", f"the {len(images)} that went into the latest call")
     target = Path(path)
     target.write_text(page(images, planes, placeless), encoding="utf-8")
     return target
+
+
+def received(attention: Tensor, images: Tensor, first: int = 0) -> Tensor:
+    """How much attention each cell of a grid of tokens is given, ``(b, rows, columns)``: the mean of its column of A.
+
+    The grid has the proportions of the images: ``overlay(images, {name: received(a, images)}, path)`` of an A of
+    `intermediates`.
+
+    Args:
+        attention: A ``(b, h, n, m)``. images: ``(b, c, y, x)``. first: keys before those of the grid, such as a class
+            token, which are left out.
+
+    Raises:
+        ValueError: keys that are no grid of these proportions.
+    """
+    share = attention.mean((1, 2))[:, first:]
+    y, x = images.shape[2:]
+    rows = round((share.shape[1] * y / x) ** 0.5)
+    if rows < 1 or share.shape[1] % rows:
+        raise wrong("attention", f"{share.shape[1]} keys behind the first {first}", f"a grid of {y} : {x}")
+    return share.unflatten(1, (rows, -1))
 
 
 def named(maps: Any) -> Mapping[str, Tensor | Mapping[str, Tensor]]:

@@ -215,8 +215,9 @@ class RevFP(Neck):
 
 
 def fitted_maximum(x: Tensor, like: Tensor) -> Tensor:
-    """The largest of 2 × 2 cells where that is the size of ``like``; other sizes are met bilinearly."""
-    return resize(F.max_pool2d(x, 2, ceil_mode=True), like, "bilinear")
+    """The largest of 2 × 2 cells where ``x`` has more rows or columns than ``like``; other sizes are met bilinearly."""
+    larger = any(own > other for own, other in zip(x.shape[2:], like.shape[2:], strict=True))
+    return resize(F.max_pool2d(x, 2, ceil_mode=True) if larger else x, like, "bilinear")
 
 
 class Context(nn.Module):
