@@ -25,7 +25,8 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from peers.without_torchvision import timm
-from reference.necks import execute, numbers, p2at, pyramid, resnet, stand_in
+from reference.necks import execute, numbers, pyramid, stand_in
+from reference.segmenters import p2at, resnet
 from reference.waves import wave, waved_in_use
 
 

@@ -1,4 +1,4 @@
-"""Necks and dense networks equal what their authors' code computes, written down by tests/reference/necks.py."""
+"""Necks and dense networks equal what their authors' code computes, written down by tests/reference/necks.py and segmenters.py."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,12 @@ from regard.networks.vision.inspyrenet import InSPyReNet
 from regard.networks.vision.p2at import P2AT
 from regard.networks.vision.piip import Crossed, Deformable, Interaction
 
-VALUES = json.loads((Path(__file__).parents[2] / "reference" / "necks.json").read_text())
+FOLDER = Path(__file__).parents[2] / "reference"
+VALUES = {
+    name: each
+    for file in ("necks", "segmenters")
+    for name, each in json.loads((FOLDER / f"{file}.json").read_text()).items()
+}
 
 
 def check(name, net, *inputs):
