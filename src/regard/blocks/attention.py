@@ -34,7 +34,8 @@ class AttentionState(State):
 
     Args:
         inner: the mechanism's state. tail: ``(b, taps − 1, channels)``, the last tokens that the short convolution
-            still needs; no channels where there is none. nested: of the attentions that make queries and keys.
+            still needs; no channels where there is none; all hidden states where the projection is `ordered`.
+        nested: of the attentions that make queries and keys.
         last: ``(b, 1, width)``, the last token's hidden state where tokens are shifted; no width where not.
     """
 

@@ -5,8 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import regard
 from regard.claims.trees import TREES, blocks, divergence_of, minimised
+from regard.core.layout import Layout
 from regard.mechanisms.structured.tree import Hierarchy, attend, tied
+
+CAUSAL = Layout(causal=True)
 
 
 def draw(n, *sizes, seed=0):
@@ -64,3 +68,27 @@ def test_no_tied_matrix_is_nearer_to_softmax(tree):
 def test_what_is_no_tree_is_named(parents):
     with pytest.raises(ValueError, match=r"^parents: got"):
         Hierarchy.of(parents)
+
+
+def test_causal_rows_are_the_nearest_to_softmax_that_are_tied_to_complete_left_siblings():
+    """Token 7 of a tree by twos sees itself, 6, {4, 5} and {0 … 3}; no other such row is nearer to softmax."""
+    q, k, v = draw(9, 5, 5, 7)
+    mechanism = regard.build("tree", branching=2)
+    a, plain = mechanism.weights(q, k, CAUSAL), torch.softmax(q[:, :, 7:8] @ k[:, :, :8].mT * 5**-0.5, -1)[:, :, 0]
+    parts = [[0, 1, 2, 3], [4, 5], [6], [7]]
+    logs = torch.stack([(q[:, :, 7] * k[:, :, part].mean(2)).sum(-1) * 5**-0.5 for part in parts], -1)
+    masses = torch.softmax(logs + torch.tensor([4.0, 2, 1, 1]).log(), -1)
+    row = torch.cat([masses[..., [place]].expand(-1, -1, len(x)) / len(x) for place, x in enumerate(parts)], -1)
+    torch.testing.assert_close(a[:, :, 7, :8], row)
+    torch.testing.assert_close(mechanism(q, k, v, CAUSAL), a @ v)
+    assert not a[:, :, 7, 8].any()
+
+    def divergence(row):
+        return (row * (row / plain).log()).sum(-1)
+
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(50):
+        other = torch.rand(masses.shape, generator=generator, dtype=torch.float64)
+        other = other / other.sum(-1, keepdim=True)
+        drawn = torch.cat([other[..., [place]].expand(-1, -1, len(x)) / len(x) for place, x in enumerate(parts)], -1)
+        assert (divergence(drawn) > divergence(row)).all()

@@ -92,7 +92,8 @@ class NeuralAttention(Network):
     def prepared(self, q: Tensor, k: Tensor, **signals: Tensor) -> tuple[Tensor, Tensor]:
         for name, linear in self.projections.items():
             x = q if name == "q" else k
-            x = x @ linear.weight.mT.to(x.dtype) + linear.bias.to(x.dtype)
+            weight, bias = linear.get_parameter("weight"), linear.get_parameter("bias")
+            x = x @ weight.mT.to(x.dtype) + bias.to(x.dtype)
             q, k = (x, k) if name == "q" else (q, x)
         return super().prepared(q, k, **signals)
 

@@ -70,6 +70,8 @@ class Flux(Mechanism):
     c is ``pool``, D softmax attention, S the window with its sinks; each sequence or document decides for itself, with
     its first call, and keeps to it while it is continued. With ``temperature`` set, for training, the decision is a
     sample of a Gumbel softmax of z, straight through: both branches are computed, the gradient is the soft one's.
+    Where texts hold answers too, ``prompt (b, n)``, once set for whole passes, marks the tokens of context and
+    question, of which p is then made.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` -> ``(b, h, n, e)``; causal.
     Cost: at most that of softmax attention and the window's. State: all keys and values, and those in sight.

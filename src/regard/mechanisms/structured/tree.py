@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, LayerSpec, Mechanism, Traits, accumulate_dtype, repeat_heads
+from regard.core.mechanism import Example, LayerSpec, Traits, accumulate_dtype, masked_softmax, repeat_heads
 from regard.kernels import packing
+from regard.mechanisms.cached import Cached
 
 LOW = -1e30
 
@@ -132,7 +135,6 @@ def padded(members: list[list[int]]) -> Tensor:
     arxiv="2509.15448",
     year=2025,
     aliases=("hsa", "hierarchical_self_attention"),
-    missing="signals of several modalities at one node, and the causal form",
     fidelity="abstract only",
     claim=(
         Claim(
@@ -143,7 +145,7 @@ def padded(members: list[list[int]]) -> Tensor:
         Claim("it scores O(n · branching) pairs", cells="trees.scored", holds="trees.is_linear"),
     ),
 )
-class Tree(Mechanism):
+class Tree(Cached):
     """Self-attention with one weight for every two children of a node of a tree, nearest to softmax in divergence.
 
     Leaves are tokens; C_a are those below node a, q̄_a and k̄_b means over them. Upwards, from F_i = s_ii of each token,
@@ -156,10 +158,18 @@ class Tree(Mechanism):
 
     which minimises Σ_i KL(A_i ‖ softmax(s_i)) among the rows that are tied so. A tree of one level is softmax.
     The tree joins ``branching`` neighbouring tokens of a sequence or document, then as many of their nodes, up to one.
-    `attend` takes any other. Bidirectional self-attention; nothing but padding and other documents is hidden.
+    `attend` takes any other, such as one whose root has a child for each of several modalities.
+
+    Causal, rows are tied no more, since what they are tied to stands later: a token sees itself, and of each node above
+    it the children left of its own, which are complete, as one,
+
+        A_ij = e^{q_i · k̄_b / √d} / (e^{s_ii} + Σ_b |C_b| e^{q_i · k̄_b / √d}),   j in the left sibling b
+
+    the nearest to causal softmax of the rows whose entries are tied so.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, n, d)``, ``v (b, g, n, e)`` -> ``(b, h, n, e)``; g divides h.
-    Cost: 2 B (d + e) FLOPs for each node below the root, B the branching: O(n B). Memory likewise.
+    Cost: 2 B (d + e) FLOPs for each node below the root, B the branching: O(n B). Memory likewise. Causal, as many for
+    each token and level of the tree: O(n B log n), and a copy of B keys and values each. State: all keys and values.
 
     Args:
         branching: B, at least 2.
@@ -170,7 +180,7 @@ class Tree(Mechanism):
     Paper: Amizadeh et al., arXiv 2509.15448. The equations here are derived, not taken from its text.
     """
 
-    traits = Traits(causal=False, cross=False, rows="one", sign="nonnegative", time="linear")
+    traits = Traits(cross=False, rows="one", sign="nonnegative", time="loglinear")
     layer = LayerSpec(rotary=False)
 
     def __init__(self, branching: int = 8) -> None:
@@ -182,6 +192,8 @@ class Tree(Mechanism):
     def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, None, layout, signals)
         n = q.shape[2]
+        if layout.causal:
+            return packing.maps(self.map, q, repeat_heads(k, q.shape[1]), layout)
         out, k = q.new_zeros(*q.shape[:3], n), repeat_heads(k, q.shape[1])
         for row, tokens in packing.documents(layout, q.shape[0], n, k.device):
             if tokens.numel():
@@ -193,10 +205,12 @@ class Tree(Mechanism):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, v, layout, signals)
-        if q.shape[2] == 0:
-            return torch.zeros_like(repeat_heads(v, q.shape[1]))
+        if q.shape[2] == 0 or k.shape[2] == 0:
+            return q.new_zeros(*q.shape[:3], v.shape[3])
 
         def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if layout.causal:
+                return look_left(q, k, v, self.branching)
             return attend(q, k, v, Hierarchy.even(q.shape[2], self.branching, q.device))
 
         return run(q, k, v) if layout.regular else packing.per_sequence(run, q, k, v, layout)
@@ -210,17 +224,30 @@ class Tree(Mechanism):
     def rows(self, q: Tensor, k: Tensor, layout: Layout, rows: slice, **signals: Tensor) -> Tensor:
         return self.weights(q, k, layout, **signals)[:, :, rows]
 
+    def map(self, q: Tensor, k: Tensor, rows: slice) -> Tensor:
+        """Some rows of causal A of the last queries of one document."""
+        n, m = q.shape[2], k.shape[2]
+        scores, tree = q @ k.mT * q.shape[3] ** -0.5, Hierarchy.even(m, self.branching, q.device)
+        here, logits = torch.arange(m - n, m, device=q.device), scores
+        for child, node in tree.nodes_of_tokens():
+            left = (node[here, None] == node) & (child < child[here, None])
+            logits = torch.where(left, grouped_mean(scores.mT, child).mT, logits)
+        return masked_softmax(logits, Layout(causal=True).allowed(n, m, q.device))[:, :, rows]
+
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
+        if layout.causal:
+            each = shape.n * levels(shape.keys, self.branching) * self.branching * (shape.head_dim + shape.values)
+            return Cost(2 * shape.batch * shape.heads * each, shape.io_bytes, shape.cache_bytes)
         slots, below = 0, shape.n
         while below > 1 or not slots:
             below = -(-below // self.branching)
             slots += below
         products = slots * self.branching**2 * (shape.head_dim + shape.values)
-        return Cost(2 * shape.batch * shape.heads * products, shape.io_bytes, 0)
+        return Cost(2 * shape.batch * shape.heads * products, shape.io_bytes, shape.cache_bytes)
 
     @classmethod
     def examples(cls) -> Sequence[Example]:
-        return [Example("branching 3", cls(3), 1, 1), Example("branching 5, grouped", cls(5), 2, 1)]
+        return [Example("branching 3", cls(3), 1, 1), Example("branching 7, grouped", cls(7), 2, 1)]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, tree: Hierarchy) -> Tensor:
@@ -248,6 +275,38 @@ def attend(q: Tensor, k: Tensor, v: Tensor, tree: Hierarchy) -> Tensor:
         out = level.scatter(out[..., None, :] + stay[..., None, None] * beside, count)
         stay = level.scatter(stay[..., None] * itself, count)
     return (out + stay[..., None] * v).to(dtype)
+
+
+def levels(m: int, branching: int) -> int:
+    """How many levels stand above so many tokens."""
+    found, below = 0, m
+    while below > 1 or not found:
+        found, below = found + 1, -(-below // branching)
+    return found
+
+
+def look_left(q: Tensor, k: Tensor, v: Tensor, branching: int) -> Tensor:
+    """``A v`` of causal `Tree` for the last queries of one document."""
+    dtype, wide, (n, m) = q.dtype, accumulate_dtype(q.dtype), (q.shape[2], k.shape[2])
+    if n > m:
+        return F.pad(look_left(q[:, :, n - m :], k, v, branching), (0, 0, n - m, 0))
+    q, keys, values = (x.to(wide) for x in (q, repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])))
+    scale, here = q.shape[3] ** -0.5, torch.arange(m - n, m, device=q.device)
+    logits, seen = [(q * keys[:, :, m - n :]).sum(-1, keepdim=True) * scale], [values[:, :, m - n :, None]]
+    for level in range(levels(m, branching)):
+        node = here // branching**level
+        index = (node // branching * branching)[:, None] + torch.arange(branching, device=q.device)
+        hidden, place = index >= node[:, None], index.clamp(max=keys.shape[2] - 1)
+        scores = (q[:, :, :, None] @ keys[:, :, place].mT)[:, :, :, 0] * scale + level * math.log(branching)
+        logits.append(scores.masked_fill(hidden, -torch.inf))
+        seen.append(values[:, :, place])
+        more = -keys.shape[2] % branching  # what is not complete is nobody's left sibling
+        keys, values = (F.pad(x, (0, 0, 0, more)).unflatten(2, (-1, branching)).mean(3) for x in (keys, values))
+    shares = torch.softmax(torch.cat(logits, -1), -1).split([x.shape[-1] for x in logits], -1)
+    out = shares[0] * seen[0][:, :, :, 0]
+    for share, value in zip(shares[1:], seen[1:], strict=True):
+        out = out + (share[:, :, :, None] @ value)[:, :, :, 0]
+    return out.to(dtype)
 
 
 def tied(scores: Tensor, tree: Hierarchy) -> Tensor:
