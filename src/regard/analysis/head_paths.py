@@ -48,7 +48,8 @@ class PathsToHeads(PathPatching):
             raise wrong("into", repr(into), "q, k or v")
         if not receivers or min(layer for layer, _ in receivers) < 1:
             raise wrong("receivers", f"{list(receivers)}", "heads of the second layer or of later ones")
-        self.receivers, self.into, self.slot = sorted(set(receivers)), into, slot
+        self.receivers, self.slot = sorted(set(receivers)), slot
+        self.into: Into = into
 
     def sites(self, model: Any) -> list[Site]:
         last = max(layer for layer, _ in self.receivers)

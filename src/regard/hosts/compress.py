@@ -176,9 +176,15 @@ class Compression(AbstractContextManager["Compression"]):
         return True
 
     def takes(self, spot: Spot) -> bool:
-        """Whether the layer has forgotten something, or reads less than it holds."""
+        """Whether the layer has forgotten something, reads less than it holds, or takes a step with all of it."""
         home = self.homes.get(spot.name)
-        return home is not None and isinstance(home.layer, Store) and (home.layer.ragged or self.reads(home.layer))
+        if home is None or not isinstance(home.layer, Store):
+            return False
+        return self.apart(home.layer) or (home.layer.fresh is not None and new_tokens(home.layer) == 1)
+
+    def apart(self, store: Store) -> bool:
+        """Whether a layer's keys are not at hand as the model would have them."""
+        return store.ragged or self.reads(store)
 
     def source(self, rank: int) -> int | None:
         """The layer by whose choice a layer reads; None where it reads everything."""
@@ -195,6 +201,10 @@ class Compression(AbstractContextManager["Compression"]):
 
     def compute(self, spot: Spot, asked: Asked) -> Tensor:
         """``A v`` over what is left."""
+        if not self.apart(self.homes[spot.name].layer):
+            out = attend(asked.call, asked.v, asked.dropout)[0]
+            self.after(spot, asked, out)
+            return out
         store, entries = self.taken_in(spot, asked)
         if entries is None:
             out = attend(asked.call, asked.v, asked.dropout)[0]
@@ -205,6 +215,8 @@ class Compression(AbstractContextManager["Compression"]):
 
     def spread(self, spot: Spot, asked: Asked) -> Asked:
         """The call over all slots, of which only what is left can be seen."""
+        if not self.apart(self.homes[spot.name].layer):
+            return asked
         store, entries = self.taken_in(spot, asked)
         if entries is None:
             return asked
