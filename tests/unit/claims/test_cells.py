@@ -40,6 +40,7 @@ SLOW = {
     "language.variants": "26 models, 5 s",
     "latents.probes": "features of MiniLM for a thousand texts, a minute",
     "layers.deletions": "deletes every token of 256 texts in turn, half a minute",
+    "monotone.segments": "writes sequences of four times the length, every way that is kept, a minute",
     "monotone.written": "writes sequences of four times the length, 5 s a model",
     "multi_token.toy_task": "answers on 1,000 texts, 4 s",
     "parsing.brackets": "parses 300 sentences without each head in turn, 3 s a model",
