@@ -54,8 +54,8 @@ class Lists:
 
     def to(self, device: torch.device) -> Lists:
         """The lists on another device."""
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Lists(**{name: x.to(device) if isinstance(x, Tensor) else x for name, x in found.items()})
+        found = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "maps"}
+        return Lists(**{name: None if x is None else x.to(device) for name, x in found.items()}, maps=self.maps)
 
 
 def listed(cover: Cover, queries: Region, keys: Region, visible: Visible, shift: int) -> Lists:
