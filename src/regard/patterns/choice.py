@@ -9,6 +9,9 @@ from torch import Tensor
 
 from regard.core.errors import wrong
 
+FEW = 8
+"""As many blocks are found one by one on a GPU."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -132,15 +135,27 @@ def best(scores: Tensor, count: int) -> Tensor:
     size = scores.shape[-1]
     if not count or not scores.numel():
         return torch.full((*scores.shape[:-1], count), -1, dtype=torch.int64, device=scores.device)
-    top = scores.topk(min(count, size), dim=-1)
-    least = top.values[..., -1:]
-    if bool(((scores >= least).sum(-1) == top.values.shape[-1]).all()):
-        found = top.indices.masked_fill(top.values == -torch.inf, size)
+    values, indices = largest(scores, min(count, size))
+    least = values[..., -1:]
+    told = ((scores >= least).sum(-1) == values.shape[-1]) | (least[..., 0] == -torch.inf)
+    if bool(told.all()):
+        found = indices.masked_fill(values == -torch.inf, size)
     else:  # some are equal to the least one
         above, equal = scores > least, scores == least
-        left = top.values.shape[-1] - above.sum(-1, keepdim=True)
+        left = values.shape[-1] - above.sum(-1, keepdim=True)
         chosen = (above | (equal & (equal.cumsum(-1) <= left))) & (scores > -torch.inf)
         number = torch.arange(size, device=scores.device)
-        found = torch.where(chosen, number, size).topk(top.values.shape[-1], dim=-1, largest=False).values
+        found = torch.where(chosen, number, size).topk(values.shape[-1], dim=-1, largest=False).values
     found = torch.nn.functional.pad(found.sort(-1).values, (0, count - found.shape[-1]), value=size)
     return found.masked_fill(found == size, -1)
+
+
+def largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` largest of ``scores (…, x)``, descending, and where they are; of equal ones any."""
+    if scores.device.type == "cpu" or count > FEW:
+        return scores.topk(count, dim=-1)
+    left, found = scores.clone(), []
+    for _ in range(count):  # on a GPU each is one pass, where selecting many from short rows takes far longer
+        found.append(left.max(-1, keepdim=True))
+        left.scatter_(-1, found[-1].indices, -torch.inf)
+    return torch.cat([x.values for x in found], -1), torch.cat([x.indices for x in found], -1)

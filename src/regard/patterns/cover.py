@@ -57,6 +57,10 @@ class Cover:
         columns = flat % max(key_blocks, 1)
         return cls(n, m, rows, cols, offsets, columns, torch.ones_like(columns, dtype=torch.bool), heads, batch)
 
+    def to(self, device: torch.device) -> Cover:
+        """The cover on another device."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in ("offsets", "columns", "full")})
+
     @property
     def maps(self) -> int:
         """How many masks it is about: sequences times heads."""

@@ -110,7 +110,7 @@ class Router(Configured):
         more = rows.blocks - scores.shape[3]
         scores = nn.functional.pad(scores, (0, more), value=-torch.inf) if more else scores
         scores = scores.masked_fill(~rows.routable()[:, None], -torch.inf)
-        scores = scores.masked_fill(self.forced_on(rows)[:, None], torch.inf)
+        scores = scores.masked_fill_(self.forced_on(rows)[:, None], torch.inf)
         return Choice(best(scores, min(self.budget, rows.blocks)), rows)
 
     @torch.no_grad()

@@ -1,5 +1,7 @@
 """Fused attention in pieces: merging, log-sum-exp and its gradient, the products that stand in for the operator."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -27,6 +29,24 @@ def textbook(q, k, v, layout):
     scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~allowed, -1e300)
     lse = scores.logsumexp(-1).masked_fill(~allowed.any(-1), -torch.inf)
     return scores.softmax(-1).masked_fill(~allowed, 0) @ v, lse
+
+
+@pytest.mark.parametrize(("n", "m"), [(13, 19), (19, 19), (1, 19), (23, 19), (1, 1)])
+@pytest.mark.parametrize("name", [*LAYOUTS, "masked"])  # packed queries are among the keys
+def test_the_operator_of_gpus_with_all_gradients(name, n, m, monkeypatch):
+    """Groups of heads, fewer and more queries than keys, rows in parts, rows that see nothing."""
+    if name == "packed" and n > m:
+        n = m
+    monkeypatch.setattr(dense, "MASKED_ROWS", 5)
+    layout = LAYOUTS.get(name) or Layout(mask=torch.rand(2, 6, n, m, generator=torch.Generator().manual_seed(1)) < 0.2)
+    fields = {"key_mask": layout.key_mask, "segments": layout.segments}
+    layout = replace(layout, **{key: None if x is None else x[:, -m:] for key, x in fields.items()})
+    tensors = draw(n, m)
+    got, want = dense.by_operator(*tensors, layout, None), textbook(*tensors, layout)[0]
+    torch.testing.assert_close(got, want)
+    weights = torch.sin(torch.arange(got.numel(), dtype=got.dtype)).view(got.shape)
+    found, wanted = (torch.autograd.grad((x * weights).sum(), tensors) for x in (got, want))
+    torch.testing.assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("attend", [dense.attend_lse, tiled.attend_lse])

@@ -4,10 +4,13 @@ import pytest
 import torch
 
 from regard import patterns as p
+from regard.kernels import chosen
 from regard.kernels import device as gpu
 from regard.kernels.block_sparse import lists
 from regard.kernels.block_sparse import plan as block_sparse
+from regard.patterns.choice import Rows
 from regard.patterns.cover import Cover
+from regard.routers.blocks import Mean
 
 from .test_block_sparse import agree, batched, draw, masked
 
@@ -65,6 +68,48 @@ def test_lists_of_each_sequence(heads, monkeypatch):
     cover, mask = batched(heads)
     q, k, v = draw(70, 90, groups=1)
     agree(q, k, v, block_sparse.attend_blocks(q, k, v, cover).out, masked(q, k, v, mask))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("block", "heads", "past"), [(5, 1, 0), (33, 4, 7), (100, 4, 0)])
+def test_queries_that_choose_alone(block, heads, past, causal, monkeypatch):
+    """Each query's own blocks, positions that differ between the sequences, queries that stand before any key."""
+    generator = torch.Generator().manual_seed(block)
+    q = torch.randn(2, heads, 150, 8, generator=generator, dtype=torch.float64).requires_grad_()
+    k, v = (
+        torch.randn(2, -(-heads // 2), 150 + past, size, generator=generator, dtype=torch.float64).requires_grad_()
+        for size in (8, 5)
+    )
+    here = torch.stack([torch.arange(150) + past, torch.arange(150) - 9])
+    choice = Mean(block, 3, forced=("own",) if block == 33 else ())(q, k, Rows(here, 150 + past, block, causal=causal))
+    want = chosen.attend(q, k, v, choice, way="mask")
+    monkeypatch.setattr(gpu, "usable", lambda x: True)
+    got = chosen.attend(q, k, v, choice, way="queries")
+    agree(q, k, v, got.out, want.out)
+    seen = want.lse > -torch.inf
+    assert torch.equal(got.lse > -torch.inf, seen)
+    torch.testing.assert_close(got.lse[seen], want.lse[seen])
+
+
+@pytest.mark.parametrize("side", [10, 70])
+def test_blocks_wider_than_a_tile(side, monkeypatch):
+    index = torch.randint(-1, 300 // side, (3, -(-200 // side), 3), generator=torch.Generator().manual_seed(1))
+    cover = Cover.from_index(index, 200, 300, side, side)
+    q, k, v = draw(200, 300)
+    want = block_sparse.attend_blocks(q, k, v, cover, True).out
+    monkeypatch.setattr(gpu, "usable", lambda x: True)
+    agree(q, k, v, block_sparse.attend_blocks(q, k, v, cover, True).out, want)
+
+
+@pytest.mark.parametrize("text", TEXTS[:2])
+def test_wide_heads_take_smaller_blocks(text, monkeypatch):
+    monkeypatch.setattr(lists, "WIDEST", 32)
+    pattern = p.parse_pattern(text)
+    q, k, v = draw(130)
+    n, m, blind = block_sparse.fitting(pattern, q, k)
+    assert lists.heavy(q, v)
+    got = block_sparse.run_on_gpu(q, k, v, lists.planned(pattern, n, m, q.device, True), blind, None).out
+    agree(q, k, v, got, masked(q, k, v, pattern.dense(n, m)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])

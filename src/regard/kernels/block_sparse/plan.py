@@ -196,7 +196,7 @@ def attend_lse(
     """``attend`` with the log-sum-exp of each row; both are differentiable."""
     n, m, blind = fitting(pattern, q, k)
     if mask is None and gpu.usable(q):
-        return run_on_gpu(q, k, v, lists.planned(pattern, n, m, q.device), blind, scale)
+        return run_on_gpu(q, k, v, lists.planned(pattern, n, m, q.device, lists.heavy(q, v)), blind, scale)
     mask = mask if mask is None else mask[:, :, blind:]
     if n and in_rows(pattern, m, q.device):
         return dense.over(q, k, v, list(whole.pieces(pattern, n, m, blind, mask)), scale)
@@ -277,14 +277,15 @@ def attend_blocks(
         came = f"{cover.n} × {cover.m}, {cover.heads} heads, batch {cover.batch}"
         raise wrong("cover", came, f"{n} × {m}, 1 or {heads} heads, batch 1 or {batch}")
     cover = cover if cover.batch == 1 else cover.repeated(heads)
+    if gpu.usable(q):
+        here = torch.arange(m - n, m, device=q.device).expand(cover.maps, n) if causal else None
+        return run_on_gpu(q, k, v, lists.chosen(cover.to(q.device), here, lists.heavy(q, v)), 0, scale)
+    cover = cover.to(torch.device("cpu"))
     queries, keys = Region.runs(torch.arange(m - n, m), cover.rows), Region.runs(torch.arange(m), cover.cols)
 
     def visible(i: Tensor, j: Tensor, head: int) -> Tensor:
         return (j <= i) if causal else torch.ones(torch.broadcast_shapes(i.shape, j.shape), dtype=torch.bool)
 
-    if gpu.usable(q):
-        shown = replace(cover, full=cover.full & (not causal))
-        return run_on_gpu(q, k, v, lists.listed(shown, queries, keys, visible, m - n).to(q.device), 0, scale)
     plan = assembled(cover, queries, keys, visible, m - n)
     return run(q, k, v, plan.to(q.device), 0, scale)
 

@@ -17,17 +17,33 @@ from regard.kernels.device import power, precision
 from regard.kernels.tiled import row_delta
 
 LOG2E = tl.constexpr(math.log2(math.e))
+LIGHT = 128
+"""Bytes of a query up to which the keys of two blocks to come are fetched beside those in hand."""
 
 
 @triton.jit
-def scores_of(qt, kt, kj, tile, masks, scale, R: tl.constexpr, C: tl.constexpr, PRECISION: tl.constexpr):
+def scores_of(
+    qt, kt, place, kj, tile, masks, scale,
+    R: tl.constexpr, C: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """Scores of a block in units of log 2, −∞ where a key is not seen."""
     scores = tl.dot(qt, tl.trans(kt), input_precision=PRECISION) * (scale * LOG2E)
     scores = tl.where((kj >= 0)[None, :], scores, float("-inf"))
+    if CAUSAL:
+        scores = tl.where(kj[None, :] <= place[:, None], scores, float("-inf"))
     if tile >= 0:
         at = tile.to(tl.int64) * R * C + tl.arange(0, R)[:, None] * C + tl.arange(0, C)[None, :]
         scores = tl.where(tl.load(masks + at) != 0, scores, float("-inf"))
     return scores
+
+
+@triton.jit
+def places_of(here, base, qi, CAUSAL: tl.constexpr):
+    """Where queries stand, if that is what hides keys from them."""
+    place = qi
+    if CAUSAL:
+        place = tl.load(here + base + qi, mask=qi >= 0, other=-1).to(tl.int64)
+    return place
 
 
 @triton.jit
@@ -48,9 +64,9 @@ def put(x, base, index, value, size: tl.constexpr, PADDED: tl.constexpr):
 
 @triton.jit
 def forward_kernel(
-    q, k, v, out, lse, rows, cols, offsets, columns, tiles, masks, scale, n, m, blocks,
+    q, k, v, out, lse, rows, cols, offsets, columns, tiles, masks, here, scale, n, m, blocks,
     H: tl.constexpr, G: tl.constexpr, MAPS: tl.constexpr, d: tl.constexpr, e: tl.constexpr, D: tl.constexpr,
-    E: tl.constexpr, R: tl.constexpr, C: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
+    E: tl.constexpr, R: tl.constexpr, C: tl.constexpr, ACC: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """One block of queries of one head: its keys block by block, by the online softmax."""
     block, which = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -58,14 +74,14 @@ def forward_kernel(
     group = which // H * G + head // (H // G)
     row = which % MAPS * blocks + block
     qi = tl.load(rows + block * R + tl.arange(0, R)).to(tl.int64)
-    qt = tokens_of(q, which * n, qi, d, D)
+    qt, place = tokens_of(q, which * n, qi, d, D), places_of(here, which % MAPS * n, qi, CAUSAL)
     top = tl.full((R,), float("-inf"), ACC)
     total = tl.zeros((R,), ACC)
     sums = tl.zeros((R, E), ACC)
     for at in range(tl.load(offsets + row), tl.load(offsets + row + 1)):
         kj = tl.load(cols + tl.load(columns + at) * C + tl.arange(0, C)).to(tl.int64)
         kt = tokens_of(k, group * m, kj, d, D)
-        scores = scores_of(qt, kt, kj, tl.load(tiles + at), masks, scale, R, C, PRECISION).to(ACC)
+        scores = scores_of(qt, kt, place, kj, tl.load(tiles + at), masks, scale, R, C, CAUSAL, PRECISION).to(ACC)
         new = tl.maximum(top, tl.max(scores, 1))
         base = tl.where(new == float("-inf"), 0.0, new)
         weights = tl.exp2(scores - base[:, None])
@@ -90,9 +106,9 @@ def slopes_of(scores, lset, got, vt, delta, scale, PRECISION: tl.constexpr):
 
 @triton.jit
 def queries_kernel(
-    q, k, v, grad, lse, deltas, dq, rows, cols, offsets, columns, tiles, masks, scale, n, m, blocks,
+    q, k, v, grad, lse, deltas, dq, rows, cols, offsets, columns, tiles, masks, here, scale, n, m, blocks,
     H: tl.constexpr, G: tl.constexpr, MAPS: tl.constexpr, d: tl.constexpr, e: tl.constexpr, D: tl.constexpr,
-    E: tl.constexpr, R: tl.constexpr, C: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
+    E: tl.constexpr, R: tl.constexpr, C: tl.constexpr, ACC: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradient of one block of queries."""
     block, which = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -103,11 +119,12 @@ def queries_kernel(
     qt, got = tokens_of(q, which * n, qi, d, D), tokens_of(grad, which * n, qi, e, E)
     lset = tl.load(lse + which * n + qi, mask=qi >= 0, other=0.0)
     delta = tl.load(deltas + which * n + qi, mask=qi >= 0, other=0.0)
+    place = places_of(here, which % MAPS * n, qi, CAUSAL)
     sums = tl.zeros((R, D), ACC)
     for at in range(tl.load(offsets + row), tl.load(offsets + row + 1)):
         kj = tl.load(cols + tl.load(columns + at) * C + tl.arange(0, C)).to(tl.int64)
         kt, vt = tokens_of(k, group * m, kj, d, D), tokens_of(v, group * m, kj, e, E)
-        scores = scores_of(qt, kt, kj, tl.load(tiles + at), masks, scale, R, C, PRECISION).to(ACC)
+        scores = scores_of(qt, kt, place, kj, tl.load(tiles + at), masks, scale, R, C, CAUSAL, PRECISION).to(ACC)
         _, slopes = slopes_of(scores, lset, got, vt, delta, scale, PRECISION)
         sums += tl.dot(slopes.to(kt.dtype), kt, input_precision=PRECISION)
     put(dq, which * n, qi, sums, d, D)
@@ -115,9 +132,9 @@ def queries_kernel(
 
 @triton.jit
 def keys_kernel(
-    q, k, v, grad, lse, deltas, dk, dv, rows, cols, offsets, owners, tiles, masks, scale, n, m, blocks,
+    q, k, v, grad, lse, deltas, dk, dv, rows, cols, offsets, owners, tiles, masks, here, scale, n, m, blocks,
     H: tl.constexpr, G: tl.constexpr, MAPS: tl.constexpr, d: tl.constexpr, e: tl.constexpr, D: tl.constexpr,
-    E: tl.constexpr, R: tl.constexpr, C: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
+    E: tl.constexpr, R: tl.constexpr, C: tl.constexpr, ACC: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradients of one block of keys and values, over all queries of all heads of its group."""
     block, group = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -131,9 +148,10 @@ def keys_kernel(
         for at in range(tl.load(offsets + row), tl.load(offsets + row + 1)):
             qi = tl.load(rows + tl.load(owners + at) * R + tl.arange(0, R)).to(tl.int64)
             qt, got = tokens_of(q, which * n, qi, d, D), tokens_of(grad, which * n, qi, e, E)
+            place = places_of(here, which % MAPS * n, qi, CAUSAL)
             lset = tl.load(lse + which * n + qi, mask=qi >= 0, other=0.0)
             delta = tl.load(deltas + which * n + qi, mask=qi >= 0, other=0.0)
-            scores = scores_of(qt, kt, kj, tl.load(tiles + at), masks, scale, R, C, PRECISION).to(ACC)
+            scores = scores_of(qt, kt, place, kj, tl.load(tiles + at), masks, scale, R, C, CAUSAL, PRECISION).to(ACC)
             weights, slopes = slopes_of(scores, lset, got, vt, delta, scale, PRECISION)
             value_sums += tl.dot(tl.trans(weights.to(got.dtype)), got, input_precision=PRECISION)
             key_sums += tl.dot(tl.trans(slopes.to(qt.dtype)), qt, input_precision=PRECISION)
@@ -165,8 +183,9 @@ class Over(torch.autograd.Function):
         if out.numel() and k.shape[2]:
             forward_kernel[len(lists.rows), q.shape[0] * q.shape[1]](
                 *(q, k, v, out, lse, lists.rows, lists.cols, lists.offsets, lists.columns, lists.tiles, lists.masks),
-                *(scale, q.shape[2], k.shape[2], len(lists.rows)),
+                *(standing(lists), scale, q.shape[2], k.shape[2], len(lists.rows)),
                 **sizes(q, k, v, lists),
+                num_stages=3 if power(q.shape[3]) * q.element_size() <= LIGHT else 1,
             )
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.lists, ctx.scale = lists, scale
@@ -184,16 +203,18 @@ class Over(torch.autograd.Function):
             deltas = row_delta(grad.to(lse.dtype), out, grad_lse).contiguous()
             finite = lse.masked_fill(lse == -torch.inf, 0)
             given = (q, k, v, grad, finite, deltas)
-            ends = (lists.masks, ctx.scale, q.shape[2], k.shape[2])
+            ends = (lists.masks, standing(lists), ctx.scale, q.shape[2], k.shape[2])
             queries_kernel[len(lists.rows), q.shape[0] * q.shape[1]](
                 *(*given, dq, lists.rows, lists.cols, lists.offsets, lists.columns, lists.tiles),
                 *(*ends, len(lists.rows)),
                 **sizes(q, k, v, lists),
+                num_stages=1,
             )
             keys_kernel[len(lists.cols), k.shape[0] * k.shape[1]](
                 *(*given, dk, dv, lists.rows, lists.cols, lists.owner_offsets, lists.owners, lists.owner_tiles),
                 *(*ends, len(lists.cols)),
                 **sizes(q, k, v, lists),
+                num_stages=1,
             )
         return dq, dk, dv, None, None
 
@@ -204,5 +225,11 @@ def sizes(q: Tensor, k: Tensor, v: Tensor, lists: Lists) -> dict[str, Any]:
     return {
         **{"H": q.shape[1], "G": k.shape[1], "MAPS": lists.maps, "d": d, "e": e, "D": power(d), "E": power(e)},
         **{"R": lists.rows.shape[1], "C": lists.cols.shape[1], "PRECISION": precision()},
-        **{"ACC": tl.float64 if q.dtype == torch.float64 else tl.float32, "num_warps": 4 if d <= 64 else 8},
+        **{"ACC": tl.float64 if q.dtype == torch.float64 else tl.float32, "num_warps": 4 if d <= 128 else 8},
+        "CAUSAL": lists.here is not None,
     }
+
+
+def standing(lists: Lists) -> Tensor:
+    """Positions of queries, or anything where nobody reads them."""
+    return lists.offsets if lists.here is None else lists.here

@@ -16,7 +16,7 @@ from regard.kernels.scan.decays import Sums
 CHUNK = 64  # tokens whose scores are formed; larger costs FLOPs, smaller steps
 INNER = 16  # of a chunk, where channels decay apart: pairs inside are formed channel by channel
 Kind = Literal["plain", "delta", "removal"]
-WIDEST = 512  # rows of a state that a GPU's program carries
+WIDEST = 256  # rows of a state that a GPU's program carries
 WINDOW = 1024  # tokens in flight, and between the states that the backward pass starts from
 
 

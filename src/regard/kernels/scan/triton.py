@@ -144,5 +144,5 @@ def sizes(values: Tensor, state: Tensor, **given: bool) -> dict[str, Any]:
     return {
         **{"T": tokens, "D": d, "E": e, "TP": power(tokens), "DP": power(d), "EP": COLUMNS},
         **{"ACC": tl.float64 if state.dtype == torch.float64 else tl.float32, "PRECISION": precision()},
-        **{"num_warps": 4 if d <= 128 else 8, **given},
+        **{"num_warps": 4 if d <= 128 else 8, "num_stages": 3 if d <= 64 else 1, **given},
     }

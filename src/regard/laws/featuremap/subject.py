@@ -101,7 +101,11 @@ def right_gradients(module: nn.Module, leaves: list[Tensor], arguments: Callable
         weights = dict(zip(named, given[len(leaves) :], strict=True))
         return joined(torch.func.functional_call(module, weights, arguments(*given[: len(leaves)])))
 
-    if not torch.autograd.gradcheck(run, (*leaves, *named.values()), raise_exception=False, fast_mode=True):
+    loose = 0.0 if leaves[0].device.type == "cpu" else 1e-9  # some sums on a GPU have no order
+    checked = torch.autograd.gradcheck(
+        run, (*leaves, *named.values()), raise_exception=False, fast_mode=True, nondet_tol=loose
+    )
+    if not checked:
         raise Broken("gradcheck in float64 fails")
     out = joined(module(*arguments(*leaves)))
     weighting = torch.sin(torch.arange(out.numel(), dtype=out.dtype, device=out.device)).view_as(out)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from regard.core.layout import Layout
-from regard.core.mechanism import Mechanism, repeat_heads
+from regard.core.mechanism import Mechanism, at_hand, repeat_heads
 from regard.laws.mechanism.subject import (
     BATCH,
     SHORT,
@@ -227,7 +227,9 @@ def refusals(subject: Subject, mechanism: Mechanism) -> None:
     if not subject.traits.masked:
         bad.append(("layout.mask", good, replace(layout, mask=mask)))
     added = mask.double()
-    given = (added[0], added[..., 1:], added.long(), added.masked_fill(mask, -torch.inf))
+    given = [added[0], added[..., 1:], added.long()]
+    if at_hand(added):  # else nobody waits to read it
+        given.append(added.masked_fill(mask, -torch.inf))
     bad += [("layout.bias", good, replace(layout, bias=given)) for given in given]
     if not subject.traits.biased:
         bad.append(("layout.bias", good, replace(layout, bias=added)))
