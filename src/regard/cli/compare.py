@@ -56,7 +56,7 @@ def compare(
 
     console = Console(highlight=False)
     if output is not None:
-        check_file(output / "cells" / "row", "--output")
+        check_file(output / "cells" / "row", "--output", made=True)
     if suite in ("gates", "necks"):
         on_scenes(console, suite, mechanisms or [], seeds, preset, threads, output, again, workers)
         return

@@ -70,11 +70,11 @@ def test_a_system_error_without_a_file_is_said_in_words():
 
 
 def test_what_cannot_be_written_is_said_before_the_work(tmp_path, monkeypatch):
-    check_file(tmp_path / "new" / "folder" / "table.json")
+    check_file(tmp_path / "new" / "folder" / "table.json", made=True)
     (tmp_path / "file").write_text("")
     check_file(tmp_path / "file")
-    for path in (tmp_path, tmp_path / "file" / "table.json"):
-        with pytest.raises(OSError, match=r"^--output: got .*, want a file's path"):
+    for path in (tmp_path, tmp_path / "file" / "table.json", tmp_path / "new" / "table.json"):
+        with pytest.raises(OSError, match=r"^--output: got .*, want a file in a folder that is there"):
             check_file(path, "--output")
     monkeypatch.setattr(os, "access", lambda path, how: False)
     with pytest.raises(OSError, match=r"^file: got .*no permission to write, want one that can be written"):
