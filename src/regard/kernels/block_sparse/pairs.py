@@ -33,9 +33,9 @@ class Pairs:
     def of(cls, choice: Choice) -> Pairs:
         """Those of a choice of single queries, sorted on their device; as many rows as it may need at most."""
         places, (batch, heads, n, budget) = choice.rows, choice.index.shape
-        seen = (choice.index >= 0) & (
-            (choice.index * places.block <= places.here[:, None, :, None]) | (not places.causal)
-        )
+        seen = choice.index >= 0
+        if places.causal:
+            seen = seen & (choice.index * places.block <= places.here[:, None, :, None])
         blocks, maps = places.blocks, batch * heads
         block = choice.index.masked_fill(~seen, blocks).view(maps, n * budget)  # those that see nothing go last
         sorted_block, order = block.sort(dim=1, stable=True)
@@ -44,9 +44,8 @@ class Pairs:
         begins, filled = (F.pad(x.cumsum(1), (1, 0)) for x in (counts[:, :-1], tiles * SIDE))
         total = (n * budget // SIDE + min(blocks, n * budget)) * SIDE
         place = torch.arange(n * budget, device=block.device) - begins.gather(1, sorted_block)
-        place = (filled.gather(1, sorted_block) + place).masked_fill(
-            sorted_block == blocks, total
-        )  # a row to throw away
+        place = filled.gather(1, sorted_block) + place
+        place = place.masked_fill(sorted_block == blocks, total)  # a row to throw away
         query = block.new_full((maps, total + 1), -1).scatter_(1, place, order // budget)[:, :-1]
         row = torch.empty_like(place).scatter_(1, order, place.masked_fill(place == total, -1))
         ends = (filled[:, 1:] // SIDE).contiguous()
@@ -92,6 +91,5 @@ def attend(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None 
     blind = (lse == -torch.inf).all(-1)
     total = lse.masked_fill(blind[..., None], 0).logsumexp(-1)
     shares = (lse - total[..., None]).exp().masked_fill(blind[..., None], 0)
-    return Partial(
-        torch.einsum("bhnt,bhnte->bhne", shares, out.to(lse.dtype)).to(q.dtype), total.masked_fill(blind, -torch.inf)
-    )
+    merged = torch.einsum("bhnt,bhnte->bhne", shares, out.to(lse.dtype)).to(q.dtype)
+    return Partial(merged, total.masked_fill(blind, -torch.inf))
