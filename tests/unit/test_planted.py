@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 TOOLS = Path(__file__).parents[2] / "tools"
 TEXT = """from functools import cache
@@ -131,3 +133,17 @@ def test_the_tests_of_a_file_are_those_that_take_it_from_its_package_or_run_its_
         (tmp_path / file).write_text(text)
     told = rooms.tests_of(tmp_path / "tests", "kernels", "regard/kernels/block_sparse/pairs.py")
     assert [Path(job[0]).name for job in told] == ["test_dense.py", "test_losses.py", "test_gpu_block_sparse.py"]
+
+
+def test_what_forks_share_is_imported_in_the_environment_of_the_tests(trials, monkeypatch):
+    """Kernels that were imported without it run on no CPU: their tests failed, and no fault was noticed."""
+    mutants, seen = importlib.import_module("mutants"), []
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(mutants, "import_module", lambda name: seen.append(dict(os.environ)))
+    monkeypatch.setattr(mutants.compileall, "compile_dir", lambda folder, quiet: None)
+    monkeypatch.setattr(mutants.gc, "freeze", lambda: None)
+    mutants.prepare()
+    wanted = {"HF_HUB_OFFLINE": "1"} | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
+    assert seen
+    assert all(wanted.items() <= environment.items() for environment in seen)
