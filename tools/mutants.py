@@ -14,6 +14,7 @@ import ast
 import compileall
 import gc
 import hashlib
+import runpy
 import sys
 import time
 from collections.abc import Iterator
@@ -138,8 +139,9 @@ def save(results: dict[Mutant, str]) -> None:
 
 
 def prepare() -> None:
-    """Everything that tests import besides regard, so that each fork has it."""
+    """Everything that tests import besides regard, so that each fork has it, in the environment that they set."""
     sys.path.append(str(TOOL))
+    runpy.run_path(str(ROOT / "tests/conftest.py"))  # libraries read it when they are imported
     for name in (
         "pytest",
         "hypothesis",
@@ -153,9 +155,6 @@ def prepare() -> None:
     ):
         import_module(name)
     import_module("transformers.models.llama.modeling_llama")
-    import torch
-
-    torch.set_num_threads(1)
     compileall.compile_dir(SOURCE, quiet=2)
     gc.freeze()  # forks look through what they import alone, and share the rest
 

@@ -108,8 +108,10 @@ def tests_of(tests: Path, room: str, file: str) -> list[tuple[str, ...]]:
     own, stem = [tests / place for place in ROOMS[room].tests], rf"\b{Path(file).stem}\b"
     chosen = naming(file, [p for p in every_test(tests) if within(p, own)])
     chosen += [p for p in own if p.is_file() or not ROOMS[room].narrow or not chosen]
-    others = [p for p in every_test(tests) if p not in chosen]
-    chosen += [p for p in others if imports(p, module) or (room == "mechanisms" and re.search(stem, text_of(p)))][:4]
+    others = [p for p in every_test(tests) if p not in chosen and p.parent.name != "laws" and "gpu" not in p.name]
+    using = [p for p in others if imports(p, module, defined(tests.parent / "src" / file))]
+    chosen += (using + [p for p in others if room == "mechanisms" and re.search(stem, text_of(p))])[:4]
+    chosen += [p for p in every_test(tests) if p.stem.partition("test_gpu_")[2] in file.split("/")]
     files = [p for place in chosen for p in ([place] if place.is_file() else every_test(tests)) if within(p, [place])]
     told = [f":{name}: or [{name}]" for name in lawful_of(tests.parent / "src", room, file)]
     told += ["beside"] if room in ("projections", "networks") else []  # what no paper claims
@@ -143,12 +145,23 @@ def lawful_of(source: Path, room: str, file: str) -> list[str]:
 
 
 def within(path: Path, places: list[Path]) -> bool:
-    return "gpu" not in path.name and any(path == place or place in path.parents for place in places)
+    """Whether a test is one of the files, or in one of the folders; those under an interpreter take long."""
+    return path in places or ("gpu" not in path.name and any(place in path.parents for place in places))
 
 
-def imports(path: Path, module: str) -> bool:
+def imports(path: Path, module: str, names: tuple[str, ...] = ()) -> bool:
+    """Whether it takes a module, or some of its names from a package that the module stands in."""
     package, _, name = module.rpartition(".")
-    return bool(re.search(rf"from {module} import|from {package} import [^\n]*\b{name}\b", text_of(path)))
+    above = "|".join(re.escape(".".join(module.split(".")[:deep])) for deep in range(2, module.count(".") + 1))
+    found = re.search(rf"from {module} import|from {package} import [^\n]*\b{name}\b", text_of(path))
+    many = rf"from (?:{above}) import (?:\([^)]*|[^\n]*)\b(?:{'|'.join(names)})\b"
+    return bool(found or (names and above and re.search(many, text_of(path))))
+
+
+@cache
+def defined(file: Path) -> tuple[str, ...]:
+    """The public classes and functions of a file."""
+    return tuple(re.findall(r"^(?:class|def) ([a-zA-Z]\w*)", text_of(file), re.MULTILINE))
 
 
 @cache

@@ -37,6 +37,8 @@ SOURCE, TOOL = ROOT / "src", ROOT / ".mutants"
 KILLED, LATE = "killed", "killed (out of time)"
 SURVIVED, NEVER = "survived", "survived (never run)"
 UNSEEN, AT_IMPORT, NOT_PLANTED = "unseen", "at import", 77
+FINISHED = (0, 1, 5)
+"""How pytest ends when it has run all tests: none failed, some did, there are none. A record of less hides some."""
 ANY = "*"
 """What a test has run whose processes ran who knows what."""
 Job = tuple[str, ...]
@@ -218,8 +220,8 @@ class Trials:
         if self.writing is not None and report.failed:
             self.writing["broken"].append(report.nodeid)
 
-    def pytest_sessionfinish(self) -> None:
-        if self.writing is not None:
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        if self.writing is not None and exitstatus in FINISHED:
             self.writing["modules"] += [m[7:] for m in sys.modules if m.startswith("regard.")]
             self.record.path.parent.mkdir(exist_ok=True)
             self.record.path.write_text(json.dumps(self.writing))
@@ -257,7 +259,7 @@ def forgetful(_: int) -> list[Any]:
     what is registered, take long."""
     found = [x for x in gc.get_objects() if type(x).__name__ == "_lru_cache_wrapper"]
     own = [x for x in found if str(getattr(x, "__module__", "")).startswith("regard.")]
-    return [x for x in own if x.__wrapped__.__code__.co_argcount]
+    return [x for x in own if isinstance(x.__wrapped__, type) or x.__wrapped__.__code__.co_argcount]
 
 
 def forget(modules: int) -> None:
@@ -306,6 +308,7 @@ def run(job: Job, faults: dict[Mutant, str], source: Path = SOURCE) -> dict[Muta
     """What a job's tests say of faults: each in memory, or the one that ``source`` holds."""
     reading, writing = os.pipe()
     record, known = Record(job), list(faults)
+    new = not record.path.exists()
     child = os.fork()
     if child == 0:
         os.close(reading)
@@ -320,7 +323,7 @@ def run(job: Job, faults: dict[Mutant, str], source: Path = SOURCE) -> dict[Muta
 
         hypothesis.settings.register_profile("faults", database=None, derandomize=True)
         hypothesis.settings.load_profile("faults")
-        if not record.path.exists():
+        if new:
             executed().begin()
         if source != SOURCE:
             limited(3 * sum(seconds for seconds, _ in record.found["tests"].values()) + 60)
@@ -337,6 +340,8 @@ def run(job: Job, faults: dict[Mutant, str], source: Path = SOURCE) -> dict[Muta
         raise RuntimeError(
             f"tests: got none that run without any fault from {' '.join(job)}, want them to be collected"
         )
+    for name in record.found["broken"] if new else ():
+        print(f"fails without any fault, so that it notices none: {name}", flush=True)
     return {known[int(number)]: outcome for number, outcome in lines}
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 TOOLS = Path(__file__).parents[2] / "tools"
 TEXT = """from functools import cache
@@ -85,3 +88,62 @@ def test_tests_that_see_a_place(trials):
     assert [record.sees(place) for place in ("m:f", "m:z", "m:g", "constants:*", "other:*")] == [
         *(True, False, True, True, False)
     ]
+
+
+def test_classes_whose_objects_are_kept_are_forgotten_too(trials):
+    """They hold no code of their own, and a record that ends in an error would hide every test of a job."""
+
+    class Ring:
+        __module__ = "regard.planted"
+
+    def fixed():
+        return object()
+
+    fixed.__module__ = "regard.planted"
+    made, registered = functools.cache(Ring), functools.cache(fixed)
+    ring, constant = made(), registered()
+    trials.forgetful.cache_clear()
+    trials.forget(0)
+    trials.forgetful.cache_clear()
+    assert made() is not ring
+    assert registered() is constant
+
+
+@pytest.mark.parametrize(("status", "kept"), [(0, True), (1, True), (5, True), (2, False), (3, False), (4, False)])
+def test_a_record_of_tests_that_were_broken_off_is_not_kept(trials, tmp_path, status, kept):
+    path = tmp_path / "ran/record.json"
+    plugin = trials.Trials(SimpleNamespace(path=path), {}, False, lambda fault, outcome: None)
+    plugin.writing = {"tests": {}, "broken": [], "modules": [], "before": []}
+    plugin.pytest_sessionfinish(exitstatus=status)
+    assert path.exists() == kept
+
+
+def test_the_tests_of_a_file_are_those_that_take_it_from_its_package_or_run_its_kernels_for_gpus(trials, tmp_path):
+    rooms = importlib.import_module("rooms")
+    for file, text in {
+        "src/regard/kernels/block_sparse/pairs.py": "class Pairs:\n    pass\ndef joined(x):\n    return x\n",
+        "tests/unit/kernels/test_dense.py": "from regard.kernels import dense\n",
+        "tests/unit/kernels/test_gpu_block_sparse.py": "",
+        "tests/unit/kernels/test_gpu_scan.py": "",
+        "tests/unit/train/test_losses.py": "from regard.kernels import (\n    Dense,\n    Pairs,\n)\n",
+        "tests/unit/train/test_steps.py": "from regard.kernels import Dense\nPairs = Dense\n",
+        "tests/laws/test_laws.py": "from regard.kernels.block_sparse.pairs import joined\n",
+    }.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+    told = rooms.tests_of(tmp_path / "tests", "kernels", "regard/kernels/block_sparse/pairs.py")
+    assert [Path(job[0]).name for job in told] == ["test_dense.py", "test_losses.py", "test_gpu_block_sparse.py"]
+
+
+def test_what_forks_share_is_imported_in_the_environment_of_the_tests(trials, monkeypatch):
+    """Kernels that were imported without it run on no CPU: their tests failed, and no fault was noticed."""
+    mutants, seen = importlib.import_module("mutants"), []
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(mutants, "import_module", lambda name: seen.append(dict(os.environ)))
+    monkeypatch.setattr(mutants.compileall, "compile_dir", lambda folder, quiet: None)
+    monkeypatch.setattr(mutants.gc, "freeze", lambda: None)
+    mutants.prepare()
+    wanted = {"HF_HUB_OFFLINE": "1"} | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
+    assert seen
+    assert all(wanted.items() <= environment.items() for environment in seen)

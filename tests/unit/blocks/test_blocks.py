@@ -196,6 +196,14 @@ def test_gate_norm_and_unit_are_what_they_say():
     torch.testing.assert_close(layer(x, Layout(causal=True)), layer.projection.merge(out * gate), **CLOSE)
 
 
+def test_a_gate_of_the_outputs_is_one_number_for_what_each_head_says():
+    layer = hosted(LayerSpec(rotary=False, gate=Gate("sigmoid", of="output", bias=True)))
+    x = normal(1, 7, 13)
+    out = regard.build("softmax")(*layer.projection(x, x), Layout(causal=True))
+    gate = torch.sigmoid((out * layer.output.gate.weight[0]).sum(-1, keepdim=True) + layer.output.gate.bias)
+    torch.testing.assert_close(layer(x, Layout(causal=True)), layer.projection.merge(out * gate), **CLOSE)
+
+
 def test_cross_attention_has_no_positions_and_no_convolution():
     layer, x, context = hosted(LayerSpec()), normal(2, 7, 13), normal(2, 11, 13)
     order = torch.randperm(11, generator=torch.Generator().manual_seed(0))

@@ -37,6 +37,8 @@ def test_a_contrast_by_hand():
     both = logs((0.5, 0.3, 0.2), (0.6, 0.1, 0.3))
     want = torch.tensor([[0.5**3 / 0.6**2, 0.3**3 / 0.1**2, 0.2**3 / 0.3**2]]).log()
     torch.testing.assert_close(Contrast(KNOCKED, 2.0).mixed(both), want)
+    once = torch.tensor([[0.5**2 / 0.6, 0.3**2 / 0.1, 0.2**2 / 0.3]]).log()
+    torch.testing.assert_close(Contrast(KNOCKED).mixed(both), once)
     cut = Contrast(KNOCKED, 2.0, plausibility=0.5).mixed(both)
     torch.testing.assert_close(cut[:, :2], want[:, :2])
     assert cut[0, 2] == -math.inf

@@ -9,6 +9,7 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 import regard
+from regard.core.edit import Edit
 from regard.edits import (
     ACT,
     FoundInTheMiddle,
@@ -40,11 +41,21 @@ def test_edits_beside_the_atlas_are_lawful_too(edit):
     assert report.holds, report.broken
 
 
+class Beside(Edit):
+    """An edit of a user's."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__()
+        self.word = word
+
+
 def test_edits_are_kept_in_small_files(tmp_path):
     edits = [Highlight([(2, 5)], 1.5, heads={1: [0]}, rows=slice(3, None)), HeadAblation([1], {0: torch.ones(6, 4)})]
     save(edits, tmp_path / "edits.json")
     assert [repr(edit) for edit in load(tmp_path / "edits.json")] == [repr(edit) for edit in edits]
     assert len((tmp_path / "edits.json").read_text()) < 3000
+    assert '"größer"' in dumped([Beside("größer")]), "what stands there can be read"
+    assert loaded(dumped([Beside("größer")]), {"Beside": Beside})[0].word == "größer"
     with pytest.raises(LookupError, match=r"edit: got 'past', want one of .* \(did you mean 'pasta'\?\)"):
         loaded(dumped(edits).replace('"pasta"', '"past"'))
     with pytest.raises(ValueError, match="want JSON with the format 'regard edits 1'"):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import regard
+from regard.networks.latents.flare import FlareModel
 from regard.networks.latents.perceiver import fourier, positions
 from regard.networks.latents.slot_autoencoder import SlotAutoencoder, SoftPlaces
 from regard.networks.latents.tempr import TemPr
@@ -134,3 +135,23 @@ def test_an_autoencoder_of_slots_learns():
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_network_of_flare_norms_before_each_step_and_adds_it():
+    """Two blocks between its ends, whose norms all differ; what is masked tells the others nothing."""
+    torch.manual_seed(0)
+    model, x = FlareModel(3, 2, width=8, blocks=2, latents=5, heads=4, hidden=1).double(), torch.randn(2, 7, 3).double()
+    for place, norm in enumerate(model.norms):
+        torch.nn.init.constant_(norm.bias, place + 1.0)
+    real = torch.ones(2, 7, dtype=torch.bool)
+    real[:, 5:] = False
+    first, second, third, fourth = model.norms
+    want = model.first(x)
+    want = want + model.mixers[0](first(want), real)
+    want = want + model.mlps[0](second(want))
+    want = want + model.mixers[1](third(want), real)
+    want = want + model.mlps[1](fourth(want))
+    found = model(x, real)
+    assert found.shape == (2, 7, 2)
+    torch.testing.assert_close(found, model.last(want))
+    torch.testing.assert_close(model(x[:, :5]), found[:, :5])

@@ -98,6 +98,14 @@ def test_the_cache_of_shared_keys_is_held_once():
     assert state.bytes == model.state_bytes(23)
 
 
+def test_mega_counts_its_products():
+    """Of 2 · 15 tokens: in each of two blocks matrices of 12 × 17 twice, 12 × 11 twice and 12 × 42, and 12 products of
+    the average's own input; 6 chunks of 5² pairs of at most 11 numbers, twice; then 29 logits."""
+    token = 2 * (2 * 12 * 17 + 2 * 12 * 11 + 12 * 42 + 12)
+    want = 2 * (30 * token + 6 * 2 * 2 * 25 * 11) + 30 * 2 * 12 * 29
+    assert MegaLM(SIZES, 5, 7, 11, 3, seed=0).flops(15, batch=2) == want
+
+
 @pytest.mark.parametrize(
     ("make", "named"),
     [

@@ -120,6 +120,10 @@ def test_far_heads_keep_everything():
     assert TaskKV(window=1, sinks=0).allot(views, [], 5) in ([2, 10, 3], [3, 10, 2])
     assert TaskKV(window=1, sinks=0, share=0.0).allot(views, [], 5) == [5, 5, 5]
     assert TaskKV(window=1, sinks=3).allot(views, [], 5) == [5, 5, 5], "the others would have less than they must"
+    views = [view(t=size, head=head) for head, size in enumerate((10, 1, 10))]
+    for one, far in zip(views, (90, 0, 20), strict=True):
+        one.out.add_(far)
+    assert TaskKV(window=1, sinks=2, share=0.67).allot(views, [], 5) == [7, 1, 7], "no head before a farther one"
 
 
 class Planted(View):
@@ -252,6 +256,9 @@ def test_gui_kv_zeroes_what_the_current_frame_repeats(basis):
     z = torch.tensor([-1.0, 0.0, 1.0]) * 1.5**0.5 / 0.5
     torch.testing.assert_close((salient.scores(one) - plain)[9:12], 1.5 * z.softmax(0))
     assert torch.equal(salient.scores(one)[:9], plain[:9])
+    alike = GUIKV(window=2, kernel=1, frames=((9, 12),), saliency=(4.0, 4.0, 4.0))
+    torch.testing.assert_close((alike.scores(one) - plain)[9:12], torch.full((3,), 2 / 3))
+    assert (alike.alpha, alike.tau, alike.rank, GUIKV().window) == (2.0, 3.5, 32, 8)  # the paper's
 
 
 def test_gui_kv_is_told_what_it_cannot_do():
