@@ -158,7 +158,8 @@ class Superlinear(Cached):
         both = torch.cat([q, signals["search"]], 3)
 
         def run(both: Tensor, k: Tensor, rows: slice) -> Tensor:
-            return self.map(*both.chunk(2, 3), k)[:, :, rows]
+            own, asked = both.chunk(2, 3)
+            return self.map(own, asked, k)[:, :, rows]
 
         return run(both, k, slice(None)) if layout.regular else alone.maps(run, both, k, layout)
 
@@ -190,7 +191,8 @@ class Superlinear(Cached):
         both = torch.cat([q, signals["search"]], 3)
 
         def run(both: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return self.mixed(*both.chunk(2, 3), k, v)
+            own, asked = both.chunk(2, 3)
+            return self.mixed(own, asked, k, v)
 
         return run(both, k, v) if layout.regular else alone.per_sequence(run, both, k, v, layout)
 
