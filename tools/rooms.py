@@ -16,7 +16,8 @@ class Room:
         tests: files and folders below ``tests``.
         sources: files and folders below the package; the room's own name where it is the folder's.
         lawful: whether what its files define, or what stands on them, is held to laws.
-        narrow: whether tests that name a file are enough for it, where there are such, since the rest take long.
+        narrow: whether, of its folders, tests that name a file are enough for it, where there are such, since the rest
+            take long.
     """
 
     tests: tuple[str, ...]
@@ -106,8 +107,7 @@ def tests_of(tests: Path, room: str, file: str) -> list[tuple[str, ...]]:
     module = file.removesuffix(".py").replace("/", ".")
     own, stem = [tests / place for place in ROOMS[room].tests], rf"\b{Path(file).stem}\b"
     chosen = naming(file, [p for p in every_test(tests) if within(p, own)])
-    if not ROOMS[room].narrow or not chosen:
-        chosen += own
+    chosen += [p for p in own if p.is_file() or not ROOMS[room].narrow or not chosen]
     others = [p for p in every_test(tests) if p not in chosen]
     chosen += [p for p in others if imports(p, module) or (room == "mechanisms" and re.search(stem, text_of(p)))][:4]
     files = [p for place in chosen for p in ([place] if place.is_file() else every_test(tests)) if within(p, [place])]

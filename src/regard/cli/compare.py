@@ -50,10 +50,13 @@ def compare(
     from regard.compare.parsing import parse_lengths, parse_mechanism
     from regard.compare.quality import plan as plan_quality
     from regard.core.build import check_spec
+    from regard.core.files import check_file
     from regard.core.spec import parse_layer
     from regard.experiments.store import Store
 
     console = Console(highlight=False)
+    if output is not None:
+        check_file(output / "cells" / "row", "--output", made=True)
     if suite in ("gates", "necks"):
         on_scenes(console, suite, mechanisms or [], seeds, preset, threads, output, again, workers)
         return

@@ -52,7 +52,7 @@ def compress(
 
     from regard.cli.progress import Steps
     from regard.compare.cache_report import SETTINGS, TASKS, advice, kept_tokens, measured
-    from regard.core.files import write_text
+    from regard.core.files import check_file, write_text
     from regard.core.spec import split_outside
     from regard.hosts.budget import Budget
     from regard.hosts.load import load
@@ -80,6 +80,8 @@ def compress(
         )
         sizes.append(str(advise))
     [Budget.of(size) for size in sizes]
+    if output is not None:
+        check_file(output, "--output")
     count = prompts or (4 if advise is None else 10)
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -35,7 +35,7 @@ def flow(
     from regard.analysis.patching import ids_of
     from regard.cli.look import load, read_text
     from regard.core.errors import wrong
-    from regard.core.files import write_text
+    from regard.core.files import check_file, write_text
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -44,8 +44,8 @@ def flow(
     left = without.replace(",", " ").split()
     if not all(part.isdecimal() for part in left):
         raise wrong("--without", repr(without), "positions of tokens, such as 0,1")
-    if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
-        raise wrong("--output", str(output), "a file in a folder that is there")
+    if output is not None:
+        check_file(output, "--output")
     if neurons < 0 or (neurons and way != "routes"):
         raise wrong("--neurons", str(neurons), "a number from 0 on, with --way routes")
     content, _ = read_text(text, file)

@@ -44,6 +44,7 @@ def heads(
     from regard.cli.look import load, read_text
     from regard.cli.progress import Steps
     from regard.core.errors import wrong
+    from regard.core.files import check_file
     from regard.experiments.run import parsed
     from regard.hosts import small
 
@@ -52,8 +53,8 @@ def heads(
     sizes = [int(part) for part in lengths.split(",") if part.strip().isdecimal()]
     if len(sizes) != lengths.count(",") + 1:
         raise wrong("--lengths", repr(lengths), "numbers of tokens, such as 256,512")
-    if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
-        raise wrong("--output", str(output), "a file in a folder that is there")
+    if output is not None:
+        check_file(output, "--output")
     parsed(workers)  # refused before a model is loaded
     content, origin = read_text(text, file)
     texts = lines_of(content, (file or "").endswith(".jsonl")) if lines else content

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from regard.core.files import write_whole
+from regard.core.files import check_file, write_whole
 
 if TYPE_CHECKING:
     from regard.claims.study import Studied
@@ -36,12 +36,14 @@ def study(
     logging.disable_progress_bar()
     torch.set_num_threads(1)
     entry = find(name)
+    target = output or Path(f"{entry.name}.png")
+    if plot:
+        check_file(target, "--output")
     with Steps() as steps:
         found = measure(entry, quick, model, steps.show)
     for part in found:
         show(part)
     if plot:
-        target = output or Path(f"{entry.name}.png")
         draw(found, target)
         typer.echo(f"\nplot    {target}")
 

@@ -46,6 +46,23 @@ def stream(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
+def check_file(path: str | Path, name: str = "file", *, made: bool = False) -> None:
+    """Raises unless a file can be written at ``path``, before the work whose result it is to hold.
+
+    Args:
+        name: of what was asked for. made: whether folders above it will be made.
+
+    Raises:
+        OSError: a folder stands there, a file stands where a folder is meant, or nothing may be written.
+    """
+    path = Path(path)
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not there.is_dir() or (there != path.absolute().parent and not made):
+        raise wrong(name, str(path), "a file in a folder that is there", OSError)
+    if not os.access(path if path.exists() else there, os.W_OK):
+        raise wrong(name, f"{path}: no permission to write", "one that can be written", OSError)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """`write_whole` of a text, in UTF-8.
 

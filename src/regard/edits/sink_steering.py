@@ -11,6 +11,7 @@ from torch import Tensor
 from regard.core.edit import Edit, Place, Rows, Where, sampled
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
+from regard.core.mechanism import accumulate_dtype
 
 ALIGNED = 0.98
 """Cosine from which a network's output is that of a sink, as in the authors' code."""
@@ -55,7 +56,7 @@ class SinkSteering(Edit):
     def hidden(self, x: Tensor, place: Place) -> Tensor:
         if self.direction.shape != x.shape[2:]:
             raise wrong("direction", f"shape {tuple(self.direction.shape)}", f"({x.shape[2]},), the model's channels")
-        wide = x.float()
+        wide = x.to(accumulate_dtype(x.dtype))
         alike = torch.cosine_similarity(wide, self.direction.to(wide), dim=2) > self.aligned
         factor = 1 + self.strength * (self.norm / wide.norm(dim=2).clamp(min=1e-12) - 1)
         return torch.where(alike[..., None], wide * factor[..., None], wide).to(x.dtype)

@@ -55,7 +55,7 @@ def train_many(
     for step in range(steps):
         slopes, losses = step_of_all(values, buffers, *draw(step))
         if not losses.isfinite().all():
-            raise RuntimeError(f"a loss of step {step + 1} is not finite: a lower rate may help")
+            raise wrong("rates", f"a loss of step {step + 1} that is not finite", "lower ones", RuntimeError)
         for name, slope in slopes.items():
             first[name].lerp_(slope, 1 - betas[0])
             second[name].lerp_(slope.square(), 1 - betas[1])

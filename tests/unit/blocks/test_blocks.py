@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import regard
 from regard.blocks.attention import Attention
@@ -59,6 +60,21 @@ def test_projections_that_share_queries_and_keys_count_their_parameters(made):
     assert (q.shape[1], k.shape[1], v.shape[1]) == projection.counts == (3, 3, 6)
     with pytest.raises(ValueError, match="groups: got 4, want a divisor of the 6 heads"):
         made(13, 6, 4, 7, 5)
+
+
+SHIFTED, BLENDED = 2 * 3 * 2 * 13, 13 * 4
+"""Weights of two matrices of rank 2 for three readers of 13 channels, and of one number for each head."""
+
+
+@pytest.mark.parametrize(
+    ("host", "weights"), [(LayerSpec(shift=Shift()), 0), (LayerSpec(shift=Shift(2), blend=True), SHIFTED + BLENDED)]
+)
+def test_a_layer_counts_the_products_that_it_multiplies(host, weights):
+    layer, plain = hosted(host), hosted(LayerSpec())
+    with FlopCounterMode(display=False) as counter:
+        layer(normal(2, 11, 13), Layout())
+    found, least = (one.cost(11, batch=2, causal=False).flops for one in (layer, plain))
+    assert found == counter.get_total_flops() == least + 2 * 22 * weights
 
 
 def test_rotary_products_depend_on_distances_alone():

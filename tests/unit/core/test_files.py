@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from regard.core.files import write_text, write_whole
+from regard.core.files import check_file, write_text, write_whole
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,15 @@ def test_a_system_error_without_a_file_is_said_in_words():
     script += "cli.app = app; cli.main()"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, "regard: the disk is full\n")
+
+
+def test_what_cannot_be_written_is_said_before_the_work(tmp_path, monkeypatch):
+    check_file(tmp_path / "new" / "folder" / "table.json", made=True)
+    (tmp_path / "file").write_text("")
+    check_file(tmp_path / "file")
+    for path in (tmp_path, tmp_path / "file" / "table.json", tmp_path / "new" / "table.json"):
+        with pytest.raises(OSError, match=r"^--output: got .*, want a file in a folder that is there"):
+            check_file(path, "--output")
+    monkeypatch.setattr(os, "access", lambda path, how: False)
+    with pytest.raises(OSError, match=r"^file: got .*no permission to write, want one that can be written"):
+        check_file(tmp_path / "table.json")

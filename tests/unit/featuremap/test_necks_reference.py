@@ -1,4 +1,4 @@
-"""Necks and dense networks equal what their authors' code computes, written down by tests/reference/necks.py and segmenters.py."""
+"""Necks and dense networks equal their authors' code, by numbers of tests/reference/necks.py and segmenters.py."""
 
 import json
 from pathlib import Path

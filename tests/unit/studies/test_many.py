@@ -47,5 +47,5 @@ def test_each_is_what_it_is_alone():
 def test_what_cannot_be_trained_is_named():
     with pytest.raises(ValueError, match=r"^rates: got 1 for 3 models"):
         train_many([made(seed) for seed in range(3)], loss, batch, 1, [1e-3])
-    with pytest.raises(RuntimeError, match="a loss of step 1 is not finite"):
+    with pytest.raises(RuntimeError, match=r"^rates: got a loss of step 1 that is not finite"):
         train_many([made(0)], lambda call, x, y: loss(call, x, y) * torch.nan, single, 1, [1e-3])

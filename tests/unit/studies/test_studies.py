@@ -126,9 +126,11 @@ def test_plots_know_numbers_from_words_and_draw_what_is_shared_once(tmp_path):
     assert axes.set_xticks.call_args.args == (range(2), ["False", "True"])
     assert axes.errorbar.call_args.kwargs["linestyle"] == "none"
     figure = MagicMock()
+    figure.savefig.side_effect = lambda path, **_: path.write_bytes(b"drawn")
     with patch("matplotlib.figure.Figure", return_value=figure):
         draw([part, part], tmp_path / "figure.png")
     assert figure.add_subplot.call_count == 1
+    assert (tmp_path / "figure.png").read_bytes() == b"drawn"
     other = Figures([{**row, "function": "captions.other"} for row in found.rows])
     both = [part, Studied(claim, other, Finding("", True), None)]
     assert [titled("right", each, both) for each in both] == ["right", "right (other)"]

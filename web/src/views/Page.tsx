@@ -58,7 +58,7 @@ export function Page() {
       </header>
       {header.beside && (
         <p class="notice" role="note">
-          {header.beside.record.command && header.beside.record.command === record.command
+          {!otherTokens.length && header.beside.record.command && header.beside.record.command === record.command
             ? "These are the maps after the edits; beside them are those before, of the same tokens."
             : `Beside it: ${header.beside.record.command || header.beside.record.model.name} (${otherTokens.length ? otherText() : "of the same tokens"}).`}
         </p>

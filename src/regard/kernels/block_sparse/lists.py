@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +56,8 @@ class Lists:
     def to(self, device: torch.device) -> Lists:
         """The lists on another device."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Lists(**{name: x.to(device) if isinstance(x, Tensor) else x for name, x in found.items()})
+        moved: dict[str, Any] = {name: x.to(device) for name, x in found.items() if isinstance(x, Tensor)}
+        return replace(self, **moved)
 
 
 def listed(cover: Cover, queries: Region, keys: Region, visible: Visible, shift: int) -> Lists:

@@ -184,8 +184,7 @@ class Over(torch.autograd.Function):
             forward_kernel[len(lists.rows), q.shape[0] * q.shape[1]](
                 *(q, k, v, out, lse, lists.rows, lists.cols, lists.offsets, lists.columns, lists.tiles, lists.masks),
                 *(standing(lists), scale, q.shape[2], k.shape[2], len(lists.rows)),
-                **sizes(q, k, v, lists),
-                num_stages=3 if power(q.shape[3]) * q.element_size() <= LIGHT else 1,
+                **sizes(q, k, v, lists, ahead=power(q.shape[3]) * q.element_size() <= LIGHT),
             )
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.lists, ctx.scale = lists, scale
@@ -208,25 +207,23 @@ class Over(torch.autograd.Function):
                 *(*given, dq, lists.rows, lists.cols, lists.offsets, lists.columns, lists.tiles),
                 *(*ends, len(lists.rows)),
                 **sizes(q, k, v, lists),
-                num_stages=1,
             )
             keys_kernel[len(lists.cols), k.shape[0] * k.shape[1]](
                 *(*given, dk, dv, lists.rows, lists.cols, lists.owner_offsets, lists.owners, lists.owner_tiles),
                 *(*ends, len(lists.cols)),
                 **sizes(q, k, v, lists),
-                num_stages=1,
             )
         return dq, dk, dv, None, None
 
 
-def sizes(q: Tensor, k: Tensor, v: Tensor, lists: Lists) -> dict[str, Any]:
-    """What the kernels are compiled for."""
+def sizes(q: Tensor, k: Tensor, v: Tensor, lists: Lists, ahead: bool = False) -> dict[str, Any]:
+    """What the kernels are compiled for, and whether blocks to come are fetched ``ahead``."""
     d, e = q.shape[3], v.shape[3]
     return {
         **{"H": q.shape[1], "G": k.shape[1], "MAPS": lists.maps, "d": d, "e": e, "D": power(d), "E": power(e)},
         **{"R": lists.rows.shape[1], "C": lists.cols.shape[1], "PRECISION": precision()},
         **{"ACC": tl.float64 if q.dtype == torch.float64 else tl.float32, "num_warps": 4 if d <= 128 else 8},
-        "CAUSAL": lists.here is not None,
+        **{"CAUSAL": lists.here is not None, "num_stages": 3 if ahead else 1},
     }
 
 
