@@ -21,7 +21,7 @@ from regard.core.layer import LayerSpec as LayerSpec
 from regard.core.layout import Layout
 from regard.core.state import State
 
-Growth = Literal["constant", "linear", "loglinear", "quadratic"]
+Growth = Literal["constant", "linear", "loglinear", "subquadratic", "quadratic"]
 ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(("attn_mask", "attention_mask", "mask", "key_padding_mask", "padding_mask"), "mask"),
     **dict.fromkeys(("is_causal", "causal"), "layout=Layout(causal=True)"),
@@ -33,8 +33,8 @@ ELSEWHERE: Mapping[str, str] = {
     "block_mask": "a pattern, `build('pattern', of='Window(64) | Sinks(4)')`, or layout=Layout(mask=…)",
 }
 """What other libraries call their arguments, and what stands for them here; of masks and biases see `instead`."""
-GROWTHS: Mapping[str, float] = {"constant": 0.0, "linear": 1.0, "loglinear": 1.1, "quadratic": 2.0}
-"""The exponent of n that each stands for; n log n is near n^1.1 at the lengths in use."""
+GROWTHS: Mapping[str, float] = {"constant": 0.0, "linear": 1.0, "loglinear": 1.1, "subquadratic": 1.5, "quadratic": 2.0}
+"""The exponent of n that each stands for; n log n is near n^1.1 at the lengths in use, "subquadratic" is n √n."""
 
 
 ROUNDED = 2**-8

@@ -70,6 +70,7 @@ MEANS = {
 TRAITS = {
     ("time", "linear"): "linear time cheap fast long context",
     ("time", "loglinear"): "subquadratic time cheap fast long context",
+    ("time", "subquadratic"): "subquadratic time cheap long context",
     ("state", "constant"): "constant state memory decoding cheap streaming",
     ("causal", False): "bidirectional only",
     ("packed", False): "one document",

@@ -1,0 +1,89 @@
+"""Anchors and spans: that no position is left out, what a token costs, and a needle that is found."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from regard.claims.cells import measured, null, quick
+from regard.claims.figures import Figures, Finding, listed
+from regard.mechanisms.sparse.superlinear import Superlinear
+from regard.networks.lm import LM, Config
+from regard.tasks.needles import Needle
+from regard.train.fit import Recipe, fit
+from regard.train.lm import accuracy_of, predicted
+
+LENGTHS = (1024, 4096, 16_384, 65_536)
+LAYERS = {"superlinear": "window(size=48), superlinear(window_index=1)", "windows": "window(size=48)*2"}
+"""Layers whose first one tells a token of those before it, as far as a span is long in `ASKED` tokens."""
+TRAINED, ASKED = 128, 512
+"""Tokens that are trained on, and tokens in which the needle is looked for."""
+
+
+@null(behind=[1.0])
+@quick(tokens=[1024])
+@measured(tokens=LENGTHS, window_index=(0, 3), behind=[2.0])
+def covered(tokens: int, window_index: int, behind: float) -> dict[str, float]:
+    """Past positions that are in no candidate span and not in the window, over all of the last 1,024 queries."""
+    mechanism = Superlinear(behind=behind, window_index=window_index)
+    here = torch.arange(tokens - 1024, tokens)
+    anchors = here[:, None] - mechanism.distances(tokens)
+    first, last = mechanism.bounds(anchors.masked_fill(anchors < 0, -1), here)
+    first = torch.cat([first, (here - mechanism.window + 1).clamp(min=0)[:, None]], 1)
+    known = torch.nn.functional.pad(last.masked_fill(anchors < 0, -1), (1, 0), value=-1).cummax(1).values
+    return {"missed": float((first - known - 1).clamp(min=0).sum())}
+
+
+def leaves_none_out(found: Figures) -> Finding:
+    """None is missed."""
+    missed = sum(found("missed"))
+    queries = 1024 * len(found("missed"))
+    return Finding.of(f"{missed:,.0f} positions of {queries:,} queries, up to 65,536 tokens, are missed", missed == 0)
+
+
+@measured(tokens=LENGTHS)
+def per_token(tokens: int) -> dict[str, float]:
+    """Counted FLOPs of one more token, of one head of 16 channels."""
+    mechanism, generator = Superlinear(), torch.Generator().manual_seed(0)
+    q, asked = torch.randn(2, 1, 1, 1, 16, generator=generator)
+    k, v = torch.randn(2, 1, 1, tokens, 16, generator=generator)
+    state = mechanism.start(1).append(k[:, :, :-1], v[:, :, :-1], None)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        mechanism.extend(q, k[:, :, -1:], v[:, :, -1:], state, search=asked)
+    return {"flops": float(counter.get_total_flops())}
+
+
+def grows_as_root(found: Figures) -> Finding:
+    """The exponent is 0.5 to 0.05."""
+    flops = [found.one("flops", tokens=n) for n in LENGTHS]
+    power = math.log(flops[-1] / flops[0], LENGTHS[-1] / LENGTHS[0])
+    return Finding.of(f"n^{power:.3f} from 1,024 to 65,536 tokens", abs(power - 0.5) <= 0.05)
+
+
+@measured(arm=tuple(LAYERS), seed=range(2), steps=[400])
+def needle(arm: str, seed: int, steps: int) -> dict[str, float]:
+    """The share of needles that two layers find among as many tokens as they were trained on, and four times as many.
+
+    Windows reach the last 95 of them.
+    """
+    task, model = Needle(vocabulary=32), LM(Config(32, 32, LAYERS[arm], heads=4, inner=64), seed)
+
+    def loss(ready: nn.Module, generator: torch.Generator) -> Tensor:
+        return F.cross_entropy(*predicted(ready, task, TRAINED, 16, generator))
+
+    fit(model, loss, Recipe(steps, 5e-3, seed=seed))
+    return {"near": accuracy_of(model, task, TRAINED, 64)[0], "far": accuracy_of(model, task, ASKED, 64)[0]}
+
+
+def is_found(found: Figures) -> Finding:
+    """At least 95% with spans, at most half by windows."""
+    told, held = [], []
+    for arm in LAYERS:
+        near, far = (found(name, arm=arm) for name in ("near", "far"))
+        told.append(f"{arm} {listed(near, '.1%')} in {TRAINED} tokens, {listed(far, '.1%')} in {ASKED}")
+        held.append(min(far) >= 0.95 if arm == "superlinear" else max(far) <= 0.5)
+    return Finding.of("; ".join(told), *held)
