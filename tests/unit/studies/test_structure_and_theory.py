@@ -409,3 +409,12 @@ def test_heads_that_are_trained_read_what_heads_do():
     x, e = torch.randn(1, 2, 3), torch.randn(1, 3)
     scores = torch.stack([(memory.k[0].mT @ token) @ (memory.q[0].mT @ e[0]) for token in x[0]])
     torch.testing.assert_close(memory(x, e), ((scores.softmax(0) @ x[0]) @ memory.v)[None])
+
+
+def test_drawn_shapes_are_a_square_a_diamond_a_plus_and_a_cross():
+    """Of 25, 13, 9 and 9 cells; a plus has the middle row, a cross the corners."""
+    square, diamond, plus, cross = Shown().stencils()
+    assert [shape.sum().item() for shape in (square, diamond, plus, cross)] == [25, 13, 9, 9]
+    assert plus[2].tolist() == [1] * 5
+    assert diamond[0].tolist() == plus[0].tolist() == [0, 0, 1, 0, 0]
+    assert cross[0].tolist() == [1, 0, 0, 0, 1]
