@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from regard.core.layout import Layout
+from regard.mechanisms.scored.softmax import Softmax
 from regard.mechanisms.sparse.superlinear import Superlinear
 from regard.networks.lm import LM, Config
 
@@ -108,6 +109,14 @@ def test_a_window_is_in_every_span_by_hand():
     torch.testing.assert_close(a[3], torch.full((5,), 0.25) * torch.tensor([1, 1, 1, 1, 0]))
 
 
+@pytest.mark.parametrize("tokens", [1, 5, 48])
+def test_a_window_of_all_is_softmax_attention(tokens):
+    """Window index 6 holds 48 keys."""
+    q, k, v, asked = torch.randn(4, 1, 2, tokens, 3, generator=torch.Generator().manual_seed(1))
+    out = Superlinear(window_index=6)(q, k, v, CAUSAL, search=asked)
+    torch.testing.assert_close(out, Softmax()(q, k, v, CAUSAL))
+
+
 def test_of_equal_scores_the_earlier_anchor():
     """All scores are equal: of the anchors 15, 12, 7, 0 of query 15 the first two are taken."""
     mechanism, here = Superlinear(2), torch.arange(16)
@@ -117,6 +126,7 @@ def test_of_equal_scores_the_earlier_anchor():
 
 
 @settings(max_examples=10, deadline=None)
+@example(1, 4, (2.0, 0.0))
 @given(st.integers(1, 300), st.integers(0, 4), st.sampled_from([(2.0, 0.0), (3.0, 1.0)]))
 def test_every_position_is_a_candidate(tokens, window_index, factors):
     """Whatever a query is after, one anchor's span or the window holds it."""

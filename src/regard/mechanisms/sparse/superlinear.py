@@ -79,7 +79,7 @@ class Superlinear(Cached):
             are not between 0 and 1.
 
     Keys are not turned by positions: an anchor is found by what it holds. For that its state has to tell of the tokens
-    before it, which recurrent layers see to. Defaults are those of the authors' functions; their README takes
+    before it, which recurrent layers see to. Defaults are those of the author's functions; his README takes
     ``behind=3, ahead=1, window_index=3``, and about 0.55 for the search.
 
     Paper: Huang, arXiv 2601.18401.
@@ -119,7 +119,7 @@ class Superlinear(Cached):
     def distances(self, m: int, device: torch.device | str = "cpu") -> Tensor:
         """How far before a query its anchors are, the farthest first, those of a query at key m − 1."""
         most = int(m**self.search_power) + 2
-        steps = torch.arange(self.window_index + 1, most + 1, dtype=torch.float64, device=device)
+        steps = torch.arange(1, most + 1, dtype=torch.float64, device=device)[self.window_index :]
         found = (steps ** (1 / self.search_power)).floor().long() - 1
         return found[found < m].flip(0)
 
