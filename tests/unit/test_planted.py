@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -137,7 +138,12 @@ def test_the_tests_of_a_file_are_those_that_take_it_from_its_package_or_run_its_
 
 def test_what_forks_share_is_imported_in_the_environment_of_the_tests(trials, monkeypatch):
     """Kernels that were imported without it run on no CPU: their tests failed, and no fault was noticed."""
-    mutants, seen = importlib.import_module("mutants"), []
+    spec = importlib.util.spec_from_file_location("mutants_tool", TOOLS / "mutants.py")
+    assert spec is not None
+    assert spec.loader is not None
+    mutants, seen = importlib.util.module_from_spec(spec), []
+    monkeypatch.setitem(sys.modules, spec.name, mutants)
+    spec.loader.exec_module(mutants)
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(mutants, "import_module", lambda name: seen.append(dict(os.environ)))

@@ -81,7 +81,7 @@ class ContentRouting(Cached):
             calls, None for head_dim.
 
     Raises:
-        ValueError: no clusters, a window below one, R below zero.
+        ValueError: no clusters, a window below one, R below zero; values of another size than relative ones.
 
     Paper: Roy et al., arXiv 2003.05997: shared queries and keys, half of the heads, the others local. While a text goes
     on, the authors' code too takes the w nearest of the tokens so far.
@@ -124,6 +124,8 @@ class ContentRouting(Cached):
     def check(self, q, k, v, layout, signals) -> None:
         super().check(q, k, v, layout, signals)
         check_sizes(q, self.heads, self.head_dim)
+        if self.values is not None and v is not None and v.shape[3] != self.values.shape[1]:
+            raise wrong("v", f"{v.shape[3]} numbers a token", f"the {self.values.shape[1]} of value_dim")
 
     def count(self, tokens: int) -> int:
         """w of so many tokens."""
