@@ -193,32 +193,16 @@ def models() -> Iterator[Line]:
             weights.float().mean(-2)
         model.set_attn_implementation("sdpa")
 
+    peers = {"the model alone": plain, "maps formed whole (eager)": whole}
     for n in (2048, 8192):
         ids = torch.randint(0, 49152, (1, n), device=CUDA)
-        yield Line(
-            "`watch`: entropy and received mass",
-            f"{n:,}",
-            "the model alone",
-            partial(watched, ids),
-            partial(plain, ids),
-        )
-        yield Line(
-            "`watch`: entropy and received mass",
-            f"{n:,}",
-            "maps formed whole (eager)",
-            partial(watched, ids),
-            partial(whole, ids),
-        )
-
+        for peer, work in peers.items():
+            what = "`watch`: entropy and received mass"
+            yield Line(what, f"{n:,}", peer, partial(watched, ids), partial(work, ids))
     for n in (8192, 32768):
         ids = torch.randint(0, 49152, (1, n), device=CUDA)
-        yield Line(
-            "64 tokens after the prompt, `snapkv` keeps 512",
-            f"{n:,}",
-            "full cache",
-            decoding(model, ids, "snapkv"),
-            decoding(model, ids, None),
-        )
+        ours, theirs = (decoding(model, ids, policy) for policy in ("snapkv", None))
+        yield Line("64 tokens after the prompt, `snapkv` keeps 512", f"{n:,}", "full cache", ours, theirs)
 
 
 def decoding(model, ids: Tensor, policy: str | None) -> Work:

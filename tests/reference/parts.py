@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 from authors import plain, random, rounded, short, taken
+from hybrids import Normed, Nothing
 from torch import nn
 
 
@@ -54,23 +55,6 @@ def multi_token():
     layer = random(own.Attention(7, 3, 4, 2, 1e4, False, 16, args, 0.0, 0))
     x = rounded(torch.randn(2, 11, 7))
     return told(layer, x, layer(x, torch.zeros(11)))
-
-
-class Nothing(nn.Module):
-    """In the place of dropout."""
-
-    def __init__(self, *given, **named):
-        super().__init__()
-
-    def forward(self, x, **named):
-        return x
-
-
-class Normed(nn.LayerNorm):
-    """In the place of a norm that is told its kind."""
-
-    def __init__(self, kind, width, affine=True, export=False):
-        super().__init__(width)
 
 
 def mega(attention, both, chunk):

@@ -39,6 +39,66 @@ class Filtered(Remembered):
         return self.place.exp()
 
 
+def checked(reads: str, known: Sequence[str], reach: int) -> tuple[str, int]:
+    """What is read at a place, and the reach of a window.
+
+    Raises:
+        ValueError: another way to read than the ``known`` ones, or a reach below one.
+    """
+    if reads not in known:
+        raise wrong("reads", repr(reads), f"one of {', '.join(known)}")
+    if reach < 1:
+        raise wrong("reach", str(reach), "at least 1")
+    return reads, reach
+
+
+class Latent(EncoderDecoder):
+    """The base of decoders whose place in the source is a latent variable."""
+
+    def scored(self, reader: Any, hidden: Tensor, encoded: Encoded) -> Tensor:
+        """Scores of the keys by states ``(b, H, width)``: ``(b, H, m)``; padding has none."""
+        q, k = hidden[:, None], encoded.keys[:, None]
+        scores, mask = reader.scores(q, k, encoded.layout, slice(0, q.shape[2]))[:, 0], encoded.layout.key_mask
+        return scores if mask is None else scores.masked_fill(~mask[:, None], FAR)
+
+    def written(self, hidden: Tensor, seen: Tensor) -> Tensor:
+        """log p(y | c, h) of hidden ``(…, width)`` that belongs to ``seen``."""
+        return self.out(torch.tanh(self.say(torch.cat([seen, hidden.expand_as(seen)], -1)))).log_softmax(-1)
+
+    def last(self, encoded: Encoded) -> Tensor:
+        """The place of the last key, ``(b, 1)``."""
+        mask, keys = encoded.layout.key_mask, encoded.keys
+        if mask is None:
+            return torch.full((len(keys), 1), keys.shape[1] - 1, device=keys.device)
+        return mask.sum(1, keepdim=True) - 1
+
+    def along(self, source: Tensor, target: Tensor, lengths: Tensor | None, path: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(a_t | a_{t−1}) and log p(y_t | a), ``(b, n)`` each, of an alignment."""
+        raise NotImplementedError
+
+    def loss(
+        self,
+        source: Tensor,
+        target: Tensor,
+        real: Tensor,
+        lengths: Tensor | None = None,
+        path: Tensor | None = None,
+        weight: float = 1.0,
+    ) -> Tensor:
+        """``−log p(y)`` a token as `forward` gives it, or ``−log p(y | a) − weight · log p(a)`` of one alignment.
+
+        Args:
+            real: ``(b, n)``, False = padding of the target, at its end. path: a, ``(b, n)``, such as `align`'s; None
+                for all. weight: of the places; the authors' code has 0.1.
+        """
+        if path is None:
+            logs = self(source, target, lengths).gather(2, target[..., None])[..., 0]
+        else:
+            moves, told = self.along(source, target, lengths, path)
+            logs = told + weight * moves
+        return -(logs * real).sum() / real.sum()
+
+
 @published(
     "latent_monotonic",
     family="structured",
@@ -63,7 +123,7 @@ class Filtered(Remembered):
         Claim("what it reads never goes back", cells="monotone.written", holds="monotone.never_goes_back"),
     ),
 )
-class LatentMonotonic(EncoderDecoder):
+class LatentMonotonic(Latent):
     """A decoder whose place a_t in the source is a latent variable that moves forward with every token.
 
         p(y, a) = Π_t p(a_t | a_{t−1}) p(y_t | a_t)
@@ -99,11 +159,7 @@ class LatentMonotonic(EncoderDecoder):
         seed: int | None = None,
     ) -> None:
         super().__init__(source, target, width, reader, feed=False, seed=seed)
-        if reads not in get_args(Reads):
-            raise wrong("reads", repr(reads), f"one of {', '.join(get_args(Reads))}")
-        if reach < 1:
-            raise wrong("reach", str(reach), "at least 1")
-        self.reads, self.reach = reads, reach
+        self.reads, self.reach = checked(reads, get_args(Reads), reach)
 
     def start(self, encoded: Encoded) -> Filtered:
         """Before the first step it is at no place."""
@@ -115,11 +171,7 @@ class LatentMonotonic(EncoderDecoder):
 
     def scores(self, hidden: Tensor, encoded: Encoded) -> Tensor:
         """e, ``(b, m)``; padding has none."""
-        reader: Any = self.reader
-        q, k = hidden[:, None, None], encoded.keys[:, None]
-        scores = reader.scores(q, k, encoded.layout, slice(0, 1))[:, 0, 0]
-        mask = encoded.layout.key_mask
-        return scores if mask is None else scores.masked_fill(~mask, FAR)
+        return self.scored(self.reader, hidden[:, None], encoded)[:, 0]
 
     def near(self, scores: Tensor) -> Tensor:
         """The softmax of e over the window around each place, ``(b, m, 2 w)``."""
@@ -142,8 +194,7 @@ class LatentMonotonic(EncoderDecoder):
         nothing = self.end(encoded).expand_as(ahead).int().cumsum(1).bool()
         ahead = torch.cat([ahead[:, :1], F.pad(ahead[:, 1:], (0, 1)).masked_fill(nothing, -FAR)], 1)
         seen = self.contexts(scores, encoded)
-        said = torch.tanh(self.say(torch.cat([seen, hidden[:, None].expand_as(seen)], -1)))
-        return (hidden, cell), scores, ahead, self.out(said).log_softmax(-1)
+        return (hidden, cell), scores, ahead, self.written(hidden[:, None], seen)
 
     def step(self, state: Filtered, previous: Tensor, encoded: Encoded) -> tuple[Filtered, Tensor]:
         """The state, and log p(y | what was written), after the tokens ``previous``."""
@@ -156,10 +207,8 @@ class LatentMonotonic(EncoderDecoder):
         return Filtered(hidden, cell, place, told, fresh, scores), torch.logsumexp(place[..., None] + told, 1)
 
     def end(self, encoded: Encoded) -> Tensor:
-        """Where the last key is, ``(b or 1, m)``."""
-        place, mask = torch.arange(encoded.keys.shape[1], device=encoded.keys.device), encoded.layout.key_mask
-        last = place[-1:] if mask is None else mask.sum(1, keepdim=True) - 1
-        return place == last
+        """Where the last key is, ``(b, m)``."""
+        return torch.arange(encoded.keys.shape[1], device=encoded.keys.device) == self.last(encoded)
 
     def intermediates(self, *inputs: Any, **named: Any) -> dict[str, Tensor]:
         """``place (b, 1, n, m)``, p(a_t | what was written), and ``read``, the window's weights over keys in the mean
@@ -214,34 +263,16 @@ class LatentMonotonic(EncoderDecoder):
             place = where.gather(1, place[:, None])[:, 0].clamp(min=0)
         return torch.stack(path[::-1], 1)
 
-    def loss(
-        self,
-        source: Tensor,
-        target: Tensor,
-        real: Tensor,
-        lengths: Tensor | None = None,
-        path: Tensor | None = None,
-        weight: float = 1.0,
-    ) -> Tensor:
-        """``−log p(y)`` a token over all alignments, or ``−log p(y | a) − weight · log p(a)`` of one.
-
-        Args:
-            real: ``(b, n)``, False = padding of the target, at its end. path: a, ``(b, n)``, such as `align`'s; None
-                for all. weight: of the places; the authors' code has 0.1.
-        """
-        if path is None:
-            logs = self(source, target, lengths).gather(2, target[..., None])[..., 0]
-            return -(logs * real).sum() / real.sum()
+    def along(self, source: Tensor, target: Tensor, lengths: Tensor | None, path: Tensor) -> tuple[Tensor, Tensor]:
         scores, ahead, told, end = self.parts(source, target, lengths)
         start = torch.cat([torch.zeros_like(path[:, :1]), path[:, :-1] + 1], 1)
 
-        def along(x: Tensor, place: Tensor) -> Tensor:
+        def at(x: Tensor, place: Tensor) -> Tensor:
             return x.transpose(0, 1).gather(2, place[..., None])[..., 0]
 
         before = torch.cat([torch.full_like(path[:, :1], -1), path[:, :-1]], 1)
         stays = (path == before) & end.expand(len(path), -1).gather(1, path)
-        moves = torch.where(stays, 0.0, along(scores, path) - along(ahead, start))
-        return -((along(told, path) + weight * moves) * real).sum() / real.sum()
+        return torch.where(stays, 0.0, at(scores, path) - at(ahead, start)), at(told, path)
 
     @classmethod
     def examples(cls) -> Sequence[Sample]:

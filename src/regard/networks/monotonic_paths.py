@@ -12,10 +12,9 @@ from torch import Tensor
 
 from regard.core.atlas import Claim, published
 from regard.core.build import build_text
-from regard.core.errors import wrong
 from regard.core.kinds import Sample
-from regard.networks.encoder_decoder import EncoderDecoder, random_pairs
-from regard.networks.monotonic import FAR
+from regard.networks.encoder_decoder import random_pairs
+from regard.networks.monotonic import FAR, Latent, checked
 from regard.networks.writer import Encoded, Remembered
 
 Reads = Literal["hard", "window", "segment"]
@@ -65,7 +64,7 @@ class Paths(Remembered):
         Claim("what it reads never goes back", cells="monotone.segments()", holds="monotone.never_goes_back"),
     ),
 )
-class LatentSegmental(EncoderDecoder):
+class LatentSegmental(Latent):
     """A decoder that is fed what it read, at a latent place that moves forward; it reads the segment in between.
 
         h_t = LSTM([x_{t−1}; c_{t−1}], h_{t−1})
@@ -103,19 +102,8 @@ class LatentSegmental(EncoderDecoder):
         seed: int | None = None,
     ) -> None:
         super().__init__(source, target, width, reader, feed=feed, seed=seed)
-        if reads not in get_args(Reads):
-            raise wrong("reads", repr(reads), f"one of {', '.join(get_args(Reads))}")
-        if reach < 1:
-            raise wrong("reach", str(reach), "at least 1")
-        self.reads, self.reach = reads, reach
-        own = build_text(reader, {"heads": 1, "head_dim": width}) if reads == "segment" else None
-        self.mover = own
-
-    def scored(self, reader: Any, hidden: Tensor, encoded: Encoded) -> Tensor:
-        """Scores of the keys by hypotheses ``(b, H, width)``: ``(b, H, m)``; padding has none."""
-        q, k = hidden[:, None], encoded.keys[:, None]
-        scores, mask = reader.scores(q, k, encoded.layout, slice(0, q.shape[2]))[:, 0], encoded.layout.key_mask
-        return scores if mask is None else scores.masked_fill(~mask[:, None], FAR)
+        self.reads, self.reach = checked(reads, get_args(Reads), reach)
+        self.mover = build_text(reader, {"heads": 1, "head_dim": width}) if reads == "segment" else None
 
     def looked_at(self, hidden: Tensor, first: Tensor, encoded: Encoded) -> tuple[Tensor, Tensor]:
         """log p(a_t = j | i) ``(b, H, m)``, and c ``(b, H, m, width)``, of hypotheses that may go on at ``first``."""
@@ -131,10 +119,6 @@ class LatentSegmental(EncoderDecoder):
         shares = read[:, :, None].masked_fill(~near, FAR).softmax(-1)
         return moves, shares @ encoded.keys[:, None]
 
-    def written(self, hidden: Tensor, seen: Tensor) -> Tensor:
-        """log p(y | c, h) of hidden ``(…, width)`` that belongs to ``seen``."""
-        return self.out(torch.tanh(self.say(torch.cat([seen, hidden.expand_as(seen)], -1)))).log_softmax(-1)
-
     def next(self, x: Tensor, seen: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
         """The LSTM's step of hypotheses, ``(b, H, width)`` each, after the tokens x ``(b, width)``."""
         fed = x[:, None].expand_as(hidden)
@@ -142,13 +126,6 @@ class LatentSegmental(EncoderDecoder):
         states = self.cell(fed.flatten(0, 1), (hidden.flatten(0, 1), cell.flatten(0, 1)))
         hidden, cell = (state.unflatten(0, (len(x), -1)) for state in states)
         return hidden, cell
-
-    def last(self, encoded: Encoded) -> Tensor:
-        """The place of the last key, ``(b, 1)``."""
-        mask, keys = encoded.layout.key_mask, encoded.keys
-        if mask is None:
-            return torch.full((len(keys), 1), keys.shape[1] - 1, device=keys.device)
-        return mask.sum(1, keepdim=True) - 1
 
     def start(self, encoded: Encoded) -> Paths:
         """Before the first step it is at no place."""
@@ -202,31 +179,7 @@ class LatentSegmental(EncoderDecoder):
             at = back.gather(1, at[:, None])[:, 0]
         return torch.stack(path[::-1], 1)
 
-    def loss(
-        self,
-        source: Tensor,
-        target: Tensor,
-        real: Tensor,
-        lengths: Tensor | None = None,
-        path: Tensor | None = None,
-        weight: float = 1.0,
-    ) -> Tensor:
-        """``−log p(y)`` a token over the ways that are kept, or ``−log p(y | a) − weight · log p(a)`` of one alignment.
-
-        Args:
-            real: ``(b, n)``, False = padding of the target, at its end. path: a, ``(b, n)``, such as `align`'s; None
-                for all. weight: of the places; the authors' code has 0.1.
-        """
-        if path is None:
-            logs = self(source, target, lengths).gather(2, target[..., None])[..., 0]
-            return -(logs * real).sum() / real.sum()
-        found = [told + weight * move for move, told in self.along(source, target, lengths, path)]
-        return -(torch.stack(found, 1) * real).sum() / real.sum()
-
-    def along(
-        self, source: Tensor, target: Tensor, lengths: Tensor | None, path: Tensor
-    ) -> list[tuple[Tensor, Tensor]]:
-        """log p(a_t | a_{t−1}) and log p(y_t | a), ``(b,)`` each, of each step of an alignment."""
+    def along(self, source: Tensor, target: Tensor, lengths: Tensor | None, path: Tensor) -> tuple[Tensor, Tensor]:
         encoded, found = self.encode(source, lengths), []
         begun, previous = super().start(encoded), torch.full_like(target[:, 0], self.target)
         hidden, cell = begun.hidden[:, None], begun.cell[:, None]
@@ -238,7 +191,8 @@ class LatentSegmental(EncoderDecoder):
             told = self.written(hidden, seen)[:, 0].gather(1, token[:, None])[:, 0]
             found.append((moves[:, 0].gather(1, place[:, None])[:, 0], told))
             previous, first = token, torch.minimum(place[:, None] + 1, last)
-        return found
+        moves, told = (torch.stack(each, 1) for each in zip(*found, strict=True))
+        return moves, told
 
     @classmethod
     def examples(cls) -> Sequence[Sample]:

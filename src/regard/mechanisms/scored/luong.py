@@ -167,10 +167,13 @@ class LocalP(Mechanism):
         super().check(q, k, v, layout, signals)
         self.scorer.check(q, k, v, layout, {})
 
+    def placing(self, d: int) -> int:
+        """Products that find the place of a query of d numbers."""
+        return d * d + d
+
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
-        near, d = shape.n * (2 * self.reach + 1), shape.head_dim
         each, before = self.scorer.products(shape)
-        products = near * (each + shape.values) + before + shape.n * (d * d + d)
+        products = shape.n * ((2 * self.reach + 1) * (each + shape.values) + self.placing(shape.head_dim)) + before
         return Cost(2 * shape.batch * shape.heads * products, shape.io_bytes, 0)
 
     @classmethod
@@ -236,14 +239,12 @@ class LocalM(LocalP):
         """p ``(b, h, n)`` and S ``(b or 1, 1, n)`` in float64."""
         return signals["place"].double().expand(-1, q.shape[1], -1), layout.counts(q.shape[2], m, q.device).double()
 
+    def placing(self, d: int) -> int:
+        return 0
+
     def faded(self, apart: Tensor) -> Tensor:
         """One: nothing fades."""
         return torch.ones_like(apart)
-
-    def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
-        each, before = self.scorer.products(shape)
-        products = shape.n * (2 * self.reach + 1) * (each + shape.values) + before
-        return Cost(2 * shape.batch * shape.heads * products, shape.io_bytes, 0)
 
     @classmethod
     def examples(cls) -> Sequence[Example]:
