@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import ExitStack
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
+
+from web.serving import served
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
@@ -23,8 +26,18 @@ def browser():
 
 
 @pytest.fixture
-def open_page(browser, request):
-    """Opens an address; fails the test if the page then logs an error or asks the network for anything."""
+def serve():
+    """Serves the record in a folder until the test has ended; gives its address."""
+    with ExitStack() as servers:
+        yield lambda folder: servers.enter_context(served(folder))
+
+
+@pytest.fixture
+def open_page(browser, serve):
+    """Opens an address; fails the test if the page then logs an error or asks the network for anything.
+
+    Pages close before what serves them (``serve`` is torn down later): what a page still asks for is answered.
+    """
     pages, troubles = [], []
 
     def opened(address: str, **options):

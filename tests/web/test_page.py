@@ -16,7 +16,6 @@ from regard.hosts.load import load
 from regard.networks import LM, Config
 from regard.records.record import record as look
 from regard.web.page import page_html, write_page
-from web.serving import served
 from web.synthetic import write_exact_record, write_record
 
 pytestmark = pytest.mark.browser
@@ -275,14 +274,14 @@ def seconds_to_open(open_page, page: str) -> float:
     return time.perf_counter() - start
 
 
-def test_served_weights_are_exact(open_page, tmp_path):
+def test_served_weights_are_exact(open_page, serve, tmp_path):
     weights = write_exact_record(tmp_path / "record", 53)
-    with served(tmp_path / "record") as url:
-        faint = int(np.argmin(weights[1, 47, :47]))  # below what the record keeps as an edge
-        page = open_page(f"{url}#view=map&layer=0&head=1&token=47&key={faint}")
-        expect(page.locator("#readout b")).not_to_contain_text("below")
-        shown = page.locator("#readout b").inner_text().removeprefix("< ")
-        assert float(shown) == pytest.approx(weights[1, 47, faint], rel=0.06, abs=1e-6)
+    url = serve(tmp_path / "record")
+    faint = int(np.argmin(weights[1, 47, :47]))  # below what the record keeps as an edge
+    page = open_page(f"{url}#view=map&layer=0&head=1&token=47&key={faint}")
+    expect(page.locator("#readout b")).not_to_contain_text("below")
+    shown = page.locator("#readout b").inner_text().removeprefix("< ")
+    assert float(shown) == pytest.approx(weights[1, 47, faint], rel=0.06, abs=1e-6)
 
 
 def test_a_model_of_ours_is_shown_with_its_mechanisms(open_page, tmp_path):

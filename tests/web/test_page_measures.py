@@ -16,7 +16,6 @@ from regard.records.record import record as record_of
 from regard.web.page import page_html, write_page
 from unit.hosts.models import causal, tokens
 from unit.records.test_two_texts import marian
-from web.serving import served
 from web.synthetic import tell_more, write_exact_record, write_record
 
 pytestmark = pytest.mark.browser
@@ -136,16 +135,16 @@ def test_surprise_shades_the_text(open_page, record):
     assert float(page.locator(".legend .ticks span").last.inner_text()) == pytest.approx(worst, rel=2e-3)
 
 
-def test_served_weighted_values_are_exact(open_page, record):
+def test_served_weighted_values_are_exact(open_page, serve, record):
     folder, _, more = record
     whole = write_exact_record(folder.parent / "again", N)  # the same weights, not rounded
     faint = int(np.argmin(whole[1, 30, :30]))
-    with served(folder) as url:
-        page = open_page(f"{url}#view=map&layer=0&head=1&token=30&key={faint}&measure=value")
-        expect(page.locator("#readout b")).not_to_contain_text("below")
-        shown = page.locator("#readout b").inner_text().removeprefix("< ")
-        want = whole[1, 30, faint] * more["0/value_norms"][1, faint]
-        assert float(shown) == pytest.approx(want, rel=0.06, abs=1e-6)
+    url = serve(folder)
+    page = open_page(f"{url}#view=map&layer=0&head=1&token=30&key={faint}&measure=value")
+    expect(page.locator("#readout b")).not_to_contain_text("below")
+    shown = page.locator("#readout b").inner_text().removeprefix("< ")
+    want = whole[1, 30, faint] * more["0/value_norms"][1, faint]
+    assert float(shown) == pytest.approx(want, rel=0.06, abs=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -176,16 +175,16 @@ def test_two_texts_and_what_one_reads_of_the_other(open_page, two_texts):
     expect(page.locator(".token .value").first).to_have_text(f"{column[best]:.3f}")
 
 
-def test_the_map_between_two_texts_is_exact_where_it_is_served(open_page, two_texts):
+def test_the_map_between_two_texts_is_exact_where_it_is_served(open_page, serve, two_texts):
     folder, seen = two_texts
     cross = max(layer["index"] for layer in seen.layers)
     weight = float(seen.region(cross, 2, slice(7, 8), slice(21, 22)))
-    with served(folder) as url:
-        page = open_page(f"{url}#view=map&layer={cross}&head=2&token=7&key=21")
-        expect(page.locator("#readout b")).to_have_text(f"{weight:.3f}" if weight >= 0.01 else re.compile("0.00"))
-        said = page.locator("#readout").inner_text()
-        assert f"‘⟨{seen.tokens['source']['ids'][21]}⟩’ at 21" in said
-        assert f"‘⟨{seen.tokens['ids'][7]}⟩’ at 7" in said
+    url = serve(folder)
+    page = open_page(f"{url}#view=map&layer={cross}&head=2&token=7&key=21")
+    expect(page.locator("#readout b")).to_have_text(f"{weight:.3f}" if weight >= 0.01 else re.compile("0.00"))
+    said = page.locator("#readout").inner_text()
+    assert f"‘⟨{seen.tokens['source']['ids'][21]}⟩’ at 21" in said
+    assert f"‘⟨{seen.tokens['ids'][7]}⟩’ at 7" in said
 
 
 def test_what_a_policy_keeps_is_shaded_and_what_it_forgets_struck_out(open_page, tmp_path):

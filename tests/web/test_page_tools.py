@@ -15,7 +15,6 @@ from playwright.sync_api import expect
 from safetensors.numpy import load_file, save_file
 
 from regard.web.page import write_page
-from web.serving import served
 from web.synthetic import write_exact_record, write_record
 
 pytestmark = pytest.mark.browser
@@ -316,21 +315,21 @@ def test_what_is_left_out_is_said(open_page, tmp_path, kept):
     assert ("no weight can be recomputed" in said.inner_text()) is not kept
 
 
-def test_the_pairs_that_make_up_a_score(open_page, tmp_path):
+def test_the_pairs_that_make_up_a_score(open_page, serve, tmp_path):
     """Served, the page shows the products of the coordinates of the pinned pair."""
     folder = tmp_path / "record"
     weights = write_exact_record(folder, 29)
     tensors = load_file(folder / "tensors.safetensors")
-    with served(folder) as url:
-        page = open_page(f"{url}#view=map&layer=0&head=1&token=20&key=7")
-        products = tensors["0/q"][1, 20] * tensors["0/k"][1, 7] * 5**-0.5
-        said = page.locator(".neurons b")
-        expect(said).to_have_count(2)
-        assert float(said.nth(0).inner_text()) == pytest.approx(products.sum(), abs=6e-4)
-        weight = float(said.nth(1).inner_text().removeprefix("< "))
-        assert weight == pytest.approx(weights[1, 20, 7], rel=0.06, abs=1e-3)
-        assert page.locator(".products rect").count() == 5
-        assert page.locator(".strips").nth(0).locator("rect").count() == 10  # q and k
+    url = serve(folder)
+    page = open_page(f"{url}#view=map&layer=0&head=1&token=20&key=7")
+    products = tensors["0/q"][1, 20] * tensors["0/k"][1, 7] * 5**-0.5
+    said = page.locator(".neurons b")
+    expect(said).to_have_count(2)
+    assert float(said.nth(0).inner_text()) == pytest.approx(products.sum(), abs=6e-4)
+    weight = float(said.nth(1).inner_text().removeprefix("< "))
+    assert weight == pytest.approx(weights[1, 20, 7], rel=0.06, abs=1e-3)
+    assert page.locator(".products rect").count() == 5
+    assert page.locator(".strips").nth(0).locator("rect").count() == 10  # q and k
 
 
 def test_rows_that_were_sampled_make_up_the_thumbnails(open_page, tmp_path):
