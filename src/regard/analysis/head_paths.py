@@ -11,7 +11,7 @@ from torch import Tensor
 
 from regard.analysis.base import Head
 from regard.analysis.path_patching import PathPatching
-from regard.analysis.sweep import Pair, Site, SiteEdit, by_layer, heads_of, last_logits, read
+from regard.analysis.sweep import Pair, Site, SiteEdit, by_layer, heads_of, last_logits, prefix, read, repeated
 from regard.core.edit import Edit, Place, Where
 from regard.core.errors import wrong
 from regard.edits.trace import Trace
@@ -27,7 +27,8 @@ class PathsToHeads(PathPatching):
 
     In a first run the sender has the donor's output at one position, and every other head keeps its base output there;
     what the receivers' queries (or keys, or values) become at that position is noted. In a second run on the base text
-    the receivers alone are given these, and everything after them is computed anew. MLPs are frozen in neither.
+    the receivers alone are given these, and everything after them is computed anew. MLPs are frozen in neither. What
+    stands before the position is computed once and kept as a cache.
 
     Args:
         receivers: heads, ``(layer, head)``. into: ``q``, ``k`` or ``v``. slot: the position, -1 for the last. rows:
@@ -57,7 +58,7 @@ class PathsToHeads(PathPatching):
 
     def edit(self, sites: Sequence[Sequence[Site]], donor: Trace, base: Trace) -> Edit:
         every = {(at, h) for kind, at in base.kept if kind == "z" for h in range(base.get("z", at).shape[1])}
-        rows = [[*some, *frozen(every, some, self.slot)] for some in sites]
+        rows = [[*some, *frozen(every, some, some[0].slot)] for some in sites]
         sent = [set(some) for some in sites]
 
         def change(row: int, site: Site, x: Tensor) -> Tensor:
@@ -67,19 +68,22 @@ class PathsToHeads(PathPatching):
 
     @torch.no_grad()
     def patched(self, model: Any, groups: Sequence[Sequence[Site]], pair: Pair, donor: Trace, base: Trace) -> Tensor:
-        found = []
+        n, found = len(pair.base), []
+        at = self.slot if self.slot < 0 else self.slot - n  # counted from the end, so that it holds behind a cache
+        cache = prefix(model, pair.base[None, :at]) if at > -n else None
         for first in range(0, len(groups), self.rows):
-            some = groups[first : first + self.rows]
-            ids, trace = pair.base[None].expand(len(some), -1), Trace(self.into)
+            some = [[replace(site, slot=at) for site in group] for group in groups[first : first + self.rows]]
+            ids, trace = pair.base[None, at:].expand(len(some), -1), Trace(self.into)
             with attach(model, edits=[self.edit(some, donor, base), trace]):
-                last_logits(model, ids)
+                last_logits(model, ids, None if cache is None else repeated(cache, len(some)))
             told = {layer: trace.get(self.into, layer) for layer, _ in self.receivers}
-            with attach(model, edits=[Received(by_layer(self.receivers), self.into, self.slot, told)]):
-                found.append(pair.metric(last_logits(model, ids)).double())
+            with attach(model, edits=[Received(by_layer(self.receivers), self.into, at, told)]):
+                ends = last_logits(model, ids, None if cache is None else repeated(cache, len(some)))
+            found.append(pair.metric(ends).double())
         return torch.cat(found)
 
 
-def frozen(every: set[Head], senders: Sequence[Site], slot: int) -> list[Site]:
+def frozen(every: set[Head], senders: Sequence[Site], slot: int | None) -> list[Site]:
     """The sites of all heads but the senders."""
     spoken = {(site.layer, site.head) for site in senders}
     return [Site(layer, "z", head, slot) for layer, head in sorted(every) if (layer, head) not in spoken]

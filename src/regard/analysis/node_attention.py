@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from regard.analysis.head_divergence import every_map
 from regard.analysis.planted import PLACES, causal_noise
 from regard.analysis.relation_heads import word_map
 from regard.core.atlas import Claim, published
+from regard.core.edit import Edit, Place
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 
@@ -66,12 +68,21 @@ def hops(nodes: int, edges: Iterable[Edge]) -> Tensor:
     year=2025,
     aliases=("graph_attention_study",),
     fidelity="abstract only",
-    missing="training with windows of k hops and reading with all, graphs whose nodes carry long texts",
     claim=(
         Claim(
             "a language model's heads follow the edges of a graph in text no more than those of a shuffled graph",
             cells="graph_texts.of_smollm2",
             holds="graph_texts.edges_are_not_followed",
+        ),
+        Claim(
+            "nor do they where every node carries a text of its own",
+            cells="graph_texts.of_long_texts",
+            holds="graph_texts.edges_are_not_followed",
+        ),
+        Claim(
+            "a model trained with a window of one hop and read with all tells more than one trained with all",
+            cells="graph_texts.trained",
+            holds="graph_texts.windows_help",
         ),
     ),
 )
@@ -82,7 +93,8 @@ class NodeAttention(Analysis[GraphText, HeadScores]):
         r = correlation over pairs u ≠ v of A_uv and [u and v share an edge]
 
     In causal models the pairs are those whose weight is not zero. `hop_weights` gives the mean weight by distance.
-    Controls: `GraphText.shuffled`, in whose graph the nodes are exchanged.
+    Controls: `GraphText.shuffled`, in whose graph the nodes are exchanged. Models are trained or read with windows of k
+    hops by the edit `HopWindow`.
 
     Paper: Guan et al., arXiv 2505.02130, from whose abstract the aggregation is.
 
@@ -119,6 +131,54 @@ class NodeAttention(Analysis[GraphText, HeadScores]):
         if found is None:
             raise wrong("data", "no texts", "at least one")
         return found
+
+
+class HopWindow(Edit):
+    """Tokens see those of nodes that are at most k edges away, and what is of no node.
+
+        s_ij ← −∞ where no node of i is within k hops of a node of j, and both are of nodes
+
+    A model is trained with one window and read with another, or with none, which is the graph whose nodes are all
+    joined. Texts are not padded.
+
+    Args:
+        windows: of the texts of a batch, ``(b, n, n)`` bool, as `hop_window` gives them; ``(n, n)`` for all.
+
+    Raises:
+        ValueError: another shape; while it runs, other texts.
+    """
+
+    def __init__(self, windows: Tensor) -> None:
+        super().__init__()
+        if windows.dim() not in (2, 3) or windows.shape[-1] != windows.shape[-2]:
+            raise wrong("windows", f"shape {tuple(windows.shape)}", "(b, n, n) or (n, n)")
+        self.windows = windows if windows.dim() == 3 else windows[None]
+
+    def scores(self, place: Place) -> Tensor:
+        n = self.windows.shape[1]
+        if len(self.windows) not in (1, len(place.queries)) or place.start + place.m > n:
+            what = f"{len(place.queries)} texts of {place.start + place.m} tokens"
+            raise wrong("windows", what, f"those of the windows, shape {tuple(self.windows.shape)}")
+        seen = self.windows.to(place.rows.device)[:, place.rows, place.start : place.start + place.m]
+        return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -math.inf)[:, None]
+
+
+def hop_window(text: GraphText, most: int) -> Tensor:
+    """``(n, n)`` bool: whether a token sees another through at most so many edges; those of no node see all and are
+    seen by all.
+
+    Raises:
+        ValueError: fewer than no hops.
+    """
+    if most < 0:
+        raise wrong("most", str(most), "a number of edges from 0 on")
+    n, far = len(text.ids), hops(len(text.nodes), text.edges)
+    of = torch.zeros(len(text.nodes), n)
+    for node, slots in enumerate(text.nodes):
+        of[node, list(slots)] = 1
+    near = ((far >= 0) & (far <= most)).float()
+    free = of.sum(0) == 0
+    return (of.T @ near @ of > 0) | free | free[:, None]
 
 
 def edge_correlation(maps: Tensor, edges: Sequence[Edge]) -> Tensor:

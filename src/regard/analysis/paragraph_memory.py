@@ -56,7 +56,6 @@ class Recited(Result):
     year=2024,
     aliases=("paragraph_memorization",),
     fidelity="hand values",
-    missing="unlearning towards perturbed paragraphs, gradients of activations, activation patching of tokens",
     claim=(
         Claim(
             "the gradients of texts known by heart have a larger share in the lower layers than those of other texts",
@@ -68,6 +67,11 @@ class Recited(Result):
             cells="by_heart.of_tiny",
             holds="by_heart.is_forgotten",
         ),
+        Claim(
+            "a thousandth of the weights says perturbed texts in their place",
+            cells="by_heart.changed",
+            holds="by_heart.is_changed",
+        ),
     ),
 )
 class ParagraphMemory(Analysis[Prompt, Recited]):
@@ -75,7 +79,8 @@ class ParagraphMemory(Analysis[Prompt, Recited]):
 
     Until that token greedy decoding reads the text itself, so that one pass over the text tells it. `block_gradients`
     says which matrices its loss hangs on, `prefix_effects` which tokens of the prefix, `rarity_heads` which heads look
-    at rare ones, and `forgetting` unlearns texts by their top weights.
+    at rare ones, and `forgetting` unlearns texts by their top weights, or edits them. `paragraph_sites` has the
+    gradients of activations, and patches these from the run of a text into that with one token changed.
 
     Paper: Stoehr, Gordon, Zhang and Lewis, arXiv 2403.19851. A text's prefix ends at its ``answer``; the paper has 50
     tokens before and after it.
@@ -139,11 +144,11 @@ def block_matrices(model: Any) -> dict[tuple[int, str], Tensor]:
     }
 
 
-def continuation_loss(model: Any, prompt: Prompt) -> Tensor:
-    """Mean negative log-likelihood of a text's tokens from its answer on."""
+def continuation_loss(model: Any, prompt: Prompt, instead: Tensor | None = None) -> Tensor:
+    """Mean negative log-likelihood of a text's tokens from its answer on, or of as many others ``instead`` of them."""
     start = begin(prompt)
     logits = model(input_ids=prompt.ids[None].to(model.device), use_cache=False).logits[0, start - 1 : -1]
-    return cross_entropy(logits.float(), prompt.ids[start:].to(logits.device))
+    return cross_entropy(logits.float(), (prompt.ids[start:] if instead is None else instead).to(logits.device))
 
 
 def block_gradients(model: Any, prompt: Prompt) -> dict[tuple[int, str], float]:
@@ -215,10 +220,12 @@ def forgetting(
     rate: float = 1e-3,
     weight: float = 1.0,
     chosen: Mapping[tuple[int, str], Tensor] | None = None,
+    towards: Sequence[Prompt] | None = None,
 ) -> Iterator[dict[tuple[int, str], Tensor]]:
     """Unlearns texts while the block lasts, by the weights whose gradient is largest; then these are as they were.
 
         loss = KL(model as it was ‖ model) of others − weight · NLL of the texts' continuations
+        towards others: … + weight · NLL of the perturbed continuations, each token after the text's own
 
     At the first step the divergence has no gradient, so that it is the texts' alone that chooses the weights, as in the
     authors' code; Adam changes no others. Gives the masks of the weights.
@@ -226,17 +233,20 @@ def forgetting(
     Args:
         model: a Transformers model. others: texts that it is to go on with as it does. share: of the weights of the
             blocks. steps, rate: of Adam. chosen: masks to use instead, as a control; None for the largest gradients.
+        towards: the texts perturbed, which the model is to say in their place; None to forget them alone.
 
     Raises:
-        ValueError: no texts or no others, or a share outside of 0 to 1.
+        ValueError: no texts or no others, a share outside of 0 to 1, or perturbed texts of another shape.
     """
     if not texts or not others:
         raise wrong("texts", f"{len(texts)} to forget and {len(others)} to keep", "at least one of each")
     if not 0 < share < 1:
         raise wrong("share", str(share), "above 0 and below 1")
+    instead = perturbed(texts, towards)
+    sign = 1.0 if towards is None else -1.0
     matrices = block_matrices(model)
     before = {name: matrix.detach().clone() for name, matrix in matrices.items()}
-    masks = dict(chosen) if chosen is not None else largest(model, matrices, texts, share)
+    masks = dict(chosen) if chosen is not None else largest(model, matrices, texts, share, instead)
     with torch.no_grad():
         fixed = [logits_of(model, other).log_softmax(1) for other in others]
     adam = torch.optim.Adam(list(matrices.values()), lr=rate)
@@ -248,8 +258,8 @@ def forgetting(
                     kl_div(logits_of(model, one).log_softmax(1), was, log_target=True, reduction="sum")
                     for one, was in pairs
                 ]
-                nll = torch.stack([continuation_loss(model, text) for text in texts]).mean()
-                loss = torch.stack(parts).mean() - weight * nll
+                nll = mean_loss(model, texts, instead)
+                loss = torch.stack(parts).mean() - sign * weight * nll
                 slopes = torch.autograd.grad(loss, list(matrices.values()))
                 for (name, matrix), slope in zip(matrices.items(), slopes, strict=True):
                     matrix.grad = slope * masks[name]
@@ -262,6 +272,26 @@ def forgetting(
                 matrix.grad = None
 
 
+def perturbed(texts: Sequence[Prompt], towards: Sequence[Prompt] | None) -> list[Tensor | None]:
+    """The tokens that each text's continuation is to become, None for its own.
+
+    Raises:
+        ValueError: not one for each text, or one of another length, of which another part is the continuation.
+    """
+    if towards is None:
+        return [None] * len(texts)
+    pairs = [(len(one.ids), one.answer) for one in texts], [(len(one.ids), one.answer) for one in towards]
+    if pairs[0] != pairs[1]:
+        raise wrong("towards", f"(tokens, answer) {pairs[1]}", f"those of the texts, {pairs[0]}")
+    return [one.ids[begin(one) :] for one in towards]
+
+
+def mean_loss(model: Any, texts: Sequence[Prompt], instead: Sequence[Tensor | None]) -> Tensor:
+    """The mean loss of the texts' continuations, or of others in their place."""
+    pairs = zip(texts, instead, strict=True)
+    return torch.stack([continuation_loss(model, text, other) for text, other in pairs]).mean()
+
+
 def logits_of(model: Any, prompt: Prompt) -> Tensor:
     """``(continuation, vocabulary)`` float32: the logits of a text's continuation."""
     ids = prompt.ids[None].to(model.device)
@@ -269,12 +299,15 @@ def logits_of(model: Any, prompt: Prompt) -> Tensor:
 
 
 def largest(
-    model: Any, matrices: Mapping[tuple[int, str], Tensor], texts: Sequence[Prompt], share: float
+    model: Any,
+    matrices: Mapping[tuple[int, str], Tensor],
+    texts: Sequence[Prompt],
+    share: float,
+    instead: Sequence[Tensor | None],
 ) -> dict[tuple[int, str], Tensor]:
     """Masks of the share of all weights whose gradients of the texts' loss are largest in size."""
     with torch.enable_grad():
-        loss = torch.stack([continuation_loss(model, text) for text in texts]).mean()
-        slopes = torch.autograd.grad(loss, list(matrices.values()))
+        slopes = torch.autograd.grad(mean_loss(model, texts, instead), list(matrices.values()))
     sizes = torch.cat([slope.abs().flatten() for slope in slopes])
     least = sizes.topk(max(1, int(share * len(sizes)))).values[-1]
     return {name: slope.abs() >= least for name, slope in zip(matrices, slopes, strict=True)}

@@ -28,7 +28,6 @@ from regard.hosts.attach import attach
     arxiv="2310.08744",
     year=2023,
     aliases=("path_patching",),
-    missing="role classes, the edit that mends the weaker task",
     fidelity="authors' code",
     claim=(
         Claim(
@@ -46,6 +45,16 @@ from regard.hosts.attach import attach
             cells="heads.carried",
             holds="heads.heads_are_shared",
         ),
+        Claim(
+            "stage by stage the two tasks share in SmolLM2 three quarters of the smaller circuit",
+            cells="reused.roles",
+            holds="reused.most_are_shared",
+        ),
+        Claim(
+            "inhibition heads and a negative mover of one task mend the other, told to look at its wrong answers",
+            cells="reused.mended",
+            holds="reused.is_mended",
+        ),
     ),
 )
 class PathPatching(Sweep):
@@ -54,7 +63,8 @@ class PathPatching(Sweep):
         effect = (m(patched) − m(base)) / (m(donor) − m(base))
 
     In the patched run the head has the donor's output at the last position, and all heads of later layers keep theirs
-    of the base run; MLPs are computed anew. Paths into other heads' queries, keys and values: `head_paths`.
+    of the base run; MLPs are computed anew. Paths into other heads' queries, keys and values: `head_paths`; the roles
+    of a circuit's heads: `circuit_roles`; the edit that mends the weaker task: `edits.AttendTo`.
 
     Paper: Wang et al., arXiv 2211.00593; Merullo et al., arXiv 2310.08744, whose code patches the last position alone
     and freezes no MLP.

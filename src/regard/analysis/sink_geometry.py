@@ -56,7 +56,6 @@ class Geometry(Result):
     arxiv="2508.02546",
     year=2025,
     fidelity="abstract only",
-    missing="filtrations over all thresholds, development over training, how the paper labels frames",
     claim=(
         Claim(
             "graphs with one hub, several, and hubs at both ends are told apart",
@@ -67,6 +66,11 @@ class Geometry(Result):
             "the maps of a causal language model with rotary positions are mostly centralised",
             cells="frames.of_smollm2",
             holds="frames.mostly_centralised",
+        ),
+        Claim(
+            "frames are there after the first fifth of training: what is concentrated by then stays so",
+            cells="frames.trained",
+            holds="frames.early",
         ),
     ),
 )
@@ -85,7 +89,10 @@ def geometry(weights: Tensor, threshold: float = 0.05) -> Geometry:
     Raises:
         ValueError: no such map.
 
-    Paper: Ruscio et al., arXiv 2508.02546, from whose abstract the measures are; hubs and labels are ours.
+    The graphs of all thresholds at once are a `filtration`.
+
+    Paper: Ruscio et al., arXiv 2508.02546, whose abstract names the measures and the frames; what counts
+    as a hub, and which hubs make which frame, is ours, as the abstract gives no rule.
     """
     n = len(weights)
     if weights.shape != (n, n) or not 3 <= n <= MOST:
@@ -110,6 +117,72 @@ def geometry(weights: Tensor, threshold: float = 0.05) -> Geometry:
     )
 
 
+@dataclass(frozen=True)
+class Filtration(Result):
+    """The Betti numbers of a map's graphs at every threshold, from the largest weight down.
+
+    Args:
+        thresholds: ``(k,)`` float64, the weights at which edges come in, descending. components, cycles: ``(k,)``
+            int64, β₀ and β₁ of the graph of all edges from that threshold on. joined: ``(n − 1,)`` float64,
+            the thresholds at which two components become one, descending; 0 for those that never do.
+    """
+
+    thresholds: Tensor
+    components: Tensor
+    cycles: Tensor
+    joined: Tensor
+    name = "sink_filtration"
+
+    def at(self, threshold: float) -> tuple[int, int]:
+        """β₀ and β₁ of the graph of one threshold."""
+        count = int((self.thresholds >= threshold).sum())
+        if not count:
+            return len(self.joined) + 1, 0
+        return int(self.components[count - 1]), int(self.cycles[count - 1])
+
+    @property
+    def spread(self) -> float:
+        """The mean of the thresholds at which components join: the area under β₀ − 1, over n − 1."""
+        return float(self.joined.mean())
+
+    def table(self) -> list[dict[str, Any]]:
+        columns = (self.thresholds.tolist(), self.components.tolist(), self.cycles.tolist())
+        return [{"threshold": t, "components": b, "cycles": c} for t, b, c in zip(*columns, strict=True)]
+
+
+def filtration(weights: Tensor) -> Filtration:
+    """The superlevel filtration of one map: how components and cycles come and go as weaker edges are let in.
+
+        w_ij = max(A_ij, A_ji),   G_t = {ij : w_ij ≥ t},   β₀(t) = n − |forest edges ≥ t|,   β₁(t) = |E_t| − n + β₀(t)
+
+    The thresholds at which components join are the weights of a maximum spanning forest (Kruskal).
+
+    Args:
+        weights: A ``(n, n)``, 3 ≤ n ≤ 256; edges of weight 0 are none.
+
+    Raises:
+        ValueError: no such map.
+    """
+    n = len(weights)
+    if weights.shape != (n, n) or not 3 <= n <= MOST:
+        raise wrong("weights", f"shape {tuple(weights.shape)}", f"(n, n), n from 3 to {MOST}")
+    rows, columns = torch.triu_indices(n, n, 1)
+    wide = weights.detach().double().cpu()
+    sizes = torch.maximum(wide[rows, columns], wide[columns, rows])
+    order = sizes.argsort(descending=True, stable=True)
+    order = order[sizes[order] > 0]
+    forest = Forest(n)
+    bridges = [forest.join(int(rows[i]), int(columns[i])) for i in order.tolist()]
+    found, edges = sizes[order], torch.arange(1, len(order) + 1)
+    components = n - torch.tensor(bridges, dtype=torch.int64).cumsum(0)
+    last = torch.ones(len(order), dtype=torch.bool)
+    last[:-1] = found[1:] < found[:-1]  # of equal weights all come in at once
+    cycles = (edges - n + components)[last]
+    joined = found[torch.tensor(bridges, dtype=torch.bool)]
+    joined = torch.cat([joined, joined.new_zeros(n - 1 - len(joined))])
+    return Filtration(found[last], components[last], cycles, joined)
+
+
 def frame_of(hubs: list[int], n: int) -> Frame:
     """The kind of frame that these hubs make."""
     near = max(1, round(ENDS * n))
@@ -118,19 +191,34 @@ def frame_of(hubs: list[int], n: int) -> Frame:
     return "centralised" if len(hubs) == 1 else "distributed"
 
 
-def count_components(joined: Tensor) -> int:
-    """β₀ of a graph, by joining the parents of every edge."""
-    parent = list(range(len(joined)))
+class Forest:
+    """Sets of nodes that edges join one by one.
 
-    def root(v: int) -> int:
-        while parent[v] != v:
-            parent[v] = parent[parent[v]]
-            v = parent[v]
+    Args:
+        n: nodes.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.parent = list(range(n))
+
+    def root(self, v: int) -> int:
+        """The node that stands for v's set."""
+        while self.parent[v] != v:
+            self.parent[v] = self.parent[self.parent[v]]
+            v = self.parent[v]
         return v
 
-    for i, j in joined.triu(1).nonzero().tolist():
-        parent[root(i)] = root(j)
-    return len({root(v) for v in range(len(joined))})
+    def join(self, i: int, j: int) -> bool:
+        """Whether the edge joins two sets that were apart."""
+        one, other = self.root(i), self.root(j)
+        self.parent[one] = other
+        return one != other
+
+
+def count_components(joined: Tensor) -> int:
+    """β₀ of a graph, by joining the parents of every edge."""
+    forest = Forest(len(joined))
+    return len(joined) - sum(forest.join(i, j) for i, j in joined.triu(1).nonzero().tolist())
 
 
 def star_and_ring() -> tuple[Tensor, Tensor]:

@@ -21,7 +21,6 @@ from regard.probes.places import ColumnMeans
     family="observe",
     kind="analysis",
     row=212,
-    missing="the grid of training settings, learnable key biases",
     fidelity="hand values",
     title="When Attention Sink Emerges in Language Models: An Empirical View",
     arxiv="2410.10781",
@@ -43,6 +42,16 @@ from regard.probes.places import ColumnMeans
             cells="heads.emergence",
             holds="heads.emerges_with_softmax",
         ),
+        Claim(
+            "how many there are depends on how a model is trained: fewer with small steps, not more without decay",
+            cells="sink_settings.grid",
+            holds="sink_settings.depends_on_training",
+        ),
+        Claim(
+            "a learned key without a value takes what they would take",
+            cells="sink_settings.of_mechanism()",
+            holds="sink_settings.is_absorbed",
+        ),
     ),
 )
 class SinkHeads(HeadAnalysis):
@@ -50,7 +59,8 @@ class SinkHeads(HeadAnalysis):
 
         sink_k = mean over texts of 1[mean_{i >= k} A_ik > ε]
 
-    Texts of exactly ``tokens`` tokens, see `windows`. The model's own figure is the mean over all heads.
+    Texts of exactly ``tokens`` tokens, see `windows`. The model's own figure is the mean over all heads. The paper's
+    learnable key is the mechanism `key_bias`; its grid of training settings is that of the claims.
 
     Args:
         tokens: T. epsilon: ε. position: k, of the token, 0 for the first.

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from regard.analysis.flow import WatchedMaps
 from regard.analysis.retrieval_heads import manual
 from regard.analysis.secondary_sinks import sinks_of, traced
-from regard.analysis.sink_geometry import Frame, geometry
-from regard.claims.cells import measured
+from regard.analysis.sink_geometry import Frame, Geometry, geometry
+from regard.claims.cells import measured, quick
 from regard.claims.figures import Figures, Finding, listed
+from regard.claims.testbeds import source
 from regard.claims.testbeds.key_values import smollm2
+from regard.networks.lm import LM, Config
+from regard.train.fit import Recipe, Step, fit
 
 KINDS: tuple[Frame, ...] = ("centralised", "distributed", "bidirectional")
 TOKENS, DRAWN = 97, 30
@@ -62,6 +67,58 @@ def mostly_centralised(found: Figures) -> Finding:
     told = ", ".join(f"{share:.0%} {kind}" for kind, share in shares.items())
     figure = f"SmolLM2's heads: {told}; of the centralised the hub is the first token in {found.one('first'):.0%}"
     return Finding.of(figure, shares["centralised"] > 0.5)
+
+
+LOOKS = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 1.0)
+"""Shares of the training after which frames are looked at."""
+
+
+@quick(seed=[0], steps=[20])
+@measured(seed=range(2), steps=[300])
+def trained(seed: int, steps: int) -> dict[str, float]:
+    """The mean concentration of the heads of a language model of two layers on text, as training goes on, and the share
+    of them that is centralised at its end."""
+    model = LM(Config(source.VOCABULARY, 64, "softmax*2", heads=4), seed)
+    held_out = source.windows(source.characters(True), 2, 64, torch.Generator().manual_seed(7))
+    codes, figures = source.characters(False), dict[str, float]()
+    at = {share: round(share * steps) for share in LOOKS}
+
+    def look(step: int) -> None:
+        found = of_heads(model, held_out)
+        mean = sum(of.concentration for of in found) / len(found)
+        figures.update({f"concentration {share:g}": mean for share in LOOKS if at[share] == step})
+        figures["centralised"] = sum(of.frame == "centralised" for of in found) / len(found)
+
+    def watched(step: Step) -> bool:
+        if step.number in at.values():
+            look(step.number)
+        return False
+
+    def loss(ready: Any, generator: torch.Generator) -> Tensor:
+        return ready.loss(source.windows(codes, 16, 64, generator))
+
+    look(0)
+    fit(model, loss, Recipe(steps, seed=seed), until=watched)
+    return figures
+
+
+@torch.no_grad()
+def of_heads(model: LM, texts: Tensor) -> list[Geometry]:
+    """The geometry of every head's map of every text."""
+    every = model.intermediates(texts).values()
+    return [geometry(head) for maps in every for text in maps for head in text]
+
+
+def early(found: Figures) -> Finding:
+    """In every seed at least half of the rise from before training to its end is there after a fifth of it."""
+    start, soon, end = (found(f"concentration {share:g}") for share in (0.0, 0.2, 1.0))
+    shares = [(b - a) / (c - a) for a, b, c in zip(start, soon, end, strict=True)]
+    figure = (
+        f"the token with most mass has {listed(start, '.1%')} of it before training, {listed(soon, '.1%')} after a "
+        f"fifth of the steps, {listed(end, '.1%')} at the end, where {listed(found('centralised'), '.0%')} of "
+        "heads are centralised"
+    )
+    return Finding.of(figure, all(c > a for a, c in zip(start, end, strict=True)), min(shares) >= 0.5)
 
 
 @measured(seed=range(3))

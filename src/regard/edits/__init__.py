@@ -4,6 +4,7 @@
 |---|---|
 | `Highlight` | more attention to some tokens (PASTA) |
 | `KnockOut` | none to some tokens |
+| `AttendTo` | heads look at some tokens alone, at each alike |
 | `ZeroTuning` | more or less to the first token |
 | `ACT` | less to sinks in the text |
 | `FoundInTheMiddle` | attention to passages without the bias of their places |
@@ -18,6 +19,7 @@
 
 from regard.edits.ablation import HeadAblation
 from regard.edits.act import ACT
+from regard.edits.attend_to import AttendTo
 from regard.edits.focus_directions import FocusDirections
 from regard.edits.found_in_the_middle import FoundInTheMiddle, SpanMasses
 from regard.edits.positional_hidden import PositionalHidden
@@ -30,6 +32,7 @@ from regard.edits.zero_tuning import ZeroTuning
 
 __all__ = [
     "ACT",
+    "AttendTo",
     "FocusDirections",
     "FoundInTheMiddle",
     "HeadAblation",

@@ -6,14 +6,18 @@ import torch
 from regard.analysis.base import DenseMaps
 from regard.analysis.node_attention import (
     GraphText,
+    HopWindow,
     NodeAttention,
     drawn_text,
     edge_correlation,
     hop_weights,
+    hop_window,
     hops,
     planted_edges,
 )
+from regard.analysis.planted import planted_model
 from regard.claims.graph_texts import NODES, graph_text
+from regard.hosts.attach import attach
 from regard.hosts.small import path
 from regard.laws import examine, examples_of
 
@@ -73,3 +77,36 @@ def test_what_cannot_be_measured_is_refused():
         edge_correlation(torch.full((1, 2, 2), 0.5), [(0, 1)])
     with pytest.raises(ValueError, match="no texts"):
         NodeAttention().run(DenseMaps(lambda ids: []), [])
+
+
+def test_windows_are_those_of_hops_by_hand():
+    text = GraphText(torch.arange(6), ((0, 3), (1,), (2, 4)), ((0, 1), (1, 2)))
+    one = torch.ones(6, 6).bool()
+    for a, b in ((0, 2), (0, 4), (3, 2), (3, 4)):  # the ends of the path are two hops apart; token 5 is of no node
+        one[a, b] = one[b, a] = False
+    assert torch.equal(hop_window(text, 1), one)
+    assert bool(hop_window(text, 2).all())
+    alone = hop_window(text, 0)
+    assert alone[0].tolist() == [True, False, False, True, False, True]
+    with pytest.raises(ValueError, match="most"):
+        hop_window(text, -1)
+
+
+def test_a_window_hides_in_a_model_what_it_does_not_show():
+    model, ids = planted_model([(0, 0), (0, 1), (1, 2)]), torch.arange(6)
+    text = GraphText(ids, ((0, 3), (1,), (2, 4)), ((0, 1), (1, 2)))
+    changed = torch.stack([ids, ids])
+    changed[1, 2] = 20
+    for most, seen in ((0, False), (1, False), (2, True)):  # token 2 is of the node at the path's other end
+        with torch.no_grad(), attach(model, edits=[HopWindow(hop_window(text, most))]):
+            at = model(changed).logits
+        assert (float((at[0, 3] - at[1, 3]).abs().max()) > 0) is seen, most
+        assert float((at[0, 4] - at[1, 4]).abs().max()) > 0
+    with (
+        pytest.raises(ValueError, match="windows"),
+        torch.no_grad(),
+        attach(model, edits=[HopWindow(torch.ones(5, 5))]),
+    ):
+        model(changed)
+    with pytest.raises(ValueError, match="windows"):
+        HopWindow(torch.ones(5, 4))

@@ -16,7 +16,10 @@ from regard.analysis.paragraph_memory import (
     prefix_effects,
     rarity_heads,
 )
+from regard.analysis.paragraph_sites import activation_gradients, token_patching
 from regard.analysis.planted import planted_model
+from regard.analysis.sweep import Site, SiteEdit
+from regard.hosts.attach import attach
 from regard.laws import examine, examples_of
 
 
@@ -113,6 +116,68 @@ def test_a_head_that_looks_at_rare_tokens_is_found():
     (found,) = rarity_heads(DenseMaps(maps), [Prompt(ids, answer=12)], counts)
     assert float(found[1]) == pytest.approx(1, abs=1e-6)
     assert float(found[[0, 2]].abs().max()) < 0.7
+
+
+def test_a_text_becomes_its_perturbed_one_by_the_gradients_of_that():
+    model = planted_model()
+    text, others = greedy(model, [3, 14, 15], 6), [Prompt(torch.arange(1, 12), answer=4)]
+    other = Prompt(text.ids.clone(), answer=text.answer)
+    other.ids[4:] = (text.ids[4:] + 5) % 29
+    before = float(continuation_loss(model, text, other.ids[3:]))
+    slopes = torch.autograd.grad(continuation_loss(model, text, other.ids[3:]), list(block_matrices(model).values()))
+    with forgetting(model, [text], others, 0.05, 20, 3e-2, towards=[other]) as masks:
+        assert float(continuation_loss(model, text, other.ids[3:])) < before
+        assert int(ParagraphMemory().run(model, [text]).matched) < 6
+        kept = torch.cat([s[m].abs() for s, m in zip(slopes, masks.values(), strict=True)])
+        left = torch.cat([s[~m].abs() for s, m in zip(slopes, masks.values(), strict=True)])
+    assert float(kept.min()) >= float(left.max())
+    logits = model(input_ids=text.ids[None]).logits[0, 2:-1].log_softmax(1)
+    by_hand = -sum(float(row[token]) for row, token in zip(logits, other.ids[3:], strict=True)) / 6
+    assert float(continuation_loss(model, text, other.ids[3:])) == pytest.approx(by_hand, rel=1e-6)
+    with pytest.raises(ValueError, match="towards"):
+        forgetting(model, [text], others, towards=[Prompt(text.ids[:-1], answer=3)]).__enter__()
+
+
+def test_gradients_of_activations_are_those_of_a_nudge():
+    model, prompt = planted_model(), Prompt(torch.arange(4, 13), answer=5)
+    found = activation_gradients(model, prompt)
+    assert {name: tuple(x.shape) for name, x in found.items()} == {
+        "z": (2, 3, 9),
+        "resid": (2, 9),
+        "attn": (2, 9),
+        "mlp": (2, 9),
+    }
+    step, nudged = 1e-2, torch.zeros(18, dtype=torch.float64)
+    for channel in range(18):
+        for sign in (1, -1):
+            edit = SiteEdit([[Site(1, "mlp", None, 6)]], lambda row, site, x, c=channel, s=sign * step: nudge(x, c, s))
+            with attach(model, edits=[edit]):
+                nudged[channel] += sign * float(continuation_loss(model, prompt)) / (2 * step)
+    assert float(nudged.norm()) == pytest.approx(float(found["mlp"][1, 6]), rel=1e-3)
+    assert float(found["mlp"][1, :4].max()) == 0  # nothing that is asked for comes after the last layer there
+    with pytest.raises(ValueError, match="parts"):
+        activation_gradients(model, prompt, [])
+
+
+def nudge(x, channel, step):
+    x = x.clone()
+    x[:, channel] += step
+    return x
+
+
+def test_what_is_put_back_where_the_token_is_brings_all_of_a_text_back():
+    model = planted_model()
+    text = greedy(model, [3, 14, 15, 9], 5)
+    found = token_patching(model, text, 2, 27, rows=5)
+    assert found.shape == (2, 9)
+    assert float(found[0, 2]) == pytest.approx(1)  # at the first layer the token is all that differs
+    others = [at for at in range(9) if at != 2]
+    assert float(found[0, others].abs().max()) < 1e-9
+    assert float(found[1, :2].abs().max()) < 1e-9
+    with pytest.raises(ValueError, match="slot"):
+        token_patching(model, text, 4, 27)
+    with pytest.raises(ValueError, match="part"):
+        token_patching(model, text, 2, 27, "z")
 
 
 TEXT = Prompt(torch.arange(5), answer=2)
