@@ -11,8 +11,9 @@ from regard.networks import LM, Config
 from regard.tasks import batch as drawn
 from regard.tasks.associative import AssociativeRecall
 from regard.train.fit import Recipe
+from regard.train.hybrids import restored
 from regard.train.objective import Batch, Objective, cross_entropy, run, tune
-from regard.train.objectives.distillation import Distillation, restored, select
+from regard.train.objectives.distillation import Distillation, select
 
 TASK = AssociativeRecall(pairs=8, vocabulary=64)
 LENGTH, SIZE, DEPTH, KEPT = 64, 16, 8, 2

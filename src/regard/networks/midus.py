@@ -15,37 +15,44 @@ from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.core.spec import Layer, parse_layers
 from regard.networks.lm import LM, Config, text_sample
+from regard.projections.base import Grouped
 
 
 class HeadMemory(nn.Module):
-    """A product-key memory for each head, in the place of a block's network.
+    """A product-key memory for each head, read by the head's own output, in the place of an output projection.
 
-        q_h = x_h W_h = [q¹, q²];   score(i, j) = q¹·K¹_hi + q²·K²_hj;   y_h = (Σ_top softmax(score)_ij E_ij) P_h
+        q_h = z_h W_h = [q¹, q²];   score(i, j) = q¹·K¹_hi + q²·K²_hj;   y_h = (Σ_top softmax(score)_ij E_ij) P_h
 
-    x_h are the channels of head h, K the head's own sub-keys, E a bank of latent values that all heads share, P_h what
-    makes a head's values of them.
+    z_h is what head h of an attention gives, K the head's own sub-keys, E a bank of latent values that all heads share,
+    P_h what makes a head's values of them; y are the y_h side by side.
 
     Args:
-        width: of the hidden states. heads: that share it. keys: sub-keys of a half, so that there are keys² slots.
-        top: slots that are read. latent: size of what a slot holds.
+        width: of the hidden states. heads: of the attention. size: of a head's output, None for width / heads.
+            keys: sub-keys of a half, so that there are keys² slots. top: slots that are read. latent: size of what a
+            slot holds.
 
-    Shapes: ``(b, n, width)`` → the same.
+    Shapes: ``(b, n, heads · size)`` → ``(b, n, width)``.
 
     Raises:
-        ValueError: heads whose channels have no two halves; no slots, or fewer than are read.
+        ValueError: outputs that have no two halves, a width that heads do not share; no slots, or fewer than are read.
     """
 
-    def __init__(self, width: int, heads: int, keys: int = 16, top: int = 8, latent: int = 32) -> None:
+    def __init__(
+        self, width: int, heads: int, size: int | None = None, *, keys: int = 16, top: int = 8, latent: int = 32
+    ) -> None:
         super().__init__()
-        if width % (2 * heads):
-            raise wrong("width", str(width), f"a multiple of {2 * heads}: two halves for each of {heads} heads")
+        if width % heads:
+            raise wrong("width", str(width), f"a multiple of the {heads} heads")
+        d = width // heads if size is None else size
+        if d % 2:
+            raise wrong("size", str(d), "an even number: each half of a query has keys of its own")
         if not 1 <= top <= keys**2:
             raise wrong("top", str(top), f"1 to the {keys**2} slots of {keys} keys a half")
-        self.heads, self.top, d = heads, top, width // heads
+        self.heads, self.top = heads, top
         self.query = nn.Parameter(torch.randn(heads, d, d) * d**-0.5)
         self.keys = nn.Parameter(torch.randn(2, heads, keys, d // 2) * (d // 2) ** -0.5)
         self.bank = nn.Parameter(torch.randn(keys**2, latent) * latent**-0.5)
-        self.expand = nn.Parameter(torch.randn(heads, latent, d) * latent**-0.5)
+        self.expand = nn.Parameter(torch.randn(heads, latent, width // heads) * latent**-0.5)
 
     def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``(slots, weights)``, ``(b, n, heads, top)``: which are read, and their shares."""
@@ -67,7 +74,14 @@ class HeadMemory(nn.Module):
     def flops(self) -> int:
         """FLOPs of the matrix products for one token, by formula."""
         heads, d, _ = self.query.shape
-        return 2 * heads * d * (d + self.keys.shape[2] + self.expand.shape[1])
+        return 2 * heads * (d * (d + self.keys.shape[2]) + self.expand[0].numel())
+
+
+class Nothing(nn.Module):
+    """Zeros in the place of a block's network."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
 
 
 @published(
@@ -78,8 +92,6 @@ class HeadMemory(nn.Module):
     title="MIDUS: Memory-Infused Depth Up-Scaling",
     arxiv="2512.13751",
     year=2025,
-    missing="queries of the heads' own outputs: here of the block's states, head by head; conversion of Transformers "
-    "models; their authors' code is gone",
     fidelity="abstract only",
     claim=Claim(
         "at equal tokens no worse than copies with networks, for at most half of their added parameters, and 60% "
@@ -89,16 +101,21 @@ class HeadMemory(nn.Module):
     ),
 )
 class Midus(LM):
-    """A language model some of whose blocks have a memory of each head in the place of their network.
+    """A language model some of whose blocks are memories: attention whose heads read them, and no network.
+
+        M(x) = x + memory(z),   z the heads' outputs of attention(norm(x))
+
+    A block whose memory gives zeros changes nothing, so that a deeper model begins as the one that it is made of
+    (`upscaled`, and `hosts.memories.deepened` for Transformers models).
 
     Args:
         config: of all blocks. memories: indices of those with memories. keys, top, latent: see `HeadMemory`. seed: of
             the weights, None for PyTorch's running generator.
 
     Raises:
-        ValueError: an index of no block.
+        ValueError: an index of no block, or there a projection without an output matrix of its own.
 
-    Paper: MIDUS, of which the abstract alone was at hand.
+    Paper: MIDUS, of which abstract and outline were at hand; sizes are ours.
     """
 
     memories: list[int]
@@ -120,14 +137,24 @@ class Midus(LM):
 
     def block(self, layer: Layer, index: int) -> Block:
         made = super().block(layer, index)
-        if index in self.memories:
-            made.network = HeadMemory(self.config.width, self.config.heads, **self.sizes)  # pyright: ignore
+        if index not in self.memories:
+            return made
+        attention, width = made.attention, self.config.width
+        if type(attention.projection) is not Grouped:
+            name = type(attention.projection).__name__
+            raise wrong("memories", f"block {index}, whose projection is {name}", "one of the grouped projection")
+        memory: Any = HeadMemory(width, attention.projection.heads, attention.projection.value_dim, **self.sizes)
+        attention.projection.out = memory
+        made.network, made.norms[1] = Nothing(), nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
         return made
 
     def flops(self, n: int, batch: int = 1) -> int:
-        plain = super().flops(n, batch)
-        instead = sum(self.layers[place].network.flops for place in self.memories)  # pyright: ignore
-        return plain + batch * n * (instead - 6 * self.config.width * self.config.inner_width * len(self.memories))
+        c, found = self.config, super().flops(n, batch)
+        for place in self.memories:
+            out: Any = self.layers[place].attention.projection
+            own = out.out.flops - 2 * out.heads * out.value_dim * c.width - 6 * c.width * c.inner_width
+            found += batch * n * own
+        return found
 
     @torch.no_grad()
     def slots_read(self, ids: Tensor) -> float:
@@ -157,7 +184,7 @@ class Midus(LM):
 
 
 def upscaled(model: LM, after: Sequence[int], seed: int = 0, **sizes: int) -> Midus:
-    """A deeper model that says what ``model`` does: behind some blocks a copy, with a memory, whose parts give zeros.
+    """A deeper model that says what ``model`` does: behind some blocks a copy, whose memory gives zeros.
 
     Args:
         after: blocks of the model that a copy follows. sizes: of the memories, see `HeadMemory`.
@@ -167,8 +194,7 @@ def upscaled(model: LM, after: Sequence[int], seed: int = 0, **sizes: int) -> Mi
     carried(model, found, origins)
     with torch.no_grad():
         for place in copies:
-            found.layers[place].attention.projection.out.weight.zero_()  # pyright: ignore
-            found.layers[place].network.expand.zero_()  # pyright: ignore
+            found.layers[place].attention.projection.out.expand.zero_()  # pyright: ignore
     return found
 
 

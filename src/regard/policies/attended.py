@@ -27,7 +27,6 @@ ORDERS = ("lra", "lfa", "fifo")
     "Processing",
     arxiv="2401.04881",
     year=2024,
-    missing="the memory of queries, which attend when they are evicted",
     fidelity="abstract only",
     claim=(
         Claim(
@@ -49,8 +48,9 @@ class Attendre(Policy):
 
         a query retrieves its ``top`` best keys;   s_j = when j was last retrieved, or how often
 
-    A token counts as retrieved when it comes, once. Shapes: as `core.policy.View`. Cost: all rows of A while the prompt
-    is read, one row a step after that.
+    A token counts as retrieved when it comes, once. This is the layer's memory of keys; queries that wait in a memory
+    of their own, and so see both sides, are the mechanism `wait_to_attend`. Shapes: as `core.policy.View`. Cost: all
+    rows of A while the prompt is read, one row a step after that.
 
     Args:
         order: lra, lfa or fifo. top: keys that a query of a head retrieves.

@@ -14,11 +14,15 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from regard.core.errors import wrong
-from regard.hosts.attention_interface import host
-from regard.hosts.linear_layers import LayerPlan, converted
+from regard.hosts.attention_interface import host, label
+from regard.hosts.linear_layers import KEY, HostedLayer, LayerPlan, converted
 from regard.hosts.sites import blocks_of
+from regard.hosts.swap import swap
 from regard.train.fit import Recipe, fit
+from regard.train.hybrids import attentions, heard, plan_of, restored, states
 from regard.train.objective import Batch, cross_entropy
+from regard.train.objectives.distillation import Selection
+from regard.train.rates import Rates, fit_parts
 
 PERIOD = 4
 """Layers of which the first keeps its softmax attention."""
@@ -35,6 +39,7 @@ class Distillation:
         length, batch: tokens of a training sequence, and sequences of a step. layers: the recipe of the first stage,
             None to leave it out: each block alone learns what the old block gives for the same input. logits: that of
             the second: the whole learns the old model's next-token probabilities. temperature: of these.
+            Both may have rates of their own for some parameters.
         whole: in the second stage all weights are trained, and not the new layers alone.
 
     Raises:
@@ -43,8 +48,8 @@ class Distillation:
 
     length: int = 512
     batch: int = 4
-    layers: Recipe | None = ALONE
-    logits: Recipe | None = TOGETHER
+    layers: Recipe | Rates | None = ALONE
+    logits: Recipe | Rates | None = TOGETHER
     temperature: float = 1.0
     whole: bool = False
 
@@ -61,7 +66,7 @@ def linearise(
     model: Any,
     stream: Tensor,
     to: str = "gated_deltanet",
-    layers: Iterable[int] | None = None,
+    layers: Iterable[int] | Selection | None = None,
     values: int = 1,
     window: int | None = None,
     distillation: Distillation = Distillation(),
@@ -82,12 +87,15 @@ def linearise(
     Args:
         model: any Transformers language model whose attention has separate matrices of queries, keys, values and
             outputs. stream: ``(tokens,)`` int64 of text that it knows. to: the mechanism's text. layers: indices of
-            those that become it; None for all but every fourth, from the first. values: channels of a value over those
-            of a key. window: tokens that the attention left over sees, None for all. seed: of the new weights.
+            those that become it; None for all but every fourth, from the first; or what
+            `train.objectives.distillation.select` chose, whose layers keep softmax attention and whose aligned student
+            is what is gone on from. values: channels of a value over those of a key. window: tokens that the attention
+            left over sees, None for all. seed: of the new weights.
         report: told the stage, the step (from 1) and its loss.
 
     Raises:
-        ValueError: a stream shorter than a sequence, and what `LayerPlan` and `converted` refuse.
+        ValueError: a stream shorter than a sequence, a selection of another mechanism or model or with other values,
+            and what `LayerPlan` and `converted` refuse.
 
     Paper: InfiniteVL, Tao et al., arXiv 2512.08829, with windows and values of two channels a key, whose matrices of
     queries and keys begin anew; here they begin as the model's.
@@ -95,17 +103,13 @@ def linearise(
     model = host(model)
     if len(stream) <= distillation.length:
         raise wrong("stream", f"{len(stream)} tokens", f"more than the {distillation.length} of a sequence")
-    depth = len(list(blocks_of(model)))
-    chosen = [x for x in range(depth) if x % PERIOD] if layers is None else list(layers)
-    plan = LayerPlan(to, tuple(chosen), values, window)
     teacher = model.to(device)
-    student = copy.deepcopy(teacher).requires_grad_(False)
-    made = converted(student, plan, seed)
+    student, made = begun(teacher, to, layers, values, window, seed)
     new = nn.ModuleList(made.values()).requires_grad_(True)
     losses = {"layers": by_layers(teacher, student, list(made)), "logits": by_logits(teacher, student, distillation)}
     with evaluating(teacher):
         for stage in STAGES:
-            recipe: Recipe | None = getattr(distillation, stage)
+            recipe: Recipe | Rates | None = getattr(distillation, stage)
             if recipe is None:
                 continue
             trained: nn.Module = new
@@ -118,8 +122,28 @@ def linearise(
             def told(step: int, value: float, stage: str = stage) -> None:
                 report(stage, step, value)
 
-            fit(trained, loss, recipe, None if folder is None else folder / stage, device, report=told)
+            fit_parts(trained, loss, recipe, None if folder is None else folder / stage, device, report=told)
     return student.requires_grad_(True).eval()
+
+
+def begun(
+    teacher: Any, to: str, layers: Iterable[int] | Selection | None, values: int, window: int | None, seed: int
+) -> tuple[Any, dict[str, HostedLayer]]:
+    """The student before any stage, frozen, and its new layers by the names of their blocks."""
+    names = [block.name for block in blocks_of(teacher)]
+    if not isinstance(layers, Selection):
+        chosen = [x for x in range(len(names)) if x % PERIOD] if layers is None else list(layers)
+        student = copy.deepcopy(teacher).requires_grad_(False)
+        return student, converted(student, LayerPlan(to, tuple(chosen), values, window), seed)
+    if (to, values) != (layers.mechanism, 1) or not isinstance(layers.linear, type(teacher)):
+        came = f"of {layers.mechanism!r}, values 1, in a {type(layers.linear).__name__}"
+        raise wrong("layers", f"a selection {came}", f"one of {to!r}, values {values}, in a {label(teacher)}")
+    student = restored(teacher, layers.linear, layers.layers).requires_grad_(False)
+    if window is not None:
+        swap(student, "window", size=window).install()
+        setattr(student.config, KEY, {**getattr(student.config, KEY), "window": window})
+    held = {place: student.get_submodule(name) for place, name in enumerate(attentions(student))}
+    return student, {names[place]: held[place] for place in plan_of(student).layers}
 
 
 def teach(
@@ -184,29 +208,14 @@ def by_layers(teacher: nn.Module, student: nn.Module, blocks: list[str]) -> Loss
 
     def loss(ids: Tensor) -> Tensor:
         errors = []
-        for name, (given, named, out) in calls(teacher, blocks, ids).items():
+        with torch.no_grad(), heard(teacher, blocks) as found:
+            teacher(input_ids=ids, use_cache=False)
+        for name, (given, named, out) in found.items():
             got = student.get_submodule(name)(*given, **named)
-            errors.append(F.mse_loss(first(got), first(out)))
+            errors.append(F.mse_loss(states(got), states(out)))
         return torch.stack(errors).mean()
 
     return loss
-
-
-def calls(model: nn.Module, blocks: list[str], ids: Tensor) -> dict[str, tuple[Any, Any, Any]]:
-    """What went into some modules of a model, and what came out."""
-    found: dict[str, tuple[Any, Any, Any]] = {}
-
-    def heard(name: str) -> Callable[..., None]:
-        return lambda _, given, named, out: found.__setitem__(name, (given, named, out))
-
-    handles = [model.get_submodule(name).register_forward_hook(heard(name), with_kwargs=True) for name in blocks]
-    try:
-        with torch.no_grad():
-            model(input_ids=ids, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
 
 
 def by_logits(teacher: Any, student: Any, sizes: Distillation) -> Loss:
@@ -220,8 +229,3 @@ def by_logits(teacher: Any, student: Any, sizes: Distillation) -> Loss:
         return apart * sizes.temperature**2 / ids.numel()
 
     return loss
-
-
-def first(out: Any) -> Tensor:
-    """The hidden states of what a block gives."""
-    return out if isinstance(out, Tensor) else out[0]
