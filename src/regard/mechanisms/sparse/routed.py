@@ -67,6 +67,10 @@ class Routed(Mechanism):
         n, m = q.shape[2], k.shape[2]
         return self.router(q, k, self.router.rows(torch.arange(m - n, m, device=q.device)[None], m, causal))
 
+    def scored(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys as their scores are made of them."""
+        return q, k
+
     def support(
         self, n: int, m: int, layout: Layout, device: torch.device | str = "cpu", rows: slice | None = None
     ) -> Tensor:
@@ -87,13 +91,15 @@ class Routed(Mechanism):
     def map(self, q: Tensor, k: Tensor, causal: bool, rows: slice) -> Tensor:
         """Some rows of A of one regular layout."""
         seen = self.choice(q, k, causal).spread(rows)
+        q, k = self.scored(q, k)
         return masked_softmax(q[:, :, rows] @ repeat_heads(k, q.shape[1]).mT * q.shape[-1] ** -0.5, seen)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, v, layout, signals)
 
         def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return chosen.attend(q, k, v, self.choice(q, k, layout.causal)).out
+            asked, keys = self.scored(q, k)
+            return chosen.attend(asked, keys, v.to(asked.dtype), self.choice(q, k, layout.causal)).out.to(q.dtype)
 
         return run(q, k, v) if layout.regular else alone.per_sequence(run, q, k, v, layout)
 
