@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Traits, accumulate_dtype
-from regard.mechanisms.cached import KeyValues
-from regard.mechanisms.scored.softmax import Softmax
-from regard.mechanisms.sparse.routed import Routed
+from regard.mechanisms.sparse.routed import OfPrompts
 from regard.patterns.choice import Choice
 from regard.routers.base import blocked
 from regard.routers.shares import SimilarShare
@@ -40,7 +36,7 @@ TINY = 1e-7
         holds="routed.coherence_is_used",
     ),
 )
-class Sparge(Routed):
+class Sparge(OfPrompts):
     """Blocks of queries attend to the blocks of keys that the pooled scores give a share of attention.
 
     See `regard.routers.shares.SimilarShare` for the choice; the mean of all keys is taken off them before they are
@@ -96,19 +92,6 @@ class Sparge(Routed):
             return q, k
         wide = accumulate_dtype(q.dtype)
         return rounded(q.double(), self.router.size).to(wide), rounded(centred(k.double()), self.router.block).to(wide)
-
-    def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
-        """An empty cache."""
-        return KeyValues.empty(batch, device, dtype)
-
-    def extend(
-        self, q: Tensor, k: Tensor, v: Tensor, state: Any, key_mask: Tensor | None = None, **signals: Tensor
-    ) -> tuple[Tensor, Any]:
-        """A prompt as one call has it; later tokens attend to all keys."""
-        self.check(q, k, v, Layout(causal=True), signals)
-        grown = state.append(k, v, key_mask)
-        of = self if grown.k.shape[2] == k.shape[2] else Softmax()
-        return of(q, grown.k, grown.v, Layout(causal=True, key_mask=grown.key_mask)), grown
 
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
         router, (n, m) = self.router, (shape.n, shape.keys)
