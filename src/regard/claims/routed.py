@@ -302,10 +302,10 @@ def walks(tokens: int) -> dict[str, float]:
     rows = router.rows(torch.tensor([[tokens - 1]]), tokens, True)
     scores = torch.randn(1, 1, 1, rows.blocks, generator=torch.Generator().manual_seed(0))
 
-    def score_at(index: Tensor) -> Tensor:
+    def score_at(low: Tensor, high: Tensor) -> Tensor:
         nonlocal looked
-        looked += index.shape[3]
-        return scores.gather(3, index)
+        looked += low.shape[3]
+        return scores.gather(3, low)
 
     router.walked(score_at, rows, 1, 1)
     return {"looked": looked, "most": 2 * 64 * (math.log2(tokens / 128) + 1)}
@@ -320,10 +320,12 @@ def looks_at_few(found: Figures) -> Finding:
 @measured(seed=range(1))
 def pruned_recall(seed: int) -> dict[str, float]:
     """The recall of `recalls` with walks to 128 blocks of 2 keys and the 16 nearest ones, and dense."""
-    return recalled(seed, {"dense": None, "walked": HierarchicallyPruned(2, 128, 16)})
+    walks = {"walked": HierarchicallyPruned(2, 128, 16), "bounds": HierarchicallyPruned(2, 128, 16, bound=True)}
+    return recalled(seed, {"dense": None, **walks})
 
 
 def pruning_keeps_recall(found: Figures) -> Finding:
-    """95% of dense recall."""
-    dense, walked = found.mean("dense"), found.mean("walked")
-    return Finding.of(f"recall of {walked:.1%}, dense {dense:.1%}", walked >= 0.95 * dense)
+    """95% of dense recall, by first keys, as published; by bounds it is told."""
+    dense, walked, bounds = (found.mean(name) for name in ("dense", "walked", "bounds"))
+    told = f"recall of {walked:.1%}, dense {dense:.1%}; by bounds, which are not of the paper, {bounds:.1%}"
+    return Finding.of(told, walked >= 0.95 * dense)

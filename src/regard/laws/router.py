@@ -69,7 +69,8 @@ def budget(subject: Chosen) -> str:
                 raise Broken(f"{where}: {most} blocks, a budget of {router.budget}")
             if (router.forced_on(rows)[:, None] & ~found.mask).any():
                 raise Broken(f"{where}: a forced block is not chosen")
-            if (found.mask & ~(rows.routable() | router.forced_on(rows))[:, None]).any():
+            own = rows.own() & (not router.past)
+            if (found.mask & ~(rows.routable() | router.forced_on(rows) | own)[:, None]).any():
                 raise Broken(f"{where}: a block that is not complete and past")
     return f"up to {most} blocks"
 
@@ -152,7 +153,7 @@ def ties(subject: Chosen) -> str:
         scores = torch.zeros(1, subject.heads, rows.count, rows.blocks, dtype=dtype, device=subject.device)
         found = router.choose(scores, rows).mask
         free = found & ~router.forced_on(rows)[:, None]
-        open_to = (rows.routable() & ~router.forced_on(rows))[:, None].expand_as(free)
+        open_to = (router.reach(rows) & ~router.forced_on(rows))[:, None].expand_as(free)
         missed = (open_to & ~free).cumsum(-1) > 0
         if (missed & free).any():
             raise Broken(f"{dtype}: a later block is taken before an earlier one that scores alike")
@@ -171,7 +172,7 @@ def summary(subject: Chosen) -> str:
     numbers = sum(x[0, 0, 0].numel() for x in whole)
     if numbers != router.width(subject.dim):
         raise Broken(f"{numbers} numbers a block, told {router.width(subject.dim)}")
-    if True not in router.directions:
+    if True not in router.directions or not router.past:
         return f"{worst:.0e}, {numbers} numbers a block"
     kept = router.summary(k[:, :, : m // router.block * router.block])
     if not torch.equal(router(q, k, subject.rows(m, m), kept).mask, subject.choose(q, k).mask):

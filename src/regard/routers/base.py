@@ -45,6 +45,9 @@ class Router(Configured):
 
     leaks: ClassVar[bool] = False
     """Whether the choice of a query reads later tokens even where a row is one query."""
+    past: ClassVar[bool] = True
+    """Whether, causal, blocks are chosen by their scores among those complete and past alone: else a row's own blocks
+    are too, whose summary reads its later keys."""
     shared: ClassVar[bool] = False
     """Whether the heads of a group choose together."""
     directions: ClassVar[tuple[bool, ...]] = (True, False)
@@ -79,7 +82,7 @@ class Router(Configured):
     @property
     def causal(self) -> bool:
         """Whether the choice of a query reads no later token."""
-        return self.size == 1 and not self.leaks
+        return self.size == 1 and self.past and not self.leaks
 
     def summary(self, k: Tensor) -> Summary:
         """What is known of each block of ``k (b, g, m, d)``, the last block being shorter."""
@@ -96,6 +99,10 @@ class Router(Configured):
     def flops(self, n: int, m: int, head_dim: int) -> int:
         """FLOPs of the products of ``scores`` for one head."""
         return 2 * n * -(-m // self.block) * self.width(head_dim)
+
+    def reach(self, rows: Rows) -> Tensor:
+        """``(batch or 1, rows, blocks)`` bool: the blocks to choose from."""
+        return rows.routable() if self.past or not rows.causal else rows.routable() | rows.own()
 
     def forced_on(self, rows: Rows) -> Tensor:
         """``(batch or 1, rows, blocks)`` bool: the blocks that are always chosen."""

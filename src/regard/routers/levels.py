@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,10 @@ QUOTAS: Mapping[int, float] = {1: 0.05, 2: 0.15, 4: 0.25, 8: 0.5}
 """Up to which share of the blocks, the best first, keys are seen in runs of so many."""
 SAMPLED = 4
 """One of so many tokens of a block is looked at."""
-TINY = 1e-8
+TINY, CLOSE = 1e-8, 1e-6
+LEAST = 0.06
+"""The share of the blocks that is seen whole at least, where quotas are shares of the mass."""
+By = Literal["count", "mass"]
 
 
 class Levels(Router):
@@ -30,16 +34,19 @@ class Levels(Router):
 
     i and j are a quarter of the tokens. The best share of blocks is of level 1, seen as they are, at least one; the
     next of level 2, whose keys are seen two by two as their mean, and so on; the rest is skipped. The number of blocks
-    of a level is rounded up to a multiple of it. With ``alike`` a block is no coarser than its keys allow: level l
-    takes a mean cosine above ``alike[l]`` of the first and the last of each run of l keys. Only bidirectional.
+    of a level is rounded up to a multiple of it. With quotas by ``mass`` they are shares of Σ w instead: a level ends
+    one block behind those whose sum is at most its share, and level 1 has 6% of the blocks and one more. With ``alike``
+    a block is no coarser than its keys allow: level l takes a mean cosine above ``alike[l]`` of the first and the last
+    of each run of l keys. Only bidirectional.
 
     Args:
         size: queries in a row. block: keys in a block, a multiple of each level. quotas: by level, up to which share of
-            the blocks. alike: by level, the least cosine; without it levels are those of the quotas. seed: of the
-            sampled places, which are the same in every block.
+            the blocks, or of their mass. alike: by level, the least cosine; without it levels are those of the quotas.
+            seed: of the sampled places, which are the same in every block. by: what quotas are shares of.
 
     Raises:
-        ValueError: quotas that do not grow up to 1 at most, or a block that a level does not divide.
+        ValueError: quotas that do not grow up to 1 at most, or are of something else; a block that a level does not
+            divide.
     """
 
     directions = (False,)
@@ -51,6 +58,7 @@ class Levels(Router):
         quotas: Mapping[int, float] = QUOTAS,
         alike: Mapping[int, float] | None = None,
         seed: int = 0,
+        by: By = "count",
     ) -> None:
         super().__init__(block, EVERYTHING, forced=(), size=size)
         shares = list(quotas.values())
@@ -58,7 +66,10 @@ class Levels(Router):
             raise wrong("quotas", f"{dict(quotas)}", "shares of the blocks that grow, up to 1 at most")
         if any(level < 1 or block % level for level in quotas):
             raise wrong("block", str(block), f"a multiple of the levels {', '.join(map(str, quotas))}")
+        if by not in ("count", "mass"):
+            raise wrong("by", repr(by), "count or mass")
         self.quotas, self.alike, self.seed = dict(quotas), dict(alike or {}), seed
+        self.by: By = by
 
     @property
     def looked_at(self) -> tuple[int, int]:
@@ -122,30 +133,48 @@ class Levels(Router):
             start += count
         return found
 
-    def ranked(self, scores: Tensor) -> Tensor:
+    def ends_by_mass(self, paid: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+        """The same for each row of ``paid (b, h, rows, blocks)``, descending: ``(b, h, rows, 1)`` each."""
+        blocks, total = paid.shape[3], paid.cumsum(-1)
+        share, found = total / total[..., -1:], {}
+        start = torch.zeros_like(paid[..., :1], dtype=torch.int64)
+        for level, most in self.quotas.items():
+            within = (share <= most + CLOSE).sum(-1, keepdim=True)
+            stop = torch.where(within > 0, within + 1, start)
+            if level > 1:
+                count = -(-(stop - start).clamp(min=0) // level) * level
+                stop = start + torch.where(start + count >= blocks, (blocks - start) // level * level, count)
+            else:
+                stop = stop.clamp(max=blocks).maximum(start).clamp(min=min(blocks, int(blocks * LEAST) + 1))
+            found[level] = (start, stop)
+            start = stop
+        return found
+
+    def ranked(self, scores: Tensor, rows: Rows) -> Tensor:
         """``(b, h, rows, blocks)`` int64: the level of each block by the quotas, 0 for none."""
-        order = scores.sort(dim=-1, descending=True, stable=True).indices
-        levels = torch.zeros(scores.shape[3], dtype=torch.int64, device=scores.device)
-        for level, (start, stop) in self.ends(scores.shape[3]).items():
-            levels[start:stop] = level
-        return torch.zeros_like(order).scatter_(3, order, levels.expand_as(order))
+        paid, order = scores.sort(dim=-1, descending=True, stable=True)
+        levels, place = torch.zeros_like(order), torch.arange(scores.shape[3], device=scores.device)
+        ends = self.ends(len(place)) if self.by == "count" or not len(place) else self.ends_by_mass(paid.clamp(min=0))
+        for level, (start, stop) in ends.items():
+            levels = levels.masked_fill((place >= start) & (place < stop), level)
+        return torch.zeros_like(order).scatter_(3, order, levels)
 
     @torch.no_grad()
     def levels(self, q: Tensor, k: Tensor, rows: Rows) -> Tensor:
         """``(b, h, rows, blocks)`` int64: how many keys are seen as one, 0 for blocks that are not seen."""
         summary = self.summary(k)
-        levels = self.ranked(self.scores(q.to(accumulate_dtype(q.dtype)), summary, rows))
+        levels = self.ranked(self.scores(q.to(accumulate_dtype(q.dtype)), summary, rows), rows)
         most = summary[1][..., 0].long().repeat_interleave(q.shape[1] // k.shape[1], 1)
         return torch.minimum(levels, most[:, :, None])
 
     def choose(self, scores: Tensor, rows: Rows) -> Choice:
         more = rows.blocks - scores.shape[3]
         scores = F.pad(scores, (0, more), value=-torch.inf) if more else scores
-        return chosen_at(self.ranked(scores) > 0, rows)
+        return chosen_at(self.ranked(scores, rows) > 0, rows)
 
     def unlimited(self) -> Router:
         other = copy.deepcopy(self)
-        other.quotas, other.alike = {1: 1.0}, {}
+        other.quotas, other.alike, other.by = {1: 1.0}, {}, "count"
         return other
 
     @classmethod
@@ -153,6 +182,7 @@ class Levels(Router):
         return [
             Sample("three levels", cls(4, 4, {1: 0.2, 2: 0.5, 4: 0.9})),
             Sample("where keys are alike", cls(5, 6, {1: 0.1, 3: 0.6}, {3: 0.1})),
+            Sample("shares of the mass", cls(6, 4, {1: 0.2, 2: 0.5, 4: 0.7}, by="mass")),
         ]
 
 
@@ -165,7 +195,7 @@ def chosen_at(mask: Tensor, rows: Rows) -> Choice:
 def most_at(router: Levels, level: int, m: int) -> int:
     """Blocks of m keys that are of a level at most."""
     blocks = math.ceil(m / router.block)
-    if router.alike and level < max(router.quotas):
+    if router.by == "mass" or router.forced or (router.alike and level < max(router.quotas)):
         return blocks
     start, stop = router.ends(blocks)[level]
     return stop - start

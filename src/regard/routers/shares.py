@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
-from regard.core.mechanism import masked_softmax
+from regard.core.mechanism import accumulate_dtype, masked_softmax
 from regard.patterns.choice import Choice, Rows, best
 from regard.routers.base import EVERYTHING, Router, Summary, means, pooled, products
 from regard.routers.blocks import Mean
@@ -30,7 +30,7 @@ class Shares(Router):
     """The base of routers with a share in the place of a budget: bidirectional, a share of one takes every block."""
 
     directions = (False,)
-    share: float
+    share: Any
 
     def unlimited(self) -> Router:
         other = super().unlimited()
@@ -102,19 +102,46 @@ class ScaledShare(Shares, Mean):
 class SimilarShare(Shares):
     """Blocks of the largest softmax of pooled scores, up to a share; blocks of unlike tokens are never judged by it.
 
-        p_ij = softmax_j(mean(Q_i) · mean(K_j) / √d) over the blocks whose tokens are alike
+        p_ij = softmax_j(mean(Q_i) · mean(K_j) / √d) over the blocks in reach whose tokens are alike
         alike: the mean cosine of all pairs of a block's tokens is above θ
 
     A row takes its largest p as long as their sum stays at most τ, and one at least; every block of keys that are not
-    alike; and all blocks where its own queries are not. τ is ``share``, θ ``alike``.
+    alike; and all blocks where its own queries are not. τ is ``share``, θ ``alike``, both for all heads or for each. In
+    reach of a causal row are the past blocks and its own, which are no surer than others: with a share of its own
+    blocks alone, a row's first queries may see nothing.
 
     Args:
-        size: queries in a row. block: keys in a block. share: τ. alike: θ; with −1 all are.
+        size: queries in a row. block: keys in a block. share: τ. alike: θ; with −1 all are. top: instead of τ, the
+            share of all blocks, rounded down, that a row's largest p are. sink: whether the first is always taken.
+
+    Raises:
+        ValueError: a share or top outside of (0, 1].
     """
 
-    def __init__(self, size: int = 128, block: int = 64, share: float = 0.98, alike: float = 0.6) -> None:
-        super().__init__(block, EVERYTHING, forced=(), size=size)
-        self.share, self.alike = checked_share(share), alike
+    directions = (False, True)
+    past = False
+
+    def __init__(
+        self,
+        size: int = 128,
+        block: int = 64,
+        share: float | Sequence[float] = 0.98,
+        alike: float | Sequence[float] = 0.6,
+        top: float | None = None,
+        sink: bool = False,
+    ) -> None:
+        super().__init__(block, EVERYTHING, forced=("first",) if sink else (), size=size)
+        for each in (share,) if isinstance(share, float | int) else share:
+            checked_share(each)
+        if top is not None and not 0 < top <= 1:
+            raise wrong("top", str(top), "above 0, up to 1 for every block")
+        self.share, self.alike, self.top = share, alike, top
+
+    def unlimited(self) -> Router:
+        other = super().unlimited()
+        assert isinstance(other, SimilarShare)
+        other.top = None
+        return other
 
     def summary(self, k: Tensor) -> Summary:
         return means(k, self.block), cosines(k, self.block)[..., None]
@@ -129,28 +156,45 @@ class SimilarShare(Shares):
         """Pooled scores, +∞ for what is always taken."""
         keys, like = summary
         found = products(pooled(q, self.size), keys) * q.shape[3] ** -0.5
-        group = q.shape[1] // like.shape[1]
-        unlike = (like[..., 0] <= self.alike).repeat_interleave(group, 1)[:, :, None]
-        mixed = (cosines(q, self.size) <= self.alike)[..., None]
-        return found.masked_fill(unlike | mixed, torch.inf)
+        least = of_heads(self.alike, q.shape[1], "alike", q.device)
+        unlike = like[..., 0].repeat_interleave(q.shape[1] // like.shape[1], 1) <= least
+        mixed = cosines(q, self.size) <= least
+        return found.masked_fill(unlike[:, :, None] | mixed[..., None], torch.inf)
 
     def choose(self, scores: Tensor, rows: Rows) -> Choice:
         more = rows.blocks - scores.shape[3]
         scores = torch.nn.functional.pad(scores, (0, more), value=-torch.inf) if more else scores
-        open_to = rows.routable()[:, None].expand_as(scores)
-        if self.share >= 1:
-            return self.chosen(open_to, rows)
-        always = scores == torch.inf
-        wanted = masked_softmax(scores.masked_fill(always, 0), open_to & ~always)
-        order = wanted.sort(dim=-1, descending=True, stable=True)
-        count = (order.values.cumsum(-1) <= self.share).sum(-1, keepdim=True).clamp(min=1)
-        taken = torch.arange(rows.blocks, device=scores.device) < count
+        open_to = self.reach(rows)[:, None].expand_as(scores)
+        share = of_heads(self.share, scores.shape[1], "share", scores.device)[..., None]
+        always = (scores == torch.inf) | self.forced_on(rows)[:, None]
+        judged = scores.to(accumulate_dtype(scores.dtype)).masked_fill(scores == torch.inf, 0)
+        order = masked_softmax(judged, open_to & (scores < torch.inf)).sort(dim=-1, descending=True, stable=True)
+        count = (order.values.cumsum(-1) <= share).sum(-1, keepdim=True)
+        count = count if self.top is None else torch.full_like(count, int(self.top * rows.blocks))
+        taken = torch.arange(rows.blocks, device=scores.device) < count.clamp(min=1)
         taken = torch.zeros_like(always).scatter_(-1, order.indices, taken.expand_as(always))
-        return self.chosen((taken | always) & open_to, rows)
+        every = (share >= 1) & (self.top is None)
+        return self.chosen((taken | always | every) & open_to, rows)
 
     @classmethod
     def examples(cls) -> Sequence[Sample]:
-        return [Sample("rows of 4", cls(4, 4, 0.6, 0.1)), Sample("all alike", cls(6, 3, 0.5, -1.0))]
+        return [
+            Sample("rows of 4", cls(4, 4, 0.6, 0.1)),
+            Sample("all alike", cls(6, 3, 0.5, -1.0)),
+            Sample("so many blocks, and the first", cls(5, 4, alike=-1.0, top=0.3, sink=True)),
+        ]
+
+
+def of_heads(value: float | Sequence[float], heads: int, name: str, device: torch.device) -> Tensor:
+    """``(heads or 1, 1)``: a number for all heads or one for each.
+
+    Raises:
+        ValueError: neither.
+    """
+    found = torch.tensor([value] if isinstance(value, float | int) else list(value), device=device)[:, None]
+    if len(found) not in (1, heads):
+        raise wrong(name, f"{len(found)} numbers", f"one, or one for each of the {heads} heads")
+    return found
 
 
 def cosines(x: Tensor, size: int) -> Tensor:

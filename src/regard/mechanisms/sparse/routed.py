@@ -18,6 +18,7 @@ from regard.core.state import State, count_new
 from regard.kernels import chosen
 from regard.kernels import packing as alone
 from regard.mechanisms.cached import KeyValues
+from regard.mechanisms.scored.softmax import Softmax
 from regard.patterns.choice import Choice
 from regard.routers.base import Forced, Router, Summary
 from regard.routers.blocks import SCORES
@@ -67,6 +68,10 @@ class Routed(Mechanism):
         n, m = q.shape[2], k.shape[2]
         return self.router(q, k, self.router.rows(torch.arange(m - n, m, device=q.device)[None], m, causal))
 
+    def scored(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys as their scores are made of them."""
+        return q, k
+
     def support(
         self, n: int, m: int, layout: Layout, device: torch.device | str = "cpu", rows: slice | None = None
     ) -> Tensor:
@@ -87,13 +92,15 @@ class Routed(Mechanism):
     def map(self, q: Tensor, k: Tensor, causal: bool, rows: slice) -> Tensor:
         """Some rows of A of one regular layout."""
         seen = self.choice(q, k, causal).spread(rows)
+        q, k = self.scored(q, k)
         return masked_softmax(q[:, :, rows] @ repeat_heads(k, q.shape[1]).mT * q.shape[-1] ** -0.5, seen)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, v, layout, signals)
 
         def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return chosen.attend(q, k, v, self.choice(q, k, layout.causal)).out
+            asked, keys = self.scored(q, k)
+            return chosen.attend(asked, keys, v.to(asked.dtype), self.choice(q, k, layout.causal)).out.to(q.dtype)
 
         return run(q, k, v) if layout.regular else alone.per_sequence(run, q, k, v, layout)
 
@@ -145,6 +152,23 @@ class Routed(Mechanism):
         itemsize = max(shape.itemsize, 4)
         summed = shape.batch * shape.groups * (m // router.block) * router.width(shape.head_dim) * itemsize
         return Cost(shape.batch * shape.heads * flops, shape.io_bytes, shape.cache_bytes + summed)
+
+
+class OfPrompts(Routed):
+    """The base of those that choose for whole prompts, in which a text that goes on attends to all of it."""
+
+    def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
+        """An empty cache."""
+        return KeyValues.empty(batch, device, dtype)
+
+    def extend(
+        self, q: Tensor, k: Tensor, v: Tensor, state: Any, key_mask: Tensor | None = None, **signals: Tensor
+    ) -> tuple[Tensor, Any]:
+        """A prompt as one call has it; later tokens attend to all keys."""
+        self.check(q, k, v, Layout(causal=True), signals)
+        grown = state.append(k, v, key_mask)
+        of = self if grown.k.shape[2] == k.shape[2] else Softmax()
+        return of(q, grown.k, grown.v, Layout(causal=True, key_mask=grown.key_mask)), grown
 
 
 def blocks_of(summary: Summary) -> int:
