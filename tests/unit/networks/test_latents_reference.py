@@ -5,10 +5,12 @@ import math
 import re
 from pathlib import Path
 
+import pytest
 import torch
 
 from reference.waves import parameter_wave, wave
 from regard.networks.latents.co4 import Modulated
+from regard.networks.latents.co4_control import Co4Policy, Paired
 from regard.networks.latents.ep import EfficientProbing
 from regard.networks.latents.flare import Flare
 from regard.networks.latents.perceiver import Perceiver
@@ -112,6 +114,70 @@ def test_perceiver():
 
 def test_co4():
     same(loaded(Modulated(6, 12), "co4", str)(wave((2, 15, 6))), "co4")
+
+
+CONTROL = (
+    (r"^0\.lstm", "memory"),
+    (r"^0\.attention\.", "scores."),
+    (r"proj_q", "query"),
+    (r"proj_k", "key"),
+    (r"scores\.linear", "scores.context"),
+    (r"^1\.", "act."),
+)
+
+
+def renamed(name):
+    for old, new in CONTROL:
+        name = re.sub(old, new, name)
+    return name
+
+
+def test_co4_policy():
+    """In float64 its sines too, which theirs rounds to single precision first, as ours does."""
+    policy = Co4Policy(5, 2, 16, 7, 4, bias=True, scaled=True)
+    same(loaded(policy, "co4_policy", renamed)(wave((1, 3, 5)))[0], "co4_policy")
+
+
+def test_co4_paired():
+    with torch.no_grad():
+        same(loaded(Paired((4, 3), 7), "co4_paired", renamed)(wave((6, 4)), wave((2, 3), 0.5)), "co4_paired")
+
+
+def test_co4_of_many_latents_by_hand():
+    """Each number of the output by its formula, three latents and two heads of two channels."""
+    torch.manual_seed(0)
+    net, x = Modulated(4, 2, 3, 2).double(), torch.randn(1, 8, 4, dtype=torch.float64)
+    out, d = net(x)[0], 2
+    for head in range(2):
+        q, k, v = (part[0, :, head * d : head * d + d] for part in net.qkv(x).chunk(3, -1))
+        asks, keys, values, put = list(q[:3]), list(k[:3]), list(v[:3]), []
+        streams = []
+        for one in range(3):
+            qm, km = q[3:] + q[one] * k[3:], k[3:] + k[one] * q[3:]
+            vm = v[3:] ** 2 + 2 * v[3:] + q[one] * k[one] * (1 + v[one].abs())
+            streams.append(vm)
+            for rank in range(2):
+                asks.append(qm.sort(0, descending=True).values[rank])
+                keys.append(km.sort(0, descending=True).values[rank])
+                values.append(vm.sort(0, descending=True).values[rank])
+                put.append((one, vm.sort(0, descending=True).indices[rank]))
+        a = torch.softmax(torch.stack(asks) @ torch.stack(keys).mT / d**0.5, -1)
+        found = a @ torch.stack(values)
+        want = torch.stack(streams)
+        for row, (one, places) in zip(found[3:], put, strict=True):
+            for channel in range(d):
+                want[one, places[channel], channel] += row[channel]
+        torch.testing.assert_close(out[:3, head * d : head * d + d], found[:3])
+        torch.testing.assert_close(out[3:, head * d : head * d + d], want.mean(0))
+
+
+def test_co4_is_told_what_cannot_be():
+    with pytest.raises(ValueError, match="heads: got 3, want a divisor of the 4 channels"):
+        Modulated(4, 2, 1, 3)
+    with pytest.raises(ValueError, match="keys: got 4, want a divisor of the 6 queries"):
+        Paired((3, 3), 5)(torch.zeros(6, 3), torch.zeros(4, 3))
+    with pytest.raises(ValueError, match="x: got shape"):
+        Co4Policy(4)(torch.zeros(2, 7, 5))
 
 
 def test_tempr():
