@@ -49,6 +49,30 @@ def control() -> dict:
     }
 
 
+def videos() -> dict:
+    """Two stages of the residual network that TemPr reads, and its towers on maps with positions: `network/` of it."""
+    from resnet import BasicBlock, BasicStem, Conv3DSimple, VideoResNet
+    from tempr_h import TemPr_h
+
+    net = VideoResNet(BasicBlock, [Conv3DSimple] * 4, [1, 2, 1, 1], BasicStem)
+    net.layer3 = net.layer4 = net.fc = nn.Identity()
+    net = waved(net)
+    parts = {"num_latents": 3, "latent_dim": 8, "latent_heads": 2, "cross_dim_head": 4, "latent_dim_head": 4}
+    positions = {"max_freq": 10.0, "num_freq_bands": 3}
+    towers = waved(TemPr_h(depth=2, input_channels=5, num_classes=4, **positions, **parts))
+    return {
+        "video_resnet": {
+            "names": list(dict(net.named_parameters())),
+            "running": [name for name, _ in net.named_buffers()],
+            "out": rounded(net(wave((1, 3, 5, 18, 21)))[1][:, ::16]),
+        },
+        "tempr_places": {
+            "names": list(dict(towers.named_parameters())),
+            "out": rounded(towers(wave((2, 5, 2, 3, 2, 4)))),
+        },
+    }
+
+
 def main():
     sys.path.insert(0, sys.argv[1])
     from attention import ModulatedMultiHeadAttention
@@ -98,7 +122,7 @@ def main():
     modulated = waved(ModulatedMultiHeadAttention(6, 1, num_heads=1).double())
     found["co4"] = {"names": list(dict(modulated.named_parameters())), "out": rounded(modulated(wave((2, 15, 6))))}
 
-    found |= control()
+    found |= control() | videos()
 
     text = ",\n".join(f'"{name}": {json.dumps(case)}' for name, case in found.items())
     Path(__file__).with_name("latents.json").write_text("{\n" + text + "\n}\n")
