@@ -6,7 +6,7 @@ FOLDER holds ``ep.py`` (poolings/ep.py of billpsomas/efficient-probing), ``slot_
 lucidrains/slot-attention and ``flare.py`` (pdebench/models/flare.py of vpuri3/FLARE.py). Biases of q, k and v in
 slot-attention, which its paper has not, are zero. ``tempr_h.py`` is network/tempr_h.py of
 alexandrosstergiou/progressive-action-prediction, ``attention.py`` Vision/object_recognition/attention.py of
-ARIA-Funded-TREND/IHMS.
+ARIA-Funded-TREND/IHMS, ``torch_modules.py`` Reinforcement Learning/AttentionNeuron/solutions/torch_modules.py of it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -27,6 +28,51 @@ def rounded(x):
 
 
 @torch.no_grad()
+def control() -> dict:
+    """Co4's policy of CartPole over three steps, and its scores of CarRacing: `solutions/torch_modules.py` of IHMS."""
+    import torch_modules
+
+    torch.set_default_dtype(torch.float64)  # of the states that it makes
+    layer = torch_modules.CMIAttentionNeuronLayerForCartPole(2, 16, 7, 4).double()
+    layer.pos_embedding = layer.pos_embedding.double()
+    policy = waved(nn.Sequential(layer, nn.Linear(16, 2)).double())
+    acts, x = [torch.zeros(1, 2, dtype=torch.float64)], wave((3, 5))
+    for observed in x:
+        acts.append(torch.tanh(policy[1](layer(observed, acts[-1]).T)))
+    paired = waved(torch_modules.CMIAttentionMatrixForCarRacing(4, 3, 7).double())
+    return {
+        "co4_policy": {"names": list(dict(policy.named_parameters())), "out": rounded(torch.cat(acts[1:]))},
+        "co4_paired": {
+            "names": list(dict(paired.named_parameters())),
+            "out": rounded(paired(wave((6, 4)), wave((2, 3), 0.5))),
+        },
+    }
+
+
+def videos() -> dict:
+    """Two stages of the residual network that TemPr reads, and its towers on maps with positions: `network/` of it."""
+    from resnet import BasicBlock, BasicStem, Conv3DSimple, VideoResNet
+    from tempr_h import TemPr_h
+
+    net = VideoResNet(BasicBlock, [Conv3DSimple] * 4, [1, 2, 1, 1], BasicStem)
+    net.layer3 = net.layer4 = net.fc = nn.Identity()
+    net = waved(net)
+    parts = {"num_latents": 3, "latent_dim": 8, "latent_heads": 2, "cross_dim_head": 4, "latent_dim_head": 4}
+    positions = {"max_freq": 10.0, "num_freq_bands": 3}
+    towers = waved(TemPr_h(depth=2, input_channels=5, num_classes=4, **positions, **parts))
+    return {
+        "video_resnet": {
+            "names": list(dict(net.named_parameters())),
+            "running": [name for name, _ in net.named_buffers()],
+            "out": rounded(net(wave((1, 3, 5, 18, 21)))[1][:, ::16]),
+        },
+        "tempr_places": {
+            "names": list(dict(towers.named_parameters())),
+            "out": rounded(towers(wave((2, 5, 2, 3, 2, 4)))),
+        },
+    }
+
+
 def main():
     sys.path.insert(0, sys.argv[1])
     from attention import ModulatedMultiHeadAttention
@@ -75,6 +121,8 @@ def main():
 
     modulated = waved(ModulatedMultiHeadAttention(6, 1, num_heads=1).double())
     found["co4"] = {"names": list(dict(modulated.named_parameters())), "out": rounded(modulated(wave((2, 15, 6))))}
+
+    found |= control() | videos()
 
     text = ",\n".join(f'"{name}": {json.dumps(case)}' for name, case in found.items())
     Path(__file__).with_name("latents.json").write_text("{\n" + text + "\n}\n")

@@ -223,7 +223,27 @@ def agent_net() -> dict:
     return written(kind(num_classes=5, agent_num=[4, 9], attn_type="AA", **sizes), (2, 3, 64, 64))
 
 
+def simba(kind: str) -> dict:
+    """Two stages of badripatro/simba, with the plain scan of its file, in double precision, which theirs is not in."""
+    theirs("simba/classification", "timm")
+    text = (FOLDER / "simba" / "classification" / "simba.py").read_text()
+    text = (
+        text.replace("from mamba_ssm import Mamba", "")
+        .replace("@register_model", "")
+        .replace("float32", "float64")
+        .replace(".float()", ".double()")
+    )
+    text = text.replace("cm_type='mlp')", f"cm_type={kind!r})")
+    module = ModuleType("simba")
+    exec(text, vars(module))
+    module.Mamba = module.MambaBlock  # pyright: ignore[reportAttributeAccessIssue]
+    sizes = {"stem_hidden_dim": 5, "embed_dims": [8, 12], "depths": [1, 2], "mlp_ratios": [2, 3], "num_stages": 2}
+    return written(module.SiMBA(num_classes=7, norm_layer=partial(nn.LayerNorm, eps=1e-6), **sizes), (2, 3, 21, 17))
+
+
 AUTHORS: dict[str, Callable[[], dict]] = {
+    "simba": partial(simba, "EinFFT"),
+    "simba_mlp": partial(simba, "mlp"),
     "agent_layer": agent_layer,
     "agent_net": agent_net,
     "vsa": partial(vsa, 9, 12),

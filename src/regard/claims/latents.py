@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from regard.claims.cells import measured
 from regard.claims.figures import Figures, Finding, interval, listed
@@ -21,6 +22,7 @@ from regard.networks.latents.flare import Flare, FlareModel
 from regard.networks.latents.perceiver import Layer, Perceiver, fourier, positions
 from regard.networks.latents.slots import Slots
 from regard.networks.latents.tempr import TemPr
+from regard.networks.latents.tempr_video import TemPrVideo
 from regard.train.fit import Recipe, fit
 from regard.train.probe import probe
 from regard.train.tiny.corpus import read_packages
@@ -447,3 +449,27 @@ def tempr_doubled(n: int) -> dict[str, float]:
     with torch.device("meta"):
         net = TemPr(575, 10)
     return {"ratio": net.tower_flops(2 * n) / net.tower_flops(n)}
+
+
+@measured(n=[16])
+def video_beginnings(n: int) -> dict[str, float]:
+    """How far each beginning reaches into n seen frames, and FLOPs of two videos by those of one, small networks."""
+    sizes: Any = {"latents": 8, "width": 32, "heads": 4, "head_dim": 8}
+    net = TemPrVideo(ACTIONS, 4, 4, 1, (1, 1), (4, 8), 4, towers=sizes).eval()
+    places, work = net.beginnings(n), []
+    for count in (1, 2):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            net(torch.zeros(count, 1, n, 32, 32))
+        work.append(counter.get_total_flops())
+    reached = {f"reach {s}": int(part.max()) + 1 for s, part in enumerate(places, 1)}
+    return reached | {"frames": n, "taken": places.shape[1], "ratio": work[1] / work[0]}
+
+
+def begin_alike(found: Figures) -> Finding:
+    """Scale s reaches ⌊n s / S⌋ frames, and two videos cost twice one."""
+    (row,), ratio = found.rows, found.one("ratio")
+    reached = [row[f"reach {s}"] for s in range(1, 5)]
+    figure = (
+        f"of {row['frames']} frames {listed(reached, 'g')} by {row['taken']} each; two videos cost {ratio:.2f} of one"
+    )
+    return Finding.of(figure, reached == [row["frames"] * s // 4 for s in range(1, 5)], abs(ratio - 2) < 0.01)

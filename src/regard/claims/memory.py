@@ -38,7 +38,7 @@ def draw(mechanism: Any, n: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor,
     fading, signals = {"log_decay": -0.05, "log_momentum": -1.0}, {}
     for name, spec in mechanism.signals.items():
         most = max(spec.low, fading[name]) if name in fading else min(spec.high, 2.0) / 2
-        signals[name] = most * torch.rand(1, heads, n, generator=generator, dtype=torch.float64)
+        signals[name] = most * torch.rand(1, heads, n, *spec.size(d, d), generator=generator, dtype=torch.float64)
     return q, k, v, signals
 
 
@@ -72,9 +72,11 @@ def linear_is_delta(rule: str) -> dict[str, float]:
     q, k, v, signals = draw(mechanism, 83)
     q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
     signals["log_decay"] = torch.zeros_like(signals["log_decay"])
+    step = signals["step"].view(*q.shape[:3], -1)[..., 0]
+    signals["step"] = step.view(*step.shape, *[1] * (signals["step"].dim() - 3)).expand_as(signals["step"])
     with torch.no_grad():
         out = mechanism(q, k, v, CAUSAL, **signals)
-    want = regard.build("deltanet")(q * q.shape[-1] ** 0.5, k, v, CAUSAL, beta=2 * signals["step"])
+    want = regard.build("deltanet")(q * q.shape[-1] ** 0.5, k, v, CAUSAL, beta=2 * step)
     return {"apart": (out - want).abs().max().item()}
 
 
@@ -133,7 +135,7 @@ def outliers(rule: str, seed: int) -> dict[str, float]:
     loud = torch.rand(len(order), generator=generator) < 0.05
     written = torch.where(loud[:, None], 20 * normal(len(order), d), written)
     k, v = keys[order][None, None], written[None, None]
-    on = torch.ones(1, 1, len(order), dtype=torch.float64)
+    on = torch.ones(1, 1, len(order), d, dtype=torch.float64)
     signals = {"step": 0.01 * on, "log_decay": 0 * on, "threshold": (2.0 if rule == "yaad" else 1e9) * on}
     with torch.no_grad():
         _, state = mechanism.extend(k, k, v, mechanism.start(1, dtype=k.dtype), **signals)

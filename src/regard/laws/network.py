@@ -6,6 +6,7 @@ What their examples are ``given``:
 - ``output``: the shape of what comes out, without the batch; a list of them where several maps do;
 - ``again()``: another instance of the same sizes; None where the constructor's arguments with another seed make one;
 - ``published``: ``(make, count)``, a model of the paper and how many parameters it has in millions, as printed there;
+- ``inert``: names of parameters that the published network has and that nothing which comes out depends on;
 - ``presets``: `Preset` of hierarchical networks by their names, each with the parameters and multiply-adds printed;
 - ``counted``: False if ``flops`` has operations that PyTorch's counter does not know, such as Fourier transforms.
 """
@@ -148,10 +149,14 @@ def gradients(subject: Fed) -> str:
     with torch.backends.cudnn.flags(enabled=False):  # whose recurrent layers have no gradients in evaluation
         out = subject.run(*subject.inputs())
         out.backward(torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=WIDE).to(out))
+    inert = set(subject.given.get("inert", ()))
     for name, weight in network.named_parameters():
-        if weight.grad is None or not weight.grad.isfinite().all() or not weight.grad.any():
+        if name in inert:
+            if weight.grad is not None and weight.grad.any():
+                raise Broken(f"{name}: a gradient, want none of what is said to be inert")
+        elif weight.grad is None or not weight.grad.isfinite().all() or not weight.grad.any():
             raise Broken(f"{name}: no gradient, or none that is finite and not zero")
-    return f"of {sum(1 for _ in network.parameters())} tensors"
+    return f"of {sum(1 for _ in network.parameters()) - len(inert)} tensors"
 
 
 def size(subject: Fed) -> str:

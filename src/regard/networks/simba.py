@@ -92,7 +92,6 @@ class SimbaBlock(nn.Module):
     year=2024,
     aliases=("einfft",),
     fidelity="hand values",
-    missing="the four stages for images; no code of the forecasting head is public",
     claim=(
         Claim(
             "the product of parts is the complex one", cells="hybrids.simba_product", holds="common.within(most=1e-5)"
@@ -121,7 +120,8 @@ class Simba(Network):
     Raises:
         ValueError: a size below 1; blocks that do not divide the width.
 
-    Paper: Patro and Agneeswaran, arXiv 2403.15360.
+    Paper: Patro and Agneeswaran, arXiv 2403.15360. No code of its forecasting is public: the head is a matrix of the
+    mean token. The four stages for images: `regard.networks.vision.simba`.
     """
 
     def __init__(

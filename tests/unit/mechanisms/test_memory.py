@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,7 +35,7 @@ def draw(mechanism, n, batch=2, seed=0):
     q, k, v = torch.randn(3, batch, 2, n, mechanism.head_dim, dtype=torch.float64).unbind()
     signals = {}
     for name, spec in mechanism.signals.items():
-        noise = torch.rand(batch, 2, n, dtype=torch.float64)
+        noise = torch.rand(batch, 2, n, *spec.size(mechanism.head_dim, mechanism.value_dim), dtype=torch.float64)
         fading = {"log_decay": -0.05, "log_momentum": -1.0}
         signals[name] = max(spec.low, fading[name]) * noise if name in fading else min(spec.high, 2.0) / 2 * noise
     return q, k, v, signals
@@ -115,7 +116,7 @@ def test_a_linear_memory_without_momentum_is_the_delta_rule(momentum):
 
 def test_a_linear_memory_of_the_squared_error_is_the_delta_rule():
     """Moneta with p = q = 2, without what is added to its output and nothing forgotten."""
-    mechanism = made("moneta", 1, hidden=0, step=0.5, p=2.0, q=2.0)
+    mechanism = made("moneta", 1, hidden=0, step=0.5, p=2.0, q=2.0, rank=None)
     mechanism.rule = PowerLoss(2.0, 2.0)
     mechanism.rule.residual = False
     with torch.no_grad():
@@ -125,6 +126,59 @@ def test_a_linear_memory_of_the_squared_error_is_the_delta_rule():
     q, k = (x / x.norm(dim=-1, keepdim=True) for x in (q, k))
     want = regard.build("deltanet")(q * q.shape[-1] ** 0.5, k, v, Layout(causal=True), beta=2 * signals["step"])
     assert worst(mechanism(q, k, v, Layout(causal=True), **signals), want) <= 1e-9
+
+
+@pytest.mark.parametrize("hidden", [0, 2])
+def test_gates_of_each_channel_by_hand(hidden):
+    """Two tokens of a chunk: of what the last layer writes, and of what the first of two reads."""
+    mechanism = made("yaad", 2, hidden)
+    q, k, v, signals = draw(mechanism, 2, batch=1)
+    out = mechanism(q, k, v, Layout(causal=True), **signals)[0, 1, 1]
+    x, y = (F.normalize(z[0, 1], dim=-1) for z in (k, q))
+    layers = [w[1].detach().clone().requires_grad_() for w in mechanism.initial]
+
+    def read(layers, x):
+        z = F.gelu(x @ layers[0]) @ layers[1] if hidden else x @ layers[0]
+        centred = z - z.mean(-1, keepdim=True)
+        return x + centred / (centred.square().mean(-1, keepdim=True) + online.EPSILON).sqrt()
+
+    error = read(layers, x) - v[0, 1]
+    limit = signals["threshold"][0, 1]
+    length = error.detach().square().sum(-1, keepdim=True).sqrt()
+    losses = torch.where(length <= limit, error.square(), limit * error.abs()).sum(-1)
+    sums = layers
+    for loss, step, left in zip(losses, signals["step"][0, 1], signals["log_decay"][0, 1].exp(), strict=True):
+        slopes = torch.autograd.grad(loss, layers, retain_graph=True)
+        last = left[None, :] * sums[-1] - step[None, :] * slopes[-1]
+        first = [left[:, None] * sums[0] - step[:, None] * slopes[0]] if hidden else []
+        sums = [*first, last]
+    assert (read(sums, y[1]) - out).abs().max() <= 1e-12
+    shut = {name: torch.zeros_like(z) for name, z in signals.items()}
+    for gate in ("step", "log_decay"):  # each is felt
+        assert (
+            mechanism(q, k, v, Layout(causal=True), **signals | {gate: shut[gate]})[0, 1, 1] - out
+        ).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("kind", ["moneta", "yaad", "memora"])
+def test_channels_that_agree_are_a_head(kind):
+    heads, channels = made(kind, 5, rank=None), made(kind, 5)
+    q, k, v, signals = draw(heads, 23)
+    assert all(x.shape == (2, 2, 23) for x in signals.values())
+    same = {name: x[..., None].expand(*x.shape, 3) for name, x in signals.items()}
+    want = heads(q, k, v, Layout(causal=True), **signals)
+    assert (channels(q, k, v, Layout(causal=True), **same) - want).abs().max() <= 1e-12
+
+
+def test_channels_in_single_precision_at_the_strongest_decay():
+    """A chunk of which next to nothing is left at its end, against the token loop in double precision."""
+    mechanism = made("yaad", 16, 2, forget=0.9)
+    q, k, v, signals = draw(mechanism, 35)
+    signals["log_decay"] = torch.full_like(signals["log_decay"], mechanism.signals["log_decay"].low)
+    want = mechanism.define(q, k, v, Layout(causal=True), **signals)
+    signals = {name: x.float() for name, x in signals.items()}
+    out = mechanism.float()(q.float(), k.float(), v.float(), Layout(causal=True), **signals)
+    assert worst(out.double(), want) <= 1e-4
 
 
 def test_what_is_computed_again_has_the_same_gradients(monkeypatch):
@@ -205,4 +259,8 @@ def test_signals_of_other_shapes_are_named():
         mechanism(q, k, v[..., :2], Layout(causal=True), **signals)
     with pytest.raises(ValueError, match="value_dim: got 5"):
         Yaad(2, 3, 5)
+    with pytest.raises(ValueError, match=r"forget: got 0\.95 with chunks of 16"):
+        Yaad(2, 3, forget=0.95)
+    with pytest.raises(ValueError, match="rank: got 0"):
+        Moneta(2, 3, rank=0)
     assert replace(mechanism.start(2), seen=torch.ones(2, dtype=torch.int64)).bytes == 0

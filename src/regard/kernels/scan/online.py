@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,9 @@ size, so that with a thousandth of this a rounding error becomes one of the whol
 ROOT = 0.7071067811865476
 DENSITY = 0.3989422804014327
 
+Factors = tuple[Tensor, Tensor]
+"""``(x_t, δ_t)`` of every token of a chunk, whose outer products are the gradients of one layer."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -29,9 +32,9 @@ class Inputs:
 
     Args:
         q, k: ``(b, h, n, d)``. v: ``(b, h, n, e)``.
-        step: ``(b, h, n)``, θ, what its gradient is multiplied with.
-        log_decay: ``(b, h, n)``, log(1 − α), −inf to 0. log_momentum: likewise log η, None for no momentum.
-        threshold: ``(b, h, n)``, where a rule has one.
+        step: ``(b, h, n)``, θ, what its gradient is multiplied with; ``(b, h, n, c)`` for one of each channel, see
+            `Channels`. log_decay: likewise log(1 − α), −inf to 0.
+        log_momentum: ``(b, h, n)``, log η, None for no momentum. threshold: as ``step``, where a rule has one.
         real: ``(b, h, n)``, 0 for what is no token, whose step and logs are 0; None for all 1. The step of another adds
             the momentum to the sums even where θ = 0 and η = 1.
     """
@@ -44,6 +47,16 @@ class Inputs:
     log_momentum: Tensor | None = None
     threshold: Tensor | None = None
     real: Tensor | None = None
+
+    @property
+    def of_channels(self) -> bool:
+        """Each channel has its own step and decay."""
+        return self.step.dim() == self.q.dim()
+
+    @property
+    def limit(self) -> Tensor | None:
+        """The threshold as it compares with errors, ``(b, h, n, 1)`` or one of each channel."""
+        return self.threshold if self.threshold is None or self.of_channels else self.threshold[..., None]
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Inputs:
         """Every tensor changed alike."""
@@ -97,7 +110,7 @@ class Rule:
     current: bool = True
 
     def slope(self, error: Tensor, threshold: Tensor | None) -> Tensor:
-        """The derivative of the loss by M(k), of ``error = M(k) − v (…, n, e)``; ``threshold (…, n, 1)``."""
+        """The derivative of the loss by M(k), of ``error = M(k) − v (…, n, e)``; ``threshold`` as `Inputs.limit`."""
         return 2 * error
 
     def loss(self, error: Tensor, threshold: Tensor | None) -> Tensor:
@@ -163,23 +176,44 @@ def gelu_slope(z: Tensor) -> Tensor:
     return 0.5 * (1 + torch.erf(z * ROOT)) + z * torch.exp(-0.5 * z * z) * DENSITY
 
 
-def gradients(rule: Rule, weights: tuple[Tensor, ...], x: Inputs) -> list[tuple[Tensor, Tensor]]:
+def gradients(rule: Rule, weights: tuple[Tensor, ...], x: Inputs) -> list[Factors]:
     """Of each layer the factors ``(x_t, δ_t)`` of every token's gradient ``x_t δ_tᵀ``, at these weights."""
     read, products = [x.k], [x.k @ weights[0]]
     for layer in weights[1:]:
         read.append(F.gelu(products[-1]))
         products.append(read[-1] @ layer)
     error = rule.output(products[-1], x.k) - x.v
-    threshold = None if x.threshold is None else x.threshold[..., None]
-    slopes = [rule.through(rule.slope(error, threshold), products[-1])]
+    slopes = [rule.through(rule.slope(error, x.limit), products[-1])]
     for layer, product in zip(reversed(weights[1:]), reversed(products[:-1]), strict=True):
         slopes.append(slopes[-1] @ layer.mT * gelu_slope(product))
     return list(zip(read, reversed(slopes), strict=True))
 
 
 @dataclass(frozen=True)
-class Spread:
-    """How gradients and states reach each token of a chunk of C, and its end.
+class Ways:
+    """How gradients and states reach each token of a chunk, and its end."""
+
+    def of(self, chunk: int) -> Self:
+        """One of the chunks, all of which stand in the axis after the heads."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        return type(self)(**cast(Any, {name: None if x is None else x[:, :, chunk] for name, x in given.items()}))
+
+    def read(self, x: Tensor, place: int, factors: Factors, w: Weights) -> Tensor:
+        """Each token times a layer's sums of its own time."""
+        raise NotImplementedError
+
+    def first(self, place: int, factors: Factors, w: Weights) -> Tensor:
+        """One layer's sums behind the chunk's first token."""
+        raise NotImplementedError
+
+    def moved(self, place: int, factors: Factors, w: Weights) -> tuple[Tensor, Tensor | None]:
+        """One layer's sums and momentum behind the chunk."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Spread(Ways):
+    """Gates of each head, with momentum or without, over a chunk of C.
 
     Args:
         pairs: ``(b, h, C, C)``, what token t's sums hold of the gradient of token s. sums, momentum: ``(b, h, C,
@@ -195,14 +229,76 @@ class Spread:
     still: Tensor | None
     left: Tensor | None
 
-    def of(self, chunk: int) -> Spread:
-        """One of the chunks, all of which stand in the axis after the heads."""
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Spread(**cast(Any, {name: None if x is None else x[:, :, chunk] for name, x in given.items()}))
+    def read(self, x: Tensor, place: int, factors: Factors, w: Weights) -> Tensor:
+        read, slope = factors
+        within = (self.pairs * (x @ read.mT)) @ slope
+        if self.momentum is None:
+            return self.sums * (x @ w.sums[place]) - within
+        return self.sums * (x @ w.sums[place]) + self.momentum * (x @ w.momentum[place]) - within
+
+    def first(self, place: int, factors: Factors, w: Weights) -> Tensor:
+        (read, slope), sums = factors, w.sums[place] * self.sums[..., :1, :]
+        if self.momentum is not None:
+            sums = sums + w.momentum[place] * self.momentum[..., :1, :]
+        return sums - read[..., :1, :].mT * (slope[..., :1, :] * self.pairs[..., :1, :1])
+
+    def moved(self, place: int, factors: Factors, w: Weights) -> tuple[Tensor, Tensor | None]:
+        (read, slope), sums = factors, w.sums[place]
+        new = read.mT @ (slope * -self.last)
+        if self.momentum is None or self.still is None or self.left is None:
+            return torch.addcmul(new, sums, self.sums[..., -1:, :]), None
+        momentum, carried = w.momentum[place], read.mT @ (slope * -self.still)
+        new = torch.addcmul(torch.addcmul(new, sums, self.sums[..., -1:, :]), momentum, self.momentum[..., -1:, :])
+        return new, torch.addcmul(carried, momentum, self.left)
+
+
+@dataclass(frozen=True)
+class Channels(Ways):
+    """Gates of each channel, without momentum: of the channels that the last layer writes, and the first of two reads.
+
+        A_t = A_{t−1} diag(a_t) − x_t (θ_t ⊙ δ_t)ᵀ   in the last layer
+        A_t = diag(a_t) A_{t−1} − (θ_t ⊙ x_t) δ_tᵀ   in the first of two
+
+    A product of decays between two tokens is a quotient of those since the chunk's start, so that channels are scaled
+    before and after the products of matrices. It is exact while the decays of a chunk can be told from zero.
+
+    Args:
+        rising: ``(b, h, C, c)``, ``∏_{u ≤ t} a_u``. falling: θ_t over it.
+    """
+
+    rising: Tensor
+    falling: Tensor
+
+    def read(self, x: Tensor, place: int, factors: Factors, w: Weights) -> Tensor:
+        (read, slope), sums = factors, w.sums[place]
+        if place < len(w.sums) - 1:
+            x = x * self.rising
+            return x @ sums - (x @ (read * self.falling).mT).tril() @ slope
+        return self.rising * (x @ sums - (x @ read.mT).tril() @ (slope * self.falling))
+
+    def first(self, place: int, factors: Factors, w: Weights) -> Tensor:
+        read, slope, rising, falling = (x[..., :1, :] for x in (*factors, self.rising, self.falling))
+        if place < len(w.sums) - 1:
+            return rising.mT * (w.sums[place] - (read * falling).mT * slope)
+        return rising * (w.sums[place] - read.mT * (slope * falling))
+
+    def moved(self, place: int, factors: Factors, w: Weights) -> tuple[Tensor, None]:
+        (read, slope), end = factors, self.rising[..., -1:, :]
+        if place < len(w.sums) - 1:
+            return end.mT * (w.sums[place] - (read * self.falling).mT @ slope), None
+        return end * (w.sums[place] - read.mT @ (slope * self.falling)), None
+
+
+def ways_of(x: Inputs) -> Spread | Channels:
+    """How gradients spread in all chunks; ``x`` has tokens as ``(chunks, C)``."""
+    if x.of_channels:
+        since = Sums.of(x.log_decay, x.log_decay.dim() - 2).total
+        return Channels(since.exp(), x.step * (-since).exp())
+    return spread(x)
 
 
 def spread(x: Inputs) -> Spread:
-    """`Spread` of all chunks; ``x`` has tokens as ``(chunks, C)``."""
+    """`Spread` of all chunks."""
     decayed, since = reached(x.log_decay)
     if x.log_momentum is None:
         pairs = decayed * x.step[..., None, :]
@@ -223,61 +319,31 @@ def reached(log_decay: Tensor) -> tuple[Tensor, Tensor]:
     return apart.exp(), sums.total.exp()
 
 
-def step_chunk(rule: Rule, x: Inputs, spread: Spread, w: Weights, opening: Tensor | None) -> tuple[Tensor, Weights]:
+def step_chunk(rule: Rule, x: Inputs, ways: Ways, w: Weights, opening: Tensor | None) -> tuple[Tensor, Weights]:
     """One chunk: its outputs and the memory behind its last token, whose anchor is still the chunk's.
 
     ``opening (b,)`` says of which sequences the chunk begins here, and not in an earlier call; None: of all.
     """
     found, reading = gradients(rule, w.anchor, x), w.reading
     if reading:
-        kept = tuple(first_kept(rule, place, factors, spread, w) for place, factors in enumerate(found))
-        at = None if opening is None else opening[:, None, None, None]
-        reading = kept if at is None else tuple(map(lambda new, old: torch.where(at, new, old), kept, reading))
+        kept = [rule.kept(ways.first(place, factors, w)) for place, factors in enumerate(found)]
+        at = True if opening is None else opening[:, None, None, None]
+        pairs = zip(kept, reading, strict=True)
+        reading = tuple(new if at is True else torch.where(at, new, old) for new, old in pairs if new is not None)
     y = x.q
     for place, factors in enumerate(found):
-        y = product(rule, F.gelu(y) if place else y, place, factors, spread, w, reading)
-    sums, momentum = zip(*(moved(place, factors, spread, w) for place, factors in enumerate(found)), strict=True)
+        y = product(rule, F.gelu(y) if place else y, place, factors, ways, w, reading)
+    sums, momentum = zip(*(ways.moved(place, factors, w) for place, factors in enumerate(found)), strict=True)
     return rule.output(y, x.q), Weights(sums, momentum if w.momentum else (), w.anchor, reading)
 
 
-def moved(place: int, factors: tuple[Tensor, Tensor], spread: Spread, w: Weights) -> tuple[Tensor, Tensor | None]:
-    """One layer's sums and momentum behind the chunk."""
-    (read, slope), sums = factors, w.sums[place]
-    new = read.mT @ (slope * -spread.last)
-    if spread.momentum is None or spread.still is None or spread.left is None:
-        return torch.addcmul(new, sums, spread.sums[..., -1:, :]), None
-    momentum, carried = w.momentum[place], read.mT @ (slope * -spread.still)
-    new = torch.addcmul(torch.addcmul(new, sums, spread.sums[..., -1:, :]), momentum, spread.momentum[..., -1:, :])
-    return new, torch.addcmul(carried, momentum, spread.left)
-
-
-def first_kept(rule: Rule, place: int, factors: tuple[Tensor, Tensor], spread: Spread, w: Weights) -> Tensor:
-    """`Rule.kept` of a layer: of the sums that the chunk's first token leaves."""
-    (read, slope), first = factors, w.sums[place] * spread.sums[..., :1, :]
-    if spread.momentum is not None:
-        first = first + w.momentum[place] * spread.momentum[..., :1, :]
-    kept = rule.kept(first - read[..., :1, :].mT * (slope[..., :1, :] * spread.pairs[..., :1, :1]))
-    assert kept is not None
-    return kept
-
-
 def product(
-    rule: Rule,
-    x: Tensor,
-    place: int,
-    factors: tuple[Tensor, Tensor],
-    spread: Spread,
-    w: Weights,
-    reading: tuple[Tensor, ...],
+    rule: Rule, x: Tensor, place: int, factors: Factors, ways: Ways, w: Weights, reading: tuple[Tensor, ...]
 ) -> Tensor:
     """Each token times a layer's weights of its own time."""
-    read, slope = factors
 
     def sums() -> Tensor:
-        within = (spread.pairs * (x @ read.mT)) @ slope
-        if spread.momentum is None:
-            return spread.sums * (x @ w.sums[place]) - within
-        return spread.sums * (x @ w.sums[place]) + spread.momentum * (x @ w.momentum[place]) - within
+        return ways.read(x, place, factors, w)
 
     return rule.product(sums, x, reading[place]) if reading else sums()
 
@@ -337,7 +403,7 @@ def chunked(
 
 def window(rule: Rule, x: Inputs, w: Weights, course: Course | None, new: Weights | None) -> tuple[Tensor, Weights]:
     """Some chunks, one after the other."""
-    ways, outs = spread(x), []
+    ways, outs = ways_of(x), []
     for chunk in range(x.q.shape[2]):
         here = None if course is None else course.part(chunk, chunk + 1)
         if here is not None and here.fresh is not None and new is not None:

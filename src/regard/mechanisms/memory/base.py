@@ -108,8 +108,8 @@ class OnlineMemory(Mechanism):
         check_sizes(q, self.heads, self.head_dim)
         if v is not None and v.shape[3] != self.value_dim:
             raise wrong("v", f"value_dim {v.shape[3]}", str(self.value_dim))
-        for name in self.signals:
-            wanted = (q.shape[0], q.shape[1], k.shape[2])
+        for name, signal in self.signals.items():
+            wanted = (q.shape[0], q.shape[1], k.shape[2], *signal.size(self.head_dim, self.value_dim))
             if tuple(signals[name].shape) != wanted:
                 raise wrong(name, f"shape {tuple(signals[name].shape)}", str(wanted))
 
@@ -118,7 +118,10 @@ class OnlineMemory(Mechanism):
         wide, heads = accumulate_dtype(q.dtype), q.shape[1]
         given = {name: self.signals[name].guarded(x.to(wide)) for name, x in signals.items()}
         if real is not None:
-            given = {name: x.masked_fill(~real[:, None], 0) for name, x in given.items()}
+            silent = ~real[:, None]
+            given = {
+                name: x.masked_fill(silent.view(*silent.shape, *[1] * (x.dim() - 3)), 0) for name, x in given.items()
+            }
             given["real"] = real[:, None].expand(-1, heads, -1).to(wide)
 
         def unit(x: Tensor) -> Tensor:
@@ -129,7 +132,7 @@ class OnlineMemory(Mechanism):
 
     def placed(self, x: Inputs, slots: Slots) -> Inputs:
         """The tokens where they stand in chunks."""
-        real = torch.ones_like(x.step) if x.real is None else x.real
+        real = torch.ones_like(x.q[..., 0]) if x.real is None else x.real
         return replace(x, real=real).each(slots.filled)
 
     def begun(self, batch: int, dtype: torch.dtype) -> Weights:
@@ -168,18 +171,26 @@ class OnlineMemory(Mechanism):
             anchor = tuple(torch.where(at, now, old) for now, old in zip(present, w.anchor, strict=True))
         with torch.enable_grad():
             leaves = [layer if layer.requires_grad else layer.detach().requires_grad_() for layer in anchor]
-            threshold = None if x.threshold is None else x.threshold[..., None]
-            loss = rule.loss(recall(rule, tuple(leaves), x.k) - x.v, threshold).sum()
+            loss = rule.loss(recall(rule, tuple(leaves), x.k) - x.v, x.limit).sum()
             slopes = torch.autograd.grad(loss, leaves, create_graph=learns)
-        theta, decay = x.step[..., None], x.log_decay[..., None].exp()
-        moved = [-theta * slope for slope in slopes]
+        theta, decay = self.gates(x.step), self.gates(x.log_decay.exp())
+        moved = [-size * slope for size, slope in zip(theta, slopes, strict=True)]
         if x.log_momentum is not None:
             moved = [x.log_momentum[..., None].exp() * old + new for old, new in zip(w.momentum, moved, strict=True)]
-        sums = tuple(decay * old + step for old, step in zip(w.sums, moved, strict=True))
+        sums = tuple(left * old + step for left, old, step in zip(decay, w.sums, moved, strict=True))
         kept = [rule.kept(layer) for layer in sums] if w.reading else []
         reading = tuple(torch.where(at, new, old) for new, old in zip(kept, w.reading, strict=True) if new is not None)
         out = recall(rule, rule.present(sums, reading), x.q)
         return out, Weights(sums, tuple(moved) if w.momentum else (), anchor, reading)
+
+    def gates(self, x: Tensor) -> list[Tensor]:
+        """One token's gate ``(b, h, 1)``, or ``(b, h, 1, c)``, as it multiplies each layer's ``(b, h, i, o)``.
+
+        Channels are those that the last layer writes, and that the first of two reads.
+        """
+        if x.dim() == 3:
+            return [x[..., None]] * len(self.initial)
+        return [x.mT, x][-len(self.initial) :]
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(causal=True), **signals: Tensor

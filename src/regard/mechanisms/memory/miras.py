@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +16,9 @@ from regard.core.mechanism import Example, LayerSpec, Signal
 from regard.kernels.scan.online import Rule
 from regard.mechanisms.memory.base import OnlineMemory
 from regard.mechanisms.memory.titans import step_of
+
+LONGEST = 40.0
+"""Of a chunk's summed log decays by channel, above which their quotients would leave single precision."""
 
 
 class Residual(Rule):
@@ -94,12 +99,18 @@ class Entropic(Residual):
 class Miras(OnlineMemory):
     """The base of Miras' memories: ``M(x) = x + LN(GELU(x W_1) W_2)``, without momentum.
 
+    Its gates are of each channel, made of the hidden state by maps of low rank: ``step``, ``log_decay`` and Yaad's
+    ``threshold`` are ``(b, h, m, e)``. They stand where a gradient's outer product has the channels of the head: they
+    multiply what the last layer writes, and in the first of two what it reads. The paper writes them as vectors beside
+    the error of a linear memory, which is the former, and leaves open where in two layers they stand.
+
     Args:
         as of `OnlineMemory`. forget: the most that α may be. A step by the gradient of a normed layer is the larger the
             smaller its weights, and decay makes these small: then rounding errors grow from token to token.
+        rank: of the maps that make the gates; None for gates of each head instead, ``(b, h, m)``.
 
     Raises:
-        ValueError: ``forget`` outside of 0 to 1.
+        ValueError: ``forget`` outside of 0 to 1; gates by channel of which a chunk's product could not be told from 0.
     """
 
     layer = LayerSpec(rotary=False, convolution=4, activation="silu", norm=True, gate="silu")
@@ -113,16 +124,31 @@ class Miras(OnlineMemory):
         hidden: int = 4,
         step: float | None = None,
         forget: float = 0.05,
+        rank: int | None = 32,
     ) -> None:
         if not 0 < forget < 1:
             raise wrong("forget", str(forget), "above 0 and below 1")
+        if rank is not None and rank < 1:
+            raise wrong("rank", str(rank), "at least 1, or None for gates of each head")
+        if rank is not None and -chunk * math.log1p(-forget) > LONGEST:
+            most = f"chunk · −log(1 − forget) at most {LONGEST:g} with gates of each channel"
+            raise wrong("forget", f"{forget:g} with chunks of {chunk}", most)
         self.forget = forget
+        self.shape: dict[str, Any] = {} if rank is None else {"dim": "value", "rank": rank}
         super().__init__(heads, head_dim, value_dim, chunk, hidden, step)
 
     def bounded(self, most: float) -> Mapping[str, Signal]:
         low = math.log1p(-self.forget)
-        decay = Signal("log of what stays of the memory, log(1 − α)", low=low, high=0, start=low / 10)
-        return {"step": step_of(most), "log_decay": decay}
+        decay = Signal("log of what stays of the memory, log(1 − α)", low=low, high=0, start=low / 10, **self.shape)
+        return {"step": replace(step_of(most), **self.shape), "log_decay": decay}
+
+
+def miras_examples(kind: type[Miras]) -> Sequence[Example]:
+    """Gates of each channel, and of each head."""
+    return [
+        Example("chunks of 5", kind(2, 5, 5, chunk=5, hidden=2), value_dim=5, longest=67),
+        Example("gates of each head", kind(2, 5, 5, chunk=5, hidden=2, rank=None), value_dim=5, longest=67),
+    ]
 
 
 @published(
@@ -134,7 +160,6 @@ class Miras(OnlineMemory):
     arxiv="2504.13173",
     year=2025,
     fidelity="hand values",
-    missing="gates of each channel: those here are of each head",
     claim=(
         Claim(
             "chunks of matrix products are the recurrence, token by token, with its gradients",
@@ -158,8 +183,9 @@ class Moneta(Miras):
 
         A_t = (1 − α_t) A_{t−1} − η_t ∇‖M(W_c; k_t) − v_t‖_p^p,   W_t = A_t / ‖A_t‖_q^{q−2},   o_t = M(W_t; q_t)
 
-    η and α are the signals ``step`` and ``log_decay`` = log(1 − α). W_c are the weights at the start of the token's
-    chunk; the norm is taken once a chunk, of the sums that its first token leaves, so that ``chunk=1`` is the equation.
+    η and α, of each channel, are the signals ``step`` and ``log_decay`` = log(1 − α). W_c are the weights at the start
+    of the token's chunk; the norm is taken once a chunk, of the sums that its first token leaves, so that ``chunk=1``
+    is the equation.
 
     Args:
         as of `Miras`. p: of the loss, at least 2. q: of the norm, at least 2, which is no norm at all.
@@ -181,16 +207,17 @@ class Moneta(Miras):
         forget: float = 0.001,
         p: float = 3.0,
         q: float = 4.0,
+        rank: int | None = 32,
     ) -> None:
         for name, power in (("p", p), ("q", q)):
             if power < 2:
                 raise wrong(name, str(power), "at least 2")
         self.rule = PowerLoss(p, q)
-        super().__init__(heads, head_dim, value_dim, chunk, hidden, step, forget)
+        super().__init__(heads, head_dim, value_dim, chunk, hidden, step, forget, rank)
 
     @classmethod
     def examples(cls) -> Sequence[Example]:
-        return [Example("chunks of 5", cls(2, 5, 5, chunk=5, hidden=2), value_dim=5, longest=67)]
+        return miras_examples(cls)
 
 
 @published(
@@ -202,7 +229,6 @@ class Moneta(Miras):
     arxiv="2504.13173",
     year=2025,
     fidelity="hand values",
-    missing="gates of each channel: those here are of each head",
     claim=(
         Claim(
             "chunks of matrix products are the recurrence, token by token, with its gradients",
@@ -226,8 +252,8 @@ class Yaad(Miras):
 
         W_t = (1 − α_t) W_{t−1} − η_t ∇ℓ(M(W_c; k_t) − v_t),   ℓ(e) = ‖e‖² if ‖e‖ ≤ δ_t, else δ_t ‖e‖_1
 
-    η, α and δ are the signals ``step``, ``log_decay`` = log(1 − α) and ``threshold``. W_c are the weights at the start
-    of the token's chunk, W_{t−1} with ``chunk=1``.
+    η, α and δ, of each channel, are the signals ``step``, ``log_decay`` = log(1 − α) and ``threshold``. W_c are the
+    weights at the start of the token's chunk, W_{t−1} with ``chunk=1``.
 
     Args: as of `Miras`.
 
@@ -237,12 +263,13 @@ class Yaad(Miras):
     rule = HuberLoss()
 
     def bounded(self, most: float) -> Mapping[str, Signal]:
-        threshold = Signal("the length of the error beyond which it counts as an outlier, δ", low=0, start=1.0)
+        meaning = "the length of the error beyond which it counts as an outlier, δ"
+        threshold = Signal(meaning, low=0, start=1.0, **self.shape)
         return {**super().bounded(most), "threshold": threshold}
 
     @classmethod
     def examples(cls) -> Sequence[Example]:
-        return [Example("chunks of 5", cls(2, 5, 5, chunk=5, hidden=2), value_dim=5, longest=67)]
+        return miras_examples(cls)
 
 
 @published(
@@ -254,7 +281,6 @@ class Yaad(Miras):
     arxiv="2504.13173",
     year=2025,
     fidelity="hand values",
-    missing="gates of each channel: those here are of each head",
     claim=(
         Claim(
             "chunks of matrix products are the recurrence, token by token, with its gradients",
@@ -273,9 +299,10 @@ class Memora(Miras):
 
         W_t = softmax((1 − α_t) log W_{t−1} − η_t ∇‖M(W_c; k_t) − v_t‖²),   o_t = M(W_t; q_t)
 
-    η and α are the signals ``step`` and ``log_decay`` = log(1 − α); the softmax is over what a layer reads. W_c are the
-    weights at the start of the token's chunk. The logarithms add up over a chunk exactly; they become weights with the
-    first token of each, whose weights all of its tokens read, so that ``chunk=1`` is the equation.
+    η and α, of each channel, are the signals ``step`` and ``log_decay`` = log(1 − α); the softmax is over what a layer
+    reads. W_c are the weights at the start of the token's chunk. The logarithms add up over a chunk exactly; they
+    become weights with the first token of each, whose weights all of its tokens read, so that ``chunk=1`` is the
+    equation.
 
     Args: as of `Miras`.
 
@@ -289,4 +316,4 @@ class Memora(Miras):
 
     @classmethod
     def examples(cls) -> Sequence[Example]:
-        return [Example("chunks of 5", cls(2, 5, 5, chunk=5, hidden=2), value_dim=5, longest=67)]
+        return miras_examples(cls)

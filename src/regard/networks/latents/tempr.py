@@ -61,7 +61,6 @@ class Tower(Latents):
     arxiv="2204.13340",
     year=2022,
     aliases=("temporal_progressive",),
-    missing="the convolutional backbone whose features it reads",
     fidelity="authors' code",
     claim=(
         Claim(
@@ -96,7 +95,8 @@ class TemPr(Network):
     Raises:
         ValueError: in a call, features of other scales.
 
-    Paper: Stergiou and Damen, arXiv 2204.13340. The authors' GPU kernel of the pool looks at the first half of the
+    Paper: Stergiou and Damen, arXiv 2204.13340; with the convolutional network whose features it reads:
+    `regard.networks.latents.tempr_video`. The authors' GPU kernel of the pool looks at the first half of the
     scales and cuts scores below zero off; here it is as in the paper, over all scales.
     """
 

@@ -14,6 +14,7 @@ from regard.featuremap.gates.se import SqueezeExcitation
 from regard.networks.stages.norms import ConvNorm, norm_of, whole
 from regard.networks.stages.steps.base import Added
 from regard.networks.stages.steps.convolution import Local, NormedMLP, activation_of
+from regard.networks.stages.steps.scanned import DeepStem, Summarised
 
 
 class Patches(nn.Module):
@@ -258,9 +259,9 @@ def same(x: Tensor, kernel: int, stride: int) -> Tensor:
     return F.pad(x, padding)
 
 
-STEMS: dict[str, type[nn.Module]] = {"patch": Patches, "convolutions": Convolutions, "pair": Pair}
+STEMS: dict[str, type[nn.Module]] = {"patch": Patches, "convolutions": Convolutions, "pair": Pair, "deep": DeepStem}
 DOWNS: dict[str, type[nn.Module]] = {"patch": Patches, "merge": Merge, "merge_normed": MergeNormed, "mbconv": MBConv}
-HEADS: dict[str, type[nn.Module]] = {"mean": Mean, "mlp": Perceptron, "projected": Projected}
+HEADS: dict[str, type[nn.Module]] = {"mean": Mean, "mlp": Perceptron, "projected": Projected, "summarised": Summarised}
 
 
 def end_of(kind: str, text: str, **sizes: object) -> nn.Module:

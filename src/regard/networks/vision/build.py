@@ -20,6 +20,7 @@ from regard.networks.vision import (
     nat,
     patnet,
     shvit,
+    simba,
     swin,
     twins,
 )
@@ -35,6 +36,7 @@ FAMILIES: tuple[ModuleType, ...] = (
     nat,
     patnet,
     shvit,
+    simba,
     swin,
     twins,
 )

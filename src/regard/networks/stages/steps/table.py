@@ -23,6 +23,7 @@ from regard.networks.stages.steps.convolution import (
     Positions,
 )
 from regard.networks.stages.steps.partial import PartialChannels, PartialMLP, PartialSelf
+from regard.networks.stages.steps.scanned import Frequencies, NeighbourMLP, Normed, Scan
 from regard.networks.stages.steps.varied import VariedWindows
 
 
@@ -61,6 +62,10 @@ STEPS: dict[str, type[Step]] = {
     "partial_channels": PartialChannels,
     "partial_mlp": PartialMLP,
     "partial_self": PartialSelf,
+    "scan": Scan,
+    "neighbour_mlp": NeighbourMLP,
+    "frequencies": Frequencies,
+    "norm": Normed,
 }
 """The steps that are no attention of a mechanism among cells."""
 
