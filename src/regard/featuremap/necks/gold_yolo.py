@@ -97,7 +97,6 @@ class MapAttention(nn.Module):
     year=2023,
     aliases=("gather_and_distribute",),
     fidelity="authors' code",
-    missing="pretraining on masked images, distillation",
     claim=(
         Claim(
             "four maps become three, from the second level on, each of which depends on every map",
@@ -137,6 +136,8 @@ class GoldYolo(Neck):
 
     Raises:
         ValueError: other than four levels, other than one or three widths, a size below one, or another block.
+
+    `GoldYoloNetwork` is trained with it, `MaskedImages` its backbone before.
 
     Paper: Wang et al., arXiv 2309.11331. In the authors' code a gate that is brought to a smaller level by means is not
     squashed; here it is, as everywhere else.
