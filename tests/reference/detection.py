@@ -7,6 +7,7 @@ FOLDER holds clones of the authors' repositories by their names, and stands for 
 
 - ``Efficient-Computing`` of huawei-noah, in it Detection/Gold-YOLO
 - ``BGF-YOLO`` of mkang315
+- ``TriDet`` of dingfengshi
 - ``SparK`` of keyu-tian, in it pretrain, whose pools, norms and convolutions alone are sparse
 """
 
@@ -123,6 +124,62 @@ def bgf_yolo(folder: Path):
     return {"bgf": [*parts.tolist(), total.item()]}
 
 
+TIMES, BINS = (16, 8, 4), 4
+EVENTS = (((0, 1.5, 5.2), (2, 4.1, 13.7), (1, 1.5, 5.2)), ((1, 0.2, 2.6), (0, 3.3, 8.9), (2, 6.5, 7.6)))
+
+
+def moments(levels=TIMES):
+    """Scores, starts, ends and bins of each level's moments, as logits, and how many moments are kept."""
+    found = []
+    for number, count in enumerate(levels):
+        scores = 2 * wave((2, count, CLASSES), number)
+        ends = [2 * wave((2, CLASSES, count), 7 + number), 2 * wave((2, CLASSES, count), 8 + number)]
+        found.append((scores, *ends, torch.relu(3 * wave((2, count, 2 * (BINS + 1)), 9 + number))))
+    return found, (16, 11)
+
+
+def tridet(folder: Path):
+    """Losses of classes and of ends, from bins and as they are told; and the running mean that they are divided by."""
+    root = folder / "TriDet/libs/modeling"
+    losses = execute(root / "losses.py")
+    for name in ("events", "events.modeling", "events.utils"):
+        stand_in(name, batched_nms=None)
+    stand_in(
+        "events.modeling.models",
+        **dict.fromkeys(("make_backbone", "make_neck", "make_generator")),
+        register_meta_arch=lambda _: lambda own: own,
+        register_generator=None,
+    )
+    stand_in("events.modeling.blocks", **dict.fromkeys(("MaskedConv1D", "Scale", "LayerNorm")))
+    sys.modules["events.modeling.losses"] = losses
+    there = execute(root / "meta_archs.py", "events.modeling").TriDet
+    told, lengths = moments()
+    found = {}
+    for bins in (BINS, 0):
+        own = there.__new__(there)
+        nn.Module.__init__(own)
+        own.num_classes, own.num_bins, own.use_trident_head = CLASSES, bins, bool(bins)
+        own.train_center_sample, own.train_center_sample_radius = "radius", 1.5
+        own.loss_normalizer, own.loss_normalizer_momentum, own.iou_weight_power = 100, 0.9, 0.2
+        own.train_label_smoothing, own.train_loss_weight = 0.0, 1.0
+        ranges, points = ((0, 4), (4, 8), (8, 10000)), []
+        for level, (count, given) in enumerate(zip(TIMES, ranges, strict=True)):
+            time = 2**level * torch.arange(count)[:, None]
+            points.append(torch.cat((time, torch.tensor([[*given, 2**level]]).expand(count, -1)), 1).float())
+        spans = [torch.tensor([each[1:] for each in events]) for events in EVENTS]
+        kinds = [torch.tensor([each[0] for each in events]) for events in EVENTS]
+        wanted, away = own.label_points(points, spans, kinds)
+        kept = [
+            torch.stack([torch.arange(count) < -(-length // 2**level) for length in lengths])
+            for level, count in enumerate(TIMES)
+        ]
+        scores, starts, ends, sides = ([part.float() for part in each] for each in zip(*told, strict=True))
+        sides = sides if bins else [each[..., :2] for each in sides]
+        losses = own.losses(kept, scores, sides, wanted, away, starts, ends)
+        found[f"events_{bins}"] = [losses["cls_loss"].item(), losses["reg_loss"].item(), own.loss_normalizer]
+    return found
+
+
 class Backbone(nn.Module):
     """Four maps, each of half the rows and columns of the one before it, by convolutions, norms and a pool."""
 
@@ -190,7 +247,8 @@ def xyxy(x):
 
 
 def main(folder: str) -> None:
-    values = gold_yolo(Path(folder)) | bgf_yolo(Path(folder)) | masked(Path(folder))
+    values = gold_yolo(Path(folder)) | bgf_yolo(Path(folder))
+    values |= tridet(Path(folder)) | masked(Path(folder))
     Path(__file__).with_suffix(".json").write_text(json.dumps(values) + "\n")
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from reference.detection import BOXES, CLASSES, KINDS, Backbone, kept, said, tokens
+from reference.detection import BINS, BOXES, CLASSES, EVENTS, KINDS, TIMES, Backbone, kept, moments, said, tokens
 from reference.waves import wave, waved_in_use
+from regard.networks.events import EventCriterion, Moments
+from regard.networks.tridet import TriDet
 from regard.networks.vision.bgf_yolo import BGFYolo
 from regard.networks.vision.cells import Read, expected, middles
 from regard.networks.vision.detection_loss import Criterion, Teacher
@@ -65,3 +67,23 @@ def test_the_loss_of_masked_images_is_that_of_the_authors():
     net = waved_in_use(net, images, kept())
     with torch.no_grad():
         assert net.loss(images, kept=kept()).item() == pytest.approx(VALUES["masked"], rel=1e-6)
+
+
+@pytest.mark.parametrize("bins", [BINS, 0])
+def test_losses_of_events_are_those_of_the_authors(bins):
+    told, lengths = moments()
+    net, away, kept = TriDet(5, CLASSES, 16, 7, 2, BINS), [], []
+    for level, (_, starts, ends, own) in enumerate(told):
+        left, right = net.by_bins(starts, ends, own.mT)
+        steps = torch.arange(BINS + 1).double()
+        away.append(torch.stack(((left @ steps).mT, (right @ steps).mT), -1) if bins else own[:, :, None, :2])
+        kept.append(torch.stack([torch.arange(TIMES[level]) < -(-length // 2**level) for length in lengths]))
+    steps = torch.cat([torch.full((count,), 2.0**level) for level, count in enumerate(TIMES)]).double()
+    times = steps * torch.cat([torch.arange(count) for count in TIMES])
+    scores = torch.cat([each[0] for each in told], 1)
+    read = Moments(scores, torch.cat(away, 1), times, steps, torch.cat(kept, 1), TIMES)
+    criterion = EventCriterion(((0, 4), (4, 8), (8, 10000)))
+    kinds = torch.tensor([[each[0] for each in events] for events in EVENTS])
+    spans = torch.tensor([[each[1:] for each in events] for events in EVENTS]).double()
+    found = [*(each.item() for each in criterion(read, kinds, spans)), criterion.norm]
+    assert found == pytest.approx(VALUES[f"events_{bins}"], rel=1e-5)

@@ -1,10 +1,14 @@
 """Detectors in training and use: cells matched by hand, choices by a loop, what is learned from drawn scenes."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from regard.networks.events import EventCriterion, Moments, assigned, chosen
+from regard.networks.tridet import TriDet
 from regard.networks.vision.bgf_yolo import PLAIN, BGFYolo
 from regard.networks.vision.box_losses import between_bins, likeness, varifocal
 from regard.networks.vision.detection_loss import Teacher
@@ -197,3 +201,98 @@ def test_masked_images_are_learned():
         report=lambda step, value: values.append(value),
     )
     assert sum(values[-3:]) < 0.95 * sum(values[:3])
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    count=st.integers(0, 17),
+    classes=st.integers(1, 3),
+    apart=st.booleans(),
+    soft=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_the_choice_among_events_is_that_of_a_loop(count, classes, apart, soft, seed):
+    """Two levels, one event of each moment and class; events are chosen one by one, the others sink."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(1, count, classes, generator=generator).double()
+    away = 4 * torch.rand(1, count, classes, 2, generator=generator).double()
+    times, steps = torch.arange(count).double(), torch.ones(count).double()
+    kept = torch.rand(1, count, generator=generator) > 0.2
+    read = Moments(scores, away, times, steps, kept, (count // 2, count - count // 2))
+    options = {
+        "least": 0.3,
+        "candidates": 5,
+        "shortest": 1.0,
+        "overlap": 0.4,
+        "last": 0.35,
+        "apart": apart,
+        "votes": 0.6,
+    }
+    boxes, likely, kinds = chosen(read, soft=0.5 if soft else None, most=7, **options)[0]
+    rows = []
+    for part in (range(count // 2), range(count // 2, count)):
+        own = [
+            [torch.sigmoid(scores[0, t, c]).item(), c, t - away[0, t, c, 0].item(), t + away[0, t, c, 1].item()]
+            for t in part
+            for c in range(classes)
+            if kept[0, t] and torch.sigmoid(scores[0, t, c]) > 0.3
+        ]
+        rows += [row for row in sorted(own, key=lambda row: -row[0])[:5] if row[3] - row[2] > 1.0]
+
+    def shared(one, other):
+        both = max(0.0, min(one[3], other[3]) - max(one[2], other[2]))
+        return both / (one[3] - one[2] + other[3] - other[2] - both)
+
+    left, wanted = [list(row) for row in rows if soft or row[0] > 0.35], []
+    while left:
+        best = max(left, key=lambda row: row[0])
+        wanted.append(best)
+        left.remove(best)
+        for row in left:
+            if row[1] == best[1] or not apart:
+                row[0] *= math.exp(-(shared(row, best) ** 2) / 0.5) if soft else float(shared(row, best) < 0.4)
+        left = [row for row in left if row[0] > 0 and (not soft or row[0] >= 0.35 or (apart and row[1] != best[1]))]
+    wanted = sorted(wanted, key=lambda row: -row[0])[:7]
+    assert likely.tolist() == pytest.approx([row[0] for row in wanted])
+    assert kinds.tolist() == [row[1] for row in wanted]
+    for box, row in zip(boxes.tolist(), wanted, strict=True):
+        near = [other for other in rows if shared(row, other) >= 0.6]
+        weight = sum(other[0] for other in near)
+        ends = [sum(other[0] * other[n] for other in near) / weight for n in (2, 3)]
+        assert [box[0], box[2]] == pytest.approx(row[2:] if apart else ends)
+
+
+def test_moments_stand_for_events_by_hand():
+    """Eight moments and four of every second one: events of up to 2 and of more; the middle's neighbours stand."""
+    times = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 0, 2, 4, 6]).double()
+    steps = torch.tensor([1.0] * 8 + [2.0] * 4).double()
+    scores = torch.zeros(1, 12, 3).double()
+    read = Moments(scores, torch.ones(1, 12, 3, 2).double(), times, steps, torch.ones(1, 12).bool(), (8, 4))
+    kinds, spans = torch.tensor([[0, 2, 1, -1]]), torch.tensor([[[1.5, 4.5], [0, 7], [1.5, 4.5], [5, 7]]]).double()
+    wanted, away = assigned(read, kinds, spans, ((0, 2.5), (2.6, 99)), 1.5)
+    assert wanted.nonzero().tolist() == [
+        [0, t, c] for t, c in ((2, 0), (2, 1), (3, 0), (3, 1), (4, 0), (4, 1), (9, 2), (10, 2), (11, 2))
+    ]
+    assert away[0, 2].tolist() == [0.5, 2.5]
+    assert away[0, 9].tolist() == [1.0, 2.5]
+    empty, _ = assigned(read, kinds[:, :0], spans[:, :0], ((0, 2.5), (2.6, 99)), 1.5)
+    assert not empty.any()
+    with pytest.raises(ValueError, match="ranges"):
+        EventCriterion(((0, 4),))(read, kinds, spans)
+    with pytest.raises(ValueError, match="kinds, spans"):
+        EventCriterion(((0, 4), (4, 8)))(read, kinds, spans[:, :2])
+
+
+@pytest.mark.parametrize("bins", [0, 5])
+def test_padding_and_events_that_are_not_there_train_nothing(bins):
+    """What stands behind a sequence, or in rows of no kind, changes neither loss."""
+    net, generator = TriDet(5, 3, 16, 7, 2, bins, 3, 1.5), torch.Generator().manual_seed(0)
+    x, lengths = torch.randn(2, 5, 24, generator=generator), torch.tensor([24, 13])
+    kinds, spans = torch.tensor([[0, -1], [2, 1]]), torch.tensor([[[1.0, 6.5], [9, 12]], [[2, 4], [5, 12.5]]])
+    one = TriDet(5, 3, 16, 7, 2, bins, 3, 1.5).eval().loss(x, kinds, spans, lengths)
+    x[1, :, 13:], spans[0, 1] = 7.0, torch.tensor([3.0, 4.0])
+    other = net.eval().loss(x, kinds, spans, lengths)
+    torch.testing.assert_close(torch.stack(one), torch.stack(other))
+    assert net.criterion.norm < 100
+    found = net.found(x, lengths, candidates=9)
+    assert all(len(each) == 3 for each in found)
