@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +14,18 @@ from torch import Tensor, nn
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
+from regard.featuremap.parts.dropped import Dropped
 from regard.networks.base import Network
+from regard.networks.events import EventCriterion, Moments, chosen
+from regard.tasks.boxes import Found
 
 GROUPS, PRIOR = 16, 0.01
+
+
+def ranges(levels: int) -> list[tuple[float, float]]:
+    """How far the farther end of an event may be from a moment of each level that stands for it."""
+    edges = [0.0, *(4.0 * 2**level for level in range(levels)), 10_000.0]
+    return list(itertools.pairwise(edges))
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -55,8 +66,8 @@ def depthwise(width: int, kernel: int) -> nn.Conv1d:
 class GranularPerception(nn.Module):
     """Scalable granularity: each moment beside the mean of all, and two windows weighed by what it shows.
 
-        n = norm(x),   y = x + s (n + (F n) relu(G mean(n)) + (P n) (W n + V n))
-        z = y + s' W_2 gelu(W_1 group_norm(y))
+        n = norm(x),   y = x + d s (n + (F n) relu(G mean(n)) + (P n) (W n + V n))
+        z = y + d s' W_2 gelu(W_1 group_norm(y))
 
     F and G are numbers for each channel, P, W and V convolutions of each channel by itself, P and W of ``kernel``
     moments, V of ``ratio`` (``kernel`` + 1) of them, made odd. What is not kept is zero wherever something else reads
@@ -65,9 +76,12 @@ class GranularPerception(nn.Module):
     Args:
         width: c, a multiple of 16. kernel: odd. ratio: of the wider window. inner: of the network. halves: whether the
             maximum of three moments is taken of every second one first. scaled: whether there are s and s'.
+            drop: the share of sequences that go without a branch in training, by d.
     """
 
-    def __init__(self, width: int, kernel: int, ratio: float, inner: int, halves: bool, scaled: bool) -> None:
+    def __init__(
+        self, width: int, kernel: int, ratio: float, inner: int, halves: bool, scaled: bool, drop: float = 0.0
+    ) -> None:
         super().__init__()
         wide = round((kernel + 1) * ratio)
         self.norm, self.psi, self.own = ChannelNorm(width), depthwise(width, kernel), depthwise(width, 1)
@@ -77,6 +91,7 @@ class GranularPerception(nn.Module):
         made = (Scaled(torch.full((width, 1), 1e-4)) if scaled else nn.Identity() for _ in range(2))
         self.scale, self.inner_scale = made
         self.pool = nn.MaxPool1d(3, 2, 1) if halves else None
+        self.dropped = Dropped(drop)
         for layer in (self.psi, self.own, self.near, self.far, self.mean):
             nn.init.zeros_(layer.weight)
         for layer in (each for each in self.modules() if isinstance(each, nn.Conv1d)):
@@ -92,8 +107,8 @@ class GranularPerception(nn.Module):
         psi, own, windows = self.psi(normed), self.own(normed), self.near(normed)
         windows = windows + self.far(normed)
         mean = normed.sum(2, keepdim=True) / kept.sum(2, keepdim=True)
-        y = x + self.scale(own * torch.relu(self.mean(mean)) + windows * psi + normed)
-        return (y + self.inner_scale(self.inner(self.groups(y * kept, kept)))) * kept, kept
+        y = x + self.dropped(self.scale(own * torch.relu(self.mean(mean)) + windows * psi + normed))
+        return (y + self.dropped(self.inner_scale(self.inner(self.groups(y * kept, kept))))) * kept, kept
 
 
 class Tower(nn.Module):
@@ -126,7 +141,6 @@ class Tower(nn.Module):
     year=2023,
     aliases=("sgp", "trident_head"),
     fidelity="authors' code",
-    missing="the assignment of events to moments, the losses and the choice among events",
     claim=(
         Claim(
             "sure bins give their distance exactly, two alike bins the one between them, on both sides",
@@ -138,6 +152,12 @@ class Tower(nn.Module):
             cells="events.padded",
             holds="common.within(most=1e-9)",
         ),
+        Claim(
+            "trained on drawn events, it finds them at an overlap of 0.7 with a higher mean average precision than "
+            "with distances that are told as they are, over three seeds",
+            cells="events.trained",
+            holds="events.is_closer",
+        ),
     ),
 )
 class TriDet(Network):
@@ -148,12 +168,16 @@ class TriDet(Network):
     k runs over the bins from 0, r is the moments from one to the next of a level, s and e are the class's starts and
     ends at the moments around, zero outside of what is kept, and a and b what the moment itself says.
 
+    `loss` is what trains it, `found` the choice among its events.
+
     Shapes: ``x (b, features, t)``, ``lengths (b,)`` of what is kept, None for all -> ``(b, moments, classes, 3)``: the
     probability, start and end, in moments of x; moments are those of all levels, each with half of the one before it.
 
     Args:
         features: of x. classes: to tell apart. width: of the pyramid, a multiple of 16. inner: of its blocks' networks.
-            levels: halvings. bins: beyond the moment itself. kernel, ratio: of the windows. seed: of the weights.
+            levels: halvings. bins: beyond the moment itself; 0 for distances that are told as they are, the same for
+            all classes, by a head that this one is compared with. kernel, ratio: of the windows. seed: of the weights.
+            drop: the share of sequences that go without a branch of a block that halves in training.
 
     Raises:
         ValueError: a width that 16 does not divide, an even kernel, no class, a size below one; lengths of another
@@ -173,11 +197,12 @@ class TriDet(Network):
         kernel: int = 1,
         ratio: float = 5.0,
         seed: int = 0,
+        drop: float = 0.1,
     ) -> None:
         super().__init__()
-        if width % GROUPS or kernel % 2 == 0 or min(features, classes, width, inner, levels, bins) < 1:
+        if width % GROUPS or kernel % 2 == 0 or min(features, classes, width, inner, levels, bins + 1) < 1:
             came = f"{features}, {classes}, {width}, {inner}, {levels}, {bins}, {kernel}"
-            wanted = f"sizes of one or more, the width by {GROUPS}, the kernel odd"
+            wanted = f"sizes of one or more, bins of none or more, the width by {GROUPS}, the kernel odd"
             raise wrong("features, classes, width, inner, levels, bins, kernel", came, wanted)
         self.bins, self.levels = bins, levels
         with torch.random.fork_rng(devices=[]):
@@ -186,13 +211,16 @@ class TriDet(Network):
             self.embed = nn.ModuleList(nn.Conv1d(each, width, 3, padding=1, bias=False) for each in given)
             self.embed_norms = nn.ModuleList(ChannelNorm(width) for _ in given)
             self.stem = nn.ModuleList(GranularPerception(width, 1, ratio, inner, False, False) for _ in range(2))
-            more = (kernel, ratio, inner, True, True)
+            more = (kernel, ratio, inner, True, True, drop)
             self.blocks = nn.ModuleList(GranularPerception(width, *more) for _ in range(levels))
             self.norms = nn.ModuleList(ChannelNorm(width) for _ in range(levels + 1))
             start = -math.log((1 - PRIOR) / PRIOR)
-            self.classes, self.starts, self.ends = (Tower(width, classes, start) for _ in range(3))
+            self.classes = Tower(width, classes, start)
+            if bins:
+                self.starts, self.ends = (Tower(width, classes, start) for _ in range(2))
             self.moments = Tower(width, 2 * (bins + 1))
             self.scales = nn.ModuleList(Scaled(torch.ones(())) for _ in range(levels + 1))
+        self.criterion = EventCriterion(ranges(levels))
 
     @classmethod
     def examples(cls) -> Sequence[Sample]:
@@ -210,15 +238,38 @@ class TriDet(Network):
         return [Sample("tridet", made(), {"inputs": inputs, "output": (41, 3, 3), "again": lambda: made(7)})]
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        found = []
-        for level, (maps, kept) in enumerate(self.features(x, lengths)):
-            score = torch.sigmoid(self.classes(maps, kept)).mT
-            left, right = self.shares(maps, kept, level)
-            step, bins = 2**level, torch.arange(self.bins + 1, device=x.device, dtype=x.dtype)
-            time = step * torch.arange(maps.shape[2], device=x.device, dtype=x.dtype)[:, None]
-            start, end = time - step * (left @ bins).mT, time + step * (right @ bins).mT
-            found.append(torch.stack((score, start, end), -1))
-        return torch.cat(found, 1)
+        read = self.read(x, lengths)
+        return torch.cat((torch.sigmoid(read.scores)[..., None], read.spans), -1)
+
+    def read(self, x: Tensor, lengths: Tensor | None = None) -> Moments:
+        """What every moment says: what a loss reads in training."""
+        scores, away, times, steps, kept = [], [], [], [], []
+        for level, (maps, there) in enumerate(self.features(x, lengths)):
+            scores.append(self.classes(maps, there).mT)
+            away.append(self.distances(maps, there, level))
+            step = x.new_full((maps.shape[2],), 2.0**level)
+            times.append(step * torch.arange(maps.shape[2], device=x.device, dtype=x.dtype))
+            steps.append(step)
+            kept.append(there[:, 0] > 0)
+        levels = tuple(each.shape[1] for each in scores)
+        both = (torch.cat(scores, 1), torch.cat(away, 1))
+        return Moments(*both, torch.cat(times), torch.cat(steps), torch.cat(kept, 1), levels)
+
+    def distances(self, maps: Tensor, kept: Tensor, level: int) -> Tensor:
+        """How far each class's event begins before each moment and ends after it ``(b, t, classes, 2)``, in steps."""
+        if not self.bins:
+            return torch.relu(self.scales[level](self.moments(maps, kept))).mT[:, :, None]
+        bins = torch.arange(self.bins + 1, device=maps.device, dtype=maps.dtype)
+        return torch.stack([(each @ bins).mT for each in self.shares(maps, kept, level)], -1)
+
+    def loss(self, x: Tensor, kinds: Tensor, spans: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The losses of the classes and of the ends: see `EventCriterion`, which counts on from call to call."""
+        return self.criterion(self.read(x, lengths), kinds, spans)
+
+    def found(self, x: Tensor, lengths: Tensor | None = None, **options: Any) -> list[Found]:
+        """The choice among its events: see `events.chosen`, whose options these are."""
+        with torch.no_grad():
+            return chosen(self.read(x, lengths), **options)
 
     def features(self, x: Tensor, lengths: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
         """The maps of all levels ``(b, width, t_l)``, and what of each is kept ``(b, 1, t_l)``."""
@@ -240,7 +291,12 @@ class TriDet(Network):
         """The likeness of each distance to the start and to the end ``(b, classes, t, bins + 1)``, from 0."""
         fixed = maps.detach()
         start, end = self.starts(fixed, kept), self.ends(fixed, kept)
-        own = torch.relu(self.scales[level](self.moments(maps, kept))).unflatten(1, (2, -1)).transpose(2, 3)
+        return self.by_bins(start, end, torch.relu(self.scales[level](self.moments(maps, kept))))
+
+    def by_bins(self, start: Tensor, end: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """The likeness of each distance from the starts and ends ``(b, classes, t)`` of the moments around and what a
+        moment itself says ``(b, 2 (bins + 1), t)``."""
+        own = own.unflatten(1, (2, -1)).transpose(2, 3)
         before = F.pad(start, (self.bins, 0)).unfold(2, self.bins + 1, 1)
         after = F.pad(end, (0, self.bins)).unfold(2, self.bins + 1, 1)
         left = torch.softmax(before + own[:, :1], -1).flip(-1)
@@ -249,6 +305,8 @@ class TriDet(Network):
     def intermediates(self, x: Tensor, lengths: Tensor | None = None) -> dict[str, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The likeness of each distance to the start and to the end ``(b, classes, t, bins + 1)``, by level."""
         found: dict[str, Tensor] = {}
+        if not self.bins:
+            return found
         for level, (maps, kept) in enumerate(self.features(x, lengths)):
             found[f"starts.{level}"], found[f"ends.{level}"] = self.shares(maps, kept, level)
         return found

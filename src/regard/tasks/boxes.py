@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -32,6 +32,45 @@ def suppressed(found: Found, most: float = 0.5) -> Found:
         if keep[place]:
             keep[place + 1 :] &= ~beside[place, place + 1 :]
     return boxes[keep], scores[keep], kinds[keep]
+
+
+def softened(
+    boxes: Tensor, scores: Tensor, weigh: Callable[[Tensor], Tensor], least: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Soft suppression: takes the box of the best score again and again, the others' scores times what their overlap
+    with it weighs; those below ``least`` are left out, as are those of no weight.
+
+    Args:
+        boxes: ``(n, 4)``. scores: ``(n,)``, above zero. weigh: overlaps -> weights.
+
+    Returns:
+        The places of those that are taken, in their order, and their scores when they were.
+
+    Paper: Bodla et al., arXiv 1704.04503, whose weight is exp(−overlap² / σ).
+    """
+    places, left = torch.arange(len(boxes), device=boxes.device), scores.clone()
+    taken, told = [], []
+    while len(places):
+        best = int(left.argmax())
+        taken.append(places[best])
+        told.append(left[best])
+        left = left * weigh(overlaps(boxes[places], boxes[places[best]]))
+        left[best] = 0
+        stay = (left >= least) & (left > 0)
+        places, left = places[stay], left[stay]
+    if not taken:
+        return places, left
+    return torch.stack(taken), torch.stack(told)
+
+
+def voted(boxes: Tensor, every: Tensor, scores: Tensor, overlap: float) -> Tensor:
+    """Boxes ``(n, 4)`` moved to the mean of all those that overlap them by ``overlap`` at least, by their scores.
+
+    Args:
+        every, scores: ``(m, 4)`` and ``(m,)`` of all boxes.
+    """
+    weights = (overlaps(boxes[:, None], every[None]) >= overlap) * scores
+    return weights @ every / weights.sum(1, keepdim=True)
 
 
 def average_precision(

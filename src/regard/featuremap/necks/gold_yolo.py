@@ -16,6 +16,7 @@ from regard.core.build import build
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.featuremap.neck import Neck, NeckTraits
+from regard.featuremap.parts.dropped import Dropped
 from regard.featuremap.parts.layers import Bottle, Convolved, CrossStage, RepVGG, normed_as, per_cell
 from regard.featuremap.resize import Size, fitted, halved, pooled, resize
 
@@ -60,16 +61,17 @@ class Injection(nn.Module):
 
 
 class MapAttention(nn.Module):
-    """``x + norm(W relu6(A v)) ``, A the softmax of products that are not scaled, then
-    ``x + norm(V relu6(D norm(U x)))``, D depthwise 3 × 3.
+    """``x + d norm(W relu6(A v)) ``, A the softmax of products that are not scaled, then
+    ``x + d norm(V relu6(D norm(U x)))``, D depthwise 3 × 3, d the dropping of paths.
 
     Args:
-        width: of the map, within and without. heads: of attention.
+        width: of the map, within and without. heads: of attention. drop: the share of images that go without a branch
+            in training.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, drop: float = 0.0) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.dropped = heads, Dropped(drop)
         self.q, self.k = (Convolved(width, heads * KEY, activation=None) for _ in range(2))
         self.v = Convolved(width, heads * VALUE, activation=None)
         self.mechanism = build("softmax", scale=1.0)
@@ -81,8 +83,8 @@ class MapAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (each(x).flatten(2).unflatten(1, (self.heads, -1)).mT for each in (self.q, self.k, self.v))
         heads = self.mechanism(q, k, v).mT.flatten(1, 2).unflatten(2, x.shape[2:])
-        x = x + self.out(F.relu6(heads))
-        return x + self.down(F.relu6(self.depthwise(self.up(x))))
+        x = x + self.dropped(self.out(F.relu6(heads)))
+        return x + self.dropped(self.down(F.relu6(self.depthwise(self.up(x)))))
 
 
 @published(
@@ -95,7 +97,6 @@ class MapAttention(nn.Module):
     year=2023,
     aliases=("gather_and_distribute",),
     fidelity="authors' code",
-    missing="dropped paths in training, pretraining on masked images, distillation",
     claim=(
         Claim(
             "four maps become three, from the second level on, each of which depends on every map",
@@ -130,10 +131,13 @@ class GoldYolo(Neck):
             and 2 c_0 + c_1. repeats: blocks of each f, 4 in the networks N and S, 7 in M, 12 in L. gathered: width of
             the lower gathered map, 96, 128, 192, 192. attention: its layers and their heads, in L (3, 8). share: None
             in N and S, ⅔ in M, ½ in L, the part of the channels that goes through the blocks. block: "rep", in L
-            "silu". skip: in L, n_3 is made of p_2 in place of n_2.
+            "silu". skip: in L, n_3 is made of p_2 in place of n_2. drop: the share of images that go without a branch
+            of the last layer of attention in training, which grows to it from 0 at the first.
 
     Raises:
         ValueError: other than four levels, other than one or three widths, a size below one, or another block.
+
+    `GoldYoloNetwork` is trained with it, `MaskedImages` its backbone before.
 
     Paper: Wang et al., arXiv 2309.11331. In the authors' code a gate that is brought to a smaller level by means is not
     squashed; here it is, as everywhere else.
@@ -151,6 +155,7 @@ class GoldYolo(Neck):
         share: float | None = None,
         block: str = "rep",
         skip: bool = False,
+        drop: float = 0.1,
     ) -> None:
         widths = (out,) * 3 if isinstance(out, int) else tuple(out)
         super().__init__(channels, min(widths, default=0))
@@ -180,7 +185,8 @@ class GoldYolo(Neck):
         self.n4 = stack(2 * fine, middle, repeats, share, make)
         self.n5 = stack(self.last, coarse, repeats, share, make)
         whole = fine + c1 + c3
-        self.high = nn.Sequential(*(MapAttention(whole, attention[1]) for _ in range(attention[0])))
+        grow = drop / max(1, attention[0] - 1)
+        self.high = nn.Sequential(*(MapAttention(whole, attention[1], n * grow) for n in range(attention[0])))
         self.parts = nn.Conv2d(whole, sum(self.split[1]), 1)
         normed_as(self, EPS, MOMENTUM)
 

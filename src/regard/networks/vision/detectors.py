@@ -122,7 +122,6 @@ class Rates(nn.Module):
     year=2020,
     aliases=("rfp", "recursive_feature_pyramid"),
     fidelity="authors' code",
-    missing="the heads of the detector, which are another paper's",
     claim=(
         Claim(
             "untrained, with the second backbone a copy of the first, it gives what the pyramid of one pass gives",
@@ -156,7 +155,8 @@ class DetectoRS(Network):
     Raises:
         ValueError: a size below one, or an ``out`` that 4 does not divide.
 
-    Paper: Qiao et al., arXiv 2006.02334.
+    Paper: Qiao et al., arXiv 2006.02334, whose method ends with the pyramid: in the authors' code the heads that read
+    it are those of Hybrid Task Cascade (1901.07518), unchanged.
     """
 
     def __init__(

@@ -15,7 +15,8 @@ from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.featuremap.necks.gold_yolo import EPS, MOMENTUM, GoldYolo, silu, stack
 from regard.featuremap.parts.layers import Activation, Convolved, RepVGG, normed_as
-from regard.networks.vision.detector import Detector
+from regard.networks.vision.detection_loss import Criterion
+from regard.networks.vision.detector import BoxHead, Detector
 from regard.networks.vision.vit import random_images
 
 REPEATS = (6, 12, 18, 6)
@@ -31,7 +32,8 @@ class Sizes:
     Args:
         width, depth: of 1,024 channels and of `REPEATS`. gathered, attention, share, block, skip: see
             `featuremap.necks.gold_yolo.GoldYolo`. bins: of each distance of a box, one for the distance itself.
-        parameters, flops: printed, in millions and, of an image of 640 × 640, in billions.
+        parameters, flops: printed, in millions and, of an image of 640 × 640, in billions. kind: of the boxes' overlap
+            in training.
     """
 
     width: float
@@ -44,6 +46,7 @@ class Sizes:
     block: str = "rep"
     skip: bool = False
     bins: int = 1
+    kind: str = "giou"
 
     def repeats(self, count: int) -> int:
         """Blocks of a stage that has so many at a depth of one."""
@@ -51,7 +54,7 @@ class Sizes:
 
 
 SIZES = {
-    "N": Sizes(0.25, 0.33, 96, 5.6, 12.1),
+    "N": Sizes(0.25, 0.33, 96, 5.6, 12.1, kind="siou"),
     "S": Sizes(0.50, 0.33, 128, 21.5, 46.0),
     "M": Sizes(0.75, 0.60, 192, 41.3, 87.5, share=2 / 3, bins=17),
     "L": Sizes(1.0, 1.0, 192, 75.1, 151.7, (3, 8), 0.5, "silu", True, 17),
@@ -92,31 +95,30 @@ class Pools(nn.Module):
         return self.last(torch.cat((self.around(x), joined), 1))
 
 
-class Head(nn.Module):
+class Head(BoxHead):
     """Scores of classes and distances to the sides of a box, of each cell of one level.
 
     Args:
-        width: of the level. classes: to tell apart. bins: of each distance.
+        width: of the level. classes: to tell apart. bins: of each distance. direct: whether distances are told beside
+            the bins, too.
     """
 
-    def __init__(self, width: int, classes: int, bins: int) -> None:
+    def __init__(self, width: int, classes: int, bins: int, direct: bool = False) -> None:
         super().__init__()
-        self.bins = bins
+        self.bins, self.direct = bins, direct
         self.stem = Convolved(width, width, activation=nn.SiLU)
         self.for_classes, self.for_boxes = (Convolved(width, width, 3, activation=nn.SiLU) for _ in range(2))
         self.classes, self.boxes = nn.Conv2d(width, classes, 1), nn.Conv2d(width, 4 * bins, 1)
-        for layer, start in ((self.classes, -4.595119850134589), (self.boxes, 1.0)):  # a prior of 1%
+        self.sides = nn.Conv2d(width, 4, 1) if direct else None
+        starts = [(self.classes, -4.595119850134589), (self.boxes, 1.0)]  # a prior of 1%
+        for layer, start in starts if self.sides is None else [*starts, (self.sides, 1.0)]:
             nn.init.zeros_(layer.weight)
             nn.init.constant_(layer.get_parameter("bias"), start)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(b, classes, cells)`` before the sigmoid and ``(b, 4, cells)`` in cells: left, top, right, bottom."""
+    def raw(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         x = self.stem(x)
-        scores, boxes = self.classes(self.for_classes(x)).flatten(2), self.boxes(self.for_boxes(x)).flatten(2)
-        if self.bins == 1:
-            return scores, boxes
-        steps = torch.arange(self.bins, device=x.device, dtype=x.dtype)
-        return scores, (torch.softmax(boxes.unflatten(1, (4, self.bins)), 2) * steps[:, None]).sum(2)
+        boxes = self.for_boxes(x)
+        return self.classes(self.for_classes(x)), self.boxes(boxes), None if self.sides is None else self.sides(boxes)
 
 
 @published(
@@ -127,7 +129,6 @@ class Head(nn.Module):
     arxiv="2309.11331",
     year=2023,
     fidelity="authors' code",
-    missing="training: its losses, dropped paths, pretraining on masked images, distillation; the choice among boxes",
     claim=Claim(
         "with its blocks folded, each size has the parameters and, for 640 × 640, the FLOPs that are printed",
         cells="gathered.sizes",
@@ -137,25 +138,42 @@ class Head(nn.Module):
 class GoldYoloNetwork(Detector):
     """Four stages of folding blocks, the neck, and of each cell of three levels a box and the scores of classes.
 
+    `loss` is what trains it, with a `Teacher` where there is one, `found` the choice among its boxes; its backbone may
+    begin with `MaskedImages`, whose pretraining is not part of the authors' code but of the paper that they name.
+
     Shapes: ``images (b, 3, y, x)`` of any height and width -> ``(b, cells, 4 + classes)``: the middle, the width and
     the height of the box in pixels, and probabilities.
 
     Args:
-        size: N, S, M or L. classes: to tell apart. seed: of the weights. width: in place of the size's.
+        size: N, S, M or L. classes: to tell apart. seed: of the weights. width: in place of the size's. bins: of each
+            distance in place of the size's: N and S have 17 where a teacher or a pupil has. direct: whether distances
+            are told beside the bins, and boxes found by them: so N and S are taught.
 
     Raises:
-        ValueError: another size.
+        ValueError: another size, fewer bins than one; distances beside no bins.
 
     Paper: Wang et al., arXiv 2309.11331.
     """
 
     steps = STEPS
 
-    def __init__(self, size: str = "N", classes: int = 80, seed: int = 0, width: float | None = None) -> None:
+    def __init__(
+        self,
+        size: str = "N",
+        classes: int = 80,
+        seed: int = 0,
+        width: float | None = None,
+        bins: int | None = None,
+        direct: bool = False,
+    ) -> None:
         super().__init__()
         if size not in SIZES:
             raise wrong("size", repr(size), f"one of {', '.join(SIZES)}")
         sizes = SIZES[size]
+        bins = sizes.bins if bins is None else bins
+        if bins < 1 or (direct and bins == 1):
+            raise wrong("bins, direct", f"{bins}, {direct}", "one or more; distances beside more than one")
+        self.criterion = Criterion(kind=sizes.kind)
         widths = [-(-int(c * (width or sizes.width)) // 8) * 8 for c in (64, 128, 256, 512, 1024)]
         make, activation = (silu, nn.SiLU) if sizes.block == "silu" else (RepVGG, nn.ReLU)
         with torch.random.fork_rng(devices=[]):
@@ -170,7 +188,7 @@ class GoldYoloNetwork(Detector):
             repeats = sizes.repeats(REPEATS[1])
             more = (repeats, sizes.gathered, sizes.attention, sizes.share, sizes.block, sizes.skip)
             self.neck = GoldYolo(tuple(widths[1:]), given, *more)
-            self.heads = nn.ModuleList(Head(each, classes, sizes.bins) for each in given)
+            self.heads = nn.ModuleList(Head(each, classes, bins, direct) for each in given)
         normed_as(self, EPS, MOMENTUM)
 
     @staticmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +69,6 @@ class Trunk(nn.Module):
     year=2025,
     aliases=("faithful_attention_maps", "two_stage_hard_masking"),
     fidelity="hand values",
-    missing="the pretrained networks that both stages begin as, and thresholds of parts for each data set",
     claim=Claim(
         "whatever stands in the pixels that are hidden, the answer of the second stage is the same bit by bit, and "
         "another one where patches are hidden only when they are pooled",
@@ -83,7 +82,8 @@ class FaithfulViT(Network):
         maps = softmax_k −‖x_p − a_k‖²,   k a part or the background;   kept_p where the largest part is above it
         answers: of the second, whose class token sees kept patches; of the first, from each part's mean of maps · x
 
-    In training maps and kept patches are drawn with Gumbel noise. No gradient passes through the choice.
+    In training maps and kept patches are drawn with Gumbel noise. No gradient passes through the choice. Once
+    `find_thresholds` has seen a data set, patches that are less like their part than most there count as background.
 
     Shapes: ``images (b, channels, y, x)`` -> ``(b, 2, classes)``: the logits of the second stage, and those of the
     first, the mean over parts. Of any height and width.
@@ -95,7 +95,8 @@ class FaithfulViT(Network):
     Raises:
         ValueError: no part.
 
-    Paper: Aniraj et al., arXiv 2506.08915. The authors' code draws noise in evaluation too, where this does not.
+    Paper: Aniraj et al., arXiv 2506.08915. The authors' code draws noise in evaluation too, where this does not. Both
+    stages begin untrained here, there as published networks, whose weights are no part of the method.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class FaithfulViT(Network):
             self.modulation = nn.LayerNorm([parts + 1, width])
             self.part_classes = nn.Linear(width, classes, bias=False)
             self.norm, self.classes = nn.LayerNorm(width), nn.Linear(width, classes, bias=False)
+        self.register_buffer("thresholds", torch.full((parts,), float("-inf")))
 
     @classmethod
     def examples(cls) -> Sequence[Sample]:
@@ -134,7 +136,44 @@ class FaithfulViT(Network):
     def maps(self, x: Tensor) -> Tensor:
         """Shares of the parts and, last, of the background ``(b, n, parts + 1)``, of the patches ``(b, n, width)``."""
         logits = -(x[:, :, None] - self.prototypes).square().sum(-1)
-        return F.gumbel_softmax(logits, dim=-1) if self.training else torch.softmax(logits, -1)
+        if self.training:
+            return F.gumbel_softmax(logits, dim=-1)
+        thresholds = self.get_buffer("thresholds")
+        if thresholds.isfinite().any():
+            like = x @ self.prototypes.T
+            short = like[:, :, :-1] < thresholds
+            logits = torch.cat([like[:, :, :-1].masked_fill(short, float("-inf")), like[:, :, -1:]], -1)
+        return torch.softmax(logits, -1)
+
+    @torch.no_grad()
+    def find_thresholds(self, batches: Iterable[Tensor], share: float = 0.05) -> Tensor:
+        """Sets and gives, for each part, the product ``x_p · a_k`` that a ``share`` of the patches that are the part's
+        in these images fall short of; −∞ for a part of no patch. From then on, in evaluation, a patch that falls short
+        of a part's is none of it, and shares are the softmax of the products.
+
+        Args:
+            batches: images ``(b, channels, y, x)`` of a data set. share: 0 to 1; the authors try 0.01 to 0.1.
+
+        Raises:
+            ValueError: another share, or no image.
+        """
+        if not 0 <= share <= 1:
+            raise wrong("share", str(share), "0 to 1")
+        was, thresholds = self.training, self.get_buffer("thresholds").fill_(float("-inf"))
+        like, parts = [], []
+        self.eval()
+        for images in batches:
+            x = self.one(images)[:, 1:]
+            like.append((x @ self.prototypes.T).flatten(0, 1))
+            parts.append(self.maps(x).argmax(-1).flatten())
+        self.train(was)
+        if not like:
+            raise wrong("batches", "none", "images of a data set")
+        products, own = torch.cat(like), torch.cat(parts)
+        for part in range(len(thresholds)):
+            if (own == part).any():
+                thresholds[part] = products[own == part, part].quantile(share)
+        return thresholds
 
     def kept(self, maps: Tensor) -> Tensor:
         """Which patches the second stage sees ``(b, n)``."""

@@ -19,6 +19,7 @@ from regard.core.build import build
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.core.layout import Layout
+from regard.featuremap.parts.dropped import Dropped
 from regard.networks.base import Network, modules_of, told_by
 from regard.networks.stages.norms import whole
 from regard.networks.stages.steps.attention import Biased
@@ -33,7 +34,8 @@ class Branch:
 
     Args:
         width, depth, heads: of its layers. side: of its images in pixels; of all branches' sides only the ratios count.
-        window: side of the windows that tokens attend in, in patches; 0 for attention to all.
+        window: side of the windows that tokens attend in, in patches; 0 for attention to all. drop: the share of images
+            that go without an attention, or a perceptron, of a layer in training.
     """
 
     width: int
@@ -41,34 +43,37 @@ class Branch:
     heads: int
     side: int
     window: int = 0
+    drop: float = 0.0
 
 
 TINY, SMALL, BASE, LARGE = (192, 12, 3), (384, 12, 6), (768, 12, 12), (1024, 24, 16)
 PYRAMIDS = {
-    "TSB": (Branch(*BASE, 448, 14), Branch(*SMALL, 896, 14), Branch(*TINY, 1120, 14)),
-    "SBL": (Branch(*LARGE, 672, 28), Branch(*BASE, 1120, 28), Branch(*SMALL, 1568, 28)),
+    "TSB": (Branch(*BASE, 448, 14, 0.15), Branch(*SMALL, 896, 14, 0.05), Branch(*TINY, 1120, 14, 0.05)),
+    "SBL": (Branch(*LARGE, 672, 28, 0.4), Branch(*BASE, 1120, 28, 0.15), Branch(*SMALL, 1568, 28, 0.05)),
 }
 """Coarse to fine: the largest network of the smallest image first."""
 
 
 class Layer(nn.Module):
-    """``y = x + γ_1 attention(norm(x))``, ``y + γ_2 W_2 gelu(W_1 norm(y))``.
+    """``y = x + d γ_1 attention(norm(x))``, ``y + d γ_2 W_2 gelu(W_1 norm(y))``, d the dropping of paths.
 
     Args:
-        width, heads: of the attention. window: side of its windows, which begin at the first token; 0 for none.
+        width, heads: of the attention. window: side of its windows, which begin at the first token; 0 for none. drop:
+            the share of images that go without a branch in training.
     """
 
-    def __init__(self, width: int, heads: int, window: int = 0) -> None:
+    def __init__(self, width: int, heads: int, window: int = 0, drop: float = 0.0) -> None:
         super().__init__()
         self.gamma1, self.gamma2 = (nn.Parameter(torch.ones(width)) for _ in range(2))
         self.norm1, self.norm2 = nn.LayerNorm(width, EPS), nn.LayerNorm(width, EPS)
         mechanism = build("windows", side=window) if window else build("softmax")
         self.attention = Attention(mechanism, Biased(width, heads, True))
         self.inner = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.dropped = Dropped(drop)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        x = x + self.gamma1 * self.attention(self.norm1(x), Layout(grid=size))
-        return x + self.gamma2 * self.inner(self.norm2(x))
+        x = x + self.dropped(self.gamma1 * self.attention(self.norm1(x), Layout(grid=size)))
+        return x + self.dropped(self.gamma2 * self.inner(self.norm2(x)))
 
 
 class Tokens(nn.Module):
@@ -156,32 +161,35 @@ class Deformable(nn.Module):
 
 
 class Injector(nn.Module):
-    """``z = x + γ attention(norm(x), norm(y))``, ``z + τ W_2 gelu(D W_1 norm(z))``, γ and τ zero at first.
+    """``z = x + γ attention(norm(x), norm(y))``, ``z + τ d W_2 gelu(D W_1 norm(z))``, γ and τ zero at first.
 
-    D is a depthwise convolution 3 × 3 of the tokens' map, of a quarter of the width.
+    D is a depthwise convolution 3 × 3 of the tokens' map, of a quarter of the width, d the dropping of paths; as in the
+    authors' code the attention is never dropped.
     """
 
-    def __init__(self, width: int, attention: nn.Module) -> None:
+    def __init__(self, width: int, attention: nn.Module, drop: float = 0.0) -> None:
         super().__init__()
         self.gamma, self.tau = (nn.Parameter(torch.zeros(width)) for _ in range(2))
         self.own, self.other, self.attention = nn.LayerNorm(width, EPS), nn.LayerNorm(width, EPS), attention
         inner = width // 4
         self.norm, self.first = nn.LayerNorm(width, EPS), nn.Linear(width, inner)
         self.depthwise, self.second = nn.Conv2d(inner, inner, 3, padding=1, groups=inner), nn.Linear(inner, width)
+        self.dropped = Dropped(drop)
 
     def forward(self, x: Tensor, y: Tensor, sizes: tuple) -> Tensor:
         x = x + self.gamma * self.attention(self.own(x), self.other(y), sizes)
         inner = flat(self.depthwise(image(self.first(self.norm(x)), sizes[0])))
-        return x + self.tau * self.second(F.gelu(inner))
+        return x + self.tau * self.dropped(self.second(F.gelu(inner)))
 
 
 class Interaction(nn.Module):
     """Two branches read each other, the coarser one first: each gets the other's tokens by a matrix to its width."""
 
-    def __init__(self, coarse: int, fine: int, attention: Callable[[int], nn.Module]) -> None:
+    def __init__(self, coarse: int, fine: int, attention: Callable[[int], nn.Module], drop: float = 0.0) -> None:
         super().__init__()
         self.to_fine, self.to_coarse = nn.Linear(coarse, fine), nn.Linear(fine, coarse)
-        self.coarse, self.fine = Injector(coarse, attention(coarse)), Injector(fine, attention(fine))
+        self.coarse = Injector(coarse, attention(coarse), drop)
+        self.fine = Injector(fine, attention(fine), drop)
 
     def forward(self, coarse: Tensor, fine: Tensor, sizes: tuple, others: tuple) -> tuple[Tensor, Tensor]:
         from_coarse, from_fine = self.to_fine(coarse), self.to_coarse(fine)
@@ -206,7 +214,6 @@ def merging(inside: int, out: int) -> nn.Sequential:
     year=2025,
     aliases=("parameter_inverted_pyramid",),
     fidelity="authors' code",
-    missing="dropped paths in training",
     claim=(
         Claim(
             "with γ and τ zero each branch is as it is alone, bit by bit",
@@ -235,7 +242,8 @@ class PIIP(Network):
     Args:
         branches: coarse to fine, or the name of a pyramid, TSB or SBL. heads: of exchanges. deformable: their
             attention. ratio: of its values' width. steps: exchanges, which divide every depth. places: rows and columns
-            of learned places. seed: of the weights.
+            of learned places. drop: the share of images that go without a perceptron of an exchange in training; each
+            branch says its own. seed: of the weights.
 
     Raises:
         ValueError: another name, fewer than two branches, a first width that 32 does not divide or exchanges that do
@@ -253,6 +261,7 @@ class PIIP(Network):
         ratio: float = 0.5,
         steps: int = 12,
         places: int = 14,
+        drop: float = 0.4,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -271,11 +280,12 @@ class PIIP(Network):
             torch.manual_seed(seed)
             self.tokens = nn.ModuleList(Tokens(each.width, places) for each in made)
             self.layers = nn.ModuleList(
-                nn.ModuleList(Layer(each.width, each.heads, each.window) for _ in range(each.depth)) for each in made
+                nn.ModuleList(Layer(each.width, each.heads, each.window, each.drop) for _ in range(each.depth))
+                for each in made
             )
             pairs = list(itertools.pairwise(made))
             self.interactions = nn.ModuleList(
-                nn.ModuleList(Interaction(a.width, b.width, attention) for a, b in pairs) for _ in range(steps)
+                nn.ModuleList(Interaction(a.width, b.width, attention, drop) for a, b in pairs) for _ in range(steps)
             )
             width = made[0].width
             self.merges = nn.ModuleList(merging(each.width, width) for each in made)

@@ -7,6 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from regard.featuremap.parts.dropped import dropped
+
 
 class Step(nn.Module):
     """The base of every step of a block: ``(b, c, y, x)`` -> the same shape, of any height and width.
@@ -43,7 +45,4 @@ class Added(nn.Module):
         out = self.step(self.norm(x))
         if self.scale is not None:
             out = out * self.scale[:, None, None]
-        if self.drop and self.training:
-            kept = torch.rand(x.shape[0], 1, 1, 1, device=x.device) >= self.drop
-            out = out * kept.to(out.dtype) / (1 - self.drop)
-        return x + out
+        return x + dropped(out, self.drop, self.training)
