@@ -29,7 +29,6 @@ from regard.probes.head_statistics import Moments
     arxiv="2510.21518",
     year=2025,
     fidelity="hand values",
-    missing="vision–language models",
     claim=(
         Claim(
             "the sign of a fiftieth of the heads turned around, the concept's words lose half of their probability",

@@ -34,19 +34,28 @@ class OneQuery:
     v: Tensor
     w: Tensor
 
-    def weights(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
-        """α ``(…, heads, words)`` of the words ``x (words, c)``; ``kept (…, words)`` bool leaves some out."""
-        scores = torch.einsum("hd,hdc,jc->hj", self.q, self.k, x) / self.q.shape[1] ** 0.5
+    def scores(self, x: Tensor) -> Tensor:
+        """``q_h · K_h x_j / √d (heads, words)``."""
+        return torch.einsum("hd,hdc,jc->hj", self.q, self.k, x) / self.q.shape[1] ** 0.5
+
+    def weights(self, x: Tensor, kept: Tensor | None = None, unknown: Tensor | None = None) -> Tensor:
+        """α ``(…, heads, words)`` of the words ``x (words, c)``; of the others of ``kept (…, words)`` bool each becomes
+        the word ``unknown (c,)``, or is left out where there is none."""
+        scores = self.scores(x)
         if kept is not None:
-            scores = scores.masked_fill(~kept[..., None, :], -math.inf)
+            other = torch.full((), -math.inf, dtype=x.dtype) if unknown is None else self.scores(unknown[None])
+            scores = torch.where(kept[..., None, :], scores, other)
         return scores.softmax(-1)
 
     def evidence(self, x: Tensor) -> Tensor:
         """``w_h · V_h x_j (heads, words)``: what each word says to the output, weighted by α."""
         return torch.einsum("he,hec,jc->hj", self.w, self.v, x)
 
-    def __call__(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
-        return (self.weights(x, kept) * self.evidence(x)).sum((-2, -1))
+    def __call__(self, x: Tensor, kept: Tensor | None = None, unknown: Tensor | None = None) -> Tensor:
+        said = self.evidence(x)
+        if kept is not None and unknown is not None:
+            said = torch.where(kept[..., None, :], said, self.evidence(unknown[None]))
+        return (self.weights(x, kept, unknown) * said).sum((-2, -1))
 
 
 @published(
@@ -58,7 +67,6 @@ class OneQuery:
     arxiv="2402.03485",
     year=2024,
     fidelity="hand values",
-    missing="the paper's approximation of LIME's limit, for which all subsets of a text's words stand here",
     claim=(
         Claim(
             "LIME of 5,000 samples is within 5% of its limit",
@@ -69,6 +77,11 @@ class OneQuery:
             "words that speak against the output have negative coefficients of LIME, and no negative weights",
             cells="posthoc.explained",
             holds="posthoc.signs_are_seen",
+        ),
+        Claim(
+            "what a word says, weighted by its attention, less what an unknown word says, follows LIME's limit",
+            cells="posthoc.explained",
+            holds="posthoc.approximation_follows",
         ),
     ),
 )
@@ -101,11 +114,14 @@ def drawn(seed: int, heads: int = 2, size: int = 5, channels: int = 11) -> OneQu
     return OneQuery(*(torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes))
 
 
-def lime(model: OneQuery, x: Tensor, samples: int | None = None, seed: int = 0) -> Tensor:
+def lime(
+    model: OneQuery, x: Tensor, samples: int | None = None, seed: int = 0, unknown: Tensor | None = None
+) -> Tensor:
     """LIME's coefficient of each word ``(words,)``: a linear model of the output where words are left out at random.
 
-    How many are left out is drawn evenly from 1 to all but one, then which; a text with share s of its words left
-    counts ``exp(−(100 (1 − √s))² / 2 · 25²)``. Least squares without penalty.
+    With ``unknown (c,)`` each word that is left out becomes that word, as in the paper. How many are left out is drawn
+    evenly from 1 to all but one, then which; a text with share s of its words left counts
+    ``exp(−(100 (1 − √s))² / 2 · 25²)``. Least squares without penalty.
 
     Args:
         samples: how many texts, None for the limit of many: all subsets with their chances.
@@ -120,7 +136,19 @@ def lime(model: OneQuery, x: Tensor, samples: int | None = None, seed: int = 0) 
     share = kept.double().mean(1)
     weights = chances * torch.exp(-((100 * (1 - share.sqrt())) ** 2) / (2 * WIDTH**2))
     design = torch.cat([torch.ones(len(kept), 1, dtype=torch.float64), kept.double()], 1) * weights.sqrt()[:, None]
-    return torch.linalg.lstsq(design, (model(x, kept) * weights.sqrt())[:, None]).solution[1:, 0]
+    return torch.linalg.lstsq(design, (model(x, kept, unknown) * weights.sqrt())[:, None]).solution[1:, 0]
+
+
+def approximation(model: OneQuery, x: Tensor, unknown: Tensor) -> Tensor:
+    """The paper's approximation of LIME's limit for long texts, ``(words,)``, where words become ``unknown (c,)``.
+
+        β_j ≈ 3/2 Σ_h ( α_hj e_hj − e_hu / n ),   e_hj = w_h · V_h x_j
+
+    e_hu is what the unknown word says, and n how many words there are: α in a text of that word alone is 1 / n.
+
+    Paper: Lopardo, Precioso and Garreau, arXiv 2402.03485, whose heads are averaged where w sums them up here.
+    """
+    return 1.5 * ((model.weights(x) * model.evidence(x)).sum(0) - model.evidence(unknown[None]).sum() / len(x))
 
 
 def subsets(n: int) -> tuple[Tensor, Tensor]:

@@ -84,6 +84,7 @@ def trade(found: Figures) -> Finding:
     return Finding.of(f"{listed(dict.fromkeys(found('anchors')), 'd')} anchors by {'; by '.join(told)}", rises)
 
 
+@quick(lost=[0.05])
 @null(lost=[0.0])
 @measured(lost=(0.01, 0.05, 0.2), every=(0, 4, 16), steps=[256])
 def reloaded(lost: float, every: int, steps: int) -> dict[str, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from regard.claims.figures import Figures
 from regard.core import executed, results
 from regard.core.atlas import Entry, everything
 from regard.core.errors import wrong
+from regard.core.files import write_text
 from regard.core.sources import OF, changed, subject, used
 from regard.experiments.apart import apart, can_fork
 from regard.experiments.cell import Cell, Scalar
@@ -108,11 +108,12 @@ class Page:
         self.write()
 
     def write(self) -> None:
-        """The file, a row on a line, so that a change of one is one line."""
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        passing = self.file.with_name(f".{self.file.name}.{os.getpid()}")
-        passing.write_text(written(self.kept), encoding="utf-8")
-        os.replace(passing, self.file)
+        """The file, a row on a line, so that a change of one is one line.
+
+        Raises:
+            OSError: it cannot be written; what was there before is there.
+        """
+        write_text(self.file, written(self.kept))
         results.read.cache_clear()
 
 

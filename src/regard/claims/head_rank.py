@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from regard.blocks.attention import Attention
-from regard.claims.cells import measured
+from regard.claims.cells import measured, quick
 from regard.claims.figures import Figures, Finding, listed
 from regard.mechanisms.scored.softmax import Softmax
 from regard.networks import LM, Config
@@ -28,6 +28,7 @@ def stochastic(n: int, seed: int) -> Tensor:
     return torch.softmax(2 * torch.randn(n, n, generator=generator, dtype=torch.float64), -1)
 
 
+@quick(size=(N // 4, N), seed=[0])
 @measured(size=(2, N // 4, N, 2 * N), seed=range(3))
 def any_matrix(size: int, seed: int) -> dict[str, float]:
     """The error of a head of this size that is to attend by a given matrix: searched, and in closed form."""
@@ -50,6 +51,7 @@ def needs_n(found: Figures) -> Finding:
     return Finding.of(figure, searched < 1e-4, exact < 1e-12, least > 1e-2)
 
 
+@quick(steps=[10])
 @measured(heads=HEADS, form=("fixed", "divided"), seed=range(2), steps=[300])
 def language_model(heads: int, form: str, seed: int, steps: int) -> dict[str, float]:
     """Loss of a small LM with heads of the size of its context, or of the width over their number."""
@@ -112,6 +114,7 @@ def trained(model: nn.Module, call: Callable[..., Tensor], count: int, d: int, s
         return sum(loss(model, torch.Generator().manual_seed(999 + i)).item() for i in range(16)) / 16
 
 
+@quick(steps=[60])
 @measured(case=("16 1", "4 4", "4 16"), steps=[1000])
 def low_rank(case: str, steps: int) -> dict[str, float]:
     """Squared error of one trained layer, 8 points in 16 dimensions, by its heads' rank and number."""
@@ -128,6 +131,7 @@ def misses_it(found: Figures) -> Finding:
     return Finding.of(figure, many >= 3 * one, many < four)
 
 
+@quick(steps=[60])
 @measured(case=("8 1 1", "2 16 1", "2 16 2"), steps=[1000])
 def depth(case: str, steps: int) -> dict[str, float]:
     """Squared error of a whole transformer, 4 points in 8 dimensions, by rank, heads and depth."""

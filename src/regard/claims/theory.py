@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 import regard
-from regard.claims.cells import measured
+from regard.claims.cells import measured, quick
 from regard.claims.figures import Figures, Finding, listed
 from regard.core.atlas import entries
 from regard.core.layout import Layout
@@ -177,6 +177,7 @@ def right(model: nn.Module, x: Tensor, label: Tensor) -> float:
         return ((model(x) > 0) == (label > 0)).double().mean().item()
 
 
+@quick(seed=[0])
 @measured(n=tuple(SETTINGS), weighting=("softmax", "linear"), seed=range(5))
 def constructed(n: int, weighting: Weighting, seed: int) -> dict[str, float]:
     """Accuracy of the exact construction on 2,000 examples of one planted key in n."""
@@ -197,6 +198,7 @@ def finds_by_construction(found: Figures) -> Finding:
     return Finding.of(figure, softmax >= 0.95, *conditions)
 
 
+@quick(n=[160], seed=[0])
 @measured(n=tuple(SETTINGS), weighting=("softmax", "linear"), seed=range(5), steps=[250])
 def planted(n: int, weighting: Weighting, seed: int, steps: int) -> dict[str, float]:
     """Accuracy on unseen examples after training on 4,096, all of them in each step."""
@@ -313,6 +315,7 @@ def copies(generator: Generator, size: int = 16) -> Tensor:
     return torch.cat([half, half], 1)
 
 
+@quick(seed=[0], steps=[20])
 @measured(start=("mimetic", "own", "decay", "step", "products"), seed=range(3), steps=[800])
 def copying(start: str, seed: int, steps: int) -> dict[str, float]:
     """The share of symbols of 256 unseen copies that are right, and of queries of the best head that look at theirs."""
@@ -363,6 +366,6 @@ def copies_sooner(found: Figures) -> Finding:
 
 def no_ingredient_does_it_alone(found: Figures) -> Finding:
     """Every ingredient alone leaves more wrong, on average, than all of them."""
-    means = {s: sum(found("right", start=s)) / 3 for s in ("mimetic", "decay", "step", "products")}
+    means = {s: found.mean("right", start=s) for s in ("mimetic", "decay", "step", "products")}
     figure = f"all {means.pop('mimetic'):.1%}, " + ", ".join(f"{s} alone {mean:.1%}" for s, mean in means.items())
-    return Finding.of(figure, max(means.values()) < sum(found("right", start="mimetic")) / 3)
+    return Finding.of(figure, max(means.values()) < found.mean("right", start="mimetic"))

@@ -77,8 +77,9 @@ TRAITS = {
     ("rows", "one"): "normalised weights",
 }
 """Words for what a mechanism's traits say."""
-WEIGHTS = (4.0, 2.0, 1.5, 1.0, 0.5)
-"""Of a word in name and aliases, title, summary, traits with family and kind, and claim."""
+WEIGHTS = (4.0, 2.0, 2.0, 1.5, 1.0, 0.5)
+"""Of a word in name and aliases, title, what traits say, which laws hold to and a title only promises, summary, family
+and kind, and claim."""
 BEGUN = 0.7
 """The weight of a word that only begins like the one that is asked for."""
 
@@ -102,7 +103,7 @@ def texts(entry: Any) -> list[str]:
     """What is said of an entry, the weightiest first."""
     about = " ".join(said for (name, value), said in TRAITS.items() if entry.traits.get(name) == value)
     names = f"{entry.name.replace('_', ' ')} {' '.join(entry.aliases).replace('_', ' ')}"
-    return [names, entry.title, entry.summary, f"{about} {entry.family} {entry.kind}", entry.said]
+    return [names, entry.title, about, entry.summary, f"{entry.family} {entry.kind}", entry.said]
 
 
 def weigh(shelves: list[list[list[str]]]) -> Mapping[str, float]:
@@ -124,14 +125,17 @@ def relevance(fields: list[list[str]], asked: list[dict[str, float]], rarity: Ma
 
 
 def answer(fields: list[list[str]], stem: str, rarity: Mapping[str, float], loose: bool) -> float:
-    """A stem's rarity times the weight of the best field that has it; less, if ``loose``, where one only begins so."""
+    """A stem's rarity times the weight of the best field that has it; less, if ``loose``, where one only begins so.
+
+    What only begins so is no rarer than what is asked for: a name that begins with a common word says no more by that.
+    """
     best = 0.0
     for field, share in zip(fields, WEIGHTS, strict=True):
         for have in field:
             if have == stem:
                 best = max(best, share * rarity[have])
             elif loose and min(len(stem), len(have)) > 3 and (have.startswith(stem) or stem.startswith(have)):
-                best = max(best, BEGUN * share * rarity[have])
+                best = max(best, BEGUN * share * min(rarity[have], rarity.get(stem, math.inf)))
     return best
 
 

@@ -43,7 +43,6 @@ class SelfAttentionBlock(nn.Module):
     arxiv="2206.01009",
     year=2022,
     aliases=("unre",),
-    missing="the pretrained network of frames",
     fidelity="abstract only",
     claim=(
         Claim(
@@ -72,7 +71,7 @@ class UnifiedRecurrence(Network):
     Raises:
         ValueError: another strategy, heads that do not divide the width, or clips of other vertices.
 
-    Paper: Tai et al., arXiv 2206.01009.
+    Paper: Tai et al., arXiv 2206.01009. Vertices are a frame's tokens, which any network of frames may give.
     """
 
     def __init__(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
+from time import process_time
 
 import torch
 
-from regard.experiments.timing import clock
+from regard.core.state import State
 from regard.networks import LM, Config
 from regard.plan.mixers import GroupedAttention
 from regard.plan.roofline import ModelShape, Network
@@ -22,17 +24,34 @@ def shape_of(model: LM) -> ModelShape:
 
 
 @torch.no_grad()
-def seconds_of_step(model: LM, batch: int, context: int, rounds: int = 5) -> float:
-    """Median time of decoding one token after ``context`` tokens."""
-    ids = torch.zeros(batch, context, dtype=torch.int64)
-    held = [model.extend(ids, model.start(batch))[1]]
+def seconds_of_steps(
+    model: LM, batches: Sequence[int], contexts: Sequence[int], rounds: int = 5
+) -> dict[tuple[int, int], float]:
+    """Median time of decoding one token for each batch after each context, ``(batch, context)``.
 
-    def work() -> None:
-        held[0] = model.extend(ids[:, :1], held[0])[1]
+    All are measured in turn, round by round, as seconds of this process's own work on a CPU: a machine that is slower
+    for a while, or that others use, is so for all of them. Sequences of a batch are copies of one.
+    """
+    ready = ready_states(model, batches, contexts)
+    seconds: dict[tuple[int, int], list[float]] = {place: [] for place in ready}
+    for number in range(rounds + 1):
+        for place, state in ready.items():
+            ids = torch.zeros(place[0], 1, dtype=torch.int64)
+            begun = process_time()
+            ready[place] = model.extend(ids, state)[1]
+            if number:  # the first warms up
+                seconds[place].append(process_time() - begun)
+    return {place: statistics.median(times) for place, times in seconds.items()}
 
-    cpu = torch.device("cpu")
-    clock(work, cpu)
-    return statistics.median(clock(work, cpu) for _ in range(rounds))
+
+def ready_states(model: LM, batches: Sequence[int], contexts: Sequence[int]) -> dict[tuple[int, int], State]:
+    """The state of each batch after each context, from one sequence that is read once."""
+    state, seen, ready = model.start(1), 0, {}
+    for context in sorted(contexts):
+        state = model.extend(torch.zeros(1, context - seen, dtype=torch.int64), state)[1]
+        seen = context
+        ready |= {(batch, context): state.select(torch.zeros(batch, dtype=torch.int64)) for batch in batches}
+    return ready
 
 
 def reference() -> LM:

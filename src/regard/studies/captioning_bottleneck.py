@@ -43,7 +43,6 @@ class Reading(Remembered):
     arxiv="2507.18788",
     year=2025,
     aliases=("genesis_to_nexus",),
-    missing="pretrained backbones: the stronger one here is a wider one",
     fidelity="abstract only",
     claim=Claim(
         "a stronger image encoder gives nothing to a captioner of one vector, and more to one that attends",
@@ -62,7 +61,7 @@ class Bottleneck(Captioner):
 
     Args:
         target, width, channels, seed: as in `Captioner`. reads: the way. strong: four times the channels in the image
-            encoder.
+            encoder, which `Seeing` trains before.
 
     Raises:
         ValueError: another way.
@@ -125,3 +124,24 @@ class Bottleneck(Captioner):
     def examples(cls) -> Sequence[Sample]:
         made: dict[str, Any] = {reads: cls(11, 8, reads, seed=0) for reads in get_args(Reads)}
         return [Sample(label, network, GIVEN) for label, network in made.items()]
+
+
+class Seeing(nn.Module):
+    """What a stronger image encoder has learned before it is captioned with: how often each kind of object is there.
+
+    Shapes: ``images (b, c, y, x)`` -> ``(b, kinds)``, a logarithm of how many.
+
+    Args:
+        grid: the image encoder. width: of its vectors. kinds: of objects.
+    """
+
+    def __init__(self, grid: nn.Module, width: int, kinds: int) -> None:
+        super().__init__()
+        self.grid, self.name = grid, nn.Linear(width, kinds)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.name(self.grid(images)).logsumexp(1)
+
+    def loss(self, images: Tensor, counts: Tensor) -> Tensor:
+        """Poisson's, of ``counts (b, kinds)``."""
+        return F.poisson_nll_loss(self(images), counts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
@@ -18,7 +18,6 @@ from regard.core.errors import wrong
     arxiv="2305.02582",
     year=2023,
     aliases=("layernorm_expressivity",),
-    missing="the training on majorities",
     fidelity="hand values",
     claim=(
         Claim(
@@ -28,6 +27,16 @@ from regard.core.errors import wrong
             "of random keys many are unselectable, of scaled ones none",
             cells="theory.selectable",
             holds="theory.none_once_scaled",
+        ),
+        Claim(
+            "with the projection a majority is learned in fewer steps, by queries along 1",
+            cells="norm_parts.majority",
+            holds="norm_parts.projection_is_sooner",
+        ),
+        Claim(
+            "a language model whose norms scale has fewer unselectable keys, and does better",
+            cells="norm_parts.in_language",
+            holds="norm_parts.scaling_is_better",
         ),
     ),
 )
@@ -55,6 +64,63 @@ class LayerNormParts(nn.Module):
         if self.projection:
             x = x - x.mean(-1, keepdim=True)
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) if self.scaling else x
+
+
+class Majority(nn.Module):
+    """One layer of a transformer that tells, at every token, which class most tokens of the sequence are of.
+
+        x ← E y,   x ← x + W_o softmax(Q n(x) · K n(x) / √d) V n(x),   x ← x + FF(LayerNorm x),   logits = x Eᵀ
+
+    n is LayerNorm with or without a part, and the query of a token as it meets the keys is ``Kᵀ Q n(x)``. A query along
+    1 weighs all projected keys alike, which is how to count.
+
+    Shapes: ``classes (b, n)`` -> logits ``(b, n, classes)``.
+
+    Args:
+        classes: how many. dim: d. projection: whether n has it. seed: of the initial weights.
+
+    Paper: Brody, Alon and Yahav, arXiv 2305.02582, section 3; as the authors' code has it, but that without the
+    projection that divides keys by √d where here and in the paper's text they have that length.
+    """
+
+    def __init__(self, classes: int = 20, dim: int = 8, projection: bool = True, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.embedding, self.norm = nn.Embedding(classes, dim), LayerNormParts(projection, eps=0)
+        self.maps, self.out = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim)
+        self.after = nn.LayerNorm(dim, eps=0)
+        self.network = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
+
+    def forward(self, classes: Tensor) -> Tensor:
+        x = self.embedding(classes)
+        q, k, v = self.maps(self.norm(x)).chunk(3, -1)
+        x = x + self.out((q @ k.mT / q.shape[2] ** 0.5).softmax(-1) @ v)
+        return (x + self.network(self.after(x))) @ self.embedding.weight.T
+
+    def angle(self, classes: Tensor) -> Tensor:
+        """Degrees, up to 90, between 1 and each token's query as it meets the keys."""
+        q_map, k_map, _ = self.maps.weight.chunk(3)
+        met = self.norm(self.embedding(classes)) @ q_map.T @ k_map
+        cosine = met.sum(-1).abs() / (met.norm(dim=-1) * met.shape[-1] ** 0.5)
+        return torch.rad2deg(cosine.clamp(max=1).acos())
+
+
+def majorities(
+    count: int, generator: Generator, length: int = 50, classes: int = 20, least: int = 6
+) -> tuple[Tensor, Tensor]:
+    """Sequences of classes ``(count, length)``, and the class of each that is ``least`` tokens ahead of all others.
+
+    How often each class comes is drawn with uneven chances, sequences without such a class are drawn again.
+    """
+    kept, labels = torch.zeros(0, length, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+    while len(kept) < count:
+        chances = torch.rand(count, classes, generator=generator).clamp(1e-6).log().neg() ** 2
+        drawn = torch.multinomial(chances, length, replacement=True, generator=generator)
+        counts = torch.zeros(count, classes, dtype=torch.int64).scatter_add(1, drawn, torch.ones_like(drawn))
+        first, second = counts.topk(2).values.unbind(1)
+        clear = first - second >= least
+        kept, labels = torch.cat([kept, drawn[clear]]), torch.cat([labels, counts.argmax(1)[clear]])
+    return kept[:count], labels[:count]
 
 
 def unselectable(keys: Tensor, tolerance: float = 1e-9) -> Tensor:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from regard.core.atlas import Claim, published
+from regard.core.errors import wrong
 
+Seen, Told = TypeVar("Seen"), TypeVar("Told")
 SIDE, OBJECTS, KINDS, PIECE = 24, 3, 4, 7
 QUESTIONS = ("which", "alike", "most")
 """Which kind is at a place, are the objects of two places alike, and how often is a kind there."""
@@ -28,7 +32,6 @@ ANSWERS = KINDS + 2 + OBJECTS + 1
     arxiv="2509.25373",
     year=2025,
     aliases=("oracle_perception",),
-    missing="vision-language models: one network of drawn scenes stands for them",
     fidelity="hand values",
     claim=(
         Claim(
@@ -56,6 +59,8 @@ class SceneReader(nn.Module):
 
     Args:
         width: of objects. seed: of the initial weights.
+
+    `until_verified` is the survey's loop around any model that answers, a vision–language model among them.
 
     Paper: Zhou et al., arXiv 2509.25373, a survey.
     """
@@ -95,6 +100,31 @@ class SceneReader(nn.Module):
         queries = self.query(asked).chunk(2, -1)
         read = [F.scaled_dot_product_attention(q[:, None], o + self.places, o)[:, 0] for q in queries]
         return self.answer(torch.cat([asked, *read, o.sum(1)], 1))
+
+
+def until_verified(
+    observe: Callable[[int], Seen], think: Callable[[Sequence[Seen]], Told], verify: Callable[[Told], bool], most: int
+) -> tuple[Told, int]:
+    """Observe, think, verify: looks again until what was thought of all that was seen is verified.
+
+    Args:
+        observe: gives what is seen, by the number of the look. think: answers from all looks so far. verify: whether
+            an answer stands. most: looks; the last answer stands unverified.
+
+    Returns:
+        the answer, and after how many looks.
+
+    Raises:
+        ValueError: no looks.
+    """
+    if most < 1:
+        raise wrong("most", str(most), "at least one look")
+    seen = [observe(0)]
+    told = think(seen)
+    while len(seen) < most and not verify(told):
+        seen.append(observe(len(seen)))
+        told = think(seen)
+    return told, len(seen)
 
 
 @dataclass(frozen=True)

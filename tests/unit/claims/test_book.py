@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -234,3 +236,19 @@ def test_the_page_is_what_the_results_say():
 
     page = RESULTS.parents[2] / "docs" / "claims.md"
     assert page.read_text(encoding="utf-8") == markdown(atlas.entries()), "run `regard claims --page docs/claims.md`"
+
+
+def test_a_disk_that_fills_up_leaves_what_was_there_and_nothing_else(tiny, tmp_path, monkeypatch):
+    one = entry("one", "tiny.square")
+    run(tmp_path, one)
+    before = (tmp_path / "one.json").read_text()
+
+    def fills_up(path, text, encoding):
+        path.write_bytes(text.encode(encoding)[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", fills_up)
+    with pytest.raises(OSError, match=r"one\.json: the disk is full, want one that can be written"):
+        run(tmp_path, one, again=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["one.json"]
+    assert (tmp_path / "one.json").read_text() == before

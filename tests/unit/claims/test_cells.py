@@ -50,6 +50,7 @@ SLOW = {
     "projections.texts_of": "tells packages of 3,000 texts, 5 s",
     "projections.gated_and_fast": "as small_lm.beside",
     "seeing.answered": "1,500 scenes, looked at four times, 4 s",
+    "norm_parts.in_language": "reads held-out text, finds hulls of sixteen texts, 2 s a way",
     "small_lm.beside": "a second a model; projections.gated_models has such models too",
     "small_lm.tuned": "as small_lm.beside",
     "statements.told": "MiniLM reads 320 statements, 6 s",

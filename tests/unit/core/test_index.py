@@ -14,6 +14,7 @@ import pytest
 import regard
 from regard.core import atlas
 from regard.core.index import declarations, outline
+from regard.core.search import answer
 
 
 def test_the_index_is_what_importing_everything_registers():
@@ -137,6 +138,16 @@ def test_entries_are_chosen_by_name_kind_and_family():
 )
 def test_a_need_is_answered_by_meaning(need, answers):
     assert answers & {entry.name for entry in regard.search(need)[:3]}
+
+
+def test_what_is_cheap_by_its_traits_comes_before_what_is_called_so():
+    """A name that begins with a common word is no rare answer to it, and a promise no more than what laws hold to."""
+    first = [entry.name for entry in regard.search("cheap long context on a CPU")]
+    assert first.index("deltanet") < first.index("sinklora")
+    assert first.index("window") < first.index("alibi")
+    rarity = {"long": 2.0, "longboat": 5.0}
+    assert answer([["longboat"], [], [], [], [], []], "long", rarity, loose=True) == pytest.approx(0.7 * 4 * 2)
+    assert answer([["long"], [], [], [], [], []], "longboat", rarity, loose=True) == pytest.approx(0.7 * 4 * 2)
 
 
 def test_what_is_no_mechanism_is_built_by_what_it_is():

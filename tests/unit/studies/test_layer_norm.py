@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linprog
 
-from regard.studies.layer_norm_expressivity import LayerNormParts, unselectable
+from regard.studies.layer_norm_expressivity import LayerNormParts, Majority, majorities, unselectable
 
 
 def test_both_parts_are_layer_norm():
@@ -50,3 +50,27 @@ def test_hulls_by_hand():
     assert unselectable(square[[0, 1, 2, 0]]).tolist() == [True, False, False, True]
     with pytest.raises(ValueError, match="keys: got shape"):
         unselectable(square[:1])
+
+
+def test_majorities_are_ahead_of_all_other_classes():
+    classes, most = majorities(53, torch.Generator().manual_seed(0), length=17, classes=5, least=4)
+    assert classes.shape == (53, 17)
+    counts = F.one_hot(classes, 5).sum(1)
+    others = counts.scatter(1, most[:, None], -1)
+    assert (counts.gather(1, most[:, None])[:, 0] - others.amax(1) >= 4).all()
+    assert len(most.unique()) == 5
+
+
+def test_a_query_along_one_counts_where_keys_are_projected():
+    """Q and K that make 1 of every query: all keys weigh alike, the angle is zero, and V is averaged."""
+    model = Majority(classes=5, dim=4, seed=0)
+    with torch.no_grad():
+        model.maps.weight[:4] = torch.ones(4)[:, None] * torch.tensor([1.0, -1.0, 2.0, 0.5])
+        model.maps.weight[4:8] = torch.eye(4)
+        classes = torch.tensor([[0, 1, 1, 3, 1, 4, 0]])
+        torch.testing.assert_close(model.angle(classes), torch.zeros(1, 7), atol=0.1, rtol=0)
+        x = model.embedding(classes)
+        values = model.norm(x) @ model.maps.weight[8:].T
+        mixed = x + model.out(values.mean(1, keepdim=True))
+        want = (mixed + model.network(model.after(mixed))) @ model.embedding.weight.T
+    torch.testing.assert_close(model(classes), want)

@@ -30,7 +30,7 @@ from regard.studies.in_context_regression import (
 from regard.studies.joint_dynamics import JointDynamics, LatentTree, flow
 from regard.studies.localist import Localist, entropy_bound, recruit
 from regard.studies.memorisation import Memory, is_general, kruskal_rank
-from regard.studies.perception_cognition import KINDS, Looks, SceneReader
+from regard.studies.perception_cognition import KINDS, Looks, SceneReader, until_verified
 from regard.studies.random_features import bounded_fit
 from regard.studies.scan_and_snap import SharedSnap, Snap, crossed, world
 from regard.studies.softmax_limits import distance_to_rest, weight_range
@@ -420,3 +420,13 @@ def test_drawn_shapes_are_a_square_a_diamond_a_plus_and_a_cross():
     assert plus[2].tolist() == [1] * 5
     assert diamond[0].tolist() == plus[0].tolist() == [0, 0, 1, 0, 0]
     assert cross[0].tolist() == [1, 0, 0, 0, 1]
+
+
+def test_it_looks_again_until_the_answer_is_verified():
+    """Looks give 3, 1, 4, 1; the sum so far is 3, 4, 8, 9, of which 8 is the first above 7."""
+    looks = [3, 1, 4, 1]
+    assert until_verified(looks.__getitem__, sum, lambda told: told > 7, most=4) == (8, 3)
+    assert until_verified(looks.__getitem__, sum, lambda told: told > 7, most=2) == (4, 2)
+    assert until_verified(looks.__getitem__, sum, lambda told: True, most=4) == (3, 1)
+    with pytest.raises(ValueError, match="most: got 0, want at least one look"):
+        until_verified(looks.__getitem__, sum, lambda told: True, most=0)

@@ -74,6 +74,20 @@ def test_every_study_names_a_null_or_is_known_to_have_none():
     assert without == set(WITHOUT)
 
 
+def test_every_study_that_trains_or_takes_times_names_a_quick_look():
+    """Its cells are then those of fewer seeds, sizes or steps; those of arithmetic alone need none."""
+    lasting = ("steps", "rounds")
+    missing = [
+        f"{entry.name}: {claim.cells}"
+        for entry in entries(kind="study")
+        for claim in entry.claims
+        if isinstance(cells := cells_in(claim), Cells)
+        and any(name in cells.values for name in lasting)
+        and not cells.fewer
+    ]
+    assert not missing
+
+
 def test_the_command_prints_figures_verdicts_and_draws(tmp_path):
     target = tmp_path / "figure.png"
     result = CliRunner().invoke(app, ["study", "memorisation", "--quick", "-o", str(target)])

@@ -10,12 +10,10 @@ from torch import Tensor
 from regard.core.atlas import Claim, published
 from regard.core.cost import Cost, Shape
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, LayerSpec, Traits
+from regard.core.mechanism import Example, Traits
 from regard.kernels import toeplitz
-from regard.kernels.tiled import Dot
-from regard.mechanisms.scored.base import Scored
 from regard.mechanisms.scored.parts.biases import Linear
-from regard.mechanisms.scored.parts.tile_scores import Biased
+from regard.mechanisms.scored.under_bias import UnderBias
 
 
 @published(
@@ -39,7 +37,7 @@ from regard.mechanisms.scored.parts.tile_scores import Biased
         ),
     ),
 )
-class Alibi(Scored):
+class Alibi(UnderBias):
     """Softmax attention whose scores fall with distance, so that no positions need be added to the tokens.
 
         A_ij = softmax_j(q_i · k_j / √d − s_h |p_i − p_j|),   s_h = 2^{−8h/H},   h = 1 … H
@@ -60,15 +58,10 @@ class Alibi(Scored):
     """
 
     traits = Traits(masked=True, biased=True, rows="one", sign="nonnegative", cross=False)
-    layer = LayerSpec(rotary=False)
+    bias: Linear
 
     def __init__(self, slopes: Sequence[float] | None = None):
-        super().__init__()
-        self.bias = Linear(slopes)
-
-    def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Biased:
-        """The score for queries and keys that stand where the layout says."""
-        return Biased(Dot(q.shape[-1] ** -0.5), self.bias.at(q, m, layout))
+        super().__init__(Linear(slopes))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
         self.check(q, k, v, layout, signals)

@@ -9,13 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from regard.core.atlas import Claim, published
-from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layer import Norm
-from regard.core.layout import Layout
-from regard.core.mechanism import Example, LayerSpec, Traits, masked_softmax, raised, repeat_heads
-from regard.kernels import dense
-from regard.mechanisms.cached import Cached
+from regard.core.mechanism import Example, LayerSpec
+from regard.mechanisms.scored.contrasted import Contrasted
 
 
 @published(
@@ -39,7 +36,7 @@ from regard.mechanisms.cached import Cached
         ),
     ),
 )
-class Differential(Cached):
+class Differential(Contrasted):
     """Softmax attention less λ times a second one, so that what both attend to without reason cancels.
 
         A = softmax(q₁ k₁ᵀ / √(d/2)) − λ softmax(q₂ k₂ᵀ / √(d/2)),   λ = exp(λ_q1·λ_k1) − exp(λ_q2·λ_k2) + λ_init
@@ -60,12 +57,10 @@ class Differential(Cached):
     Paper: Ye et al., arXiv 2410.05258; 1e-5 under the root of its norm.
     """
 
-    traits = Traits(masked=True, biased=True, equivariant=True)
-
     def __init__(self, head_dim: int, layer_index: int = 0) -> None:
-        super().__init__()
-        if head_dim < 2 or head_dim % 2 or layer_index < 0:
-            raise wrong("head_dim, layer_index", f"{head_dim}, {layer_index}", "an even number, and 0 or more")
+        super().__init__(head_dim)
+        if layer_index < 0:
+            raise wrong("layer_index", str(layer_index), "0 or more")
         self.initial = 0.8 - 0.6 * math.exp(-0.3 * layer_index)
         self.vectors = nn.Parameter(0.1 * torch.randn(4, head_dim // 2))
         self.layer = LayerSpec(parts=2, norm=Norm(factor=1 - self.initial))
@@ -74,27 +69,6 @@ class Differential(Cached):
         """λ, one number."""
         q1, k1, q2, k2 = self.vectors.to(like.dtype)
         return torch.exp(q1 @ k1) - torch.exp(q2 @ k2) + self.initial
-
-    def weights(self, q: Tensor, k: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
-        self.check(q, k, None, layout, signals)
-        seen, scale = layout.allowed(q.shape[2], k.shape[2], q.device), (q.shape[3] // 2) ** -0.5
-        pairs = zip(q.chunk(2, 3), repeat_heads(k, q.shape[1]).chunk(2, 3), strict=True)
-        first, second = (masked_softmax(raised(scale * x @ y.mT, layout), seen) for x, y in pairs)
-        return first - self.share(q) * second
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(), **signals: Tensor) -> Tensor:
-        self.check(q, k, v, layout, signals)
-        first, second = (dense.attend(x, y, v, layout) for x, y in zip(q.chunk(2, 3), k.chunk(2, 3), strict=True))
-        return first - self.share(q) * second
-
-    def check(self, q, k, v, layout, signals) -> None:
-        super().check(q, k, v, layout, signals)
-        if q.shape[3] != 2 * self.vectors.shape[1]:
-            raise wrong("q", f"head_dim {q.shape[3]}", f"{2 * self.vectors.shape[1]}")
-
-    def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
-        pairs = shape.batch * shape.heads * shape.n * shape.keys
-        return Cost(8 * pairs * max(shape.head_dim // 2, shape.values), shape.io_bytes, shape.cache_bytes)
 
     @classmethod
     def examples(cls) -> Sequence[Example]:

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from regard.core.atlas import Claim, published
 from regard.core.layer import Norm
-from regard.core.layout import Layout
 from regard.core.mechanism import Example, LayerSpec, Traits
-from regard.kernels.tiled import Dot
-from regard.mechanisms.scored.base import Scored
 from regard.mechanisms.scored.parts.biases import Forget
-from regard.mechanisms.scored.parts.tile_scores import Biased
+from regard.mechanisms.scored.under_bias import UnderBias
 
 PRO = LayerSpec(
     rotary=False, blend=True, scored=Norm(each=True, eps=1e-5), norm=Norm(each=True, eps=1e-6), gate="sigmoid"
@@ -47,7 +42,7 @@ PRO = LayerSpec(
         ),
     ),
 )
-class Forgetting(Scored):
+class Forgetting(UnderBias):
     """Softmax attention with a forget gate: each token says how much of the past later queries still see.
 
         A_ij = softmax_j(q_i · k_j / √d + Σ_{j < t ≤ i} log f_t)
@@ -66,15 +61,11 @@ class Forgetting(Scored):
 
     traits = Traits(bidirectional=False, cross=False, masked=True, biased=True, rows="one", sign="nonnegative")
     signals = Forget.signals
-    layer = LayerSpec(rotary=False)
 
     def __init__(self, pro: bool = False) -> None:
-        super().__init__()
+        super().__init__(Forget())
         if pro:
             self.layer = PRO
-
-    def score(self, q: Tensor, m: int, layout: Layout, **signals: Tensor) -> Biased:
-        return Biased(Dot(q.shape[-1] ** -0.5), Forget().at(q, m, layout, **signals))
 
     @classmethod
     def examples(cls) -> Sequence[Example]:

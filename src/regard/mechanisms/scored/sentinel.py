@@ -30,7 +30,6 @@ from regard.mechanisms.scored.parts.scores import SCORES
     arxiv="1612.01887",
     year=2017,
     aliases=("adaptive_attention", "visual_sentinel"),
-    missing="the pretrained image network of the captioner around it",
     fidelity="hand values",
     claim=(
         Claim(
@@ -57,7 +56,7 @@ class Sentinel(Scored):
 
     t is the signal ``sentinel``, β what `looking` gives. The paper's context is ``A v + β t'`` with t' the sentinel's
     own value, which the network adds: A v is linear in v. As the sentinel's score falls, this is plain attention.
-    `networks.captioning.adaptive` has the paper's captioner.
+    `networks.captioning.adaptive` has the paper's captioner, whose image network learns with the rest.
 
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)``, ``sentinel (b, h, n, d)`` -> ``(b, h, n, e)``.
     Cost: that of the score, with one more key. State: all keys and values.

@@ -58,7 +58,6 @@ def mean_of(regions: Tensor, layout: Layout) -> Tensor:
     arxiv="1707.07998",
     year=2018,
     aliases=("butd", "up_down"),
-    missing="the detector of regions, and training by the score of whole captions",
     fidelity="hand values",
     claim=(
         Claim(
@@ -71,6 +70,11 @@ def mean_of(regions: Tensor, layout: Layout) -> Tensor:
             cells="captions.regions",
             holds="captions.looks_at_the_region",
         ),
+        Claim(
+            "trained on by the score of whole captions it writes better ones than trained on by their words",
+            cells="captions.rewarded",
+            holds="captions.reward_pays",
+        ),
     ),
 )
 class BottomUpTopDown(Writer):
@@ -79,7 +83,9 @@ class BottomUpTopDown(Writer):
         h¹_t = LSTM([h²_{t−1}; v̄; E y_{t−1}], h¹_{t−1}),   α_t = softmax_i w · tanh(W_v v_i + W_h h¹_t)
         h²_t = LSTM([Σ_i α_ti v_i; h¹_t], h²_{t−1}),   logits = W h²_t
 
-    v̄ is the mean of the regions. `BottomUpAnswers` is the paper's other half, answers to questions.
+    v̄ is the mean of the regions, which come from whatever finds them: a detector is none of the network. It is trained
+    by the words of captions, then by `self_critical.self_critical`. `BottomUpAnswers` is the paper's other half,
+    answers to questions.
 
     Shapes: ``regions (b, m, channels)``, ``target (b, n)`` ids, ``lengths (b,)``, how many regions are real -> logits
     ``(b, n, target)``.

@@ -31,7 +31,6 @@ entropy, and how much of the moving baseline is kept."""
     arxiv="1502.03044",
     year=2015,
     aliases=("hard_attention", "soft_attention_captioner"),
-    missing="the pretrained image network",
     fidelity="hand values",
     claim=(
         Claim(
@@ -58,8 +57,9 @@ class ShowAttendTell(Captioner):
         soft: z_t = β_t Σ_i α_ti a_i,   hard: z_t = β_t a_s, s drawn from α_t
         h_t = LSTM([E y_{t−1}; z_t], h_{t−1}),   logits = L_o tanh(E y_{t−1} + L_h h_t + L_z z_t)
 
-    h_0 and its cell are `begin` of the mean of a. When it is evaluated, hard attention takes the likeliest cell. With
-    ``attention="mean"`` all α are equal, the baseline. `loss` is what it is trained by.
+    h_0 and its cell are `begin` of the mean of a, which is the output of any convolutional network: here `Grid`, which
+    learns with the rest, where the paper's was trained on photographs before. When it is evaluated, hard attention
+    takes the likeliest cell. With ``attention="mean"`` all α are equal, the baseline. `loss` is what it is trained by.
 
     Shapes: ``images (b, c, y, x)``, ``target (b, n)`` ids -> logits ``(b, n, target)``.
 
