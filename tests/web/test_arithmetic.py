@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from regard.records.format import Record, bounds
+from regard.records.record import record
 from regard.web import payload, server
 from regard.web.ascii import ALPHABET, decode, encode
 from regard.web.cells import codes, values, visible_pairs, weak_means
 from regard.web.coding import deflate, planes, varints
 from regard.web.payload import pack_edges, page_threshold
 from regard.web.server import means
+from unit.hosts.models import tokens
+from unit.records.test_two_texts import marian
 
 QUICK = settings(max_examples=40, deadline=None)
 
@@ -193,3 +196,24 @@ def test_the_threshold_of_the_page(tmp_path, monkeypatch, most, threshold):
     monkeypatch.setattr(payload, "MAX_EDGES", most)
     record = {"layers": [{"index": 2}, {"index": 7}], "edge_threshold": 0.01}
     assert page_threshold(tmp_path, record) == threshold
+
+
+def test_the_page_of_two_texts_has_the_means_of_what_is_below_its_threshold(tmp_path):
+    """Of every layer, whichever of the texts its queries and keys are: no more rows and columns than it has."""
+    source, target = (tokens(1, size, seed=size)[0].tolist() for size in (23, 10))
+    seen = record(marian(), None, source, target)
+    page = payload.pack(seen.save(tmp_path / "record"))
+    blobs, threshold, shapes = dict(page.blobs), page.header["threshold"], set()
+    for layer in seen.layers:
+        packed = np.frombuffer(zlib.decompress(blobs[f"{layer['index']}/rest"], -15), np.uint8)
+        rest = values(packed.reshape(-1, 23, 23).cumsum(1, dtype=np.uint8), threshold)  # a pair is a cell
+        for head in range(layer["heads"]):
+            weights = seen.region(layer["index"], head, slice(None), slice(None)).numpy()
+            weak = np.where(weights < threshold, weights, 0)
+            sure = abs(weights / threshold - 1) > 0.03  # on which side of it rounding puts the others is open
+            rows, keys = weights.shape
+            np.testing.assert_allclose(rest[head, :rows, :keys][sure], weak[sure], rtol=0.03, atol=1e-5)
+            assert not rest[head, rows:].any()
+            assert not rest[head, :, keys:].any()
+            shapes.add((rows, keys))
+    assert shapes == {(23, 23), (11, 11), (11, 23)}  # a start stands before the target

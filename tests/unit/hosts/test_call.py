@@ -1,7 +1,12 @@
-"""One call of a host's attention: whatever the strides of what the model hands over."""
+"""One call of a host's attention: whatever the strides of what the model hands over, and what it says of itself."""
 
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 import torch
 
+from regard.hosts.attention_arguments import Asked
 from regard.hosts.softmax_call import SoftmaxCall, attend
 
 
@@ -13,3 +18,23 @@ def test_keys_and_values_stored_channel_by_channel():
     want, got = (attend(SoftmaxCall(a, b, 8**-0.5), c) for a, b, c in ((q, k, v), loose))
     for mine, theirs in zip(got, want, strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("before", [0, 1, 4])
+@pytest.mark.parametrize("window", [1, 3, 99])
+def test_a_mask_is_causal_where_no_query_sees_a_later_key(before, window):
+    n, m = 5, 5 + before
+    i, j = torch.arange(before, m)[:, None], torch.arange(m)
+    mask = ((j <= i) & (j > i - window))[None, None]
+
+    def call(**given: Any) -> Asked:
+        about: Any = SimpleNamespace(**{"causal": False, "n": n, "mask": mask} | given)
+        return Asked(torch.nn.Identity(), torch.empty(0), about, declared=True, dropout=0.0, window=None, biased=None)
+
+    assert call().causal(before)
+    later = mask.clone()
+    later[..., 1, before + 2] = True
+    assert not call(mask=later).causal(before)
+    assert not call(mask=None).causal(before)
+    assert call(causal=True, mask=None).causal(before)
+    assert call(n=1, mask=None).causal(before)  # as the module says of itself
