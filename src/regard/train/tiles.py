@@ -66,10 +66,11 @@ def search_tiles(
         if q.shape[2] != frames * tokens or k.shape[2] != frames * tokens:
             raise wrong("calls", f"{name} of {q.shape[2]} tokens", f"{frames} × {tokens}")
         wanted, choice = full(q, k, v), Choice(None, frames, 1.0, 0.0)
+        n = torch.arange(frames * tokens)
         for count in sorted(tried):
             chosen = spaced(frames, count)
             pattern = attention_tiles(frames, tokens, chosen)
-            seen = pattern.visible(*torch.meshgrid(*(torch.arange(frames * tokens),) * 2, indexing="ij"), q.shape[2])
+            seen = pattern.visible(n[:, None], n, len(n)).expand(len(n), len(n))
             out = full(q, k, v, Layout(mask=seen.to(q.device)[None, None]))
             loss = (out - wanted).square().mean().item()
             if loss <= most:
