@@ -8,6 +8,7 @@ FOLDER holds clones of the authors' repositories by their names, and stands for 
 - ``Efficient-Computing`` of huawei-noah, in it Detection/Gold-YOLO
 - ``BGF-YOLO`` of mkang315
 - ``TriDet`` of dingfengshi
+- ``BMN-Boundary-Matching-Network`` of JJBOY, as of its commit 1a6a311, whose mask of 100 moments is made for fewer
 - ``SparK`` of keyu-tian, in it pretrain, whose pools, norms and convolutions alone are sparse
 """
 
@@ -180,6 +181,34 @@ def tridet(folder: Path):
     return found
 
 
+MOMENTS, SAMPLES = 9, 4
+
+
+def proposals(folder: Path):
+    """Starts and ends, and the map of spans, weights as waves; its mask reads places between −1 and 0 by a weight above
+    one and another below zero, here by their distance to the first moment."""
+    root, nn.Module.cuda = folder / "BMN-Boundary-Matching-Network", lambda self: self
+    torch.Tensor.cuda = lambda self: self
+    text = (root / "get_mask.py").read_text().replace("100", str(MOMENTS)).replace("99", str(MOMENTS - 1))
+    text = (
+        text.replace("32", str(SAMPLES))
+        .replace("math.modf(point)", "(point % 1, point // 1)")
+        .replace("np.save(", "print(None and (")
+        .replace(".npy', mask)", ".npy', mask))")
+    )
+    given = {}
+    exec(text, given)
+    sizes = {"base_feat_dim": 5, "base_out_dim": 6, "tem_feat_dim": 6, "tem_hidden_dim": 7, "pem_feat_dim": 6}
+    sizes |= {"pem_hidden_dim": 0, "pem_u_ratio_m": 1, "pem_u_ratio_l": 1, "pem_sample_num": SAMPLES}
+    net = execute(root / "models.py").BMN(sizes | {"bm_mask": given["mask"]})
+    net.pem_model.BMlayer.bm_mask = net.pem_model.BMlayer.bm_mask.double()
+    x = wave((2, 5, MOMENTS))
+    net = waved_in_use(net, x)
+    with torch.no_grad():
+        ends, spans = net(x)
+    return {"proposals": [round(float(n), 8) for n in torch.cat((ends.flatten(), spans.flatten()))[::7]]}
+
+
 class Backbone(nn.Module):
     """Four maps, each of half the rows and columns of the one before it, by convolutions, norms and a pool."""
 
@@ -248,7 +277,7 @@ def xyxy(x):
 
 def main(folder: str) -> None:
     values = gold_yolo(Path(folder)) | bgf_yolo(Path(folder))
-    values |= tridet(Path(folder)) | masked(Path(folder))
+    values |= tridet(Path(folder)) | proposals(Path(folder)) | masked(Path(folder))
     Path(__file__).with_suffix(".json").write_text(json.dumps(values) + "\n")
 
 

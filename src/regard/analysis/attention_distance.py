@@ -21,7 +21,6 @@ from regard.patterns.grid import coordinates
     title="Remedying Target-Domain Astigmatism for Cross-Domain Few-Shot Object Detection",
     year=2026,
     fidelity="abstract only",
-    missing="the framework that refines attention: class prototypes, background context, texts; its detector",
     claim=Claim(
         "windows of growing side attend further, all cells furthest, and sharper scores change that of none beyond its "
         "window",
@@ -40,6 +39,9 @@ def attention_distance(weights: Tensor, grid: tuple[int, int]) -> Tensor:
 
     Raises:
         ValueError: a grid of another number of cells.
+
+    What refines the attention, prototypes of classes and of the background and texts that part them, is
+    `regard.networks.vision.periphery`, for any `Detector`.
 
     Papers: the above; Dosovitskiy et al. (ViT), arXiv 2010.11929, whose figure it is.
     """

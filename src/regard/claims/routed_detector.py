@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import Generator, Tensor
 
 from regard.claims.cells import measured, quick
 from regard.claims.figures import Figures, Finding
@@ -67,7 +70,11 @@ def trained(full: bool, seed: int, steps: int) -> dict[str, float]:
     """The mean average precision over the shapes of unseen scenes, an overlap of a half being right, with the three
     and without."""
     net = BGFYolo("n", len(SHAPES), full, 1 / 16, seed, full, full)
-    fit(net, lambda model, drawn: model.loss(*SCENES.many(BATCH, drawn)).total / BATCH, Recipe(steps, 3e-3, seed=seed))
+
+    def loss(model: Any, drawn: Generator) -> Tensor:
+        return model.loss(*SCENES.many(BATCH, drawn)).total / BATCH
+
+    fit(net, loss, Recipe(steps, 3e-3, seed=seed))
     images, kinds, boxes = SCENES.many(UNSEEN, torch.Generator().manual_seed(1_000 + seed))
     found = net.eval().found(images, 0.001, 0.5, True, candidates=300)
     every = [average_precision(found, list(kinds), list(boxes), kind) for kind in range(len(SHAPES))]

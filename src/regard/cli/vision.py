@@ -24,13 +24,18 @@ def vision(
     from rich.console import Console
     from rich.table import Table
 
+    from regard.cli.progress import Steps
     from regard.compare.vision_sizes import measure, table
     from regard.networks.vision.build import presets
 
     if against is not None:
         beside(against, texts or [], side(size))
         return
-    found = measure(texts or list(presets()), side(size), classes, timed and bool(texts))
+    names, found, wanted = texts or list(presets()), [], side(size)
+    with Steps() as report:
+        for number, name in enumerate(names):
+            report(name, number, len(names))
+            found += measure([name], wanted, classes, timed and bool(texts))
     if as_json:
         typer.echo(json.dumps([each.as_dict() for each in found], indent=2))
         return

@@ -17,6 +17,10 @@ CHILD = "gate"
 """The name of the gate among the children of the module that it follows."""
 
 
+SAID = ("num_features", "out_channels", "num_channels")
+"""How norms and convolutions call their channels."""
+
+
 class Inserted:
     """Gates in a model, until `remove` or the end of a ``with`` block.
 
@@ -32,6 +36,9 @@ class Inserted:
         self.added: list[nn.Module] = []
         self.descriptors: dict[int, Tensor] = {}
         self._undo: list[Callable[[], None]] = []
+
+    def __repr__(self) -> str:
+        return f"Inserted({', '.join(f'{name}: {type(gate).__name__}' for name, gate in self.gates.items())})"
 
     def __enter__(self) -> Self:
         return self
@@ -126,21 +133,30 @@ def insert(
 
 
 def matching(modules: dict[str, nn.Module], patterns: list[str]) -> list[str]:
-    """The names that fit a pattern, in the model's order."""
+    """The names that fit a pattern, in the model's order; the model itself is behind none."""
+    names = [name for name in modules if name]
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in modules):
-            near = did_you_mean(pattern, modules)
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = did_you_mean(pattern, names) or such_as(modules)
             raise wrong("where", repr(pattern), f"a pattern of names in model.named_modules(){near}")
-    found = [name for name in modules if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    found = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
     for name in found:
         if any(child == CHILD for child, _ in modules[name].named_children()):
             raise wrong("where", f"{name!r}, which has a gate", "modules without one")
     return found
 
 
+def such_as(modules: dict[str, nn.Module]) -> str:
+    """The first modules that say their channels, for a message."""
+    known = [
+        name for name, module in modules.items() if any(isinstance(getattr(module, each, None), int) for each in SAID)
+    ]
+    return f", such as {', '.join(map(repr, known[:3]))}" if known else ""
+
+
 def width_of(name: str, module: nn.Module) -> int:
     """The channels of a module's output, by what norms and convolutions say of themselves."""
-    for attribute in ("num_features", "out_channels", "num_channels"):
+    for attribute in SAID:
         width = getattr(module, attribute, None)
         if isinstance(width, int):
             return width

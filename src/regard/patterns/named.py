@@ -46,7 +46,6 @@ def listed(patterns: Pattern | tuple[Pattern, ...]) -> tuple[Pattern, ...]:
     arxiv="2502.06155",
     year=2025,
     aliases=("efficient_vdit",),
-    missing="the search over layers and the distillation",
     fidelity="hand values",
     claim=Claim(
         "of f frames, k of them references, f + 2 k f − k² − k pairs of f² are kept: linear in f",
@@ -61,7 +60,7 @@ def attention_tiles(frames: int, tokens: int, references: int | Sequence[int] = 
     Args:
         frames, tokens: of the video, and of a frame. references: the frames that all see and that see all.
 
-    Paper: Ding et al., arXiv 2502.06155.
+    Paper: Ding et al., arXiv 2502.06155, whose search over layers and distillation are in `regard.train.tiles`.
     """
     grid = (frames, tokens)
     chosen = Plane(grid, references)

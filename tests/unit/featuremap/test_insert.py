@@ -170,3 +170,14 @@ def test_a_chain_is_one_gate_after_the_other():
     torch.testing.assert_close(chain(x), want)
     assert list(chain.factors(x)) == ["c", "cyx", "yx"]
     assert regard.check(chain).holds
+
+
+def test_the_model_itself_is_behind_no_gate_and_names_that_fit_are_told():
+    """A pattern of all names leaves the model out; one of none is answered by modules that there are."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+    inserted = regard.insert(model, "eca", "*")
+    assert repr(inserted).startswith("Inserted(0: ")
+    assert list(inserted.gates) == ["0", "1"]
+    inserted.remove()
+    with pytest.raises(ValueError, match=r"such as '0', '1'"):
+        regard.insert(model, "eca", "bn*")

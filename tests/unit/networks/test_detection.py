@@ -6,9 +6,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from reference.detection import BINS, BOXES, CLASSES, EVENTS, KINDS, TIMES, Backbone, kept, moments, said, tokens
+from reference.detection import (
+    BINS,
+    BOXES,
+    CLASSES,
+    EVENTS,
+    KINDS,
+    MOMENTS,
+    SAMPLES,
+    TIMES,
+    Backbone,
+    kept,
+    moments,
+    said,
+    tokens,
+)
 from reference.waves import wave, waved_in_use
 from regard.networks.events import EventCriterion, Moments
+from regard.networks.proposals import BoundaryMatching
 from regard.networks.tridet import TriDet
 from regard.networks.vision.bgf_yolo import BGFYolo
 from regard.networks.vision.cells import Read, expected, middles
@@ -87,3 +102,13 @@ def test_losses_of_events_are_those_of_the_authors(bins):
     spans = torch.tensor([[each[1:] for each in events] for events in EVENTS]).double()
     found = [*(each.item() for each in criterion(read, kinds, spans)), criterion.norm]
     assert found == pytest.approx(VALUES[f"events_{bins}"], rel=1e-5)
+
+
+def test_proposals_are_those_of_published_code():
+    x = wave((2, 5, MOMENTS))
+    net = waved_in_use(BoundaryMatching(5, MOMENTS, width=6, inner=7, samples=SAMPLES), x)
+    with torch.no_grad():
+        found = net(x)
+    ends, spans = torch.stack((found.starts, found.ends), 1), torch.stack((found.sure, found.near), 1)
+    got = torch.cat((ends.flatten(), spans.flatten()))[::7]
+    torch.testing.assert_close(got, torch.tensor(VALUES["proposals"], dtype=torch.float64), rtol=0, atol=1e-6)

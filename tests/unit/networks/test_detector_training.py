@@ -218,13 +218,13 @@ def test_the_choice_among_events_is_that_of_a_loop(count, classes, apart, soft, 
     away = 4 * torch.rand(1, count, classes, 2, generator=generator).double()
     times, steps = torch.arange(count).double(), torch.ones(count).double()
     kept = torch.rand(1, count, generator=generator) > 0.2
-    read = Moments(scores, away, times, steps, kept, (count // 2, count - count // 2))
+    read, last = Moments(scores, away, times, steps, kept, (count // 2, count - count // 2)), 0.01 if soft else 0.35
     options = {
         "least": 0.3,
         "candidates": 5,
         "shortest": 1.0,
         "overlap": 0.4,
-        "last": 0.35,
+        "last": last,
         "apart": apart,
         "votes": 0.6,
     }
@@ -243,7 +243,7 @@ def test_the_choice_among_events_is_that_of_a_loop(count, classes, apart, soft, 
         both = max(0.0, min(one[3], other[3]) - max(one[2], other[2]))
         return both / (one[3] - one[2] + other[3] - other[2] - both)
 
-    left, wanted = [list(row) for row in rows if soft or row[0] > 0.35], []
+    left, wanted = [list(row) for row in rows if soft or row[0] > last], []
     while left:
         best = max(left, key=lambda row: row[0])
         wanted.append(best)
@@ -251,7 +251,7 @@ def test_the_choice_among_events_is_that_of_a_loop(count, classes, apart, soft, 
         for row in left:
             if row[1] == best[1] or not apart:
                 row[0] *= math.exp(-(shared(row, best) ** 2) / 0.5) if soft else float(shared(row, best) < 0.4)
-        left = [row for row in left if row[0] > 0 and (not soft or row[0] >= 0.35 or (apart and row[1] != best[1]))]
+        left = [row for row in left if row[0] > 0 and (not soft or row[0] >= last or (apart and row[1] != best[1]))]
     wanted = sorted(wanted, key=lambda row: -row[0])[:7]
     assert likely.tolist() == pytest.approx([row[0] for row in wanted])
     assert kinds.tolist() == [row[1] for row in wanted]

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regard.networks.vision.ifam import FaithfulViT
-from regard.networks.vision.select_pack import SelectAndPack, SelectPackViT
+from regard.networks.vision.select_pack import SelectAndPack, SelectPackViT, in_bins, labels_of
+from regard.tasks.scenes import Scenes
+from regard.train.fit import Recipe, fit
 
 SIZES = {"width": 12, "heads": 2, "inner": 17, "depth": 2, "patch": 4}
 
@@ -71,3 +73,45 @@ def test_losses_of_sure_parts_are_small():
     torch.testing.assert_close(found["presence"], torch.tensor(1 - 1 / 4))
     assert found["background"] > 20
     torch.testing.assert_close(found["equivariance"], torch.tensor(1 - 1 / 3))
+
+
+@pytest.mark.parametrize("length", [1, 5, 8, 99])
+def test_bins_of_one_length_give_what_one_row_gives(length):
+    """Images of other counts of kept tokens; the bins are those of a loop that fills the first with room."""
+    torch.manual_seed(0)
+    row, x = SelectAndPack(6, 2, 9, None).double(), torch.randn(4, 8, 6, dtype=torch.float64)
+    bins = SelectAndPack(6, 2, 9, None, length).double()
+    bins.load_state_dict(row.state_dict())
+    torch.testing.assert_close(bins(x), row(x), rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="length"):
+        SelectAndPack(6, 2, 9, 0.5, 0)
+
+
+def test_bins_by_hand():
+    """Of 7: 4 and 3 fill the first, 5 and 2 the second, 6 the third; a longer image makes all bins as long."""
+    assert in_bins([4, 5, 3, 2, 6], 7) == ([0, 1, 0, 1, 2], [0, 0, 4, 5, 0], 7)
+    assert in_bins([4, 9], 7) == ([0, 1], [0, 0], 9)
+
+
+def test_labels_are_the_cells_that_boxes_touch():
+    """Rows of two and columns of three cells of 4 pixels; the second box is none."""
+    boxes = torch.tensor([[[3.0, 1, 5, 4], [0, 0, 12, 8]], [[8.5, 3.5, 9, 4.5], [0, 0, 4, 4]]])
+    found = labels_of(torch.tensor([[0, -1], [1, 0]]), boxes, (2, 3), 4)
+    assert found.tolist() == [[1, 1, 0, 0, 0, 0], [1, 0, 1, 0, 0, 1]]
+
+
+def test_stages_fall_in_resolution_and_their_gates_learn_from_boxes():
+    net = SelectPackViT(3, (6, 12), (1, 2), (7, 9), (1, 1), None, 2, length=9)
+    images, kinds, boxes = Scenes(16, 4).many(8, torch.Generator().manual_seed(1))
+    assert [tuple(each.shape[1:]) for each in net.features(images)] == [(6, 8, 8), (12, 4, 4)]
+    assert [tuple(each.shape) for each in net.selection(images)] == [(8, 64), (8, 16)]
+    own = [
+        torch.nn.functional.binary_cross_entropy_with_logits(scores, labels_of(kinds, boxes, (side, side), 16 / side))
+        for scores, side in zip(net.selection(images), (8, 4), strict=True)
+    ]
+    assert net.selection_loss(images, kinds, boxes).item() == pytest.approx(sum(own).item() / 2)
+    before = net.selection_loss(images, kinds, boxes).item()
+    fit(net, lambda model, _: model.selection_loss(images, kinds, boxes), Recipe(20, 1e-2))
+    assert net.selection_loss(images, kinds, boxes).item() < 0.9 * before
+    with pytest.raises(ValueError, match="width, heads, inner, depth"):
+        SelectPackViT(3, (6, 12), 1, (7, 9), (1, 1))

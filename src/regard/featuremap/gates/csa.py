@@ -24,7 +24,6 @@ from regard.featuremap.gate import Factors, Gate, MapShape
     year=2021,
     aliases=("class_semantics",),
     fidelity="abstract only",
-    missing="the proposal network that it feeds",
     claim=Claim(
         "of two events that look alike, the one whose class the semantics show is found at least 5 points of average "
         "precision better than with squeeze and excitation of the features, and than with no gate",
@@ -46,6 +45,8 @@ class ClassSemantics(Gate):
 
     Raises:
         ValueError: no channel beside the classes, an even kernel.
+
+    The proposal network that it feeds is `regard.networks.proposals.BoundaryMatching`.
 
     Paper: Sridhar et al., arXiv 2109.02613.
     """

@@ -183,7 +183,6 @@ class Sizes:
     arxiv="2401.00935",
     year=2024,
     fidelity="authors' code",
-    missing="training in two stages on the authors' images, and a detector of edges to compare with",
     claim=(
         Claim(
             "distances to a drawn junction's rays are those of its geometry, wedges fill each patch, and colours of a "
@@ -193,7 +192,7 @@ class Sizes:
         ),
         Claim(
             "trained on noisy discs and triangles, it finds their boundaries at a higher F1 than the gradient of the "
-            "smoothed image at its best threshold, by at least 0.1, also in images twice as large",
+            "smoothed image and Canny's edges at their best thresholds, by at least 0.1, also in images twice as large",
             cells="outlines.found",
             holds="outlines.is_above_gradients",
         ),
@@ -218,7 +217,8 @@ class BoundaryAttention(Network):
     Raises:
         ValueError: in a call, images smaller than a patch or of other channels.
 
-    Paper: Polansky et al., arXiv 2401.00935.
+    Paper: Polansky et al., arXiv 2401.00935, trained on simple shapes, then on crowded ones; the authors' code has one
+    trainer and one loss for both, `boundary_loss`, and begins with the weights that it is given.
     """
 
     def __init__(self, sizes: Sizes = Sizes(), seed: int = 0) -> None:

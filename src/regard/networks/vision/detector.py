@@ -103,7 +103,7 @@ class Detector(Network):
         candidates: int = 3000,
     ) -> list[Found]:
         """The choice among boxes, greedy non-maximum suppression of each class: boxes ``(n, 4)``, left, top, right,
-        bottom in pixels, scores ``(n,)`` and classes ``(n,)`` of each image, the best first.
+        bottom in pixels, scores ``(n,)`` and classes ``(n,)`` of each image, the best first, on the CPU.
 
         Args:
             images: ``(b, 3, y, x)``. least: scores above it are looked at. overlap: boxes that overlap a better one of
@@ -119,7 +119,7 @@ class Detector(Network):
         read = self.read(images)
         return [
             tuple(each[:most] for each in suppressed(candidate(*own, least, several, candidates), overlap))  # type: ignore[misc]
-            for own in zip(read.boxes, torch.sigmoid(read.scores), strict=True)
+            for own in zip(read.boxes.cpu(), torch.sigmoid(read.scores).cpu(), strict=True)
         ]
 
 

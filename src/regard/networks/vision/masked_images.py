@@ -31,10 +31,10 @@ def spread(kept: Tensor, like: Tensor) -> Tensor:
     return kept.repeat_interleave(y, 2).repeat_interleave(x, 3)
 
 
-def normed_where(norm: nn.BatchNorm2d, kept: Tensor, x: Tensor) -> Tensor:
+def normed_where(norm: nn.BatchNorm2d, kept: Tensor, input: Tensor) -> Tensor:
     """The batch norm over the cells that are kept, zero elsewhere."""
-    there = spread(kept, x)[:, 0]
-    cells = x.movedim(1, -1)[there]
+    there = spread(kept, input)[:, 0]
+    cells = input.movedim(1, -1)[there]
     own = norm.training or norm.running_mean is None
     if norm.training and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
@@ -42,7 +42,7 @@ def normed_where(norm: nn.BatchNorm2d, kept: Tensor, x: Tensor) -> Tensor:
     if share is None:
         share = 1 / float(norm.num_batches_tracked or 1)
     found = F.batch_norm(cells, norm.running_mean, norm.running_var, norm.weight, norm.bias, own, share, norm.eps)
-    return torch.zeros_like(x.movedim(1, -1)).masked_scatter(there[..., None], found).movedim(-1, 1)
+    return torch.zeros_like(input.movedim(1, -1)).masked_scatter(there[..., None], found).movedim(-1, 1)
 
 
 @contextmanager

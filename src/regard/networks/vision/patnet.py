@@ -64,7 +64,6 @@ def examples() -> list[Sample]:
     year=2025,
     aliases=("partialnet",),
     fidelity="authors' code",
-    missing="the search for the share of channels of each layer (DPConv)",
     claim=Claim(
         "as many parameters as the authors' networks of six sizes, exactly",
         cells="stages.sizes_of(family='patnet')",
@@ -77,6 +76,8 @@ def patnet(name: str = "patnet_t0", classes: int = 1000, channels: int = 3, seed
 
     Args:
         name: patnet_t0, _t1, _t2, _s, _m or _l. classes, channels, seed: see `Stages`.
+
+    The share of channels of each layer is searched for with `dynamic_partial` in place of its steps and `search_loss`.
 
     Paper: Huang et al., arXiv 2502.01303, before "Partial Convolution Meets Visual Attention". Its T1 alone weighs
     cells too. The deviation of channels is that of the map, where the authors take that of a sample.

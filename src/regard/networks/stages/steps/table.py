@@ -22,6 +22,7 @@ from regard.networks.stages.steps.convolution import (
     NormedMLP,
     Positions,
 )
+from regard.networks.stages.steps.dynamic import DynamicPartial
 from regard.networks.stages.steps.partial import PartialChannels, PartialMLP, PartialSelf
 from regard.networks.stages.steps.scanned import Frequencies, NeighbourMLP, Normed, Scan
 from regard.networks.stages.steps.varied import VariedWindows
@@ -59,6 +60,7 @@ STEPS: dict[str, type[Step]] = {
     "varied_windows": VariedWindows,
     "agents": Agents,
     "mbconv": Inverted,
+    "dynamic_partial": DynamicPartial,
     "partial_channels": PartialChannels,
     "partial_mlp": PartialMLP,
     "partial_self": PartialSelf,
