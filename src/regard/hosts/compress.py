@@ -25,6 +25,7 @@ from regard.hosts.causal_masks import real_tokens_of, says
 from regard.hosts.coding import Coding
 from regard.hosts.entries import Entries
 from regard.hosts.forward_pass import Pass
+from regard.hosts.quick_step import QuickStep
 from regard.hosts.ragged import attend_ragged
 from regard.hosts.sites import blocks_of
 from regard.hosts.softmax_call import SoftmaxCall, attend
@@ -63,6 +64,7 @@ class Compression(AbstractContextManager["Compression"]):
         self.states: Tensor | None = None  # that the running attention was given, where the policy needs them
         self.hooks: list[Any] = []
         self.installed: Attachment | None = None
+        self.quick = QuickStep(self)
 
     def install(self) -> Compression:
         """Puts the policy in, to stay until `remove`.
@@ -74,6 +76,7 @@ class Compression(AbstractContextManager["Compression"]):
         attachment.add(self)
         self.installed, attachment.keeping = attachment, self
         self.hooks = self.listening() if self.policy.needs_states else []
+        attachment.installed.try_first(self.quick)
         return self
 
     def remove(self) -> None:
@@ -82,6 +85,7 @@ class Compression(AbstractContextManager["Compression"]):
             hook.remove()
         self.hooks, self.states = [], None
         if self.installed is not None:
+            self.installed.installed.try_first(None)
             self.installed.discard(self)
             self.installed = None
 
@@ -258,6 +262,7 @@ class Compression(AbstractContextManager["Compression"]):
         elif store.fresh is not None:
             store.take_in(new_tokens(store), self.real(spot, asked, store.slots))
         self.forget(asked.call, store, out)
+        self.quick.note(spot.module, spot.name, store, home.cache)
 
     def begin(self, spot: Spot, asked: Asked, home: Home) -> Store:
         """A store in the place of a layer that has just been filled."""
