@@ -282,7 +282,8 @@ def advice(rows: Sequence[Kept], known: bool, memory: int | None = None) -> Advi
         f"{most_bytes(best) / 1e6:.1f} of {most_bytes(full) / 1e6:.1f} MB; a step takes {step:.2f}× the full cache's"
     )
     if len(best) < FEWEST:
-        return Advice("", "", f"{len(best)} prompts are too few, give --prompts {FEWEST} or more; so far {told}")
+        few = f"{len(best)} prompts are too few, give --prompts {FEWEST} or more"
+        return Advice("", "", f"{few}; the best so far, {policy} at {budget}: {told}")
     if low <= 0:
         return Advice("", "", f"the best, {policy} at {budget}, is not surely above random tokens; {told}")
     return Advice(policy, budget, told)
