@@ -96,6 +96,13 @@ def test_padding_and_policies_that_note_take_the_long_way(taken):
     with regard.compress(model, "full", 99):
         got = decoded(model, ids, DynamicCache(config=model.config), mask)
     torch.testing.assert_close(got[0], plain(ids, mask)[0], atol=1e-5, rtol=1e-4)
+    cache, places = DynamicCache(config=model.config), (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad(), regard.compress(model, "full", 99) as session:  # whose padding is told with the prompt alone
+        told = {"attention_mask": mask[:, :PROMPT], "position_ids": places[:, :PROMPT]}
+        model(input_ids=ids[:, :PROMPT], **caches.given(model, cache), **told)
+        for at in range(PROMPT, PROMPT + STEPS):
+            model(input_ids=ids[:, at : at + 1], **caches.given(model, cache), position_ids=places[:, at : at + 1])
+        assert session.store.layers[0].lengths() == mask.sum(1).tolist()
     with regard.compress(model, "h2o", 99):
         decoded(model, ids, DynamicCache(config=model.config))
     assert taken[0] == 0

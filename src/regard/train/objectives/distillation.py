@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
@@ -133,7 +133,7 @@ def distilled(teacher: Any, student: Any, batches: Batches, recipe: Recipe | Rat
     """The student, all of it trained towards the teacher's predictions: the second stage."""
     objective = Distillation(teacher)
 
-    def loss(ready: nn.Module, generator: Generator) -> Tensor:
+    def loss(ready: Any, generator: Generator) -> Tensor:
         return objective(getattr(ready, "module", ready), batches(generator), generator)
 
     return fit_parts(student, loss, recipe)
