@@ -74,6 +74,20 @@ def test_evictions_come_when_they_would(policy, taken, monkeypatch):
     assert kept[0][1] == kept[1][1]
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_stock_generation_takes_it_where_nothing_is_padding(taken, beams):
+    ids, padded = tokens(2, PROMPT), torch.ones(2, PROMPT, dtype=torch.int64)
+    padded[1, :3] = 0
+    for mask, short in ((torch.ones_like(padded), True), (padded, False)):
+        model, found, taken[0] = causal("Llama"), [], 0
+        about = {"attention_mask": mask, "max_new_tokens": 6, "do_sample": False, "num_beams": beams}
+        with regard.compress(model, "full", 99):
+            found.append(model.generate(input_ids=ids, **about))
+        found.append(model.generate(input_ids=ids, **about))
+        assert torch.equal(*found)
+        assert bool(taken[0]) == short
+
+
 def test_what_else_is_attached_is_not_passed_by(taken):
     model, ids = causal("Llama"), tokens(1, PROMPT + STEPS)
     with regard.compress(model, "full", 99), regard.watch(model, [Entropy()]) as watched:
