@@ -44,16 +44,17 @@ class QuickStep:
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **given: Any
     ) -> Tensor | None:
         """``A v (b, 1, heads, d)``; None where the long way is to be taken."""
-        if id(module) not in self.known or query.shape[2] != 1 or mask is not None or torch.is_grad_enabled():
+        known = self.known.get(id(module))
+        if known is None or mask is not None or query.shape[2] != 1 or torch.is_grad_enabled():
             return None
-        compression, (found, cache, name) = self.compression(), self.known[id(module)]
+        compression, (found, cache, name) = self.compression(), known
         store: Store | None = found()
         if compression is None or store is None or not self.fits(compression, store, key):
             return None
-        plain = key.device.type == "cpu" and query.shape[3] == value.shape[3] and key.shape[1] == value.shape[1]
-        if not plain or not self.passes_by(compression) or (module.training and given.get("dropout")):
+        if not key.is_cpu or key.shape != value.shape or not self.passes_by(compression):
             return None
-        if any(said is not None and argument not in SILENT for argument, said in given.items()):
+        told = given.keys() <= SILENT or {argument for argument, said in given.items() if said is not None} <= SILENT
+        if not told or (module.training and given.get("dropout")):
             return None
         compression.installed.passes.locate(name)  # pyright: ignore[reportOptionalMemberAccess]
         out = flash.attend(query, key, value, False, None, given.get("scaling"))[0]

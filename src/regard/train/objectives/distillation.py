@@ -52,7 +52,8 @@ class Distillation(Objective):
     Raises:
         ValueError: a weight outside of [0, 1]; while it trains, a teacher of another vocabulary.
 
-    Paper: arXiv 2512.20569; the stages as in RADLADS, arXiv 2505.03005.
+    Paper: arXiv 2512.20569; the stages as in RADLADS, arXiv 2505.03005. Its authors rank by the loss while training,
+    here by that of texts held out.
     """
 
     dial: ClassVar[tuple[str, float] | None] = ("weight", 0.0)
