@@ -46,7 +46,7 @@ def kept_changes(seed: int) -> dict[str, float]:
     frames = tuple((at * TOKENS, (at + 1) * TOKENS) for at in range(FRAMES))
     q = torch.randn(3, question, DIM, generator=draw)
     policies: dict[str, Policy] = {"snapkv": SnapKV(window=8)}
-    policies |= {basis: GUIKV(frames=frames, basis=basis) for basis in ("first", "pivoted", "svd")}
+    policies |= {basis: GUIKV(frames=frames, basis=basis, alpha=0.0) for basis in ("first", "pivoted", "svd")}
     budget, found = len(keys) // 5, {"chance": changed[: n - TOKENS].float().mean().item()}
     for name, policy in policies.items():
         rows = q[:, -policy.rows :]

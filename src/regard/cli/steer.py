@@ -40,6 +40,7 @@ def steer(
 ) -> None:
     """Run a model with its attention edited, and without, and print what it says either way."""
     from rich.console import Console
+    from rich.text import Text
     from transformers.utils import logging
 
     from regard.cli.look import load, read_text
@@ -57,6 +58,9 @@ def steer(
     ways = {"before": steered(network), "after": steered(network, *chosen)}
     said: dict[str, Any] = {}
     for name, way in ways.items():
+        if name == "after":
+            told = Text("edit    ", style="bold").append(", ".join(map(repr, chosen)), style="not bold")
+            console.print(told, soft_wrap=True)
         with way:
             said[name] = generated(network, tokenizer, content, tokens)
             show(console, name, tokenizer, said[name])
@@ -73,13 +77,22 @@ def read_edits(texts: list[str], file: Path | None, passages: list[str], tokeniz
     """The edits that were asked for.
 
     Raises:
-        ValueError: none, or one that takes keys and was given none.
+        ValueError: none, one that is about passages and was given none, or passages that none is about.
     """
     from regard.edits.saved import edit_of, load
     from regard.hosts.spans import spans_of
 
     spans = spans_of(tokenizer, content, *passages) if passages else None
-    found = [edit_of(text, spans) for text in texts] + (load(file) if file is not None else [])
+    try:
+        found = [edit_of(text, spans) for text in texts]
+    except ValueError as error:
+        if spans is None and str(error).startswith("keys: got None"):
+            wanted = "--on 'a passage' of the text, more than once for several, or tokens=[id] in the edit"
+            raise wrong("--on", f"none for {texts}, which is about some of the text", wanted) from error
+        raise
+    if passages and not any(edit.where.keys is not None for edit in found):
+        raise wrong("--on", f"{passages} for {texts}, which is about no passage", "none, or an edit such as pasta")
+    found += load(file) if file is not None else []
     if not found:
         raise wrong("--edit", "none", "an edit such as 'pasta(strength=2.0)' --on 'a passage', or --edits FILE")
     return found

@@ -134,11 +134,7 @@ def measured(
         watcher.spent.clear()
         for asked in sorted(known):
             new = torch.cat([prompt.context, prompt.question[:-1]]) if asked else prompt.context
-            begun = time.process_time()
-            with compress(model, watcher, 1.0) as reading, torch.no_grad():
-                reading.take_over(read)
-                model(input_ids=new[None, read.get_seq_length() :], logits_to_keep=1, **caches.given(model, read))
-            seconds += time.process_time() - begun
+            seconds += read_on(model, watcher, read, new[None, read.get_seq_length() :])
             alone = seconds - sum(watcher.spent.values())
             for name, policy, budget in plan:
                 progress(f"{name} at {budget}", done, total)
@@ -147,6 +143,20 @@ def measured(
                 told = answered(compress(model, policy, size, when="decoding"), read, prompt, asked)
                 noting = watcher.spent.get(tuple(policy.keeps), 0.0)
                 yield Kept(name, budget, asked, index, *told, alone + noting + told[-1])
+
+
+def read_on(model: Any, watcher: Policy, read: Any, ids: Tensor) -> float:
+    """Reads more tokens ``(1, n)`` into a cache, and gives the seconds of CPU that it took.
+
+    There are none more where the question is a single token: the last one of it is read with the answer.
+    """
+    if not ids.shape[1]:
+        return 0.0
+    begun = time.process_time()
+    with compress(model, watcher, 1.0) as reading, torch.no_grad():
+        reading.take_over(read)
+        model(input_ids=ids, logits_to_keep=1, **caches.given(model, read))
+    return time.process_time() - begun
 
 
 def answered(session: Compression, read: Any, prompt: Prompt, known: bool) -> tuple[float, float, int, float, float]:
@@ -272,7 +282,8 @@ def advice(rows: Sequence[Kept], known: bool, memory: int | None = None) -> Advi
         f"{most_bytes(best) / 1e6:.1f} of {most_bytes(full) / 1e6:.1f} MB; a step takes {step:.2f}× the full cache's"
     )
     if len(best) < FEWEST:
-        return Advice("", "", f"{len(best)} prompts are too few, give --prompts {FEWEST} or more; so far {told}")
+        few = f"{len(best)} prompts are too few, give --prompts {FEWEST} or more"
+        return Advice("", "", f"{few}; the best so far, {policy} at {budget}: {told}")
     if low <= 0:
         return Advice("", "", f"the best, {policy} at {budget}, is not surely above random tokens; {told}")
     return Advice(policy, budget, told)

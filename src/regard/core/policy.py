@@ -33,6 +33,8 @@ class View:
         scaling, softcap, sunk: of the scores; ``sunk (group,)`` are sink logits, None for none.
         stats: what `Policy.keeps` of each entry, ``(t,)`` each; a policy writes new tensors into it.
         pages: likewise of runs of entries, in shapes of the policy's own; gone when something is evicted.
+        states: ``(r, width)``, in `Policy.observe` the hidden states that the layer's attention was given for the
+            queries, where the policy needs them, else None.
         out: ``(group, e)``, the heads' outputs for the newest token, where the policy needs them, else None.
         budget: how many entries the head may keep; 0 where that is not known yet.
     """
@@ -53,6 +55,7 @@ class View:
     out: Tensor | None = None
     budget: int = 0
     pages: dict[str, Tensor] = field(default_factory=dict)
+    states: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -116,6 +119,8 @@ class Policy:
     """What is noted of each entry, by name, and its value for a new one."""
     needs_out: ClassVar[bool] = False
     """Whether `View.out` is wanted."""
+    needs_states: ClassVar[bool] = False
+    """Whether `View.states` are."""
     forgets: ClassVar[bool] = True
     """Whether it ever evicts."""
     reads: ClassVar[bool] = False

@@ -38,6 +38,27 @@ class Borrowed:
         return getattr(self.method(), "__self__", None)
 
 
+class Quick(Borrowed):
+    """An attention function that is tried before another one, which is called where it gives None.
+
+    Args:
+        first: an object that is called as such a function is, and is not kept. other: the function behind it.
+    """
+
+    def __init__(self, first: Any, other: Borrowed) -> None:
+        super().__init__(first.__call__, other.eager)
+        self.other = other
+
+    def __call__(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        first = self.method()
+        out = first(module, *args, **kwargs) if first is not None and len(args) == 4 else None
+        return self.other(module, *args, **kwargs) if out is None else (out, None)
+
+    @property
+    def owner(self) -> Any:
+        return self.other.owner
+
+
 class Installed:
     """An attention function in a model, until `remove` or until nobody has the model any more.
 
@@ -59,6 +80,14 @@ class Installed:
         model.config._attn_implementation = self.names[id(model.config) in eager]
         for config in configs:
             config._attn_implementation = self.names[id(config) in eager]
+
+    def try_first(self, function: Any) -> None:
+        """Has an object called before the method, see `Quick`; None for the method alone."""
+        for interface in self.interfaces:
+            for name in self.names.values():
+                last = interface[name]
+                last = last.other if isinstance(last, Quick) else last
+                interface[name] = last if function is None else Quick(function, last)
 
     def register(self, function: Callable[..., Any], eager: bool) -> str:
         """Makes an attention function known to Transformers under a free name, together with stock masks.

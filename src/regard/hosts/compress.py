@@ -25,7 +25,9 @@ from regard.hosts.causal_masks import real_tokens_of, says
 from regard.hosts.coding import Coding
 from regard.hosts.entries import Entries
 from regard.hosts.forward_pass import Pass
+from regard.hosts.quick_step import QuickStep
 from regard.hosts.ragged import attend_ragged
+from regard.hosts.sites import blocks_of
 from regard.hosts.softmax_call import SoftmaxCall, attend
 from regard.hosts.state_cache import Home
 from regard.hosts.store import Store
@@ -59,7 +61,10 @@ class Compression(AbstractContextManager["Compression"]):
         self.reading: dict[int, list[list[Tensor]]] = {}
         self.read: dict[int, list[list[Tensor]]] = {}
         """By layer, of those that did not read everything in the latest pass: the places that each kv head read."""
+        self.states: Tensor | None = None  # that the running attention was given, where the policy needs them
+        self.hooks: list[Any] = []
         self.installed: Attachment | None = None
+        self.quick = QuickStep(self)
 
     def install(self) -> Compression:
         """Puts the policy in, to stay until `remove`.
@@ -70,13 +75,36 @@ class Compression(AbstractContextManager["Compression"]):
         attachment = Attachment.on(self.model)
         attachment.add(self)
         self.installed, attachment.keeping = attachment, self
+        self.hooks = self.listening() if self.policy.needs_states else []
+        attachment.installed.try_first(self.quick)
         return self
 
     def remove(self) -> None:
         """Takes it out; a cache that has forgotten something can be gone on with only while it is in."""
+        for hook in self.hooks:
+            hook.remove()
+        self.hooks, self.states = [], None
         if self.installed is not None:
+            self.installed.installed.try_first(None)
             self.installed.discard(self)
             self.installed = None
+
+    def listening(self) -> list[Any]:
+        """Hooks that note what attention modules are given.
+
+        Raises:
+            ValueError: a model whose attention stands in no list of blocks.
+        """
+        names = [name for block in blocks_of(self.model) for name in block.attention]
+        if not names:
+            what = f"{label(self.model)}, whose attention stands in no list of blocks"
+            raise wrong("policy", f"{type(self.policy).__name__} for {what}", "one that needs no hidden states")
+
+        def hear(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self.states = (args[0] if args else kwargs["hidden_states"]).detach()
+
+        modules = [self.model.get_submodule(name) for name in names]
+        return [module.register_forward_pre_hook(hear, with_kwargs=True) for module in modules]
 
     def __enter__(self) -> Compression:
         return self if self.installed is not None else self.install()
@@ -234,6 +262,7 @@ class Compression(AbstractContextManager["Compression"]):
         elif store.fresh is not None:
             store.take_in(new_tokens(store), self.real(spot, asked, store.slots))
         self.forget(asked.call, store, out)
+        self.quick.note(spot.module, spot.name, store, home.cache)
 
     def begin(self, spot: Spot, asked: Asked, home: Home) -> Store:
         """A store in the place of a layer that has just been filled."""
@@ -323,11 +352,17 @@ class Compression(AbstractContextManager["Compression"]):
         queries = [pick(call.q[b], store.chosen(b, n)) for b in range(batch)]
         if policy.keeps:
             for b in range(batch):
+                given = None if self.states is None else pick(self.states[None, b], store.chosen(b, n))[0]
                 for view in store.views(b, queries[b], len(self.ranks)) if queries[b].shape[1] else ():
-                    policy.observe(view)
+                    policy.observe(view if given is None else replace(view, states=given))
+        self.remember(store, queries)
+
+    @torch.no_grad()
+    def remember(self, store: Store, queries: Sequence[Tensor]) -> None:
+        """Keeps the latest queries ``(heads, n, d)`` of each sequence, as many as the policy reads."""
         old = store.queries or [q[:, :0] for q in queries]
         every = [torch.cat(pair, 1) for pair in zip(old, queries, strict=True)]
-        store.queries = [q[:, max(q.shape[1] - policy.rows, 0) :].clone() for q in every]
+        store.queries = [q[:, max(q.shape[1] - self.policy.rows, 0) :].clone() for q in every]
 
     def describe(self, store: Store, call: SoftmaxCall) -> None:
         """Notes in a store what its scores are like, and how long the prompt is."""

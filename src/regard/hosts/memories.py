@@ -82,7 +82,7 @@ def memorised(model: Any, memories: Memories, seed: int = 0) -> None:
         for place, block in enumerate(stack_of(model)):
             for part in block.modules():
                 if hasattr(part, "layer_idx"):
-                    part.layer_idx = place
+                    part.layer_idx = place  # pyright: ignore[reportArgumentType]
             if place not in memories.blocks:
                 continue
             attention = attention_of(model, place)

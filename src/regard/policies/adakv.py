@@ -71,6 +71,10 @@ class AdaKV(Policy):
         return self.of.needs_out
 
     @property
+    def needs_states(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.of.needs_states
+
+    @property
     def moves(self) -> bool:
         return self.of.moves
 

@@ -80,6 +80,10 @@ class Observing(Full):
         return any(policy.needs_out for policy in self.of)
 
     @property
+    def needs_states(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return any(policy.needs_states for policy in self.of)
+
+    @property
     def rows(self) -> int:
         return max([0, *(policy.rows for policy in self.of)])
 

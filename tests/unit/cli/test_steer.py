@@ -65,8 +65,22 @@ def test_nothing_of_a_prompt_is_markup():
 def test_edits_come_from_a_file(tmp_path):
     save([Highlight([(2, 5)], 0.0)], tmp_path / "edits.json")
     done = steered("--edits", str(tmp_path / "edits.json"))
-    before, after = done.output.split("after  ")
+    before, after = done.output.split("edit    Highlight(keys=[(2, 5)], strength=0.0)\nafter  ")
     assert before.split(maxsplit=1)[1].split() == after.split()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--edit", "pasta(strength=2.0)"), "--on: got none for .* want --on 'a passage' of the text"),
+        (("--edit", "act", "--on", "items[0]"), r"--on: got \['items\[0\]'\] for \['act'\], which is about no passage"),
+        ((), "--edit: got none, want an edit"),
+    ],
+)
+def test_passages_and_edits_belong_together(given, said):
+    done = steered(*given)
+    assert done.exit_code == 1
+    assert re.search(said, " ".join(str(done.exception or done.output).split()))
 
 
 def test_passages_are_found_in_tokens():

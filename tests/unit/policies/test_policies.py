@@ -9,7 +9,6 @@ import torch
 
 from regard.core.policy import View, levelled
 from regard.policies import (
-    GUIKV,
     H2O,
     TOVA,
     AdaKV,
@@ -240,38 +239,6 @@ def test_what_a_layer_chooses_serves_itself_best():
     errors = reuse_errors(model, list(ids), 6)
     assert (errors.diagonal() <= errors + 1e-6).all()
     assert reusing(model, list(ids), 6, 1) == HyLRA(full=(0,))
-
-
-@pytest.mark.parametrize("basis", ["first", "pivoted", "svd"])
-def test_gui_kv_zeroes_what_the_current_frame_repeats(basis):
-    one = view(t=17, rows=2, budget=9)
-    one.keys[3:6] = one.keys[9:12] * torch.tensor([[2.0], [-1.0], [0.5]])  # of the current frame, but for its length
-    policy = GUIKV(window=2, kernel=1, frames=((2, 8), (9, 12)), rank=3, basis=basis)
-    found, plain = policy.scores(one), SnapKV(window=2, kernel=1).scores(one)
-    told = [j for j in range(17) if found[j] != plain[j]]
-    assert len(told) == 2  # int((1 − 9/17) · 6)
-    assert set(told) < {3, 4, 5}
-    assert found[told].tolist() == [0, 0]
-    salient = GUIKV(window=2, kernel=1, frames=((9, 12),), saliency=(1.0, 2.0, 3.0), alpha=1.5, tau=0.5)
-    z = torch.tensor([-1.0, 0.0, 1.0]) * 1.5**0.5 / 0.5
-    torch.testing.assert_close((salient.scores(one) - plain)[9:12], 1.5 * z.softmax(0))
-    assert torch.equal(salient.scores(one)[:9], plain[:9])
-    alike = GUIKV(window=2, kernel=1, frames=((9, 12),), saliency=(4.0, 4.0, 4.0))
-    torch.testing.assert_close((alike.scores(one) - plain)[9:12], torch.full((3,), 2 / 3))
-    assert (alike.alpha, alike.tau, alike.rank, GUIKV().window) == (2.0, 3.5, 32, 8)  # the paper's
-
-
-def test_gui_kv_is_told_what_it_cannot_do():
-    for about, message in (
-        ({"frames": ((3, 2),)}, "frames: got"),
-        ({"frames": ((0, 3), (2, 5))}, "frames: got"),
-        ({"basis": "qr"}, "one of first, pivoted, svd"),
-        ({"frames": ((0, 3),), "saliency": (1.0,)}, "saliency: got 1 norms"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            GUIKV(**about)
-    with pytest.raises(ValueError, match="rank: got 32, for keys of 5 numbers, want at most 4"):
-        GUIKV(frames=((0, 3), (3, 8)), window=1).scores(view(t=11, budget=4))
 
 
 def test_keys_move_up_by_what_goes_behind_them():

@@ -89,7 +89,7 @@ def marked(**marks):
 
 
 def test_ratios_are_clipped_by_hand():
-    """A ratio counts up to 1 + ε with a positive credit, from 1 − ε on with a negative one: nothing beyond."""
+    """A ratio counts up to 1 + ε with a positive credit, from 1 − ε on with a negative one; beyond nothing changes."""
     model, ratios = causal("Llama"), torch.tensor([1.0, 1.5, 0.7, 1.5, 0.7, 1.1])
     advantage = torch.zeros(2, 5)
     advantage[:, 2:] = torch.tensor([[2.0, 2.0, 2.0], [-3.0, -3.0, -3.0]])

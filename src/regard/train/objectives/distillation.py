@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
@@ -52,7 +52,8 @@ class Distillation(Objective):
     Raises:
         ValueError: a weight outside of [0, 1]; while it trains, a teacher of another vocabulary.
 
-    Paper: arXiv 2512.20569; the stages as in RADLADS, arXiv 2505.03005.
+    Paper: arXiv 2512.20569; the stages as in RADLADS, arXiv 2505.03005. Its authors rank by the loss while training,
+    here by that of texts held out.
     """
 
     dial: ClassVar[tuple[str, float] | None] = ("weight", 0.0)
@@ -133,7 +134,7 @@ def distilled(teacher: Any, student: Any, batches: Batches, recipe: Recipe | Rat
     """The student, all of it trained towards the teacher's predictions: the second stage."""
     objective = Distillation(teacher)
 
-    def loss(ready: nn.Module, generator: Generator) -> Tensor:
+    def loss(ready: Any, generator: Generator) -> Tensor:
         return objective(getattr(ready, "module", ready), batches(generator), generator)
 
     return fit_parts(student, loss, recipe)
