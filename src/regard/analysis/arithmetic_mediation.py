@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from regard.analysis.patching import ids_of
-from regard.analysis.sweep import Effects, Pair, Site, SiteEdit, Sweep, read
+from regard.analysis.route_neurons import down_of, matrix_of
+from regard.analysis.sweep import Effects, Pair, Site, SiteEdit, Sweep, last_logits, prefix, read, repeated
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.edits.trace import Trace
 from regard.hosts.attach import attach
+from regard.hosts.sites import blocks_of
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,6 @@ class Results:
     arxiv="2305.15054",
     year=2023,
     fidelity="hand values",
-    missing="mediation by single neurons, models before and after they are trained to calculate",
     claim=(
         Claim(
             "a late MLP carries sums at the last token, five times the median part or more",
@@ -60,6 +61,16 @@ class Results:
             cells="mediation.of_sums",
             holds="mediation.looking_up_is_elsewhere",
         ),
+        Claim(
+            "of the neurons of a late MLP one in twenty has half of all their effects",
+            cells="mediation.of_neurons",
+            holds="mediation.few_neurons_carry",
+        ),
+        Claim(
+            "late MLPs at the last token have a larger share of the effects after a model is trained to calculate",
+            cells="mediation.of_training",
+            holds="mediation.training_moves_it_late",
+        ),
     ),
 )
 class ArithmeticMediation(Sweep):
@@ -69,7 +80,7 @@ class ArithmeticMediation(Sweep):
 
     r is the result of the base prompt, r′ that of the donor, whose operands differ; P are probabilities of the base
     run, P* those of the run in which one part has the donor's output. From −1 to any size, 0 for a part that says the
-    same in both. Pairs have the metric `Results`.
+    same in both. Pairs have the metric `Results`. `neuron_effects` mediates by single neurons of a network.
 
     Paper: Stolfo, Belinkov and Sachan, arXiv 2305.15054; the two denominators as in the authors' code.
 
@@ -154,6 +165,54 @@ def all_patched(model: Any, pairs: Sequence[Pair]) -> Tensor:
             logits = model(input_ids=pair.base[None].to(model.device), use_cache=False).logits[:, -1]
         found.append(pair.metric(logits).double().cpu())
     return torch.cat(found)
+
+
+@torch.no_grad()
+def neuron_effects(model: Any, pairs: Sequence[Pair], layer: int, slot: int = -1, rows: int = 64) -> Tensor:
+    """``(pairs, neurons)`` float64: the indirect effect of each neuron of one network at one position.
+
+        mlp ← mlp + (a′_k − a_k) W_k,   a of the base run, a′ of the donor's
+
+    a_k is what comes out of neuron k, gated where the network is, W_k its row of the output matrix.
+
+    Args:
+        model: a Transformers model whose network ends in one linear layer. pairs: as for `ArithmeticMediation`.
+        slot: the position, -1 for the last, behind whose prefix a cache is read. rows: interventions in a batch.
+
+    Raises:
+        ValueError: no pairs, no such layer, or a network that ends otherwise.
+    """
+    blocks = list(blocks_of(model))
+    if not pairs or not 0 <= layer < len(blocks):
+        raise wrong("pairs, layer", f"{len(pairs)} pairs, layer {layer}", f"pairs, and a layer below {len(blocks)}")
+    down, found = down_of(blocks[layer]), []
+    weight, _ = matrix_of(down)
+    for pair in pairs:
+        at = slot if slot < 0 else slot - len(pair.base)
+        told = [activations(model, down, ids, at) for ids in (pair.base, pair.donor)]
+        moved = (told[1] - told[0])[:, None] * weight
+        short = at == -1 and len(pair.base) > 1
+        cache = prefix(model, pair.base[None, :-1]) if short else None
+        ids, ends = pair.base[-1:] if short else pair.base, []
+        base = pair.metric(last_logits(model, pair.base[None])).double()
+        for some in moved.split(rows):
+            sites = [[Site(layer, "mlp", None, at)] for _ in some]
+            own = None if cache is None else repeated(cache, len(some))
+            with attach(model, edits=[SiteEdit(sites, lambda row, site, x, of=some: x + of[row])]):
+                ends.append(pair.metric(last_logits(model, ids.expand(len(some), -1), own)).double())
+        found.append(indirect_effect(base, torch.cat(ends)))
+    return torch.stack(found)
+
+
+def activations(model: Any, down: Any, ids: Tensor, at: int) -> Tensor:
+    """``(neurons,)``: what a network's last matrix is given at one position of a text."""
+    kept: list[Tensor] = []
+    handle = down.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0][0, at]))
+    try:
+        model(input_ids=ids[None].to(model.device), use_cache=False)
+    finally:
+        handle.remove()
+    return kept[0]
 
 
 def by_hand() -> tuple[Tensor, Tensor]:

@@ -80,7 +80,6 @@ class PatternMass(RowMean):
     arxiv="2112.05364",
     year=2022,
     aliases=("human_guided_patterns", "pattern_injection"),
-    missing="injection into pretrained models, their projected attention layers, published corpora",
     fidelity="authors' code",
     claim=(
         Claim(
@@ -98,6 +97,11 @@ class PatternMass(RowMean):
             cells="injected.of_segments",
             holds="injected.help_to",
         ),
+        Claim(
+            "in layers beside those of a pretrained encoder they help to find what is in a summary, too",
+            cells="injected.of_pretrained",
+            holds="injected.help_to",
+        ),
     ),
 )
 class HumanPatterns(HeadAnalysis):
@@ -106,7 +110,9 @@ class HumanPatterns(HeadAnalysis):
         GR(P, h) = mean over rows i of Σ_j A_ij [P(i, j)],   of the rows of which P shows something, and not all
 
     `chance` is what a row that looks everywhere alike would give. Patterns with a relevance far above it, in heads of
-    importance, are given to heads of new models by `InjectedAttention`.
+    importance, are given to heads of new models by `InjectedAttention`, and of pretrained ones by
+    `projected_patterns.ProjectedPatterns`. The claims' texts are drawn: what is claimed is that patterns help, not by
+    how much on the paper's corpora.
 
     Args:
         pattern: "matching", "sentence", "next" or "previous". stop: the token that ends sentences.

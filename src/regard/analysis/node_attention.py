@@ -80,6 +80,11 @@ def hops(nodes: int, edges: Iterable[Edge]) -> Tensor:
             holds="graph_texts.edges_are_not_followed",
         ),
         Claim(
+            "a model trained and read with a window of one hop tells more than one with all",
+            cells="graph_texts.trained",
+            holds="graph_texts.windows_train",
+        ),
+        Claim(
             "a model trained with a window of one hop and read with all tells more than one trained with all",
             cells="graph_texts.trained",
             holds="graph_texts.windows_help",

@@ -26,15 +26,20 @@ class Sentence:
 
     Args:
         ids: ``(n,)`` tokens, those around it included. words: slots of each word's pieces. heads: index of each word's
-            head, -1 for none. relations: of each word to its head; those of no interest are "".
+            head, -1 for none. relations: of each word to its head; those of no interest are "". speakers: whose guess
+            counts for each word: its own if not given. As in the authors' code that of a possessor, relation ``poss``,
+            is the one of the ``'s`` behind it.
     """
 
     ids: Tensor
     words: tuple[tuple[int, ...], ...]
     heads: tuple[int, ...]
     relations: tuple[str, ...]
+    speakers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.speakers and (len(self.speakers) != len(self.words) or max(self.speakers) >= len(self.words)):
+            raise wrong("speakers", f"{self.speakers}", f"one of the {len(self.words)} words for each, or none")
         if not len(self.words) == len(self.heads) == len(self.relations):
             sizes = f"{len(self.words)} words, {len(self.heads)} heads, {len(self.relations)} relations"
             raise wrong("sentence", sizes, "a head and a relation for each word")
@@ -115,7 +120,6 @@ class RelationScores(Result):
     year=2019,
     aliases=("bert_attention_analysis",),
     fidelity="authors' code",
-    missing="coreference, the probe that also reads word embeddings, a treebank, what possessives are scored by",
     claim=(
         Claim(
             "for three relations or more one head finds the syntactic head better than any fixed offset, by ten points",
@@ -126,6 +130,16 @@ class RelationScores(Result):
             "all heads together find more syntactic heads than the best single one",
             cells="parsers.of_minilm",
             holds="parsers.together_they_find_more",
+        ),
+        Claim(
+            "more are found by a probe that also reads the words",
+            cells="parsers.with_words",
+            holds="parsers.words_help",
+        ),
+        Claim(
+            "one head finds what a pronoun stands for better than the nearest candidate, by ten points",
+            cells="parsers.antecedents",
+            holds="parsers.a_head_refers",
         ),
         Claim(
             "heads are like others of their layer",
@@ -140,10 +154,11 @@ class RelationHeads(Analysis[Sentence, RelationScores]):
         from dependent to head: argmax_{j≠i} A_ij,   from head to dependent: argmax_{j≠i} A_ji
 
     A is between words (`word_map`); what stands for no word is not among them. Heads are measured against always
-    guessing the word at an offset from −3 to 3. `attention_probe` reads all heads at once; `head_divergence` has
-    their divergences, clusters, and gradients.
+    guessing the word at an offset from −3 to 3. `attention_probe` reads all heads at once, `word_probe` the words, too;
+    `word_probe.AntecedentHeads` has what words stand for, `head_divergence` divergences, clusters, and gradients.
 
-    Paper: Clark et al., arXiv 1906.04341.
+    Paper: Clark et al., arXiv 1906.04341. Its treebank may not be passed on; any other goes in as `Sentence`, and the
+    claims' sentences are drawn with their trees.
 
     Args:
         relations: which are measured.
@@ -187,7 +202,8 @@ class RelationHeads(Analysis[Sentence, RelationScores]):
         kinds = torch.tensor([[name == of for of in self.relations] for name in sentence.relations]).double()
         kinds = kinds * (gold >= 0)[:, None]
         places = torch.stack([(torch.arange(n) + offset).clamp(0, n - 1) for offset in OFFSETS])
-        hits, guesses = ((guess == gold).double() @ kinds, (places == gold).double() @ kinds)
+        spoken = list(sentence.speakers or range(n))
+        hits, guesses = ((guess[..., spoken] == gold).double() @ kinds, (places[:, spoken] == gold).double() @ kinds)
         return RelationScores(self.relations, hits, guesses, kinds.sum(0))
 
 

@@ -22,11 +22,23 @@ KEPT = 0.99
     arxiv="2406.16099",
     year=2024,
     fidelity="abstract only",
-    missing="speech models, similarity of attention maps, models that were tuned further",
-    claim=Claim(
-        "models of other seeds come to like subspaces, and not to like neurons",
-        cells="alike.seeds",
-        holds="alike.subspaces_not_neurons",
+    missing="speech models",
+    claim=(
+        Claim(
+            "models of other seeds come to like subspaces, and not to like neurons",
+            cells="alike.seeds",
+            holds="alike.subspaces_not_neurons",
+        ),
+        Claim(
+            "a model that is tuned further stays like itself, and most in its lower layers",
+            cells="alike.tuned",
+            holds="alike.upper_layers_move",
+        ),
+        Claim(
+            "heads of models of other seeds look alike more than those of one that is not trained",
+            cells="alike.looks",
+            holds="alike.trained_heads_look_alike",
+        ),
     ),
 )
 @shown_by(lambda: [Sample("turned and scaled", cka, {"known": turned})])
@@ -44,7 +56,7 @@ def cka(x: Tensor, y: Tensor) -> Tensor:
         ValueError: other shapes.
 
     Paper: El Kheir, Ali and Chowdhury, arXiv 2406.16099, who compare models of speech: neurons by `max_correlation`,
-    layers by this and by `svcca`.
+    layers by this and by `svcca`, attention by `map_similarity`.
     """
     x, y = centred(x, y)
     return (y.T @ x).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm())
@@ -61,6 +73,28 @@ def max_correlation(x: Tensor, y: Tensor) -> Tensor:
     x, y = centred(x, y)
     x, y = (of / of.norm(dim=0).clamp(min=torch.finfo(of.dtype).tiny) for of in (x, y))
     return (x.T @ y).abs().amax(1).mean()
+
+
+def map_similarity(x: Tensor, y: Tensor) -> Tensor:
+    """How alike two layers look at the same text: the mean over heads of x of the largest correlation with one of y.
+
+    Over all pairs of a query and a key that one of the maps shows.
+
+    Args:
+        x, y: ``(heads, n, n)``, of the same text.
+
+    Raises:
+        ValueError: other shapes.
+
+    The measure of neurons, for maps: what the paper's abstract calls similarity of attention it does not define.
+    """
+    if x.dim() != 3 or x.shape[1] != x.shape[2] or y.dim() != 3 or x.shape[1:] != y.shape[1:]:
+        raise wrong("x, y", f"shapes {tuple(x.shape)} and {tuple(y.shape)}", "(heads, n, n), of the same text")
+    shown = (x > 0).any(0) | (y > 0).any(0)
+    columns = [of[:, shown].double().T for of in (x, y)]
+    x, y = centred(columns[0], columns[1])
+    x, y = (of / of.norm(dim=0).clamp(min=torch.finfo(of.dtype).tiny) for of in (x, y))
+    return (x.T @ y).amax(1).mean()
 
 
 def centred(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

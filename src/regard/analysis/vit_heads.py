@@ -99,7 +99,6 @@ class Knockouts(Result):
     year=2023,
     aliases=("vit_head_analytics",),
     fidelity="abstract only",
-    missing="the autoencoder of attention patterns and its plane, the linked views",
     claim=(
         Claim(
             "measures of a head's importance agree, rank correlations from 0.5 on",
@@ -111,6 +110,11 @@ class Knockouts(Result):
             cells="digit_heads.of_digits",
             holds="digit_heads.the_first_costs_most",
         ),
+        Claim(
+            "in the plane of an autoencoder maps of a head lie beside others of it, five times as often as by chance",
+            cells="digit_heads.plane",
+            holds="digit_heads.heads_lie_together",
+        ),
     ),
 )
 class HeadKnockouts(Analysis[Images, Knockouts]):
@@ -119,7 +123,8 @@ class HeadKnockouts(Analysis[Images, Knockouts]):
         probability: P(y) − P⁻ʰ(y),   loss: log P(y) − log P⁻ʰ(y),   divergence: KL(P ‖ P⁻ʰ)
 
     `hop_profile` says how far over the image heads look; `image_maps` gives their maps, and
-    `head_divergence.divergences` with `Divergences.clusters` groups them by what they look like.
+    `head_divergence.divergences` with `Divergences.clusters` groups them by what they look like; `pattern_plane` lays
+    them out in a plane by an autoencoder. The paper's linked views are those of a page, not of a measure.
 
     Paper: Li et al., arXiv 2303.13731, from whose abstract the measures are.
 

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from regard.analysis.vit_heads import MEASURES, HeadKnockouts, Images
+from regard.analysis.pattern_plane import pattern_plane
+from regard.analysis.vit_heads import MEASURES, HeadKnockouts, Images, image_maps
 from regard.claims.cells import measured
 from regard.claims.figures import Figures, Finding, listed
 from regard.claims.testbeds.digits import digits
@@ -28,9 +29,8 @@ def classifier(seed: int) -> Any:
         return ViTForImageClassification(ViTConfig(**sizes))
 
 
-@measured(seed=range(3), steps=[300])
-def of_digits(seed: int, steps: int) -> dict[str, float]:
-    """Rank correlations of the measures over 8 heads, and the fall of accuracy without the first and without others."""
+def fitted(seed: int, steps: int) -> tuple[Any, Tensor, Tensor]:
+    """The classifier after so many steps, and images that it has not seen, with their labels."""
     images, labels, unseen, answers = digits(seed)
     model = classifier(seed)
 
@@ -39,6 +39,13 @@ def of_digits(seed: int, steps: int) -> dict[str, float]:
         return F.cross_entropy(ready(pixel_values=images[rows]).logits, labels[rows])
 
     fit(model, loss, Recipe(steps, seed=seed))
+    return model, unseen, answers
+
+
+@measured(seed=range(3), steps=[300])
+def of_digits(seed: int, steps: int) -> dict[str, float]:
+    """Rank correlations of the measures over 8 heads, and the fall of accuracy without the first and without others."""
+    model, unseen, answers = fitted(seed, steps)
     half = len(answers) // 2
     chosen, found = (
         HeadKnockouts(200).run(model, [part])
@@ -66,3 +73,31 @@ def the_first_costs_most(found: Figures) -> Finding:
         f"{listed(other, '.1%')} without the next"
     )
     return Finding.of(figure, all(a >= b for a, b in zip(first, other, strict=True)))
+
+
+IMAGES = 24
+"""Whose maps are laid out, of eight heads each."""
+
+
+@measured(seed=range(3), steps=[300])
+def plane(seed: int, steps: int) -> dict[str, float]:
+    """The share of maps whose nearest one in the plane is of the same head; the same with heads dealt anew; errors."""
+    model, unseen, _ = fitted(seed, steps)
+    maps = torch.cat([of.transpose(0, 1).flatten(0, 1) for of in image_maps(model, unseen[:IMAGES])])
+    heads = torch.arange(len(maps) // IMAGES).repeat_interleave(IMAGES)
+    found = pattern_plane(maps, steps, seed=seed)
+    other = heads[torch.randperm(len(heads), generator=Generator().manual_seed(seed))]
+    shares = {"same": found.neighbours(heads), "chance": found.neighbours(other)}
+    return shares | {"error": found.error, "linear": found.linear}
+
+
+def heads_lie_together(found: Figures) -> Finding:
+    """In every seed; and the maps made again are nearer than those of two principal components."""
+    same, chance, error, linear = (found(name) for name in ("same", "chance", "error", "linear"))
+    figure = (
+        f"the nearest map is of the same one of 8 heads in {listed(same, '.0%')}, with heads dealt anew in "
+        f"{listed(chance, '.0%')}; squared errors {listed(error, '.2g')}, by two principal components "
+        f"{listed(linear, '.2g')}"
+    )
+    better = [a < b for a, b in zip(error, linear, strict=True)]
+    return Finding.of(figure, min(same) >= 5 / 8, all(better))

@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from regard.analysis.base import DenseMaps, Prompt
 from regard.analysis.human_patterns import PATTERNS, HumanPatterns, PatternEncoder
-from regard.claims.cells import measured
+from regard.analysis.projected_patterns import ProjectedPatterns
+from regard.claims.cells import measured, quick
 from regard.claims.figures import Figures, Finding, listed
+from regard.hosts.small import load
 from regard.train.fit import Recipe, fit
 
 SENTENCES, WORDS, VOCABULARY, CHOSEN, TOPICS = 8, 5, 120, 3, 6
@@ -91,6 +93,39 @@ def told_by(task: Task, heads: str, seed: int, steps: int) -> dict[str, float]:
 def of_summaries(heads: str, seed: int, steps: int) -> dict[str, float]:
     """Sentences of which two or three share a word."""
     return told_by(summaries, heads, seed, steps)
+
+
+FIRST, STOP = 2000, 1012
+"""MiniLM's tokens that stand for the words, from here on, and its full stop."""
+
+
+@quick(heads=["injected"], seed=[0], steps=[2])
+@measured(heads=tuple(GIVEN), seed=range(2), steps=[60])
+def of_pretrained(heads: str, seed: int, steps: int) -> dict[str, float]:
+    """Sentences that share a word, told by projected layers in MiniLM, which stays as it was trained."""
+    model, _ = load("minilm")
+    model.requires_grad_(False)
+    layers = ProjectedPatterns(model, GIVEN[heads], stop=STOP, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        trained = nn.ModuleList([layers, nn.Linear(model.config.hidden_size, 1)])
+
+    def told(texts: Tensor) -> Tensor:
+        ids = torch.where(texts > 0, FIRST + texts, STOP)
+        with layers.inside(model):
+            return trained[1](model(input_ids=ids).last_hidden_state[:, WORDS :: WORDS + 1])[..., 0]
+
+    def loss(ready: nn.Module, generator: Generator) -> Tensor:
+        texts, wanted = summaries(12, generator)
+        return F.binary_cross_entropy_with_logits(told(texts), wanted)
+
+    fit(trained, loss, Recipe(steps, 3e-3, seed=seed))
+    texts, wanted = summaries(64, Generator().manual_seed(7_919))
+    with torch.no_grad():
+        found = told(texts) > 0
+    right = 2 * (found & wanted.bool()).sum() / (found.sum() + wanted.sum()).clamp(min=1)
+    scored = sum(part.score.weight.numel() for part in layers.attention)  # pyright: ignore
+    return {"f1": float(right), "scored": scored}
 
 
 @measured(heads=tuple(GIVEN), seed=range(3), steps=[800])

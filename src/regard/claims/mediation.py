@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from regard.analysis.arithmetic_mediation import ArithmeticMediation, all_patched, relative_importance
-from regard.analysis.sweep import Site
-from regard.claims.cells import measured
-from regard.claims.figures import Figures, Finding
+from random import Random
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import cross_entropy
+
+from regard.analysis.arithmetic_mediation import (
+    ArithmeticMediation,
+    Results,
+    all_patched,
+    neuron_effects,
+    relative_importance,
+)
+from regard.analysis.sweep import Pair, Site
+from regard.claims.cells import measured, quick
+from regard.claims.figures import Figures, Finding, listed
 from regard.claims.testbeds import sums
 from regard.claims.testbeds.key_values import smollm2
+from regard.hosts.small import load
+from regard.train.fit import Recipe, fit
 
 PAIRS, LONG = 12, 4
 """Pairs of prompts for the last token, whose prefix is computed once, and for the operands."""
@@ -79,3 +94,74 @@ def looking_up_is_elsewhere(found: Figures) -> Finding:
         f"up, whose largest is that of {sites[1]}"
     )
     return Finding.of(figure, shares[0] > shares[1], sites[0] != sites[1])
+
+
+FEW, SHARE = 3, 0.05
+"""Pairs whose neurons are patched one by one, and the share of the neurons that is few."""
+
+
+@measured()
+def of_neurons() -> dict[str, float]:
+    """Of the late MLP of SmolLM2 that carries sums most: the share of its neurons' effects that a twentieth has."""
+    model, tokenizer = smollm2()
+    pairs, half = sums.pairs(model, tokenizer, "sum", FEW, 0), model.config.num_hidden_layers // 2
+    effects = ArithmeticMediation(("mlp",)).run(model, pairs)
+    layer = next(site.layer for site, _ in effects.ranked() if late(site, half))
+    found = neuron_effects(model, pairs, layer).mean(0).clamp(min=0).log1p()
+    most = found.topk(round(SHARE * len(found))).values.sum() / found.sum()
+    return {"layer": layer, "neurons": len(found), "share": float(most)}
+
+
+def few_neurons_carry(found: Figures) -> Finding:
+    """Half or more, of log(IE + 1) summed."""
+    share, layer = found.one("share"), found.one("layer")
+    figure = (
+        f"{SHARE:.0%} of the {found.one('neurons')} neurons of SmolLM2's layer {layer} have {share:.0%} of the effects"
+    )
+    return Finding.of(figure, share >= 0.5)
+
+
+@quick(seed=[0], steps=[2])
+@measured(seed=range(2), steps=[150])
+def of_training(seed: int, steps: int) -> dict[str, float]:
+    """The share of late MLPs in all effects at the last token of regard-tiny, before and after it is trained to add."""
+    model, tokenizer = load("tiny")
+    texts = [(f"{one} + {other} =", f" {one + other}") for one, other in sums.operands()]
+    ids = [tokenizer(text + answer, add_special_tokens=False).input_ids for text, answer in texts]
+    if len({len(of) for of in ids}) > 1:
+        raise RuntimeError("the sums are of different numbers of tokens")
+    every, draw, half = torch.tensor(ids), Random(seed), model.config.num_hidden_layers // 2
+
+    def drawn() -> Pair:
+        while True:
+            (one, other) = draw.sample(ids, 2)
+            if one[-1] != other[-1]:
+                return Pair(torch.tensor(one[:-1]), torch.tensor(other[:-1]), Results(one[-1], other[-1]))
+
+    pairs = [drawn() for _ in range(PAIRS)]
+
+    def share() -> dict[str, float]:
+        effects = ArithmeticMediation().run(model, pairs)
+        with torch.no_grad():
+            right = model(input_ids=every[:, :-1]).logits[:, -1].argmax(1) == every[:, -1]
+        late_share = relative_importance(effects, lambda site: late(site, half))
+        return {"late": late_share, "right": float(right.double().mean())}
+
+    def loss(ready: Any, generator: Generator) -> Tensor:
+        some = every[torch.randint(len(every), (16,), generator=generator)]
+        return cross_entropy(ready(input_ids=some[:, :-1]).logits[:, -1], some[:, -1])
+
+    before = share()
+    fit(model, loss, Recipe(steps, 1e-3, seed=seed))
+    return {f"{name} before": x for name, x in before.items()} | {f"{name} after": x for name, x in share().items()}
+
+
+def training_moves_it_late(found: Figures) -> Finding:
+    """In every seed, and the model adds after it and not before."""
+    lates, rights = ([found(f"{of} {when}") for when in ("before", "after")] for of in ("late", "right"))
+    figure = (
+        f"late MLPs have {listed(lates[0], '.0%')} of the effects before training and {listed(lates[1], '.0%')} after; "
+        f"sums that are right {listed(rights[0], '.0%')} and {listed(rights[1], '.0%')}"
+    )
+    more = [b > a for a, b in zip(*lates, strict=True)]
+    return Finding.of(figure, all(more), min(rights[1]) >= 0.9, max(rights[0]) < 0.5)

@@ -8,7 +8,9 @@ from torch import Generator, Tensor
 
 from regard.claims.cells import measured, null, quick
 from regard.claims.figures import Figures, Finding, listed
-from regard.studies.stacked_heads import ChainReader, Chains, fewest_layers, hops_by_steps, looks
+from regard.hosts.small import load
+from regard.studies.stacked_heads import ChainReader, Chains, chain_prompt, fewest_layers, hops_by_steps, looks
+from regard.tasks.lexicon import NAMES
 from regard.train.fit import Recipe, Step, fit
 
 CHAINS, MOST, RATE, BATCH = Chains(), 4, 3e-3, 128
@@ -118,3 +120,32 @@ def in_order(found: Figures) -> Finding:
         f"{'; '.join(listed(row, '.0f') for row in zip(*hops, strict=True))}: in order in {sum(ordered)} seeds"
     )
     return Finding.of(figure, sum(ordered) >= 0.8 * len(steps))
+
+
+ASKED = 24
+"""Prompts of each number of hops."""
+
+
+@measured(hops=(1, 2, 3))
+def of_smollm2(hops: int) -> dict[str, float]:
+    """The share of prompts whose right end is the likeliest of the four for SmolLM2."""
+    model, tokenizer = load("smollm2")
+    draw, right = Generator().manual_seed(hops), 0
+    words = [name for name in NAMES if len(tokenizer(f" {name}", add_special_tokens=False).input_ids) == 1]
+    chains = Chains(CHAINS.chains, CHAINS.chains * hops)
+    for _ in range(ASKED):
+        text, ends = chain_prompt(chains, hops, words, draw)
+        tokens = [tokenizer(f" {name}", add_special_tokens=False).input_ids[0] for name in ends]
+        with torch.no_grad():
+            ids = torch.tensor([tokenizer(text).input_ids])
+            logits = model(input_ids=ids, logits_to_keep=1, use_cache=False).logits[0, -1]
+        right += int(logits[tokens].argmax() == 0)
+    return {"right": right / ASKED}
+
+
+def deep_chains_are_lost(found: Figures) -> Finding:
+    """Twice chance or more after one hop, 15 points above chance at most after three."""
+    shares = {hops: found.one("right", hops=hops) for hops in (1, 2, 3)}
+    told = ", ".join(f"{share:.0%} after {hops}" for hops, share in shares.items())
+    figure = f"SmolLM2 tells the right end of four in {told} hops, chance {CHANCE:.0%}"
+    return Finding.of(figure, shares[1] >= 2 * CHANCE, shares[3] <= CHANCE + 0.15)

@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import Tensor
 
+MOST = 0.9
+COLLAPSED = (
+    "nearly all of it is from the first token, where causal models rest what they need nowhere: --without 0 leaves it "
+    "out, --way routes tells heads and networks instead"
+)
+"""What is said where the first token has more than `MOST`."""
 SHOWN = 12  # tokens, edges
 WAYS = ("rollout", "maxflow", "routes")
 
@@ -49,6 +55,7 @@ def flow(
     if neurons < 0 or (neurons and way != "routes"):
         raise wrong("--neurons", str(neurons), "a number from 0 on, with --way routes")
     content, _ = read_text(text, file)
+    content = content if file is None else content.rstrip("\r\n")  # a file's last line end is nobody's question
     network, tokenizer = load(model, None)
     if tokenizer is None:
         raise wrong("--model", f"{model}, which has no tokenizer", "one that has")
@@ -92,8 +99,10 @@ def show(console: Console, found: Any, tokenizer: Any, ids: Tensor) -> None:
         best = found.values[0].topk(min(SHOWN, len(ids)))
         table = Table("from", found.way)
         for value, slot in zip(*map(list, best), strict=True):
-            table.add_row(token(int(slot)), f"{float(value):.3f}")
+            table.add_row(token(int(slot)), f"{float(value):.3g}")
         console.print(table)
+        if found.way == "rollout" and int(best.indices[0]) == 0 and float(best.values[0]) > MOST:
+            console.print(COLLAPSED, soft_wrap=True)
         return
     table = Table("layer", "part", "from", "to", "share")
     strongest = sorted((edge for edge in found.edges if edge.part != "resid"), key=lambda edge: -edge.weight)

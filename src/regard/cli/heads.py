@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
     from regard.analysis.roles import Roles
 
+READ = (
+    "(17 from 0.1): 17 heads have a score of 0.1 or more, from which a head has the role. L18H6 is head 6 of layer 18, "
+    "both from 0. -o FILE keeps the scores of all heads, and regard look --roles FILE shows them on a page"
+)
+LABEL = 32  # columns of a role's name
 SHOWN = 8  # heads a role
 
 
@@ -119,12 +124,13 @@ def show(console: Console, found: Roles) -> None:
         said = "   ".join(f"L{layer}H{head} {scores.of((layer, head)):.2f}" for layer, head in those[:SHOWN])
         more = f"   and {len(those) - SHOWN} more" if len(those) > SHOWN else ""
         what = f"{role.replace('_', ' ')} ({len(those)} from {ROLES[role].threshold:g})"
-        console.print(f"[bold]{what:<28}[/]{said or 'none'}{more}", soft_wrap=True)
+        console.print(f"[bold]{what:<{LABEL}}[/]{said or 'none'}{more}", soft_wrap=True)
     rises = sorted(found.rises.items(), key=lambda rise: -rise[1])[:SHOWN]
     if rises:
         errors = errors_of(found.in_texts["loss_rise"]) if found.texts > 1 else {}
         spread = {head: f" ±{errors[head[0]][head[1]]:.3f}" if errors else "" for head, _ in rises}
         said = "   ".join(f"L{head[0]}H{head[1]} {rise:+.3f}{spread[head]}" for head, rise in rises)
-        console.print(f"[bold]{'loss without it, nats':<28}[/]{said}", soft_wrap=True)
+        console.print(f"[bold]{'loss without it, nats':<{LABEL}}[/]{said}", soft_wrap=True)
     for note in found.notes:
         console.print(note, soft_wrap=True)
+    console.print(READ, soft_wrap=True)

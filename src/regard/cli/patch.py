@@ -8,6 +8,10 @@ from typing import Annotated
 
 import typer
 
+TOLD = (
+    "{shown} of {sites} sites, those with most effect; --json has all. 1: the site alone gives the donor's difference, "
+    "0: it moves nothing, below 0: it moves the answer the other way"
+)
 SHOWN = 12  # sites
 
 
@@ -53,3 +57,4 @@ def patch(
     console = Console(highlight=False)
     console.print(f"logit of {words[0]!r} over {words[1]!r}: {ends}", markup=False)
     console.print(table)
+    console.print(TOLD.format(shown=min(SHOWN, len(found.sites)), sites=len(found.sites)), soft_wrap=True)

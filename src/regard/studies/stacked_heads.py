@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,7 +74,6 @@ class Chains:
     arxiv="2411.12118",
     year=2024,
     aliases=("retrieval_problem", "stacked_attention_heads"),
-    missing="prompts of the problem to pretrained language models",
     fidelity="abstract only",
     claim=(
         Claim(
@@ -90,6 +90,11 @@ class Chains:
             "heads emerge one after the other, the first hop before those behind it",
             cells="stacked.emergence",
             holds="stacked.in_order",
+        ),
+        Claim(
+            "so a pretrained language model, asked at once, follows one hop and not three",
+            cells="stacked.of_smollm2",
+            holds="stacked.deep_chains_are_lost",
         ),
     ),
 )
@@ -155,3 +160,29 @@ def looks(model: ChainReader, keys: Tensor, values: Tensor, places: Tensor) -> T
     maps = model.intermediates(keys, values)
     rows = torch.stack([a[:, :, -1] for a in maps.values()])
     return rows.gather(3, places[None, :, None].expand(len(rows), -1, rows.shape[2], -1)).mean(1)
+
+
+def chain_prompt(chains: Chains, hops: int, names: Sequence[str], generator: Generator) -> tuple[str, list[str]]:
+    """The problem in words for a language model, and the ends that there are, the right one first.
+
+    A line for each pair, in random order, then the start that is asked for: the answer is to be the next word.
+
+    Args:
+        names: at least as many as there are symbols and ends; which are which is drawn.
+
+    Raises:
+        ValueError: too few names, or see `Chains.batch`.
+    """
+    every = chains.symbols + chains.chains
+    if len(names) < every:
+        raise wrong("names", f"{len(names)}", f"at least {every}, for symbols and ends")
+    keys, values, ends, _ = chains.batch(1, hops, generator)
+    order = torch.randperm(len(names), generator=generator)[:every].tolist()
+    called = [names[i] for i in order]
+    lines = [
+        f"{called[key]} -> {called[value]}" for key, value in zip(keys[0].tolist(), values[0].tolist(), strict=True)
+    ][:-1]
+    start, end = called[int(values[0, -1])], int(ends[0])
+    answers = [called[chains.symbols + (end + step) % chains.chains] for step in range(chains.chains)]
+    text = "\n".join(lines)
+    return f"{text}\nFollowing the arrows from {start} to the end of its chain leads to", answers

@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import inf, tensor
 
-from regard.analysis.all_for_one import AllForOne, Peeking, TokenMeans, asked, grouped_means, token_means
+from regard.analysis.all_for_one import AllForOne, Peeking, Subgraphs, TokenMeans, asked, grouped_means, token_means
 from regard.analysis.base import Prompt
 from regard.analysis.planted import planted_model
+from regard.claims.testbeds import sums
 from regard.core.edit import Place
 from regard.hosts.attach import attach
+from regard.hosts.small import load
 from regard.laws import examine, examples_of
 
 
@@ -124,3 +126,20 @@ def test_a_model_that_answers_nothing_has_no_faithfulness():
 def test_what_cannot_be_measured_is_refused(make, said):
     with pytest.raises(ValueError, match=said):
         make()
+
+
+def test_a_subgraph_is_handed_on_in_shares_of_the_layers():
+    found = Subgraphs(torch.ones(1).bool(), {}, 30)
+    assert found.handed_on((16, 6), 10) == (5, 2)
+    assert found.handed_on((29, 1), 4) == (3, 1)
+    assert found.handed_on((15, 0), 4) == (2, 0)
+    assert found.handed_on((16, 6), 30) == (16, 6)
+    with pytest.raises(ValueError, match="layers"):
+        found.handed_on((1, 1), 0)
+
+
+def test_sums_of_three_are_sums_of_one_length():
+    _, tokenizer = load("tiny")
+    found = sums.triples(tokenizer)
+    assert len(found) == 84
+    assert len({tuple(one.ids.tolist()) for one in found}) == 84

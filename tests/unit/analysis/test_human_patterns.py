@@ -15,6 +15,8 @@ from regard.analysis.human_patterns import (
     pattern_masks,
     sentences_of,
 )
+from regard.analysis.planted import planted_model
+from regard.analysis.projected_patterns import ProjectedPatterns
 
 VALUES = json.loads((Path(__file__).parents[2] / "reference" / "observe.json").read_text())["patterns"]
 STOP = 2
@@ -92,3 +94,52 @@ def test_other_patterns_and_widths_are_named():
         HumanPatterns("mathing")
     with pytest.raises(ValueError, match=r"^width: got 10, want a multiple of the 4 heads"):
         InjectedAttention(10, PATTERNS)
+
+
+def bert():
+    from transformers import BertConfig, BertModel
+
+    sizes = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 7}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return BertModel(BertConfig(vocab_size=31, **sizes), add_pooling_layer=False).eval()
+
+
+def test_projected_layers_start_from_nothing_and_stand_before_the_last_norm():
+    model, ids = bert(), torch.tensor([[5, 7, 1, 7, 9, 1, 3]])
+    layers = ProjectedPatterns(model, ("matching", None, "next"), narrow=6, stop=1)
+    with torch.no_grad():
+        before = model(ids).last_hidden_state
+        with layers.inside(model):
+            torch.testing.assert_close(model(ids).last_hidden_state, before, rtol=0, atol=0)
+        torch.nn.init.normal_(layers.decode.weight)
+        with layers.inside(model):
+            found = model(ids).last_hidden_state
+        h = model.embeddings(ids)
+        for layer, block in enumerate(model.encoder.layer):
+            attended = block.attention(h)[0]
+            inner = block.output.dense(block.intermediate(attended))
+            masks = pattern_masks(ids, sentences_of(ids, 1))
+            more = layers.attention[layer](layers.encode(h), masks)[0] @ layers.decode.weight.T
+            h = block.output.LayerNorm(inner + more + attended)
+        torch.testing.assert_close(found, h)
+        torch.testing.assert_close(model(ids).last_hidden_state, before, rtol=0, atol=0)
+
+
+def test_projected_layers_learn_and_see_no_padding():
+    model = bert().requires_grad_(False)
+    layers = ProjectedPatterns(model, (None, "sentence"), narrow=6, stop=1)
+    torch.nn.init.normal_(layers.decode.weight)
+    ids, mask = torch.tensor([[5, 7, 1, 7, 9], [5, 7, 1, 0, 0]]), torch.tensor([[1] * 5, [1, 1, 1, 0, 0]])
+    with layers.inside(model):
+        padded = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        alone = model(input_ids=ids[1:, :3]).last_hidden_state
+    torch.testing.assert_close(padded[1:, :3], alone, atol=1e-5, rtol=1e-5)
+    padded.sum().backward()
+    assert all(float(p.grad.abs().max()) > 0 for p in (layers.encode.weight, layers.decode.weight))
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_models_that_generate_are_refused_projected_layers():
+    with pytest.raises(ValueError, match="an encoder"):
+        ProjectedPatterns(planted_model(), (None,))

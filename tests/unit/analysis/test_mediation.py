@@ -10,6 +10,7 @@ from regard.analysis.arithmetic_mediation import (
     all_patched,
     arithmetic_pair,
     indirect_effect,
+    neuron_effects,
     relative_importance,
 )
 from regard.analysis.planted import planted_model
@@ -128,3 +129,33 @@ def test_bad_settings_are_refused():
         ArithmeticMediation(slots=())
     with pytest.raises(ValueError, match="pairs"):
         all_patched(planted_model(), [])
+
+
+@pytest.mark.parametrize("slot", [-1, 4])
+def test_a_neuron_is_mediated_by_putting_its_activation_in(slot):
+    model, (pair, other) = planted_model(), pairs()
+    donor = pair.base.clone()
+    donor[4] = (donor[4] + 3) % 29
+    given = [Pair(one.base, donor if slot == 4 else one.donor, METRIC) for one in (pair, other)]
+    found = neuron_effects(model, given, 1, slot, rows=3)
+    down, kept = model.model.layers[1].mlp.down_proj, []
+    handle = down.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0].clone()))
+    with torch.no_grad():
+        base = METRIC(model(given[0].base[None]).logits[:, -1])
+        model(given[0].donor[None])
+        handle.remove()
+        for neuron in range(found.shape[1]):
+
+            def put(module, inputs, k=neuron):
+                x = inputs[0].clone()
+                x[0, slot, k] = kept[1][0, slot, k]
+                return (x,)
+
+            handle = down.register_forward_pre_hook(put)
+            patched = METRIC(model(given[0].base[None]).logits[:, -1])
+            handle.remove()
+            torch.testing.assert_close(found[0, neuron], indirect_effect(base, patched)[0], atol=1e-9, rtol=1e-6)
+    if slot == -1:
+        assert float(found.abs().max()) > 1e-4
+    with pytest.raises(ValueError, match="layer"):
+        neuron_effects(model, given, 2)

@@ -19,6 +19,7 @@ from regard.analysis.head_divergence import (
 )
 from regard.analysis.planted import planted_model
 from regard.analysis.relation_heads import AttentionProbe, RelationHeads, Sentence, attention_probe, word_map
+from regard.analysis.word_probe import AntecedentHeads, Mentions, word_probe
 from regard.laws import examine, examples_of
 
 VALUES = json.loads((Path(__file__).parents[2] / "reference" / "words.json").read_text())
@@ -177,3 +178,58 @@ def test_a_causal_models_divergences_merge():
 def test_what_cannot_be_measured_is_refused(make, said):
     with pytest.raises(ValueError, match=said):
         make()
+
+
+def test_a_possessor_speaks_by_the_mark_behind_it():
+    maps = tensor(
+        [[[0.1, 0.2, 0.7], [0.1, 0.1, 0.8], [0.4, 0.4, 0.2]], [[0.1, 0.7, 0.2], [0.1, 0.1, 0.8], [0.4, 0.4, 0.2]]]
+    )
+    ids, words = torch.arange(3), ((0,), (1,), (2,))  # dog 's bone
+    plain = Sentence(ids, words, (2, 0, -1), ("poss", "mark", ""))
+    marked = Sentence(ids, words, (2, 0, -1), ("poss", "mark", ""), (1, 1, 2))
+    analysis = RelationHeads(("poss",))
+    assert analysis.scored(maps[None], plain).hits[0, 0, :, 0].tolist() == [1, 0]
+    assert analysis.scored(maps[None], marked).hits[0, 0, :, 0].tolist() == [1, 1]
+    with pytest.raises(ValueError, match="speakers"):
+        Sentence(ids, words, (2, 0, -1), ("poss", "mark", ""), (1, 1))
+
+
+def test_a_probe_of_words_chooses_heads_by_the_words():
+    draw = torch.Generator().manual_seed(1)
+    maps, vectors, trees = [], [], []
+    for _ in range(24):  # head 0 is right for words of one kind, head 1 for those of the other
+        kind = torch.randint(2, (7,), generator=draw)
+        gold = (torch.arange(7) + 1 + torch.randint(6, (7,), generator=draw)) % 7
+        other = (torch.arange(7) + 1 + torch.randint(6, (7,), generator=draw)) % 7
+        one = torch.nn.functional.one_hot(torch.where(kind == 0, gold, other), 7).double()
+        two = torch.nn.functional.one_hot(torch.where(kind == 1, gold, other), 7).double()
+        maps.append(torch.stack([one, two]))
+        vectors.append(torch.nn.functional.one_hot(kind, 2).double())
+        trees.append(gold.tolist())
+    probe = word_probe(maps[:16], vectors[:16], trees[:16])
+    assert probe.right(maps[16:], vectors[16:], trees[16:]) == 1
+    assert attention_probe(maps[:16], trees[:16]).right(maps[16:], trees[16:]) < 0.8
+    i, j, v = 2, 5, vectors[0]
+    both = torch.cat([maps[0], maps[0].mT])
+    by_hand = sum(
+        float(both[m, i, j] * (v[i] @ probe.own[:, m] + v[j] @ probe.other[:, m] + probe.bias[m])) for m in range(4)
+    )
+    assert float(probe.scores(maps[0], v)[i, j]) == pytest.approx(by_hand)
+    with pytest.raises(ValueError, match="vectors"):
+        word_probe(maps, vectors[:3], trees)
+
+
+def test_antecedents_by_hand_and_of_drawn_sentences():
+    (sample,) = examples_of(AntecedentHeads)
+    for law in ("known",):
+        assert examine(sample, law, kind="analysis").verdict == "holds"
+    text = Mentions(torch.arange(4), ((0,), (1,), (2,), (3,)), ((3, 0, (0, 1)), (2, 1, (0, 1))))
+    subject = DenseMaps(lambda ids: [torch.eye(4).roll(1, 1)[None, None]])
+    found = AntecedentHeads().run(subject, [text])
+    assert (found.nearest, found.first, found.total) == (1, 1, 2)
+    assert found.merge(found).total == 4
+    assert found.best() == ((0, 0), found.table()[0]["accuracy"])
+    with pytest.raises(ValueError, match="mentions"):
+        Mentions(torch.arange(4), text.words, ((1, 2, (2,)),))
+    with pytest.raises(ValueError, match="no mentions"):
+        AntecedentHeads().run(subject, [])

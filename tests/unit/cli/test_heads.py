@@ -63,6 +63,17 @@ def test_patching_names_heads(monkeypatch, capsys):
     assert "L3 mlp" in capsys.readouterr().out
 
 
+def test_flow_asks_about_the_last_word_of_a_file_and_says_where_all_of_it_rests(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "text.txt"
+    file.write_text("When Mary and Emma went to the park\n")
+    assert run(monkeypatch, "flow", "--file", str(file)) == 0
+    assert "\\n" not in capsys.readouterr().out.splitlines()[0]
+    monkeypatch.setattr("regard.cli.flow.MOST", 0.0)
+    for more, said in (((), True), (("--without", "0"), False)):
+        assert run(monkeypatch, "flow", "--file", str(file), *more) == 0
+        assert ("--without 0 leaves it out" in capsys.readouterr().out) is said
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from regard.studies.stacked_heads import ChainReader, Chains, fewest_layers, hops_by_steps, looks
+from regard.studies.stacked_heads import ChainReader, Chains, chain_prompt, fewest_layers, hops_by_steps, looks
 
 
 @pytest.mark.parametrize("hops", [1, 2, 5])
@@ -66,3 +66,21 @@ def test_what_cannot_be_drawn_is_named():
         Chains(1)
     with pytest.raises(ValueError, match=r"^hops: got 7, want 1 to 6, as there are 24 symbols"):
         Chains().batch(2, 7, torch.Generator())
+
+
+@pytest.mark.parametrize("hops", [1, 3])
+def test_a_prompt_tells_the_chain_to_the_right_end(hops):
+    chains, names = Chains(3, 11), [f"N{i}" for i in range(17)]
+    for seed in range(5):
+        text, ends = chain_prompt(chains, hops, names, torch.Generator().manual_seed(seed))
+        *lines, asked = text.split("\n")
+        arrows = dict(line.split(" -> ") for line in lines)
+        assert len(arrows) == 3 * hops
+        at = asked.split("from ")[1].split(" to the end")[0]
+        for _ in range(hops):
+            at = arrows[at]
+        assert at == ends[0]
+        assert len(set(ends)) == 3
+        assert not set(ends) & set(arrows)
+    with pytest.raises(ValueError, match="names"):
+        chain_prompt(chains, hops, names[:13], torch.Generator())

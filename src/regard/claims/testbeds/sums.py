@@ -42,6 +42,20 @@ def prompts(tokenizer: Any, task: str = "sum") -> list[Prompt]:
     return found
 
 
+TRIPLES = "1 + 1 + 2 = 4\n4 + 2 + 1 = 7\n3 + 1 + 5 = 9\n"
+
+
+def triples(tokenizer: Any) -> list[Prompt]:
+    """Prompts for all three operands whose sum is a digit, with their answers behind them."""
+    found = []
+    for one, other in operands():
+        for third in range(1, 10 - one - other):
+            text = f"{TRIPLES}{one} + {other} + {third} = "
+            ids = tokenizer(text + str(one + other + third), add_special_tokens=False).input_ids
+            found.append(Prompt(torch.tensor(ids), answer=len(ids) - 1))
+    return found
+
+
 def pairs(model: Any, tokenizer: Any, task: str, count: int, seed: int) -> list[Pair]:
     """Pairs of prompts that the model answers, whose operands both differ, and so do the answers."""
     draw, found, known = Random(seed), [], answered(model, tokenizer, task)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from regard.analysis.relation_heads import Sentence
+from regard.analysis.word_probe import Mentions
 
 NOUNS = (
     "teacher",
@@ -70,4 +71,23 @@ def sentences(tokenizer: Any, count: int, seed: int) -> list[Sentence]:
         told = tokenizer(list(texts), is_split_into_words=True)
         slots = [tuple(i for i, of in enumerate(told.word_ids()) if of == at) for at in range(len(texts))]
         found.append(Sentence(torch.tensor(told.input_ids), tuple(slots), heads, relations))
+    return found
+
+
+PEOPLE = {"he": ("king", "boy", "uncle", "brother", "father"), "she": ("queen", "girl", "aunt", "sister", "mother")}
+REASONS = ("was late", "had a letter", "knew the way", "was ill", "lost a key")
+
+
+def referring(tokenizer: Any, count: int, seed: int) -> list[Mentions]:
+    """Sentences about a man and a woman in either order, and a pronoun for one of them."""
+    draw, found = Random(seed), []
+    for _ in range(count):
+        people = [(of, draw.choice(names)) for of, names in PEOPLE.items()]
+        draw.shuffle(people)
+        which = draw.randrange(2)
+        (_, one), (_, other), who = *people, people[which][0]
+        text = f"the {one} {draw.choice(VERBS)} the {other} because {who} {draw.choice(REASONS)}"
+        told = tokenizer(text.split(), is_split_into_words=True)
+        words = [tuple(i for i, of in enumerate(told.word_ids()) if of == at) for at in range(len(text.split()))]
+        found.append(Mentions(torch.tensor(told.input_ids), tuple(words), ((6, (1, 4)[which], (1, 4)),)))
     return found
