@@ -68,15 +68,15 @@ def grows_as_root(found: Figures) -> Finding:
     return Finding.of(f"n^{power:.3f} from 1,024 to 65,536 tokens", abs(power - 0.5) <= 0.05)
 
 
-@null(steps=[2])
+@null(jumps=[2])
 @quick(tokens=[4096, 65_536])
-@measured(tokens=(4096, 65_536, 1_048_576), steps=[3])
-def three_steps(tokens: int, steps: int) -> dict[str, float]:
+@measured(tokens=(4096, 65_536, 1_048_576), jumps=[3])
+def three_steps(tokens: int, jumps: int) -> dict[str, float]:
     """FLOPs of one more token, and how many of the last queries' past positions no path of three steps leads to."""
-    mechanism, here = Superlinear(behind=3.0, steps=steps), torch.tensor([tokens - 1])
+    mechanism, here = Superlinear(behind=3.0, steps=jumps), torch.tensor([tokens - 1])
     shape = Shape(1, tokens, head_dim=16)
     reached = (here[:, None] - mechanism.distances(tokens))[0]
-    for step in range(1, steps - 1):
+    for step in range(1, jumps - 1):
         far, apart = (int(x) for x in mechanism.refinement(here + 1, step))
         moved = torch.arange(0, far + 1, apart)
         reached = (reached[:, None] - moved).flatten()
