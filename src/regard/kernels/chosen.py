@@ -36,7 +36,7 @@ DEAR = 8
 """How many times a gathered key costs what one under a mask does."""
 GATHERED = 1 << 14
 """Keys of one head that are gathered at a time."""
-PAIRS = 1 << 18
+PAIRS = 1 << 15
 """Pairs of a query and a block whose outputs are kept until they are merged."""
 
 
