@@ -11,6 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from regard.claims.cells import measured, null, quick
 from regard.claims.figures import Figures, Finding, listed
+from regard.core.cost import Shape
+from regard.core.layout import Layout
 from regard.mechanisms.sparse.superlinear import Superlinear
 from regard.networks.lm import LM, Config
 from regard.tasks.needles import Needle
@@ -20,6 +22,8 @@ from regard.train.lm import accuracy_of, predicted
 LENGTHS = (1024, 4096, 16_384, 65_536)
 LAYERS = {"superlinear": "window(size=48), superlinear(window_index=1)", "windows": "window(size=48)*2"}
 """Layers whose first one tells a token of those before it, as far as a span is long in `ASKED` tokens."""
+DEEP = "window(size=48)*3, superlinear(window_index=1)"
+"""Four layers, windows of which tell a token of the 140 before it: as far as a span of 4k tokens is long."""
 TRAINED, ASKED = 128, 512
 """Tokens that are trained on, and tokens in which the needle is looked for."""
 
@@ -62,6 +66,54 @@ def grows_as_root(found: Figures) -> Finding:
     flops = [found.one("flops", tokens=n) for n in LENGTHS]
     power = math.log(flops[-1] / flops[0], LENGTHS[-1] / LENGTHS[0])
     return Finding.of(f"n^{power:.3f} from 1,024 to 65,536 tokens", abs(power - 0.5) <= 0.05)
+
+
+@null(jumps=[2])
+@quick(tokens=[4096, 65_536])
+@measured(tokens=(4096, 65_536, 1_048_576), jumps=[3])
+def three_steps(tokens: int, jumps: int) -> dict[str, float]:
+    """FLOPs of one more token, and how many of the last queries' past positions no path of three steps leads to."""
+    mechanism, here = Superlinear(behind=3.0, steps=jumps), torch.tensor([tokens - 1])
+    shape = Shape(1, tokens, head_dim=16)
+    reached = (here[:, None] - mechanism.distances(tokens))[0]
+    for step in range(1, jumps - 1):
+        far, apart = (int(x) for x in mechanism.refinement(here + 1, step))
+        moved = torch.arange(0, far + 1, apart)
+        reached = (reached[:, None] - moved).flatten()
+        reached = reached[reached >= 0].unique()
+    first, last = mechanism.bounds(reached[None, :, None].transpose(1, 2), here)
+    known = torch.nn.functional.pad(last, (1, 0), value=-1).cummax(2).values[..., :-1]
+    missed = (first - known - 1).clamp(min=0).sum() + (tokens - 1 - last.max()).clamp(min=0)
+    return {"flops": float(mechanism.cost(shape, Layout(causal=True)).flops), "missed": float(missed)}
+
+
+def grows_as_third_root(found: Figures) -> Finding:
+    """The exponent is a third to 0.05, and none is missed."""
+    rows = sorted(found.rows, key=lambda row: row["tokens"])
+    power = math.log(rows[-1]["flops"] / rows[0]["flops"], rows[-1]["tokens"] / rows[0]["tokens"])
+    missed = max(found("missed"))
+    told = f"n^{power:.3f} from {rows[0]['tokens']:,} to {rows[-1]['tokens']:,} tokens; {missed:.0f} positions missed"
+    return Finding.of(told, abs(power - 1 / 3) <= 0.05, missed == 0)
+
+
+@quick(steps=[20], trained=[64], asked=[128])
+@measured(seed=range(1), steps=[1500], trained=[1024], asked=[4096])
+def far_needle(seed: int, steps: int, trained: int, asked: int) -> dict[str, float]:
+    """The share of needles that four layers find in four times as many tokens as they were trained on."""
+    task, model = Needle(vocabulary=32), LM(Config(32, 32, DEEP, heads=4, inner=64), seed)
+
+    def loss(ready: nn.Module, generator: torch.Generator) -> Tensor:
+        return F.cross_entropy(*predicted(ready, task, trained, 4, generator))
+
+    fit(model, loss, Recipe(steps, 5e-3, seed=seed))
+    return {"near": accuracy_of(model, task, trained, 32)[0], "far": accuracy_of(model, task, asked, 32)[0]}
+
+
+def is_found_at_4k(found: Figures) -> Finding:
+    """At least 95%."""
+    near, far = found("near"), found("far")
+    told = f"{listed(near, '.1%')} in as many tokens as were trained on, {listed(far, '.1%')} in four times as many"
+    return Finding.of(told, min(far) >= 0.95)
 
 
 @measured(arm=tuple(LAYERS), seed=range(2), steps=[400])

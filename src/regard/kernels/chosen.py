@@ -7,6 +7,7 @@ each query, as decoding does; and under a mask of all pairs, which is faster tha
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any, Literal, cast
 
 import torch
@@ -21,7 +22,7 @@ from regard.kernels import device as gpu
 from regard.kernels.block_sparse import pairs
 from regard.kernels.block_sparse.plan import attend_blocks
 from regard.kernels.tiled import split
-from regard.patterns.choice import Choice
+from regard.patterns.choice import Choice, Rows
 from regard.patterns.cover import Cover
 
 Route = Literal["blocks", "queries", "keys", "mask"]
@@ -35,6 +36,8 @@ DEAR = 8
 """How many times a gathered key costs what one under a mask does."""
 GATHERED = 1 << 14
 """Keys of one head that are gathered at a time."""
+PAIRS = 1 << 15
+"""Pairs of a query and a block whose outputs are kept until they are merged."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None = None, way: Route | None = None):
@@ -165,8 +168,63 @@ def by_queries(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | N
     return Partial(out[..., :e], lse)
 
 
+def of_group(
+    q: Tensor, k: Tensor, v: Tensor, index: Tensor, here: Tensor, rows: Rows, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of queries ``(heads, n, d)`` that stand ``here (n,)`` over one kv head's keys ``(m, d)``.
+
+    Queries are put in the order of their blocks of ``index (heads, n, budget)`` at once, and so are the outputs merged.
+    """
+    (heads, n, _), budget, wide = q.shape, index.shape[2], accumulate_dtype(q.dtype)
+    behind = here[:, None]
+    wanted, own = index >= 0, torch.zeros((), dtype=torch.bool, device=q.device)
+    if rows.causal:
+        wanted, own = wanted & (index * rows.block <= behind), (index + 1) * rows.block > behind
+    lists = torch.where(wanted, index * 2 + own, 2 * rows.blocks).int().flatten()
+    order = lists.argsort(stable=True)
+    counts = torch.bincount(lists, minlength=2 * rows.blocks).tolist()[: 2 * rows.blocks]
+    order = order[: sum(counts)]
+    number = torch.div(order, budget, rounding_mode="floor")
+    asked = q.reshape(heads * n, -1).index_select(0, number)
+    outs = torch.empty(len(order), v.shape[1], dtype=wide, device=q.device)
+    sums = torch.empty(len(order), dtype=wide, device=q.device)
+    run, stop = flash.attend if q.device.type == "cpu" else dense.by_products, 0
+    for place, count in enumerate(counts):
+        if not count:
+            continue
+        start, stop, first = stop, stop + count, place // 2 * rows.block
+        keys, given, bias, shape = slice(first, min(first + rows.block, rows.m)), asked[start:stop], None, (1, count)
+        if place % 2:
+            behind, tokens = here[number[start:stop] % n], torch.arange(keys.start, keys.stop, device=q.device)
+            if count == heads * len(tokens) and bool((behind.view(heads, -1) == tokens).all()):
+                shape = heads, len(tokens)  # every query of the block, as the operator's own causality has it
+            else:
+                bias = dense.additive(tokens <= behind[:, None], q.dtype)
+        causal = place % 2 == 1 and bias is None
+        out, lse = run(given.view(1, *shape, -1), k[None, None, keys], v[None, None, keys], causal, bias, scale)
+        outs[start:stop], sums[start:stop] = out.reshape(count, -1), lse.reshape(count)
+    return merged(outs, sums, order, (heads, n, budget))
+
+
+def merged(outs: Tensor, sums: Tensor, order: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """One weighted mean ``(heads, n, e)`` of the outputs of each query, and its log-sum-exp.
+
+    ``order (pairs,)`` says which of heads · n · budget, in this order, an output of ``outs (pairs, e)`` is.
+    """
+    heads, n, budget = shape
+    lse = torch.full((heads * n * budget,), -torch.inf, dtype=sums.dtype, device=sums.device).index_copy(0, order, sums)
+    lse, place = lse.view(-1, budget), torch.zeros(heads * n * budget, dtype=torch.int64, device=sums.device)
+    place = place.index_copy(0, order, torch.arange(len(order), device=sums.device)).view(-1, budget)
+    total = lse.logsumexp(1)
+    weights = (lse - total.masked_fill(total == -torch.inf, 0)[:, None]).exp()
+    if not len(order):
+        return outs.new_zeros(heads, n, outs.shape[1]), total.view(heads, n)
+    out = F.embedding_bag(place, outs, per_sample_weights=weights, mode="sum")
+    return out.view(heads, n, -1), total.view(heads, n)
+
+
 class Call:
-    """One call of `by_queries` after another.
+    """One call of the backward pass of `by_queries` after another.
 
     Args:
         choice: of the queries. groups: kv heads.
@@ -208,22 +266,17 @@ class Lists(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, v, choice, scale):
-        wide = accumulate_dtype(q.dtype)
-        calls = Call(choice, k.shape[1])
-        flat, keys, values = q.reshape(-1, q.shape[3]), k.flatten(0, 1), v.flatten(0, 1)
-        out = torch.zeros(flat.shape, dtype=wide, device=q.device)
-        lse = torch.full(flat.shape[:1], -torch.inf, dtype=wide, device=q.device)
-        run = flash.attend if q.device.type == "cpu" else dense.by_products
-        for number, owner, part, mask in calls.pieces():
-            bias = dense.additive(mask, q.dtype)
-            given = flat[number][None, None], keys[owner : owner + 1, None, part], values[owner : owner + 1, None, part]
-            found, sums = (x[0, 0] for x in run(*given, False, bias, scale))
-            held, total = out[number], lse[number]
-            dense.merge_into(held, total, found.to(wide), sums.to(wide))
-            out[number], lse[number] = held, total
-        out, lse = out.to(q.dtype).view(q.shape), lse.view(q.shape[:3])
+        rows, group = choice.rows, q.shape[1] // k.shape[1]
+        out = torch.empty_like(q)
+        lse = torch.empty(q.shape[:3], dtype=accumulate_dtype(q.dtype), device=q.device)
+        for row, owner in product(range(len(q)), range(k.shape[1])):
+            heads, here = slice(owner * group, (owner + 1) * group), rows.here[min(row, len(rows.here) - 1)]
+            for some in split(0, rows.n, max(PAIRS // max(group * choice.index.shape[3], 1), 1)):
+                of = row, heads, some
+                found = of_group(q[of], k[row, owner], v[row, owner], choice.index[of], here[some], rows, scale)
+                out[of], lse[of] = found
         ctx.save_for_backward(q, k, v, out, lse)
-        ctx.calls, ctx.scale = calls, scale
+        ctx.calls, ctx.scale = Call(choice, k.shape[1]) if any(ctx.needs_input_grad) else None, scale
         ctx.set_materialize_grads(False)
         return out, lse
 

@@ -57,6 +57,7 @@ SLOW = {
     "thoughts_for_tokens.converted": "three models of eight layers read held-out text and write, 8 s",
     "titans.needle": "a thousand tokens by three forms of memory, a minute",
     "tracking.": "words of 128 letters by networks of recurrence and attention, several seconds",
+    "superlinear.far_needle": "four layers look for needles in 4,096 tokens, half a minute",
     "superlinear.needle": "two layers look for needles in 512 tokens, 5 s",
     "taught.digits_taught": "measures 597 maps of gaze one by one, 2 s",
     "taylor.terms": "states of 64² numbers over 256 characters, 9 s",

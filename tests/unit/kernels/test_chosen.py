@@ -59,6 +59,25 @@ def test_long_inputs_take_other_ways_and_agree():
         torch.testing.assert_close(chosen.attend(q, k, v, choice).lse, want.lse)
 
 
+@pytest.mark.parametrize("pairs", [chosen.PAIRS, 60])
+@pytest.mark.parametrize("own", [True, False])
+def test_queries_gathered_for_blocks(pairs, own, monkeypatch):
+    """Groups of heads, a last block that is short, blocks that some queries of them do not see, few pairs at a time."""
+    monkeypatch.setattr(chosen, "PAIRS", pairs)
+    generator = torch.Generator().manual_seed(1)
+    q = torch.randn(2, 6, 53, 5, generator=generator, dtype=torch.float64).requires_grad_()
+    k, v = (torch.randn(2, 2, 53, 5, generator=generator, dtype=torch.float64).requires_grad_() for _ in "kv")
+    router = Mean(8, 3, forced=("own",) if own else ())
+    choice = router(q, k, router.rows(torch.arange(53)[None], 53, True))
+    found, wanted = (chosen.attend(q, k, v, choice, way=way) for way in ("queries", "mask"))
+    torch.testing.assert_close(found.out, wanted.out)
+    torch.testing.assert_close(found.lse, wanted.lse)
+    weighing = torch.cos(torch.arange(found.out.numel(), dtype=torch.float64)).view_as(found.out)
+    slopes = [torch.autograd.grad((part.out * weighing).sum(), (q, k, v)) for part in (found, wanted)]
+    for got, want in zip(*slopes, strict=True):
+        torch.testing.assert_close(got, want)
+
+
 def test_what_does_not_fit_is_named():
     q, k = torch.randn(2, 1, 2, 9, 4)
     choice = Mean(3, 3)(q, k, Rows.last(9, 9, 3, 1, True))

@@ -109,6 +109,39 @@ def test_a_window_is_in_every_span_by_hand():
     torch.testing.assert_close(a[3], torch.full((5,), 0.25) * torch.tensor([1, 1, 1, 1, 0]))
 
 
+def by_steps(q, k, i: int, mechanism: Superlinear) -> list[tuple[float, int]]:
+    """The last anchors of query i of one head and what led to each, by a loop over the steps that the text tells of."""
+    power, wide = mechanism.search_power, i + 1
+    found = []
+    for s in range(1, wide + 1):
+        place = i - (math.floor(s ** (1 / power) + 1e-9) - 1)
+        if place >= 0:
+            found.append((float(q[i] @ k[place]), place))
+    found = sorted(sorted(found, key=lambda each: each[1]), key=lambda each: -each[0])[: mechanism.spans]
+    for step in range(1, mechanism.steps - 1):
+        far = math.ceil(mechanism.behind * wide ** (1 - step * power))
+        apart = max(math.ceil(wide ** (1 - (step + 1) * power)), 1)
+        below = [(r + float(q[i] @ k[a - t]), a - t) for r, a in found for t in range(0, far + 1, apart) if a >= t]
+        found = sorted(below, key=lambda each: -each[0])[: mechanism.spans]
+    return found
+
+
+@pytest.mark.parametrize("steps", [3, 4])
+def test_more_steps_by_a_plain_definition(steps):
+    mechanism, generator = Superlinear(2, steps, steps=steps), torch.Generator().manual_seed(0)
+    q, asked, k, v = torch.randn(4, 1, 1, 83, 5, generator=generator, dtype=torch.float64)
+    a = mechanism.weights(q, k, CAUSAL, search=asked)[0, 0]
+    for i in (0, 1, 7, 40, 82):
+        led, want = by_steps(asked[0, 0], k[0, 0], i, mechanism), torch.zeros(83, dtype=torch.float64)
+        shares = torch.tensor([r for r, _ in led], dtype=torch.float64).softmax(0)
+        for share, (_, anchor) in zip(shares, led, strict=True):
+            first = max(anchor - math.ceil(steps * (i + 1) ** (1 / steps)), 0)
+            span = slice(first, anchor + 1)
+            want[span] += share * (q[0, 0, i] @ k[0, 0, span].mT / 5**0.5).softmax(0)
+        torch.testing.assert_close(a[i], want)
+    torch.testing.assert_close(mechanism(q, k, v, CAUSAL, search=asked), a @ v)
+
+
 @pytest.mark.parametrize("tokens", [1, 5, 48])
 def test_a_window_of_all_is_softmax_attention(tokens):
     """Window index 6 holds 48 keys."""
@@ -160,7 +193,15 @@ def test_the_search_learns_in_a_network():
 
 @pytest.mark.parametrize(
     "given",
-    [{"spans": 0}, {"behind": 0}, {"ahead": -1}, {"window_index": -1}, {"search_power": 1.0}, {"span_power": 0}],
+    [
+        {"spans": 0},
+        {"behind": 0},
+        {"ahead": -1},
+        {"window_index": -1},
+        {"search_power": 1.0},
+        {"span_power": 0},
+        {"steps": 1},
+    ],
     ids=str,
 )
 def test_refusals(given):

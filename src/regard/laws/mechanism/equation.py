@@ -240,7 +240,8 @@ def cost(subject: Subject) -> str:
         exponents["state"] = math.log2(large.state_bytes / small.state_bytes)
     for what, exponent in exponents.items():
         claimed = getattr(subject.traits, what)
-        if abs(exponent - GROWTHS[claimed]) > 0.1:
+        least = GROWTHS["loglinear" if claimed == "subquadratic" else claimed]  # which are all between both
+        if not least - 0.1 <= exponent <= GROWTHS[claimed] + 0.1:
             raise Broken(f"{what} grows as n^{exponent:.2f}, declared {claimed}")
     return f"FLOPs ×{min(ratios):.3f}…{max(ratios):.3f} of the count, " + ", ".join(
         f"{what} n^{exponent:.1f}" for what, exponent in exponents.items()

@@ -14,8 +14,8 @@ from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.core.layout import Layout
-from regard.core.mechanism import Example, Signal, Traits, masked_softmax, repeat_heads
-from regard.kernels import chosen, dense
+from regard.core.mechanism import Example, Signal, Traits, accumulate_dtype, masked_softmax, repeat_heads
+from regard.kernels import band, chosen, dense
 from regard.kernels import packing as alone
 from regard.kernels.tiled import split
 from regard.mechanisms.sparse.routed import Known, Routed
@@ -36,10 +36,18 @@ class Compressed(Mean):
     shared = True
 
     def scores(self, q: Tensor, summary: Summary, rows: Rows) -> Tensor:
-        groups = summary[0].shape[1]
+        return repeat_heads(self.shared_scores(q, summary, rows), q.shape[1])
+
+    def shared_scores(self, q: Tensor, summary: Summary, rows: Rows) -> Tensor:
+        """The same of each group, ``(b, g, n, blocks)``."""
         paid = masked_softmax(products(q, summary[0]) * q.shape[3] ** -0.5, complete(rows, summary[0].shape[2]))
-        shared = paid.unflatten(1, (groups, -1)).mean(2, keepdim=True)
-        return shared.expand(-1, -1, q.shape[1] // groups, -1, -1).flatten(1, 2)
+        return paid.unflatten(1, (summary[0].shape[1], -1)).mean(2)
+
+    @torch.no_grad()
+    def forward(self, q: Tensor, k: Tensor, rows: Rows, summary: Summary | None = None) -> Choice:
+        summary, wide = self.summary(k) if summary is None else summary, accumulate_dtype(q.dtype)
+        choice = self.choose(self.shared_scores(q.to(wide), summary, rows), rows)
+        return Choice(repeat_heads(choice.index, q.shape[1]), rows)
 
     @classmethod
     def examples(cls) -> Sequence[Sample]:
@@ -179,6 +187,8 @@ class NativeSparse(Routed):
                 for some in split(0, rows.n, TILE)
             ]
             return dense.over(q, keys, values, parts if whole else []).out
+        if rows.n > TILE and len(rows.here) == 1 and int(rows.here[0, 0]) == rows.m - rows.n:
+            return band.attend_lse(q, k, v, self.window, True).out
         return dense.over(q, k, v, list(self.nearest(rows))).out
 
     def nearest(self, rows: Rows):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import MappingProxyType
 
 import torch
@@ -34,8 +34,6 @@ TILE = 1024
     year=2026,
     aliases=("span_attention", "superlinear_attention"),
     fidelity="authors' code",
-    missing="more than two steps, kernels for GPUs that sort spans into buckets, and the released model, a hybrid with "
-    "recurrent layers before it: `LM(Config(layers=…))` says which layers stand around",
     claim=(
         Claim(
             "every past position is in some candidate span, with spans of 2√i keys behind their anchors",
@@ -48,14 +46,24 @@ TILE = 1024
             holds="superlinear.grows_as_root",
         ),
         Claim(
+            "with three steps a token costs as n^(1/3), and no past position is left out",
+            cells="superlinear.three_steps",
+            holds="superlinear.grows_as_third_root",
+        ),
+        Claim(
             "trained on 128 tokens, it finds a needle in 512, where windows do not",
             cells="superlinear.needle",
             holds="superlinear.is_found",
         ),
+        Claim(
+            "four layers that are trained on 1,024 tokens find at least 95% of the needles in 4,096",
+            cells="superlinear.far_needle",
+            holds="superlinear.is_found_at_4k",
+        ),
     ),
 )
 class Superlinear(Cached):
-    """Two steps: a search scores anchors ever farther apart, then each of the best gives softmax attention in its span.
+    """N steps: searches score anchors ever nearer, and each of the best gives softmax attention in its span.
 
         a_s = i − (⌊s^{1/p}⌋ − 1),  s > s₀;   r_s = q'_i · k_{a_s};   T = the ``spans`` anchors of the largest r
         o_i = Σ_{a ∈ T} softmax over T of r_a · softmax over S_a ∪ W of (q_i · k_j / √d) v_j
@@ -66,17 +74,23 @@ class Superlinear(Cached):
     anchor, the window alone is seen. Gradients reach q' and the anchors' keys by the mixture, whose scores are not
     divided by √d, and not through the choice. Of equal scores the earlier anchor is taken.
 
+    That is N = 2 ``steps``, all that the author's code has. Of more the paper tells that N searches and attentions cost
+    n^(1 + 1/N); here step j of those between looks into the span of b (i + 1)^(1 − j p) keys behind each anchor that
+    is kept, at one key in (i + 1)^(1 − (j + 1) p); an anchor's r is the sum of its own and of those that led to it.
+
     Shapes: ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)``, ``search (b, h, n, d)`` -> ``(b, h, n, e)``;
     causal.
-    Cost: ``2 n m^p d + 4 n (spans ((b + f) m^σ + 1) + w) max(d, e)`` FLOPs a head. State: all keys and values.
+    Cost: ``2 n m^p (1 + (N − 2) spans b) d + 4 n (spans ((b + f) m^σ + 1) + w) max(d, e)`` FLOPs a head. State: all
+    keys and values.
 
     Args:
-        spans: anchors that are kept. behind, ahead: of a span, in (i + 1)^σ keys before and after its anchor.
-        window_index: s₀, 0 for no window. search_power: p, of how many anchors there are. span_power: σ.
+        spans: anchors that are kept. behind, ahead: of a span, in (i + 1)^σ keys before and after its anchor; with
+            ``behind`` from N on, some span holds every key. window_index: s₀, 0 for no window. search_power: p, of how
+            many anchors there are. span_power: σ. Both are 1/N by default. steps: N.
 
     Raises:
-        ValueError: spans below one, ``behind`` not above zero, a negative ``ahead`` or ``window_index``, or powers that
-            are not between 0 and 1.
+        ValueError: spans below one, ``behind`` not above zero, a negative ``ahead`` or ``window_index``, powers that
+            are not between 0 and 1, or fewer than two steps.
 
     Keys are not turned by positions: an anchor is found by what it holds. For that its state has to tell of the tokens
     before it, which recurrent layers see to. Defaults are those of the author's functions; his README takes
@@ -97,10 +111,15 @@ class Superlinear(Cached):
         behind: float = 2.0,
         ahead: float = 0.0,
         window_index: int = 0,
-        search_power: float = 0.5,
-        span_power: float = 0.5,
+        search_power: float | None = None,
+        span_power: float | None = None,
+        steps: int = 2,
     ) -> None:
         super().__init__()
+        if steps < 2:
+            raise wrong("steps", str(steps), "at least 2")
+        search_power = 1 / steps if search_power is None else search_power
+        span_power = 1 / steps if span_power is None else span_power
         if spans < 1:
             raise wrong("spans", str(spans), "at least 1")
         if not behind > 0:
@@ -113,7 +132,7 @@ class Superlinear(Cached):
             if not 0 < power < 1:
                 raise wrong(name, str(power), "between 0 and 1")
         self.spans, self.behind, self.ahead, self.window_index = spans, behind, ahead, window_index
-        self.search_power, self.span_power = search_power, span_power
+        self.search_power, self.span_power, self.steps = search_power, span_power, steps
         self.window = int((window_index + 1) ** (1 / search_power)) - 1
 
     def distances(self, m: int, device: torch.device | str = "cpu") -> Tensor:
@@ -123,9 +142,36 @@ class Superlinear(Cached):
         found = (steps ** (1 / self.search_power)).floor().long() - 1
         return found[found < m].flip(0)
 
-    def reach(self, tokens: Tensor, factor: float) -> Tensor:
-        """⌈factor · tokens^σ⌉, in keys."""
-        return (factor * tokens.clamp(min=0).double() ** self.span_power).ceil().long()
+    def reach(self, tokens: Tensor, factor: float, power: float | None = None) -> Tensor:
+        """⌈factor · tokens^σ⌉, or of another power, in keys."""
+        return (factor * tokens.clamp(min=0).double() ** (self.span_power if power is None else power)).ceil().long()
+
+    def refinement(self, tokens: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """How many keys behind an anchor a step between looks, and how far apart, of queries behind so many tokens."""
+        wide, apart = (max(1 - place * self.search_power, 0) for place in (step, step + 1))
+        return self.reach(tokens, self.behind, wide), self.reach(tokens, 1.0, apart).clamp(min=1)
+
+    @torch.no_grad()
+    def followed(self, score_at: Callable[[Tensor], Tensor], anchors: Tensor, here: Tensor) -> Tensor:
+        """``(b, h, n, spans, N − 1)`` int64: the anchors of all searches that lead to those of the last, −1 for none.
+
+        ``score_at`` gives the scores of keys ``(b, h, n, x)``, ``anchors (b, h, n, spans)`` are those of the first.
+        """
+        path, total = anchors[..., None], None
+        for step in range(1, self.steps - 1):
+            total = score_at(anchors.clamp(min=0)) if total is None else total
+            far, apart = (x[:, None, None] for x in self.refinement(here + 1, step))
+            count = int((far // apart).max()) + 1 if len(here) else 1
+            moved = apart * torch.arange(count, device=here.device)
+            found = (path[..., -1:] - moved).masked_fill((moved > far) | (path[..., -1:] < 0), -1)
+            scores = total[..., None] + score_at(found.clamp(min=0).flatten(3)).unflatten(3, (self.spans, count))
+            scores = scores.masked_fill(found < 0, -torch.inf).flatten(3)
+            chosen = best(scores, self.spans)
+            index, none = chosen.clamp(min=0), chosen < 0
+            total, last = scores.gather(3, index), found.flatten(3).gather(3, index)
+            before = path.gather(3, (index // count)[..., None].expand(*index.shape, path.shape[4]))
+            path = torch.cat([before, last[..., None]], 4).masked_fill(none[..., None], -1)
+        return path
 
     def bounds(self, anchors: Tensor, here: Tensor) -> tuple[Tensor, Tensor]:
         """The first and the last key of each span of ``anchors (…, n, spans)``; of none, −1, the last is −1.
@@ -171,8 +217,11 @@ class Superlinear(Cached):
         here, place = torch.arange(m - n, m, device=q.device), torch.arange(m, device=q.device)
         apart = here[:, None] - place
         found = (asked @ k.mT).masked_fill(~torch.isin(apart, self.distances(m, q.device)), -torch.inf)
-        anchors = best(found.detach(), self.spans)
-        gates = shares(found.gather(3, anchors.clamp(min=0)), anchors >= 0)
+        every = asked @ k.mT
+        path = self.followed(lambda tokens: every.gather(3, tokens), best(found.detach(), self.spans), here)
+        total = every.gather(3, path.clamp(min=0).flatten(3)).unflatten(3, path.shape[3:]).sum(4)
+        anchors = path[..., -1]
+        gates = shares(total, anchors >= 0)
         first, last = (x[..., None] for x in self.bounds(anchors, here))
         scores, near = q @ k.mT * q.shape[3] ** -0.5, (apart >= 0) & (apart < self.window)
         a = torch.zeros_like(scores)
@@ -202,9 +251,11 @@ class Superlinear(Cached):
         if not (n and m):
             return q.new_zeros(*q.shape[:3], v.shape[3]) + sum(x[..., :0].sum() for x in (q, asked, k, v))
         here = torch.arange(m - n, m, device=q.device)
-        anchors = self.search(asked, k, here)
-        keys = chosen.gathered(k, anchors.clamp(min=0)).to(wide)
-        gates = shares((asked.to(wide)[:, :, :, None] * keys).sum(4), anchors >= 0)
+        path = self.paths(asked, k, here)
+        anchors = path[..., -1]
+        keys = chosen.gathered(k, path.clamp(min=0).flatten(3)).to(wide)
+        scores = (asked.to(wide)[:, :, :, None] * keys).sum(4).unflatten(3, path.shape[3:])
+        gates = shares(scores.sum(4), anchors >= 0)
         first, last = self.bounds(anchors, here)
         near = self.nearest(q, k, v) if self.window else None
         out = torch.zeros((), dtype=wide, device=q.device)
@@ -212,6 +263,27 @@ class Superlinear(Cached):
             part = self.within(q, k, v, here, first[..., s], last[..., s])
             out = out + gates[..., s, None] * (part if near is None else near + part).out
         return out.to(q.dtype)
+
+    @torch.no_grad()
+    def paths(self, asked: Tensor, k: Tensor, here: Tensor) -> Tensor:
+        """`followed` from `search`, with the keys that are looked at gathered for some queries at a time."""
+        anchors, wide = self.search(asked, k, here), accumulate_dtype(k.dtype)
+        if self.steps == 2:
+            return anchors[..., None]
+        found = []
+        for some in split(0, len(here), max(chosen.GATHERED // max(self.looks(k.shape[2]), 1), 1)):
+            queries = asked[:, :, some].to(wide)
+
+            def score_at(tokens: Tensor, queries: Tensor = queries) -> Tensor:
+                return (queries[:, :, :, None] @ chosen.gathered(k, tokens).to(wide).mT)[:, :, :, 0]
+
+            found.append(self.followed(score_at, anchors[:, :, some], here[some]))
+        return torch.cat(found, 2)
+
+    def looks(self, m: int) -> int:
+        """At how many keys the last query looks in its steps between, of so many."""
+        pairs = (self.refinement(torch.tensor([m]), step) for step in range(1, self.steps - 1))
+        return sum(self.spans * (int(far // apart) + 1) for far, apart in pairs)
 
     def nearest(self, q: Tensor, k: Tensor, v: Tensor) -> Partial:
         """Attention to the window of each query."""
@@ -246,7 +318,8 @@ class Superlinear(Cached):
         cells = sum(chosen.cells(some.stop - some.start, seen, 1, 1, width) for some, seen, width in self.tiles(n, m))
         first = max(m - n - self.window + 1, 0)
         near = band.cells(n, m - first, self.window, True, 0) if self.window else 0
-        each = 2 * n * len(self.distances(m)) * shape.head_dim + 4 * (self.spans * cells + near) * wide
+        looked = len(self.distances(m)) + self.looks(m) + self.spans * (self.steps > 2)
+        each = 2 * n * looked * shape.head_dim + 4 * (self.spans * cells + near) * wide
         return Cost(shape.batch * shape.heads * each, shape.io_bytes, shape.cache_bytes)
 
     @classmethod
@@ -255,6 +328,8 @@ class Superlinear(Cached):
             Example("three spans", cls(), heads=3, kv_heads=3),
             Example("a window, spans of both ways, grouped", cls(2, 1.5, 0.5, 2), heads=4, kv_heads=2),
             Example("more anchors, shorter spans", cls(2, 3, 1, 1, 0.55, 0.45)),
+            Example("three steps", cls(2, 3, window_index=1, steps=3), heads=4, kv_heads=2),
+            Example("four steps", cls(3, 4, 1, steps=4)),
         ]
 
 
