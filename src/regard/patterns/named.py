@@ -97,7 +97,6 @@ class Transposed(Pattern):
     arxiv="2111.12417",
     year=2021,
     aliases=("3dna", "nuwa"),
-    missing="the decoder over VQ tokens",
     fidelity="hand values",
     claim=Claim(
         ("equals the equivalent neighbourhood mask for self- and for cross-attention between grids of other sizes"),
@@ -113,7 +112,7 @@ class Nearby(Pattern):
     Args:
         queries, keys: Q and K, grids of 1 to 3 sizes. extent: one for all axes, or one for each.
 
-    Paper: Wu et al., arXiv 2111.12417.
+    Paper: Wu et al., arXiv 2111.12417; the encoder and decoder of codes: `regard.networks.nuwa`.
 
     Raises:
         ValueError: other numbers of axes, other numbers of tokens.
