@@ -164,7 +164,6 @@ def nearby(queries: Sizes, keys: Sizes, extent: Sizes) -> Tensor:
     arxiv="2511.14712",
     year=2025,
     aliases=("inward_window",),
-    missing="the override by cross-attention of a full branch and its cache",
     fidelity="hand values",
     claim=Claim(
         "every query sees exactly (2 d_h + 1)(2 d_w + 1) T keys, at the borders too",
@@ -179,7 +178,8 @@ def inward_window(frames: int, height: int, width: int, half_height: int, half_w
     Args:
         frames, height, width: of the video. half_height, half_width: the window reaches so far to each side.
 
-    Paper: Wu et al., arXiv 2511.14712.
+    Paper: Wu et al., arXiv 2511.14712; the path whose cross-attention is put in the windows' place, and what a step
+    keeps of it: `regard.networks.freeswim`.
     """
     return Neighborhood((frames, height, width), (frames, 2 * half_height + 1, 2 * half_width + 1))
 
