@@ -259,7 +259,6 @@ def part_attention(ids: Tensor | Sequence[int]) -> Pattern:
     arxiv="2408.04631",
     year=2024,
     aliases=("puppet_master",),
-    missing="the diffusion model and its drag tokens",
     fidelity="hand values",
     claim=Claim(
         ("every frame reads the first frame alone; the first frame's output is that of ordinary spatial attention"),
@@ -274,7 +273,7 @@ def all_to_first(frames: int, tokens: int) -> Pattern:
     Args:
         frames, tokens: of the video, and of a frame.
 
-    Paper: Li et al., arXiv 2408.04631.
+    Paper: Li et al., arXiv 2408.04631; with maps and tokens of drags: `regard.networks.drags`.
     """
     return Plane((frames, tokens), 0)
 
