@@ -29,5 +29,6 @@ def in_their_frame(found: Figures) -> Finding:
     """Of the third frame its own alone, of the first all: by more, or by no more, than rounding."""
     own, first = found("own"), found.one("least", frame=0)
     most = found.one("most", frame=2)
-    figure = f"moved in the third frame, its features by {own[1]:.0e}, others' by {most:.0e}; in the first, all by {first:.0e}"
+    third = f"moved in the third frame, its features by {own[1]:.0e}, others' by {most:.0e}"
+    figure = f"{third}; in the first, all by {first:.0e}"
     return Finding.of(figure, min(own) > 1e-9, most < 1e-12, first > 1e-9)

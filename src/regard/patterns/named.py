@@ -223,7 +223,7 @@ def fused_view_time(views: int, times: int, tokens: int) -> Pattern:
     arxiv="2507.17745",
     year=2025,
     aliases=("ultra3d",),
-    missing="the voxel model",
+    missing="cross-attention to the images' own parts, and the coarse layout of voxels",
     fidelity="hand values",
     claim=(
         Claim(
@@ -287,7 +287,7 @@ def all_to_first(frames: int, tokens: int) -> Pattern:
     arxiv="2411.19261",
     year=2024,
     aliases=("ir_diffusion",),
-    missing="reposition attention and the diffusion model",
+    missing="reposition attention, which moves a subject to one place in both images before it, and back after",
     fidelity="hand values",
     claim=Claim(
         "the attention between different subjects is exactly zero",
