@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from regard.claims.cells import measured, null, quick
@@ -58,6 +59,37 @@ def keep_to_the_bounds(found: Figures) -> Finding:
     under, over = max(found("under")), max(found("over"))
     figure = f"under its bound by {max(under, 0):.0e}, entropy over its bound by {max(over, 0):.0e}"
     return Finding.of(f"{sum(found('rows')):,.0f} rows: {figure}", under <= 1e-12, over <= 1e-12)
+
+
+@quick(seed=[0])
+@measured(kind=("kernelized", "cross"), anchors=(1, 4, 16), seed=range(4))
+def architectures(kind: str, anchors: int, seed: int) -> dict[str, float]:
+    """The same bounds where weights are positive features' products, causal, and where queries are of another text.
+
+    The margin of a row is what the draw has: how far its least anchor lies above the highest of its other tokens.
+    """
+    generator = Generator().manual_seed(seed)
+    n = TOKENS if kind == "kernelized" else 31
+    q, k = (torch.randn(210, size, 8, generator=generator, dtype=torch.float64) for size in (n, TOKENS))
+    anchor = (torch.rand(210, TOKENS, generator=generator).argsort(1) < anchors)[:, None]
+    scores = q @ k.mT / 8**0.5
+    seen = torch.ones(n, TOKENS, dtype=torch.bool)
+    if kind == "kernelized":
+        scores = ((F.elu(q) + 1) @ (F.elu(k) + 1).mT).log()
+        seen = MASKS["causal"]
+    own, rest = seen & anchor, seen & ~anchor
+    margin = scores.masked_fill(~own, torch.inf).amin(-1) - scores.masked_fill(~rest, -torch.inf).amax(-1)
+    weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+    fidelity, entropy = (weights * anchor).sum(-1), -torch.special.xlogy(weights, weights).sum(-1)
+    both = own.any(-1) & rest.any(-1)
+    counts = [which.sum(-1).double()[both] for which in (own, rest)]
+    least = counts[0] / (counts[0] + counts[1] * (-margin[both]).exp())
+    most = entropy_bound(fidelity[both], *counts)
+    return {
+        "under": (least - fidelity[both]).max().item(),
+        "over": (entropy[both] - most).max().item(),
+        "rows": float(both.sum()),
+    }
 
 
 @quick(seed=[0])

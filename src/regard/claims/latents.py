@@ -455,10 +455,10 @@ def tempr_doubled(n: int) -> dict[str, float]:
 def video_beginnings(n: int) -> dict[str, float]:
     """How far each beginning reaches into n seen frames, and FLOPs of two videos by those of one, small networks."""
     sizes: Any = {"latents": 8, "width": 32, "heads": 4, "head_dim": 8}
-    net = TemPrVideo(ACTIONS, 4, 4, 1, (1, 1), (4, 8), 4, towers=sizes).eval()
+    net = TemPrVideo(ACTIONS, 4, 4, 1, (1, 1), (4, 8), 4, towers=sizes).eval().requires_grad_(False)
     places, work = net.beginnings(n), []
     for count in (1, 2):
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with FlopCounterMode(display=False) as counter:
             net(torch.zeros(count, 1, n, 32, 32))
         work.append(counter.get_total_flops())
     reached = {f"reach {s}": int(part.max()) + 1 for s, part in enumerate(places, 1)}

@@ -96,7 +96,6 @@ class Transposed(Pattern):
     arxiv="2111.12417",
     year=2021,
     aliases=("3dna", "nuwa"),
-    missing="the decoder over VQ tokens",
     fidelity="hand values",
     claim=Claim(
         ("equals the equivalent neighbourhood mask for self- and for cross-attention between grids of other sizes"),
@@ -112,7 +111,7 @@ class Nearby(Pattern):
     Args:
         queries, keys: Q and K, grids of 1 to 3 sizes. extent: one for all axes, or one for each.
 
-    Paper: Wu et al., arXiv 2111.12417.
+    Paper: Wu et al., arXiv 2111.12417; the encoder and decoder of codes: `regard.networks.nuwa`.
 
     Raises:
         ValueError: other numbers of axes, other numbers of tokens.
@@ -164,7 +163,6 @@ def nearby(queries: Sizes, keys: Sizes, extent: Sizes) -> Tensor:
     arxiv="2511.14712",
     year=2025,
     aliases=("inward_window",),
-    missing="the override by cross-attention of a full branch and its cache",
     fidelity="hand values",
     claim=Claim(
         "every query sees exactly (2 d_h + 1)(2 d_w + 1) T keys, at the borders too",
@@ -179,7 +177,8 @@ def inward_window(frames: int, height: int, width: int, half_height: int, half_w
     Args:
         frames, height, width: of the video. half_height, half_width: the window reaches so far to each side.
 
-    Paper: Wu et al., arXiv 2511.14712.
+    Paper: Wu et al., arXiv 2511.14712; the path whose cross-attention is put in the windows' place, and what a step
+    keeps of it: `regard.networks.freeswim`.
     """
     return Neighborhood((frames, height, width), (frames, 2 * half_height + 1, 2 * half_width + 1))
 
@@ -223,7 +222,7 @@ def fused_view_time(views: int, times: int, tokens: int) -> Pattern:
     arxiv="2507.17745",
     year=2025,
     aliases=("ultra3d",),
-    missing="the voxel model",
+    missing="cross-attention to the images' own parts, and the coarse layout of voxels",
     fidelity="hand values",
     claim=(
         Claim(
@@ -259,7 +258,6 @@ def part_attention(ids: Tensor | Sequence[int]) -> Pattern:
     arxiv="2408.04631",
     year=2024,
     aliases=("puppet_master",),
-    missing="the diffusion model and its drag tokens",
     fidelity="hand values",
     claim=Claim(
         ("every frame reads the first frame alone; the first frame's output is that of ordinary spatial attention"),
@@ -274,7 +272,7 @@ def all_to_first(frames: int, tokens: int) -> Pattern:
     Args:
         frames, tokens: of the video, and of a frame.
 
-    Paper: Li et al., arXiv 2408.04631.
+    Paper: Li et al., arXiv 2408.04631; with maps and tokens of drags: `regard.networks.drags`.
     """
     return Plane((frames, tokens), 0)
 
@@ -288,7 +286,7 @@ def all_to_first(frames: int, tokens: int) -> Pattern:
     arxiv="2411.19261",
     year=2024,
     aliases=("ir_diffusion",),
-    missing="reposition attention and the diffusion model",
+    missing="reposition attention, which moves a subject to one place in both images before it, and back after",
     fidelity="hand values",
     claim=Claim(
         "the attention between different subjects is exactly zero",

@@ -18,12 +18,16 @@ from regard.core.errors import wrong
     arxiv="2510.05106",
     year=2025,
     aliases=("pointer_fidelity",),
-    missing="everything but its abstract: the bounds are stated and proven here",
     fidelity="abstract only",
     claim=(
         Claim(
             "attention on anchors and its entropy keep to their bounds in 10,000 draws under four masks",
             cells="anchors.drawn",
+            holds="anchors.keep_to_the_bounds",
+        ),
+        Claim(
+            "they keep to them in kernelized and in cross-attention too, by the margins that are there",
+            cells="anchors.architectures",
             holds="anchors.keep_to_the_bounds",
         ),
         Claim(
@@ -43,7 +47,8 @@ def fidelity_bound(anchors: Tensor, others: Tensor, margin: float) -> Tensor:
     """The least attention on r anchors whose scores lie a margin above all others': ``r e^Δ / (r e^Δ + o)``.
 
     Softmax rises with every anchor's score and falls with every other's, so that the least is where all anchors lie
-    just Δ above all others, which then score alike.
+    just Δ above all others, which then score alike. It is so for all weights that are a positive number of each token
+    over their sum, kernelized attention's too, with Δ the logarithm of their quotient.
 
     Args:
         anchors: r that a query sees. others: o that it sees. margin: Δ.

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from regard.studies.wave_function import Heisenberg, Reconfiguration, WaveFunction, log_cosh
+from regard.studies.wave_function import Heisenberg, Reconfiguration, WaveFunction, log_cosh, variation
 
 EXACT = {0.0: -0.701780, 0.5: -0.528620}  # of a site, 4 × 4
 
@@ -59,3 +59,19 @@ def test_factored_attention_has_fewer_parameters():
     assert torch.equal(maps[:, 0], maps[:, 4])
     moved = spins.view(5, 4, 4).roll(2, 1).flatten(1)
     torch.testing.assert_close(network(moved), network(spins))
+
+
+def test_how_much_maps_differ_by_hand():
+    """Two states whose shares are 1 and 3, by their maps; a map that is given nothing does not differ at all."""
+    torch.manual_seed(0)
+    states, shares = torch.tensor([[1.0, 1, -1, -1], [-1.0, 1, 1, -1]]), torch.tensor([1.0, 3.0])
+    network = WaveFunction(2, 1, "softmax", width=8, heads=2, depth=1).double()
+    maps = network.encoded(states.double())[1][0]
+    mean = (maps[0] + 3 * maps[1]) / 4
+    apart = [(each - mean).abs().sum(-1).mean(-1) / 2 for each in maps]
+    want = (apart[0] + 3 * apart[1]) / 4
+    found = variation(network, states.double(), shares)
+    assert want.min() > 1e-3
+    torch.testing.assert_close(found[0], want.detach())
+    factored = WaveFunction(2, 1, width=8, heads=2, depth=1)
+    assert variation(factored, states, shares).max() <= 1e-7

@@ -9,12 +9,14 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
+from regard.core.mechanism import at_hand
 from regard.kernels import device as gpu
 from regard.kernels.scan import fla
 from regard.kernels.scan.decays import Sums
 
 CHUNK = 64  # tokens whose scores are formed; larger costs FLOPs, smaller steps
-INNER = 16  # of a chunk, where channels decay apart: pairs inside are formed channel by channel
+INNER = 16  # of a chunk, where channels decay apart
+MILD = 40  # in nats over so many tokens, at most: e^40 times e^8 times a key is far from the largest number
 Kind = Literal["plain", "delta", "removal"]
 WIDEST = 256  # rows of a state that a GPU's program carries
 WINDOW = 1024  # tokens in flight, and between the states that the backward pass starts from
@@ -152,7 +154,8 @@ def window(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
     x = inputs.fold(min(n, CHUNK))
     decay = None if x.log_decay is None else Sums.of(spread(x.log_decay), 3)  # from the chunk's start
     since = None if x.resets is None else x.resets.cumsum(2)[:, None]
-    within = pairs(x.q, x.k, decay, since, 0)
+    shared = between(x.q, decay, since)
+    within = pairs(x.q, x.k, decay, since, 0) if shared is None else x.q @ x.k.mT * shared
     reading = x.q if decay is None else x.q * decay.total.exp()
     writing = x.k if decay is None else x.k * (decay[..., -1:, :] - decay).exp()
     kept = None if decay is None else decay[..., -1, :].total[..., None].exp()
@@ -165,7 +168,7 @@ def window(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
     if x.erase_key is not None and x.erase_value is not None:
         chunks = generalised_delta(x, x.erase_key, x.erase_value, decay, since, chunks)
     elif x.beta is not None:
-        chunks = delta(x, x.beta[..., None], decay, since, chunks)
+        chunks = delta(x, x.beta[..., None], decay, since, chunks, shared)
     outs, state = chunk_recurrence(chunks, state)
     return outs.flatten(2, 3), state
 
@@ -230,7 +233,9 @@ def chunk_recurrence(x: Chunks, state: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(outs, dim=2), state
 
 
-def delta(x: Inputs, beta: Tensor, decay: Sums | None, since: Tensor | None, plain: Chunks) -> Chunks:
+def delta(
+    x: Inputs, beta: Tensor, decay: Sums | None, since: Tensor | None, plain: Chunks, shared: Tensor | None
+) -> Chunks:
     """The chunks under the delta rule: a unit triangular system gives what each token really writes.
 
     (I + B) U = β (V − K̃ S),   B_ij = β_i k_i·k_j decay_ij for j < i,   K̃ = k decayed from the chunk's start
@@ -238,7 +243,8 @@ def delta(x: Inputs, beta: Tensor, decay: Sums | None, since: Tensor | None, pla
     erase_key = x.k if decay is None else x.k * decay.total.exp()
     if since is not None:
         erase_key = erase_key * (since == 0)[..., None]
-    system = beta * pairs(x.k, x.k, decay, since, -1)
+    scores = pairs(x.k, x.k, decay, since, -1) if shared is None else x.k @ x.k.mT * shared
+    system = beta * scores  # of which what is on the diagonal is not read
     right = torch.cat([beta * x.v, -beta * erase_key], dim=-1)
     solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
     values, keys = solved.split([x.v.shape[-1], x.k.shape[-1]], dim=-1)
@@ -278,26 +284,44 @@ def pairs(q: Tensor, k: Tensor, decay: Sums | None, since: Tensor | None, diagon
     size = q.shape[3]
     hidden = torch.ones(size, size, dtype=torch.bool, device=q.device).triu(diagonal + 1)
     apart = None if since is None else since[..., :, None] != since[..., None, :]
-    if decay is not None and decay.whole.shape[-1] == 1:
-        heads, never = decay[..., 0], torch.zeros_like(hidden, dtype=q.dtype).masked_fill(hidden, -torch.inf)
-        found = q @ k.mT * (heads[..., :, None] - heads[..., None, :]).add_(never).exp_()
-        return found if apart is None else found.masked_fill(apart, 0)
+    shared = between(q, decay, since, diagonal)
+    if shared is not None:
+        return q @ k.mT * shared
     found = q @ k.mT if decay is None else channel_pairs(q, k, decay)
     return found.masked_fill(hidden if apart is None else hidden | apart, 0)
 
 
+def between(q: Tensor, decay: Sums | None, since: Tensor | None, diagonal: int = 0) -> Tensor | None:
+    """What heads' decays leave of token j at token i, ``(…, C, C)``, 0 where `pairs` are; None for other decays."""
+    if decay is None or decay.whole.shape[-1] > 1:
+        return None
+    heads, never = decay[..., 0], q.new_full((q.shape[3], q.shape[3]), -torch.inf).triu(diagonal + 1)
+    found = (heads[..., :, None] - heads[..., None, :]).add_(never).exp_()
+    return found if since is None else found.masked_fill(since[..., :, None] != since[..., None, :], 0)
+
+
 def channel_pairs(q: Tensor, k: Tensor, decay: Sums) -> Tensor:
-    """`pairs` of channels that decay apart, by `INNER` queries; what lies above the diagonal is unspecified."""
+    """`pairs` of channels that decay apart, by `INNER` queries; what lies above the diagonal is unspecified.
+
+    Where all decays are `MILD`, those between a block's start and its keys have an inverse, and pairs inside of it are
+    a product of matrices; else they are formed channel by channel.
+    """
     size, rows = q.shape[3], []
     begins = torch.arange(size, device=q.device) // INNER * INNER
     rest = (decay.rest - decay.rest[..., begins, :]).exp()  # between e^-8 and e^8, so that its inverse is safe
     reading, written = q * rest, k / rest
-    distant = reading * (decay.whole - decay.whole[..., begins, :]).exp()
+    whole = decay.whole - decay.whole[..., begins, :]
+    distant = reading * whole.exp()
+    mild = at_hand(q) and (not whole.numel() or -whole.detach().amin().item() <= MILD)
+    nearby = written * (-whole).exp() if mild else written
     for start in range(0, size, INNER):
         own, before = slice(start, start + INNER), slice(0, start)
-        whole = decay.whole[..., own, :]
-        fine = (whole[..., :, None, :] - whole[..., None, :, :]).clamp_(max=0).exp_()
-        near = torch.linalg.vecdot(reading[..., own, None, :] * fine, written[..., None, own, :])
+        if mild:
+            near = distant[..., own, :] @ nearby[..., own, :].mT
+        else:
+            apart = whole[..., own, :]
+            fine = (apart[..., :, None, :] - apart[..., None, :, :]).clamp_(max=0).exp_()
+            near = torch.linalg.vecdot(reading[..., own, None, :] * fine, written[..., None, own, :])
         blocks = [near, near.new_zeros(*near.shape[:-1], max(size - start - INNER, 0))]
         if start:
             earlier = k[..., before, :] * (decay[..., start : start + 1, :] - decay[..., before, :]).exp()
