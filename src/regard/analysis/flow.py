@@ -137,7 +137,7 @@ def mixed(source: Walkable, layer: int, rows: Tensor, without: Sequence[int]) ->
             holds="agreement.follow_better",
         ),
         Claim(
-            "and in an encoder of sentences that has learned without one such answer",
+            "and in all-MiniLM-L6-v2, an encoder of sentences",
             cells="heads.of_model(model='minilm')",
             holds="heads.follow_better",
         ),
