@@ -152,8 +152,6 @@ def neighborhood(q: Tensor, k: Tensor, v: Tensor) -> Pair:
     from natten import na2d
 
     side = math.isqrt(q.shape[2])
-    if side * side != q.shape[2]:
-        raise SystemExit(f"--length: got {q.shape[2]}, want a square for the neighbourhoods")
     mine, layout = regard.build("neighborhood", window=7), regard.Layout(grid=(side, side))
     cells = [x.view(1, HEADS, side, side, DIM).permute(0, 2, 3, 1, 4).contiguous() for x in (q, k, v)]
     return Pair(
@@ -191,6 +189,8 @@ def main(
 ) -> None:
     if not PEERS.is_dir():
         raise SystemExit("the peers are not installed: run `make peers`")
+    if math.isqrt(length) ** 2 != length:
+        raise SystemExit(f"--length: got {length}, want a square for the neighbourhoods")
     sys.path.append(str(PEERS))
     torch.set_num_threads(threads)
     print(

@@ -25,7 +25,7 @@ from pathlib import Path
 from rooms import ROOMS, files_of
 from trials import KILLED, LATE, NEVER, ROOT, SOURCE, SURVIVED, TOOL, Mutant, changed, digest_of, verdicts
 
-RESULTS, PAGE = ROOT / "tools/mutants.tsv", ROOT / "docs/mutants.md"
+RESULTS, PAGE, EQUIVALENT = ROOT / "tools/mutants.tsv", ROOT / "docs/mutants.md", ROOT / "tools/equivalent.tsv"
 OPERATORS = [
     *(f"ReplaceBinaryOperator_{x}" for x in ("Add_Sub", "Sub_Add", "Mul_Div", "Mul_Add", "Div_Mul", "FloorDiv_Mul")),
     *(f"ReplaceBinaryOperator_{x}" for x in ("Mod_FloorDiv", "Pow_Mul", "BitAnd_BitOr", "BitOr_BitAnd")),
@@ -44,7 +44,9 @@ HEAD = """# Planted faults
 (`tools/rooms.py` maps rooms to tests). It wrote this page from `tools/mutants.tsv`. Not planted by rule, since no
 behaviour depends on them: annotations, decorators (what the atlas says of a paper), messages of errors, assertions for
 the type checker, and a mechanism's examples, which are inputs. A fault that no test noticed *at first* counts in the
-share for good, also when a test that was written for it notices it *now* (`python tools/mutants.py --again`).
+share for good, also when a test that was written for it notices it *now* (`python tools/mutants.py --again`). A change
+that leaves every result as it was is no fault; those that were judged so are named with the reason and not counted
+(`tools/equivalent.tsv`).
 
 """
 
@@ -120,11 +122,20 @@ def load() -> dict[Mutant, str]:
     return {m: outcome for m, outcome in found.items() if m.source == digest_of(m.file)}
 
 
+def judged_equivalent() -> dict[tuple[str, str, str], str]:
+    """Reasons why a change, as its file, the line before and the line after, leaves every result as it was."""
+    rows = [line.split("\t") for line in EQUIVALENT.read_text().splitlines()[1:]]
+    return {(file, before, after): reason for file, before, after, reason in rows}
+
+
 def save(results: dict[Mutant, str]) -> None:
     """The table of all results, and the page that sums it up."""
     lines = ["outcome\troom\tfile\toperator\toccurrence\tsource\tbefore\tafter"]
     lines += ["\t".join(map(str, (results[m], *astuple(m)))) for m in sorted(results)]
     RESULTS.write_text("\n".join(lines) + "\n")
+    reasons = judged_equivalent()
+    same = {m: reason for m in results if (reason := reasons.get((m.file, m.before, m.after)))}
+    results = {m: outcome for m, outcome in results.items() if m not in same}
     page = ["| room | planted | unnoticed at first | share | unnoticed now |", "|---|---|---|---|---|"]
     rooms = {room: [outcome for m, outcome in results.items() if m.room == room] for room in ROOMS}
     for name, found in (*rooms.items(), ("all", list(results.values()))):
@@ -135,6 +146,8 @@ def save(results: dict[Mutant, str]) -> None:
         left = [m for m in sorted(results) if results[m] == kind]
         page += ["", f"{title}:", ""] if left else []
         page += [f"- `{m.file}`: `` {m.before} `` became `` {m.after} ``" for m in left]
+    page += ["", "No faults:", ""] if same else []
+    page += [f"- `{m.file}`: `` {m.before} `` became `` {m.after} ``: {same[m]}" for m in sorted(same)]
     PAGE.write_text(HEAD + "\n".join(page) + "\n")
 
 

@@ -52,7 +52,7 @@ ROOMS = {
     "decoding": Room(("unit/decoding",), lawful=True),
     "parallel": Room(("unit/parallel",), lawful=True),
     "analysis": Room(("unit/analysis",), lawful=True, narrow=True),
-    "studies": Room(("unit/studies",), narrow=True),
+    "studies": Room(("unit/studies",), lawful=True, narrow=True),
     "objectives": Room(
         ("unit/train/test_objectives.py", "unit/train/test_preplan_anchor.py", "unit/train/test_heads.py"),
         ("train/objectives", "train/objective.py"),

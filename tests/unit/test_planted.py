@@ -136,14 +136,36 @@ def test_the_tests_of_a_file_are_those_that_take_it_from_its_package_or_run_its_
     assert [Path(job[0]).name for job in told] == ["test_dense.py", "test_losses.py", "test_gpu_block_sparse.py"]
 
 
-def test_what_forks_share_is_imported_in_the_environment_of_the_tests(trials, monkeypatch):
-    """Kernels that were imported without it run on no CPU: their tests failed, and no fault was noticed."""
+@pytest.fixture
+def mutants(trials, monkeypatch):
+    """The tool that draws faults."""
     spec = importlib.util.spec_from_file_location("mutants_tool", TOOLS / "mutants.py")
     assert spec is not None
     assert spec.loader is not None
-    mutants, seen = importlib.util.module_from_spec(spec), []
-    monkeypatch.setitem(sys.modules, spec.name, mutants)
-    spec.loader.exec_module(mutants)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_changes_that_are_no_faults_are_named_and_not_counted(trials, mutants, tmp_path, monkeypatch):
+    for name, file in (("RESULTS", "r.tsv"), ("PAGE", "page.md"), ("EQUIVALENT", "same.tsv")):
+        monkeypatch.setattr(mutants, name, tmp_path / file)
+    (tmp_path / "same.tsv").write_text("file\tbefore\tafter\treason\na.py\tx = 1\tx = 1.0\tan int is a float there\n")
+    made = [
+        trials.Mutant("core", "a.py", "op", i, "digest", "x = 1", after) for i, after in enumerate(("x = 1.0", "x = 2"))
+    ]
+    mutants.save({made[0]: trials.SURVIVED, made[1]: trials.KILLED})
+    page = (tmp_path / "page.md").read_text()
+    assert "| core | 1 | 0 | 0% | 0 |" in page
+    assert page.count("\n- ") == 1
+    assert "`` x = 1 `` became `` x = 1.0 ``: an int is a float there" in page
+    assert (tmp_path / "r.tsv").read_text().count("\n") == 3
+
+
+def test_what_forks_share_is_imported_in_the_environment_of_the_tests(mutants, monkeypatch):
+    """Kernels that were imported without it run on no CPU: their tests failed, and no fault was noticed."""
+    seen = []
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(mutants, "import_module", lambda name: seen.append(dict(os.environ)))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from regard.kernels.dense import Piece, additive
+from regard.kernels.dense import Piece, additive, causal_pieces
 from regard.kernels.tiled import split
 from regard.patterns.base import Pattern
 
@@ -23,6 +23,8 @@ WIDE = 2048
 """Tokens up to which they are so for patterns that leave few blocks out."""
 ROWS = 128
 """Queries of a call, if there are more than twice as many."""
+LENGTHS = 128
+"""Lengths of a mask whose pieces are kept: among few tokens their making is felt."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,15 @@ class Square:
     Args:
         mask: ``(1, heads, side, side)`` bool. low, high: of each row the first key that some head sees, and the one
             behind the last. late: the first key of the head that sees its first last, ``side`` where one sees none.
+        triangle: how many of the first tokens see all that are not behind them, and nothing else.
     """
 
     mask: Tensor
     low: list[int]
     high: list[int]
     late: list[int]
+    triangle: int
+    found: dict[tuple[int, int, int], Sequence[Piece]] = field(default_factory=dict)
 
     @classmethod
     @lru_cache(maxsize=16)
@@ -47,7 +52,9 @@ class Square:
         place = torch.arange(side, dtype=torch.int16)
         first = torch.where(mask, place, torch.tensor(side, dtype=torch.int16)).amin(2)
         last = (mask * (place + 1)).amax(2)
-        return cls(mask[None], first.amin(0).tolist(), last.amax(0).tolist(), first.amax(0).tolist())
+        other = (mask != torch.ones(side, side, dtype=torch.bool).tril_()).any(0).any(1)
+        triangle = int(other.int().argmax()) if other.any() else side
+        return cls(mask[None], first.amin(0).tolist(), last.amax(0).tolist(), first.amax(0).tolist(), triangle)
 
     @lru_cache(maxsize=16)  # noqa: B019 - squares are few and kept
     def bias(self, dtype: torch.dtype) -> Tensor:
@@ -101,9 +108,22 @@ def side_of(m: int) -> int:
     return 1 << max(m - 1, LEAST - 1).bit_length()
 
 
-def pieces(pattern: Pattern, n: int, m: int, blind: int, mask: Tensor | None) -> Iterator[Piece]:
+def pieces(pattern: Pattern, n: int, m: int, blind: int, mask: Tensor | None) -> Sequence[Piece]:
     """The last ``n`` of ``m`` tokens over all of them, behind ``blind`` rows; ``mask (b or 1, h or 1, n, m)``."""
-    square, shift = Square.of(pattern, side_of(m)), m - n
+    square, lengths = Square.of(pattern, side_of(m)), (n, m, blind)
+    if mask is not None:
+        return list(cut(square, *lengths, mask))
+    if lengths not in square.found:
+        if len(square.found) >= LENGTHS:
+            square.found.clear()
+        simple = n == m <= square.triangle and not blind
+        square.found[lengths] = causal_pieces(n, m, None) if simple else list(cut(square, *lengths))
+    return square.found[lengths]
+
+
+def cut(square: Square, n: int, m: int, blind: int, mask: Tensor | None = None) -> Iterator[Piece]:
+    """Rows of the square, a part at a time, over the keys that some of them see."""
+    shift = m - n
     for rows in split(0, n, ROWS if n > 2 * ROWS else n):
         first, last = rows.start + shift, rows.stop + shift
         cols = slice(min(square.low[first:last]), min(max(square.high[first:last]), m))

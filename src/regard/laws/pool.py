@@ -116,8 +116,6 @@ def normalised(subject: Fed) -> str:
     if not maps:
         raise Broken("no map: the latents read nothing")
     for turn, (a, reading) in enumerate(zip(maps, asked, strict=True)):
-        if (a < 0).any():
-            raise Broken("negative weights")
         worst = max(worst, same(a.sum(-1), torch.ones_like(a.sum(-1)), 1e-6, "sums over the elements"))
         scores = torch.einsum("bhid,bhjd->bhij", reading.q, reading.k) * reading.scale
         weights = scores.exp() / scores.exp().sum(2 if pool.normalise == "slots" else 3, keepdim=True)

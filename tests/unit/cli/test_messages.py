@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import subprocess
 import sys
 
@@ -163,3 +164,12 @@ def test_the_package_lists_its_verbs_and_things_show_their_arguments():
     assert {"build", "watch", "swap", "check"} <= set(dir(regard))
     assert repr(regard.build("window", size=64, sinks=4)) == "SlidingWindow(size=64, sinks=4)"
     assert repr(regard.build("softmax")) == "Softmax()"
+
+
+def test_the_package_runs_as_the_script_does():
+    """``python -m regard`` is ``regard``; importing the module runs nothing."""
+    call = [sys.executable, "-m", "regard", "atlas", "sofmax"]
+    found = subprocess.run(call, capture_output=True, text=True)
+    assert found.returncode == 2
+    assert found.stderr.startswith("regard: query: got 'sofmax'")
+    assert importlib.import_module("regard.__main__")

@@ -97,3 +97,25 @@ def test_a_mask_is_kept_for_all_lengths_up_to_its_side(monkeypatch):
     assert block_sparse.in_rows(heads, 512, cpu)
     assert not block_sparse.in_rows(heads, 513, cpu)
     assert not block_sparse.in_rows(p.PerHead(*[p.parse_pattern("Causal & ~Strided(11)")] * 32), 2000, cpu)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 31, 300, 520])
+@pytest.mark.parametrize("text", ["Causal & (Window(8) | Sinks(1))", "Causal", "Window(8) | GlobalKeys(1)"])
+def test_few_tokens_that_see_all_before_them_are_plain_causal_attention(n, text, monkeypatch):
+    """Up to the first token from which something before it is hidden, and not one further; a length anew likewise."""
+    monkeypatch.setattr(whole, "LENGTHS", 2)
+    pattern, causal = p.parse_pattern(text), text.startswith("Causal")
+    square = whole.Square.of(pattern, whole.side_of(n))
+    assert square.triangle == {"Causal": whole.side_of(n)}.get(text, 9 if causal else 0)
+    for generator in (torch.Generator().manual_seed(seed) for seed in (n, n + 1)):
+        for tokens, rows in ((n, n), (n, max(n - 3, 1)), (n + 5, n + 5), (n, n)):
+            q = torch.randn(1, 2, rows, 3, dtype=torch.float64, generator=generator, requires_grad=True)
+            k, v = torch.randn(2, 1, 2, tokens, 3, dtype=torch.float64, generator=generator)
+            got = block_sparse.attend(q, k, v, pattern)
+            scores = (q @ k.mT * 3**-0.5).masked_fill(~pattern.dense(rows, tokens), -torch.inf)
+            want = torch.softmax(scores, -1) @ v
+            torch.testing.assert_close(got, want, atol=1e-9, rtol=1e-9)
+            torch.testing.assert_close(*(torch.autograd.grad(x.square().sum(), q)[0] for x in (got, want)))
+    plain = [piece.causal for piece in whole.pieces(pattern, n, n, 0, None)]
+    assert any(plain) is (n <= square.triangle)
+    assert len(square.found) <= 2

@@ -74,6 +74,13 @@ def test_blocks_longer_than_a_frame_that_hold_none_whole():
     assert finding.verdict == "holds", finding.detail
 
 
+def test_the_law_of_what_is_forgotten_counts_keys_that_no_later_query_sees():
+    """Of eight tokens asked about at 0, 3, 4 and 7, each of which sees itself and the two before it: 0, 1, 2 and 5."""
+    pattern = p.parse_pattern("Trailing(3)")
+    assert pattern.dense(8)[0].sum(1).tolist() == [1, 2, 3, 3, 3, 3, 3, 3]
+    assert examine(Sample("three", pattern, {"tokens": 8}), "future", kind="pattern").detail == "8 keys forgotten"
+
+
 @pytest.mark.parametrize("text", LINE)
 @pytest.mark.parametrize(("n", "m"), [(42, 5), (0, 3), (3, 0)])
 def test_more_queries_than_keys_and_none(text, n, m):

@@ -54,6 +54,8 @@ def test_measures_of_gaze_by_hand():
     assert scan_match(path, path, 10.0) == 1
     assert scan_match(path, [(0.0, 1.0), (4.0, 3.0)], 10.0) == pytest.approx((0.9 + 1) / 3)
     assert scan_match([(0.0, 0.0)], [(9.0, 0.0)], 3.0) == 0
+    for one, other in ((path, path[1:]), (path[1:], path)):  # the first of the longer one is left out
+        assert scan_match(one, other, 10.0, gap=-0.25) == pytest.approx((len(path) - 1 - 0.25) / len(path))
 
 
 def test_what_does_not_fit_is_named():

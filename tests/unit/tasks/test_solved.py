@@ -178,3 +178,14 @@ def test_a_seed_gives_the_same_examples(task, length):
 def test_bad_sizes_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_chance_is_the_share_of_right_answers_of_the_best_that_ignores_the_sequence():
+    """Each answer is as frequent as the others; of text every byte counts as if it were."""
+    texts = ["abc" * 40, "xyz" * 40, "some words" * 12]
+    for task, length in ((Pathfinder(), 102), (ByteText((texts[:1], texts[1:])), 40), (Retrieval(texts), 61)):
+        answers = torch.stack([example.ids[-1] for example in samples(task, length)])
+        kinds, counts = answers.unique(return_counts=True)
+        assert task.chance == 1 / len(kinds)
+        assert (counts / len(answers) - task.chance).abs().max() < 0.15
+    assert ByteLM(texts).chance == 1 / 256

@@ -40,6 +40,14 @@ def test_all_weights_are_trained_where_that_is_wanted():
     assert not torch.equal(made.model.layers[0].mlp.up_proj.weight, model().model.layers[0].mlp.up_proj.weight)
 
 
+def test_nothing_is_left_on_the_model_that_was_learned_from():
+    from_whom = model()
+    made = linearise(from_whom, STREAM, layers=[1], distillation=Distillation(**SIZES, layers=Recipe(2), logits=None))
+    for module in (*from_whom.modules(), *made.modules()):
+        assert not module._forward_hooks, type(module)
+        assert not module._forward_pre_hooks, type(module)
+
+
 def test_a_stopped_run_goes_on(tmp_path):
     stages = {"layers": Recipe(3, 1e-2), "logits": Recipe(3, 1e-2)}
     whole, _ = learned(stages, tmp_path / "whole")

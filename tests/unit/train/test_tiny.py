@@ -1,6 +1,7 @@
 """From a model to a folder, to its figures, to its card: in miniature."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -84,6 +85,17 @@ def test_an_untrained_model_needs_the_logarithm_of_the_vocabulary():
     model = LlamaForCausalLM(config(256, layers=1, width=16, heads=2)).eval()
     stream = torch.randint(256, (2111,))
     assert evaluate.model_bits(model, stream, 0) / 2111 == pytest.approx(8, abs=0.02)
+
+
+def test_bits_are_those_of_every_token_after_what_stands_before_it_in_its_window():
+    torch.manual_seed(0)
+    model, stream = LlamaForCausalLM(config(256, layers=1, width=16, heads=2)).eval(), torch.randint(256, (1031,))
+    want = 0.0
+    with torch.no_grad():
+        for ids in (stream[:1023], stream[1023:]):
+            logits = model(input_ids=torch.cat([torch.tensor([7]), ids])[None]).logits[0, :-1].double()
+            want -= logits.log_softmax(-1)[range(len(ids)), ids].sum().item()
+        assert evaluate.model_bits(model, stream, 7) * math.log(2) == pytest.approx(want, abs=0.01)
 
 
 def test_windows_are_spaced_over_the_stream():

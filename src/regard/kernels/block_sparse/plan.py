@@ -199,7 +199,7 @@ def attend_lse(
         return run_on_gpu(q, k, v, lists.planned(pattern, n, m, q.device, lists.heavy(q, v)), blind, scale)
     mask = mask if mask is None else mask[:, :, blind:]
     if n and in_rows(pattern, m, q.device):
-        return dense.over(q, k, v, list(whole.pieces(pattern, n, m, blind, mask)), scale)
+        return dense.over(q, k, v, whole.pieces(pattern, n, m, blind, mask), scale)
     if 0 < n * m <= WHOLE:
         shown = dense_mask(pattern, n, m).to(q.device)
         shown = shown if mask is None else shown & mask
