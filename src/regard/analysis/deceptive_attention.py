@@ -26,7 +26,6 @@ LEAST = 1e-6
     arxiv="1909.07913",
     year=2020,
     fidelity="hand values",
-    missing="BERT as the classifier, translation with hidden alignments, the study with people",
     claim=(
         Claim(
             "with states of an LSTM, attention on the word that decides falls from 30% to under 1%, accuracy hardly",
@@ -35,7 +34,12 @@ LEAST = 1e-6
         ),
         Claim(
             "with embeddings alone, attention on the word that decides falls so too, and accuracy hardly",
-            cells="deceit.of(states='embedding')",
+            cells="deceit.of(states='embedding', steps=10000)",
+            holds="deceit.is_hidden",
+        ),
+        Claim(
+            "with a transformer's encoder, of which the last layer is penalised, it falls so too in that layer",
+            cells="deceit.of(states='encoder')",
             holds="deceit.is_hidden",
         ),
         Claim(
@@ -60,7 +64,7 @@ def penalty(
     Raises:
         ValueError: no layers, a negative strength, or another ``over``.
 
-    Paper: Pruthi et al., arXiv 1909.07913.
+    Paper: Pruthi et al., arXiv 1909.07913. What people think of such explanations is a study of them and no part here.
     """
     if strength < 0:
         raise wrong("strength", str(strength), "at least 0")

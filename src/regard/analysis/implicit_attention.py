@@ -201,7 +201,7 @@ def attribution(model: nn.Module, score: Callable[[], Tensor], whole: bool = Tru
     arxiv="2511.18380",
     year=2025,
     aliases=("mamba_as_attention", "effective_rank"),
-    missing="the maps of trained vision models",
+    missing="a small Vim that is trained by self-distillation, and how its maps overlap with masks of objects",
     fidelity="hand values",
     claim=Claim(
         (

@@ -145,7 +145,7 @@ def numbers(count: int, kind: str, generator: Generator) -> tuple[Tensor, Tensor
 
 @quick(rate=[3e-3], steps=[5])
 @null(shuffled=[True])
-@measured(kind=KINDS, rate=(1e-3, 3e-3), shuffled=[False], seed=range(2), steps=[1000])
+@measured(kind=KINDS, rate=(1e-3, 3e-3, 1e-2), shuffled=[False], seed=range(3), steps=[4000])
 def matched(kind: str, rate: float, shuffled: bool, seed: int, steps: int) -> dict[str, float]:
     """The share of numbers that a trained layer tells right, and of those that match; null: learned from others."""
     torch.manual_seed(seed)

@@ -6,17 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Generator
 
-from regard.claims.cells import measured, null, quick
+from regard.claims.cells import Cells, measured, null, quick
 from regard.claims.figures import Figures, Finding, listed
-from regard.studies.conscious_prior import Factors, Thoughts
+from regard.studies.conscious_prior import Factors, Thoughts, information
 
 RATE, BATCH = 3e-3, 128
 
 
 @quick(seed=[0], steps=[20])
 @null(picks=["random"])
-@measured(picks=("attention", "all"), seed=range(3), steps=[3000])
-def told(picks: str, seed: int, steps: int) -> dict[str, float]:
+@measured(picks=("attention", "all"), verifier=["likelihood"], seed=range(3), steps=[3000])
+def told(picks: str, verifier: str, seed: int, steps: int) -> dict[str, float]:
     """The share of what comes that is told right, and of picked elements that it follows from; null: any three."""
     world = Factors(seed=seed)
     model, generator = Thoughts(world.elements, world.factors, picks=picks, seed=seed), Generator().manual_seed(seed)
@@ -24,7 +24,9 @@ def told(picks: str, seed: int, steps: int) -> dict[str, float]:
     for _ in range(steps):
         x, cue, comes, _ = world.draw(BATCH, generator)
         optimiser.zero_grad()
-        F.binary_cross_entropy_with_logits(model(x, cue)[0], comes).backward()
+        logits = model(x, cue)[0]
+        loss = information if verifier == "information" else F.binary_cross_entropy_with_logits
+        loss(logits, comes).backward()
         optimiser.step()
     model.eval()
     x, cue, comes, members = world.draw(2000, Generator().manual_seed(99))
@@ -34,6 +36,11 @@ def told(picks: str, seed: int, steps: int) -> dict[str, float]:
     right = ((logits > 0) == (comes > 0)).double().mean().item()
     picked = ((chosen > 0.5) & (members[:, None] > 0)).sum() / (chosen > 0.5).sum()
     return {"right": right, "picked": picked.item()}
+
+
+def by(verifier: str) -> Cells:
+    """Those whose verifier is trained so."""
+    return told.where(verifier=[verifier])
 
 
 def cost_little(found: Figures) -> Finding:

@@ -8,8 +8,8 @@ from time import process_time
 
 import torch
 
-from regard.core.state import State
 from regard.networks import LM, Config
+from regard.networks.lm import LMState
 from regard.plan.mixers import GroupedAttention
 from regard.plan.roofline import ModelShape, Network
 
@@ -44,7 +44,7 @@ def seconds_of_steps(
     return {place: statistics.median(times) for place, times in seconds.items()}
 
 
-def ready_states(model: LM, batches: Sequence[int], contexts: Sequence[int]) -> dict[tuple[int, int], State]:
+def ready_states(model: LM, batches: Sequence[int], contexts: Sequence[int]) -> dict[tuple[int, int], LMState]:
     """The state of each batch after each context, from one sequence that is read once."""
     state, seen, ready = model.start(1), 0, {}
     for context in sorted(contexts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,6 @@ from regard.core.atlas import Claim, published
     arxiv="1709.08568",
     year=2017,
     aliases=("consciousness_prior",),
-    missing="thoughts in words, and a verifier that is trained by mutual information",
     fidelity="abstract only",
     claim=(
         Claim(
@@ -29,17 +29,23 @@ from regard.core.atlas import Claim, published
             holds="thoughts.cost_little",
         ),
         Claim("it picks the right elements in 80% of cases", cells="thoughts.told", holds="thoughts.are_right"),
+        Claim(
+            "so it does where the verifier is trained by what thoughts and futures have in common",
+            cells="thoughts.by(verifier=information)",
+            holds="thoughts.are_right",
+        ),
     ),
 )
 class Thoughts(nn.Module):
     """A recurrent state whose future is told from a few of its elements, which attention picks.
 
-        h_t = GRU([x_t; cue_t], h_{t−1}),   c_t = the ``few`` largest of K_i · W h_t + g_i
-        ŷ_{t+1} = V([x_t at c_t; c_t; tanh(W' h_{t−1})])
+        h_t = GRU([x_{t−1}; cue_t], h_{t−1}),   c_t = the ``few`` largest of K_i · W h_t + U c_{t−1} + g_i
+        ŷ_{t+1} = V([x_t at c_t; c_t; tanh(W' h_t)])
 
     g is Gumbel's noise while it is trained, zero after; gradients go straight through the choice. c_t is broadcast to
-    the verifier V, which hears nothing of the other elements: of the state it hears what there was before x_t came in,
-    since h_t knows them all. ``picks`` "all" gives it everything, "random" any few.
+    the verifier V, which hears nothing of the other elements. Neither does h_t know x_t: made by a state that does, the
+    choice itself could tell what comes, whichever elements it picks. ``picks`` "all" gives V everything, "random" any
+    few. V is trained by the likelihood of what comes, or as a critic of thoughts and futures (`information`).
 
     Shapes: ``x (b, t, elements)``, ``cue (b, t, factors)`` -> logits ``(b, t)``, and the choice ``(b, t, elements)``.
 
@@ -47,7 +53,8 @@ class Thoughts(nn.Module):
         elements, factors: of the world. few: elements of a thought. width: of h. picks: "attention", "all", "random".
         seed: of the initial weights.
 
-    Paper: Bengio, arXiv 1709.08568, which has no experiment; the world here is our own.
+    Paper: Bengio, arXiv 1709.08568, which has no experiment; the world here is our own. Words for thoughts are a use of
+    them that the paper hopes for, and no part.
     """
 
     def __init__(
@@ -58,6 +65,8 @@ class Thoughts(nn.Module):
         self.few, self.picks, self.elements = few, picks, elements
         self.state, self.query = nn.GRU(elements + factors, width, batch_first=True), nn.Linear(width, width)
         self.keys, self.what = nn.Parameter(torch.randn(elements, width) * width**-0.5), nn.Linear(width, 16)
+        self.again = nn.Linear(elements, elements, bias=False)
+        nn.init.zeros_(self.again.weight)
         inner = 2 * elements + 16
         self.verify = nn.Sequential(nn.Linear(inner, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 1))
 
@@ -74,11 +83,31 @@ class Thoughts(nn.Module):
         return hard + soft - soft.detach()
 
     def forward(self, x: Tensor, cue: Tensor) -> tuple[Tensor, Tensor]:
-        hidden, _ = self.state(torch.cat([x, cue], -1))
-        chosen = self.choose(self.query(hidden) @ self.keys.T)
-        before = F.pad(hidden, (0, 0, 1, 0))[:, :-1]
-        told = torch.cat([x * chosen, chosen, torch.tanh(self.what(before))], -1)
+        hidden, _ = self.state(torch.cat([F.pad(x, (0, 0, 1, 0))[:, :-1], cue], -1))
+        thoughts = [torch.zeros_like(x[:, 0])]
+        for scores in (self.query(hidden) @ self.keys.T).unbind(1):
+            thoughts.append(self.choose(scores + self.again(thoughts[-1])))
+        chosen = torch.stack(thoughts[1:], 1)
+        told = torch.cat([x * chosen, chosen, torch.tanh(self.what(hidden))], -1)
         return self.verify(told)[..., 0], chosen
+
+
+def information(logits: Tensor, comes: Tensor) -> Tensor:
+    """The loss of V as a critic: less the bound that it gives of how much thoughts tell of what comes after them.
+
+        I(c_t; y_{t+1}) ≥ log b + mean_i log ( e^{V(y_i, c_i)} / Σ_j e^{V(y_j, c_i)} )
+
+    V(y, c) is y times the logit, for y of ±1. The futures y_j of the batch's other sequences are what did not come.
+
+    Args:
+        logits: V of each thought, ``(b, t)``. comes: y as zeros and ones, ``(b, t)``.
+
+    Source: van den Oord et al., arXiv 1807.03748.
+    """
+    signs = 2 * comes - 1
+    scores = logits.T[:, :, None] * signs.T[:, None]
+    own = (logits * signs).T
+    return (scores.logsumexp(-1) - own).mean() - math.log(len(logits))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from regard.hosts.attach import attach
     arxiv="2504.02732",
     year=2025,
     aliases=("over_mixing",),
-    missing="models trained at several lengths, and with texts packed in other ways",
     fidelity="hand values",
     claim=(
         Claim(
@@ -36,6 +35,16 @@ from regard.hosts.attach import attach
             "more than 30% of the heads of SmolLM2 give the first token more than 0.3 of their attention",
             cells="first_token.sinks",
             holds="first_token.are_sinks",
+        ),
+        Claim(
+            "the longer the texts a model is trained on, the more of its heads are sinks",
+            cells="beginnings.lengths",
+            holds="beginnings.rise",
+        ),
+        Claim(
+            "without a mark at the beginning of texts the first token is a sink; where all texts had it, it is missed",
+            cells="beginnings.ways",
+            holds="beginnings.depend_on_the_mark",
         ),
     ),
 )

@@ -13,7 +13,8 @@ from torch import Generator, Tensor, nn
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 
-Seen, Told = TypeVar("Seen"), TypeVar("Told")
+Seen = TypeVar("Seen")
+Told = TypeVar("Told")
 SIDE, OBJECTS, KINDS, PIECE = 24, 3, 4, 7
 QUESTIONS = ("which", "alike", "most")
 """Which kind is at a place, are the objects of two places alike, and how often is a kind there."""

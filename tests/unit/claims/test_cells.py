@@ -22,6 +22,8 @@ SLOW = {
     "clusters.language": "two models on held-out windows of 256 characters, several seconds",
     "flux.routed_by": "130 batches of text and recall, a quarter of a minute",
     "infinitevl.distilled": "three models on 16,384 tokens of held-out text, a quarter of a minute",
+    "agreement.followed": "flow through six layers for forty sentences, 2 s",
+    "beginnings.": "twelve layers on texts of 512 characters, 2 s a model",
     "binding.of_scenes": "sixteen probes of all pairs of patches, a quarter of a minute",
     "relevance.of_scenes": "two thousand scenes, and saliency of 128, 4 s",
     "contrast.told_apart": "answers of two tasks without seven choices of heads, 8 s",

@@ -55,3 +55,21 @@ def test_a_writer_that_is_right_already_is_left_alone():
     model, source = BottomUpTopDown(5, 7, 8, seed=0), torch.randn(2, 3, 7)
     loss = self_critical(model, source, lambda tokens: torch.ones(2), 3, 4, torch.Generator().manual_seed(0))
     assert loss.item() == 0
+
+
+def test_what_comes_after_the_stop_has_no_part():
+    """The same draws, and the sum written out word by word up to the first word 0."""
+    model, source = BottomUpTopDown(3, 7, 8, seed=0), torch.randn(5, 3, 7, generator=torch.Generator().manual_seed(3))
+
+    def reward(tokens):
+        return (tokens == 1).float().sum(1)
+
+    loss = self_critical(model, source, reward, 6, 0, torch.Generator().manual_seed(4))
+    tokens = drawn(model, source, 6, torch.Generator().manual_seed(4))
+    better = reward(tokens) - reward(model.generate(source, 6))
+    logs, total = model(source, tokens).log_softmax(-1), 0.0
+    for row, words in enumerate(tokens.tolist()):
+        until = words.index(0) + 1 if 0 in words else len(words)
+        total += better[row].item() * sum(logs[row, place, words[place]].item() for place in range(until))
+    assert 0 in tokens[:, :-1]
+    assert loss.item() == pytest.approx(-total / 5, rel=1e-5)

@@ -19,7 +19,7 @@ from regard.claims import abrupt, joint, locality
 from regard.claims.figures import Figures
 from regard.studies.abrupt_learning import Bursts, InductionNet, NestedLogits
 from regard.studies.attention_survey import TAXONOMY, having, tags
-from regard.studies.conscious_prior import Factors, Thoughts
+from regard.studies.conscious_prior import Factors, Thoughts, information
 from regard.studies.human_attention import GazePool, ScanpathReader
 from regard.studies.in_context_regression import (
     RegressionHeads,
@@ -321,6 +321,29 @@ def test_thoughts_are_three_and_hear_nothing_else():
     other[:, 3, 0] *= -1
     assert (model(other, cue)[0] - model(x, cue)[0])[:, 3].abs().min() > 0
     assert logits.isfinite().all()
+
+
+def test_a_choice_does_not_know_what_it_chooses_from():
+    model, (x, cue, _, _) = Thoughts(12, 4).eval(), Factors().draw(50, torch.Generator().manual_seed(0))
+    other = x.clone()
+    other[:, 3] *= -1
+    assert torch.equal(model(other, cue)[1], model(x, cue)[1])
+    other[:, 0] *= -1
+    model.train()
+    torch.manual_seed(0)
+    _, first = model(x, cue)
+    torch.manual_seed(0)
+    assert not torch.equal(model(other, cue)[1], first)
+
+
+def test_the_critic_s_bound_by_hand():
+    """Two sequences with logits 1 and −2 before a plus and a minus: V of the right future is 1 and 2, of the other −1
+    and −2; no thought, no information, and a sure one as much as there is: log 2."""
+    logits, comes = torch.tensor([[1.0], [-2.0]]), torch.tensor([[1.0], [0.0]])
+    want = -(2 * math.log(2) - math.log(1 + math.exp(-2)) - math.log(1 + math.exp(-4))) / 2
+    assert information(logits, comes).item() == pytest.approx(want)
+    assert information(torch.zeros(2, 1), comes).item() == pytest.approx(0)
+    assert information(50 * logits, comes).item() == pytest.approx(-math.log(2))
 
 
 def test_a_triple_is_told_and_written_back_by_hand():
