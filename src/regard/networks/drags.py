@@ -132,6 +132,7 @@ class Dragged(Network):
             self.cross = Attention(build("softmax"), Grouped(*sizes))
         for tensor in self.last.parameters():
             nn.init.zeros_(tensor)
+        self.places: Tensor
         self.register_buffer("places", waves(positions, (rows, columns)), persistent=False)
 
     def check(self, x: Tensor, drags: Tensor) -> None:
@@ -144,7 +145,7 @@ class Dragged(Network):
 
     def moved(self, x: Tensor, drags: Tensor) -> Tensor:
         """x, scaled and shifted by what the maps of drags say."""
-        y = drawn_drags(drags, self.grid[1:]).flatten(0, 1).to(x.dtype)
+        y = drawn_drags(drags, (self.grid[1], self.grid[2])).flatten(0, 1).to(x.dtype)
         for convolution in self.maps:
             y = F.silu(convolution(y))
         scale, shift = self.last(y).movedim(1, -1).unflatten(0, x.shape[:2]).chunk(2, -1)

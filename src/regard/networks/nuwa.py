@@ -118,6 +118,7 @@ class Nuwa(Network):
             self.decoder = nn.ModuleList(Block(attention(own), width, inner, across()) for _ in range(depth))
             self.norms = nn.ModuleList(nn.RMSNorm(width) for _ in range(2))
             self.logits = nn.Linear(width, codes)
+        self.seen: Tensor
         self.register_buffer("seen", nearby(own, other, near), persistent=False)
 
     def encoded(self, given: Tensor) -> Tensor:

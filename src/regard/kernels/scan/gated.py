@@ -321,7 +321,7 @@ def channel_pairs(q: Tensor, k: Tensor, decay: Sums) -> Tensor:
         else:
             apart = whole[..., own, :]
             fine = (apart[..., :, None, :] - apart[..., None, :, :]).clamp_(max=0).exp_()
-            near = torch.linalg.vecdot(reading[..., own, None, :] * fine, written[..., None, own, :])
+            near = ((fine * written[..., None, own, :]) @ reading[..., own, :, None])[..., 0]
         blocks = [near, near.new_zeros(*near.shape[:-1], max(size - start - INNER, 0))]
         if start:
             earlier = k[..., before, :] * (decay[..., start : start + 1, :] - decay[..., before, :]).exp()
@@ -333,8 +333,8 @@ def channel_pairs(q: Tensor, k: Tensor, decay: Sums) -> Tensor:
 def gated_flops(n: int, d: int, e: int, channels: bool = False, kind: Kind = "plain") -> int:
     """FLOPs of one head's matrix products: scores and their values inside chunks, reading and writing the state.
 
-    The triangular systems of the delta rule and of a removal, and the pairs inside of `INNER` tokens of channel
-    decays, which are no matrix products, are left out: ``C (d + e) n`` and ``16 d n`` multiply-adds.
+    The triangular systems of the delta rule and of a removal, which are no matrix products, are left out:
+    ``C (d + e) n`` multiply-adds.
     """
     whole, rest = divmod(n, CHUNK)
     return whole * chunk_flops(CHUNK, d, e, channels, kind) + chunk_flops(rest, d, e, channels, kind)
@@ -345,8 +345,8 @@ def chunk_flops(size: int, d: int, e: int, channels: bool, kind: Kind) -> int:
     times, values, states = {"plain": (1, 1, 2), "delta": (2, 1, 3), "removal": (4, 3, 4)}[kind]
     if size == 1:
         return states * 2 * d * e
-    scored = sum(2 * min(INNER, size - start) * start * d for start in range(0, size, INNER))
-    scored = scored if channels else 2 * size * size * d
+    blocks = [(start, min(INNER, size - start)) for start in range(0, size, INNER)]
+    scored = sum(2 * rows * (start + rows) * d for start, rows in blocks) if channels else 2 * size * size * d
     return times * scored + values * 2 * size * size * e + states * 2 * size * d * e
 
 
