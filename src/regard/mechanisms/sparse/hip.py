@@ -143,7 +143,7 @@ class HierarchicallyPruned(Routed):
         keys, values, summary = self.all_of(grown)
         rows = self.router.rows(here, keys.shape[2], True)
         alone = q.shape[2] == 1 and bool(self.refresh)
-        lists = self.lists_at(q, keys, summary, rows, state) if alone else ()
+        lists: Lists = self.lists_at(q, keys, summary, rows, state) if alone else ()
         router = self.router
         assert isinstance(router, Halves)
         choice = router.joined(lists[-1], rows) if alone else router(q, keys, rows, summary)
