@@ -102,5 +102,5 @@ class ProjectedPatterns(nn.Module):
 
 def end_of(block: nn.Module) -> nn.Module:
     """The module behind which is added: that before the norm of a block which ends with one, else the block."""
-    last = getattr(block, "output", None)
+    last: Any = getattr(block, "output", None)
     return last.dense if hasattr(last, "dense") and hasattr(last, "LayerNorm") else block

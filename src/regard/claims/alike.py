@@ -68,10 +68,11 @@ def of_layers(model: LM) -> list[Tensor]:
     """``(tokens, channels)`` after each block, of held-out text."""
     ids = source.windows(source.characters(True), 12, 64, torch.Generator().manual_seed(7))
     kept: list[Tensor] = []
-    hooks = [
-        block.register_forward_hook(lambda module, given, out: kept.append(out[0] if isinstance(out, tuple) else out))
-        for block in model.blocks
-    ]
+
+    def keep(module: Any, given: Any, out: Any) -> None:
+        kept.append(out[0] if isinstance(out, tuple) else out)
+
+    hooks = [block.register_forward_hook(keep) for block in model.blocks]
     with torch.no_grad():
         model(ids)
     for hook in hooks:

@@ -63,7 +63,7 @@ def coloured(tokenizer: Any, count: int, seed: int) -> list[Mentions]:
 def paired(base: Any, donor: Any, answers: Sequence[Sequence[int]]) -> Pair:
     """A pair measured by the first tokens of its answers."""
     texts = (torch.tensor(of.input_ids) for of in (base, donor))
-    return Pair(*texts, LogitDifference(answers[0][0], answers[1][0]))
+    return Pair(*texts, LogitDifference(answers[0][0], answers[1][0]))  # pyright: ignore[reportCallIssue]
 
 
 TASKS = {"indirect object": indirect, "coloured objects": coloured}

@@ -185,4 +185,4 @@ def chain_prompt(chains: Chains, hops: int, names: Sequence[str], generator: Gen
     start, end = called[int(values[0, -1])], int(ends[0])
     answers = [called[chains.symbols + (end + step) % chains.chains] for step in range(chains.chains)]
     text = "\n".join(lines)
-    return f"{text}\nFollowing the arrows from {start} to the end of its chain leads to", answers
+    return f"{text}\nFollowing the arrows from {start} to the end of its chain leads to", answers  # pyright: ignore
