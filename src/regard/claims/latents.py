@@ -465,7 +465,7 @@ def video_beginnings(n: int) -> dict[str, float]:
         with FlopCounterMode(display=False) as counter:
             net(torch.zeros(count, 1, n, 32, 32))
         work.append(counter.get_total_flops())
-    reached = {f"reach {s}": int(part.max()) + 1 for s, part in enumerate(places, 1)}
+    reached: dict[str, float] = {f"reach {s}": int(part.max()) + 1 for s, part in enumerate(places, 1)}
     return reached | {"frames": n, "taken": places.shape[1], "ratio": work[1] / work[0]}
 
 

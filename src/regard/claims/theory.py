@@ -298,10 +298,11 @@ def trained_maps(seed: int, steps: int) -> dict[str, float]:
     """How much maps of queries and keys differ between states of the 4 × 4 lattice, before training and after."""
     torch.manual_seed(seed)
     model = Heisenberg(4)
-    trainer = Reconfiguration(WaveFunction(4, 2, "softmax", width=16, heads=4, depth=1), model, samples=256, seed=seed)
+    network = WaveFunction(4, 2, "softmax", width=16, heads=4, depth=1)
+    trainer = Reconfiguration(network, model, samples=256, seed=seed)
 
     def differ() -> float:
-        return variation(trainer.network, trainer.states, trainer.amplitudes().abs().square()).mean().item()
+        return variation(network, trainer.states, trainer.amplitudes().abs().square()).mean().item()
 
     before = differ()
     for _ in range(steps):

@@ -146,7 +146,7 @@ class HierarchicallyPruned(Routed):
         lists: Lists = self.lists_at(q, keys, summary, rows, state) if alone else ()
         router = self.router
         assert isinstance(router, Halves)
-        choice = router.joined(lists[-1], rows) if alone else router(q, keys, rows, summary)
+        choice = router.joined(lists[-1], rows) if lists else router(q, keys, rows, summary)
         steps = state.steps + 1 if alone else 0
         walked = Walked(grown.seen, grown.cache, grown.summary, lists, steps)
         return chosen.attend(q, keys, values, choice).out, walked

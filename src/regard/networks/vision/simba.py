@@ -30,9 +30,16 @@ def design(
     for stage in blocks[:-1]:
         stage[-1] += " + norm(norm='layer(eps=1e-06)')"
     head = f"summarised(ratio={None if ratios is None else ratios[-1]}, state={state})"
-    ends = {"stem": f"deep(inner={inner}, norm='layer')", "down": "patch(side=2, kernel=3, norm='layer')"}
     layers = tuple(", ".join(stage) for stage in blocks)
-    return Design(tuple(widths), layers, **ends, head=head, norm="layer(eps=1e-06)", start="fan_out")
+    return Design(
+        tuple(widths),
+        layers,
+        stem=f"deep(inner={inner}, norm='layer')",
+        down="patch(side=2, kernel=3, norm='layer')",
+        head=head,
+        norm="layer(eps=1e-06)",
+        start="fan_out",
+    )
 
 
 SMALL, BASE, LARGE = (
