@@ -293,6 +293,7 @@ def finds_the_ground_state(found: Figures) -> Finding:
     return Finding.of(figure, min(errors) > -1e-9, max(errors) < 1e-3, counts[0] < counts[1])
 
 
+@quick(seed=[0], steps=[20])
 @measured(seed=range(2), steps=[400])
 def trained_maps(seed: int, steps: int) -> dict[str, float]:
     """How much maps of queries and keys differ between states of the 4 × 4 lattice, before training and after."""
