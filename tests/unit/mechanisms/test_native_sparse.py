@@ -21,7 +21,7 @@ def made(learned: bool) -> NativeSparse:
 def given(mechanism: NativeSparse, tokens: int) -> dict[str, torch.Tensor]:
     """Two sequences, 4 heads over 2."""
     draw = torch.Generator().manual_seed(1)
-    sizes = {"q": (4, 5), "k": (2, 5), "v": (2, 3)}
+    sizes: dict[str, tuple[int, ...]] = {"q": (4, 5), "k": (2, 5), "v": (2, 3)}
     for name in mechanism.signals:
         sizes[name] = (4,) if name in NativeSparse.signals else (2, 5 if name.endswith("key") else 3)
     shape = {name: (2, size[0], tokens, *size[1:]) for name, size in sizes.items()}

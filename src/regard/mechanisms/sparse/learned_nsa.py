@@ -314,11 +314,9 @@ class LearnedNativeSparse(NativeSparse):
             mine = rows.at(some)
             seen = short[:, :, : self.past(mine, short.shape[2])]
             found.append(self.router.choose(self.paid(q[:, :, some], seen, mine), mine).index)
-        return (
-            Choice(repeat_heads(torch.cat(found, 2), q.shape[1]), rows)
-            if found
-            else self.router.choose(q[..., :0], rows)
-        )
+        if not found:
+            return self.router.choose(q[..., :0], rows)
+        return Choice(repeat_heads(torch.cat(found, 2), q.shape[1]), rows)
 
     def paid(self, q: Tensor, short: Tensor, rows: Rows) -> Tensor:
         """`shares` of some queries for each group, by running sums: over compressed blocks, then over their strides."""
