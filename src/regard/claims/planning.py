@@ -21,6 +21,7 @@ from regard.plan.measure import reference, seconds_of_steps, shape_of
 from regard.plan.mixers import GroupedAttention, LatentAttention
 from regard.plan.published import MODELS
 from regard.plan.roofline import Network
+from regard.studies import flat
 from regard.studies.fusemax import DEFERRED, NAIVE, RUNNING, Array, attention_by
 
 CASCADES = {"naive": NAIVE, "deferred": DEFERRED, "running": RUNNING}
@@ -178,6 +179,26 @@ def stays_busy(found: Figures) -> Finding:
     figure = f"modelled utilisation {running['busy']:.1%} at 1M keys, in three passes {naive['busy']:.1%}"
     one = running["busy"] >= 0.95 and running["growth"] == 1
     return Finding.of(figure, one, naive["growth"] > 1, naive["cycles"] > running["cycles"])
+
+
+@measured(model=tuple(flat.MODELS), n=tuple(1 << power for power in (10, 12, 14, 16, 18, 20)))
+def beside_flat(model: str, n: int) -> dict[str, float]:
+    """Modelled seconds of the attention of a layer on FLAT and on FuseMax, and of the products beside it."""
+    task = flat.published(model, n)
+    return {
+        "flat": flat.flat(task).seconds(flat.FLAT, task),
+        "fusemax": flat.fusemax(task)[0],
+        "linear": flat.FLAT.linear(task),
+    }
+
+
+def is_faster_by_as_much(found: Figures) -> Finding:
+    """The published means of four models and six lengths, 6.7 and 5.3, to the digit that is printed."""
+    attention = [row["flat"] / row["fusemax"] for row in found.rows]
+    whole = [(row["flat"] + row["linear"]) / (row["fusemax"] + row["linear"]) for row in found.rows]
+    means = [sum(ratios) / len(ratios) for ratios in (attention, whole)]
+    figure = f"modelled: {means[0]:.2f} times in attention, {means[1]:.2f} times in whole networks, on average"
+    return Finding.of(figure, round(means[0], 1) == 6.7, round(means[1], 1) == 5.3)
 
 
 @measured()

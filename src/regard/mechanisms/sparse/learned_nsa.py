@@ -209,6 +209,8 @@ class LearnedNativeSparse(NativeSparse):
     def define(
         self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(causal=True), **signals: Tensor
     ) -> Tensor:
+        self.check(q, k, v, layout, signals)
+
         def run(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             (n, d), m, scale = q.shape[2:], keys.shape[2], q.shape[3] ** -0.5
             heads, places = q.shape[1], torch.arange(m, device=q.device)
@@ -243,41 +245,51 @@ class LearnedNativeSparse(NativeSparse):
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, layout: Layout = Layout(causal=True), **signals: Tensor
     ) -> Tensor:
-        def run(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            n, m = q.shape[2], keys.shape[2]
+        def outs(q: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> list[Tensor]:
+            n, m = q.shape[2], keys[0].shape[2]
             here, places = (torch.arange(start, m, device=q.device)[None] for start in (m - n, 0))
-            keys, packed = self.prepared(keys, places)
-            short = self.compressed(packed, values[..., 2 * self.value_dim :])
-            return self.attended(q, keys, values, short, self.router.rows(here, m, True))
+            turned = [self.turned(x, places).to(x.dtype) for x in keys[:2]]
+            short = self.compressed(keys[2], values[2])
+            return self.attended(q, turned, values, short, self.router.rows(here, m, True))
+
+        self.check(q, k, v, layout, signals)
+        if layout.regular:
+            return self.gated(outs(q, *self.each_of(k, v, signals)), signals)
+
+        def run(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+            return torch.cat(outs(q, keys.split(self.head_dim, 3), values.split(self.value_dim, 3)), 3)
 
         return self.called(run, q, k, v, layout, signals)
 
     def called(self, run: Parts, q: Tensor, k: Tensor, v: Tensor, layout: Layout, signals: dict[str, Tensor]) -> Tensor:
         """``run`` of the queries and of all keys and all values side by side, its branches by their gates."""
-        self.check(q, k, v, layout, signals)
         keys, values = self.joined(k, v, signals)
         out = run(q, keys, values) if layout.regular else alone.per_sequence(run, q, keys, values, layout)
-        return self.gated(out, signals)
+        return self.gated(out.split(self.value_dim, 3), signals)
+
+    def each_of(self, k: Tensor, v: Tensor, signals: dict[str, Tensor]) -> list[list[Tensor]]:
+        """Keys, and values, of the chosen blocks, the window and the compression."""
+        return [[x, signals[f"near_{of}"], signals[f"compressed_{of}"]] for x, of in ((k, "key"), (v, "value"))]
 
     def joined(self, k: Tensor, v: Tensor, signals: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Keys and values of the chosen blocks, the window and the compression."""
-        keys, values = ([x, signals[f"near_{of}"], signals[f"compressed_{of}"]] for x, of in ((k, "key"), (v, "value")))
+        """The same side by side."""
+        keys, values = self.each_of(k, v, signals)
         return torch.cat(keys, 3), torch.cat(values, 3)
 
-    def gated(self, out: Tensor, signals: dict[str, Tensor]) -> Tensor:
-        """The outputs of the three branches, side by side, by their gates."""
-        parts = out.split(self.value_dim, 3)
-        return self.mixed(lambda of: parts[list(NativeSparse.signals).index(of)], signals)
+    def gated(self, outs: Sequence[Tensor], signals: dict[str, Tensor]) -> Tensor:
+        """The outputs of the three branches by their gates."""
+        return self.mixed(lambda of: outs[list(NativeSparse.signals).index(of)], signals)
 
-    def prepared(self, keys: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys with those of the first two branches turned; and those of the third."""
+    def prepared(self, keys: Tensor, places: Tensor) -> Tensor:
+        """All keys side by side, those of the first two branches turned."""
         k, near_k, packed = keys.split(self.head_dim, 3)
         both = (self.turned(x, places).to(keys.dtype) for x in (k, near_k))
-        return torch.cat([*both, packed], 3), packed
+        return torch.cat([*both, packed], 3)
 
-    def attended(self, q: Tensor, keys: Tensor, values: Tensor, short: tuple[Tensor, Tensor], rows: Rows) -> Tensor:
-        """``(b, h, n, 3 e)``: the output of each branch."""
-        (k, near_k, _), (v, near_v, _) = keys.split(self.head_dim, 3), values.split(self.value_dim, 3)
+    def attended(
+        self, q: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], short: tuple[Tensor, Tensor], rows: Rows
+    ) -> list[Tensor]:
+        """``(b, h, n, e)`` of each branch: the compressed blocks, the chosen ones, the window."""
         exact = self.turned(q, rows.here)
         q, (short_k, short_v) = exact.to(q.dtype), short
         tiles = [(some, self.past(rows.at(some), short_k.shape[2])) for some in split(0, rows.n, TILE)]
@@ -286,12 +298,13 @@ class LearnedNativeSparse(NativeSparse):
             for some, count in tiles
             if count
         ]
-        outs = [
+        return [
             dense.over(q, short_k.to(q.dtype), short_v.to(q.dtype), parts).out,
-            chosen.attend(q, k, v, self.chosen(exact, short_k, rows)).out,
-            dense.over(q, near_k, near_v, list(self.nearest(rows))).out,
+            self.selected(
+                q, keys[0], values[0], rows, lambda some: self.chosen(exact[:, :, some], short_k, rows.at(some))
+            ),
+            self.windowed(q, keys[1], values[1], rows),
         ]
-        return torch.cat(outs, 3)
 
     @torch.no_grad()
     def chosen(self, q: Tensor, short: Tensor, rows: Rows) -> Choice:
@@ -301,18 +314,20 @@ class LearnedNativeSparse(NativeSparse):
             mine = rows.at(some)
             seen = short[:, :, : self.past(mine, short.shape[2])]
             found.append(self.router.choose(self.paid(q[:, :, some], seen, mine), mine).index)
-        return Choice(torch.cat(found, 2), rows) if found else self.router.choose(q[..., :0], rows)
+        if not found:
+            return self.router.choose(q[..., :0], rows)
+        return Choice(repeat_heads(torch.cat(found, 2), q.shape[1]), rows)
 
     def paid(self, q: Tensor, short: Tensor, rows: Rows) -> Tensor:
-        """`shares` of some queries, by running sums: a window over compressed blocks, then one over its strides."""
+        """`shares` of some queries for each group, by running sums: over compressed blocks, then over their strides."""
         count, each, over = short.shape[2], self.router.block // self.stride, self.length // self.stride
         if not rows.blocks:
-            return q[..., :0]
+            return q[:, : short.shape[1], :, :0]
         weights = masked_softmax(products(q, short) * q.shape[3] ** -0.5, self.complete(rows, count))
         shared = weights.unflatten(1, (short.shape[1], -1)).sum(2)
         room = max(rows.blocks * each - count, 0)
         strides = F.pad(shared, (over - 1, room))[..., : rows.blocks * each + over - 1].unfold(3, over, 1).sum(-1)
-        return repeat_heads(strides.unflatten(3, (rows.blocks, each)).sum(-1), q.shape[1])
+        return strides.unflatten(3, (rows.blocks, each)).sum(-1)
 
     def start(self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
         """Nothing seen."""
@@ -327,12 +342,13 @@ class LearnedNativeSparse(NativeSparse):
         self.check(q, k, v, Layout(causal=True), signals)
         here, seen = count_new(state, key_mask, k.shape[2], k.shape[0])
         keys, values = self.joined(k, v, signals)
-        cache = state.cache.append(self.prepared(keys, here)[0], values, key_mask)
+        cache = state.cache.append(self.prepared(keys, here), values, key_mask)
         keys, values = in_order(cache)
         short = self.continued(state, keys, values)
         rows = self.router.rows(here[:1] if cache.key_mask is None else here, keys.shape[2], True)
         kept = [x[:, :, : self.keys.count(int(seen.min()))] for x in short]
-        return self.gated(self.attended(q, keys, values, short, rows), signals), Branches(seen, cache, *kept)
+        apart = keys.split(self.head_dim, 3), values.split(self.value_dim, 3)
+        return self.gated(self.attended(q, *apart, short, rows), signals), Branches(seen, cache, *kept)
 
     def continued(self, state: Branches, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """The compressed blocks of all tokens, those that the state has left as they are."""

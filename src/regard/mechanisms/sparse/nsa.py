@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -177,8 +177,7 @@ class NativeSparse(Routed):
     def fast(self, of: str, q: Tensor, k: Tensor, v: Tensor, rows: Rows, summary: Summary | None) -> Tensor:
         """The output of one branch over the keys of one document."""
         if of == "selected":
-            choice: Choice = self.router(q, k, rows, summary)
-            return chosen.attend(q, k, v, choice).out
+            return self.selected(q, k, v, rows, lambda some: self.router(q[:, :, some], k, rows.at(some), summary))
         if of == "compressed":
             whole = k.shape[2] // rows.block * rows.block
             keys, values = (means(x[:, :, :whole], rows.block).to(q.dtype) for x in (k, v))
@@ -187,6 +186,27 @@ class NativeSparse(Routed):
                 for some in split(0, rows.n, TILE)
             ]
             return dense.over(q, keys, values, parts if whole else []).out
+        return self.windowed(q, k, v, rows)
+
+    def selected(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows, choose: Callable[[slice], Choice]) -> Tensor:
+        """Attention to the blocks that ``choose`` gives some queries.
+
+        The first queries see no more blocks than the budget, which are all chosen: theirs is dense attention.
+        """
+        first, n = int(rows.here[0, 0]) if rows.n else 0, rows.n
+        if len(rows.here) > 1 or first != rows.m - n:
+            return chosen.attend(q, k, v, choose(slice(0, n))).out
+        early, outs = min(max(self.router.budget * rows.block - first, 0), n), []
+        if early:
+            past = slice(0, max(first + early, 0))
+            outs = [dense.attend(q[:, :, :early], k[:, :, past], v[:, :, past], Layout(causal=True))]
+        if early < n or not n:
+            late = slice(early, n)
+            outs.append(chosen.attend(q[:, :, late], k, v, choose(late)).out)
+        return torch.cat(outs, 2) if len(outs) > 1 else outs[0]
+
+    def windowed(self, q: Tensor, k: Tensor, v: Tensor, rows: Rows) -> Tensor:
+        """Attention to the window."""
         if rows.n > TILE and len(rows.here) == 1 and int(rows.here[0, 0]) == rows.m - rows.n:
             return band.attend_lse(q, k, v, self.window, True).out
         return dense.over(q, k, v, list(self.nearest(rows))).out
