@@ -120,8 +120,8 @@ def column(name: str, python: Path) -> dict[str, Result]:
     """What every suite gives in this environment, those that ran before on the same code and releases as kept."""
     kept, of = HOME / f"{name}.json", {"code": code()} | releases(python)
     found = json.loads(kept.read_text()) if kept.exists() else {}
-    results = {suite: Result(r["passed"], *map(tuple, r["names"])) for suite, r in found.get("suites", {}).items()}
-    results = results if found.get("of") == of else {}
+    same = found["suites"] if found.get("of") == of else {}  # what another version wrote may have another form
+    results = {suite: Result(r["passed"], *map(tuple, r["names"])) for suite, r in same.items()}
     for suite, options in SUITES.items():
         if suite not in results:
             results[suite] = run(python, options)
