@@ -222,7 +222,6 @@ def fused_view_time(views: int, times: int, tokens: int) -> Pattern:
     arxiv="2507.17745",
     year=2025,
     aliases=("ultra3d",),
-    missing="cross-attention to the images' own parts, and the coarse layout of voxels",
     fidelity="hand values",
     claim=(
         Claim(
@@ -244,7 +243,8 @@ def part_attention(ids: Tensor | Sequence[int]) -> Pattern:
     Args:
         ids: the part of each token.
 
-    Paper: Chen et al., arXiv 2507.17745.
+    Paper: Chen et al., arXiv 2507.17745; with cross-attention to the image tokens that a part falls on, and the coarse
+    layout of voxels from latents: `regard.networks.part_voxels`.
     """
     return Parts(ids)
 
