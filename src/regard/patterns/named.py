@@ -222,7 +222,6 @@ def fused_view_time(views: int, times: int, tokens: int) -> Pattern:
     arxiv="2507.17745",
     year=2025,
     aliases=("ultra3d",),
-    missing="cross-attention to the images' own parts, and the coarse layout of voxels",
     fidelity="hand values",
     claim=(
         Claim(
@@ -244,7 +243,8 @@ def part_attention(ids: Tensor | Sequence[int]) -> Pattern:
     Args:
         ids: the part of each token.
 
-    Paper: Chen et al., arXiv 2507.17745.
+    Paper: Chen et al., arXiv 2507.17745; with cross-attention to the image tokens that a part falls on, and the coarse
+    layout of voxels from latents: `regard.networks.part_voxels`.
     """
     return Parts(ids)
 
@@ -286,7 +286,6 @@ def all_to_first(frames: int, tokens: int) -> Pattern:
     arxiv="2411.19261",
     year=2024,
     aliases=("ir_diffusion",),
-    missing="reposition attention, which moves a subject to one place in both images before it, and back after",
     fidelity="hand values",
     claim=Claim(
         "the attention between different subjects is exactly zero",
@@ -301,7 +300,8 @@ def isolation(subjects: Tensor | Sequence[int], background: int = 0) -> Pattern:
     Args:
         subjects: of each token. background: the number that stands for none.
 
-    Paper: He et al., arXiv 2411.19261.
+    Paper: He et al., arXiv 2411.19261; with references of the subjects, moved to where these stand, which the
+    background does not read: `regard.networks.reposition`.
     """
     ids = torch.as_tensor(subjects)
     free = GlobalKeys((ids == background).nonzero()[:, 0].tolist())

@@ -56,6 +56,11 @@ class Corrected(State):
             cells="sparse.in_a_model",
             holds="sparse.wins_half_back",
         ),
+        Claim(
+            "in SmolLM2 it wins back at least half of the recall that a context loses that is read by sinks and window",
+            cells="delta_recall.recalls",
+            holds="delta_recall.wins_half_back",
+        ),
     ),
 )
 class Delta(Mechanism):

@@ -31,6 +31,12 @@ from regard.patterns import Pattern, Power, Sinks, Window
             cells="patterns.power_pairs",
             holds="common.is_true(figure=exact, said='pairs by the formula')",
         ),
+        Claim(
+            "four layers find a needle at any distance of 512 tokens, and 30 points more of them than a window of as "
+            "many keys",
+            cells="power_needle.needle",
+            holds="power_needle.finds_at_any_distance",
+        ),
     ),
 )
 class PowerAttention(Patterned):
