@@ -108,7 +108,7 @@ def test_a_page_alone_shows_what_a_score_is_made_of(open_page, record, kv_heads)
     scores = tensors["0/k"][kv_heads // 2] @ tensors["0/q"][1, 20] * 5**-0.5
     said = page.locator(".neurons b")
     assert float(said.nth(0).inner_text()) == pytest.approx(scores[7], abs=0.02)
-    assert page.locator(".products rect").count() == 5
+    expect(page.locator(".products rect")).to_have_count(5)
     by_key = page.locator(".strips").nth(1).get_by_role("listitem")
     shown = [(int(row.locator(".at").inner_text()), float(row.locator(".value").inner_text())) for row in by_key.all()]
     assert shown[0][0] == 7

@@ -61,7 +61,7 @@ def edges_of(folder, layer: int, head: int, row: int) -> dict[int, float]:
 
 def test_every_view_by_mouse(open_page, record):
     page = open_page(address(record))
-    assert page.locator(".card").count() == LAYERS * HEADS
+    expect(page.locator(".card")).to_have_count(LAYERS * HEADS)
     page.locator('[data-head="1/3"]').click()
     expect(page.get_by_role("button", name="Map", exact=True)).to_have_attribute("aria-current", "page")
     expect(page.locator("aside h2").first).to_have_text("Layer 1 · head 3")
@@ -70,7 +70,7 @@ def test_every_view_by_mouse(open_page, record):
     page.get_by_role("button", name="whole").click()
     page.get_by_role("button", name="to the pin").click()
     page.get_by_role("button", name="Text", exact=True).click()
-    assert page.locator(".tapestry > span").count() == N
+    expect(page.locator(".tapestry > span")).to_have_count(N)
     for mode in ("attended by", "received", "attends to"):
         for span in ("its layer", "all heads", "this head"):
             page.get_by_role("button", name=mode, exact=True).click()
@@ -79,7 +79,7 @@ def test_every_view_by_mouse(open_page, record):
     page.get_by_role("button", name="Heads", exact=True).click()
     for order in ("role", "entropy", "layer"):
         page.locator(".segments").get_by_role("button", name=order, exact=True).click()
-        assert page.locator(".card").count() == LAYERS * HEADS
+        expect(page.locator(".card")).to_have_count(LAYERS * HEADS)
 
 
 def test_the_whole_page_by_keyboard(open_page, record):
@@ -110,7 +110,7 @@ def test_the_whole_page_by_keyboard(open_page, record):
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_be_hidden()
     page.keyboard.press("1")
-    assert page.locator(".card").count() == LAYERS * HEADS
+    expect(page.locator(".card")).to_have_count(LAYERS * HEADS)
 
 
 def test_values_on_the_page_are_the_records(open_page, record):
@@ -179,8 +179,8 @@ def test_prompts_are_data(open_page, record):
     shown = page.locator(".tapestry").inner_text()
     for piece in ("<script>", "alert(1)", "</script>", "<img src=x onerror=alert(2)>", "&amp;", "-->"):
         assert piece in shown
-    assert page.locator("img").count() == 0
-    assert page.locator("main script").count() == 0
+    expect(page.locator("img")).to_have_count(0)
+    expect(page.locator("main script")).to_have_count(0)
 
 
 @pytest.mark.parametrize("width", [1280, 400])
@@ -305,5 +305,5 @@ def test_a_model_of_ours_is_shown_with_its_mechanisms(open_page, tmp_path):
 def test_a_record_of_softmax_alone_names_no_mechanism(open_page, record):
     page = open_page(address(record, "#view=map"))
     expect(page.locator("aside h2").first).to_be_visible()
-    assert page.locator(".mechanism").count() == 0
+    expect(page.locator(".mechanism")).to_have_count(0)
     expect(page.locator("footer")).not_to_contain_text("no such rows")

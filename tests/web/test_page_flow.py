@@ -37,10 +37,10 @@ def test_edges_below_the_share_go_with_all_that_only_they_lead_to(open_page, pag
     page = open_page(f"{page_of}#view=flow")
     expect(page.locator(".readout")).to_contain_text("9 of 9 edges")
     expect(page.locator(".carries")).to_have_count(5)
-    assert page.locator(".bars .at").all_inner_texts() == ["L0H2", "L2H3", "L1H1", "L0H4", "L1H0"]
+    expect(page.locator(".bars .at")).to_have_text(["L0H2", "L2H3", "L1H1", "L0H4", "L1H0"])
     page.get_by_label("least share that is shown").fill("0.1")
     expect(page.locator(".carries")).to_have_count(3)  # not the strong edge 0 → 11: what led from 11 is gone
-    assert page.locator(".bars .at").all_inner_texts() == ["L2H3", "L1H1", "L0H4"]
+    expect(page.locator(".bars .at")).to_have_text(["L2H3", "L1H1", "L0H4"])
     page.wait_for_url(lambda url: "least=0.1" in url)
     again = open_page(page.url)
     expect(again.locator(".carries")).to_have_count(3)
@@ -79,7 +79,7 @@ def test_a_record_without_routes_has_no_such_view(open_page, tmp_path):
     write_page(folder)
     page = open_page((folder / "page.html").resolve().as_uri() + "#view=flow")
     expect(page.locator(".card").first).to_be_visible()
-    assert page.get_by_role("button", name="Flow", exact=True).count() == 0
+    expect(page.get_by_role("button", name="Flow", exact=True)).to_have_count(0)
 
 
 def test_the_graph_begins_with_as_many_of_the_heads_edges_as_can_be_read(open_page, tmp_path):

@@ -77,8 +77,8 @@ def test_a_layer_without_values_offers_none(open_page, tmp_path):
     expect(page.get_by_role("button", name="values ‖A v‖")).to_be_disabled()
     expect(page.get_by_role("button", name="weights A")).to_have_attribute("aria-pressed", "true")
     expect(page.locator(".left-out")).to_contain_text("how long values are was not kept")
-    assert page.locator(".next").count() == 0
-    assert page.get_by_role("button", name="surprise").count() == 0
+    expect(page.locator(".next")).to_have_count(0)
+    expect(page.get_by_role("button", name="surprise")).to_have_count(0)
 
 
 def test_words_sum_over_keys_and_average_over_queries(open_page, record, tmp_path):
@@ -111,7 +111,7 @@ def test_what_was_expected_next_is_listed(open_page, record):
     page = open_page(address(folder, "view=text&token=17"))
     listed = page.locator(".next li")
     expect(listed).to_have_count(3)
-    assert listed.locator(".piece").all_inner_texts() == [f"<b>{i}" for i in more["next/ids"][17]]
+    expect(listed.locator(".piece")).to_have_text([f"<b>{i}" for i in more["next/ids"][17]])
     shown = [float(text) for text in listed.locator(".value").all_inner_texts()]
     np.testing.assert_allclose(shown, more["next/probabilities"][17], atol=1e-3)
     came = int(np.flatnonzero((more["next/ids"][:-1] == np.arange(1, N)[:, None]).any(1))[0])
@@ -158,7 +158,7 @@ def two_texts(tmp_path_factory):
 def test_two_texts_and_what_one_reads_of_the_other(open_page, two_texts):
     folder, seen = two_texts
     page = open_page(address(folder, "view=heads"))
-    assert page.locator(".matrix .stack").all_inner_texts() == ["encoder", "decoder, itself", "decoder → encoder"]
+    expect(page.locator(".matrix .stack")).to_have_text(["encoder", "decoder, itself", "decoder → encoder"])
     cross = next(layer["index"] for layer in seen.layers if layer["reads"] == ["target", "source"])
     page = open_page(address(folder, f"view=text&layer={cross}&head=1&token=4"))
     expect(page.locator(".which")).to_have_text(["what the decoder wrote", "what the encoder read"])

@@ -328,8 +328,8 @@ def test_the_pairs_that_make_up_a_score(open_page, serve, tmp_path):
     assert float(said.nth(0).inner_text()) == pytest.approx(products.sum(), abs=6e-4)
     weight = float(said.nth(1).inner_text().removeprefix("< "))
     assert weight == pytest.approx(weights[1, 20, 7], rel=0.06, abs=1e-3)
-    assert page.locator(".products rect").count() == 5
-    assert page.locator(".strips").nth(0).locator("rect").count() == 10  # q and k
+    expect(page.locator(".products rect")).to_have_count(5)
+    expect(page.locator(".strips").nth(0).locator("rect")).to_have_count(10)  # q and k
 
 
 def test_rows_that_were_sampled_make_up_the_thumbnails(open_page, tmp_path):
