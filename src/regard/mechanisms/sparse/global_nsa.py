@@ -13,7 +13,6 @@ from regard.core.cost import Cost, Shape
 from regard.core.layout import Layout
 from regard.core.mechanism import Example
 from regard.mechanisms.sparse.nsa import NativeSparse
-from regard.mechanisms.sparse.routed import Routed
 
 
 @published(
@@ -62,7 +61,7 @@ class GlobalNative(NativeSparse):
         return first + second
 
     def cost(self, shape: Shape, layout: Layout = Layout(True)) -> Cost:
-        routed = Routed.cost(self, shape, layout)
+        routed = self.selected_cost(shape, layout)
         more = 4 * shape.n * (shape.keys // self.router.block) * max(shape.head_dim, shape.values)
         return Cost(routed.flops + shape.batch * shape.heads * more, routed.bytes, routed.state_bytes)
 

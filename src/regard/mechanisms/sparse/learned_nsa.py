@@ -361,8 +361,10 @@ class LearnedNativeSparse(NativeSparse):
     def cost(self, shape: Shape, layout: Layout = Layout(causal=True)) -> Cost:
         router, (n, m), wide = self.router, (shape.n, shape.keys), max(shape.head_dim, shape.values)
         count, groups = self.keys.count(m), shape.batch * shape.groups
-        cells = chosen.cells(n, m, router.block, 1, min(router.budget, -(-m // router.block)))
-        flops = 2 * n * count * shape.head_dim + 4 * wide * (n * count + cells + n * min(m, self.window + min(n, TILE)))
+        early = self.early(n, m)
+        cells = chosen.cells(n - early, m, router.block, 1, min(router.budget, -(-m // router.block)))
+        cells += early * (m - n + early)
+        flops = 2 * (n - early) * count * shape.head_dim + 4 * wide * (n * count + cells + n * min(m, self.window + min(n, TILE)))
         numbers = 3 * m * shape.itemsize + count * max(shape.itemsize, 4)
         learned = groups * count * (self.keys.flops + self.values.flops)
         moved = shape.io_bytes + 2 * groups * m * (shape.head_dim + shape.values) * shape.itemsize

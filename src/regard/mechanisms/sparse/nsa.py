@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -196,7 +197,7 @@ class NativeSparse(Routed):
         first, n = int(rows.here[0, 0]) if rows.n else 0, rows.n
         if len(rows.here) > 1 or first != rows.m - n:
             return chosen.attend(q, k, v, choose(slice(0, n))).out
-        early, outs = min(max(self.router.budget * rows.block - first, 0), n), []
+        early, outs = self.early(n, rows.m), []
         if early:
             past = slice(0, max(first + early, 0))
             outs = [dense.attend(q[:, :, :early], k[:, :, past], v[:, :, past], Layout(causal=True))]
@@ -221,8 +222,20 @@ class NativeSparse(Routed):
                 places = torch.arange(keys.start, keys.stop, device=here.device)
                 yield dense.Piece(some, keys, mask=near(here, places, self.window), alone=True)
 
+    def early(self, n: int, m: int) -> int:
+        """How many of the last ``n`` of ``m`` tokens see no more blocks than the budget."""
+        return min(max(self.router.budget * self.router.block - (m - n), 0), n)
+
+    def selected_cost(self, shape: Shape, layout: Layout) -> Cost:
+        """That of the chosen blocks with their scores, of the first queries without a choice."""
+        n, m = shape.n, shape.keys
+        early = self.early(n, m)
+        whole, first = Routed.cost(self, shape, layout), 4 * early * (m - n + early) * max(shape.head_dim, shape.values)
+        flops = Routed.cost(self, replace(shape, n=n - early, m=m), layout).flops if early < n else 0
+        return replace(whole, flops=flops + shape.batch * shape.heads * first)
+
     def cost(self, shape: Shape, layout: Layout = Layout(True)) -> Cost:
-        routed = super().cost(shape, layout)
+        routed = self.selected_cost(shape, layout)
         blocks, width = shape.keys // self.router.block, min(shape.keys, self.window + min(shape.n, TILE))
         more = 4 * shape.n * (blocks + width) * max(shape.head_dim, shape.values)
         return Cost(routed.flops + shape.batch * shape.heads * more, routed.bytes, routed.state_bytes)
