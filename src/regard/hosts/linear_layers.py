@@ -229,6 +229,11 @@ def load(folder: str | Path, **given: Any) -> PreTrainedModel:
         raise wrong("folder", str(folder), f"that of a model of `regard.linearise`, whose config.json has {KEY}")
     model: Any = AutoModelForCausalLM.from_config(config)
     converted(model, LayerPlan(**{**told, "layers": tuple(told["layers"])}))
+    return filled(model, folder)
+
+
+def filled(model: Any, folder: str | Path) -> PreTrainedModel:
+    """The model with the weights of a folder, which are all that it has, in evaluation mode."""
     missing, strange = model.load_state_dict(weights_of(Path(folder)), strict=False)
     tied = set(getattr(model, "_tied_weights_keys", None) or ())
     if strange or set(missing) - tied:

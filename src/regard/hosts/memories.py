@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from regard.core.errors import wrong
 from regard.hosts.attention_interface import host, label
-from regard.hosts.linear_layers import weights_of
+from regard.hosts.linear_layers import filled
 from regard.hosts.sites import blocks_of, parent
 from regard.networks.midus import HeadMemory, Nothing
 
@@ -139,9 +139,4 @@ def load(folder: str | Path, **given: Any) -> PreTrainedModel:
         raise wrong("folder", str(folder), f"that of a model with memories, whose config.json has {KEY}")
     model: Any = AutoModelForCausalLM.from_config(config)
     memorised(model, Memories(**{**memories, "blocks": tuple(memories["blocks"])}))
-    missing, strange = model.load_state_dict(weights_of(Path(folder)), strict=False)
-    tied = set(getattr(model, "_tied_weights_keys", None) or ())
-    if strange or set(missing) - tied:
-        raise wrong("folder", f"{folder} with other weights: {[*missing, *strange][:3]}", "those of the model")
-    model.tie_weights()
-    return model.eval()
+    return filled(model, folder)

@@ -364,7 +364,9 @@ class LearnedNativeSparse(NativeSparse):
         early = self.early(n, m)
         cells = chosen.cells(n - early, m, router.block, 1, min(router.budget, -(-m // router.block)))
         cells += early * (m - n + early)
-        flops = 2 * (n - early) * count * shape.head_dim + 4 * wide * (n * count + cells + n * min(m, self.window + min(n, TILE)))
+        flops = 2 * (n - early) * count * shape.head_dim + 4 * wide * (
+            n * count + cells + n * min(m, self.window + min(n, TILE))
+        )
         numbers = 3 * m * shape.itemsize + count * max(shape.itemsize, 4)
         learned = groups * count * (self.keys.flops + self.values.flops)
         moved = shape.io_bytes + 2 * groups * m * (shape.head_dim + shape.values) * shape.itemsize
