@@ -19,7 +19,7 @@ from psa_attn_pooling_kernel import attn_with_pooling_optimized
 from psa_calc_ksim_kernel import calc_k_similarity_pytorch
 from psa_psa_kernel_legacy import sparse_attention_factory
 from psa_transfer_attn_to_mask import transfer_attn_to_mask
-from waves import wave
+from waves import alike_in_places
 
 for module in (psa_attn_pooling_kernel, psa_psa_kernel_legacy):  # there is no driver to ask
     module.is_hip = lambda: False
@@ -27,16 +27,9 @@ torch.cuda.device = lambda *_: nullcontext()
 QUOTAS = {1: (0.0, 0.05), 2: (0.05, 0.15), 4: (0.15, 0.25), 8: (0.25, 0.5), 0: (0.5, 1.0)}
 
 
-def drawn(tokens, d=16):
-    """q, k, v of two heads, neighbours of k being alike in places."""
-    q, k, v = (2 * wave((1, 2, tokens, d), phase).float() for phase in (0.1, 0.2, 0.3))
-    slow = torch.sin(torch.arange(tokens) / 40)[:, None] * torch.linspace(-3, 3, d)
-    return q + slow, k + slow, v
-
-
 def importance():
     """Of 24 blocks of 16 tokens by every fourth of them, and the levels that follow; the likeness of keys."""
-    q, k, v = drawn(384)
+    q, k, v = alike_in_places(384)
     q4, k4 = (x[:, :, ::4].contiguous() for x in (q, k))
     q4, k4 = (torch.cat([x, x[:, :, -1:].expand(-1, -1, 32, -1)], 2) for x in (q4, k4))
     _, paid = attn_with_pooling_optimized(q4, k4, v, False, 0.25, 4, 4)
@@ -50,7 +43,7 @@ def importance():
 
 def attention():
     """Over five blocks of 128 tokens, of which each row of 128 queries sees some at each level."""
-    q, k, v = drawn(640, 64)
+    q, k, v = alike_in_places(640, 64)
     levels = torch.tensor([[[i + 2 * j + h for j in range(5)] for i in range(5)] for h in range(2)]) % 5
     levels = torch.tensor([0, 1, 2, 4, 8])[levels][None].int()
     out = sparse_attention_factory()(q, k, v, levels, None)

@@ -17,7 +17,7 @@ from psa_causal.PyramidAdaptiveBlockSparseAttn import transfer_attn_to_mask as c
 from psa_causal.utils.block_importance import estimate_block_importance
 from psa_gilbert3d import gilbert3d
 from psa_transfer_attn_to_mask import transfer_attn_to_mask
-from waves import wave
+from waves import alike_in_places
 
 psa_kernel_causal.is_hip = lambda: False  # there is no driver to ask
 torch.cuda.device = lambda *_: nullcontext()
@@ -25,16 +25,9 @@ QUOTAS = {1: (0.0, 0.3), 2: (0.3, 0.5), 4: (0.5, 0.7), 8: (0.7, 0.9), 0: (0.9, 1
 GRIDS = ((1, 1, 5), (2, 4, 6), (5, 3, 4), (3, 8, 2), (5, 4, 5), (7, 5, 9))
 
 
-def drawn(tokens, d=16):
-    """q, k, v of two heads, neighbours of k being alike in places."""
-    q, k, v = (2 * wave((1, 2, tokens, d), phase).float() for phase in (0.1, 0.2, 0.3))
-    slow = torch.sin(torch.arange(tokens) / 40)[:, None] * torch.linspace(-3, 3, d)
-    return q + slow, k + slow, v
-
-
 def importance():
     """Of 24 blocks of 16 tokens by squares of 4, causal or not, and the levels that follow, by count and by mass."""
-    q, k, _ = drawn(384)
+    q, k, _ = alike_in_places(384)
     found = {}
     for causal in (True, False):
         chunk = 256 if causal else 128  # a multiple: padding is seen unless causal, none hides everything if it is
@@ -58,7 +51,7 @@ def mass():
 
 def attention():
     """Causal, over five blocks of 128 tokens, of which each row of 128 queries sees the past ones at some level."""
-    q, k, v = drawn(640, 64)
+    q, k, v = alike_in_places(640, 64)
     levels = torch.tensor([[[i + 2 * j + h for j in range(5)] for i in range(5)] for h in range(2)]) % 5
     levels = torch.tensor([0, 1, 2, 4, 8])[levels].tril()
     levels.diagonal(dim1=1, dim2=2).fill_(1)

@@ -13,6 +13,13 @@ def wave(shape, phase: float = 0.0) -> Tensor:
     return torch.sin(torch.arange(math.prod(shape), dtype=torch.float64) * 0.7310585786 + phase).reshape(shape)
 
 
+def alike_in_places(tokens: int, d: int = 16) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k, v of two heads in float32, neighbours of q and of k being alike in places."""
+    q, k, v = (2 * wave((1, 2, tokens, d), phase).float() for phase in (0.1, 0.2, 0.3))
+    slow = torch.sin(torch.arange(tokens) / 40)[:, None] * torch.linspace(-3, 3, d)
+    return q + slow, k + slow, v
+
+
 def waved(module: nn.Module) -> nn.Module:
     """The module in float64 and in evaluation, its parameters and running statistics waves, each of another phase."""
     module = module.double().eval()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -13,7 +12,7 @@ from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.core.mechanism import masked_softmax
 from regard.patterns.choice import Rows
-from regard.routers.base import Router, Summary, blocked, products
+from regard.routers.base import Summary, blocked, products
 from regard.routers.levels import QUOTAS, By, Levels
 
 
@@ -88,11 +87,6 @@ class DiagonalLevels(Levels):
             levels, before = levels.masked_fill(of, level), share
         found = torch.zeros_like(order).scatter_(3, order, levels).masked_fill(~reach, 0)
         return found.masked_fill(sure, 1)
-
-    def unlimited(self) -> Router:
-        other = copy.deepcopy(self)
-        other.quotas, other.alike, other.by = {1: 1.0}, {}, "count"
-        return other
 
     @classmethod
     def examples(cls) -> Sequence[Sample]:

@@ -6,23 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from reference.waves import alike_in_places
 from regard.mechanisms.sparse.pyramid import PyramidSparse
 from regard.patterns.choice import Rows
 from regard.routers.levels import Levels
 
 VALUES = json.loads((Path(__file__).parents[2] / "reference" / "pyramid.json").read_text())
-
-
-def wave(shape, phase):
-    count = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
-    return torch.sin(count * 0.7310585786 + phase).reshape(*shape)
-
-
-def drawn(tokens, d=16):
-    """As tests/reference/pyramid.py has it."""
-    q, k, v = (2 * wave((1, 2, tokens, d), phase).float() for phase in (0.1, 0.2, 0.3))
-    slow = torch.sin(torch.arange(tokens) / 40)[:, None] * torch.linspace(-3, 3, d)
-    return q + slow, k + slow, v
 
 
 class EveryFourth(Levels):
@@ -33,7 +22,7 @@ class EveryFourth(Levels):
 
 
 def test_importance_and_levels_of_the_authors_kernels():
-    q, k, _ = drawn(384)
+    q, k, _ = alike_in_places(384)
     router, want = EveryFourth(16, 16), VALUES["importance"]
     rows = Rows.last(384, 384, 16, 16, False)
     paid = router.scores(q, router.summary(k), rows)
@@ -46,7 +35,7 @@ def test_importance_and_levels_of_the_authors_kernels():
 
 
 def test_levels_that_the_likeness_of_keys_allows():
-    k = drawn(384)[1]
+    k = alike_in_places(384)[1]
     router = Levels(16, 16, alike={2: 0.7, 4: 0.2, 8: 0.98})
     found = router.coarsest(k)
     assert torch.equal(found.long(), torch.tensor(VALUES["importance"]["alike"]))
@@ -55,7 +44,7 @@ def test_levels_that_the_likeness_of_keys_allows():
 
 @pytest.mark.parametrize("way", ["forward", "weights"])
 def test_outputs_of_the_authors_kernel(way, monkeypatch):
-    q, k, v = drawn(640, 64)
+    q, k, v = alike_in_places(640, 64)
     levels = torch.tensor(VALUES["attention"]["levels"]).long()
     mechanism = PyramidSparse(128, 128)
     monkeypatch.setattr(PyramidSparse, "levels", lambda *_: levels)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reference.waves import alike_in_places
 from regard.core.layout import Layout
 from regard.mechanisms.scored.softmax import Softmax
 from regard.mechanisms.sparse.pyramid import PyramidSparse
@@ -21,21 +22,9 @@ VALUES = json.loads((Path(__file__).parents[2] / "reference" / "pyramid_causal.j
 QUOTAS = {1: 0.3, 2: 0.5, 4: 0.7, 8: 0.9}
 
 
-def wave(shape, phase):
-    count = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
-    return torch.sin(count * 0.7310585786 + phase).reshape(*shape)
-
-
-def drawn(tokens, d=16):
-    """As tests/reference/pyramid_causal.py has it."""
-    q, k, v = (2 * wave((1, 2, tokens, d), phase).float() for phase in (0.1, 0.2, 0.3))
-    slow = torch.sin(torch.arange(tokens) / 40)[:, None] * torch.linspace(-3, 3, d)
-    return q + slow, k + slow, v
-
-
 @pytest.mark.parametrize("way", ["causal", "all"])
 def test_importance_and_levels_of_the_authors(way):
-    q, k, _ = drawn(384)
+    q, k, _ = alike_in_places(384)
     for by in ("count", "mass"):
         router, rows = DiagonalLevels(16, QUOTAS, by=by, stride=4), Rows.last(384, 384, 16, 16, way == "causal")
         paid = router.scores(q, router.summary(k), rows)
@@ -56,7 +45,7 @@ def test_shares_of_the_mass_of_the_authors():
 
 @pytest.mark.parametrize("way", ["forward", "weights"])
 def test_causal_outputs_of_the_authors_kernel(way, monkeypatch):
-    q, k, v = drawn(640, 64)
+    q, k, v = alike_in_places(640, 64)
     levels = torch.tensor(VALUES["attention"]["levels"]).long()
     mechanism, layout = PyramidSparse(128, 128, stride=16), Layout(causal=True)
     monkeypatch.setattr(PyramidSparse, "levels", lambda *_: levels)
