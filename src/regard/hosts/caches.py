@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 from torch import nn
@@ -20,9 +21,15 @@ PARTS = ("get_seq_length", "conv_states", "rnn_state")
 
 def is_cache(value: Any) -> bool:
     """Whether it is a cache of Transformers, or of one of its models."""
-    kind = type(value)
+    sure, named = known(type(value))
+    return sure or (named and any(hasattr(value, part) for part in PARTS))
+
+
+@lru_cache(256)
+def known(kind: type) -> tuple[bool, bool]:
+    """Whether objects of a type are caches of Transformers, and whether they are called so in one of its models."""
     named = kind.__module__.startswith("transformers.") and TYPE.search(kind.__name__) is not None
-    return isinstance(value, Cache) or (named and any(hasattr(value, part) for part in PARTS))
+    return issubclass(kind, Cache), named
 
 
 def found(arguments: Iterable[Any]) -> Iterator[Any]:

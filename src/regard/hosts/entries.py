@@ -80,21 +80,40 @@ class Piece:
                 own[: len(held.positions)] = held.parts[index]
         return cls(counts, rooms, wholes)
 
-    def has_room(self, heads: Sequence[Entries], more: int) -> bool:
-        """Whether so many further tokens can be written behind what the heads hold of it, and nothing is there yet."""
+    def has_room(self, heads: Sequence[Entries], more: int, owed: int = 0) -> bool:
+        """Whether so many further tokens can be written behind what the heads hold of it, and nothing is there yet.
+
+        ``owed`` are those that were written by `write` and do not stand in the heads' entries.
+        """
         if self.tensors[1].is_inference() and not torch.is_inference_mode_enabled():
             return False
         ends = zip(heads, self.counts, self.rooms, strict=True)
-        return all(len(held.positions) == count <= room - more for held, count, room in ends)
+        return all(held.positions.shape[0] + owed == count <= room - more for held, count, room in ends)
 
     def append(self, positions: Tensor, keys: Tensor, values: Tensor) -> None:
         """Writes new tokens behind those of each head: ``positions (n,)``, ``keys (g, n, d)``, ``values (g, n, e)``."""
-        g, n = keys.shape[:2]
+        self.write(keys, values)
+        self.note(positions)
+
+    def write(self, keys: Tensor, values: Tensor) -> None:
+        """The keys and values of `append`, without the positions, which `note` owes."""
+        n = keys.shape[1]
         at = self.next if n == 1 else (self.next[:, None] + torch.arange(n, device=keys.device)).flatten()
-        for whole, part in zip(self.tensors, (positions.expand(g, n), keys, values), strict=True):
-            whole.index_copy_(0, at, part.flatten(0, 1))
-        self.next = self.next + n
+        self.tensors[1].index_copy_(0, at, keys.flatten(0, 1))
+        self.tensors[2].index_copy_(0, at, values.flatten(0, 1))
+        self.next += n
         self.counts = [count + n for count in self.counts]
+
+    def note(self, positions: Tensor) -> None:
+        """Writes the ``positions (n,)`` of each head's newest tokens."""
+        n = len(positions)
+        at = self.next[:, None] + torch.arange(-n, 0, device=positions.device)
+        self.tensors[0][at] = positions
+
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of each head, ``(t, d)`` and ``(t, e)``."""
+        (_, keys, values), spans = self.tensors, zip(self.starts, self.counts, strict=True)
+        return [(keys.narrow(0, start, count), values.narrow(0, start, count)) for start, count in spans]
 
     def views(self) -> list[list[Tensor]]:
         """Positions, keys and values of each head."""

@@ -201,15 +201,21 @@ class PassTracker:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if not self.stack or self.owner != threading.get_ident():
                 return
-            given = [*args, *kwargs.values()]
-            cache = next(caches.found(given), None)
+            cache, lengths = None, []
+            for value in (*args, *kwargs.values()):
+                if is_states(value):
+                    lengths.append(value.shape[1])
+                elif cache is None and value is not None:
+                    cache = next(caches.found((value,)), None)
             if listed or cache is not None:
                 self.stack[0].ran.add(name)
-            inner, lengths = self.stack[-1], [value.shape[1] for value in given if is_states(value)]
-            known = [held.past for held in (inner.itself, *inner.handed.values()) if held.cache is cache]
-            past = known[0] if known else self.length(cache)
-            given_to = any(cache is held.cache for held in self.stack)
-            inner.handed[name] = Handed(cache, past, given_to, inner.new, frozenset(lengths[1:]))
+            inner, others = self.stack[-1], frozenset(lengths[1:])
+            last = next(reversed(inner.handed.values()), None)
+            if last is None or last.cache is not cache or last.others != others:
+                known = [held.past for held in (inner.itself, *inner.handed.values()) if held.cache is cache]
+                past = known[0] if known else self.length(cache)
+                last = Handed(cache, past, any(cache is held.cache for held in self.stack), inner.new, others)
+            inner.handed[name] = last
 
         return hook
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from regard.hosts.ragged import by_heads
 from regard.hosts.store import Store
 from regard.kernels import flash
 
@@ -56,8 +57,13 @@ class QuickStep:
         told = given.keys() <= SILENT or {argument for argument, said in given.items() if said is not None} <= SILENT
         if not told or (module.training and given.get("dropout")):
             return None
+        scaling = given.get("scaling")
+        scaling = query.shape[3] ** -0.5 if scaling is None else scaling
         compression.installed.passes.locate(name)  # pyright: ignore[reportOptionalMemberAccess]
-        out = flash.attend(query, key, value, False, None, given.get("scaling"))[0]
+        if store.ragged:
+            out = by_heads(store.step(), query, scaling)
+        else:
+            out = flash.attend(query, key, value, False, None, scaling)[0]
         store.fresh, compression.cache, compression.ran = None, cache(), True
         if compression.policy.rows:
             compression.remember(store, list(query))
@@ -69,7 +75,7 @@ class QuickStep:
         """Whether the keys are all that a store holds, with one new token of each sequence."""
         if store.latest() is not key or store.fresh is None or store.fresh[0].shape[2] != 1:
             return False
-        return store.real is None and not store.entries and store.owner() is compression
+        return store.real is None and (not store.noted or store.ragged) and store.owner() is compression
 
     @staticmethod
     def passes_by(compression: Compression) -> bool:

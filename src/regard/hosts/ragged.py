@@ -13,6 +13,9 @@ from regard.hosts.softmax_call import SoftmaxCall, attend
 from regard.hosts.store import Store
 from regard.kernels import flash
 
+FEW = 4
+"""Queries of a kv head up to which two matrix products read its keys and values faster than the fused operator does."""
+
 
 def attend_ragged(
     store: Store, entries: Sequence[Sequence[Entries]], call: SoftmaxCall, dropout: float, v_dim: int
@@ -23,7 +26,7 @@ def attend_ragged(
     """
     plain = call.softcap is None and call.sinks is None and not dropout and call.q.shape[3] == v_dim
     if plain and store.real is None and call.device.type == "cpu":
-        return by_heads(entries, call)
+        return by_heads([held.pair for row in entries for held in row], call.q, call.scaling)
     batch, heads, n, d = call.q.shape
     out, group = call.q.new_zeros(batch, heads, n, v_dim), heads // store.kv_heads
     for b, row in enumerate(entries):
@@ -43,18 +46,23 @@ def attend_ragged(
     return out
 
 
-def by_heads(entries: Sequence[Sequence[Entries]], call: SoftmaxCall) -> Tensor:
-    """A v of plain calls without padding, by the fused operator alone: a step of a short cache is little else."""
-    batch, heads, n, d = call.q.shape
-    every = [held for row in entries for held in row]
-    group = batch * heads // len(every)
-    rows = call.q.reshape(len(every), 1, 1, group * n, d).unbind()
-    found = []
-    for q, held in zip(rows, every, strict=True):
-        keys, values = held.pair
+def by_heads(pairs: Sequence[tuple[Tensor, Tensor]], q: Tensor, scaling: float) -> Tensor:
+    """A v of plain calls without padding, with little else than the products: those are all of a short cache's step.
+
+    Args:
+        pairs: keys and values ``(t, d)`` of each kv head, of one sequence after the other. q: ``(b, heads, n, d)``.
+    """
+    batch, heads, n, d = q.shape
+    group = batch * heads // len(pairs)
+    rows, found = q.reshape(len(pairs), group * n, d), []
+    if n == 1 and group <= FEW and q.dtype == torch.float32:
+        for own, (keys, values) in zip((rows * scaling).unbind(), pairs, strict=True):
+            found.append(torch.mm(torch.mm(own, keys.t()).softmax(-1), values))
+        return torch.cat(found).view(batch, heads, n, d)
+    for own, (keys, values) in zip(rows[:, None, None].unbind(), pairs, strict=True):
         mask = causal(group, n, len(keys), q.device)
         bias = None if mask is None else torch.where(mask, 0.0, -torch.inf).to(q.dtype)
-        found.append(flash.attend(q, keys[None, None], values[None, None], False, bias, call.scaling)[0])
+        found.append(flash.attend(own, keys[None, None], values[None, None], False, bias, scaling)[0])
     return torch.cat(found).view(batch, heads, n, d)
 
 

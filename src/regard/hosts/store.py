@@ -41,7 +41,8 @@ class Store(OwnCacheLayer):
         self.slots = 0
         self.keys = self.values = None
         self.rooms: list[Room | None] = [None, None]  # the memory that keys and values grow in
-        self.entries: list[list[Entries]] = []
+        self.noted: list[list[Entries]] = []
+        self.owed = range(0)  # positions of the newest tokens, which are in the pieces and not in what is noted
         self.pieces: list[Piece | None] = []  # the memory that the entries of each sequence are in
         self.real: Tensor | None = None  # (b, slots) bool; None: all tokens are
         self.read: list[int] = []  # real tokens of each sequence's prompt
@@ -62,9 +63,26 @@ class Store(OwnCacheLayer):
         return self.keys, self.values
 
     @property
+    def entries(self) -> list[list[Entries]]:
+        """What each kv head of each sequence holds; nothing while nothing is forgotten and no policy notes anything."""
+        if self.owed:
+            positions = torch.arange(self.owed.start, self.owed.stop, device=self.noted[0][0].positions.device)
+            for b, (heads, piece) in enumerate(zip(self.noted, self.pieces, strict=True)):
+                assert piece is not None
+                piece.note(positions)
+                found = zip(heads, piece.views(), strict=True)
+                self.noted[b] = [held.extended(parts, len(self.owed), self.policy.keeps) for held, parts in found]
+            self.owed = range(0)
+        return self.noted
+
+    @entries.setter
+    def entries(self, found: list[list[Entries]]) -> None:
+        self.noted, self.owed = found, range(0)
+
+    @property
     def ragged(self) -> bool:
         """Whether something has been forgotten."""
-        return bool(self.entries) and self.entries[0][0].keys is not None
+        return bool(self.noted) and self.noted[0][0].keys is not None
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -121,6 +139,23 @@ class Store(OwnCacheLayer):
             self.entries[b], self.pieces[b] = extended(heads, self.pieces[b], self.policy.keeps, positions, k, v)
         self.fresh = None
 
+    def step(self) -> list[tuple[Tensor, Tensor]]:
+        """Takes in the one new token of each sequence, none of them padding: keys and values of each kv head.
+
+        Where there is room behind what is held, that is all: what `entries` says of the token is owed until somebody
+        asks. ``(t, d)`` and ``(t, e)``, of one sequence after the other.
+        """
+        pieces, owed = [piece for piece in self.pieces if piece is not None], len(self.owed)
+        apart = len({id(piece) for piece in pieces}) == len(self.noted)
+        rooms = apart and all(piece.has_room(heads, 1, owed) for piece, heads in zip(pieces, self.noted, strict=True))
+        if not rooms or self.fresh is None:
+            self.take_in(1, None)
+            return [held.pair for heads in self.entries for held in heads]
+        for piece, keys, values in zip(pieces, *self.fresh, strict=True):
+            piece.write(keys, values)
+        self.owed, self.fresh = range(self.slots - 1 - owed, self.slots), None
+        return [pair for piece in pieces for pair in piece.pairs()]
+
     def note_padding(self, real: Tensor | None, new: int, batch: int) -> None:
         """Notes which of the new tokens are no padding."""
         if real is not None:
@@ -174,9 +209,9 @@ class Store(OwnCacheLayer):
 
     def size(self, b: int) -> float:
         """Entries of each kv head of a sequence, on average."""
-        if not self.entries:
+        if not self.noted:
             return self.lengths()[b]
-        return sum(len(held.positions) for held in self.entries[b]) / len(self.entries[b])
+        return len(self.owed) + sum(held.positions.shape[0] for held in self.noted[b]) / len(self.noted[b])
 
     def views(self, b: int, q: Tensor, layers: int, budget: int = 0) -> list[View]:
         """What a policy is shown of a sequence's kv heads, and its queries ``q (heads, r, d)``."""
@@ -212,7 +247,7 @@ class Store(OwnCacheLayer):
     def kv_heads(self) -> int:
         """Number of kv heads."""
         assert self.keys is not None
-        return len(self.entries[0]) if self.ragged else self.keys.shape[1]
+        return len(self.noted[0]) if self.ragged else self.keys.shape[1]
 
     def spread(self, call: SoftmaxCall, entries: Sequence[Sequence[Entries]]) -> tuple[Tensor, Tensor, Tensor]:
         """``(keys, values, what may be seen)`` over all slots, all but ``entries`` hidden, for who wants A whole."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from transformers.cache_utils import DynamicCache
@@ -14,6 +16,8 @@ from regard.probes import Entropy
 from unit.hosts.models import causal, tokens
 
 PROMPT, STEPS = 9, 5
+LONG, KEPT = 70, 64
+"""Tokens of a prompt, and of them those that are kept: enough that there is room for several more behind them."""
 
 
 @pytest.fixture
@@ -72,6 +76,51 @@ def test_evictions_come_when_they_would(policy, taken, monkeypatch):
     assert taken[0] > 0
     assert torch.equal(kept[0][0], kept[1][0])
     assert kept[0][1] == kept[1][1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("copied", [False, True])
+def test_steps_of_heads_that_forgot_are_short_too(dtype, copied, taken):
+    """Evictions every third step: the short way between them, with what it owes, and the same kept as by the long one.
+
+    A copy of the cache in the middle of it goes on by itself.
+    """
+    ids, kept = tokens(2, LONG + STEPS), []
+    other = ids.roll(1, 1)
+    for able in (True, False):
+        model = causal("Llama").to(dtype)
+        cache, found = DynamicCache(config=model.config), []
+        with torch.no_grad(), regard.compress(model, "snapkv(window=2, every=3)", KEPT) as session:
+            session.quick.able = able
+            model(input_ids=ids[:, :LONG], **caches.given(model, cache))
+            for at in range(LONG, LONG + STEPS):
+                if copied and at == LONG + 2:
+                    fork = copy.deepcopy(cache)
+                    found.append(model(input_ids=other[:, at : at + 1], **caches.given(model, fork)).logits)
+                found.append(model(input_ids=ids[:, at : at + 1], **caches.given(model, cache)).logits)
+            found.append([[at.tolist() for at in session.store.kept(layer)] for layer in (0, 1)])
+        kept.append(found)
+    assert taken[0] >= 2 * STEPS
+    assert kept[0][-1] == kept[1][-1]
+    assert all(torch.equal(*pair) for pair in zip(kept[0][:-1], kept[1][:-1], strict=True))
+
+
+def test_beams_that_go_on_from_one_cache_do_not_write_over_each_other(taken):
+    ids = tokens(1, LONG + STEPS)
+    rows = torch.cat([ids, ids.roll(1, 1)])
+    found = []
+    for able in (True, False):
+        model = causal("Llama")
+        cache = DynamicCache(config=model.config)
+        with torch.no_grad(), regard.compress(model, "streaming(sinks=1, every=3)", KEPT) as session:
+            session.quick.able = able
+            model(input_ids=ids[:, :LONG], **caches.given(model, cache))
+            cache.batch_repeat_interleave(2)
+            for at in range(LONG, LONG + STEPS):
+                found.append(model(input_ids=rows[:, at : at + 1], **caches.given(model, cache)).logits)
+    assert taken[0] > 0
+    half = len(found) // 2
+    assert all(torch.equal(*pair) for pair in zip(found[:half], found[half:], strict=True))
 
 
 @pytest.mark.parametrize("beams", [1, 3])

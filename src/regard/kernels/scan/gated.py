@@ -246,7 +246,7 @@ def delta(
     scores = pairs(x.k, x.k, decay, since, -1) if shared is None else x.k @ x.k.mT * shared
     system = beta * scores  # of which what is on the diagonal is not read
     right = torch.cat([beta * x.v, -beta * erase_key], dim=-1)
-    solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
+    solved = substituted(system, right)
     values, keys = solved.split([x.v.shape[-1], x.k.shape[-1]], dim=-1)
     return replace(plain, values=values, keys=keys)
 
@@ -267,11 +267,19 @@ def generalised_delta(
         ending = ending * (since == since[..., -1:])[..., None]
     system = pairs(erase_key, erase_value, decay, since, -1)
     right = torch.cat([pairs(erase_key, x.k, decay, since, -1) @ x.v, recalling], dim=-1)
-    solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
+    solved = substituted(system, right)
     taken, recalled = solved.split([x.v.shape[-1], x.k.shape[-1]], dim=-1)
     base, added = plain.within @ x.v, plain.writing.mT @ x.v
     back = -pairs(x.q, erase_value, decay, since, 0)
     return Chunks(back, plain.reading, -ending, taken, recalled, plain.kept, base, added)
+
+
+def substituted(system: Tensor, right: Tensor) -> Tensor:
+    """X of ``(I + B) X = right``, B what stands below the diagonal of ``system (…, C, C)``; the rest is not read.
+
+    As ``Xᵀ (I + B)ᵀ = rightᵀ``, whose matrices stand in memory as LAPACK has them: nothing is copied.
+    """
+    return torch.linalg.solve_triangular(system.mT, right.mT, upper=True, left=False, unitriangular=True).mT
 
 
 def spread(decay: Tensor) -> Tensor:
