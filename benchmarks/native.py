@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from regard.blocks.attention import Attention
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism
+from regard.core.sizes import Sizes
 from regard.mechanisms.scored.softmax import Softmax
 from regard.mechanisms.sparse.learned_nsa import LearnedNativeSparse
 from regard.mechanisms.sparse.nsa import NativeSparse
@@ -39,7 +40,7 @@ def layers() -> dict[str, Callable[[Tensor], Tensor]]:
     from native_sparse_attention_pytorch import SparseAttention
 
     def hosted(mechanism: Mechanism) -> Callable[[Tensor], Tensor]:
-        layer = Attention(mechanism, Grouped(WIDTH, HEADS, GROUPS, DIM, DIM))
+        layer = Attention(mechanism, Grouped(Sizes(WIDTH, HEADS, GROUPS, DIM, DIM)))
         return lambda x: layer(x, Layout(causal=True))
 
     theirs: nn.Module = SparseAttention(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from regard.core.layout import Layout
     from regard.core.mechanism import Example, LayerSpec, Mechanism, Signal, Traits
     from regard.core.reduction import Partial
+    from regard.core.sizes import Sizes
     from regard.core.state import State
     from regard.featuremap.build import gate, mixture, neck
     from regard.featuremap.insert import insert
@@ -58,6 +59,7 @@ LATE = {
     "Record": "regard.records.format",
     "Shape": "regard.core.cost",
     "Signal": "regard.core.mechanism",
+    "Sizes": "regard.core.sizes",
     "State": "regard.core.state",
     "Traits": "regard.core.mechanism",
     "align": "regard.analysis.align",
@@ -101,6 +103,7 @@ __all__ = [
     "Record",
     "Shape",
     "Signal",
+    "Sizes",
     "State",
     "Traits",
     "align",

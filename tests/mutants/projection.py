@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from regard.core.kinds import Sample
+from regard.core.sizes import Sizes
 from regard.projections.base import Grouped
 
-SIZES = (13, 4, 2, 6, 7)
+SIZES = Sizes(13, 4, 2, 6, 7)
 
 
 class Plain(Grouped):
@@ -15,8 +16,8 @@ class Plain(Grouped):
 
     @classmethod
     def examples(cls):
-        found = cls(*SIZES)
-        return [Sample(cls.__name__, found, {"equals": Grouped(*SIZES).same_as(found)})]
+        found = cls(SIZES)
+        return [Sample(cls.__name__, found, {"equals": Grouped(SIZES).same_as(found)})]
 
 
 ORIGINAL = Plain
@@ -152,8 +153,8 @@ class DetachedKeys(Plain):
 class UnusedBias(Plain):
     """Has a parameter that nothing reads."""
 
-    def __init__(self, *sizes):
-        super().__init__(*sizes)
+    def __init__(self, sizes):
+        super().__init__(sizes)
         self.bias = torch.nn.Parameter(torch.zeros(3))
 
 

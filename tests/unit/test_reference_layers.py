@@ -9,6 +9,7 @@ import torch
 
 from regard import Layout, build
 from regard.blocks.attention import Attention, Handed
+from regard.core.sizes import Sizes
 from regard.projections.base import Grouped, split_heads
 from regard.projections.rotary import Rotary
 from regard.projections.selective import MultiValue, Selective
@@ -29,12 +30,12 @@ def plain(w):
 
 
 def linear(w):
-    return Attention(build("linear"), Grouped(6, 2, 2, 3, 3)), plain(w)
+    return Attention(build("linear"), Grouped(Sizes(6, 2, 2, 3, 3))), plain(w)
 
 
 def retnet(w):
     own = plain(w) | {"output.gate.weight": w["g_proj.weight"], "output.norm.weight": w["g_norm_swish_gate.weight"]}
-    return Attention(build("retnet"), Grouped(8, 2, 2, 4, 8), Rotary(4)), own
+    return Attention(build("retnet"), Grouped(Sizes(8, 2, 2, 4, 8)), Rotary(4)), own
 
 
 def gla(w):
@@ -46,7 +47,7 @@ def gla(w):
         "signals.maps.log_decay.weight": -w["gk_proj.1.weight"],
         "signals.maps.log_decay.bias": -w["gk_proj.1.bias"],
     }
-    return Attention(build("gla"), Grouped(6, 2, 2, 3, 3)), own
+    return Attention(build("gla"), Grouped(Sizes(6, 2, 2, 3, 3))), own
 
 
 def deltanet(w):
@@ -56,7 +57,7 @@ def deltanet(w):
         "convolution.weight": taps(*(w[f"{name}_conv1d.weight"] for name in "qkv")),
         "output.norm.weight": w["o_norm.weight"],
     }
-    return Attention(build("deltanet"), Grouped(6, 2, 2, 3, 3)), own
+    return Attention(build("deltanet"), Grouped(Sizes(6, 2, 2, 3, 3))), own
 
 
 def gated_deltanet(w):
@@ -75,7 +76,7 @@ def gated_deltanet(w):
         "output.norm.weight": w["norm.weight"],
         "output.gate.weight": z.flatten(0, 1),
     }
-    return Attention(build("gated_deltanet"), Grouped(6, 2, 2, 3, 5)), own
+    return Attention(build("gated_deltanet"), Grouped(Sizes(6, 2, 2, 3, 5))), own
 
 
 def kimi_delta(w):
@@ -92,7 +93,7 @@ def kimi_delta(w):
         "output.gate.weight": w["g_b_proj.weight"],
         "output.gate.bias": torch.zeros(6),
     }
-    return Attention(build("kimi_delta"), Grouped(6, 2, 2, 3, 3)), own
+    return Attention(build("kimi_delta"), Grouped(Sizes(6, 2, 2, 3, 3))), own
 
 
 def mamba_parts(w, rank):
@@ -117,7 +118,7 @@ def mamba_parts(w, rank):
 
 def mamba(w):
     """Heads of one channel each, three state dimensions."""
-    return Attention(build("mamba", heads=6, head_dim=3), Selective(6, 6, 1, 3, 1)), mamba_parts(w, 1)
+    return Attention(build("mamba", heads=6, head_dim=3), Selective(Sizes(6, 6, 1, 3, 1))), mamba_parts(w, 1)
 
 
 def mamba_normed(w):
@@ -127,7 +128,7 @@ def mamba_normed(w):
         "norms.k.weight": w["b_layernorm.weight"],
         "norms.q.weight": w["c_layernorm.weight"],
     }
-    return Attention(build("mamba", heads=18, head_dim=3, normed=True), Selective(18, 18, 1, 3, 1)), own
+    return Attention(build("mamba", heads=18, head_dim=3, normed=True), Selective(Sizes(18, 18, 1, 3, 1))), own
 
 
 def mamba2(w):
@@ -149,7 +150,7 @@ def mamba2(w):
         "output.norm.weight": w["norm.weight"].view(4, 3),
         "output.gate.weight": gate,
     }
-    return Attention(build("mamba2", heads=4), MultiValue(6, 4, 2, 5, 3)), own
+    return Attention(build("mamba2", heads=4), MultiValue(Sizes(6, 4, 2, 5, 3))), own
 
 
 def lightning(w):
@@ -162,7 +163,7 @@ def lightning(w):
         "output.gate.weight": w["output_gate.weight"],
     }
     slopes = tuple(slope * (1 - 1 / (2 + 1e-5) + 1e-5) for slope in (2**-4, 2**-8))
-    return Attention(build("lightning", slopes=slopes), Grouped(6, 2, 2, 4, 4)), own
+    return Attention(build("lightning", slopes=slopes), Grouped(Sizes(6, 2, 2, 4, 4))), own
 
 
 def rwkv6(w):
@@ -185,7 +186,7 @@ def rwkv6(w):
         "output.norm.bias": w["g_norm.bias"].view(2, 3),
         "output.gate.weight": w["g_proj.linear.weight"],
     }
-    return Attention(build("rwkv6", heads=2, head_dim=3), Grouped(6, 2, 2, 3, 3)), own
+    return Attention(build("rwkv6", heads=2, head_dim=3), Grouped(Sizes(6, 2, 2, 3, 3))), own
 
 
 def rwkv7(w):
@@ -208,21 +209,21 @@ def rwkv7(w):
         "output.gate.down.weight": w["g_lora.lora.0.weight"],
         "output.gate.weight": w["g_lora.lora.2.weight"],
     }
-    return Attention(build("rwkv7", heads=2, head_dim=3), Grouped(6, 2, 2, 3, 3)), own
+    return Attention(build("rwkv7", heads=2, head_dim=3), Grouped(Sizes(6, 2, 2, 3, 3))), own
 
 
 def rwkv7_later(w):
     """Values of the first layer are the hidden states, their channels from the last."""
     theirs = {"down.weight": "0.weight", "weight": "2.weight", "bias": "2.bias"}
     own = rwkv7(w)[1] | {f"mix.{name}": w[f"v_lora.lora.{their}"] for name, their in theirs.items()}
-    return Attention(build("rwkv7", heads=2, head_dim=3), Grouped(6, 2, 2, 3, 3), later=True), own
+    return Attention(build("rwkv7", heads=2, head_dim=3), Grouped(Sizes(6, 2, 2, 3, 3)), later=True), own
 
 
 def dynamic_mask(w):
     own = plain(w) | {f"norms.{name}.weight": w[f"{name}_norm.weight"] for name in "qk"}
     own |= {"signals.maps.score.weight": w["dt_proj.weight"], "signals.maps.score.bias": torch.zeros(1)}
     own["signals.rates.score"] = w["A"]
-    return Attention(build("dynamic_mask", keep=4), Grouped(6, 2, 1, 4, 4), Rotary(4)), own
+    return Attention(build("dynamic_mask", keep=4), Grouped(Sizes(6, 2, 1, 4, 4)), Rotary(4)), own
 
 
 def forgetting_pro(w):
@@ -237,7 +238,7 @@ def forgetting_pro(w):
         "output.norm.weight": w["output_norm.weight"].view(2, 3),
         "output.gate.weight": w["ogate_proj.weight"],
     }
-    return Attention(build("forgetting", pro=True), Grouped(6, 2, 2, 3, 3)), own
+    return Attention(build("forgetting", pro=True), Grouped(Sizes(6, 2, 2, 3, 3))), own
 
 
 MAPS = [

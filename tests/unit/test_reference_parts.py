@@ -8,6 +8,7 @@ import torch
 
 from regard import Layout, build
 from regard.blocks.attention import Attention
+from regard.core.sizes import Sizes
 from regard.mechanisms.scored.softmax import Softmax
 from regard.mechanisms.sparse.mosa import ExpertChoice
 from regard.networks.mega import MegaBlock
@@ -49,7 +50,7 @@ def test_multi_token_attention_is_its_authors_layer():
     own |= {"mechanism.before": w["wpsm.weight"], "mechanism.mix": w["head_kernel"].mT}
     own |= {"output.norm.weight": w["subln.weight"]}
     own |= {f"output.gate.{kind}": w[f"gate.{kind}"] for kind in ("weight", "bias")}
-    layer = filled(Attention(mechanism, Grouped(7, 4, 2, 3, 3)), own)
+    layer = filled(Attention(mechanism, Grouped(Sizes(7, 4, 2, 3, 3))), own)
     same(layer(x, CAUSAL), want)
     first, state = layer.extend(x[:, :4], layer.start(2, dtype=x.dtype))
     same(torch.cat([first, layer.extend(x[:, 4:], state)[0]], 1), want)
@@ -94,7 +95,7 @@ def test_what_padding_holds_says_nothing_in_both_ways():
 def test_heads_project_the_tokens_that_they_choose_alone(first):
     """With half of the coordinates turned, and dense heads beside, whose matrix theirs has by heads."""
     w, x, want = told(f"mosa {first}")
-    dense = Attention(Softmax(), Grouped(6, 2, 2, 5, 5), Rotary(2))
+    dense = Attention(Softmax(), Grouped(Sizes(6, 2, 2, 5, 5)), Rotary(2))
     layer = MosaHeads(6, 3, 5, ExpertChoice(4, bool(first)), dense, Rotary(2))
     own = {"route.weight": w["mosa_heads.r.0.weight"], "project": w["mosa_heads.QKV.W"], "out": w["mosa_heads.O.W"]}
     parts = w["other_heads.W_QKV.weight"].unflatten(0, (2, 3, 5)).unbind(1)
@@ -109,7 +110,7 @@ def test_heads_project_the_tokens_that_they_choose_alone(first):
 def test_chosen_heads_leave_padding_and_other_documents_out():
     """Each of two packed documents, and a padded one, is what it is alone."""
     torch.manual_seed(0)
-    dense = Attention(Softmax(), Grouped(6, 2, 2, 5, 5), Rotary(2))
+    dense = Attention(Softmax(), Grouped(Sizes(6, 2, 2, 5, 5)), Rotary(2))
     layer = MosaHeads(6, 3, 5, ExpertChoice(3), dense, Rotary(2)).double()
     x = torch.randn(1, 17, 6, dtype=torch.float64)
     segments = torch.tensor([[0] * 7 + [1] * 10])
@@ -124,7 +125,7 @@ def test_a_network_of_two_hidden_layers_scores_pairs_as_its_authors_does():
     """Whose projections of queries and keys, and whose network, all heads share."""
     w, x, want = told("neural")
     mechanism = build("neural", heads=3, head_dim=3, hidden=4, second=2, projected=4, shared=True)
-    layer = Attention(mechanism, Grouped(9, 3, 3, 3, 3))
+    layer = Attention(mechanism, Grouped(Sizes(9, 3, 3, 3, 3)))
     parts = w["to_qkv.weight"].unflatten(0, (3, 3, 3)).unbind(1)  # (d, k, h) there
     own = {f"projection.{n}.weight": part.transpose(0, 1).flatten(0, 1) for n, part in zip("qkv", parts, strict=True)}
     own["projection.out.weight"] = w["W_out.weight"]

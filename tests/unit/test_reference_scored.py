@@ -8,6 +8,7 @@ import torch
 
 from regard import Layout, build
 from regard.blocks.attention import Attention
+from regard.core.sizes import Sizes
 from regard.networks import LM, Config
 from regard.projections.base import Grouped
 from regard.projections.rotary import Rotary
@@ -68,7 +69,9 @@ def pairs(weight, heads):
 
 def test_a_layer_of_differential_attention_is_that_of_diffllama():
     given = tensors("differential")
-    layer = Attention(build("differential", head_dim=8, layer_index=3), Grouped(24, 4, 2, 8, 8), Rotary(4)).double()
+    layer = Attention(
+        build("differential", head_dim=8, layer_index=3), Grouped(Sizes(24, 4, 2, 8, 8)), Rotary(4)
+    ).double()
     vectors = torch.stack([given[f"lambda_{name}"] for name in ("q1", "k1", "q2", "k2")])
     p = "projection."
     state = {

@@ -11,6 +11,7 @@ from regard.blocks.attention import Attention
 from regard.claims.cells import measured
 from regard.claims.figures import Figures, Finding
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.mechanisms.scored.adaptive_filter import AdaptiveFilter, filtered, variance
 from regard.projections.base import Grouped
 from regard.projections.rotary import Rotary
@@ -88,7 +89,7 @@ class Plain(nn.Module):
     def __init__(self, rotary: Rotary | None = None) -> None:
         super().__init__()
         self.rise, self.fall, self.past = (nn.Linear(a, b) for a, b in ((2, 16), (16, 2), (2, 2)))
-        self.attention = Attention(regard.build("softmax"), Grouped(16, 2, 2, 8, 8), rotary)
+        self.attention = Attention(regard.build("softmax"), Grouped(Sizes(16, 2, 2, 8, 8)), rotary)
 
     def forward(self, z: Tensor) -> Tensor:
         return self.fall(self.attention(self.rise(z), CAUSAL)) + self.past(z)

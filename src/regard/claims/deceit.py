@@ -14,6 +14,7 @@ from regard.blocks.block import Block
 from regard.claims.cells import Cells, measured, quick
 from regard.claims.figures import Figures, Finding, listed
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.mechanisms.scored.softmax import Softmax
 from regard.projections.base import Grouped
 from regard.train.fit import Recipe, fit
@@ -45,7 +46,7 @@ class Encoder(nn.Module):
             torch.manual_seed(seed)
             self.words, self.places = nn.Embedding(WORDS + 1, WIDTH), nn.Parameter(0.1 * torch.randn(LENGTH + 1, WIDTH))
             size = WIDTH // heads
-            attentions = [Attention(Softmax(), Grouped(WIDTH, heads, heads, size, size)) for _ in range(2)]
+            attentions = [Attention(Softmax(), Grouped(Sizes(WIDTH, heads, heads, size, size))) for _ in range(2)]
             self.blocks = nn.ModuleList(Block(attention, WIDTH, 2 * WIDTH) for attention in attentions)
             self.norm, self.classes = nn.RMSNorm(WIDTH), nn.Linear(WIDTH, 2)
 

@@ -14,6 +14,7 @@ from regard.blocks.block import Block
 from regard.claims.cells import measured
 from regard.claims.figures import Figures, Finding, listed
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.projections.base import Grouped, Projection
 from regard.projections.relational import Dual
 from regard.train.fit import Recipe, Step, fit
@@ -21,9 +22,9 @@ from regard.train.fit import Recipe, Step, fit
 CAUSAL, WIDTH, MOST, SIZE = Layout(causal=True), 24, 128_000, 64
 
 
-def layer(**config: Any) -> Any:
+def layer(kv_heads: int, **config: Any) -> Any:
     torch.manual_seed(0)
-    return Attention(regard.build("softmax"), Dual(WIDTH, 4, **config)).double()
+    return Attention(regard.build("softmax"), Dual(Sizes(WIDTH, 4, kv_heads, 6, 7), **config)).double()
 
 
 def hidden() -> Tensor:
@@ -33,8 +34,8 @@ def hidden() -> Tensor:
 @measured()
 def without() -> dict[str, float]:
     """How far a layer without relational heads is from grouped attention."""
-    own = layer(kv_heads=2, head_dim=6, value_dim=7, relational=0)
-    plain = Attention(regard.build("softmax"), Grouped(WIDTH, 4, 2, 6, 7)).double()
+    own = layer(2, relational=0)
+    plain = Attention(regard.build("softmax"), Grouped(Sizes(WIDTH, 4, 2, 6, 7))).double()
     plain.load_state_dict(own.state_dict())
     return {"apart": (own(hidden(), CAUSAL) - plain(hidden(), CAUSAL)).abs().max().item()}
 
@@ -42,8 +43,7 @@ def without() -> dict[str, float]:
 @measured(symmetric=(False, True))
 def equation(symmetric: bool) -> dict[str, float]:
     """How far a layer is from its equation with every relation and symbol formed, beside plain heads."""
-    given = {"kv_heads": 4, "head_dim": 6, "value_dim": 7, "relational": 2, "relations": 3, "symbols": "position"}
-    own, x = layer(**given, symmetric=symmetric), hidden()
+    own, x = layer(4, relational=2, relations=3, symbols="position", symmetric=symmetric), hidden()
     p = own.projection
     q, k = (matrix(x).unflatten(2, (4, 6)).transpose(1, 2) for matrix in (p.q, p.k))
     weights = (q @ k.mT / 6**0.5).masked_fill(torch.ones(17, 17, dtype=torch.bool).triu(1), -torch.inf).softmax(-1)
@@ -87,9 +87,9 @@ def samples(kind: str, relation: str, seed: int) -> dict[str, int]:
     """Fresh samples seen until 95% of 2,048 others are told, 128,000 if never; and parameters."""
     torch.manual_seed(seed)
     if kind == "plain":
-        model = Relation(Grouped(32, 4, 4, 8, 8), 80)
+        model = Relation(Grouped(Sizes(32, 4, 4, 8, 8)), 80)
     else:
-        model = Relation(Dual(32, 4, 4, 8, 8, relational=2, symmetric=True, library=8), 64)
+        model = Relation(Dual(Sizes(32, 4, 4, 8, 8), relational=2, symmetric=True, library=8), 64)
     held_out, answers = related(relation, torch.Generator().manual_seed(99), 2048)
     seen = [MOST]
 

@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from regard.blocks.attention import Attention
 from regard.claims.cells import measured, quick
 from regard.claims.figures import Figures, Finding, listed
+from regard.core.sizes import Sizes
 from regard.mechanisms.scored.softmax import Softmax
 from regard.networks import LM, Config
 from regard.projections.base import Grouped
@@ -120,7 +121,7 @@ def low_rank(case: str, steps: int) -> dict[str, float]:
     """Squared error of one trained layer, 8 points in 16 dimensions, by its heads' rank and number."""
     rank, heads = map(int, case.split())
     torch.manual_seed(0)
-    layer = Attention(Softmax(), Grouped(D, heads, heads, rank, D))
+    layer = Attention(Softmax(), Grouped(Sizes(D, heads, heads, rank, D)))
     return {"error": trained(layer, lambda m, points, y: m(y[:, None], context=points)[:, 0], 8, D, steps, 0.03)}
 
 

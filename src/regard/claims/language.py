@@ -19,6 +19,7 @@ from regard.claims.testbeds.pages import VOCABULARY as WORDS
 from regard.claims.testbeds.pages import Pages, in_line, pages, written
 from regard.claims.testbeds.source import VOCABULARY, characters, held_out_loss, trained, windows
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.experiments.cell import Cell
 from regard.hosts import small
 from regard.hosts.bert.lait import LayerAdjustable
@@ -235,7 +236,7 @@ class Standard(nn.Module):
         nn.init.normal_(self.embedding.weight, std=WIDTH**-0.5)
         d = WIDTH // HEADS
         self.blocks = nn.ModuleList(
-            Block(Attention(Softmax(), Grouped(WIDTH, HEADS, HEADS, d, d)), WIDTH, 128) for _ in range(DEPTH)
+            Block(Attention(Softmax(), Grouped(Sizes(WIDTH, HEADS, HEADS, d, d))), WIDTH, 128) for _ in range(DEPTH)
         )
         self.norm = nn.RMSNorm(WIDTH)
 

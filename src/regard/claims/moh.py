@@ -13,6 +13,7 @@ from regard.blocks.attention import Attention
 from regard.claims.cells import measured
 from regard.claims.figures import Figures, Finding
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.networks import LM, Config
 from regard.projections.base import Grouped
 from regard.projections.mixture import load_balance, routed_tokens, to_mixture
@@ -26,7 +27,7 @@ KEPT = 80_000
 def gates_of_one(router: str, shared: int) -> dict[str, float]:
     """How far a converted projection with all heads routed is from what it was."""
     torch.manual_seed(0)
-    plain = Grouped(24, 4, 2, 5, 7).double()
+    plain = Grouped(Sizes(24, 4, 2, 5, 7)).double()
     mixed = to_mixture(plain, shared, router=router)  # pyright: ignore
     x = torch.randn(2, 17, 24, dtype=torch.float64)
     both = (Attention(regard.build("softmax"), p).double()(x, Layout(causal=True)) for p in (mixed, plain))

@@ -11,6 +11,7 @@ from regard.blocks.attention import Attention
 from regard.claims.cells import measured
 from regard.claims.figures import Figures, Finding, listed
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.projections.base import Grouped
 from regard.projections.nexus import Nexus
 from regard.train.fit import Recipe, fit
@@ -34,7 +35,7 @@ class Lookup(nn.Module):
         super().__init__()
         self.about, self.says, self.asked = (nn.Embedding(NAMES, width) for _ in range(3))
         size = width // heads
-        self.attention = Attention(regard.build("softmax"), Nexus(width, heads, heads, size, size, order))
+        self.attention = Attention(regard.build("softmax"), Nexus(Sizes(width, heads, heads, size, size), order))
         self.norm, self.out = nn.RMSNorm(width), nn.Linear(width, NAMES)
 
     def forward(self, facts: list[Tensor], asked: Tensor) -> Tensor:
@@ -70,9 +71,9 @@ def first_order() -> dict[str, float | bool]:
 
     def layer(order: int) -> Attention:
         torch.manual_seed(0)
-        return Attention(regard.build("softmax"), Nexus(24, 4, 4, 6, 7, order))
+        return Attention(regard.build("softmax"), Nexus(Sizes(24, 4, 4, 6, 7), order))
 
-    plain, x = Attention(regard.build("softmax"), Grouped(24, 4, 4, 6, 7)), torch.randn(2, 17, 24)
+    plain, x = Attention(regard.build("softmax"), Grouped(Sizes(24, 4, 4, 6, 7))), torch.randn(2, 17, 24)
     counts = {sum(p.numel() for p in layer(order).parameters()) for order in (1, 2, 3, 4)}
     plain.load_state_dict(layer(1).state_dict())
     apart = layer(1)(x, Layout(causal=True)) - plain(x, Layout(causal=True))

@@ -13,6 +13,7 @@ from regard.claims.cells import measured
 from regard.claims.figures import Figures, Finding
 from regard.core.build import build
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.networks.part_voxels import CoarseLayout, PartVoxels
 from regard.projections.base import Grouped
 from regard.train.fit import Recipe
@@ -69,7 +70,7 @@ class Sets(nn.Module):
         super().__init__()
         self.layout = CoarseLayout(SIDE, WIDTH, 2, 1, 64, 3)
         self.place = nn.Linear(3 + 6 * 4, WIDTH)
-        self.reads = Attention(build("softmax"), Grouped(WIDTH, 2, 2, 16, 16))
+        self.reads = Attention(build("softmax"), Grouped(Sizes(WIDTH, 2, 2, 16, 16)))
 
     def forward(self, points: Tensor) -> Tensor:
         """``(b, cells)`` logits of ``points (b, n, 3)``."""

@@ -18,6 +18,7 @@ from regard.claims.small_lm import beside, both, cells
 from regard.claims.testbeds.digits import accuracy
 from regard.claims.testbeds.source import VOCABULARY, package_accuracy
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.experiments.cell import Cell
 from regard.networks import LM, Config
 from regard.networks.vision.vit import ViT
@@ -50,7 +51,7 @@ def extended(layer: Any, x: Tensor) -> tuple[Tensor, Any]:
 @measured()
 def multi_query() -> dict[str, float]:
     """How often a cache of one head fits into that of all, and how far equal heads are from their conversion."""
-    whole = Grouped(WIDTH, 4, 4, 5, 7).double()
+    whole = Grouped(Sizes(WIDTH, 4, 4, 5, 7)).double()
     share = whole.cached_numbers / to_groups(whole).cached_numbers
     with torch.no_grad():
         for matrix, size in ((whole.k, 5), (whole.v, 7)):
@@ -183,11 +184,11 @@ def knocking() -> dict[str, float]:
     torch.manual_seed(0)
     found, x = {}, hidden()
     for values in ("linear", "gated"):
-        made = KnockingHeads(WIDTH, 4, 2, 5, 7, values).double()
-        plain, weights = Grouped(WIDTH, 4, 2, 5, 7).double(), made.state_dict()
+        made = KnockingHeads(Sizes(WIDTH, 4, 2, 5, 7), values).double()
+        plain, weights = Grouped(Sizes(WIDTH, 4, 2, 5, 7)).double(), made.state_dict()
         plain.load_state_dict({name: weights[name] for name in plain.state_dict()})
         found[values] = (attention(made)(x, CAUSAL) - attention(plain)(x, CAUSAL)).abs().max().item()
-    made = KnockingHeads(WIDTH, 4, 2, 5, 7).double()
+    made = KnockingHeads(Sizes(WIDTH, 4, 2, 5, 7)).double()
     with torch.no_grad():
         for mix in made.mixes:
             mix.add_(0.3 * torch.randn_like(mix))
@@ -205,12 +206,12 @@ def begins_and_folds(found: Figures) -> Finding:
 @measured()
 def fewer() -> dict[str, float]:
     """Parameters over multi-head attention's, and how far each form is from it with the identity for what it lacks."""
-    whole, found, worst = Grouped(WIDTH, 4, 4, 6, 6), {}, 0.0
+    whole, found, worst = Grouped(Sizes(WIDTH, 4, 4, 6, 6)), {}, 0.0
     forms = {"optimised": FewerMatrices(WIDTH, 4, "optimised"), "efficient": FewerMatrices(WIDTH, 1, "efficient")}
     for form, made in forms.items():
         made, heads = made.double(), made.heads
         found[form] = made.parameter_count / whole.parameter_count
-        plain = Grouped(WIDTH, heads, heads, WIDTH // heads, WIDTH // heads).double()
+        plain = Grouped(Sizes.even(WIDTH, heads)).double()
         with torch.no_grad():
             for name in ("q", "k", "v", "out"):
                 source = getattr(made, name, None)
@@ -233,7 +234,7 @@ def has_fewer(found: Figures) -> Finding:
 @measured()
 def merged() -> dict[str, float]:
     """How far scores by one matrix are from those by two, and those of a symmetric one from their transposes."""
-    x, plain, one = hidden(), Grouped(WIDTH, 3, 3, 5, 5).double(), Merged(WIDTH, 3).double()
+    x, plain, one = hidden(), Grouped(Sizes(WIDTH, 3, 3, 5, 5)).double(), Merged(WIDTH, 3).double()
     queries, keys = (w.weight.view(3, 5, WIDTH) for w in (plain.q, plain.k))
     with torch.no_grad():
         one.between.copy_(queries.mT @ keys)
@@ -289,7 +290,7 @@ def absorbed(rotary: int, query_rank: int) -> dict[str, float]:
 def expanded_queries(kv_heads: int) -> dict[str, float]:
     """How far queries that are expanded are from multi-head attention, in one call and four; the cache in widths."""
     torch.manual_seed(0)
-    plain, x = Grouped(WIDTH, 4, kv_heads, 5, 7).double(), hidden(19)
+    plain, x = Grouped(Sizes(WIDTH, 4, kv_heads, 5, 7)).double(), hidden(19)
     want, layer = attention(plain)(x, CAUSAL), attention(ExpandedQueries(plain))
     out, state = extended(layer, x)
     apart = max((got - want).abs().max().item() for got in (layer(x, CAUSAL), out))
@@ -309,7 +310,7 @@ def gate(at: str, each: bool) -> dict[str, float]:
     from regard.projections.gates import Gates
 
     torch.manual_seed(0)
-    layer, x = attention(Gates(WIDTH, 4, 2, 5, 7, at, each)), hidden()  # pyright: ignore
+    layer, x = attention(Gates(Sizes(WIDTH, 4, 2, 5, 7), at, each)), hidden()  # pyright: ignore
     p = layer.projection
     q, k, v = p.q(x), p.k(x), p.v(x)
     size = {"query": 5, "key": 5, "value": 7, "heads": 7, "output": WIDTH}[at]

@@ -21,6 +21,7 @@ from regard.claims.figures import Figures, Finding, interval, listed
 from regard.claims.testbeds.digits import accuracy, digits, load
 from regard.claims.testbeds.scenes import CLASSES, overlap, scenes
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.networks import Config
 from regard.networks.neural_ode.solver import Solver
 from regard.networks.neural_ode.vit import ODEViT, change
@@ -306,7 +307,9 @@ def segmenter(width: int, seed: int, attends: bool) -> nn.Sequential:
     """Five convolutions that see 17 × 17 pixels, efficient attention before the last of them, or none."""
     torch.manual_seed(seed)
     d = width // 2
-    module = NonLocal(Attention(regard.build("efficient"), Grouped(width, 2, 2, d, d))) if attends else nn.Identity()
+    module = (
+        NonLocal(Attention(regard.build("efficient"), Grouped(Sizes(width, 2, 2, d, d)))) if attends else nn.Identity()
+    )
     return nn.Sequential(
         convolved(1, width),
         convolved(width, width, 2),

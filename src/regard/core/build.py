@@ -11,6 +11,7 @@ from regard.core.atlas import find
 from regard.core.errors import a, did_you_mean, wrong
 from regard.core.kinds import KINDS
 from regard.core.mechanism import Mechanism
+from regard.core.sizes import NAMES, Sizes, gathered, takes_sizes
 from regard.core.spec import Spec, parse
 
 T = TypeVar("T")
@@ -71,9 +72,10 @@ def mechanism(name: str) -> type[Mechanism]:
 
 
 def instantiate(sizes: Mapping[str, int], name: str, thing: type[T], config: Mapping[str, Any]) -> T:
-    """An instance of ``thing``, an unknown argument refused, with those of ``sizes`` that it takes."""
+    """An instance of ``thing``, an unknown argument refused, with those of ``sizes`` that it takes, or as `Sizes`."""
     takes = arguments_of(name, thing, config)
-    return thing(**{size: value for size, value in sizes.items() if size in takes} | dict(config))
+    given = {size: value for size, value in sizes.items() if size in takes} | dict(config)
+    return thing(**(gathered(given) if sizes and takes_sizes(thing) else given))
 
 
 def check_spec(spec: Spec) -> None:
@@ -83,10 +85,11 @@ def check_spec(spec: Spec) -> None:
 
 
 def arguments_of(name: str, thing: Any, config: Mapping[str, Any]) -> list[str]:
-    """What the constructor takes; raises a TypeError if ``config`` has something else."""
-    takes = list(inspect.signature(thing).parameters)
+    """What the constructor takes, each size by its own name; raises a TypeError if ``config`` has something else."""
+    declared = inspect.signature(thing).parameters
+    takes = [*NAMES, *(name for name in declared if name != "sizes")] if takes_sizes(thing) else list(declared)
     for given in config:
-        if given not in takes:
+        if given not in takes and not (given in declared and isinstance(config[given], Sizes)):
             wanted = f"one of {name}'s: {', '.join(takes) or 'none'}{did_you_mean(given, takes)}"
             raise wrong(given, "an unknown argument", wanted, TypeError)
     return takes

@@ -17,6 +17,7 @@ from regard.blocks.attention import Attention, AttentionState
 from regard.core.build import build_text
 from regard.core.errors import wrong
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.hosts import caches
 from regard.hosts.attention_interface import host, label
 from regard.hosts.sites import blocks_of, parent
@@ -187,7 +188,7 @@ def like(module: Any, plan: LayerPlan) -> Attention:
         raise wrong("to", repr(plan.to), "a causal mechanism of queries, keys and values")
     whole = not mechanism.traits.grouped
     rotary = Rotary(d, rotary_base(module.config)) if mechanism.layer.rotary else None
-    attention = Attention(mechanism, Grouped(q.shape[1], heads, heads if whole else groups, d, e), rotary)
+    attention = Attention(mechanism, Grouped(Sizes(q.shape[1], heads, heads if whole else groups, d, e)), rotary)
     times = heads // groups if whole else 1
     given = {"q": q, "k": repeated(k, d, times), "v": repeated(v, d, times), "out": o}
     with torch.no_grad():

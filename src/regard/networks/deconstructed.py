@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -18,6 +18,7 @@ from regard.core.cost import Cost
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.core.spec import Layer, parse_layers
 from regard.core.state import State, count_new
 from regard.networks.lm import LM, Config, LMState, text_sample
@@ -54,8 +55,8 @@ class SelfGated(Grouped):
     """
 
     def __init__(self, width: int, heads: int, head_dim: int, value_dim: int) -> None:
-        super().__init__(width, heads, heads, head_dim, value_dim)
-        self.head_dim = 1
+        super().__init__(Sizes(width, heads, heads, head_dim, value_dim))
+        self.sizes = replace(self.sizes, head_dim=1)
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k = split_heads(self.q(context), self.heads), split_heads(self.k(context), self.heads)

@@ -16,6 +16,7 @@ from regard.core.build import build
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.networks.base import Network
 from regard.patterns.named import all_to_first
 from regard.projections.base import Grouped
@@ -111,13 +112,11 @@ class Dragged(Network):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if width % heads:
-            raise wrong("heads", str(heads), f"a divisor of the width {width}")
+        sizes = Sizes.even(width, heads)
         if positions % 4 or not inner:
             raise wrong("positions, inner", f"{positions}, {inner}", "a multiple of 4, and at least one convolution")
         self.grid, self.drags = tuple(grid), drags
         frames, rows, columns = self.grid
-        sizes = width, heads, heads, width // heads, width // heads
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             widths = [6 * drags, inner[0]]
@@ -128,8 +127,8 @@ class Dragged(Network):
             self.tokens = nn.Sequential(nn.Linear(2 * (width + positions), width), nn.SiLU(), nn.Linear(width, width))
             self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
             pattern = build("pattern", of=all_to_first(frames, rows * columns))
-            self.attention = Attention(pattern, Grouped(*sizes))
-            self.cross = Attention(build("softmax"), Grouped(*sizes))
+            self.attention = Attention(pattern, Grouped(sizes))
+            self.cross = Attention(build("softmax"), Grouped(sizes))
         for tensor in self.last.parameters():
             nn.init.zeros_(tensor)
         self.places: Tensor

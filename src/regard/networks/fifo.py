@@ -55,10 +55,9 @@ class QueueAttention(nn.Module):
 
     def __init__(self, config: Config, chunk: int, memory: int, whole: bool) -> None:
         super().__init__()
-        d = config.width // config.heads if config.head_dim is None else config.head_dim
-        e = d if config.value_dim is None else config.value_dim
+        d = config.sizes.head_dim
         self.chunk, self.count = chunk, memory
-        self.projection = Grouped(config.width, config.heads, config.kv_heads or config.heads, d, e)
+        self.projection = Grouped(config.sizes)
         self.rotary = None if config.rotary_base is None else Rotary(d - d % 2, config.rotary_base)
         local: list[Mechanism] = [PatternAttention(Blocks(chunk))]
         self.mechanisms = nn.ModuleList([*local, Softmax()] if whole else local)

@@ -16,6 +16,7 @@ from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.mechanisms.scored.softmax import Softmax
 from regard.networks.base import Network
 from regard.projections.base import Grouped
@@ -93,9 +94,8 @@ class FrameActions(Network):
                 torch.manual_seed(seed)
             self.embedding = nn.Embedding(vocabulary, width)
             self.places = nn.Parameter(torch.randn(tokens, width) * 0.02)
-            d = width // heads
             self.blocks = nn.ModuleList(
-                Block(Attention(Softmax(), Grouped(width, heads, heads, d, d)), width, inner) for _ in range(depth)
+                Block(Attention(Softmax(), Grouped(Sizes.even(width, heads))), width, inner) for _ in range(depth)
             )
             self.recurrence = nn.LSTM(width, width, layers, batch_first=True)
             self.norm = nn.RMSNorm(width)

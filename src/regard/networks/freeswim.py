@@ -17,6 +17,7 @@ from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism
+from regard.core.sizes import Sizes
 from regard.networks.base import Network
 from regard.patterns.named import inward_window
 from regard.projections.base import Grouped
@@ -89,15 +90,13 @@ class TwoPaths(Network):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if width % heads:
-            raise wrong("heads", str(heads), f"a divisor of the width {width}")
+        sizes = Sizes.even(width, heads)
         (frames, rows, columns), self.tokens = grid, math.prod(grid)
-        size = width // heads
-        scale = None if trained is None else sharper(self.tokens, trained, size)
+        scale = None if trained is None else sharper(self.tokens, trained, sizes.head_dim)
         self.window: Mechanism = build("pattern", of=inward_window(frames, rows, columns, *half), scale=scale)
 
         def attention(own: float | None) -> Attention:
-            return Attention(build("softmax", scale=own), Grouped(width, heads, heads, size, size))
+            return Attention(build("softmax", scale=own), Grouped(sizes))
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

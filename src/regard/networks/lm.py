@@ -24,6 +24,7 @@ from regard.core.errors import wrong
 from regard.core.files import write_text, write_whole
 from regard.core.kinds import Sample
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.core.spec import Layer, Spec, parse, parse_layer, parse_layers
 from regard.core.state import State, count_new
 from regard.networks.base import Network
@@ -89,6 +90,13 @@ class Config:
         return len(parse_layers(self.layers))
 
     @property
+    def sizes(self) -> Sizes:
+        """Those of the attention of a layer that does not say otherwise."""
+        d = self.width // self.heads if self.head_dim is None else self.head_dim
+        e = d if self.value_dim is None else self.value_dim
+        return Sizes(self.width, self.heads, self.kv_heads or self.heads, d, e)
+
+    @property
     def inner_width(self) -> int:
         return -(-self.width * 8 // 24) * 8 if self.inner is None else self.inner
 
@@ -107,7 +115,8 @@ class Config:
             sizes |= {"heads": self.heads * e, "kv_heads": self.heads * e, "value_dim": 1}
             mechanism = build_text(layer.mechanism, sizes | {"layer_index": index})
         if kind != "grouped":
-            projection = as_hosted(kind, self.width, sizes["heads"], self.kv_heads or 1, d, sizes["value_dim"])
+            shared = Sizes(self.width, sizes["heads"], self.kv_heads or 1, d, sizes["value_dim"])
+            projection = as_hosted(kind, shared)
         turned = projection.turned // mechanism.layer.parts
         rotary = None if self.rotary_base is None else Rotary(turned - turned % 2, self.rotary_base)
         earlier = [each.mechanism.name for each in parse_layers(self.layers)[:index]]
@@ -115,15 +124,11 @@ class Config:
 
     def projected(self, spec: Spec) -> Projection:
         """One layer's projection, its sizes those of the configuration where its text does not give them."""
-        d = self.width // self.heads if self.head_dim is None else self.head_dim
-        e = d if self.value_dim is None else self.value_dim
-        sizes = {"width": self.width, "heads": self.heads, "kv_heads": self.kv_heads or self.heads}
-        sizes |= {"head_dim": d, "value_dim": e}
         with spec.underlined():
             thing = Grouped if spec.name == "grouped" else find(spec.name).thing
             if not (isinstance(thing, type) and issubclass(thing, Projection)):
                 raise wrong("projection", repr(spec.name), "grouped, or a projection of the atlas")
-            return instantiate(sizes, spec.name, thing, spec.arguments)
+            return instantiate(asdict(self.sizes), spec.name, thing, spec.arguments)
 
     def fitted(self, parameters: int, count: Any) -> Any:
         """The same with the inner width that brings ``count(config)`` nearest to ``parameters``."""

@@ -174,11 +174,11 @@ class MosaLM(LM):
     def block(self, layer: Layer, index: int) -> Block:
         """The layer ``index``."""
         c, choice = self.config, ExpertChoice(self.sparsity, self.first, self.threshold)
-        d = c.width // c.heads if c.head_dim is None else c.head_dim
+        d = c.sizes.head_dim
         size = int(self.turned * d)
         rotary = None if c.rotary_base is None else Rotary(size - size % 2, c.rotary_base)
         mechanism = build_text(layer.mechanism, {"heads": c.heads, "head_dim": d, "value_dim": d, "layer_index": index})
-        beside = Attention(mechanism, Grouped(c.width, c.heads, c.kv_heads or c.heads, d, d), rotary)
+        beside = Attention(mechanism, Grouped(replace(c.sizes, value_dim=d)), rotary)
         return self.around(MosaHeads(c.width, self.chosen, d, choice, beside, rotary))
 
     @classmethod

@@ -15,8 +15,10 @@ from regard.core.build import build
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.networks.base import Network
-from regard.patterns.grid import Sizes, as_grid
+from regard.patterns.grid import Sizes as Cells
+from regard.patterns.grid import as_grid
 from regard.patterns.named import Nearby, nearby
 from regard.projections.base import Grouped
 
@@ -87,10 +89,10 @@ class Nuwa(Network):
     def __init__(
         self,
         codes: int,
-        grid: Sizes,
+        grid: Cells,
         told: int,
-        condition: Sizes,
-        extent: Sizes = 1,
+        condition: Cells,
+        extent: Cells = 1,
         width: int = 64,
         heads: int = 4,
         depth: int = 2,
@@ -99,16 +101,15 @@ class Nuwa(Network):
     ) -> None:
         super().__init__()
         own, other = as_grid(grid), as_grid(condition)
-        if width % heads:
-            raise wrong("heads", str(heads), f"a divisor of the width {width}")
+        sizes = Sizes.even(width, heads)
         near = (extent,) * len(own) if isinstance(extent, int) else tuple(extent)
 
         def attention(queries: tuple[int, ...]) -> Attention:
             mechanism = build("pattern", of=Nearby(queries, queries, near))
-            return Attention(mechanism, Grouped(width, heads, heads, width // heads, width // heads))
+            return Attention(mechanism, Grouped(sizes))
 
         def across() -> Attention:
-            return Attention(build("softmax"), Grouped(width, heads, heads, width // heads, width // heads))
+            return Attention(build("softmax"), Grouped(sizes))
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -16,6 +16,7 @@ from regard.core.build import build
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.networks.base import Network
 from regard.projections.base import Grouped
 
@@ -102,11 +103,10 @@ class PartVoxels(Network):
 
     def __init__(self, width: int = 64, heads: int = 4, depth: int = 2, inner: int = 128, seed: int = 0) -> None:
         super().__init__()
-        if width % heads:
-            raise wrong("heads", str(heads), f"a divisor of the width {width}")
+        sizes = Sizes.even(width, heads)
 
         def attention() -> Attention:
-            return Attention(build("softmax"), Grouped(width, heads, heads, width // heads, width // heads))
+            return Attention(build("softmax"), Grouped(sizes))
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -187,18 +187,16 @@ class CoarseLayout(Network):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if width % heads:
-            raise wrong("heads", str(heads), f"a divisor of the width {width}")
+        sizes = Sizes.even(width, heads)
         if min(side, octaves) < 1:
             raise wrong("side, octaves", f"{side}, {octaves}", "at least 1 each")
-        sizes = width, heads, heads, width // heads, width // heads
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            made = (Block(Attention(build("softmax"), Grouped(*sizes)), width, inner) for _ in range(depth))
+            made = (Block(Attention(build("softmax"), Grouped(sizes)), width, inner) for _ in range(depth))
             self.blocks = nn.ModuleList(made)
             self.place = nn.Linear(3 + 6 * octaves, width)
             self.norms = nn.ModuleList(nn.RMSNorm(width, 1e-6) for _ in range(2))
-            self.reads = Attention(build("softmax"), Grouped(*sizes))
+            self.reads = Attention(build("softmax"), Grouped(sizes))
             self.filled = nn.Linear(width, 1)
         self.middles: Tensor
         self.waves: Tensor

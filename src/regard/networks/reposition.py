@@ -17,6 +17,7 @@ from regard.core.build import build
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.networks.base import Network
 from regard.projections.base import Grouped
 
@@ -142,16 +143,14 @@ class Repositioned(Network):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if width % heads:
-            raise wrong("heads", str(heads), f"a divisor of the width {width}")
+        sizes = Sizes.even(width, heads)
         if not 0 <= first <= depth:
             raise wrong("first", str(first), f"a block of {depth}, or {depth} for none")
         self.rows, self.columns = grid
         self.first, self.moved = first, moved
-        sizes = width, heads, heads, width // heads, width // heads
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            made = (Block(Attention(build("softmax"), Grouped(*sizes)), width, inner) for _ in range(depth))
+            made = (Block(Attention(build("softmax"), Grouped(sizes)), width, inner) for _ in range(depth))
             self.blocks = nn.ModuleList(made)
         self.rates = nn.Parameter(torch.full((depth, heads), -2.0)) if near else None
         cells = torch.cartesian_prod(torch.arange(self.rows), torch.arange(self.columns))

@@ -63,11 +63,9 @@ class MemoryLayer(nn.Module):
 
     def __init__(self, config: Config, sizes: Sizes, index: int) -> None:
         super().__init__()
-        heads = config.heads
-        d = config.width // heads if config.head_dim is None else config.head_dim
         self.width, self.sizes = config.width, sizes
-        e = d if config.value_dim is None else config.value_dim
-        self.projection = Grouped(config.width, heads, config.kv_heads or heads, d, e)
+        self.projection = Grouped(config.sizes)
+        d = config.sizes.head_dim
         self.rotary = None if config.rotary_base is None else Rotary(d - d % 2, config.rotary_base)
         self.memory = config.attention(sizes.memory, index)
         if not isinstance(self.memory.mechanism, Titans):

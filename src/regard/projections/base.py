@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor, nn
 
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
+from regard.core.sizes import Sizes, sizes_apart
 
 
 class Projection(nn.Module):
     """The base of every projection: hidden states in, ``q (b, h, n, d)``, ``k (b, g, m, d)``, ``v (b, g, m, e)`` out.
 
     Args:
-        width: of the hidden states. heads: of the queries, h. kv_heads: of keys and values, g, a divisor of h.
-        head_dim: d. value_dim: e.
+        sizes: width of the hidden states, h, g, d and e.
 
     Raises:
-        ValueError: ``kv_heads`` does not divide ``heads``, or a size is below one.
+        TypeError: something else than `Sizes`.
     """
 
     order: int = 1
     """Of attention: above 1, so many attentions less one make queries and keys first (`Nexus`)."""
 
-    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, value_dim: int) -> None:
+    @sizes_apart
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        sizes = {"width": width, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "value_dim": value_dim}
-        for name, size in sizes.items():
-            if size < 1:
-                raise wrong(name, str(size), "at least 1")
-        if heads % kv_heads:
-            raise wrong("kv_heads", str(kv_heads), f"a divisor of the {heads} heads")
-        self.width, self.heads, self.kv_heads = width, heads, kv_heads
-        self.head_dim, self.value_dim = head_dim, value_dim
+        if not isinstance(sizes, Sizes):
+            raise wrong("sizes", repr(sizes), "Sizes(width, heads, kv_heads, head_dim, value_dim)", TypeError)
+        self.sizes = sizes
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        if "__init__" in vars(cls):
+            cls.__init__ = sizes_apart(cls.__init__)
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``(q, k, v)`` of hidden states ``x (b, n, width)`` and of those attended to, ``context (b, m, width)``."""
@@ -63,6 +64,31 @@ class Projection(nn.Module):
     def examples(cls) -> Sequence[Sample]:
         """Small instances that the laws examine, ``given`` what they equal, if anything: see `laws.projection`."""
         raise NotImplementedError
+
+    @property
+    def width(self) -> int:
+        """Of the hidden states."""
+        return self.sizes.width
+
+    @property
+    def heads(self) -> int:
+        """How many query heads the mechanism has."""
+        return self.sizes.heads
+
+    @property
+    def kv_heads(self) -> int:
+        """How many heads of keys and values the mechanism has."""
+        return self.sizes.kv_heads
+
+    @property
+    def head_dim(self) -> int:
+        """Coordinates of a query and of a key."""
+        return self.sizes.head_dim
+
+    @property
+    def value_dim(self) -> int:
+        """Coordinates of a value."""
+        return self.sizes.value_dim
 
     @property
     def parameter_count(self) -> int:
@@ -116,12 +142,12 @@ class Grouped(Projection):
     Papers: Vaswani et al., arXiv 1706.03762; Shazeer, 1911.02150 (g = 1); Ainslie et al., 2305.13245.
     """
 
-    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, value_dim: int) -> None:
-        super().__init__(width, heads, kv_heads, head_dim, value_dim)
-        self.q = nn.Linear(width, heads * head_dim, bias=False)
-        self.k = nn.Linear(width, kv_heads * head_dim, bias=False)
-        self.v = nn.Linear(width, kv_heads * value_dim, bias=False)
-        self.out = nn.Linear(heads * value_dim, width, bias=False)
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__(sizes)
+        self.q = nn.Linear(self.width, self.heads * self.head_dim, bias=False)
+        self.k = nn.Linear(self.width, self.kv_heads * self.head_dim, bias=False)
+        self.v = nn.Linear(self.width, self.kv_heads * self.value_dim, bias=False)
+        self.out = nn.Linear(self.heads * self.value_dim, self.width, bias=False)
 
     def forward(self, x: Tensor, context: Tensor, values: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """``values`` are the hidden states of the values where these are not the keys'."""
@@ -134,7 +160,7 @@ class Grouped(Projection):
 
     @classmethod
     def examples(cls) -> Sequence[Sample]:
-        return [Sample("8 heads over 2", cls(13, 8, 2, 5, 7)), Sample("1 head", cls(11, 1, 1, 4, 3))]
+        return [Sample("8 heads over 2", cls(Sizes(13, 8, 2, 5, 7))), Sample("1 head", cls(Sizes(11, 1, 1, 4, 3)))]
 
     def same_as(self, other: nn.Module) -> Self:
         """Itself, with those weights of ``other`` whose names it has."""

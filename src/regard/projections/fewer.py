@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
+from regard.core.sizes import Sizes
 from regard.projections.base import Grouped, Projection, split_heads
 
 
@@ -83,7 +84,7 @@ class FewerMatrices(Projection):
             raise wrong("length", str(length), "a number of tokens in the super form alone")
         if triangular and form != "super":
             raise wrong("triangular", "True", "False in all but the super form")
-        super().__init__(width, heads, heads, width // heads, width // heads)
+        super().__init__(Sizes.even(width, heads))
         self.form, self.triangular = form, triangular
         self.q = nn.Linear(width, width, bias=False)
         self.k = nn.Linear(width, width, bias=False) if form == "optimised" else nn.Identity()
@@ -95,8 +96,7 @@ class FewerMatrices(Projection):
         """Each form, and the grouped projection with the identity for what it leaves out."""
         found = []
         for fewer in (cls(12, 3), cls(12, 1, "efficient"), cls(12, 1, "super", 19)):
-            heads, form = fewer.heads, fewer.form
-            plain = Grouped(12, heads, heads, 12 // heads, 12 // heads).same_as(fewer)
+            form, plain = fewer.form, Grouped(fewer.sizes).same_as(fewer)
             with torch.no_grad():
                 for matrix in [plain.v] if form == "optimised" else [plain.k, plain.v]:
                     matrix.weight.copy_(torch.eye(12))

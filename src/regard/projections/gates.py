@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
+from regard.core.sizes import Sizes
 from regard.projections.base import Grouped, split_heads
 
 At = Literal["query", "key", "value", "heads", "output"]
@@ -66,35 +67,27 @@ class Gates(Grouped):
         ValueError: another place.
     """
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        kv_heads: int,
-        head_dim: int,
-        value_dim: int,
-        at: At = "heads",
-        each: bool = True,
-    ) -> None:
-        super().__init__(width, heads, kv_heads, head_dim, value_dim)
+    def __init__(self, sizes: Sizes, at: At = "heads", each: bool = True) -> None:
+        super().__init__(sizes)
         places = {
-            "query": (heads, head_dim),
-            "key": (kv_heads, head_dim),
-            "value": (kv_heads, value_dim),
-            "heads": (heads, value_dim),
-            "output": (1, width),
+            "query": (sizes.heads, sizes.head_dim),
+            "key": (sizes.kv_heads, sizes.head_dim),
+            "value": (sizes.kv_heads, sizes.value_dim),
+            "heads": (sizes.heads, sizes.value_dim),
+            "output": (1, sizes.width),
         }
         if at not in places:
             raise wrong("at", repr(at), ", ".join(places))
         self.at, (self.gated, size) = at, places[at]
-        self.gate = nn.Linear(width, self.gated * (size if each else 1), bias=False)
+        self.gate = nn.Linear(sizes.width, self.gated * (size if each else 1), bias=False)
 
     @classmethod
     def examples(cls) -> Sequence[Sample]:
         """At each place; a gate of weights zero is open by half, which a matrix twice as large makes good."""
-        found = [Sample(f"at {at}", cls(13, 4, 2, 5, 7, at, each=at != "key")) for at in get_args(At)]
-        half = cls(13, 4, 2, 5, 7, "value")
-        plain = Grouped(13, 4, 2, 5, 7).same_as(half)
+        sizes = Sizes(13, 4, 2, 5, 7)
+        found = [Sample(f"at {at}", cls(sizes, at, each=at != "key")) for at in get_args(At)]
+        half = cls(sizes, "value")
+        plain = Grouped(sizes).same_as(half)
         with torch.no_grad():
             half.gate.weight.zero_()
             half.v.weight.mul_(2)

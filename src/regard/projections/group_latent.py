@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,8 @@ class GroupLatent(Latent):
         self.groups = groups
         self.down = nn.Linear(width, rotary + groups * rank, bias=False)
         self.norm = nn.RMSNorm(rank, EPSILON)
-        self.kv_heads = self.kv_heads if form == "expanded" else groups
+        if form == "absorbed":
+            self.sizes = replace(self.sizes, kv_heads=groups)
 
     @classmethod
     def examples(cls) -> Sequence[Sample]:
@@ -80,7 +82,8 @@ class GroupLatent(Latent):
     def as_form(self, form: Form) -> GroupLatent:
         found = super().as_form(form)
         assert isinstance(found, GroupLatent)
-        found.kv_heads = found.kv_heads if form == "expanded" else found.groups
+        if form == "absorbed":
+            found.sizes = replace(found.sizes, kv_heads=found.groups)
         return found
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -108,7 +111,6 @@ class GroupLatent(Latent):
 
 def plain_like(group: GroupLatent) -> Latent:
     """The latent of one group, with its parameters."""
-    sizes = group.width, group.heads, group.rank, group.plain, group.rotary, group.value, group.query_rank
-    found = Latent(*sizes)
+    found = Latent(group.width, group.heads, group.rank, group.plain, group.rotary, group.value, group.query_rank)
     found.load_state_dict(group.state_dict())
     return found

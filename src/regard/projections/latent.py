@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
+from regard.core.sizes import Sizes
 from regard.projections.base import Grouped, Projection, split_heads
 
 Form = Literal["expanded", "absorbed"]
@@ -70,7 +71,7 @@ class Latent(Projection):
         if min(rank, plain, value) < 1 or min(rotary, query_rank) < 0 or rotary % 2:
             got = f"rank {rank}, plain {plain}, rotary {rotary}, value {value}, query_rank {query_rank}"
             raise wrong("rank, plain, rotary, value, query_rank", got, "at least 1; rotary even; query_rank at least 0")
-        super().__init__(width, heads, *self.shapes(form, heads, rank, plain, rotary, value))
+        super().__init__(Sizes(width, heads, *self.shapes(form, heads, rank, plain, rotary, value)))
         self.rank, self.plain, self.rotary, self.value, self.form = rank, plain, rotary, value, form
         self.query_rank = query_rank
         self.query_down = nn.Linear(width, query_rank, bias=False) if query_rank else nn.Identity()
@@ -99,8 +100,8 @@ class Latent(Projection):
     def as_form(self, form: Form) -> Latent:
         """The same parameters, shared, in the other form."""
         found = copy.copy(self)
-        sizes = self.shapes(form, self.heads, self.rank, self.plain, self.rotary, self.value)
-        found.form, (found.kv_heads, found.head_dim, found.value_dim) = form, sizes
+        shapes = self.shapes(form, self.heads, self.rank, self.plain, self.rotary, self.value)
+        found.form, found.sizes = form, Sizes(self.width, self.heads, *shapes)
         return found
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -179,12 +180,12 @@ class ExpandedQueries(Projection):
     """
 
     def __init__(self, of: Grouped) -> None:
-        super().__init__(of.width, of.heads, 1, of.width, of.width)
+        super().__init__(Sizes(of.width, of.heads, 1, of.width, of.width))
         self.of = of
 
     @classmethod
     def examples(cls) -> Sequence[Sample]:
-        of, grouped = Grouped(13, 3, 3, 5, 7), Grouped(11, 4, 2, 3, 5)
+        of, grouped = Grouped(Sizes(13, 3, 3, 5, 7)), Grouped(Sizes(11, 4, 2, 3, 5))
         return [Sample("3 heads", cls(of), {"equals": of}), Sample("4 heads over 2", cls(grouped), {"equals": grouped})]
 
     @property

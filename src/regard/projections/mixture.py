@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
+from regard.core.sizes import Sizes
 from regard.projections.base import Grouped, split_heads
 
 Router = Literal["softmax", "relu", "norm"]
@@ -65,18 +66,9 @@ class MixtureOfHeads(Grouped):
     Papers: Jin et al., arXiv 2410.11842; "relu": Shi et al. (PVChat), 2503.17069.
     """
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        kv_heads: int,
-        head_dim: int,
-        value_dim: int,
-        shared: int = 0,
-        routed: int | None = None,
-        router: Router = "softmax",
-    ) -> None:
-        super().__init__(width, heads, kv_heads, head_dim, value_dim)
+    def __init__(self, sizes: Sizes, shared: int = 0, routed: int | None = None, router: Router = "softmax") -> None:
+        super().__init__(sizes)
+        heads = sizes.heads
         if router not in ("softmax", "relu", "norm"):
             raise wrong("router", repr(router), "softmax, relu or norm")
         if not 0 <= shared < heads:
@@ -85,22 +77,22 @@ class MixtureOfHeads(Grouped):
             wanted = "None: relu itself chooses" if router == "relu" else f"1 to {heads - shared}, or None for all"
             raise wrong("routed", str(routed), wanted)
         self.shared, self.routed, self.router = shared, heads - shared if routed is None else routed, router
-        sizes = {
+        outputs = {
             "route": heads - shared if router != "norm" else 0,
             "share": shared if router == "softmax" and shared > 1 else 0,
             "balance": 2 if shared and router != "norm" else 0,
         }
-        self.routers = nn.ModuleDict({n: nn.Linear(width, size, bias=False) for n, size in sizes.items() if size})
+        self.routers = nn.ModuleDict({n: nn.Linear(self.width, m, bias=False) for n, m in outputs.items() if m})
         for matrix in self.routers.parameters():
             nn.init.normal_(matrix, std=0.02)
 
     @classmethod
     def examples(cls) -> Sequence[Sample]:
-        plain = Grouped(13, 4, 2, 5, 7)
+        plain, five = Grouped(Sizes(13, 4, 2, 5, 7)), Sizes(13, 5, 5, 3, 7)
         return [
             Sample("all routed", to_mixture(plain, shared=2, router="softmax"), {"equals": plain}),
-            Sample("2 of 3 routed", cls(13, 5, 5, 3, 7, shared=2, routed=2)),
-            Sample("relu", cls(13, 5, 5, 3, 7, shared=1, router="relu")),
+            Sample("2 of 3 routed", cls(five, shared=2, routed=2)),
+            Sample("relu", cls(five, shared=1, router="relu")),
             Sample("longest queries", to_mixture(plain, shared=1, routed=2)),
         ]
 
@@ -160,10 +152,8 @@ def to_mixture(projection: Grouped, shared: int, routed: int | None = None, rout
     With the routers "norm" and "softmax" and all heads routed it computes the same (the latter's matrices start at
     zero); with fewer, the tokens lose the heads with the shortest queries, and training goes on from there.
     """
-    p = projection
-    found = MixtureOfHeads(p.width, p.heads, p.kv_heads, p.head_dim, p.value_dim, shared, routed, router)
-    found = found.to(p.q.weight)
-    found.load_state_dict(p.state_dict(), strict=False)
+    found = MixtureOfHeads(projection.sizes, shared, routed, router).to(projection.q.weight)
+    found.load_state_dict(projection.state_dict(), strict=False)
     if router == "softmax":
         for matrix in found.routers.parameters():
             nn.init.zeros_(matrix)

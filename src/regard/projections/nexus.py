@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
+from regard.core.sizes import Sizes
 from regard.projections.base import Grouped
 
 
@@ -55,19 +56,20 @@ class Nexus(Grouped):
     values: with v for both, queries and keys would be equal and scores symmetric.
     """
 
-    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, value_dim: int, order: int = 2) -> None:
-        super().__init__(width, heads, kv_heads, head_dim, value_dim)
+    def __init__(self, sizes: Sizes, order: int = 2) -> None:
+        super().__init__(sizes)
         if order < 1:
             raise wrong("order", str(order), "at least 1")
-        if order > 1 and kv_heads != heads:
-            raise wrong("kv_heads", str(kv_heads), f"the {heads} heads: each refines keys of its own")
+        if order > 1 and sizes.kv_heads != sizes.heads:
+            raise wrong("kv_heads", str(sizes.kv_heads), f"the {sizes.heads} heads: each refines keys of its own")
         self.order = order
 
     @classmethod
     def examples(cls) -> Sequence[Sample]:
-        first = cls(13, 3, 3, 6, 7, order=1)
-        plain = Grouped(13, 3, 3, 6, 7).same_as(first)
-        return [Sample("order 1", first, {"equals": plain}), Sample("order 3", cls(13, 3, 3, 6, 7, order=3))]
+        sizes = Sizes(13, 3, 3, 6, 7)
+        first = cls(sizes, order=1)
+        plain = Grouped(sizes).same_as(first)
+        return [Sample("order 1", first, {"equals": plain}), Sample("order 3", cls(sizes, order=3))]
 
     @property
     def cached_numbers(self) -> int:

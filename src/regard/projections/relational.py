@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple, replace
 from typing import Literal, get_args
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
+from regard.core.sizes import Sizes
 from regard.projections.base import Grouped, Projection, merge_heads, split_heads
 from regard.projections.rotary import Rotary
 
@@ -70,18 +72,15 @@ class Dual(Projection):
 
     def __init__(
         self,
-        width: int,
-        heads: int,
-        kv_heads: int,
-        head_dim: int,
-        value_dim: int,
+        sizes: Sizes,
         relational: int = 1,
         relations: int | None = None,
         symmetric: bool = False,
         symbols: Symbols = "attention",
         library: int = 32,
     ) -> None:
-        super().__init__(width, heads, kv_heads, head_dim, value_dim)
+        super().__init__(sizes)
+        width, heads, kv_heads, head_dim, value_dim = astuple(sizes)
         if not 0 <= relational <= heads or relational % (heads // kv_heads):
             raise wrong(
                 "relational", str(relational), f"0 to {heads}, a multiple of {heads // kv_heads}, a key's heads"
@@ -104,18 +103,19 @@ class Dual(Projection):
 
     @classmethod
     def examples(cls) -> Sequence[Sample]:
-        none = cls(13, 4, 2, 6, 7, relational=0)
+        two, four = Sizes(13, 4, 2, 6, 7), Sizes(13, 4, 4, 6, 7)
+        none = cls(two, relational=0)
         found = [
-            Sample(f"symbols by {symbols}", cls(13, 4, 4, 6, 7, 2, 3, symmetric, symbols))
+            Sample(f"symbols by {symbols}", cls(four, 2, 3, symmetric, symbols))
             for symbols, symmetric in zip(get_args(Symbols), (False, True, False), strict=True)
         ]
-        plain = Grouped(13, 4, 2, 6, 7).same_as(none)
-        return [Sample("no relational heads", none, {"equals": plain}), *found, Sample("all", cls(13, 4, 2, 6, 7, 4))]
+        plain = Grouped(two).same_as(none)
+        return [Sample("no relational heads", none, {"equals": plain}), *found, Sample("all", cls(two, 4))]
 
     def add_relations(self, wide: int) -> None:
         """The parameters of relational heads; ``wide`` is R p."""
         self.told = self.size + self.size % 2 if self.symbols == "relative" else self.size
-        self.value_dim = wide + self.told
+        self.sizes = replace(self.sizes, value_dim=wide + self.told)
         self.relation_q = nn.Linear(self.width, wide, bias=False)
         self.relation_k = None if self.symmetric else nn.Linear(self.width, wide, bias=False)
         self.relation_out = nn.Parameter(torch.randn(self.relational, self.relations, self.size) * self.relations**-0.5)

@@ -3,9 +3,12 @@ queries that are the keys too."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from regard.core.errors import wrong
+from regard.core.sizes import Sizes
 from regard.projections.base import Grouped, Projection, merge_heads, split_heads
 
 
@@ -18,23 +21,18 @@ class MultiValue(Grouped):
     width (2 g d + 2 h e).
 
     Args:
-        groups: g, a divisor of the heads.
-
-    Raises:
-        ValueError: ``groups`` does not divide ``heads``, or a size is below one.
+        sizes: its kv_heads are g, the groups; those of the projection itself are h, as every head has its values.
 
     Paper: Dao and Gu, arXiv 2405.21060.
     """
 
-    def __init__(self, width: int, heads: int, groups: int, head_dim: int, value_dim: int) -> None:
-        Projection.__init__(self, width, heads, heads, head_dim, value_dim)
-        if groups < 1 or heads % groups:
-            raise wrong("groups", str(groups), f"a divisor of the {heads} heads")
-        self.groups = groups
-        self.q = nn.Linear(width, groups * head_dim, bias=False)
-        self.k = nn.Linear(width, groups * head_dim, bias=False)
-        self.v = nn.Linear(width, heads * value_dim, bias=False)
-        self.out = nn.Linear(heads * value_dim, width, bias=False)
+    def __init__(self, sizes: Sizes) -> None:
+        Projection.__init__(self, replace(sizes, kv_heads=sizes.heads))
+        self.groups = sizes.kv_heads
+        self.q = nn.Linear(self.width, self.groups * self.head_dim, bias=False)
+        self.k = nn.Linear(self.width, self.groups * self.head_dim, bias=False)
+        self.v = nn.Linear(self.width, self.heads * self.value_dim, bias=False)
+        self.out = nn.Linear(self.heads * self.value_dim, self.width, bias=False)
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -53,15 +51,15 @@ class SharedKeys(Grouped):
     c is ``context``, x itself in self-attention. Parameters: width (h d + 2 h e).
 
     Raises:
-        ValueError: other kv heads than heads, or a size below one.
+        ValueError: other kv heads than heads.
 
     Papers: Kitaev et al., arXiv 2001.04451; Roy et al., 2003.05997.
     """
 
-    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, value_dim: int) -> None:
-        if kv_heads != heads:
-            raise wrong("kv_heads", str(kv_heads), f"the {heads} heads, whose queries are the keys")
-        super().__init__(width, heads, kv_heads, head_dim, value_dim)
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__(sizes)
+        if sizes.kv_heads != sizes.heads:
+            raise wrong("kv_heads", str(sizes.kv_heads), f"the {sizes.heads} heads, whose queries are the keys")
         del self.k
 
     def forward(self, x: Tensor, context: Tensor, values: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,10 +83,10 @@ class Selective(MultiValue):
     Paper: Gu and Dao, arXiv 2312.00752.
     """
 
-    def __init__(self, width: int, heads: int, groups: int, head_dim: int, value_dim: int) -> None:
-        super().__init__(width, heads, groups, head_dim, value_dim)
-        self.q = nn.Linear(self.inner, groups * head_dim, bias=False)
-        self.k = nn.Linear(self.inner, groups * head_dim, bias=False)
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__(sizes)
+        self.q = nn.Linear(self.inner, self.groups * self.head_dim, bias=False)
+        self.k = nn.Linear(self.inner, self.groups * self.head_dim, bias=False)
 
     @property
     def inner(self) -> int:
@@ -114,9 +112,8 @@ class Selective(MultiValue):
         return 2 * self.inner * (self.width + self.groups * self.head_dim)
 
 
-def as_hosted(kind: str, width: int, heads: int, kv_heads: int, head_dim: int, value_dim: int) -> Grouped:
+def as_hosted(kind: str, sizes: Sizes) -> Grouped:
     """The plain projection that `LayerSpec.projection` names; ``kv_heads`` are the groups of those that share."""
     if kind == "shared":
-        return SharedKeys(width, heads, heads if kv_heads == 1 else kv_heads, head_dim, value_dim)
-    made = {"grouped": Grouped, "multi_value": MultiValue, "selective": Selective}[kind]
-    return made(width, heads, kv_heads, head_dim, value_dim)
+        return SharedKeys(replace(sizes, kv_heads=sizes.heads) if sizes.kv_heads == 1 else sizes)
+    return {"grouped": Grouped, "multi_value": MultiValue, "selective": Selective}[kind](sizes)

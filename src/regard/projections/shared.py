@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.kinds import Sample, shown_by
+from regard.core.sizes import Sizes
 from regard.projections.base import Grouped, Projection
 from regard.projections.fewer import FewerMatrices as FewerMatrices  # its place in 0.1
 
@@ -58,7 +60,7 @@ def to_groups(projection: Grouped, kv_heads: int = 1) -> Grouped:
     p = projection
     if kv_heads < 1 or p.kv_heads % kv_heads:
         raise wrong("kv_heads", str(kv_heads), f"a divisor of the {p.kv_heads} key and value heads")
-    found = Grouped(p.width, p.heads, kv_heads, p.head_dim, p.value_dim).to(p.q.weight)
+    found = Grouped(replace(p.sizes, kv_heads=kv_heads)).to(p.q.weight)
     with torch.no_grad():
         found.q.weight.copy_(p.q.weight)
         found.out.weight.copy_(p.out.weight)
@@ -70,7 +72,7 @@ def to_groups(projection: Grouped, kv_heads: int = 1) -> Grouped:
 
 def grouped_sample(kv_heads: int) -> Sample:
     """Four equal key heads made ``kv_heads``, which computes the same."""
-    whole = Grouped(13, 4, 4, 5, 7)
+    whole = Grouped(Sizes(13, 4, 4, 5, 7))
     with torch.no_grad():
         for name, size in (("k", 5), ("v", 7)):
             matrix = getattr(whole, name).weight
@@ -119,13 +121,13 @@ class HeadEmbeddings(Projection):
     def __init__(
         self, width: int, heads: int, head_dim: int, value_dim: int, form: Literal["add", "multiply"] = "multiply"
     ) -> None:
-        super().__init__(width, heads, heads, head_dim, value_dim)
+        super().__init__(Sizes(width, heads, heads, head_dim, value_dim))
         if form not in ("add", "multiply"):
             raise wrong("form", repr(form), "add or multiply")
         self.form = form
-        self.maps = nn.ModuleList(nn.Linear(width, size, bias=False) for size in (head_dim, head_dim, value_dim))
-        sizes = (head_dim, head_dim, value_dim)
-        self.embeddings = nn.ParameterList(nn.Parameter(0.1 * torch.randn(heads, size)) for size in sizes)
+        outputs = (head_dim, head_dim, value_dim)
+        self.maps = nn.ModuleList(nn.Linear(width, size, bias=False) for size in outputs)
+        self.embeddings = nn.ParameterList(nn.Parameter(0.1 * torch.randn(heads, size)) for size in outputs)
         self.out = nn.Linear(heads * value_dim, width, bias=False)
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,7 +137,7 @@ class HeadEmbeddings(Projection):
     @classmethod
     def examples(cls) -> Sequence[Sample]:
         """Among them embeddings of zero, with which all heads are one."""
-        alike, plain = cls(13, 3, 5, 7), Grouped(13, 3, 1, 5, 7)
+        alike, plain = cls(13, 3, 5, 7), Grouped(Sizes(13, 3, 1, 5, 7))
         with torch.no_grad():
             for embedding in alike.embeddings:
                 embedding.zero_()
@@ -216,20 +218,13 @@ class KnockingHeads(Grouped):
     Paper: Zhou et al., arXiv 2510.23052.
     """
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        kv_heads: int,
-        head_dim: int,
-        value_dim: int,
-        values: Literal["linear", "gated"] = "linear",
-    ) -> None:
-        super().__init__(width, heads, kv_heads, head_dim, value_dim)
+    def __init__(self, sizes: Sizes, values: Literal["linear", "gated"] = "linear") -> None:
+        super().__init__(sizes)
         if values not in ("linear", "gated"):
             raise wrong("values", repr(values), "linear or gated")
-        self.mixes = nn.ParameterList(nn.Parameter(torch.eye(size)) for size in (head_dim, head_dim, value_dim))
-        last = [torch.zeros(value_dim, value_dim), torch.eye(value_dim)] if values == "gated" else []
+        d, e = sizes.head_dim, sizes.value_dim
+        self.mixes = nn.ParameterList(nn.Parameter(torch.eye(size)) for size in (d, d, e))
+        last = [torch.zeros(e, e), torch.eye(e)] if values == "gated" else []
         self.gated = nn.ParameterList(nn.Parameter(matrix) for matrix in last)
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -242,11 +237,11 @@ class KnockingHeads(Grouped):
     @classmethod
     def examples(cls) -> Sequence[Sample]:
         """At the start, where both forms are plain, and mixed, which a grouped projection is too."""
-        found = []
+        found, sizes = [], Sizes(13, 4, 2, 5, 7)
         for values in ("linear", "gated"):
-            new = cls(13, 4, 2, 5, 7, values)
-            found.append(Sample(f"{values}, new", new, {"equals": Grouped(13, 4, 2, 5, 7).same_as(new)}))
-            mixed = cls(13, 4, 2, 5, 7, values).double()  # so that what folds into one matrix is not rounded
+            new = cls(sizes, values)
+            found.append(Sample(f"{values}, new", new, {"equals": Grouped(sizes).same_as(new)}))
+            mixed = cls(sizes, values).double()  # so that what folds into one matrix is not rounded
             with torch.no_grad():
                 for mix in (*mixed.mixes, *mixed.gated):
                     mix.add_(0.3 * torch.randn_like(mix))
@@ -262,7 +257,7 @@ class KnockingHeads(Grouped):
         """
         if self.gated:
             raise wrong("values", "gated", "linear: a gate does not fold into matrices")
-        found = Grouped(self.width, self.heads, self.kv_heads, self.head_dim, self.value_dim).to(self.q.weight)
+        found = Grouped(self.sizes).to(self.q.weight)
         with torch.no_grad():
             found.out.weight.copy_(self.out.weight)
             for name, mix in zip(("q", "k", "v"), self.mixes, strict=True):
@@ -329,7 +324,7 @@ class Merged(Projection):
     mirrored: Tensor | None
 
     def __init__(self, width: int, heads: int, symmetric: bool = False, out: bool = True) -> None:
-        super().__init__(width, heads, 1, width, width)
+        super().__init__(Sizes(width, heads, 1, width, width))
         rows, columns = torch.tril_indices(width, width)
         mirrored = torch.zeros(width, width, dtype=torch.int64)
         mirrored[rows, columns] = mirrored[columns, rows] = torch.arange(len(rows))
@@ -341,7 +336,7 @@ class Merged(Projection):
     @classmethod
     def examples(cls) -> Sequence[Sample]:
         """Among them one made of a multi-head projection: mechanisms divide by the root of the width instead of d."""
-        plain, merged = Grouped(13, 3, 3, 5, 7).double(), cls(13, 3).double()
+        plain, merged = Grouped(Sizes(13, 3, 3, 5, 7)).double(), cls(13, 3).double()
         assert merged.out is not None
         queries, keys = (matrix.weight.unflatten(0, (3, 5)) for matrix in (plain.q, plain.k))
         values, outs = plain.v.weight.unflatten(0, (3, 7)), plain.out.weight.unflatten(1, (3, 7))

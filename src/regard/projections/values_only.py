@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.core.kinds import Sample
+from regard.core.sizes import Sizes
 from regard.projections.base import Grouped, Projection, split_heads
 
 
@@ -23,14 +24,14 @@ class ValuesOnly(Projection):
     """
 
     def __init__(self, width: int, heads: int, value_dim: int) -> None:
-        super().__init__(width, heads, heads, 1, value_dim)
+        super().__init__(Sizes(width, heads, heads, 1, value_dim))
         self.v = nn.Linear(width, heads * value_dim, bias=False)
         self.out = nn.Linear(heads * value_dim, width, bias=False)
 
     @classmethod
     def examples(cls) -> Sequence[Sample]:
         """The grouped projection whose queries are zero attends alike to all, as this does with softmax."""
-        found, plain = cls(13, 3, 7), Grouped(13, 3, 3, 1, 7)
+        found, plain = cls(13, 3, 7), Grouped(Sizes(13, 3, 3, 1, 7))
         plain.same_as(found)
         with torch.no_grad():
             plain.q.weight.zero_()

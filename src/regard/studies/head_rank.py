@@ -10,6 +10,7 @@ from regard.blocks.attention import Attention
 from regard.blocks.block import Block
 from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
+from regard.core.sizes import Sizes
 from regard.mechanisms.scored.softmax import Softmax
 from regard.projections.base import Grouped
 
@@ -171,7 +172,7 @@ class RankNetwork(nn.Module):
         super().__init__()
         self.embed, self.read = nn.Linear(d, width), nn.Linear(width, d)
         self.mark = nn.Parameter(0.5 * torch.randn(width))
-        layers = (Attention(Softmax(), Grouped(width, heads, heads, rank, d)) for _ in range(depth))
+        layers = (Attention(Softmax(), Grouped(Sizes(width, heads, heads, rank, d))) for _ in range(depth))
         self.blocks = nn.ModuleList(Block(layer, width, inner) for layer in layers)
 
     def forward(self, points: Tensor, y: Tensor) -> Tensor:

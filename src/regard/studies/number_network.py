@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from regard.blocks.attention import Attention
 from regard.core.errors import wrong
 from regard.core.mechanism import Mechanism
+from regard.core.sizes import Sizes
 from regard.mechanisms.scored.positional import Positional
 from regard.mechanisms.scored.softmax import Softmax
 from regard.projections.base import Grouped, Projection
@@ -59,7 +60,7 @@ class NumberNetwork(nn.Module):
         """One layer's mechanism and projection."""
         if self.positional:
             return Positional(heads, places, places), ValuesOnly(width, heads, width // heads)
-        return Softmax(), Grouped(width, heads, heads, width, width // heads)
+        return Softmax(), Grouped(Sizes(width, heads, heads, width, width // heads))
 
     def forward(self, numbers: Tensor) -> Tensor:
         z = nn.functional.pad(numbers, (0, 1))[..., None]

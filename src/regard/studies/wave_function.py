@@ -17,6 +17,7 @@ from regard.core.atlas import Claim, published
 from regard.core.build import build
 from regard.core.errors import wrong
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.projections.base import Grouped
 from regard.projections.values_only import ValuesOnly
 
@@ -169,11 +170,10 @@ class WaveFunction(nn.Module):
         self.embed = nn.Linear(patch * patch, width)
         factored = attention == "factored"
         self.places = None if factored else nn.Parameter(0.1 * torch.randn(grid * grid, width))
-        size = width // heads
         self.attentions = nn.ModuleList(
-            Attention(build("factored", heads=heads, grid=(grid, grid)), ValuesOnly(width, heads, size))
+            Attention(build("factored", heads=heads, grid=(grid, grid)), ValuesOnly(width, heads, width // heads))
             if factored
-            else Attention(build(attention), Grouped(width, heads, heads, size, size))
+            else Attention(build(attention), Grouped(Sizes.even(width, heads)))
             for _ in range(depth)
         )
         self.networks = nn.ModuleList(

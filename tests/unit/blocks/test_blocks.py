@@ -17,6 +17,7 @@ from regard.blocks.signals import Signals
 from regard.core.layer import Gate, Norm, Shift
 from regard.core.layout import Layout
 from regard.core.mechanism import LayerSpec, Signal
+from regard.core.sizes import Sizes
 from regard.projections.base import Grouped
 from regard.projections.gates import Gates
 from regard.projections.rotary import Rotary
@@ -33,14 +34,14 @@ def hosted(host: LayerSpec, kv_heads: int = 2) -> Attention:
     torch.manual_seed(3)
     mechanism = regard.build("softmax")
     mechanism.layer = host
-    layer = Attention(mechanism, as_hosted(host.projection, 13, 4, kv_heads, 6, 5), Rotary(6)).double()
+    layer = Attention(mechanism, as_hosted(host.projection, Sizes(13, 4, kv_heads, 6, 5)), Rotary(6)).double()
     for weight in [*layer.output.parameters(), *(layer.shift.parameters() if layer.shift else [])]:
         torch.nn.init.normal_(weight)
     return layer
 
 
 def test_grouped_projection_is_four_matrices_and_counts_them():
-    projection = Grouped(13, 6, 3, 7, 5).double()
+    projection = Grouped(Sizes(13, 6, 3, 7, 5)).double()
     x, context = normal(2, 11, 13), normal(2, 17, 13)
     q, k, v = projection(x, context)
     torch.testing.assert_close(q[:, 4], x @ projection.q.weight[28:35].T, **CLOSE)
@@ -49,17 +50,17 @@ def test_grouped_projection_is_four_matrices_and_counts_them():
     assert projection.parameter_count == sum(p.numel() for p in projection.parameters())
     assert projection.cached_numbers == k[0, :, 0].numel() + v[0, :, 0].numel()
     with pytest.raises(ValueError, match="kv_heads: got 4, want a divisor of the 6 heads"):
-        Grouped(13, 6, 4, 7, 5)
+        Grouped(Sizes(13, 6, 4, 7, 5))
 
 
 @pytest.mark.parametrize("made", [MultiValue, Selective])
 def test_projections_that_share_queries_and_keys_count_their_parameters(made):
-    projection = made(13, 6, 3, 7, 5)
+    projection = made(Sizes(13, 6, 3, 7, 5))
     assert projection.parameter_count == sum(p.numel() for p in projection.parameters())
     q, k, v = projection(normal(2, 11, 13).float(), normal(2, 17, 13).float())
     assert (q.shape[1], k.shape[1], v.shape[1]) == projection.counts == (3, 3, 6)
-    with pytest.raises(ValueError, match="groups: got 4, want a divisor of the 6 heads"):
-        made(13, 6, 4, 7, 5)
+    with pytest.raises(ValueError, match="kv_heads: got 4, want a divisor of the 6 heads"):
+        made(Sizes(13, 6, 4, 7, 5))
 
 
 SHIFTED, BLENDED = 2 * 3 * 2 * 13, 13 * 4
@@ -237,10 +238,10 @@ def test_what_a_host_cannot_have_is_refused():
     mechanism = regard.build("softmax")
     mechanism.layer = LayerSpec(projection="selective")
     with pytest.raises(ValueError, match="projection: got Grouped, want Selective, as Softmax has it"):
-        Attention(mechanism, Grouped(13, 4, 2, 6, 5))
+        Attention(mechanism, Grouped(Sizes(13, 4, 2, 6, 5)))
     mechanism.layer = LayerSpec(shift=Shift())
     with pytest.raises(ValueError, match="projection: got MultiValue, want Grouped: the token shift"):
-        Attention(mechanism, MultiValue(13, 4, 2, 6, 5))
+        Attention(mechanism, MultiValue(Sizes(13, 4, 2, 6, 5)))
 
 
 def test_a_norm_scales_by_the_channels_that_it_names():
@@ -259,13 +260,13 @@ def test_a_mechanism_that_does_not_group_is_refused_by_name():
     mechanism = regard.build("softmax")
     mechanism.traits = replace(mechanism.traits, grouped=False)
     with pytest.raises(ValueError, match="kv_heads: got 2, want the 4 heads: Softmax does not group"):
-        Attention(mechanism, Grouped(13, 4, 2, 6, 5))
+        Attention(mechanism, Grouped(Sizes(13, 4, 2, 6, 5)))
 
 
 def test_a_gate_of_each_element_is_the_projection_that_gates_behind_attention():
     x, layout = normal(2, 11, 12), Layout(causal=True)
-    own = Attention(regard.build("gated", each=True), Grouped(12, 4, 2, 3, 5)).double()
-    other = Attention(regard.build("softmax"), Gates(12, 4, 2, 3, 5, "heads")).double()
+    own = Attention(regard.build("gated", each=True), Grouped(Sizes(12, 4, 2, 3, 5))).double()
+    other = Attention(regard.build("softmax"), Gates(Sizes(12, 4, 2, 3, 5), "heads")).double()
     weights = {name: value for name, value in own.state_dict().items() if not name.startswith("output.")}
     other.load_state_dict(weights | {"projection.gate.weight": own.state_dict()["output.gate.weight"]})
     torch.testing.assert_close(own(x, layout), other(x, layout), **CLOSE)
@@ -286,6 +287,6 @@ def test_keys_and_values_are_blended_by_hand():
 
 
 def test_a_later_layer_wants_the_values_of_the_first():
-    layer = Attention(regard.build("rwkv7", heads=2, head_dim=3), Grouped(6, 2, 2, 3, 3), later=True)
+    layer = Attention(regard.build("rwkv7", heads=2, head_dim=3), Grouped(Sizes(6, 2, 2, 3, 3)), later=True)
     with pytest.raises(TypeError, match="values"):
         layer(torch.randn(1, 3, 6), Layout(causal=True))

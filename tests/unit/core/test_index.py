@@ -160,7 +160,7 @@ def test_what_is_no_mechanism_is_built_by_what_it_is():
 
 
 def test_a_kind_with_a_base_has_a_verb():
-    plain = regard.projection("nexus", width=13, heads=2, kv_heads=2, head_dim=5, value_dim=7, order=1)
+    plain = regard.projection("nexus", sizes=regard.Sizes(13, 2, 2, 5, 7), order=1)
     assert type(plain).__name__ == "Nexus"
     assert str(regard.pattern("chunked", size=3)) == "Blocks(size=3, shift=0)"
     assert type(regard.network("twins", classes=3)).__name__ == "Stages"

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import regard
 from regard.blocks.attention import Attention
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.mechanisms.scored.parts.biases import BIASES, bucket
 from regard.mechanisms.scored.parts.normalisers import NORMALISERS
 from regard.mechanisms.scored.parts.scores import SCORES
@@ -251,7 +252,7 @@ def test_known_mechanisms_are_compositions(name, config, parts):
 def test_what_follows_is_the_host():
     """With ``norm`` and ``gate`` a layer divides each head's output by its root mean square and opens each element."""
     mechanism = composed("distance", "t5", norm=True, gate="silu")
-    layer = Attention(mechanism, Grouped(10, HEADS, HEADS, DIM, DIM)).double()
+    layer = Attention(mechanism, Grouped(Sizes(10, HEADS, HEADS, DIM, DIM))).double()
     x = torch.randn(2, N, 10, dtype=torch.float64)
     out = mechanism(*layer.projection(x, x), Layout(causal=True))
     normed = out / (out.square().mean(-1, keepdim=True) + 1e-6).sqrt()

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.mechanisms.sparse.content_routing import ContentRouting, learning, normed
 from regard.networks.lm import LM, Config
 from regard.projections.selective import SharedKeys
@@ -83,4 +84,4 @@ def test_queries_are_the_keys_of_a_shared_layer():
     assert torch.equal(q, k)
     assert model(torch.arange(9)[None]).isfinite().all()
     with pytest.raises(ValueError, match="kv_heads"):
-        SharedKeys(12, 4, 2, 3, 3)
+        SharedKeys(Sizes(12, 4, 2, 3, 3))

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 import regard
 from regard.blocks.attention import Attention
 from regard.blocks.spatial import NonLocal
+from regard.core.sizes import Sizes
 from regard.projections.base import Grouped
 
 
@@ -79,7 +80,7 @@ def test_memory_is_linear_in_the_length(normaliser):
 def test_the_module_is_its_convolutions_written_out(normaliser):
     """The module for feature maps equals 1 × 1 convolutions, normalisations and the sum, on 5 × 7 cells, to 1e-12."""
     torch.manual_seed(0)
-    projection = Grouped(12, 3, 3, 4, 2)
+    projection = Grouped(Sizes(12, 3, 3, 4, 2))
     module = NonLocal(Attention(regard.build("efficient", normaliser=normaliser), projection)).double()
     x = torch.randn(2, 12, 5, 7, dtype=torch.float64)
     maps = {name: getattr(projection, name).weight[:, :, None, None] for name in ("q", "k", "v", "out")}
@@ -96,7 +97,7 @@ def test_the_module_is_its_convolutions_written_out(normaliser):
 def test_the_module_takes_any_mechanism_and_map():
     """Windows over the grid stand in the same module; maps of other sides need no other module."""
     torch.manual_seed(0)
-    local = NonLocal(Attention(regard.build("neighborhood", window=3), Grouped(8, 2, 2, 4, 4)))
+    local = NonLocal(Attention(regard.build("neighborhood", window=3), Grouped(Sizes(8, 2, 2, 4, 4))))
     for rows, columns in ((5, 9), (11, 4)):
         x = torch.randn(1, 8, rows, columns)
         moved = x.clone()

@@ -9,6 +9,7 @@ import regard
 from regard.analysis.implicit_attention import reproduced
 from regard.blocks.attention import Attention
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.projections.base import Grouped
 from regard.projections.gates import Gates
 
@@ -18,7 +19,7 @@ PLACES = ("query", "key", "value", "heads", "output")
 
 def made(at, each=True):
     torch.manual_seed(0)
-    return Attention(regard.build("softmax"), Gates(WIDTH, 4, 2, 5, 7, at, each)).double()
+    return Attention(regard.build("softmax"), Gates(Sizes(WIDTH, 4, 2, 5, 7), at, each)).double()
 
 
 def hidden(n=17):
@@ -51,7 +52,7 @@ def test_the_gate_of_a_token_is_its_own(at):
     layer, x, context = made(at), hidden(5), hidden(11) + 1
     p = layer.projection
     gates = dict.fromkeys(("query", "heads", "output"), x) | dict.fromkeys(("key", "value"), context)
-    opened, plain = p.opening(gates[at]), Grouped(WIDTH, 4, 2, 5, 7).double()
+    opened, plain = p.opening(gates[at]), Grouped(Sizes(WIDTH, 4, 2, 5, 7)).double()
     plain.load_state_dict({name: w for name, w in p.state_dict().items() if not name.startswith("gate")})
     q, k, v = (
         part * opened if at == name else part
@@ -81,4 +82,4 @@ def test_sizes_and_decoding(at, each):
 
 def test_other_places_are_refused():
     with pytest.raises(ValueError, match="at: got 'scores', want query, key, value, heads, output"):
-        Gates(WIDTH, 4, 2, 5, 7, "scores")  # pyright: ignore
+        Gates(Sizes(WIDTH, 4, 2, 5, 7), "scores")  # pyright: ignore

@@ -7,6 +7,7 @@ import regard
 from regard.blocks.attention import Attention
 from regard.core.build import build_text
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.projections.base import Grouped
 from regard.projections.latent import ExpandedQueries, Latent
 from regard.projections.rotary import Rotary
@@ -65,7 +66,7 @@ def test_latent_formulas():
 def test_expanded_queries_are_multi_head_attention(kv_heads):
     """EL-attention: attending to hidden states with expanded queries equals multi-head attention."""
     torch.manual_seed(0)
-    plain = Grouped(WIDTH, 4, kv_heads, 5, 7).double()
+    plain = Grouped(Sizes(WIDTH, 4, kv_heads, 5, 7)).double()
     layers = [Attention(regard.build("softmax"), p) for p in (plain, ExpandedQueries(plain))]
     want, got = (layer(hidden(), CAUSAL) for layer in layers)
     torch.testing.assert_close(got, want, atol=1e-12, rtol=0)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 import regard
 from regard.blocks.attention import Attention
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.projections.base import Grouped
 from regard.projections.mixture import MixtureOfHeads, head_activation, load_balance, to_mixture
 
@@ -25,7 +26,7 @@ def hidden(n=17, seed=0):
 def test_gates_of_one_are_multi_head_attention(router, shared):
     """MoH: converted from any grouped projection with all heads routed, it computes the same."""
     torch.manual_seed(0)
-    plain = Grouped(WIDTH, 4, 2, 5, 7).double()
+    plain = Grouped(Sizes(WIDTH, 4, 2, 5, 7)).double()
     mixed = to_mixture(plain, shared, router=router)
     torch.testing.assert_close(mixed.gates(hidden()), torch.ones(2, 4, 17, dtype=torch.float64), **EXACT)
     torch.testing.assert_close(attention(mixed)(hidden(), CAUSAL), attention(plain)(hidden(), CAUSAL), **EXACT)
@@ -34,7 +35,7 @@ def test_gates_of_one_are_multi_head_attention(router, shared):
 def test_gates_follow_the_equation():
     """MoH: y = Σ_h g_h o_h W^O_h with the gates of the equation, head by head and token by token."""
     torch.manual_seed(0)
-    mixed, x = MixtureOfHeads(WIDTH, 5, 5, 3, 7, shared=2, routed=2).double(), hidden()
+    mixed, x = MixtureOfHeads(Sizes(WIDTH, 5, 5, 3, 7), shared=2, routed=2).double(), hidden()
     layer = attention(mixed)
     q, k, v = mixed(x, x)
     heads = F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -55,12 +56,12 @@ def test_gates_follow_the_equation():
 def test_norm_keeps_the_longest_queries_and_relu_opens_as_many_as_it_likes():
     torch.manual_seed(0)
     x = hidden()
-    mixed = to_mixture(Grouped(WIDTH, 5, 5, 3, 7).double(), shared=1, routed=2)
+    mixed = to_mixture(Grouped(Sizes(WIDTH, 5, 5, 3, 7)).double(), shared=1, routed=2)
     lengths = mixed(x, x)[0].norm(dim=-1)[:, 1:]
     longest = lengths >= lengths.sort(1, descending=True).values[:, 1:2]
     assert torch.equal(mixed.gates(x)[:, 1:], longest.double())
     assert torch.equal(mixed.gates(x)[:, 0], torch.ones(2, 17, dtype=torch.float64))
-    free = MixtureOfHeads(WIDTH, 5, 5, 3, 7, shared=1, router="relu").double()
+    free = MixtureOfHeads(Sizes(WIDTH, 5, 5, 3, 7), shared=1, router="relu").double()
     alpha = 2 * free.routers["balance"](x).softmax(-1)
     want = torch.cat([alpha[..., :1], alpha[..., 1:] * free.routers["route"](x).relu()], -1).mT
     torch.testing.assert_close(free.gates(x), want, **EXACT)
@@ -87,7 +88,7 @@ def test_losses_are_those_of_their_definitions():
 def test_activation_loss_opens_closed_heads():
     """PVChat: heads closed to every token open under the loss, to more than its share; some gates stay exactly zero."""
     torch.manual_seed(0)
-    mixed = MixtureOfHeads(WIDTH, 6, 6, 4, 4, shared=1, router="relu").double()
+    mixed = MixtureOfHeads(Sizes(WIDTH, 6, 6, 4, 4), shared=1, router="relu").double()
     x = hidden(64) + 1
     route = mixed.routers["route"].weight
     with torch.no_grad():
@@ -113,6 +114,6 @@ def test_bad_sizes_are_named():
         ({"router": "top"}, "router"),
     ):
         with pytest.raises(ValueError, match=f"{argument}: got"):
-            MixtureOfHeads(WIDTH, 4, 4, 6, 6, **change)  # pyright: ignore
+            MixtureOfHeads(Sizes(WIDTH, 4, 4, 6, 6), **change)  # pyright: ignore
     with pytest.raises(ValueError, match="target: got 1"):
         head_activation(torch.zeros(3, 4), 1)

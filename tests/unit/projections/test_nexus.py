@@ -8,6 +8,7 @@ import regard
 from regard.blocks.attention import Attention
 from regard.core.build import build_text
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.projections.base import Grouped
 from regard.projections.nexus import Nexus
 from regard.projections.rotary import Rotary
@@ -17,7 +18,7 @@ CAUSAL, EXACT, WIDTH = Layout(causal=True), {"atol": 1e-12, "rtol": 0}, 24
 
 def attention(order, mechanism="softmax", rotary=None):
     torch.manual_seed(0)
-    return Attention(regard.build(mechanism), Nexus(WIDTH, 4, 4, 6, 7, order), rotary).double()
+    return Attention(regard.build(mechanism), Nexus(Sizes(WIDTH, 4, 4, 6, 7), order), rotary).double()
 
 
 def hidden(n=17, seed=0):
@@ -26,7 +27,7 @@ def hidden(n=17, seed=0):
 
 def test_order_one_is_multi_head_attention_and_no_order_has_more_parameters():
     """Nexus: order 1 equals the grouped projection bit for bit; all orders have its parameters."""
-    plain = Attention(regard.build("softmax"), Grouped(WIDTH, 4, 4, 6, 7)).double()
+    plain = Attention(regard.build("softmax"), Grouped(Sizes(WIDTH, 4, 4, 6, 7))).double()
     counts = {order: sum(p.numel() for p in attention(order).parameters()) for order in (1, 2, 3, 4)}
     assert set(counts.values()) == {plain.projection.parameter_count}
     plain.load_state_dict(attention(1).state_dict())
@@ -52,7 +53,7 @@ def test_it_is_its_definition(order, causal):
 def test_nothing_leaks_from_the_future_and_it_decodes(mechanism):
     """Nexus: later tokens change no earlier output, bit by bit; decoding, with padding, equals one call."""
     torch.manual_seed(0)
-    layer = Attention(build_text(mechanism), Nexus(WIDTH, 4, 4, 6, 6, 3), Rotary(6)).double()
+    layer = Attention(build_text(mechanism), Nexus(Sizes(WIDTH, 4, 4, 6, 6), 3), Rotary(6)).double()
     x, keys = hidden(23), torch.rand(2, 23, generator=torch.Generator().manual_seed(3)) < 0.7
     want = layer(x, CAUSAL)
     for cut in (1, 7, 22):
@@ -85,8 +86,8 @@ def test_costs_are_those_of_all_attentions():
 
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="order: got 0"):
-        Nexus(WIDTH, 4, 4, 6, 6, 0)
+        Nexus(Sizes(WIDTH, 4, 4, 6, 6), 0)
     with pytest.raises(ValueError, match="kv_heads: got 2"):
-        Nexus(WIDTH, 4, 2, 6, 6)
+        Nexus(Sizes(WIDTH, 4, 2, 6, 6))
     with pytest.raises(ValueError, match="context"):
         attention(2)(hidden(), context=hidden(5))

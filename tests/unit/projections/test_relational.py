@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import regard
 from regard.blocks.attention import Attention
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.projections.base import Grouped
 from regard.projections.relational import Dual
 from regard.projections.rotary import Rotary
@@ -17,9 +18,10 @@ CAUSAL, EXACT, WIDTH = Layout(causal=True), {"atol": 1e-12, "rtol": 0}, 24
 SYMBOLS = ("attention", "position", "relative")
 
 
-def attention(mechanism="softmax", rotary=None, **config):
+def attention(kv_heads=4, rotary=None, value_dim=7, **config):
     torch.manual_seed(0)
-    return Attention(regard.build(mechanism), Dual(WIDTH, 4, **{"kv_heads": 4} | config), rotary).double()
+    sizes = Sizes(WIDTH, 4, kv_heads, 6, value_dim)
+    return Attention(regard.build("softmax"), Dual(sizes, **config), rotary).double()
 
 
 def hidden(n=17, seed=0):
@@ -28,8 +30,8 @@ def hidden(n=17, seed=0):
 
 def test_without_relational_heads_it_is_multi_head_attention():
     """DAT: no relational heads: the parameters and, bit for bit, the output of the grouped projection."""
-    layer = attention(kv_heads=2, head_dim=6, value_dim=7, relational=0)
-    plain = Attention(regard.build("softmax"), Grouped(WIDTH, 4, 2, 6, 7)).double()
+    layer = attention(kv_heads=2, relational=0)
+    plain = Attention(regard.build("softmax"), Grouped(Sizes(WIDTH, 4, 2, 6, 7))).double()
     plain.load_state_dict(layer.state_dict())
     assert torch.equal(layer(hidden(), CAUSAL), plain(hidden(), CAUSAL))
     assert layer.projection.parameter_count == plain.projection.parameter_count
@@ -40,7 +42,7 @@ def test_without_relational_heads_it_is_multi_head_attention():
 def test_relational_heads_are_their_definition(symbols, symmetric):
     """DAT: the layer equals the equation with every relation r_ij and symbol formed, concatenated with plain heads."""
     config = {"relational": 2, "relations": 3, "symbols": symbols, "symmetric": symmetric}
-    layer, x = attention(head_dim=6, value_dim=7, rotary=Rotary(6), **config), hidden()
+    layer, x = attention(rotary=Rotary(6), **config), hidden()
     p, place = layer.projection, torch.arange(17)
     q, k = (Rotary(6)(matrix(x).unflatten(2, (4, 6)).transpose(1, 2), place[None]) for matrix in (p.q, p.k))
     weights = (q @ k.mT / 6**0.5).masked_fill(torch.ones(17, 17, dtype=torch.bool).triu(1), -torch.inf).softmax(-1)
@@ -68,7 +70,7 @@ def test_relational_heads_are_their_definition(symbols, symmetric):
 def test_sizes_costs_and_decoding(symbols, relational, kv_heads):
     """DAT: parameters and FLOPs by formula; decoding with padding equals one call; nothing leaks from the future."""
     config = {"relational": relational, "symbols": symbols, "kv_heads": kv_heads, "symmetric": kv_heads == 2}
-    layer, x = attention(head_dim=6, value_dim=7, rotary=Rotary(6), **config), hidden(23)
+    layer, x = attention(rotary=Rotary(6), **config), hidden(23)
     assert layer.projection.parameter_count == sum(p.numel() for p in layer.projection.parameters())
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         want = layer(x, CAUSAL)
@@ -89,7 +91,6 @@ def test_sizes_costs_and_decoding(symbols, relational, kv_heads):
 
 
 def test_bad_input_is_named():
-    good = {"width": 24, "heads": 4, "kv_heads": 2, "head_dim": 6, "value_dim": 6}
     for change, argument in (
         ({"relational": 5}, "relational"),
         ({"relational": 1}, "relational"),
@@ -97,8 +98,8 @@ def test_bad_input_is_named():
         ({"relational": 2, "symbols": "none"}, "symbols"),
     ):
         with pytest.raises(ValueError, match=f"{argument}: got"):
-            Dual(**good | change)  # pyright: ignore
+            Dual(Sizes(24, 4, 2, 6, 6), **change)  # pyright: ignore
     with pytest.raises(ValueError, match="library: got 4, want 17"):
-        attention(head_dim=6, value_dim=6, symbols="position", library=4)(hidden())
+        attention(value_dim=6, symbols="position", library=4)(hidden())
     with pytest.raises(ValueError, match="context"):
-        attention(head_dim=6, value_dim=6, symbols="relative")(hidden(), context=hidden(5))
+        attention(value_dim=6, symbols="relative")(hidden(), context=hidden(5))

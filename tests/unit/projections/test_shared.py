@@ -7,6 +7,7 @@ import torch.nn.functional as F
 import regard
 from regard.blocks.attention import Attention
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.networks import LM, Config
 from regard.networks.vision.vit import ViT
 from regard.projections.base import Grouped
@@ -17,13 +18,13 @@ CAUSAL, EXACT, WIDTH = Layout(causal=True), {"atol": 1e-12, "rtol": 0}, 24
 MAKE = {
     "add": lambda: HeadEmbeddings(WIDTH, 4, 5, 7, "add"),
     "multiply": lambda: HeadEmbeddings(WIDTH, 4, 5, 7),
-    "knocking": lambda: KnockingHeads(WIDTH, 4, 2, 5, 7),
-    "knocking, gated": lambda: KnockingHeads(WIDTH, 4, 2, 5, 7, "gated"),
+    "knocking": lambda: KnockingHeads(Sizes(WIDTH, 4, 2, 5, 7)),
+    "knocking, gated": lambda: KnockingHeads(Sizes(WIDTH, 4, 2, 5, 7), "gated"),
     "optimised": lambda: FewerMatrices(WIDTH, 4),
     "efficient": lambda: FewerMatrices(WIDTH, 1, "efficient"),
     "merged": lambda: Merged(WIDTH, 3),
     "symmetric": lambda: Merged(WIDTH, 2, symmetric=True, out=False),
-    "multi-query": lambda: to_groups(Grouped(WIDTH, 4, 4, 5, 7)),
+    "multi-query": lambda: to_groups(Grouped(Sizes(WIDTH, 4, 4, 5, 7))),
 }
 
 
@@ -56,7 +57,7 @@ def test_parameters_shapes_and_decoding(name):
 
 def test_multi_query_caches_one_head():
     """MQA: the cache is 1 / h of multi-head attention's, and equal heads convert without a change."""
-    whole = Grouped(WIDTH, 4, 4, 5, 7).double()
+    whole = Grouped(Sizes(WIDTH, 4, 4, 5, 7)).double()
     assert to_groups(whole).cached_numbers * 4 == whole.cached_numbers
     with torch.no_grad():
         for name, size in (("k", 5), ("v", 7)):
@@ -84,8 +85,8 @@ def test_equal_embeddings_make_equal_heads():
 def test_knocking_heads_begin_as_multi_head_attention_and_fold_into_it():
     """KHA: identity maps are multi-head attention exactly; any maps fold into its matrices."""
     torch.manual_seed(0)
-    knocking = KnockingHeads(WIDTH, 4, 2, 5, 7).double()
-    plain = Grouped(WIDTH, 4, 2, 5, 7).double()
+    knocking = KnockingHeads(Sizes(WIDTH, 4, 2, 5, 7)).double()
+    plain = Grouped(Sizes(WIDTH, 4, 2, 5, 7)).double()
     plain.load_state_dict({name: x for name, x in knocking.state_dict().items() if "mixes" not in name})
     assert torch.equal(attention(knocking)(hidden(), CAUSAL), attention(plain)(hidden(), CAUSAL))
     with torch.no_grad():
@@ -99,8 +100,8 @@ def test_gated_knocking_heads_begin_as_multi_head_attention():
     """KHA with a gated network for the values: with T_G zero and T_D the identity they are the values, exactly; else
     the equation."""
     torch.manual_seed(0)
-    gated = KnockingHeads(WIDTH, 4, 2, 5, 7, "gated").double()
-    plain = Grouped(WIDTH, 4, 2, 5, 7).double()
+    gated = KnockingHeads(Sizes(WIDTH, 4, 2, 5, 7), "gated").double()
+    plain = Grouped(Sizes(WIDTH, 4, 2, 5, 7)).double()
     plain.load_state_dict({name: w for name, w in gated.state_dict().items() if "." in name and "weight" in name})
     assert torch.equal(attention(gated)(hidden(), CAUSAL), attention(plain)(hidden(), CAUSAL))
     with torch.no_grad():
@@ -112,16 +113,16 @@ def test_gated_knocking_heads_begin_as_multi_head_attention():
     with pytest.raises(ValueError, match="values: got gated"):
         gated.folded()
     with pytest.raises(ValueError, match="values: got 'mlp'"):
-        KnockingHeads(WIDTH, 4, 2, 5, 7, "mlp")  # pyright: ignore
+        KnockingHeads(Sizes(WIDTH, 4, 2, 5, 7), "mlp")  # pyright: ignore
 
 
 def test_fewer_matrices_are_multi_head_attention_with_the_identity():
     """Optimised and efficient attention: 3/4 and 1/2 of the parameters, the matrices left out being the identity."""
-    whole = Grouped(WIDTH, 4, 4, 6, 6).double()
+    whole = Grouped(Sizes(WIDTH, 4, 4, 6, 6)).double()
     for form, heads, share in (("optimised", 4, 0.75), ("efficient", 1, 0.5)):
         fewer = FewerMatrices(WIDTH, heads, form).double()
         assert fewer.parameter_count == share * whole.parameter_count
-        plain = Grouped(WIDTH, heads, heads, WIDTH // heads, WIDTH // heads).double()
+        plain = Grouped(Sizes.even(WIDTH, heads)).double()
         with torch.no_grad():
             for name in ("q", "k", "v", "out"):
                 source = getattr(fewer, name, None)
@@ -154,7 +155,7 @@ def test_super_attention_mixes_values_by_place():
 
 def test_merged_matrices_score_the_same_pairs():
     """Minimal Transformer: one matrix in the place of two scores the same pairs; a symmetric one symmetrically."""
-    x, plain = hidden(), Grouped(WIDTH, 3, 3, 5, 5).double()
+    x, plain = hidden(), Grouped(Sizes(WIDTH, 3, 3, 5, 5)).double()
     merged = Merged(WIDTH, 3).double()
     queries, keys = (w.weight.view(3, 5, WIDTH) for w in (plain.q, plain.k))
     with torch.no_grad():

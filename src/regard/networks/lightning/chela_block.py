@@ -14,6 +14,7 @@ from regard.core.cost import Cost
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import LayerSpec, Mechanism, accumulate_dtype
+from regard.core.sizes import Sizes
 from regard.kernels.packing import documents
 from regard.mechanisms.linear.lightning import Lightning
 from regard.projections.base import Grouped, Projection
@@ -240,7 +241,7 @@ class ChelaBlock(Block):
     def __init__(self, width: int, heads: int, inner: int, length: int, taps: int = 3) -> None:
         if width % heads:
             raise wrong("width", str(width), f"a multiple of the {heads} heads")
-        projection = Grouped(width, heads, heads, width // heads, width // heads)
+        projection = Grouped(Sizes.even(width, heads))
         super().__init__(FedAttention(gated_sum(heads), projection, ShortLong(width, length, taps)), width, inner)
 
     def merge(self) -> ChelaBlock:

@@ -9,6 +9,7 @@ from regard.blocks.attention import Attention
 from regard.blocks.block import Block, GatedNetwork
 from regard.core.errors import wrong
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.mechanisms.scored.softmax import Softmax
 from regard.projections.base import Grouped, split_heads
 from regard.projections.values_only import ValuesOnly
@@ -79,10 +80,9 @@ class Skim(nn.Module):
         super().__init__()
         if heads < 1 or width % heads:
             raise wrong("heads", str(heads), f"a divisor of the width {width}")
-        d = width // heads
         self.heads, self.embedding, self.softmax = heads, BoxEmbedding(width, places), Softmax()
         self.encoder = nn.ModuleList(
-            Block(Attention(Softmax(), Grouped(width, heads, heads, d, d)), width, inner(width)) for _ in range(depth)
+            Block(Attention(Softmax(), Grouped(Sizes.even(width, heads))), width, inner(width)) for _ in range(depth)
         )
         self.q, self.k = (nn.Linear(width, width, bias=False) for _ in range(2))
 

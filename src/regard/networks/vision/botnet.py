@@ -11,6 +11,7 @@ from regard.blocks.spatial import flat, image
 from regard.core.atlas import Claim, published
 from regard.core.kinds import Sample
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.mechanisms.scored.relative_plane import RelativePlane
 from regard.networks.base import Network
 from regard.networks.stages.norms import ConvNorm
@@ -28,7 +29,7 @@ class PlaneAttention(nn.Module):
     def __init__(self, width: int, heads: int, side: int) -> None:
         super().__init__()
         each = width // heads
-        self.projection = Grouped(width, heads, heads, each, each)
+        self.projection = Grouped(Sizes.even(width, heads))
         self.projection.out = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
         self.mechanism = RelativePlane(each, side)
 

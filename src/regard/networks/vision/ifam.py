@@ -15,6 +15,7 @@ from regard.core.build import build_for
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.networks.base import Network
 from regard.networks.vision.vit import image_sample
 from regard.projections.base import Grouped
@@ -32,12 +33,12 @@ class Trunk(nn.Module):
         self, width: int, heads: int, inner: int, depth: int, patch: int, side: int, channels: int = 3
     ) -> None:
         super().__init__()
-        each, self.patch = width // heads, patch
+        self.patch = patch
         self.patches = nn.Conv2d(channels, width, patch, patch)
         self.positions = nn.Parameter(0.02 * torch.randn(1, width, side, side))
         self.first = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.blocks = nn.ModuleList(
-            Block(Attention(build_for({}, "softmax"), Grouped(width, heads, heads, each, each)), width, inner)
+            Block(Attention(build_for({}, "softmax"), Grouped(Sizes.even(width, heads))), width, inner)
             for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width)

@@ -14,6 +14,7 @@ from regard.core.build import build
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.featuremap.build import gate
 from regard.networks.base import Network
 from regard.networks.vision.vit import image_sample
@@ -58,7 +59,7 @@ class Biased(Grouped):
     """`Grouped` whose four matrices have biases."""
 
     def __init__(self, width: int, heads: int) -> None:
-        super().__init__(width, heads, heads, width // heads, width // heads)
+        super().__init__(Sizes.even(width, heads))
         self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
 
     @property

@@ -17,6 +17,7 @@ from regard.core.build import build_for
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.core.layout import Layout
+from regard.core.sizes import Sizes
 from regard.networks.base import Network
 from regard.networks.stages.norms import whole
 from regard.networks.vision.vit import image_sample
@@ -50,9 +51,9 @@ class SelectAndPack(nn.Module):
         self.length = length
         if share is not None and not 0 < share <= 1:
             raise wrong("share", str(share), "above 0, up to 1, or None")
-        self.share, each = share, width // heads
+        self.share = share
         self.norm, self.gate = nn.LayerNorm(width), nn.Linear(width, 1)
-        self.block = Block(Attention(build_for({}, "softmax"), Grouped(width, heads, heads, each, each)), width, inner)
+        self.block = Block(Attention(build_for({}, "softmax"), Grouped(Sizes.even(width, heads))), width, inner)
 
     def scores(self, x: Tensor) -> Tensor:
         """s ``(b, n)``: what labels supervise."""

@@ -13,6 +13,7 @@ from regard.core.build import build_for, build_text
 from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism
+from regard.core.sizes import Sizes
 from regard.core.spec import Spec
 from regard.networks.stages.norms import ConvNorm, norm_of, whole
 from regard.networks.stages.steps.base import Step
@@ -23,9 +24,7 @@ class Biased(Grouped):
     """`Grouped` whose matrices have biases, those of queries, keys and values if ``inputs``."""
 
     def __init__(self, width: int, heads: int, inputs: bool = True) -> None:
-        if width % heads:
-            raise wrong("heads", str(heads), f"a divisor of the width {width}")
-        super().__init__(width, heads, heads, width // heads, width // heads)
+        super().__init__(Sizes.even(width, heads))
         self.inputs = inputs
         self.q, self.k, self.v = (nn.Linear(width, width, bias=inputs) for _ in range(3))
         self.out = nn.Linear(width, width)
