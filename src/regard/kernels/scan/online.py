@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,8 @@ EPSILON = 0.1
 size, so that with a thousandth of this a rounding error becomes one of the whole within some hundred tokens."""
 ROOT = 0.7071067811865476
 DENSITY = 0.3989422804014327
+
+Some = TypeVar("Some", bound=Any)
 
 Factors = tuple[Tensor, Tensor]
 """``(x_t, δ_t)`` of every token of a chunk, whose outer products are the gradients of one layer."""
@@ -93,6 +95,16 @@ class Weights:
         at = chosen[:, None, None, None]
         pairs = zip(self.tensors, other.tensors, strict=True)
         return self.like([torch.where(at, mine, theirs) for mine, theirs in pairs])
+
+
+def unbound(given: Some) -> list[Some]:
+    """One for each chunk, all of which stand in the axis after the heads."""
+    named = {f.name: getattr(given, f.name) for f in fields(given)}
+    parts = {name: x.unbind(2) for name, x in named.items() if x is not None}
+    return [
+        type(given)(**dict.fromkeys(named) | dict(zip(parts, each, strict=True)))
+        for each in zip(*parts.values(), strict=True)
+    ]
 
 
 class Rule:
@@ -192,11 +204,6 @@ def gradients(rule: Rule, weights: tuple[Tensor, ...], x: Inputs) -> list[Factor
 @dataclass(frozen=True)
 class Ways:
     """How gradients and states reach each token of a chunk, and its end."""
-
-    def of(self, chunk: int) -> Self:
-        """One of the chunks, all of which stand in the axis after the heads."""
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(**cast(Any, {name: None if x is None else x[:, :, chunk] for name, x in given.items()}))
 
     def read(self, x: Tensor, place: int, factors: Factors, w: Weights) -> Tensor:
         """Each token times a layer's sums of its own time."""
@@ -403,13 +410,12 @@ def chunked(
 
 def window(rule: Rule, x: Inputs, w: Weights, course: Course | None, new: Weights | None) -> tuple[Tensor, Weights]:
     """Some chunks, one after the other."""
-    ways, outs = ways_of(x), []
-    for chunk in range(x.q.shape[2]):
+    outs = []
+    for chunk, (own, ways) in enumerate(zip(unbound(x), unbound(ways_of(x)), strict=True)):
         here = None if course is None else course.part(chunk, chunk + 1)
         if here is not None and here.fresh is not None and new is not None:
             w = new.where(here.fresh[:, 0], w)
-        own = x.each(lambda t, chunk=chunk: t[:, :, chunk])
-        out, after = step_chunk(rule, own, ways.of(chunk), w, None if here is None else here.opening[:, 0])
+        out, after = step_chunk(rule, own, ways, w, None if here is None else here.opening[:, 0])
         ended = replace(after, anchor=rule.present(after.sums, after.reading))
         w = ended if here is None else ended.where(here.closing[:, 0], after).where(here.active[:, 0], w)
         outs.append(out)
