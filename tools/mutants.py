@@ -46,7 +46,8 @@ behaviour depends on them: annotations, decorators (what the atlas says of a pap
 the type checker, and a mechanism's examples, which are inputs. A fault that no test noticed *at first* counts in the
 share for good, also when a test that was written for it notices it *now* (`python tools/mutants.py --again`). A change
 that leaves every result as it was is no fault; those that were judged so are named with the reason and not counted
-(`tools/equivalent.tsv`).
+(`tools/equivalent.tsv`). Each seed draws a sample of its own (`--seed`), which says how much goes unnoticed after the
+tests that the samples before it have brought.
 
 """
 
@@ -100,7 +101,7 @@ def sample(room: str, count: int, seed: int) -> list[Mutant]:
         pairs = zip((SOURCE / mutant.file).read_text().splitlines(), text.splitlines(), strict=False)
         after = next((new.strip() for old, new in pairs if old != new), None)
         if after is not None:
-            drawn.append(replace(mutant, after=after))
+            drawn.append(replace(mutant, after=after, seed=seed))
     return drawn
 
 
@@ -118,7 +119,7 @@ def load() -> dict[Mutant, str]:
     if not RESULTS.exists():
         return {}
     rows = [line.split("\t") for line in RESULTS.read_text().splitlines()[1:]]
-    found = {Mutant(a, b, c, int(d), *rest): outcome for outcome, a, b, c, d, *rest in rows}
+    found = {Mutant(a, b, c, int(d), *rest, int(seed)): outcome for outcome, a, b, c, d, *rest, seed in rows}
     return {m: outcome for m, outcome in found.items() if m.source == digest_of(m.file)}
 
 
@@ -128,20 +129,27 @@ def judged_equivalent() -> dict[tuple[str, str, str], str]:
     return {(file, before, after): reason for file, before, after, reason in rows}
 
 
+def counted(kind: str, groups: dict[str, list[str]]) -> list[str]:
+    """A table of how many of each group's faults went unnoticed."""
+    table = [f"| {kind} | planted | unnoticed at first | share | unnoticed now |", "|---|---|---|---|---|"]
+    for name, found in groups.items():
+        alive = sum(outcome in (SURVIVED, NEVER) for outcome in found)
+        first = alive + found.count(SINCE)
+        table += [f"| {name} | {len(found)} | {first} | {first / len(found):.0%} | {alive} |"] if found else []
+    return table
+
+
 def save(results: dict[Mutant, str]) -> None:
     """The table of all results, and the page that sums it up."""
-    lines = ["outcome\troom\tfile\toperator\toccurrence\tsource\tbefore\tafter"]
+    lines = ["outcome\troom\tfile\toperator\toccurrence\tsource\tbefore\tafter\tseed"]
     lines += ["\t".join(map(str, (results[m], *astuple(m)))) for m in sorted(results)]
     RESULTS.write_text("\n".join(lines) + "\n")
     reasons = judged_equivalent()
     same = {m: reason for m in results if (reason := reasons.get((m.file, m.before, m.after)))}
     results = {m: outcome for m, outcome in results.items() if m not in same}
-    page = ["| room | planted | unnoticed at first | share | unnoticed now |", "|---|---|---|---|---|"]
+    seeds = {str(seed): [results[m] for m in results if m.seed == seed] for seed in sorted({m.seed for m in results})}
     rooms = {room: [outcome for m, outcome in results.items() if m.room == room] for room in ROOMS}
-    for name, found in (*rooms.items(), ("all", list(results.values()))):
-        alive = sum(outcome in (SURVIVED, NEVER) for outcome in found)
-        first = alive + found.count(SINCE)
-        page += [f"| {name} | {len(found)} | {first} | {first / len(found):.0%} | {alive} |"] if found else []
+    page = [*counted("sample", seeds), "", *counted("room", {**rooms, "all": list(results.values())})]
     for title, kind in (("Unnoticed", SURVIVED), ("In code that no fast test runs", NEVER)):
         left = [m for m in sorted(results) if results[m] == kind]
         page += ["", f"{title}:", ""] if left else []

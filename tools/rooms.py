@@ -100,7 +100,7 @@ def tests_of(tests: Path, room: str, file: str) -> list[tuple[str, ...]]:
     """The tests of a file as pytest is told them, the closest first: those that name it, then its room's; the laws of
     what is built on it.
 
-    Laws themselves are tested by the mutants of their kind.
+    Laws themselves are tested by the mutants of their kind, and by the tests that examine something by them.
     """
     if room == "laws":
         return tests_of_laws(tests, file)
@@ -130,7 +130,17 @@ def tests_of_laws(tests: Path, file: str) -> list[tuple[str, ...]]:
     """The mutants of the kind whose laws a file holds; of a small kind, where it serves them all."""
     kind = "mechanism" if "/mechanism/" in file else Path(file).stem
     known = (tests / f"mutants/{kind}.py").exists()
-    return [(str(tests / MUTANTS), "-k", f"{kind}:" if known else "projection: or edit:")]
+    module, names = file.removesuffix(".py").replace("/", "."), defined(tests.parent / "src" / file)
+    others = [p for p in every_test(tests) if p.parent.name != "laws" and "gpu" not in p.name]
+    examining = [p for p in others if imports(p, module, names) or examines(p, kind)]
+    return [(str(tests / MUTANTS), "-k", f"{kind}:" if known else "projection: or edit:")] + [
+        (str(p),) for p in examining[:4]
+    ]
+
+
+def examines(path: Path, kind: str) -> bool:
+    """Whether it holds something to laws of a kind that it names."""
+    return "examine(" in text_of(path) and f'kind="{kind}"' in text_of(path)
 
 
 def lawful_of(source: Path, room: str, file: str) -> list[str]:

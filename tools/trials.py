@@ -22,7 +22,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -47,7 +47,8 @@ hookimpl = HookimplMarker("pytest")
 
 @dataclass(frozen=True, order=True)
 class Mutant:
-    """One changed place: the operator's how-manieth in which file, and the line before and after."""
+    """One changed place: the operator's how-manieth in which file, the line before and after, and the first sample that
+    drew it."""
 
     room: str
     file: str
@@ -56,6 +57,7 @@ class Mutant:
     source: str
     before: str
     after: str = ""
+    seed: int = field(default=0, compare=False)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import importlib.util
@@ -136,6 +137,24 @@ def test_the_tests_of_a_file_are_those_that_take_it_from_its_package_or_run_its_
     assert [Path(job[0]).name for job in told] == ["test_dense.py", "test_losses.py", "test_gpu_block_sparse.py"]
 
 
+def test_laws_are_tested_by_the_mutants_of_their_kind_and_by_what_is_examined_by_them(trials, tmp_path):
+    rooms = importlib.import_module("rooms")
+    for file, text in {
+        "src/regard/laws/pattern.py": "class Drawn:\n    pass\n",
+        "tests/mutants/pattern.py": "",
+        "tests/laws/test_routers.py": 'examine(it, "causal", kind="pattern")\n',
+        "tests/unit/patterns/test_counts.py": 'assert examine(it, "future", kind="pattern").detail\n',
+        "tests/unit/patterns/test_index.py": 'entries(kind="pattern")\n',
+        "tests/unit/patterns/test_subject.py": "from regard.laws.pattern import Drawn\n",
+        "tests/unit/policies/test_spans.py": 'examine(it, "future", kind="policy")\n',
+    }.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+    told = rooms.tests_of(tmp_path / "tests", "laws", "regard/laws/pattern.py")
+    assert [Path(job[0]).name for job in told] == ["test_mutants.py", "test_counts.py", "test_subject.py"]
+    assert told[0][1:] == ("-k", "pattern:")
+
+
 @pytest.fixture
 def mutants(trials, monkeypatch):
     """The tool that draws faults."""
@@ -161,6 +180,26 @@ def test_changes_that_are_no_faults_are_named_and_not_counted(trials, mutants, t
     assert page.count("\n- ") == 1
     assert "`` x = 1 `` became `` x = 1.0 ``: an int is a float there" in page
     assert (tmp_path / "r.tsv").read_text().count("\n") == 3
+
+
+def test_each_sample_has_its_own_share_and_a_fault_counts_in_the_first_that_drew_it(
+    trials, mutants, tmp_path, monkeypatch
+):
+    for name, file in (("RESULTS", "r.tsv"), ("PAGE", "page.md"), ("EQUIVALENT", "same.tsv")):
+        monkeypatch.setattr(mutants, name, tmp_path / file)
+    (tmp_path / "same.tsv").write_text("file\tbefore\tafter\treason\n")
+    monkeypatch.setattr(mutants, "digest_of", lambda file: "digest")
+    made = [trials.Mutant("core", "a.py", "op", i, "digest", "x = 1", f"x = {i}", seed=i // 3) for i in range(5)]
+    outcomes = (trials.SURVIVED, mutants.SINCE, trials.KILLED, trials.KILLED, trials.LATE)
+    results = dict(zip(made, outcomes, strict=True))
+    results[dataclasses.replace(made[0], seed=1)] = trials.SURVIVED
+    mutants.save(results)
+    page = (tmp_path / "page.md").read_text()
+    assert "| 0 | 3 | 2 | 67% | 1 |\n| 1 | 2 | 0 | 0% | 0 |\n\n" in page
+    assert "| core | 5 | 2 | 40% | 1 |\n| all | 5 | 2 | 40% | 1 |\n" in page
+    assert {m: (m.seed, outcome) for m, outcome in mutants.load().items()} == {
+        m: (m.seed, outcome) for m, outcome in zip(made, outcomes, strict=True)
+    }
 
 
 def test_what_forks_share_is_imported_in_the_environment_of_the_tests(mutants, monkeypatch):
