@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -109,6 +110,20 @@ def test_classes_whose_objects_are_kept_are_forgotten_too(trials):
     trials.forgetful.cache_clear()
     assert made() is not ring
     assert registered() is constant
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_fork_that_waits_for_what_never_comes_is_ended(trials, monkeypatch, waits):
+    """Its group takes no time of a core any more; without a group of its own nobody can tell."""
+    monkeypatch.setattr(trials, "IDLE", 0.3)
+    child = os.fork()
+    if child == 0:
+        if waits:
+            os.setpgid(0, 0)
+        sum(range(3 * 10**6))
+        time.sleep(600 if waits else 0.5)
+        os._exit(0)
+    assert trials.ended(child, 20) == (trials.LATE if waits else trials.SURVIVED)
 
 
 @pytest.mark.parametrize(("status", "kept"), [(0, True), (1, True), (5, True), (2, False), (3, False), (4, False)])
