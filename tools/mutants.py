@@ -115,12 +115,29 @@ def compiles(text: str) -> bool:
 
 
 def load() -> dict[Mutant, str]:
-    """The results whose files are as they were."""
+    """All results; one whose file has changed since counts still, until its place is planted again."""
     if not RESULTS.exists():
         return {}
     rows = [line.split("\t") for line in RESULTS.read_text().splitlines()[1:]]
-    found = {Mutant(a, b, c, int(d), *rest, int(seed)): outcome for outcome, a, b, c, d, *rest, seed in rows}
-    return {m: outcome for m, outcome in found.items() if m.source == digest_of(m.file)}
+    return {Mutant(a, b, c, int(d), *rest, int(seed)): outcome for outcome, a, b, c, d, *rest, seed in rows}
+
+
+def note(results: dict[Mutant, str], mutant: Mutant, outcome: str) -> str:
+    """Writes down what came of a fault, in the place of what came of it when its file was another; gives the outcome:
+    one that survived at first is remembered as such."""
+    words = (mutant.file, mutant.operator, mutant.before, mutant.after)
+    earlier = [m for m in results if m.source != mutant.source and (m.file, m.operator, m.before, m.after) == words]
+    known = [mutant] if mutant in results else sorted(earlier, key=lambda m: abs(m.occurrence - mutant.occurrence))
+    first = next((m for m in results if m in known[:1]), mutant)
+    unnoticed = results.pop(first, KILLED) not in (KILLED, LATE)
+    results[replace(mutant, seed=first.seed)] = found = SINCE if unnoticed and outcome in (KILLED, LATE) else outcome
+    return found
+
+
+def stands(mutant: Mutant) -> bool:
+    """Whether the line is in its file still."""
+    path = SOURCE / mutant.file
+    return path.exists() and mutant.before in map(str.strip, path.read_text().splitlines())
 
 
 def judged_equivalent() -> dict[tuple[str, str, str], str]:
@@ -129,12 +146,12 @@ def judged_equivalent() -> dict[tuple[str, str, str], str]:
     return {(file, before, after): reason for file, before, after, reason in rows}
 
 
-def counted(kind: str, groups: dict[str, list[str]]) -> list[str]:
+def counted(kind: str, groups: dict[str, dict[Mutant, str]]) -> list[str]:
     """A table of how many of each group's faults went unnoticed."""
     table = [f"| {kind} | planted | unnoticed at first | share | unnoticed now |", "|---|---|---|---|---|"]
     for name, found in groups.items():
-        alive = sum(outcome in (SURVIVED, NEVER) for outcome in found)
-        first = alive + found.count(SINCE)
+        first = sum(outcome not in (KILLED, LATE) for outcome in found.values())
+        alive = sum(outcome in (SURVIVED, NEVER) and stands(m) for m, outcome in found.items())
         table += [f"| {name} | {len(found)} | {first} | {first / len(found):.0%} | {alive} |"] if found else []
     return table
 
@@ -147,11 +164,11 @@ def save(results: dict[Mutant, str]) -> None:
     reasons = judged_equivalent()
     same = {m: reason for m in results if (reason := reasons.get((m.file, m.before, m.after)))}
     results = {m: outcome for m, outcome in results.items() if m not in same}
-    seeds = {str(seed): [results[m] for m in results if m.seed == seed] for seed in sorted({m.seed for m in results})}
-    rooms = {room: [outcome for m, outcome in results.items() if m.room == room] for room in ROOMS}
-    page = [*counted("sample", seeds), "", *counted("room", {**rooms, "all": list(results.values())})]
+    seeds = {str(s): {m: o for m, o in results.items() if m.seed == s} for s in sorted({m.seed for m in results})}
+    rooms = {room: {m: o for m, o in results.items() if m.room == room} for room in ROOMS}
+    page = [*counted("sample", seeds), "", *counted("room", rooms | {"all": results})]
     for title, kind in (("Unnoticed", SURVIVED), ("In code that no fast test runs", NEVER)):
-        left = [m for m in sorted(results) if results[m] == kind]
+        left = [m for m in sorted(results) if results[m] == kind and stands(m)]
         page += ["", f"{title}:", ""] if left else []
         page += [f"- `{m.file}`: `` {m.before} `` became `` {m.after} ``" for m in left]
     page += ["", "No faults:", ""] if same else []
@@ -194,8 +211,8 @@ def main() -> None:
         drawn = sample(room, given.count, given.seed)
         alive = [m for m in drawn if given.again and results.get(m) in (SURVIVED, NEVER)]
         for mutant, outcome in verdicts([m for m in drawn if m not in results] + alive):
-            results[mutant] = SINCE if mutant in alive and outcome in (KILLED, LATE) else outcome
-            print(f"{results[mutant]}: {mutant.file}: {mutant.before}  =>  {mutant.after}", flush=True)
+            found = note(results, mutant, outcome)
+            print(f"{found}: {mutant.file}: {mutant.before}  =>  {mutant.after}", flush=True)
             save(results)
             if time.monotonic() > end:
                 return

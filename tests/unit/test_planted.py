@@ -209,7 +209,8 @@ def test_each_sample_has_its_own_share_and_a_fault_counts_in_the_first_that_drew
     for name, file in (("RESULTS", "r.tsv"), ("PAGE", "page.md"), ("EQUIVALENT", "same.tsv")):
         monkeypatch.setattr(mutants, name, tmp_path / file)
     (tmp_path / "same.tsv").write_text("file\tbefore\tafter\treason\n")
-    monkeypatch.setattr(mutants, "digest_of", lambda file: "digest")
+    (tmp_path / "a.py").write_text("def f():\n    x = 1\n")
+    monkeypatch.setattr(mutants, "SOURCE", tmp_path)
     made = [trials.Mutant("core", "a.py", "op", i, "digest", "x = 1", f"x = {i}", seed=i // 3) for i in range(5)]
     outcomes = (trials.SURVIVED, mutants.SINCE, trials.KILLED, trials.KILLED, trials.LATE)
     results = dict(zip(made, outcomes, strict=True))
@@ -221,6 +222,28 @@ def test_each_sample_has_its_own_share_and_a_fault_counts_in_the_first_that_drew
     assert {m: (m.seed, outcome) for m, outcome in mutants.load().items()} == {
         m: (m.seed, outcome) for m, outcome in zip(made, outcomes, strict=True)
     }
+
+
+def test_a_fault_that_is_planted_again_is_remembered_as_unnoticed_at_first(trials, mutants, tmp_path, monkeypatch):
+    """Where its file has changed since it counts once; where its line is gone it is unnoticed no longer."""
+    for name, file in (("RESULTS", "r.tsv"), ("PAGE", "page.md"), ("EQUIVALENT", "same.tsv"), ("SOURCE", "")):
+        monkeypatch.setattr(mutants, name, tmp_path / file)
+    (tmp_path / "same.tsv").write_text("file\tbefore\tafter\treason\n")
+    old = trials.Mutant("core", "a.py", "op", 0, "old", "x = 1", "x = 2", seed=3)
+    new = dataclasses.replace(old, source="new", seed=7)
+    results = {old: trials.SURVIVED}
+    assert mutants.note(results, new, trials.KILLED) == mutants.SINCE
+    assert [(m.source, m.seed, outcome) for m, outcome in results.items()] == [("new", 3, mutants.SINCE)]
+    assert mutants.note(results, new, trials.SURVIVED) == trials.SURVIVED
+    assert mutants.note(results, dataclasses.replace(new, occurrence=1), trials.KILLED) == trials.KILLED  # another line
+    other = dataclasses.replace(new, after="x = 3")
+    assert mutants.note(results, other, trials.KILLED) == trials.KILLED
+    for text, alive in (("x = 1\n", 1), ("y = 1\n", 0)):
+        (tmp_path / "a.py").write_text(text)
+        mutants.save(results)
+        page = (tmp_path / "page.md").read_text()
+        assert f"| core | 3 | 1 | 33% | {alive} |" in page
+        assert page.count("\n- ") == alive
 
 
 def test_what_forks_share_is_imported_in_the_environment_of_the_tests(mutants, monkeypatch):
