@@ -46,7 +46,8 @@ behaviour depends on them: annotations, decorators (what the atlas says of a pap
 the type checker, and a mechanism's examples, which are inputs. A fault that no test noticed *at first* counts in the
 share for good, also when a test that was written for it notices it *now* (`python tools/mutants.py --again`). A change
 that leaves every result as it was is no fault; those that were judged so are named with the reason and not counted
-(`tools/equivalent.tsv`).
+(`tools/equivalent.tsv`). Each seed draws a sample of its own (`--seed`), which says how much goes unnoticed after the
+tests that the samples before it have brought.
 
 """
 
@@ -100,7 +101,7 @@ def sample(room: str, count: int, seed: int) -> list[Mutant]:
         pairs = zip((SOURCE / mutant.file).read_text().splitlines(), text.splitlines(), strict=False)
         after = next((new.strip() for old, new in pairs if old != new), None)
         if after is not None:
-            drawn.append(replace(mutant, after=after))
+            drawn.append(replace(mutant, after=after, seed=seed))
     return drawn
 
 
@@ -114,12 +115,29 @@ def compiles(text: str) -> bool:
 
 
 def load() -> dict[Mutant, str]:
-    """The results whose files are as they were."""
+    """All results; one whose file has changed since counts still, until its place is planted again."""
     if not RESULTS.exists():
         return {}
     rows = [line.split("\t") for line in RESULTS.read_text().splitlines()[1:]]
-    found = {Mutant(a, b, c, int(d), *rest): outcome for outcome, a, b, c, d, *rest in rows}
-    return {m: outcome for m, outcome in found.items() if m.source == digest_of(m.file)}
+    return {Mutant(a, b, c, int(d), *rest, int(seed)): outcome for outcome, a, b, c, d, *rest, seed in rows}
+
+
+def note(results: dict[Mutant, str], mutant: Mutant, outcome: str) -> str:
+    """Writes down what came of a fault, in the place of what came of it when its file was another; gives the outcome:
+    one that survived at first is remembered as such."""
+    words = (mutant.file, mutant.operator, mutant.before, mutant.after)
+    earlier = [m for m in results if m.source != mutant.source and (m.file, m.operator, m.before, m.after) == words]
+    known = [mutant] if mutant in results else sorted(earlier, key=lambda m: abs(m.occurrence - mutant.occurrence))
+    first = next((m for m in results if m in known[:1]), mutant)
+    unnoticed = results.pop(first, KILLED) not in (KILLED, LATE)
+    results[replace(mutant, seed=first.seed)] = found = SINCE if unnoticed and outcome in (KILLED, LATE) else outcome
+    return found
+
+
+def stands(mutant: Mutant) -> bool:
+    """Whether the line is in its file still."""
+    path = SOURCE / mutant.file
+    return path.exists() and mutant.before in map(str.strip, path.read_text().splitlines())
 
 
 def judged_equivalent() -> dict[tuple[str, str, str], str]:
@@ -128,22 +146,29 @@ def judged_equivalent() -> dict[tuple[str, str, str], str]:
     return {(file, before, after): reason for file, before, after, reason in rows}
 
 
+def counted(kind: str, groups: dict[str, dict[Mutant, str]]) -> list[str]:
+    """A table of how many of each group's faults went unnoticed."""
+    table = [f"| {kind} | planted | unnoticed at first | share | unnoticed now |", "|---|---|---|---|---|"]
+    for name, found in groups.items():
+        first = sum(outcome not in (KILLED, LATE) for outcome in found.values())
+        alive = sum(outcome in (SURVIVED, NEVER) and stands(m) for m, outcome in found.items())
+        table += [f"| {name} | {len(found)} | {first} | {first / len(found):.0%} | {alive} |"] if found else []
+    return table
+
+
 def save(results: dict[Mutant, str]) -> None:
     """The table of all results, and the page that sums it up."""
-    lines = ["outcome\troom\tfile\toperator\toccurrence\tsource\tbefore\tafter"]
+    lines = ["outcome\troom\tfile\toperator\toccurrence\tsource\tbefore\tafter\tseed"]
     lines += ["\t".join(map(str, (results[m], *astuple(m)))) for m in sorted(results)]
     RESULTS.write_text("\n".join(lines) + "\n")
     reasons = judged_equivalent()
     same = {m: reason for m in results if (reason := reasons.get((m.file, m.before, m.after)))}
     results = {m: outcome for m, outcome in results.items() if m not in same}
-    page = ["| room | planted | unnoticed at first | share | unnoticed now |", "|---|---|---|---|---|"]
-    rooms = {room: [outcome for m, outcome in results.items() if m.room == room] for room in ROOMS}
-    for name, found in (*rooms.items(), ("all", list(results.values()))):
-        alive = sum(outcome in (SURVIVED, NEVER) for outcome in found)
-        first = alive + found.count(SINCE)
-        page += [f"| {name} | {len(found)} | {first} | {first / len(found):.0%} | {alive} |"] if found else []
+    seeds = {str(s): {m: o for m, o in results.items() if m.seed == s} for s in sorted({m.seed for m in results})}
+    rooms = {room: {m: o for m, o in results.items() if m.room == room} for room in ROOMS}
+    page = [*counted("sample", seeds), "", *counted("room", rooms | {"all": results})]
     for title, kind in (("Unnoticed", SURVIVED), ("In code that no fast test runs", NEVER)):
-        left = [m for m in sorted(results) if results[m] == kind]
+        left = [m for m in sorted(results) if results[m] == kind and stands(m)]
         page += ["", f"{title}:", ""] if left else []
         page += [f"- `{m.file}`: `` {m.before} `` became `` {m.after} ``" for m in left]
     page += ["", "No faults:", ""] if same else []
@@ -186,8 +211,8 @@ def main() -> None:
         drawn = sample(room, given.count, given.seed)
         alive = [m for m in drawn if given.again and results.get(m) in (SURVIVED, NEVER)]
         for mutant, outcome in verdicts([m for m in drawn if m not in results] + alive):
-            results[mutant] = SINCE if mutant in alive and outcome in (KILLED, LATE) else outcome
-            print(f"{results[mutant]}: {mutant.file}: {mutant.before}  =>  {mutant.after}", flush=True)
+            found = note(results, mutant, outcome)
+            print(f"{found}: {mutant.file}: {mutant.before}  =>  {mutant.after}", flush=True)
             save(results)
             if time.monotonic() > end:
                 return

@@ -100,7 +100,7 @@ def tests_of(tests: Path, room: str, file: str) -> list[tuple[str, ...]]:
     """The tests of a file as pytest is told them, the closest first: those that name it, then its room's; the laws of
     what is built on it.
 
-    Laws themselves are tested by the mutants of their kind.
+    Laws themselves are tested by the mutants of their kind, and by the tests that examine something by them.
     """
     if room == "laws":
         return tests_of_laws(tests, file)
@@ -108,7 +108,7 @@ def tests_of(tests: Path, room: str, file: str) -> list[tuple[str, ...]]:
     own, stem = [tests / place for place in ROOMS[room].tests], rf"\b{Path(file).stem}\b"
     chosen = naming(file, [p for p in every_test(tests) if within(p, own)])
     chosen += [p for p in own if p.is_file() or not ROOMS[room].narrow or not chosen]
-    others = [p for p in every_test(tests) if p not in chosen and p.parent.name != "laws" and "gpu" not in p.name]
+    others = [p for p in plain_tests(tests) if p not in chosen]
     using = [p for p in others if imports(p, module, defined(tests.parent / "src" / file))]
     chosen += (using + [p for p in others if room == "mechanisms" and re.search(stem, text_of(p))])[:4]
     chosen += [p for p in every_test(tests) if p.stem.partition("test_gpu_")[2] in file.split("/")]
@@ -130,7 +130,16 @@ def tests_of_laws(tests: Path, file: str) -> list[tuple[str, ...]]:
     """The mutants of the kind whose laws a file holds; of a small kind, where it serves them all."""
     kind = "mechanism" if "/mechanism/" in file else Path(file).stem
     known = (tests / f"mutants/{kind}.py").exists()
-    return [(str(tests / MUTANTS), "-k", f"{kind}:" if known else "projection: or edit:")]
+    module, names = file.removesuffix(".py").replace("/", "."), defined(tests.parent / "src" / file)
+    examining = [p for p in plain_tests(tests) if imports(p, module, names) or examines(p, kind)]
+    return [(str(tests / MUTANTS), "-k", f"{kind}:" if known else "projection: or edit:")] + [
+        (str(p),) for p in examining[:4]
+    ]
+
+
+def examines(path: Path, kind: str) -> bool:
+    """Whether it holds something to laws of a kind that it names."""
+    return "examine(" in text_of(path) and f'kind="{kind}"' in text_of(path)
 
 
 def lawful_of(source: Path, room: str, file: str) -> list[str]:
@@ -150,11 +159,13 @@ def within(path: Path, places: list[Path]) -> bool:
 
 
 def imports(path: Path, module: str, names: tuple[str, ...] = ()) -> bool:
-    """Whether it takes a module, or some of its names from a package that the module stands in."""
+    """Whether it takes a module, or some of its names from a package that the module stands in, or calls one of these
+    as ``regard.name``."""
     package, _, name = module.rpartition(".")
     above = "|".join(re.escape(".".join(module.split(".")[:deep])) for deep in range(2, module.count(".") + 1))
     found = re.search(rf"from {module} import|from {package} import [^\n]*\b{name}\b", text_of(path))
-    many = rf"from (?:{above}) import (?:\([^)]*|[^\n]*)\b(?:{'|'.join(names)})\b"
+    known = "|".join(names)
+    many = rf"from (?:{above}) import (?:\([^)]*|[^\n]*)\b(?:{known})\b|\bregard\.(?:{known})\("
     return bool(found or (names and above and re.search(many, text_of(path))))
 
 
@@ -167,6 +178,12 @@ def defined(file: Path) -> tuple[str, ...]:
 @cache
 def every_test(tests: Path) -> list[Path]:
     return sorted(tests.rglob("test_*.py"))
+
+
+@cache
+def plain_tests(tests: Path) -> list[Path]:
+    """Those that are no laws and need neither a GPU nor an interpreter of its kernels."""
+    return [p for p in every_test(tests) if p.parent.name not in ("laws", "cuda") and "gpu" not in p.name]
 
 
 @cache

@@ -22,7 +22,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -39,6 +39,8 @@ SURVIVED, NEVER = "survived", "survived (never run)"
 UNSEEN, AT_IMPORT, NOT_PLANTED = "unseen", "at import", 77
 FINISHED = (0, 1, 5)
 """How pytest ends when it has run all tests: none failed, some did, there are none. A record of less hides some."""
+IDLE = 60.0
+"""Seconds without a tick of a core after which a fork waits for what never comes."""
 ANY = "*"
 """What a test has run whose processes ran who knows what."""
 Job = tuple[str, ...]
@@ -47,7 +49,8 @@ hookimpl = HookimplMarker("pytest")
 
 @dataclass(frozen=True, order=True)
 class Mutant:
-    """One changed place: the operator's how-manieth in which file, and the line before and after."""
+    """One changed place: the operator's how-manieth in which file, the line before and after, and the first sample that
+    drew it."""
 
     room: str
     file: str
@@ -56,6 +59,7 @@ class Mutant:
     source: str
     before: str
     after: str = ""
+    seed: int = field(default=0, compare=False)
 
 
 @cache
@@ -290,11 +294,17 @@ def limited(seconds: float) -> None:
 
 
 def ended(child: int, seconds: float) -> str:
-    """What came of a fork: a fault is noticed by a test that fails, or by one that finds no end."""
-    begun, late = time.monotonic(), False
+    """What came of a fork: a fault is noticed by a test that fails, or by one that finds no end, such as processes that
+    wait for each other."""
+    begun = looked = moved = time.monotonic()
+    ticks, late = 0, False
     while not (found := os.waitpid(child, os.WNOHANG))[0]:
         time.sleep(0.05)
-        if not late and time.monotonic() - begun > 30 * seconds:
+        now = time.monotonic()
+        if now - looked > IDLE / 6:
+            looked, before, ticks = now, ticks, group_cpu(child)
+            moved = now if ticks != before else moved
+        if not late and (now - begun > 30 * seconds or (ticks and now - moved > IDLE)):
             late = True
             os.kill(child, signal.SIGKILL)
     with suppress(ProcessLookupError, PermissionError):
@@ -302,6 +312,16 @@ def ended(child: int, seconds: float) -> str:
     if os.WIFSIGNALED(found[1]):
         return LATE
     return {0: SURVIVED, 5: SURVIVED, NOT_PLANTED: AT_IMPORT}.get(os.WEXITSTATUS(found[1]), KILLED)
+
+
+def group_cpu(group: int) -> int:
+    """Ticks that the living processes of a group have taken."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12]) if fields[2] == str(group) else 0
+    return ticks
 
 
 def run(job: Job, faults: dict[Mutant, str], source: Path = SOURCE) -> dict[Mutant, str]:

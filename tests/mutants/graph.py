@@ -76,6 +76,14 @@ class OverTheSources(Plain):
         return self.normalised(scores, edges[0], max(count, sources.shape[0]))
 
 
+@breaks("rows", "full", "definition", "gradients")
+class Single(Plain):
+    """Softmax in single precision whatever it is given."""
+
+    def normalised(self, scores, targets, count):
+        return super().normalised(scores.float(), targets, count).to(scores.dtype)
+
+
 @breaks("order")
 class SortedEdges(Plain):
     """Gives the weights in the order of the targets."""

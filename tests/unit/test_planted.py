@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import importlib.util
 import os
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -110,6 +112,20 @@ def test_classes_whose_objects_are_kept_are_forgotten_too(trials):
     assert registered() is constant
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_fork_that_waits_for_what_never_comes_is_ended(trials, monkeypatch, waits):
+    """Its group takes no time of a core any more; without a group of its own nobody can tell."""
+    monkeypatch.setattr(trials, "IDLE", 0.3)
+    child = os.fork()
+    if child == 0:
+        if waits:
+            os.setpgid(0, 0)
+        sum(range(3 * 10**6))
+        time.sleep(600 if waits else 0.5)
+        os._exit(0)
+    assert trials.ended(child, 20) == (trials.LATE if waits else trials.SURVIVED)
+
+
 @pytest.mark.parametrize(("status", "kept"), [(0, True), (1, True), (5, True), (2, False), (3, False), (4, False)])
 def test_a_record_of_tests_that_were_broken_off_is_not_kept(trials, tmp_path, status, kept):
     path = tmp_path / "ran/record.json"
@@ -127,13 +143,37 @@ def test_the_tests_of_a_file_are_those_that_take_it_from_its_package_or_run_its_
         "tests/unit/kernels/test_gpu_block_sparse.py": "",
         "tests/unit/kernels/test_gpu_scan.py": "",
         "tests/unit/train/test_losses.py": "from regard.kernels import (\n    Dense,\n    Pairs,\n)\n",
-        "tests/unit/train/test_steps.py": "from regard.kernels import Dense\nPairs = Dense\n",
+        "tests/unit/train/test_plain.py": "import regard\nregard.joined(1)\nregard.joiner(1)\n",
+        "tests/unit/train/test_steps.py": "from regard.kernels import Dense\nPairs = Dense\nregard.joiner(1)\n",
         "tests/laws/test_laws.py": "from regard.kernels.block_sparse.pairs import joined\n",
     }.items():
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text(text)
     told = rooms.tests_of(tmp_path / "tests", "kernels", "regard/kernels/block_sparse/pairs.py")
-    assert [Path(job[0]).name for job in told] == ["test_dense.py", "test_losses.py", "test_gpu_block_sparse.py"]
+    assert [Path(job[0]).name for job in told] == [
+        "test_dense.py",
+        "test_losses.py",
+        "test_plain.py",
+        "test_gpu_block_sparse.py",
+    ]
+
+
+def test_laws_are_tested_by_the_mutants_of_their_kind_and_by_what_is_examined_by_them(trials, tmp_path):
+    rooms = importlib.import_module("rooms")
+    for file, text in {
+        "src/regard/laws/pattern.py": "class Drawn:\n    pass\n",
+        "tests/mutants/pattern.py": "",
+        "tests/laws/test_routers.py": 'examine(it, "causal", kind="pattern")\n',
+        "tests/unit/patterns/test_counts.py": 'assert examine(it, "future", kind="pattern").detail\n',
+        "tests/unit/patterns/test_index.py": 'entries(kind="pattern")\n',
+        "tests/unit/patterns/test_subject.py": "from regard.laws.pattern import Drawn\n",
+        "tests/unit/policies/test_spans.py": 'examine(it, "future", kind="policy")\n',
+    }.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+    told = rooms.tests_of(tmp_path / "tests", "laws", "regard/laws/pattern.py")
+    assert [Path(job[0]).name for job in told] == ["test_mutants.py", "test_counts.py", "test_subject.py"]
+    assert told[0][1:] == ("-k", "pattern:")
 
 
 @pytest.fixture
@@ -161,6 +201,49 @@ def test_changes_that_are_no_faults_are_named_and_not_counted(trials, mutants, t
     assert page.count("\n- ") == 1
     assert "`` x = 1 `` became `` x = 1.0 ``: an int is a float there" in page
     assert (tmp_path / "r.tsv").read_text().count("\n") == 3
+
+
+def test_each_sample_has_its_own_share_and_a_fault_counts_in_the_first_that_drew_it(
+    trials, mutants, tmp_path, monkeypatch
+):
+    for name, file in (("RESULTS", "r.tsv"), ("PAGE", "page.md"), ("EQUIVALENT", "same.tsv")):
+        monkeypatch.setattr(mutants, name, tmp_path / file)
+    (tmp_path / "same.tsv").write_text("file\tbefore\tafter\treason\n")
+    (tmp_path / "a.py").write_text("def f():\n    x = 1\n")
+    monkeypatch.setattr(mutants, "SOURCE", tmp_path)
+    made = [trials.Mutant("core", "a.py", "op", i, "digest", "x = 1", f"x = {i}", seed=i // 3) for i in range(5)]
+    outcomes = (trials.SURVIVED, mutants.SINCE, trials.KILLED, trials.KILLED, trials.LATE)
+    results = dict(zip(made, outcomes, strict=True))
+    results[dataclasses.replace(made[0], seed=1)] = trials.SURVIVED
+    mutants.save(results)
+    page = (tmp_path / "page.md").read_text()
+    assert "| 0 | 3 | 2 | 67% | 1 |\n| 1 | 2 | 0 | 0% | 0 |\n\n" in page
+    assert "| core | 5 | 2 | 40% | 1 |\n| all | 5 | 2 | 40% | 1 |\n" in page
+    assert {m: (m.seed, outcome) for m, outcome in mutants.load().items()} == {
+        m: (m.seed, outcome) for m, outcome in zip(made, outcomes, strict=True)
+    }
+
+
+def test_a_fault_that_is_planted_again_is_remembered_as_unnoticed_at_first(trials, mutants, tmp_path, monkeypatch):
+    """Where its file has changed since it counts once; where its line is gone it is unnoticed no longer."""
+    for name, file in (("RESULTS", "r.tsv"), ("PAGE", "page.md"), ("EQUIVALENT", "same.tsv"), ("SOURCE", "")):
+        monkeypatch.setattr(mutants, name, tmp_path / file)
+    (tmp_path / "same.tsv").write_text("file\tbefore\tafter\treason\n")
+    old = trials.Mutant("core", "a.py", "op", 0, "old", "x = 1", "x = 2", seed=3)
+    new = dataclasses.replace(old, source="new", seed=7)
+    results = {old: trials.SURVIVED}
+    assert mutants.note(results, new, trials.KILLED) == mutants.SINCE
+    assert [(m.source, m.seed, outcome) for m, outcome in results.items()] == [("new", 3, mutants.SINCE)]
+    assert mutants.note(results, new, trials.SURVIVED) == trials.SURVIVED
+    assert mutants.note(results, dataclasses.replace(new, occurrence=1), trials.KILLED) == trials.KILLED  # another line
+    other = dataclasses.replace(new, after="x = 3")
+    assert mutants.note(results, other, trials.KILLED) == trials.KILLED
+    for text, alive in (("x = 1\n", 1), ("y = 1\n", 0)):
+        (tmp_path / "a.py").write_text(text)
+        mutants.save(results)
+        page = (tmp_path / "page.md").read_text()
+        assert f"| core | 3 | 1 | 33% | {alive} |" in page
+        assert page.count("\n- ") == alive
 
 
 def test_what_forks_share_is_imported_in_the_environment_of_the_tests(mutants, monkeypatch):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from regard.records import record as recording
 from regard.records.format import Record, bounds
 from regard.records.record import record
 from regard.web import payload, server
@@ -18,8 +19,8 @@ from regard.web.cells import codes, values, visible_pairs, weak_means
 from regard.web.coding import deflate, planes, varints
 from regard.web.payload import pack_edges, page_threshold
 from regard.web.server import means
-from unit.hosts.models import tokens
-from unit.records.test_two_texts import marian
+from unit.hosts.models import causal, eager, tokens
+from unit.records.test_two_texts import made, marian
 
 QUICK = settings(max_examples=40, deadline=None)
 
@@ -217,3 +218,31 @@ def test_the_page_of_two_texts_has_the_means_of_what_is_below_its_threshold(tmp_
             assert not rest[head, :, keys:].any()
             shapes.add((rows, keys))
     assert shapes == {(23, 23), (11, 11), (11, 23)}  # a start stands before the target
+
+
+@pytest.mark.parametrize("rows", [None, 9, "two texts"])
+def test_cells_of_the_page_are_means_over_the_pairs_whose_rows_are_known(tmp_path, monkeypatch, rows):
+    """Of several pairs, at the ends of shorter texts and with rows left out, as the model's own weights have them."""
+    monkeypatch.setattr(recording, "CELLS", 5)
+    if rows == "two texts":
+        seen, dense, *_ = made(marian, 11, 23)
+    else:
+        model, ids = causal("Llama"), tokens(1, 23)
+        dense = dict(enumerate(each[0].double() for each in eager(model, input_ids=ids).attentions))
+        seen = record(model, None, ids[0].tolist(), rows=rows)
+    page = payload.pack(seen.save(tmp_path / "record"))
+    blobs, threshold = dict(page.blobs), page.header["threshold"]
+    member = torch.nn.functional.one_hot((torch.arange(1, 24) * 5 - 1) // 23).double()
+    for layer in seen.layers:
+        packed = np.frombuffer(zlib.decompress(blobs[f"{layer['index']}/rest"], -15), np.uint8)
+        rest = values(packed.reshape(-1, 5, 5).cumsum(1, dtype=np.uint8), threshold)
+        a = dense[layer["index"]]
+        known = ~seen.arrays[f"{layer['index']}/entropy_rows"].isnan().all(0)[: a.shape[1]]
+        assert int(known.sum()) == (rows if isinstance(rows, int) else a.shape[1])
+        pairs = (torch.ones(a.shape[1:]).tril() if layer["causal"] else torch.ones(a.shape[1:])) * known[:, None]
+        own, others = member[: a.shape[1]], member[: a.shape[2]]
+        near = own.mT @ (abs(a / threshold - 1) < 0.03).double() @ others > 0  # rounding may put these on either side
+        left = own.mT @ (pairs * (a < threshold)).double() @ others
+        want = own.mT @ (pairs * torch.where(a < threshold, a, 0)) @ others / left.clamp(min=1)
+        np.testing.assert_allclose(rest[~near.numpy()], want[~near].numpy(), rtol=0.06, atol=1e-5)
+        assert 0 < int(near.sum()) < near.numel() / 2 or not near.any()

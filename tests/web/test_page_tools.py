@@ -333,24 +333,27 @@ def test_the_pairs_that_make_up_a_score(open_page, serve, tmp_path):
 
 
 def test_rows_that_were_sampled_make_up_the_thumbnails(open_page, tmp_path):
-    """Of a cell half of whose rows are known, the mean over the known ones is drawn."""
-    folder = write_record(tmp_path / "record", 8, 1, 1)
+    """Of a cell half of whose rows are known, the mean over the known ones is drawn; each layer has rows of its own."""
+    folder = write_record(tmp_path / "record", 8, 2, 1)
     arrays = load_file(folder / "arrays.safetensors")
-    for name in ("edge_keys", "edge_weights"):
-        arrays[f"0/{name}"] = arrays[f"0/{name}"][:0]
-    arrays["0/edge_rows"][:], arrays["0/edge_starts"][:] = 0, 0
-    arrays["0/pooled"][:] = np.where(np.tri(8), 0.005, 0)
-    arrays["0/pooled"][:, 1::2] = np.nan
-    arrays["0/entropy_rows"][:, 1::2] = np.nan
+    for layer in (0, 1):
+        for name in ("edge_keys", "edge_weights"):
+            arrays[f"{layer}/{name}"] = arrays[f"{layer}/{name}"][:0]
+        arrays[f"{layer}/edge_rows"][:], arrays[f"{layer}/edge_starts"][:] = 0, 0
+        arrays[f"{layer}/pooled"][:] = np.where(np.tri(8), 0.005, 0)
+        arrays[f"{layer}/pooled"][:, 1 - layer :: 2] = np.nan
+        arrays[f"{layer}/entropy_rows"][:, 1 - layer :: 2] = np.nan
     save_file(arrays, folder / "arrays.safetensors")
     header = json.loads((folder / "record.json").read_text())
     (folder / "record.json").write_text(json.dumps(header | {"rows": {"count": 4, "seed": 0}}))
     write_page(folder)
     page = open_page(address(folder))
-    page.locator(".thumbnail[data-drawn]").wait_for()
-    opaque = "[...document.querySelector('.thumbnail').getContext('2d').getImageData(0, 0, 8, 8).data]"
-    alpha = np.array(page.evaluate(opaque)).reshape(8, 8, 4)[..., 3] > 0
-    np.testing.assert_array_equal(alpha, np.tri(8, dtype=bool) & (np.arange(8) % 2 == 0)[:, None])
+    expect(page.locator(".thumbnail[data-drawn]")).to_have_count(2)
+    drawn = "all => all.map(one => [...one.getContext('2d').getImageData(0, 0, 8, 8).data])"
+    pictures = np.array(page.locator(".thumbnail").evaluate_all(drawn)).reshape(2, 8, 8, 4)
+    for layer in (0, 1):
+        known = (np.arange(8) % 2 == layer)[:, None]
+        np.testing.assert_array_equal(pictures[layer, ..., 3] > 0, np.tri(8, dtype=bool) & known)
 
 
 def test_two_prompts_beside_each_other(open_page, tmp_path):

@@ -41,8 +41,9 @@ const counted = new Map<string, Float32Array>();
 /** By cell, how many pairs the computed queries of the layer may see. */
 export function cellPairs(layer: number, side: Side): Float32Array {
   const { causal, window } = layers[layer]!;
-  const name = [side, causal, window, ...textsOf(layer)].join();
-  if (!counted.has(name)) counted.set(name, count(layer, sides[side]!.computed));
+  const computed = sides[side]!.computed?.[layer];
+  const name = [side, causal, window, ...textsOf(layer), computed && layer].join();
+  if (!counted.has(name)) counted.set(name, count(layer, computed));
   return counted.get(name)!;
 }
 

@@ -47,8 +47,8 @@ export interface OneRecord {
   };
   scores: Record<string, (number | null)[] | (number | null)[][]>[];
   threshold: number;
-  /** The rows that are known, where rows were sampled. */
-  computed?: number[];
+  /** The rows of each layer that are known, where rows were sampled. */
+  computed?: number[][];
   /** The layers of which the lengths of values are known. */
   values: number[];
   /** Those of which it is known what a cache policy keeps. */

@@ -99,7 +99,8 @@ def pack_one(folder: Path, alone: bool = True) -> tuple[dict[str, Any], Iterator
         header["marked"] = [layer["index"] for layer in record["layers"] if f"{layer['index']}/kept" in names]
         header["predicted"] = arrays.get_slice("next/ids").get_shape()[1] if "next/ids" in names else 0
         if record["rows"]:
-            header["computed"] = np.flatnonzero(_computed(arrays, record)).tolist()
+            rows = (_computed(arrays, record, layer) for layer in record["layers"])
+            header["computed"] = [np.flatnonzero(known).tolist() for known in rows]
     return header, chain(_blobs(folder, record, threshold), more.items())
 
 
@@ -148,17 +149,17 @@ def _sizes(record: dict[str, Any], layer: dict[str, Any]) -> tuple[int, int]:
     return rows, keys
 
 
-def _computed(arrays: Any, record: dict[str, Any]) -> np.ndarray:
-    """``(n,)`` bool: the rows that were not left out by sampling."""
+def _computed(arrays: Any, record: dict[str, Any], layer: dict[str, Any]) -> np.ndarray:
+    """``(n,)`` bool: the layer's rows that were not left out by sampling, which draws others in each layer."""
     if not record["rows"]:
         return np.ones(_side(record), dtype=bool)
-    return ~np.isnan(arrays.get_tensor(f"{record['layers'][0]['index']}/entropy_rows")).all(0)
+    return ~np.isnan(arrays.get_tensor(f"{layer['index']}/entropy_rows")).all(0)
 
 
 def _blobs(folder: Path, record: dict[str, Any], threshold: int) -> Iterator[tuple[str, bytes]]:
     n, cells = _side(record), record["cells"]
     with safe_open(folder / "arrays.safetensors", framework="numpy") as arrays:
-        computed, names = _computed(arrays, record), set(arrays.keys())
+        names = set(arrays.keys())
         if "next/ids" in names:
             yield "next/ids", deflate(varints(arrays.get_tensor("next/ids").ravel().astype(np.int64)))
             for name in PREDICTED:
@@ -171,7 +172,8 @@ def _blobs(folder: Path, record: dict[str, Any], threshold: int) -> Iterator[tup
             if f"{index}/kept" in names:
                 yield f"{index}/kept", deflate(np.packbits(arrays.get_tensor(f"{index}/kept"), axis=1).tobytes())
             queries, answers = _sizes(record, layer)
-            pairs = visible_pairs(n, cells, layer, computed & (np.arange(n) < queries), answers)
+            computed = _computed(arrays, record, layer) & (np.arange(n) < queries)
+            pairs = visible_pairs(n, cells, layer, computed, answers)
             pooled, starts, rows, keys, weights = (
                 arrays.get_tensor(f"{index}/{name}")
                 for name in ("pooled", "edge_starts", "edge_rows", "edge_keys", "edge_weights")

@@ -160,6 +160,28 @@ def test_a_captioner_asked_once_keeps_its_first_look():
     assert not torch.equal(*Bottleneck(11, 7, "always", seed=0).double().alignment(source, words)[0, :2])
 
 
+@pytest.mark.parametrize("reads", ["start", "every", "merged", "once", "always"])
+def test_each_way_to_read_an_image_is_its_equations(reads):
+    network = Bottleneck(11, 7, reads, seed=0).double()
+    source, words = images()
+    a = network.grid(source)
+    even = torch.full_like(a[..., 0], 1 / a.shape[1])
+    hidden = memory = torch.zeros_like(a[:, 0])
+    if reads == "start":
+        hidden, memory = torch.tanh(a.mean(1) @ network.begin.weight.T + network.begin.bias).split(7, -1)
+    alpha, wanted, looked = even, [], []
+    for place, word in enumerate(previous(network, words).unbind(1)):
+        if reads == "always" or (reads == "once" and place == 0):
+            alpha = additive(network.reader, network.query(hidden), network.key(a)).softmax(-1)
+        z, y = torch.einsum("bm,bmc->bc", alpha, a), network.embedding.weight[word]
+        given = y if reads in ("start", "merged") else torch.cat([y, z], -1)
+        hidden, memory = lstm(network.cell, given, hidden, memory)
+        wanted.append(network.out(torch.cat([hidden, z.relu()], -1) if reads == "merged" else hidden))
+        looked.append(alpha)
+    torch.testing.assert_close(network(source, words), torch.stack(wanted, 1))
+    torch.testing.assert_close(network.alignment(source, words), torch.stack(looked, 1))
+
+
 @pytest.mark.parametrize("network", [ShowAttendTell, AdaptiveCaptioner, Bottleneck])
 def test_images_that_do_not_fit_are_named(network):
     made = network(11, 7, seed=0)

@@ -53,12 +53,16 @@ def norms_of(model, ids, layer):
     """The norms of what a layer's attention is given."""
     with torch.no_grad():
         states = model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states[layer]
-        return model.model.layers[layer].input_layernorm(states)[0].norm(dim=1)
+        gpt = model.config.model_type == "gpt2"
+        norm = model.transformer.h[layer].ln_1 if gpt else model.model.layers[layer].input_layernorm
+        return norm(states)[0].norm(dim=1)
 
 
+@pytest.mark.parametrize("name", ["Llama", "GPT2"])
 @pytest.mark.parametrize("chunks", [[17], [5, 9, 3]])
-def test_norms_are_those_of_what_the_models_attention_is_given(chunks):
-    model, ids = causal("Llama"), tokens(1, 17)
+def test_norms_are_those_of_what_the_models_attention_is_given(name, chunks):
+    """GPT-2 gives them to its attention by place, Llama by name."""
+    model, ids = causal(name), tokens(1, 17)
     policy = GUIKV(window=2, frames=((1, 5), (6, 15)), rank=2)
     cache = DynamicCache(config=model.config)
     with torch.no_grad(), regard.compress(model, policy, 17) as session:

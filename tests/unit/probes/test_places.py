@@ -84,6 +84,18 @@ def test_a_copying_head_has_the_whole_needle():
     assert fed(NeedleHits((8, 13), answer), perfect, ids).result()[0][0, 0] == 0.8
 
 
+def test_a_needle_and_a_span_may_begin_with_the_text_and_end_where_the_answer_begins():
+    ids = torch.arange(100, 110)[None].clone()
+    ids[0, 6:10] = ids[0, :4]
+    copied = torch.full((1, 2, 10, 10), 0.01).tril()
+    for step in range(4):
+        copied[0, 0, 5 + step, step] = 0.9
+    assert fed(NeedleHits((0, 4), 6), copied, ids).result()[0][0, 0] == 1.0
+    assert fed(NeedleHits((0, 6), 6), copied, ids).result()[0][0, 0].item() == pytest.approx(4 / 6)
+    found = fed(SpanMeans({"first": (0, 1)}), copied, ids).result()[0]
+    close(found[0, :, :, 0], copied[0, :, :, 0])
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -93,6 +105,9 @@ def test_a_copying_head_has_the_whole_needle():
         (lambda: SpanMeans({"a": (3, 3)}), r"spans\['a'\]: got \(3, 3\)"),
         (lambda: ColumnMeans(threshold=1.0), r"threshold: got 1\.0"),
         (lambda: NeedleHits((3, 9), 8), r"needle: got \(3, 9\) before an answer at 8"),
+        (lambda: NeedleHits((-1, 3), 8), r"needle: got \(-1, 3\)"),
+        (lambda: NeedleHits((3, 3), 8), r"needle: got \(3, 3\)"),
+        (lambda: SpanMeans({"a": (-1, 3)}), r"spans\['a'\]: got \(-1, 3\)"),
     ],
 )
 def test_bad_settings_are_named(make, said):

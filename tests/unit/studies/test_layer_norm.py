@@ -61,6 +61,15 @@ def test_majorities_are_ahead_of_all_other_classes():
     assert len(most.unique()) == 5
 
 
+def test_chances_of_classes_are_as_uneven_as_squares_of_exponential_draws():
+    """Of two such squares one is above nine tenths of both where one root is above three times the other, which is so
+    for one half of all pairs; of the draws themselves, nine times, for a fifth."""
+    classes, most = majorities(997, torch.Generator().manual_seed(0), length=499, classes=2, least=1)
+    share = (classes == most[:, None]).double().mean(1)
+    assert (share > 0.9).double().mean().item() == pytest.approx(0.5, abs=0.05)
+    assert (share > 0.75).double().mean().item() == pytest.approx(2 / (1 + 3**0.5), abs=0.05)
+
+
 def test_a_query_along_one_counts_where_keys_are_projected():
     """Q and K that make 1 of every query: all keys weigh alike, the angle is zero, and V is averaged."""
     model = Majority(classes=5, dim=4, seed=0)

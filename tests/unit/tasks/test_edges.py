@@ -18,6 +18,18 @@ def test_the_slope_of_a_plane_is_its_own(across, down, deviation):
     assert found.tolist() == pytest.approx([across, down], abs=1e-6)
 
 
+@pytest.mark.parametrize(("deviation", "reach"), [(0.1, 1), (0.8, 2), (1.0, 3), (1.4, 4)])
+def test_a_gaussian_ends_three_deviations_out(deviation, reach):
+    image = torch.zeros(1, 1, 13, 15, dtype=torch.float64)
+    image[..., 6, 7] = 1
+    seen = slopes(image, deviation)[0].abs().sum(0).nonzero()
+    assert seen.amin(0).tolist() == [6 - reach, 7 - reach]
+    assert seen.amax(0).tolist() == [6 + reach, 7 + reach]
+    canny(image[..., : reach + 1, :], deviation, 0.1, 0.2)
+    with pytest.raises(ValueError, match=rf"want \(b, 1, y, x\), more than {reach} pixels a side"):
+        canny(image[..., :reach, :], deviation, 0.1, 0.2)
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_step_is_a_line_of_one_pixel(turned):
     """Between columns 9 and 10 of 21: one of both in every row, wherever the threshold lies below its slope."""
