@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from playwright.sync_api import expect
+from safetensors.numpy import load_file, save_file
 
 from regard.records.kept import mark_kept
 from regard.records.record import record as record_of
@@ -121,6 +122,23 @@ def test_what_was_expected_next_is_listed(open_page, record):
     page = open_page(address(folder, f"view=text&token={missed}"))
     said = page.locator(".next p").inner_text().rsplit(" ", 1)[1].rstrip(".")
     assert float(said) == pytest.approx(np.exp(more["next/log_probability"][missed + 1]), rel=0.06, abs=1e-3)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_small_figures_are_not_cut(open_page, tmp_path, width):
+    write_exact_record(tmp_path / "small", N)
+    tell_more(tmp_path / "small")
+    arrays = load_file(tmp_path / "small/arrays.safetensors")
+    arrays["next/probabilities"][:] = [0.99, 0.00012, 3e-6]
+    save_file(arrays, tmp_path / "small/arrays.safetensors")
+    write_page(tmp_path / "small")
+    page = open_page(address(tmp_path / "small", "view=text&token=17"), viewport={"width": width, "height": 844})
+    expect(page.locator(".next .value")).to_have_text(["0.990", "0.00012", "0.0000030"])
+    for figure in page.locator(".bars .value").all():
+        text, wide, room = figure.evaluate("e => [e.textContent, e.scrollWidth, e.clientWidth]")
+        assert wide <= room, text
+        assert figure.evaluate("e => e.getBoundingClientRect().right <= e.closest('li').getBoundingClientRect().right")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
 def test_surprise_shades_the_text(open_page, record):

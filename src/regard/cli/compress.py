@@ -28,7 +28,9 @@ def compress(
     ] = None,
     task: Annotated[str, typer.Option(help="needle: a number asked for; text: how a text goes on")] = "needle",
     length: Annotated[int, typer.Option(min=64, help="tokens of a prompt")] = 1024,
-    prompts: Annotated[int | None, typer.Option(min=1, help="how many; 4 if left out")] = None,
+    prompts: Annotated[
+        int | None, typer.Option(min=1, help="how many; 4 if left out, 10 with --advise, which takes 6 or more")
+    ] = None,
     question: Annotated[
         str, typer.Option(help="of needle, whether it is read before the eviction: known, unknown or both")
     ] = "both",
@@ -37,7 +39,7 @@ def compress(
         str | None,
         typer.Option(
             help="so much memory for the cache, such as 8MiB: which policy to take, at which budget up to that (all of "
-            "it, a half and a quarter if no --budgets are given), and why; from 10 prompts if no --prompts are given"
+            "it, a half and a quarter if no --budgets are given), and why; random is among the --policies"
         ),
     ] = None,
     kept: Annotated[
@@ -51,7 +53,7 @@ def compress(
     from transformers.utils import logging
 
     from regard.cli.progress import Steps
-    from regard.compare.cache_report import SETTINGS, TASKS, advice, kept_tokens, measured
+    from regard.compare.cache_report import FEWEST, SETTINGS, TASKS, advice, kept_tokens, measured
     from regard.core.files import check_file, write_text
     from regard.core.spec import split_outside
     from regard.hosts.budget import Budget
@@ -71,6 +73,10 @@ def compress(
     memory = Budget.of(advise).bytes if advise is not None else None
     if advise is not None and memory is None:
         raise wrong("--advise", repr(advise), "bytes, such as 8MiB")
+    if memory is not None and not {"random"} < set(names):
+        raise wrong(
+            "--policies", repr(policies), "random and another one, so that --advise has what to hold it against"
+        )
     sizes = [size.strip() for size in (budgets or "0.125").split(",")]
     if memory is not None:
         sizes = (
@@ -83,6 +89,10 @@ def compress(
     if output is not None:
         check_file(output, "--output")
     count = prompts or (4 if advise is None else 10)
+    if memory is not None and count < FEWEST:
+        typer.echo(
+            f"--prompts {count}: too few for advice, which takes {FEWEST} or more; measured all the same", err=True
+        )
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     network, tokenizer = load(model)

@@ -48,10 +48,19 @@ def test_policies_are_measured_beside_the_full_cache(tmp_path):
 def test_a_table_and_an_advice_for_so_much_memory():
     done = compressed("--policies", "random,streaming", "--advise", "200KiB", "--task", "text")
     assert done.exit_code == 0, done.output
+    assert "--prompts 2: too few for advice, which takes 6 or more; measured all the same" in done.stderr
     told = " ".join(done.stdout.split())
     assert "none is recommended: 2 prompts are too few, give --prompts 6 or more; the best so far, streaming at" in told
     assert all(size in told for size in ("50KiB", "100KiB", "200KiB"))
     assert "read, step: CPU time" in told
+
+
+def test_too_few_prompts_are_said_before_a_model_is_read():
+    for prompts, said in ((5, True), (6, False)):
+        done = compressed("--model", "/nowhere", "--advise", "1MiB", "--prompts", str(prompts))
+        assert done.exception is not None
+        assert ("too few for advice" in done.stderr) == said
+    assert "too few" not in compressed("--model", "/nowhere").stderr
 
 
 def test_an_advice_leaves_out_what_has_no_room():
@@ -86,6 +95,8 @@ def test_what_each_head_keeps_is_written_down(tmp_path):
         (("--policies", "snapvk"), "policy: got 'snapvk'"),
         (("--budgets", "half"), "budget: got 'half'"),
         (("--advise", "512"), "--advise: got '512', want bytes"),
+        (("--advise", "1MiB", "--policies", "tova,h2o"), "--policies: got 'tova,h2o', want random and another one"),
+        (("--advise", "1MiB", "--policies", "random"), "--policies: got 'random', want random and another one"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message):
