@@ -3,9 +3,9 @@ products."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -60,10 +60,17 @@ class Inputs:
         """The threshold as it compares with errors, ``(b, h, n, 1)`` or one of each channel."""
         return self.threshold if self.threshold is None or self.of_channels else self.threshold[..., None]
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        return present(self)
+
+    def like(self, tensors: Sequence[Tensor]) -> Inputs:
+        """The same with other tensors in the place of `tensors`."""
+        return exchanged(self, tensors)
+
     def each(self, change: Callable[[Tensor], Tensor]) -> Inputs:
         """Every tensor changed alike."""
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Inputs(**cast(Any, {name: None if x is None else change(x) for name, x in given.items()}))
+        return self.like([change(x) for x in self.tensors])
 
 
 @dataclass(frozen=True)
@@ -97,14 +104,21 @@ class Weights:
         return self.like([torch.where(at, mine, theirs) for mine, theirs in pairs])
 
 
+def present(given: Any) -> list[Tensor]:
+    """The tensors among the fields."""
+    return [x for f in fields(given) if (x := getattr(given, f.name)) is not None]
+
+
+def exchanged(given: Some, tensors: Sequence[Tensor]) -> Some:
+    """Other tensors in the place of those among the fields."""
+    left, named = iter(tensors), {f.name: getattr(given, f.name) for f in fields(given)}
+    return type(given)(**{name: None if x is None else next(left) for name, x in named.items()})
+
+
 def unbound(given: Some) -> list[Some]:
     """One for each chunk, all of which stand in the axis after the heads."""
-    named = {f.name: getattr(given, f.name) for f in fields(given)}
-    parts = {name: x.unbind(2) for name, x in named.items() if x is not None}
-    return [
-        type(given)(**dict.fromkeys(named) | dict(zip(parts, each, strict=True)))
-        for each in zip(*parts.values(), strict=True)
-    ]
+    parts = [x.unbind(2) for x in present(given)]
+    return [exchanged(given, each) for each in zip(*parts, strict=True)]
 
 
 class Rule:
@@ -204,6 +218,14 @@ def gradients(rule: Rule, weights: tuple[Tensor, ...], x: Inputs) -> list[Factor
 @dataclass(frozen=True)
 class Ways:
     """How gradients and states reach each token of a chunk, and its end."""
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return present(self)
+
+    def like(self, tensors: Sequence[Tensor]) -> Self:
+        """The same with other tensors in the place of `tensors`."""
+        return exchanged(self, tensors)
 
     def read(self, x: Tensor, place: int, factors: Factors, w: Weights) -> Tensor:
         """Each token times a layer's sums of its own time."""

@@ -15,7 +15,8 @@ from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism, Signal, Traits, accumulate_dtype, check_sizes, repeat_heads
 from regard.core.state import State, count_new
-from regard.kernels.scan.online import Inputs, Rule, Weights, chunked, online_flops, recall
+from regard.kernels.scan.dual import learned
+from regard.kernels.scan.online import Inputs, Rule, Weights, online_flops, recall
 from regard.mechanisms.linear.base import aligned, unaligned
 from regard.mechanisms.slots import Slots, slots_of
 
@@ -201,13 +202,13 @@ class OnlineMemory(Mechanism):
         if layout.key_mask is None and layout.segments is None:
             size = max(min(m, self.chunk), 1)
             whole = x.each(lambda t: F.pad(t, (0, 0) * (t.dim() - 3) + (0, -m % size)).unflatten(2, (-1, size)))
-            out = chunked(self.rule, whole, w)[0].flatten(2, 3)[:, :, :m]
+            out = learned(self.rule, whole, w)[0].flatten(2, 3)[:, :, :m]
         else:
             positions = layout.positions(m, q.device).expand(batch, -1)
             real = torch.ones_like(positions, dtype=torch.bool) if layout.key_mask is None else layout.key_mask
             offset = torch.zeros(batch, dtype=torch.int64, device=q.device)
             slots = slots_of(self.chunk, positions, real, offset, layout.segments is not None)
-            out = slots.taken(chunked(self.rule, self.placed(x, slots), w, slots.course, w)[0])
+            out = slots.taken(learned(self.rule, self.placed(x, slots), w, slots.course, w)[0])
         return unaligned(out, n).to(q.dtype)
 
     def start(
@@ -227,7 +228,7 @@ class OnlineMemory(Mechanism):
         w = w if state.sums else self.begun(q.shape[0], x.q.dtype)
         real = torch.ones_like(positions, dtype=torch.bool) if key_mask is None else key_mask
         slots = slots_of(self.chunk, positions, real, state.seen % self.chunk, False)
-        out, w = chunked(self.rule, self.placed(x, slots), w, slots.course)
+        out, w = learned(self.rule, self.placed(x, slots), w, slots.course)
         return slots.taken(out).to(q.dtype), MemoryState(seen, w.sums, w.momentum, w.anchor, w.reading)
 
     def cost(self, shape: Shape, layout: Layout = Layout(causal=True)) -> Cost:
