@@ -43,17 +43,18 @@ HEAD = """# Planted faults
 `make mutants` changes one place of the source at a time and runs those of that place's fast tests that run it
 (`tools/rooms.py` maps rooms to tests). It wrote this page from `tools/mutants.tsv`. Not planted by rule, since no
 behaviour depends on them: annotations, decorators (what the atlas says of a paper), messages of errors, assertions for
-the type checker, and a mechanism's examples, which are inputs. A fault that no test noticed *at first* counts in the
-share for good, also when a test that was written for it notices it *now* (`python tools/mutants.py --again`). A change
-that leaves every result as it was is no fault; those that were judged so are named with the reason and not counted
-(`tools/equivalent.tsv`). Each seed draws a sample of its own (`--seed`), which says how much goes unnoticed after the
-tests that the samples before it have brought.
+the type checker, and a system's examples, which are inputs, with the functions that make nothing but what these are
+held against. A fault that no test noticed *at first* counts in the share for good, also when a test that was written
+for it notices it *now* (`python tools/mutants.py --again`). A change that leaves every result as it was is no fault;
+those that were judged so are named with the reason and not counted (`tools/equivalent.tsv`). Each seed draws a sample
+of its own (`--seed`), which says how much goes unnoticed after the tests that the samples before it have brought.
 
 """
 
 
-def ignored(tree: ast.AST) -> Iterator[ast.AST]:
+def ignored(tree: ast.Module) -> Iterator[ast.AST]:
     """The parts whose change is no fault."""
+    yield from checks(tree)
     for node in ast.walk(tree):
         worded = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "wrong"
         if worded or isinstance(node, (ast.Raise, ast.Assert)):
@@ -66,6 +67,22 @@ def ignored(tree: ast.AST) -> Iterator[ast.AST]:
             yield node.annotation
         if isinstance(node, ast.FunctionDef) and node.returns is not None:
             yield node.returns
+
+
+def checks(tree: ast.Module) -> Iterator[ast.FunctionDef]:
+    """Functions without arguments that only examples name, or decorators, which may hold these: what an example is held
+    against."""
+    named: list[ast.AST] = []
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            named += [*node.decorator_list, *([node] if node.name == "examples" else [])]
+    inside = [part.id for each in named for part in ast.walk(each) if isinstance(part, ast.Name)]
+    every = [part.id for part in ast.walk(tree) if isinstance(part, ast.Name)]
+    for node in tree.body:
+        if not isinstance(node, ast.FunctionDef) or node.decorator_list or ast.unparse(node.args):
+            continue
+        if 0 < inside.count(node.name) == every.count(node.name):
+            yield node
 
 
 def places(room: str, path: Path) -> Iterator[Mutant]:

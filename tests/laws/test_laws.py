@@ -1,5 +1,7 @@
 """Every registered thing against every law of its kind."""
 
+import re
+
 import pytest
 import torch
 
@@ -24,6 +26,20 @@ TELLING = {"mechanism": ("symmetry", "rows", "causal"), "projection": ("limit",)
 """Laws of which every entry of a kind must claim one."""
 BESIDE = [Grouped, ValuesOnly, LM, ViT, EncoderDecoder, MegaEncoder, MosaLM]
 BESIDE += [AdaptiveCaptioner, BottomUpAnswers, Ring, Gather, Heads]
+EXACT = {
+    "ContextMixing": ("windows of 5 and 7, grouped", "one window of 6, 3 regions"),
+    "GlobalNative": ("blocks of 4, grouped", "blocks of 33"),
+    "MoBA": ("blocks of 4",),
+    "ExpertChoice": ("a third of the tokens", "a fifth and the first"),
+    "PyramidSparse": ("three levels",),
+    "QuadTree": ("5 and 3 of shares, grouped", "4 of levels", "2, 3 and 2 of shares"),
+    "RoutedBlocks": ("middle of mean and bound", "the bound, grouped"),
+    "RoutedRegions": ("2 of 7", "1 of 5, grouped", "all of 3"),
+    "ContentRouting": ("three clusters", "five of 7 tokens"),
+    "Superlinear": ("three spans", "a window, spans of both ways, grouped", "more anchors, shorter spans"),
+}
+"""Mechanisms whose FLOPs are a bound, since their data decide what is computed, by class; and the examples whose data
+leave nothing of it out, so that the bound is the count."""
 LAWFUL = [kind.name for kind in KINDS.values() if kind.laws]
 CASES = [
     pytest.param(entry.kind, example, law, id=f"{entry.kind}:{entry.name}:{example.label}:{law}")
@@ -39,6 +55,16 @@ CASES = [
 def test_law(kind, example, law, device):
     finding = examine(example, law, device, kind)
     assert finding.verdict in ("holds", "not claimed"), finding.detail
+    if law == "cost" and example.label in EXACT.get(type(getattr(example, "mechanism", None)).__name__, ()):
+        most = re.search(r"FLOPs ×[\d.]+…([\d.]+) of the count", finding.detail)
+        assert most is not None
+        assert float(most[1]) <= 1.02
+
+
+def test_bounds_that_are_counts_are_of_examples_that_there_are():
+    made = [example for entry in regard.entries(kind="mechanism") for example in examples_of(entry.thing)]
+    labels = {(type(example.mechanism).__name__, example.label) for example in made}
+    assert {(name, label) for name, each in EXACT.items() for label in each} <= labels
 
 
 @pytest.mark.parametrize("name", KINDS)

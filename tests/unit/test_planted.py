@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
 import importlib
@@ -201,6 +202,22 @@ def test_changes_that_are_no_faults_are_named_and_not_counted(trials, mutants, t
     assert page.count("\n- ") == 1
     assert "`` x = 1 `` became `` x = 1.0 ``: an int is a float there" in page
     assert (tmp_path / "r.tsv").read_text().count("\n") == 3
+
+
+def test_no_fault_is_planted_in_what_an_example_is_held_against(mutants):
+    """But in what anything else uses too."""
+    tree = ast.parse(
+        "def by_hand():\n    return 1\n"
+        "def shared():\n    return 2\n"
+        "def path():\n    return shared() + 3\n"
+        "def double(x):\n    return x + x\n"
+        "@shown_by(lambda: [Sample({'known': path})])\nclass A:\n"
+        "    def examples(cls):\n        return [by_hand, shared, double]\n"
+    )
+    assert [function.name for function in mutants.checks(tree)] == ["by_hand", "path"]
+    assert {node.name for node in mutants.ignored(tree) if isinstance(node, ast.FunctionDef)} == {
+        *("by_hand", "path", "examples"),
+    }
 
 
 def test_each_sample_has_its_own_share_and_a_fault_counts_in_the_first_that_drew_it(

@@ -146,10 +146,10 @@ def by_map(q: Tensor, k: Tensor, v: Tensor, choice: Choice, way) -> Tensor:
 
 
 def ties(subject: Chosen) -> str:
-    """Of blocks that score alike the first are taken, in every precision."""
-    router, n = subject.router, 67
-    rows = subject.rows(n, n, router.directions[0])
-    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+    """Of blocks that score alike the first are taken, in every precision and of the shortest texts."""
+    router = subject.router
+    for n, dtype in ((1, torch.float32), (67, torch.float32), (67, torch.bfloat16), (67, torch.float64)):
+        rows = subject.rows(n, n, router.directions[0])
         scores = torch.zeros(1, subject.heads, rows.count, rows.blocks, dtype=dtype, device=subject.device)
         found = router.choose(scores, rows).mask
         free = found & ~router.forced_on(rows)[:, None]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from regard.analysis.circuit_roles import Mentions, circuit_roles, detector, looked_at
+from regard.analysis.circuit_roles import CircuitRoles, Mentions, circuit_roles, detector, looked_at
 from regard.analysis.flow import GivenMaps
 from regard.analysis.head_paths import PathsToHeads
 from regard.analysis.path_patching import PathPatching
@@ -50,6 +50,15 @@ def test_stages_are_those_of_path_patching():
     assert {row["role"] for row in found.table()} == {role for role, heads in found.heads.items() if heads}
     assert found.shared(found) == 1
     assert not circuit_roles(model, given, share=0.67, stages=1).heads["content gatherer"]
+
+
+def test_circuits_share_heads_whatever_their_roles():
+    """Of three heads and four, two are the same."""
+    one = CircuitRoles({"mover": ((1, 0), (1, 2)), "inhibition": ((0, 1), (1, 2))}, {})
+    other = CircuitRoles({"inhibition": ((1, 2), (0, 0)), "mover": ((0, 1), (0, 2))}, {})
+    assert one.every == [(0, 1), (1, 0), (1, 2)]
+    assert one.shared(other) == other.shared(one) == 2 / 3
+    assert one.shared(CircuitRoles({}, {})) == 0
 
 
 def test_wrong_mentions_shares_and_stages_are_told():

@@ -15,6 +15,7 @@ from regard.analysis.sweep import (
     Probability,
     Site,
     by_layer,
+    digest,
     heads_of,
     random_like,
 )  # fmt: skip
@@ -153,3 +154,8 @@ def test_bad_input_is_named(model, pair):
         patch(model, "a b", "a c", ("x", "y"))
     with pytest.raises(ValueError, match="data: got no pairs"):
         SitePatching().run(model, [])
+
+
+def test_what_is_kept_is_found_again_under_the_same_digest():
+    """The first digits of SHA-256 of "abc" as its standard, FIPS 180, has them."""
+    assert digest("abc") == "ba7816bf8f01cfea"

@@ -158,3 +158,17 @@ def test_keys_are_the_same_in_every_process():
 
     assert keys == {CostCell("softmax", "train", 512).key + "\n"}
     assert json.dumps(CostCell("softmax", "train", 512).fields)
+
+
+@dataclass(frozen=True)
+class Addends(Cell):
+    """Two numbers."""
+
+    kind: ClassVar[str] = "sum"
+    right: float
+    left: int
+
+
+def test_a_cell_is_found_again_under_the_same_key():
+    """SHA-256 of ``["sum", {"left": 3, "right": 0.5}]``, as sha256sum has it."""
+    assert Addends(0.5, 3).key == "bd096f9a813139e3"

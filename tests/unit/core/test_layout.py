@@ -126,3 +126,25 @@ def test_what_other_libraries_take_is_told_in_ours(arguments, signals, message):
 def test_a_mask_is_no_pattern(call):
     with pytest.raises(TypeError, match=r"pattern: got a Tensor, want a Pattern, .*each call: Layout\(mask=…\)"):
         call(torch.ones(6, 6).bool())
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_sequences_that_stand_several_times_have_what_they_had(own):
+    """Masks and biases of each sequence, or one for all; head by head too."""
+    generator = torch.Generator().manual_seed(0)
+    keys = torch.rand(3, 7, generator=generator) > 0.3
+    segments = torch.randint(0, 2, (3, 7), generator=generator).cumsum(1)
+    mask = torch.rand(3 if own else 1, 2, 5, 7, generator=generator) > 0.3
+    bias = torch.randn(3 if own else 1, 1, 5, 7, generator=generator)
+    layout = Layout(key_mask=keys, segments=segments, mask=mask, bias=bias)
+    many = layout.repeated(2)
+    assert (many.key_mask.shape, many.segments.shape) == ((6, 7), (6, 7))
+    for place in range(6):
+        for head in (None, 0, 1):
+            part, row = many.of(place, head), place // 2
+            own_row, heads = row if own else 0, slice(None) if head is None else slice(head, head + 1)
+            assert torch.equal(part.key_mask, keys[row : row + 1])
+            assert torch.equal(part.segments, segments[row : row + 1])
+            assert torch.equal(part.mask, mask[own_row : own_row + 1, heads])
+            assert torch.equal(part.bias, bias[own_row : own_row + 1])
+    assert Layout(causal=True).repeated(4) == Layout(causal=True)

@@ -14,7 +14,7 @@ from reference.stages import state
 from reference.waves import wave
 from regard.mechanisms.scored.relative_plane import RelativePlane
 from regard.networks.stages.design import Design, blocks_of
-from regard.networks.stages.network import Stages
+from regard.networks.stages.network import Stages, started
 from regard.networks.stages.presets import is_printed
 from regard.networks.stages.sizes import sizes, total
 from regard.networks.stages.steps.attention import Channels, Enhanced, Summary
@@ -194,3 +194,18 @@ def test_tables_of_relative_positions_fit_other_maps():
     assert mechanism.fitted(mechanism.rows_table, 7) is mechanism.rows_table
     assert mechanism.fitted(mechanism.rows_table, 4).shape == (7, 4)
     torch.testing.assert_close(mechanism.fitted(mechanism.rows_table, 4)[[0, 3, 6]], mechanism.rows_table[[0, 6, 12]])
+
+
+@pytest.mark.parametrize(("how", "spread"), [("matrices", None), ("all", 0.02), ("fan_out", (2 / 135) ** 0.5)])
+def test_weights_begin_as_the_design_says(how, spread):
+    """A weight of 30 outputs in two groups with kernels of 3 × 3 has a part in 9 · 15 = 135 of them."""
+    torch.manual_seed(0)
+    network = nn.ModuleDict({"map": nn.Conv2d(38, 30, 3, groups=2), "matrix": nn.Linear(61, 53)})
+    before = network["map"].weight.detach().clone()
+    started(network, how)
+    assert network["matrix"].weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert not network["matrix"].bias.any()
+    assert torch.equal(network["map"].weight, before) == (spread is None)
+    if spread is not None:
+        assert network["map"].weight.std().item() == pytest.approx(spread, rel=0.05)
+        assert not network["map"].bias.any()

@@ -67,6 +67,9 @@ def test_a_straight_flow_is_consistent_and_another_is_not(segments):
     assert knowledge_loss(straight, straight, videos, generator) == 0
     assert knowledge_loss(straight, straight, videos, generator, own=1.0) < 1e-12
     assert knowledge_loss(bent, straight, videos, generator).item() == pytest.approx(1 / 3, abs=0.1)
+    drawn = [torch.Generator().manual_seed(3) for _ in range(2)]
+    alone, both = (knowledge_loss(bent, straight, videos, each, own) for each, own in zip(drawn, (0, 0.5), strict=True))
+    assert both.item() == pytest.approx(1.5 * alone.item())  # the straight flow is the true one: off by as much again
     noise = torch.randn(9, 3, generator=generator).double()
     torch.testing.assert_close(sample(straight, noise, 1), torch.full_like(noise, 2.0), rtol=0, atol=1e-6)
 
