@@ -11,6 +11,7 @@ from regard.analysis.base import HeadScores, sample_moments
 from regard.analysis.weights import HeadWeights, gain_of, head_weights, unembedding
 from regard.core.errors import wrong
 from regard.networks.lm import LM
+from regard.networks.untied import UntiedLM
 from regard.projections.base import Grouped
 
 
@@ -87,4 +88,5 @@ def parts(model: Any) -> tuple[list[HeadWeights], Tensor, Tensor]:
         o = projection.out.weight.detach().unflatten(1, (len(q), -1)).transpose(0, 1)
         found.append(HeadWeights(q, k, v, o, block.norms[0]))
     embeddings = model.embedding.weight.detach()
-    return found, embeddings, embeddings * gain_of(model.norm, embeddings.shape[1])
+    rows = model.output.detach() if isinstance(model, UntiedLM) else embeddings
+    return found, embeddings, rows * gain_of(model.norm, embeddings.shape[1])

@@ -34,8 +34,8 @@ from regard.probes.head_statistics import DuplicateToken, Induction, PreviousTok
         ),
         Claim(
             "they form in models of two layers, not of one",
-            cells="heads.formed",
-            holds="heads.need_two_layers",
+            cells="emergence.formed",
+            holds="emergence.need_two_layers",
         ),
         Claim(
             "prefix matching and learning in context come in training at the same time",
@@ -44,7 +44,7 @@ from regard.probes.head_statistics import DuplicateToken, Induction, PreviousTok
         ),
         Claim(
             "the head that matches prefixes copies, by the eigenvalues of its weights",
-            cells="emergence.in_training",
+            cells="emergence.with_rows_of_its_own",
             holds="emergence.it_copies",
         ),
     ),

@@ -14,6 +14,7 @@ from regard.analysis.induction_heads import InductionHeads, repeats
 from regard.claims.cells import measured
 from regard.claims.figures import Figures, Finding, listed
 from regard.networks.lm import LM, Config
+from regard.networks.untied import UntiedLM
 from regard.train.fit import Recipe, Step, fit
 
 VOCABULARY, BLOCK, EVERY = 61, 23, 40
@@ -76,10 +77,23 @@ def smeared_alone(found: Figures) -> Finding:
     return Finding.of(figure, min(smeared) >= InductionHeads.threshold, max(plain) < InductionHeads.threshold)
 
 
+@measured(depth=(1, 2), seed=range(3), steps=[2000])
+def formed(depth: int, seed: int, steps: int) -> dict[str, float]:
+    """The best prefix matching of a trained model of attention alone."""
+    return {"best": matching(learned(attention_only(f"softmax*{depth}", seed), seed, steps))[2]}
+
+
+def need_two_layers(found: Figures) -> Finding:
+    """Heads from 0.4 on form in every model of two layers, in none of one."""
+    one, two = (found("best", depth=depth) for depth in (1, 2))
+    figure = f"best head of two layers {listed(two, '.2f')}, of one {listed(one, '.2f')}"
+    return Finding.of(figure, min(two) >= InductionHeads.threshold, max(one) < InductionHeads.threshold)
+
+
 @measured(seed=range(3), steps=[2000])
 def in_training(seed: int, steps: int) -> dict[str, float]:
     """Two layers: steps after which prefix matching, learning in context and likeness to human recall are half of what
-    they come to; and the eigenvalues of OV of the best head, and of the others of its layer on average."""
+    they come to."""
     model = attention_only("softmax*2", seed)
     curve: list[tuple[int, float, float, float]] = []
 
@@ -89,17 +103,27 @@ def in_training(seed: int, steps: int) -> dict[str, float]:
 
     look(0)
     learned(model, seed, steps, look)
-    layer, head, best = matching(model)
-    signs = copying_eigenvalues(model)[layer]
-    others = float((signs.sum() - signs[head]) / (len(signs) - 1))
     half = {
         name: next(row[0] for row in curve if row[i] >= (curve[0][i] + curve[-1][i]) / 2)
         for i, name in ((1, "matching"), (2, "context"), (3, "recall"))
     }
     figures = {f"{name} at": float(step) for name, step in half.items()}
-    figures |= {"began": curve[0][1], "best": best, "saved": curve[-1][2], "layer": layer}
-    figures |= {"near before": 1 - curve[0][3], "near after": 1 - curve[-1][3]}
-    return figures | {"copies": float(signs[head]), "others": others}
+    figures |= {"began": curve[0][1], "best": curve[-1][1], "saved": curve[-1][2]}
+    return figures | {"near before": 1 - curve[0][3], "near after": 1 - curve[-1][3]}
+
+
+@measured(seed=range(3), steps=[2000])
+def with_rows_of_its_own(seed: int, steps: int) -> dict[str, float]:
+    """Two layers whose output matrix is not the embeddings: the eigenvalues of OV of the head that matches prefixes
+    best, and on average of the others of its layer and of the layer below."""
+    config = Config(VOCABULARY, 64, "softmax*2", heads=4, inner=0)
+    model = learned(UntiedLM(config, seed), seed, steps)
+    layer, head, best = matching(model)
+    signs = copying_eigenvalues(model)
+    others = float((signs[layer].sum() - signs[layer][head]) / (len(signs[layer]) - 1))
+    return {"best": best, "layer": layer, "copies": float(signs[layer][head]), "others": others} | {
+        "below": float(signs[0].mean())
+    }
 
 
 def at_once(found: Figures, one: str, other: str) -> bool:
@@ -121,8 +145,11 @@ def comes_together(found: Figures) -> Finding:
 
 def it_copies(found: Figures) -> Finding:
     """The eigenvalues of the best head are positive by 0.5 at least, in every seed."""
-    copies, others = found("copies"), found("others")
-    figure = f"eigenvalues of OV of the head that matches {listed(copies, '+.2f')}, of others {listed(others, '+.2f')}"
+    copies, others, below = found("copies"), found("others"), found("below")
+    figure = (
+        f"eigenvalues of OV of the head that matches {listed(copies, '+.2f')}, of others of its layer "
+        f"{listed(others, '+.2f')}, of the layer below {listed(below, '+.2f')}"
+    )
     return Finding.of(figure, min(copies) >= 0.5)
 
 

@@ -33,7 +33,6 @@ from regard.experiments.cell import Cell
 from regard.hosts.attach import attach
 from regard.hosts.small import TITLES, load
 from regard.networks.lm import LM, Config
-from regard.train.fit import Recipe, fit
 
 LENGTHS, DEPTHS = (128, 256, 512), (0.1, 0.3, 0.5, 0.7, 0.9)
 HEADS, BEST = 270, 13
@@ -202,28 +201,6 @@ def repetition_is_lost_without(found: Figures) -> Finding:
         f"is lost ({low:.0%} to {found.one('high'):.0%}), without random ones of their layers {listed(random, '.0%')}"
     )
     return Finding.of(figure, low >= 0.7, max(random) < low)
-
-
-@measured(depth=(1, 2), seed=range(3), steps=[1000])
-def formed(depth: int, seed: int, steps: int) -> dict[str, float]:
-    """The best prefix matching of a model of attention alone, trained on random tokens repeated at random distances."""
-    model = LM(Config(61, 64, f"softmax*{depth}", heads=4, inner=0), seed)
-
-    def loss(ready: Any, generator: torch.Generator) -> Tensor:
-        block = int(torch.randint(9, 32, (1,), generator=generator))
-        ids = torch.randint(61, (16, block), generator=generator)
-        return cross_entropy(ready(ids.repeat(1, 2))[:, block - 1 : -1].flatten(0, 1), ids.flatten())
-
-    fit(model, loss, Recipe(steps, 3e-3, seed=seed))
-    scores = InductionHeads().run(model, repeats(61, 23, 8, seed=5))
-    return {"best": scores.ranked()[0][2]}
-
-
-def need_two_layers(found: Figures) -> Finding:
-    """Heads from 0.4 on form in every model of two layers, in none of one."""
-    one, two = (found("best", depth=depth) for depth in (1, 2))
-    figure = f"best head of two layers {listed(two, '.2f')}, of one {listed(one, '.2f')}"
-    return Finding.of(figure, min(two) >= InductionHeads.threshold, max(one) < InductionHeads.threshold)
 
 
 @measured()

@@ -6,6 +6,7 @@ import torch
 from regard.analysis.copying_heads import copying_eigenvalues, copying_scores, parts
 from regard.analysis.planted import planted_model
 from regard.networks.lm import LM, Config
+from regard.networks.untied import UntiedLM
 
 
 def model_of(*signs):
@@ -20,6 +21,16 @@ def model_of(*signs):
             part = slice(2 * head, 2 * head + 2)
             projection.out.weight[part, part] = torch.tensor(block, dtype=torch.float64)
     return model
+
+
+def test_a_matrix_of_its_own_reads_what_heads_write():
+    """Rows that are the embeddings times −1: what copies with tied ones suppresses, and the logits are the others'."""
+    tied = model_of([[1.0, 0], [0, 1]], [[-2.0, 0], [0, -2]], [[0.0, 0], [0, 0]], MIXED)
+    own = UntiedLM(tied.config, seed=0).double()
+    own.load_state_dict(tied.state_dict() | {"output": -tied.embedding.weight})
+    torch.testing.assert_close(copying_eigenvalues(own)[0], -copying_eigenvalues(tied)[0])
+    ids = torch.tensor([[3, 1, 4, 1, 5]])
+    torch.testing.assert_close(own(ids), -tied(ids))
 
 
 TURN = [[0.0, -1.0], [1.0, 0.0]]
@@ -42,9 +53,11 @@ def test_scores_of_planted_heads():
     assert copying_scores(model, torch.tensor([0, 6])).of((0, 3)) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("kind", ["lm", "transformers"])
+@pytest.mark.parametrize("kind", ["lm", "untied", "transformers"])
 def test_they_are_those_of_the_whole_matrix(kind):
-    model = LM(Config(13, 12, "softmax*2", heads=3, kv_heads=1), seed=1).double() if kind == "lm" else planted_model()
+    made = {"lm": LM, "untied": UntiedLM}.get(kind)
+    config = Config(13, 12, "softmax*2", heads=3, kv_heads=1)
+    model = planted_model() if made is None else made(config, seed=1).double()
     layers, embeddings, rows = parts(model)
     found = copying_eigenvalues(model)
     ids = torch.tensor([1, 4, 9])
