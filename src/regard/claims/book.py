@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from regard.claims.cells import OWN
 from regard.claims.declared import cells_of, finding_of
 from regard.claims.figures import Figures
 from regard.core import executed, results
@@ -60,7 +61,13 @@ class Page:
         return found is not None
 
     def add(self, cell: Cell, figures: Mapping[str, Scalar], command: str) -> None:
-        """Keeps the row of a cell that has been measured."""
+        """Keeps the row of a cell that has been measured.
+
+        Raises:
+            ValueError: a figure is called as something that every row says.
+        """
+        for name in OWN & figures.keys():
+            raise wrong("figures", f"{name!r}", f"another name: a row has {', '.join(sorted(OWN))} of its own")
         own = machine()
         using = f"regard {own['regard']}, PyTorch {own['torch']}, Python {own['python']}"
         told = {

@@ -59,7 +59,7 @@ def grid(setting: str, seed: int, steps: int) -> dict[str, float]:
         left = torch.stack([1 - maps.sum(3).mean(2) for maps in model.intermediates(texts).values()])
     first = by_position(model, [Prompt(ids) for ids in texts])[:, 0].mean()
     share = float((left > EPSILON).double().mean()) if setting == "key bias" else 0.0
-    return {"first": float(first), "key": share, "loss": source.held_out_loss(model, count=128)}
+    return {"first": float(first), "learned": share, "loss": source.held_out_loss(model, count=128)}
 
 
 def of_mechanism() -> Cells:
@@ -69,7 +69,7 @@ def of_mechanism() -> Cells:
 
 def is_absorbed(found: Figures) -> Finding:
     """With it the first token is a sink in under 5% of the heads and the key in over 20%, as the token is without."""
-    plain, first, key = found("first", setting="plain"), *(found(of, setting="key bias") for of in ("first", "key"))
+    plain, first, key = found("first", setting="plain"), *(found(of, setting="key bias") for of in ("first", "learned"))
     figure = (
         f"the first token is a sink in {listed(plain, '.0%')} of the heads, with a learned key in "
         f"{listed(first, '.0%')}, and the key itself in {listed(key, '.0%')}"

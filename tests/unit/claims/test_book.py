@@ -127,6 +127,15 @@ def test_a_cell_that_fails_leaves_its_claim_unmeasured(tiny, tmp_path):
     assert result_of("bad", bad.claims, load(tmp_path / "bad.json")).status == "not measured"
 
 
+def test_a_figure_that_is_called_as_what_a_row_says_fails(tiny, tmp_path):
+    tiny.square.measure = lambda number: {"key": float(number)}
+    one = entry("one", "tiny.square")
+    (_, _, first), (_, _, second) = run(tmp_path, one)
+    assert first == second
+    assert first.startswith("figures: got 'key', want another name: a row has cell, command")
+    assert load(tmp_path / "one.json")["rows"] == []
+
+
 def test_a_figure_that_is_no_number_is_none(tiny, tmp_path):
     tiny.square.measure = lambda number: {"square": float("nan")}
     one = entry("one", "tiny.square")

@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 from regard.claims import dual, extend, long_texts, neighborhood, planning, probabilistic, taylor, theory
-from regard.claims.cells import Measured, measured
+from regard.claims.cells import OWN, Measured, measured
 from regard.claims.declared import cells_of, finding_of
 from regard.claims.figures import Figures, Finding
 from regard.core.atlas import everything
@@ -85,7 +85,9 @@ def trainings():
 def small(function, given):
     """What a cell gives after one step, whatever the seed."""
     module, name = f"regard.claims.{function}".rsplit(".", 1)
-    return getattr(import_module(module), name).measure(**dict(given))
+    figures = getattr(import_module(module), name).measure(**dict(given))
+    assert not OWN & figures.keys(), "no row keeps a figure that is called so"
+    return figures
 
 
 def judged(rows, judge):
