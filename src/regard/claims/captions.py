@@ -116,15 +116,15 @@ def away(sentinel: bool, seed: int, steps: int) -> dict[str, float]:
     told, _ = about(scenes)
     looked = model.alignment(scenes.images, scenes.words).sum(-1)
     between = scenes.real & ~told
-    shares = {"content": looked[told].mean().item(), "function": looked[between].mean().item()}
+    shares = {"told": looked[told].mean().item(), "between": looked[between].mean().item()}
     return described(model, scenes, scenes.images) | shares
 
 
 def looks_when_it_must(found: Figures) -> Finding:
     """In every seed."""
-    content, function = (found(name, sentinel=True) for name in ("content", "function"))
-    more = min(a - b for a, b in zip(content, function, strict=True))
-    figure = f"1 − β at colours and shapes {listed(content, '.2f')}, at other words {listed(function, '.2f')}"
+    told, between = (found(name, sentinel=True) for name in ("told", "between"))
+    more = min(a - b for a, b in zip(told, between, strict=True))
+    figure = f"1 − β at colours and shapes {listed(told, '.2f')}, at other words {listed(between, '.2f')}"
     return Finding.of(figure, more >= 0.15)
 
 
