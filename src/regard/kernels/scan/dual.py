@@ -28,12 +28,15 @@ from regard.kernels.scan.segments import (
     through_gelu,
     write,
 )
+from regard.kernels.scan.summed import summed
 
 
 def learned(
     rule: Rule, x: Inputs, w: Weights, course: Course | None = None, new: Weights | None = None
 ) -> tuple[Tensor, Weights]:
-    """`online.chunked`, by `Dual` where that serves."""
+    """`online.chunked`, by `Dual` where that serves; `summed.summed` of rules that are."""
+    if rule.summed:
+        return summed(rule, x, w, course, new)
     if not serves(rule, x, course, new):
         return chunked(rule, x, w, course, new)
     fresh = None if course is None or new is None else course.fresh

@@ -129,11 +129,12 @@ class Rule:
 
     Args:
         residual: x + LN(·), without learned scales. current: a token reads the sums of its own time, and not only what
-            `kept` kept at the start of its chunk.
+            `kept` kept at the start of its chunk. summed: one step for each chunk, as of `summed`.
     """
 
     residual: bool = False
     current: bool = True
+    summed: bool = False
 
     def slope(self, error: Tensor, threshold: Tensor | None) -> Tensor:
         """The derivative of the loss by M(k), of ``error = M(k) − v (…, n, e)``; ``threshold`` as `Inputs.limit`."""
@@ -398,7 +399,12 @@ class Course:
 
 
 def chunked(
-    rule: Rule, x: Inputs, w: Weights, course: Course | None = None, new: Weights | None = None
+    rule: Rule,
+    x: Inputs,
+    w: Weights,
+    course: Course | None = None,
+    new: Weights | None = None,
+    way: Callable[[Rule, Inputs, Weights, Course | None, Weights | None], tuple[Tensor, Weights]] | None = None,
 ) -> tuple[Tensor, Weights]:
     """A memory over chunks of tokens.
 
@@ -410,6 +416,7 @@ def chunked(
 
     Shapes: `Inputs` with tokens as ``(chunks, C)`` -> ``(b, h, chunks, C, e)`` and the memory after them.
     Args: ``course``: None where every chunk begins and ends here; ``new``: the initial memory, for what is fresh.
+        ``way``: what is done with the chunks between two kept memories, `window` if None.
     Cost: `online_flops`; the backward pass keeps a memory every `WINDOW` tokens and computes the rest again.
 
     Paper: gradients at the start of a chunk: Sun et al., arXiv 2407.04620.
@@ -421,7 +428,7 @@ def chunked(
         some = None if course is None else course.part(start, start + per)
 
         def run(*tensors: Tensor, part: Inputs = part, some: Course | None = some, w: Weights = w) -> list[Tensor]:
-            out, after = window(rule, part, w.like(list(tensors)), some, new)
+            out, after = (way or window)(rule, part, w.like(list(tensors)), some, new)
             return [out, *after.tensors]
 
         again = count > per and torch.is_grad_enabled()

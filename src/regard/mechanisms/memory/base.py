@@ -17,6 +17,7 @@ from regard.core.mechanism import Mechanism, Signal, Traits, accumulate_dtype, c
 from regard.core.state import State, count_new
 from regard.kernels.scan.dual import learned
 from regard.kernels.scan.online import Inputs, Rule, Weights, online_flops, recall
+from regard.kernels.scan.summed import summed_flops
 from regard.mechanisms.linear.base import aligned, unaligned
 from regard.mechanisms.slots import Slots, slots_of
 
@@ -153,8 +154,8 @@ class OnlineMemory(Mechanism):
         for t in range(m):
             if layout.segments is not None:
                 w = new.where(positions[:, t] == 0, w)
-            opens = positions[:, t] % self.chunk == 0
-            out, after = self.token(x.each(lambda s, t=t: s[:, :, t : t + 1]), w, opens)
+            opens, closes = (positions[:, t] % self.chunk == place for place in (0, self.chunk - 1))
+            out, after = self.token(x.each(lambda s, t=t: s[:, :, t : t + 1]), w, opens, closes)
             if layout.key_mask is None:
                 w = after
             else:
@@ -163,8 +164,8 @@ class OnlineMemory(Mechanism):
             outs.append(out)
         return unaligned(torch.cat([x.v[:, :, :0], *outs], 2), n).to(q.dtype)
 
-    def token(self, x: Inputs, w: Weights, opens: Tensor) -> tuple[Tensor, Weights]:
-        """One token as the equation has it; ``opens (b,)``: a chunk begins with it."""
+    def token(self, x: Inputs, w: Weights, opens: Tensor, closes: Tensor) -> tuple[Tensor, Weights]:
+        """One token as the equation has it; ``opens (b,)``: a chunk begins with it; ``closes``: it ends with it."""
         rule, at, learns = self.rule, opens[:, None, None, None], torch.is_grad_enabled()
         anchor = w.anchor
         if opens.any():
@@ -176,6 +177,8 @@ class OnlineMemory(Mechanism):
             slopes = torch.autograd.grad(loss, leaves, create_graph=learns)
         theta, decay = self.gates(x.step), self.gates(x.log_decay.exp())
         moved = [-size * slope for size, slope in zip(theta, slopes, strict=True)]
+        if rule.summed:
+            return self.summed(x, replace(w, anchor=anchor), moved, closes)
         if x.log_momentum is not None:
             moved = [x.log_momentum[..., None].exp() * old + new for old, new in zip(w.momentum, moved, strict=True)]
         sums = tuple(left * old + step for left, old, step in zip(decay, w.sums, moved, strict=True))
@@ -183,6 +186,18 @@ class OnlineMemory(Mechanism):
         reading = tuple(torch.where(at, new, old) for new, old in zip(kept, w.reading, strict=True) if new is not None)
         out = recall(rule, rule.present(sums, reading), x.q)
         return out, Weights(sums, tuple(moved) if w.momentum else (), anchor, reading)
+
+    def summed(self, x: Inputs, w: Weights, moved: list[Tensor], closes: Tensor) -> tuple[Tensor, Weights]:
+        """The rest of `token` where a chunk's steps ``moved`` are taken when it ends."""
+        pending = tuple(old + step for old, step in zip(w.sums, moved, strict=True))
+        steps = [now - begun for now, begun in zip(pending, w.anchor, strict=True)]
+        if x.log_momentum is not None:
+            kept = x.log_momentum[..., None].exp()
+            steps = [kept * old + step for old, step in zip(w.momentum, steps, strict=True)]
+        layers = zip(self.gates(x.log_decay.exp()), w.anchor, steps, strict=True)
+        ended = tuple(left * begun + step for left, begun, step in layers)
+        after = Weights(ended, tuple(steps) if w.momentum else (), ended).where(closes, replace(w, sums=pending))
+        return recall(self.rule, after.anchor, x.q), after
 
     def gates(self, x: Tensor) -> list[Tensor]:
         """One token's gate ``(b, h, 1)``, or ``(b, h, 1, c)``, as it multiplies each layer's ``(b, h, i, o)``.
@@ -200,7 +215,7 @@ class OnlineMemory(Mechanism):
         (batch, _, n, _), m = q.shape, k.shape[2]
         x, w = self.inputs(q, k, v, layout.key_mask, signals), self.begun(batch, accumulate_dtype(q.dtype))
         if layout.key_mask is None and layout.segments is None:
-            size = max(min(m, self.chunk), 1)
+            size = self.chunk if self.rule.summed else max(min(m, self.chunk), 1)
             whole = x.each(lambda t: F.pad(t, (0, 0) * (t.dim() - 3) + (0, -m % size)).unflatten(2, (-1, size)))
             out = learned(self.rule, whole, w)[0].flatten(2, 3)[:, :, :m]
         else:
@@ -234,6 +249,8 @@ class OnlineMemory(Mechanism):
     def cost(self, shape: Shape, layout: Layout = Layout(causal=True)) -> Cost:
         sizes, momentum = [tuple(x.shape[1:]) for x in self.initial], "log_momentum" in self.signals
         flops = online_flops(shape.keys, self.chunk, sizes, momentum, self.rule.current)
+        if self.rule.summed:
+            flops = summed_flops(shape.keys, self.chunk, sizes)
         count, heads = sum(i * o for i, o in sizes), shape.batch * shape.heads
         held = count * (3 if momentum else 2) + self.rule.kept_size(sizes)
         return Cost(heads * flops, shape.io_bytes, heads * held * max(shape.itemsize, 4))

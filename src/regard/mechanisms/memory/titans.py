@@ -6,10 +6,17 @@ from collections.abc import Mapping, Sequence
 
 from regard.core.atlas import Claim, published
 from regard.core.mechanism import Example, LayerSpec, Signal
+from regard.kernels.scan.online import Rule
 from regard.mechanisms.memory.base import OnlineMemory
 
 DECAY = Signal("log of what stays of the memory, log(1 − α)", high=0, start=(-0.001, -0.1))
 MOMENTUM = Signal("log of what stays of the last steps, log η", high=0, start=(-0.1, -1.0))
+
+
+class Summed(Rule):
+    """The squared error, one step for each chunk."""
+
+    summed = True
 
 
 def step_of(most: float) -> Signal:
@@ -61,7 +68,10 @@ class Titans(OnlineMemory):
     layer of attention, with persistent tokens: `regard.networks.titans.TitansLM`.
 
     Args:
-        as of `OnlineMemory`. momentum: whether there is S; False for the step alone.
+        as of `OnlineMemory`. momentum: whether there is S; False for the step alone. summed: one step for each chunk,
+            of the sum of its gradients and the α and η of its last token, taken when it ends; a token is then answered
+            by the chunks that have ended with it or before. Fewer products of matrices, less that a chunk's later
+            tokens know of its earlier ones; with ``chunk=1`` the same.
 
     Paper: Behrouz et al., arXiv 2501.00663.
     """
@@ -78,8 +88,10 @@ class Titans(OnlineMemory):
         hidden: int = 4,
         step: float | None = None,
         momentum: bool = True,
+        summed: bool = False,
     ) -> None:
         self.momentum = momentum
+        self.rule = Summed() if summed else Rule()
         super().__init__(heads, head_dim, value_dim, chunk, hidden, step)
 
     def bounded(self, most: float) -> Mapping[str, Signal]:
@@ -91,4 +103,5 @@ class Titans(OnlineMemory):
         return [
             Example("chunks of 5", cls(2, 5, 7, chunk=5, hidden=2, step=0.1), longest=67),
             Example("linear, no momentum, grouped", cls(4, 5, 7, 1, 0, 0.5, False), heads=4, kv_heads=2, longest=67),
+            Example("one step a chunk", cls(2, 5, 7, chunk=3, hidden=2, step=0.1, summed=True), longest=67),
         ]

@@ -1,0 +1,86 @@
+"""Memories that learn while they read by one step for each chunk: the coarse form of `online`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from regard.kernels.scan.online import Course, Inputs, Rule, Weights, chunked, gradients, recall, unbound
+
+
+def summed(
+    rule: Rule, x: Inputs, w: Weights, course: Course | None = None, new: Weights | None = None
+) -> tuple[Tensor, Weights]:
+    """A memory that takes the sum of a chunk's gradients when the chunk ends.
+
+        S_c = η_c S_{c−1} − Σ_t θ_t ∇ℓ_t(W_{c−1}),   W_c = (1 − α_c) W_{c−1} + S_c
+
+    η_c and α_c are of the token that ends chunk c. A token is answered by the chunks that have ended with it or
+    before. In the middle of a chunk the sums are ``W_{c−1} − Σ θ_t ∇ℓ_t`` of what was read, and the anchor W_{c−1}.
+
+    Shapes and arguments: as of `online.chunked`, but without ``course`` the last chunk is whole or the memory behind it
+    is not to be used. Only gates of each head.
+    """
+    if course is not None:
+        return chunked(rule, x, w, course, new, window)
+    late = x.q.flatten(2, 3)
+    shifted = torch.cat([torch.zeros_like(late[:, :, :1]), late[:, :, :-1]], 2).view_as(x.q)
+    out, w = chunked(rule, replace(x, q=shifted), w, None, new, window)
+    last = recall(rule, w.anchor, late[:, :, -1:])
+    return torch.cat([out.flatten(2, 3)[:, :, 1:], last], 2).view_as(out), w
+
+
+def window(rule: Rule, x: Inputs, w: Weights, course: Course | None, new: Weights | None) -> tuple[Tensor, Weights]:
+    """Some chunks, one after the other; without ``course`` each query is one of the token before."""
+    outs = []
+    for chunk, own in enumerate(unbound(x)):
+        here = None if course is None else course.part(chunk, chunk + 1)
+        if here is not None and here.fresh is not None and new is not None:
+            w = new.where(here.fresh[:, 0], w)
+        found, out = gradients(rule, w.anchor, own), recall(rule, w.anchor, own.q)
+        steps = [read.mT @ (slope * -own.step[..., None]) for read, slope in found]
+        if here is None:
+            w = ended(own, w, steps, torch.full_like(own.step[..., :1], own.step.shape[-1] - 1, dtype=torch.int64))
+        else:
+            out, w = part_of_chunk(rule, own, w, steps, out, here)
+        outs.append(out)
+    return torch.stack(outs, 2), w
+
+
+def ended(x: Inputs, w: Weights, steps: list[Tensor], last: Tensor) -> Weights:
+    """The memory behind a chunk of whose tokens ``last (b, h, 1)`` is the last; ``steps``: of all of its tokens."""
+
+    def gate(log: Tensor) -> Tensor:
+        return log.gather(2, last).exp()[..., None]
+
+    if x.log_momentum is not None:
+        moved = gate(x.log_momentum)
+        steps = [torch.addcmul(step, old, moved) for step, old in zip(steps, w.momentum, strict=True)]
+    left = gate(x.log_decay)
+    layers = tuple(torch.addcmul(step, old, left) for step, old in zip(steps, w.anchor, strict=True))
+    return Weights(layers, tuple(steps) if w.momentum else (), layers)
+
+
+def part_of_chunk(
+    rule: Rule, x: Inputs, w: Weights, steps: list[Tensor], out: Tensor, course: Course
+) -> tuple[Tensor, Weights]:
+    """What a chunk comes to that may begin in an earlier call or go on in a later one."""
+    closing, real = course.closing[:, 0], torch.ones_like(x.step) if x.real is None else x.real
+    places = torch.arange(real.shape[-1], device=real.device)
+    last = (real.bool() * places).amax(-1, keepdim=True)
+    sums = tuple(old + step for old, step in zip(w.sums, steps, strict=True))
+    whole = [now - anchor for now, anchor in zip(sums, w.anchor, strict=True)]
+    after = ended(x, w, whole, last).where(closing, Weights(sums, w.momentum, w.anchor))
+    at = last[..., None]
+    answer = recall(rule, after.anchor, x.q.gather(2, at.expand(-1, -1, -1, x.q.shape[3])))
+    closes = closing[:, None, None, None] & (places[:, None] == at)
+    return torch.where(closes, answer, out), after
+
+
+def summed_flops(n: int, chunk: int, sizes: list[tuple[int, int]]) -> int:
+    """FLOPs of the matrix products over n tokens of one head; ``sizes (i, o)`` of the memory's layers."""
+    slots = -(-n // chunk) * chunk
+    each = sum(i * o * (3 + (place > 0)) for place, (i, o) in enumerate(sizes))
+    return 2 * (slots * each + (n > 0) * sum(i * o for i, o in sizes))
