@@ -110,6 +110,7 @@ def tests_of(tests: Path, room: str, file: str) -> list[tuple[str, ...]]:
     chosen += [p for p in own if p.is_file() or not ROOMS[room].narrow or not chosen]
     others = [p for p in plain_tests(tests) if p not in chosen]
     using = [p for p in others if imports(p, module, defined(tests.parent / "src" / file))]
+    using.sort(key=lambda p: not imports(p, module))  # names may be others' too
     chosen += (using + [p for p in others if room == "mechanisms" and re.search(stem, text_of(p))])[:4]
     chosen += [p for p in every_test(tests) if p.stem.partition("test_gpu_")[2] in file.split("/")]
     files = [p for place in chosen for p in ([place] if place.is_file() else every_test(tests)) if within(p, [place])]
@@ -127,14 +128,16 @@ def naming(file: str, tests: list[Path]) -> list[Path]:
 
 
 def tests_of_laws(tests: Path, file: str) -> list[tuple[str, ...]]:
-    """The mutants of the kind whose laws a file holds; of a small kind, where it serves them all."""
+    """The mutants of the kind whose laws a file holds, or of some whose laws take from it."""
     kind = "mechanism" if "/mechanism/" in file else Path(file).stem
-    known = (tests / f"mutants/{kind}.py").exists()
     module, names = file.removesuffix(".py").replace("/", "."), defined(tests.parent / "src" / file)
     examining = [p for p in plain_tests(tests) if imports(p, module, names) or examines(p, kind)]
-    return [(str(tests / MUTANTS), "-k", f"{kind}:" if known else "projection: or edit:")] + [
-        (str(p),) for p in examining[:4]
-    ]
+    examining.sort(key=lambda p: not (imports(p, module) or examines(p, kind)))
+    laws = sorted((tests.parent / "src/regard/laws").rglob("*.py"))
+    kinds = [kind] + [p.stem for p in laws if imports(p, module) and p.stem != "__init__"]
+    broken = [name for name in kinds if (tests / f"mutants/{name}.py").exists()]
+    told = " or ".join(f"{name}:" for name in broken[: 1 if kind in broken else 3])
+    return [(str(tests / MUTANTS), "-k", told or "edit:"), *((str(p),) for p in examining[:4])]
 
 
 def examines(path: Path, kind: str) -> bool:

@@ -397,6 +397,15 @@ class UncheckedRange(Textbook):
 
 
 @breaks("ranges")
+class FirstChecked(UncheckedRange):
+    """Asks the first entry of a signal alone whether it is in its range."""
+
+    def check(self, q, k, v, layout, signals):
+        first = {name: x.reshape(-1)[0].expand_as(x) for name, x in signals.items()}
+        Textbook.check(self, q, k, v, layout, first)
+
+
+@breaks("ranges")
 class LostDecays(GatedLinear):
     """The definition takes differences of sums, which lose weak decays after strong ones, and are NaN after −inf."""
 

@@ -145,6 +145,7 @@ def test_the_tests_of_a_file_are_those_that_take_it_from_its_package_or_run_its_
         "tests/unit/kernels/test_gpu_scan.py": "",
         "tests/unit/train/test_losses.py": "from regard.kernels import (\n    Dense,\n    Pairs,\n)\n",
         "tests/unit/train/test_plain.py": "import regard\nregard.joined(1)\nregard.joiner(1)\n",
+        "tests/unit/train/test_whole.py": "from regard.kernels.block_sparse.pairs import (\n    Pairs,\n)\n",
         "tests/unit/train/test_steps.py": "from regard.kernels import Dense\nPairs = Dense\nregard.joiner(1)\n",
         "tests/laws/test_laws.py": "from regard.kernels.block_sparse.pairs import joined\n",
     }.items():
@@ -153,6 +154,7 @@ def test_the_tests_of_a_file_are_those_that_take_it_from_its_package_or_run_its_
     told = rooms.tests_of(tmp_path / "tests", "kernels", "regard/kernels/block_sparse/pairs.py")
     assert [Path(job[0]).name for job in told] == [
         "test_dense.py",
+        "test_whole.py",
         "test_losses.py",
         "test_plain.py",
         "test_gpu_block_sparse.py",
