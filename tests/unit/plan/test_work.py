@@ -172,3 +172,14 @@ def test_shape_of_a_model_of_ours():
     model = LM(Config(vocabulary=53, width=24, layers="softmax*3", heads=4, kv_heads=2, head_dim=10, inner=31), seed=0)
     assert shape_of(model).parameters == sum(p.numel() for p in model.parameters() if p.dim() > 1)
     assert shape_of(model).itemsize == 4
+
+
+def test_a_recurrence_multiplies_its_state_as_often_as_it_reads_and_writes_it():
+    """Two FLOPs a number to write and two to read it, and two more where what it holds is read before; by hand."""
+    assert Recurrence.mamba(width=5, inner=7, state=3, rank=2, kernel=4).flops == 4 * 21
+    assert Recurrence.mamba2(width=5, heads=2, head_dim=3, groups=1, state=7, kernel=4).flops == 4 * 42
+    assert Recurrence.delta(width=5, key_heads=1, heads=2, key_dim=3, value_dim=7, kernel=4).flops == 6 * 42
+    assert Recurrence.lightning(width=5, heads=2, head_dim=3).flops == 4 * 18
+    assert Recurrence.convolution(width=5, kernel=4).flops == 0
+    work = Recurrence.mamba(width=5, inner=7, state=3, rank=2, kernel=4).core(11, 1000, 2)
+    assert (work.flops, work.cache) == (11 * 84, 2 * 11 * (21 + 28) * 2)
