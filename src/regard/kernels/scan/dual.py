@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from regard.kernels.scan.online import DENSITY, Course, Inputs, Rule, Weights, chunked
+from regard.kernels.scan.online import Course, Inputs, Rule, Weights, chunked, through_gelu
 from regard.kernels.scan.segments import (
     Carried,
     Given,
@@ -25,10 +25,12 @@ from regard.kernels.scan.segments import (
     put,
     read,
     spans,
-    through_gelu,
     write,
 )
 from regard.kernels.scan.summed import summed
+
+DENSITY = 0.3989422804014327
+"""Of the normal distribution at 0."""
 
 
 def learned(

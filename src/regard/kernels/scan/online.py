@@ -19,8 +19,9 @@ WINDOW = 2048
 EPSILON = 0.1
 """Added to the variance that a memory's output is normed by. The gradients of what is normed are as the inverse of its
 size, so that with a thousandth of this a rounding error becomes one of the whole within some hundred tokens."""
-ROOT = 0.7071067811865476
-DENSITY = 0.3989422804014327
+
+through_gelu = torch.ops.aten.gelu_backward
+"""A derivative by GELU's value and GELU's argument, to the one by the argument."""
 
 Some = TypeVar("Some", bound=Any)
 
@@ -198,11 +199,6 @@ def recall(rule: Rule, weights: tuple[Tensor, ...], x: Tensor) -> Tensor:
     return rule.output(y, x)
 
 
-def gelu_slope(z: Tensor) -> Tensor:
-    """The derivative of GELU."""
-    return 0.5 * (1 + torch.erf(z * ROOT)) + z * torch.exp(-0.5 * z * z) * DENSITY
-
-
 def gradients(rule: Rule, weights: tuple[Tensor, ...], x: Inputs) -> list[Factors]:
     """Of each layer the factors ``(x_t, δ_t)`` of every token's gradient ``x_t δ_tᵀ``, at these weights."""
     read, products = [x.k], [x.k @ weights[0]]
@@ -212,7 +208,7 @@ def gradients(rule: Rule, weights: tuple[Tensor, ...], x: Inputs) -> list[Factor
     error = rule.output(products[-1], x.k) - x.v
     slopes = [rule.through(rule.slope(error, x.limit), products[-1])]
     for layer, product in zip(reversed(weights[1:]), reversed(products[:-1]), strict=True):
-        slopes.append(slopes[-1] @ layer.mT * gelu_slope(product))
+        slopes.append(through_gelu(slopes[-1] @ layer.mT, product))
     return list(zip(read, reversed(slopes), strict=True))
 
 

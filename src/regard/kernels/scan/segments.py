@@ -11,10 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from regard.kernels.scan.online import Inputs, Spread, Weights, spread
-
-through_gelu = torch.ops.aten.gelu_backward
-"""A derivative by GELU's value and GELU's argument, to the one by the argument."""
+from regard.kernels.scan.online import Inputs, Spread, Weights, spread, through_gelu
 
 
 @dataclass(frozen=True)
