@@ -82,3 +82,11 @@ def test_decoding_makes_the_tree_anew_when_keys_have_doubled_alone(monkeypatch):
     wanted = mechanism.weights(q, k, CAUSAL) @ v.repeat_interleave(2, 1)
     torch.testing.assert_close(torch.cat(rows, 2), wanted)
     assert torch.equal(state.order.sort(2).values, torch.arange(64).expand(2, 2, -1))
+
+
+def test_a_tree_of_balls_cuts_along_the_axis_on_which_keys_are_farthest_apart():
+    """First along the second axis, then, in the half of small numbers there, along the third."""
+    keys = torch.tensor([[0.0, 1, 5], [1, 90, 0], [2, 0, 9], [3, 99, 1], [4, 2, 0], [5, 70, 2], [6, 3, 7], [7, 80, 3]])
+    tree = BallTree.of(keys[None, None].double(), leaf=2)
+    leaves = tree.order.reshape(4, 2).tolist()
+    assert [set(leaf) for leaf in leaves] == [{0, 4}, {2, 6}, {5, 7}, {1, 3}]
