@@ -372,10 +372,13 @@ class Compression(AbstractContextManager["Compression"]):
 
     def evict(self, store: Store, decoding: bool) -> None:
         """Evicts from those sequences of a layer that hold too much."""
-        budgets = {b: self.allowed(store, b) for b in range(store.batch)}
-        due = [b for b, budget in budgets.items() if self.policy.due(store.size(b) - budget, decoding)]
+        due = {}
+        for b in range(store.batch):
+            budget = self.allowed(store, b)
+            if self.policy.due(store.size(b) - budget, decoding):
+                due[b] = budget
         if due:
-            self.evict_from_layer(store, {b: budgets[b] for b in due})
+            self.evict_from_layer(store, due)
 
     @torch.no_grad()
     def evict_from_layer(self, store: Store, budgets: Mapping[int, int]) -> None:

@@ -145,16 +145,24 @@ class Store(OwnCacheLayer):
         Where there is room behind what is held, that is all: what `entries` says of the token is owed until somebody
         asks. ``(t, d)`` and ``(t, e)``, of one sequence after the other.
         """
-        pieces, owed = [piece for piece in self.pieces if piece is not None], len(self.owed)
-        apart = len({id(piece) for piece in pieces}) == len(self.noted)
-        rooms = apart and all(piece.has_room(heads, 1, owed) for piece, heads in zip(pieces, self.noted, strict=True))
-        if not rooms or self.fresh is None:
+        if self.fresh is None or not self.has_room(len(self.owed)):
             self.take_in(1, None)
             return [held.pair for heads in self.entries for held in heads]
-        for piece, keys, values in zip(pieces, *self.fresh, strict=True):
+        found = []
+        for piece, keys, values in zip(self.pieces, *self.fresh, strict=True):
+            assert piece is not None
             piece.write(keys, values)
-        self.owed, self.fresh = range(self.slots - 1 - owed, self.slots), None
-        return [pair for piece in pieces for pair in piece.pairs()]
+            found += piece.pairs()
+        self.owed, self.fresh = range(self.slots - 1 - len(self.owed), self.slots), None
+        return found
+
+    def has_room(self, owed: int) -> bool:
+        """Whether one more token of each sequence can be written behind those held, each in a piece of its own."""
+        pieces = self.pieces
+        if None in pieces or (len(pieces) > 1 and len({id(piece) for piece in pieces}) < len(pieces)):
+            return False
+        every = zip(pieces, self.noted, strict=True)
+        return all(piece is not None and piece.has_room(heads, 1, owed) for piece, heads in every)
 
     def note_padding(self, real: Tensor | None, new: int, batch: int) -> None:
         """Notes which of the new tokens are no padding."""
