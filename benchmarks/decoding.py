@@ -1,7 +1,8 @@
 """A step of SmolLM2-135M under `regard.compress` beside the model as it is: `python benchmarks/decoding.py --markdown`.
 
 Whole steps of one token with a cache of random keys and values, in turn, one thread, by the processor's time: with room
-for all of 126, 512 and 4,096 tokens, and with kv heads that hold 126, 512 and 4,096 of 4,096.
+for all of 126, 512 and 4,096 tokens, and with kv heads that hold 126, 512 and 4,096 of 4,096; then attention alone, of
+a model that is little else.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 import typer
 from transformers.cache_utils import DynamicCache
 
-from regard.claims.cache_time import FULL, LENGTHS, Shares
+from regard.claims.cache_time import FULL, LENGTHS, Shares, decoding
 from regard.experiments.timing import Ratio
 from regard.hosts import caches
 from regard.hosts.compress import compress
@@ -71,6 +72,12 @@ def main(
             label = f"all of {name:,} tokens" if isinstance(name, int) else f"{name}: {', '.join(map(str, LENGTHS))}"
             row = f"{1e3 * found.seconds:.1f}", f"{1e3 * found.baseline:.1f}", f"{found.median:.2f}"
             print("|" if markdown else "", " | ".join([label, *row, f"{found.low:.2f}–{found.high:.2f}"]), "|")
+    for name, ratio in decoding.measure().items():
+        print(
+            f"\nAttention alone, {'heads of their own' if name == 'ragged' else 'all of 4,096 tokens'}: {ratio:.2f}",
+            end="",
+        )
+    print()
 
 
 if __name__ == "__main__":
