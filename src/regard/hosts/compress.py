@@ -372,11 +372,8 @@ class Compression(AbstractContextManager["Compression"]):
 
     def evict(self, store: Store, decoding: bool) -> None:
         """Evicts from those sequences of a layer that hold too much."""
-        due = {}
-        for b in range(store.batch):
-            budget = self.allowed(store, b)
-            if self.policy.due(store.size(b) - budget, decoding):
-                due[b] = budget
+        every = ((b, self.allowed(store, b)) for b in range(store.batch))
+        due = {b: budget for b, budget in every if self.policy.due(store.size(b) - budget, decoding)}
         if due:
             self.evict_from_layer(store, due)
 

@@ -200,7 +200,7 @@ class DeconstructedLM(LM):
         elif name == "self_gated":
             attention = Attention(build("softmax", scale=1.0), SelfGated(c.width, p.heads, p.head_dim, p.value_dim))
         else:
-            attention.projection = Elsewhere(c.width, p.heads, p.kv_heads, p.head_dim, p.value_dim)
+            attention.projection = Elsewhere(p.sizes)
         kind = ElsewhereBlock if name in ("static_qk", *FIXED) else Block
         block = kind(attention, c.width, c.inner_width, eps=c.eps)
         with torch.no_grad():
