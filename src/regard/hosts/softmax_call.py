@@ -166,12 +166,26 @@ def attend_fused(call: SoftmaxCall, v: Tensor, dropout: float) -> tuple[Tensor, 
     causal = call.causal and call.window is None and call.mask is None and call.bias is None
     bias = None if causal else additive(call)
     if call.q.device.type == "cpu" and call.q.shape[3] == v.shape[3] and dropout == 0 and bias_is_constant(bias):
+        if call.n == 1 and bias is not None:
+            return attend_packed(call, v, bias)
         return flash.attend(call.q, call.k, v, causal, bias, call.scaling)
     k, v = (repeat_heads(x, call.q.shape[1]) for x in (call.k, v))
     out = torch.nn.functional.scaled_dot_product_attention(
         call.q, k, v, attn_mask=bias, dropout_p=dropout, is_causal=causal, scale=call.scaling
     )
     return out, log_sum_exp(call)
+
+
+def attend_packed(call: SoftmaxCall, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """A single query of each head, those of heads that share keys as the rows of one: as Transformers, bit by bit."""
+    (batch, heads, _, d), g = call.q.shape, call.k.shape[1]
+
+    def packed(x: Tensor) -> Tensor:
+        return x if x.shape[1] == 1 else x.reshape(-1, g, heads // g, x.shape[3])
+
+    q = call.q.reshape(batch, g, heads // g, d)
+    out, lse = flash.attend(q, call.k, v, False, packed(bias), call.scaling)
+    return out.reshape(batch, heads, 1, d), lse.reshape(batch, heads, 1)
 
 
 def bias_is_constant(bias: Tensor | None) -> bool:

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from transformers.cache_utils import DynamicCache
+from transformers.integrations import sdpa_attention
 
 import regard
 from regard.edits import HeadAblation
@@ -169,6 +170,26 @@ def test_padding_and_policies_that_note_take_the_long_way(taken):
     with regard.compress(model, "h2o", 99):
         decoded(model, ids, DynamicCache(config=model.config))
     assert taken[0] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["Llama", "Qwen3"])
+def test_a_padded_batch_is_the_models_own_bit_by_bit(family, dtype):
+    """Room for all, the first sequence begins with padding: what is generated, and every logit of it.
+
+    Where Transformers repeats keys for the heads that share them, sums of single precision may differ in the last bit.
+    """
+    model, ids = causal(family).to(dtype), tokens(2, PROMPT)
+    mask = torch.ones_like(ids)
+    mask[0, :3] = 0
+    about = {"attention_mask": mask, "max_new_tokens": STEPS, "do_sample": False, "pad_token_id": 0}
+    want = model.generate(ids, **about, output_scores=True, return_dict_in_generate=True)
+    with regard.compress(model, "full", 99):
+        got = model.generate(ids, **about, output_scores=True, return_dict_in_generate=True)
+    assert torch.equal(got.sequences, want.sequences)
+    rough = 0 if hasattr(sdpa_attention, "pack_gqa") else 1e-6
+    for mine, theirs in zip(got.scores, want.scores, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=rough, rtol=rough)
 
 
 def test_caches_in_turn_are_kept_apart_and_the_model_is_as_before(taken):
