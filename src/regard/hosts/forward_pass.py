@@ -38,7 +38,8 @@ class Pass:
         new: number of tokens that it was given, None where it was given none.
         encoded: whether it was given another sequence to attend to. target: the ids for the decoder inside of it.
         weights: whether it is asked for its weights.
-        handed: what the modules in it were given, by their names.
+        handed: what the modules in it were given, by their names, those of passes inside it too. latest: what the last
+            of its own was.
         calls: how often each attention module was called in an outermost pass. ran: other modules that are given the
             past, and ran in it. begun: what its cache held before, in an outermost one.
     """
@@ -54,6 +55,7 @@ class Pass:
     target: Tensor | None = None
     weights: bool = False
     handed: dict[str, Handed] = field(default_factory=dict)
+    latest: Handed | None = None
     calls: Counter[str] = field(default_factory=Counter)
     ran: set[str] = field(default_factory=set)
     begun: Past = field(default_factory=lambda: Past(-1))
@@ -210,12 +212,12 @@ class PassTracker:
             if listed or cache is not None:
                 self.stack[0].ran.add(name)
             inner, others = self.stack[-1], frozenset(lengths[1:])
-            last = next(reversed(inner.handed.values()), None)
+            last = inner.latest
             if last is None or last.cache is not cache or last.others != others:
                 known = [held.past for held in (inner.itself, *inner.handed.values()) if held.cache is cache]
                 past = known[0] if known else self.length(cache)
                 last = Handed(cache, past, any(cache is held.cache for held in self.stack), inner.new, others)
-            inner.handed[name] = last
+            inner.handed[name] = inner.latest = last
 
         return hook
 
