@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import ExitStack
 
@@ -12,6 +13,7 @@ from web.serving import served
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
+SLOWED = float(os.environ.get("PAGES_SLOWED", "1"))  # 20: pages twenty times slower, as on a machine with much to do
 PATIENCE = 120_000  # milliseconds: an end for what hangs, out of reach of what is merely slow
 
 
@@ -43,6 +45,8 @@ def open_page(browser, serve):
     def opened(address: str, **options):
         page = browser.new_page(**{"viewport": {"width": 1280, "height": 860}} | options)
         page.set_default_timeout(PATIENCE)
+        if SLOWED > 1:
+            page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": SLOWED})
         page.on(
             "console", lambda message: troubles.append(message.text) if message.type in ("error", "warning") else None
         )

@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import expect
 
 from regard.web.page import write_page
+from web.links import link_of
 from web.synthetic import write_record
 
 pytestmark = pytest.mark.browser
@@ -41,8 +42,9 @@ def test_edges_below_the_share_go_with_all_that_only_they_lead_to(open_page, pag
     page.get_by_label("least share that is shown").fill("0.1")
     expect(page.locator(".carries")).to_have_count(3)  # not the strong edge 0 → 11: what led from 11 is gone
     expect(page.locator(".bars .at")).to_have_text(["L2H3", "L1H1", "L0H4"])
-    page.wait_for_url(lambda url: "least=0.1" in url)
-    again = open_page(page.url)
+    link = link_of(page)
+    assert "least=0.1" in link
+    again = open_page(link)
     expect(again.locator(".carries")).to_have_count(3)
 
 
