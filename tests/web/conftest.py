@@ -14,6 +14,7 @@ from web.serving import served
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 SLOWED = float(os.environ.get("PAGES_SLOWED", "1"))  # 20: pages twenty times slower, as on a machine with much to do
+HAND = float(os.environ.get("HAND_SLOWED", "0"))  # milliseconds before each action: a page that is ahead of its user
 PATIENCE = 120_000  # milliseconds: an end for what hangs, out of reach of what is merely slow
 
 
@@ -21,7 +22,9 @@ PATIENCE = 120_000  # milliseconds: an end for what hangs, out of reach of what 
 def browser():
     """One Chromium for all tests of this module."""
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS, timeout=PATIENCE)
+        chromium = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=FLAGS, timeout=PATIENCE, slow_mo=HAND
+        )
         expect.set_options(PATIENCE)
         yield chromium
         chromium.close()
