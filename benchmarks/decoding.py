@@ -72,12 +72,9 @@ def main(
             label = f"all of {name:,} tokens" if isinstance(name, int) else f"{name}: {', '.join(map(str, LENGTHS))}"
             row = f"{1e3 * found.seconds:.1f}", f"{1e3 * found.baseline:.1f}", f"{found.median:.2f}"
             print("|" if markdown else "", " | ".join([label, *row, f"{found.low:.2f}–{found.high:.2f}"]), "|")
-    for name, ratio in decoding.measure().items():
-        print(
-            f"\nAttention alone, {'heads of their own' if name == 'ragged' else 'all of 4,096 tokens'}: {ratio:.2f}",
-            end="",
-        )
-    print()
+    found = decoding.measure()
+    for name, kept in (("ragged", "heads of their own"), ("full", "all of 4,096 tokens")):
+        print(f"\nAttention alone, {kept}: {found[name]:.2f} ({found[f'{name}_low']:.2f}–{found[f'{name}_high']:.2f})")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from regard.policies import Full
 
 LAYERS, HEADS, KV_HEADS, HEAD_DIM, FULL = 4, 9, 3, 64, 4096
 LENGTHS = (126, 512, FULL)
+PLACES = 9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,20 @@ def clocked(model: Any) -> Iterator[list[float]]:
 
 @measured()
 def decoding() -> dict[str, float]:
-    """The time of attention with its cache in a step over the full cache's, interleaved: the median of 60 steps."""
+    """The time of attention with its cache in a step over the full cache's, interleaved: the median of places.
+
+    Caches that are made anew lie elsewhere in memory, which alone moves the ratio between 0.43 and 0.52.
+    """
+    ratios = [by_place() for _ in range(PLACES)]
+    found = {}
+    for name in ("ragged", "full"):
+        low, middle, high = statistics.quantiles([ratio[name] for ratio in ratios], n=4, method="inclusive")
+        found |= {name: middle, f"{name}_low": low, f"{name}_high": high}
+    return found
+
+
+def by_place() -> dict[str, float]:
+    """The medians of the ratios of 30 steps, of caches that are made anew."""
     policies = {"dense": None, "ragged": Shares(), "full": Full()}
     models = {name: attention_alone() for name in policies}
     held, found = {name: filled(models[name], FULL) for name in policies}, {name: [] for name in policies}
@@ -87,7 +101,7 @@ def decoding() -> dict[str, float]:
             if policy is not None:
                 compress(models[name], policy, sum(LENGTHS) // KV_HEADS).install()
             models[name](input_ids=two, **caches.given(models[name], held[name]))
-        for _ in range(66):
+        for _ in range(36):
             for name, model in models.items():
                 with clocked(model) as spent:
                     model(input_ids=one, **caches.given(model, held[name]))
@@ -102,5 +116,7 @@ def half_the_time(found: Figures) -> Finding:
     """At most half with heads of 126, 512 and 4,096 tokens, at most 5% more where nothing is forgotten."""
     ragged, full = found.one("ragged"), found.one("full")
     lengths = ", ".join(str(length) for length in LENGTHS)
-    figure = f"heads of {lengths} tokens take {ragged:.2f} of the full cache's time, with room for all {full:.2f}"
+    quartiles = f"{found.one('ragged_low'):.2f} to {found.one('ragged_high'):.2f}"
+    figure = f"heads of {lengths} tokens take {ragged:.2f} ({quartiles}) of the full cache's time, with room for all"
+    figure += f" {full:.2f}"
     return Finding.of(figure, ragged <= 0.5, full <= 1.05)
