@@ -232,7 +232,8 @@ def cost(subject: Subject) -> str:
             if not 0.98 <= ratios[-1] <= most:
                 raise Broken(f"n={n}, causal={causal}: formula {formula:,} FLOPs, counted {counted:,}")
     if subject.traits.causal:
-        state_bytes(subject, mechanism)
+        for dtype in (torch.float32, torch.bfloat16):
+            state_bytes(subject, dtype)
     layout = Layout(causal=subject.directions()[0])
     small, large = (mechanism.cost(shape(example, n), layout) for n in (2**19, 2**20))
     exponents = {"time": math.log2(large.flops / small.flops)}
@@ -248,20 +249,20 @@ def cost(subject: Subject) -> str:
     )
 
 
-def shape(example, n: int) -> Shape:
-    """The shape of ``draw(n, batch=1, dtype=float32)``."""
-    return Shape(
-        n, heads=example.heads, kv_heads=example.kv_heads, head_dim=example.head_dim, value_dim=example.value_dim
-    )
+def shape(example, n: int, dtype: torch.dtype = torch.float32) -> Shape:
+    """The shape of ``draw(n, batch=1, dtype)``."""
+    groups, d, e = example.kv_heads, example.head_dim, example.value_dim
+    return Shape(n, heads=example.heads, kv_heads=groups, head_dim=d, value_dim=e, itemsize=dtype.itemsize)
 
 
-def state_bytes(subject: Subject, mechanism: Mechanism) -> None:
+def state_bytes(subject: Subject, dtype: torch.dtype) -> None:
     """Broken if the formula's state bytes differ from those of the state's tensors."""
+    mechanism = subject.cast(dtype)
     for n in (SHORT, subject.long):
-        inputs = subject.draw(n, batch=1, dtype=torch.float32)
-        state = mechanism.start(1, device=subject.device, dtype=torch.float32)
+        inputs = subject.draw(n, batch=1, dtype=dtype)
+        state = mechanism.start(1, device=subject.device, dtype=dtype)
         with torch.no_grad():
             _, state = mechanism.extend(inputs.q, inputs.k, inputs.v, state, **inputs.signals)
-        formula = mechanism.cost(shape(subject.example, n)).state_bytes
+        formula = mechanism.cost(shape(subject.example, n, dtype)).state_bytes
         if state.bytes != formula:
-            raise Broken(f"state after {n} tokens: {state.bytes:,} bytes, formula {formula:,}")
+            raise Broken(f"{dtype} state after {n} tokens: {state.bytes:,} bytes, formula {formula:,}")
