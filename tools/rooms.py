@@ -34,7 +34,7 @@ ROOMS = {
     "mechanisms": Room(("unit/mechanisms",), lawful=True),
     "patterns": Room(("unit/patterns",), lawful=True),
     "projections": Room(("unit/projections", "unit/blocks"), lawful=True),
-    "blocks": Room(("unit/blocks", "unit/networks/test_lm.py")),
+    "blocks": Room(("unit/blocks", "unit/networks/test_lm.py", "unit/test_reference_layers.py")),
     "networks": Room(("unit/networks",), lawful=True, narrow=True),
     "structure": Room(
         ("unit/networks", "unit/mechanisms/test_graph.py", "unit/mechanisms/test_tree.py"),
