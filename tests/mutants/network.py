@@ -216,3 +216,19 @@ class StateNotKept(Small):
 
     def extend(self, ids, state, key_mask=None):
         return super().extend(ids, self.start(len(ids)), key_mask)
+
+
+@breaks("seeded")
+class IgnoresItsSeed(Small):
+    """Draws its weights from what was drawn before."""
+
+    def __init__(self, config, seed=None):
+        super().__init__(config)
+
+
+@breaks("seeded")
+class HasOneSeed(Small):
+    """Has the same initial weights whatever its seed."""
+
+    def __init__(self, config, seed=None):
+        super().__init__(config, seed=0)

@@ -45,8 +45,10 @@ class Coded:
 
 
 def counted(coded: Coded) -> str:
-    """A vector has as many codes, of as many values, as is said, and the bits are those of their logarithms."""
-    codes, sizes = coded.codec.encode(coded.vectors()), coded.codec.sizes(coded.d)
+    """A vector, even of zeros, has as many codes, of as many values, as is said; bits are those of their logarithms."""
+    x, sizes = coded.vectors(), coded.codec.sizes(coded.d)
+    x[0] = 0
+    codes = coded.codec.encode(x)
     if set(codes) != set(sizes):
         raise Broken(f"codes {sorted(codes)}, sizes of {sorted(sizes)}")
     for name, (count, size) in sizes.items():

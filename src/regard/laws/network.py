@@ -213,6 +213,26 @@ def saved(subject: Fed) -> str:
     return f"{same(joined(read(*inputs)), want, 1e-12, 'read again'):.0e}"
 
 
+def seeded(subject: Fed) -> str:
+    """Of one seed the initial weights are the same whatever was drawn before, of another seed others."""
+    kind, arguments = type(subject.network), subject.network.arguments
+    if "seed" not in inspect.signature(kind).parameters:
+        raise Unclaimed("no seed")
+
+    def drawn(seed: int, before: int) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(before)
+            made = kind(**{**arguments, "seed": seed})
+        return torch.cat([each.detach().flatten() for each in made.parameters()])
+
+    first = drawn(7, 0)
+    if not torch.equal(first, drawn(7, 1)):
+        raise Broken("initial weights of one seed differ")
+    if torch.equal(first, drawn(8, 0)):
+        raise Broken("initial weights of two seeds are the same")
+    return f"{len(first):,} parameters"
+
+
 def padding(subject: Fed) -> str:
     """What padding holds changes nothing, and a padded sequence is what it is alone."""
     if not subject.takes("key_mask"):
@@ -254,7 +274,7 @@ def decoding(subject: Fed) -> str:
 
 
 LAWS: dict[str, Callable[[Fed], str]] = {
-    law.__name__: law for law in (shapes, batch, maps, gradients, size, saved, padding, decoding)
+    law.__name__: law for law in (shapes, batch, maps, gradients, size, saved, seeded, padding, decoding)
 }
 subject = Fed
 

@@ -104,6 +104,15 @@ def test_losses_of_events_are_those_of_the_authors(bins):
     assert found == pytest.approx(VALUES[f"events_{bins}"], rel=1e-5)
 
 
+def test_moments_behind_a_videos_end_are_none_of_its():
+    """23 moments and 9 of them, on the three levels of 23, 12 and 6."""
+    read = TriDet(5, CLASSES, 16, 7, 2, BINS).read(wave((2, 5, 23)).float(), torch.tensor([23, 9]))
+    assert read.levels == (23, 12, 6)
+    for level, real in zip(read.kept.split(read.levels, 1), (9, 5, 3), strict=True):
+        assert level[0].all()
+        assert level[1].tolist() == [moment < real for moment in range(level.shape[1])]
+
+
 def test_proposals_are_those_of_published_code():
     x = wave((2, 5, MOMENTS))
     net = waved_in_use(BoundaryMatching(5, MOMENTS, width=6, inner=7, samples=SAMPLES), x)

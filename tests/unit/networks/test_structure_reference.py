@@ -174,3 +174,12 @@ def test_spans_take_halves_from_each_side_by_hand():
     heads = network.heads(words)[0].unflatten(1, (2, 4))
     front, back = heads[..., :2].flatten(1), heads[..., 2:].flatten(1)
     torch.testing.assert_close(read[0][0, 1, 3], torch.cat([front[3] - front[1], back[4] - back[2]]))
+
+
+def test_a_seed_draws_the_parsers_weights():
+    first, same, other = (
+        torch.cat([each.flatten() for each in SpanParser(13, 2, 8, 4, "labels", 9, seed=seed).parameters()])
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)

@@ -174,6 +174,18 @@ def test_memories_count_what_is_retrieved():
         Attendre(order="lru")
 
 
+@pytest.mark.parametrize("policy", [Attendre(order="lra", top=2), Attendre(order="lfa", top=2), LazyEviction(every=4)])
+@pytest.mark.parametrize("entries", [1, 3 * 24])  # of A in one band: a row each, and three with two heads of twelve
+def test_what_is_observed_in_bands_of_rows_is_what_is_in_one(policy, entries, monkeypatch):
+    one = with_stats(policy, view(t=12, rows=11))
+    monkeypatch.setattr("regard.core.policy.BLOCK", entries)
+    banded = view(t=12, rows=11)
+    assert sum(1 for _ in banded.blocks()) == -(-11 // max(1, entries // 24))
+    with_stats(policy, banded)
+    for name, values in one.stats.items():
+        assert banded.stats[name].tolist() == values.tolist(), name
+
+
 def test_quest_bounds_every_key_and_looks_at_whole_pages_once():
     policy = Quest(page=3, whole=0)
     grown = view(t=8, rows=1, budget=6)
@@ -199,6 +211,10 @@ def test_delta_sums_the_largest_head_of_each_token():
     best = max(range(3), key=lambda page: pages[page])
     for places in policy.select(views):
         assert places.tolist() == [2 * best, 2 * best + 1, 6]
+    alike = view(t=12, budget=4)
+    alike.keys.zero_()
+    (places,) = policy.select([alike])
+    assert places.tolist() == [0, 1, 10, 11]  # of equal pages the first
     assert [Delta().source(layer, 28) for layer in (0, 1, 2, 3, 13, 14, 15, 22, 27)] == [
         None,
         None,
