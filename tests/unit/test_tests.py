@@ -6,10 +6,14 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import sys
+import zlib
 from pathlib import Path
 
+import pytest
 import torch
+from torch import Generator
 
 from other_cpu import OtherCPU
 
@@ -67,6 +71,19 @@ def test_another_cpu_rounds_other_shapes_otherwise_and_nothing_else():
         assert torch.equal(x @ torch.eye(13), x)
         torch.testing.assert_close((x @ w)[:5], x[:5] @ w)
         assert torch.equal(torch.ones(2, 3) @ torch.ones(3, 5), torch.full((2, 5), 3.0))
+
+
+@pytest.fixture(scope="module")
+def shared():
+    return torch.rand(3)
+
+
+def test_what_is_drawn_without_a_generator_is_of_the_test_that_draws_it(request, shared):
+    """And of the fixture, which may be made here or for a test before this one, and takes nothing of the test's."""
+    place = Path(request.node.nodeid.partition("::")[0]).as_posix()
+    for found, name in ((torch.rand(3), request.node.nodeid), (shared, f"{place} shared")):
+        drawn = Generator().manual_seed(zlib.crc32(f"{name} {os.environ.get('DRAW_ANEW', '')}".encode()))
+        assert torch.equal(found, torch.rand(3, generator=drawn))
 
 
 def test_what_make_compat_runs_is_there():

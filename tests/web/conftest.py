@@ -13,9 +13,22 @@ from web.serving import served
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
-SLOWED = float(os.environ.get("PAGES_SLOWED", "1"))  # 20: pages twenty times slower, as on a machine with much to do
 HAND = float(os.environ.get("HAND_SLOWED", "0"))  # milliseconds before each action: a page that is ahead of its user
+LATE = float(os.environ.get("PAGES_LATE", "0"))  # milliseconds by which all comes later that a page does not do at once
 PATIENCE = 120_000  # milliseconds: an end for what hangs, out of reach of what is merely slow
+
+BEGUN = """() => new Promise(done => {
+  const later = then => requestAnimationFrame(() => setTimeout(then))
+  later(() => later(done))
+})"""
+LATER = """{
+  const [frame, timer, whole, told] = [requestAnimationFrame, setTimeout, Response.prototype.arrayBuffer, fetch]
+  const wait = () => new Promise(go => timer(go, LATE))
+  window.requestAnimationFrame = then => frame(time => timer(() => then(time), LATE))
+  window.setTimeout = (then, after = 0) => timer(then, after + LATE)
+  window.fetch = (...asked) => wait().then(() => told(...asked))
+  Response.prototype.arrayBuffer = function () { return wait().then(() => whole.call(this)) }
+}""".replace("LATE", str(LATE))
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +54,8 @@ def serve():
 def open_page(browser, serve):
     """Opens an address; fails the test if the page then logs an error or asks the network for anything.
 
+    Gives the page once it hears keys and has its sizes: what its views do after their first frame, and what follows
+    from that in the next. What it unpacks or asks a server for may come later.
     Pages close before what serves them (``serve`` is torn down later): what a page still asks for is answered.
     """
     pages, troubles = [], []
@@ -48,8 +63,8 @@ def open_page(browser, serve):
     def opened(address: str, **options):
         page = browser.new_page(**{"viewport": {"width": 1280, "height": 860}} | options)
         page.set_default_timeout(PATIENCE)
-        if SLOWED > 1:
-            page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": SLOWED})
+        if LATE:
+            page.add_init_script(LATER)
         page.on(
             "console", lambda message: troubles.append(message.text) if message.type in ("error", "warning") else None
         )
@@ -57,6 +72,7 @@ def open_page(browser, serve):
         page.on("dialog", lambda dialog: troubles.append(f"dialog {dialog.message}"))
         page.goto(address)
         page.wait_for_selector("main section")
+        page.evaluate(BEGUN)
         pages.append(page)
         return page
 

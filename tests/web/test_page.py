@@ -65,6 +65,7 @@ def test_every_view_by_mouse(open_page, record):
     page.locator('[data-head="1/3"]').click()
     expect(page.get_by_role("button", name="Map", exact=True)).to_have_attribute("aria-current", "page")
     expect(page.locator("aside h2").first).to_have_text("Layer 1 · head 3")
+    expect(page.locator("canvas[tabindex='0']")).to_be_focused()
     page.get_by_role("button", name="nearer").click()
     page.get_by_role("button", name="farther").click()
     page.get_by_role("button", name="whole").click()
@@ -207,6 +208,7 @@ def test_on_a_phone_the_chosen_tokens_numbers_are_in_sight(open_page, record, vi
     page = open_page(address(record, f"#view={view}&token=100"), viewport={"width": 400, "height": 800})
     expect(page.locator(".token .value").first).to_be_in_viewport(ratio=1)
     page.mouse.wheel(0, 700)
+    page.wait_for_function("scrollY > 0")
     expect(page.locator(".token .value").first).to_be_in_viewport(ratio=1)
 
 

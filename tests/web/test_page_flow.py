@@ -55,7 +55,7 @@ def test_a_heads_edge_opens_its_map_at_the_pair(open_page, page_of):
     page.wait_for_url(lambda url: "token=20" in url and "key=7" in url and "view=map" in url)
     page.go_back()
     expect(page.locator(".carries")).to_have_count(5)
-    page.locator(".carries").first.locator("path").nth(1).click(force=True)
+    page.locator(".carries").first.locator("path").nth(1).click()
     expect(page.locator("aside h2").first).to_have_text("Layer 2 · head 3")
 
 

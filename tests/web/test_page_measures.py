@@ -17,6 +17,7 @@ from regard.records.record import record as record_of
 from regard.web.page import page_html, write_page
 from unit.hosts.models import causal, tokens
 from unit.records.test_two_texts import marian
+from web.links import texts_of, unpacked_map
 from web.synthetic import tell_more, write_exact_record, write_record
 
 pytestmark = pytest.mark.browser
@@ -63,7 +64,7 @@ def test_weighted_values_of_a_pair_and_of_a_row(open_page, record):
     page = open_page(address(folder, f"view=map&layer=0&head={head}&token={row}&key={key}&measure=value"))
     expect(page.locator("#readout")).to_contain_text("‖A v‖")
     assert float(page.locator("#readout b").inner_text()) == pytest.approx(values[key], abs=2e-3, rel=2e-3)
-    shown = [float(text) for text in page.locator(".token .value").all_inner_texts()]
+    shown = [float(text) for text in texts_of(page.locator(".token .value"))]
     np.testing.assert_allclose(shown, np.sort(values)[::-1][: len(shown)], atol=2e-3, rtol=2e-3)
     longest = more["0/value_norms"][head].max()
     assert float(page.locator(".legend .ticks span").last.inner_text()) == pytest.approx(longest, rel=0.06)
@@ -87,10 +88,10 @@ def test_words_sum_over_keys_and_average_over_queries(open_page, record, tmp_pat
     merged = of_words(weights[2])
     page = open_page(address(folder, "view=map&layer=0&head=2&token=7&grain=words"))
     expect(page.locator(".token .piece").first).to_have_text("sailed")
-    shown = [float(text) for text in page.locator(".token .value").all_inner_texts()]
+    shown = [float(text) for text in texts_of(page.locator(".token .value"))]
     want = np.sort(merged[4])[::-1]
     np.testing.assert_allclose(shown, want[want > 0][: len(shown)], atol=1e-3)
-    page.locator("canvas[tabindex='0']").focus()
+    unpacked_map(page)
     page.get_by_label("save what is shown").click()
     with page.expect_download() as waiting:
         page.get_by_role("group", name="save").get_by_role("button", name="CSV").click()
@@ -134,6 +135,7 @@ def test_small_figures_are_not_cut(open_page, tmp_path, width):
     write_page(tmp_path / "small")
     page = open_page(address(tmp_path / "small", "view=text&token=17"), viewport={"width": width, "height": 844})
     expect(page.locator(".next .value")).to_have_text(["0.990", "0.00012", "0.0000030"])
+    expect(page.locator(".token .bars .value")).not_to_have_count(0)
     for figure in page.locator(".bars .value").all():
         text, wide, room = figure.evaluate("e => [e.textContent, e.scrollWidth, e.clientWidth]")
         assert wide <= room, text
@@ -145,6 +147,7 @@ def test_surprise_shades_the_text(open_page, record):
     folder, _, more = record
     page = open_page(address(folder, "view=text&mode=surprise"))
     expect(page.locator(".readout")).to_contain_text("−ln of the probability")
+    expect(page.locator(".tapestry > span[style*=background]")).not_to_have_count(0)
     paints = page.locator(".tapestry > span").evaluate_all("all => all.map(span => span.style.backgroundColor)")
     assert paints[0] == ""
     order = np.argsort(more["next/log_probability"][1:]) + 1
@@ -181,7 +184,7 @@ def test_two_texts_and_what_one_reads_of_the_other(open_page, two_texts):
     page = open_page(address(folder, f"view=text&layer={cross}&head=1&token=4"))
     expect(page.locator(".which")).to_have_text(["what the decoder wrote", "what the encoder read"])
     weights = seen.region(cross, 1, slice(4, 5), slice(None))[0]
-    shown = [float(text) for text in page.locator(".token .value").all_inner_texts()]
+    shown = [float(text) for text in texts_of(page.locator(".token .value"))]
     np.testing.assert_allclose(shown, weights.sort(descending=True).values[: len(shown)], atol=2e-3)
     page.locator("#s9").click()
     page.wait_for_url(re.compile("key=9"))
@@ -217,7 +220,7 @@ def test_what_a_policy_keeps_is_shaded_and_what_it_forgets_struck_out(open_page,
     page.get_by_role("button", name="its layer").click()
     expect(page.locator(".readout")).to_contain_text("the heads of layer 1")
     assert page.locator(".tapestry > span").evaluate_all(shaded) == kept.any(0).nonzero()[:, 0].tolist()
-    keys = [int(text) for text in page.locator(".token .at").all_inner_texts()]
+    keys = [int(text) for text in texts_of(page.locator(".token .at"))]
     gone = page.locator(".token .piece").evaluate_all("all => all.map(one => one.classList.contains('gone'))")[1:]
     assert gone == [not kept[2, key] for key in keys]
     assert {True, False} == set(gone)

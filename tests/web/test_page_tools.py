@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 from safetensors.numpy import load_file, save_file
 
 from regard.web.page import write_page
-from web.links import link_of
+from web.links import link_of, unpacked_map
 from web.synthetic import write_exact_record, write_record
 
 pytestmark = pytest.mark.browser
@@ -134,7 +134,7 @@ def test_words_are_found(open_page, record):
     expect(page.locator(".find input")).to_be_focused()
     page.keyboard.type("Blue1")
     expect(page.locator(".find [role=status]")).to_have_text("3 places")  # blue11, blue14 and blue17
-    assert page.locator(".sought").all_inner_texts() == [" blue11", " blue14", " blue17"]
+    expect(page.locator(".sought")).to_have_text(["blue11", "blue14", "blue17"])
     page.keyboard.press("Enter")
     expect(page.locator("[data-token]")).to_have_attribute("data-token", "11")
     page.keyboard.press("Shift+Enter")
@@ -142,7 +142,7 @@ def test_words_are_found(open_page, record):
     expect(page.locator(".find [role=status]")).to_have_text("3 of 3")
     page.locator(".find input").fill("n7 bl")  # across two tokens
     expect(page.locator(".find [role=status]")).to_have_text("1 place")
-    assert page.locator(".sought").all_inner_texts() == [" green7", " blue8"]
+    expect(page.locator(".sought")).to_have_text(["green7", "blue8"])
     page.locator(".find input").fill("n7 re")
     expect(page.locator(".find [role=status]")).to_have_text("nowhere")
     expect(page.locator(".sought")).to_have_count(0)
@@ -196,6 +196,7 @@ def test_a_map_keeps_its_place_when_the_window_changes(open_page, record):
     seen = []
     for width, height in ((1280, 860), (900, 640), (1400, 1000)):
         page.set_viewport_size({"width": width, "height": height})
+        page.wait_for_function("size => innerWidth === size[0] && innerHeight === size[1]", arg=[width, height])
         seen.append(said_in_the_middle(page))
     assert "at 40" in seen[0]
     assert "at 20" in seen[0]
@@ -204,16 +205,15 @@ def test_a_map_keeps_its_place_when_the_window_changes(open_page, record):
 
 def said_in_the_middle(page) -> str:
     """What the page says of the pair in the middle of the map, once the map has its new size."""
-    canvas, readout, before = page.locator("canvas[tabindex='0']"), page.locator("#readout"), None
+    canvas, readout = page.locator("canvas[tabindex='0']"), page.locator("#readout")
     for _ in range(200):
         box = canvas.bounding_box()
         middle = ((64 if box["width"] < 480 else 96) + box["width"]) / 2
         page.mouse.move(0, 0)
         page.mouse.move(box["x"] + middle, box["y"] + middle)
         page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-        if "→" in (said := readout.inner_text()) and box == before:
+        if "→" in (said := readout.inner_text()) and box == canvas.bounding_box():
             return said
-        before = box
     raise AssertionError("no pair is named in the middle of the map")
 
 
@@ -236,9 +236,7 @@ def test_every_view_is_saved_as_a_picture_and_a_drawing(open_page, record, tmp_p
 def test_saved_data_are_the_records(open_page, record, tmp_path):
     arrays = load_file(record / "arrays.safetensors")
     page = open_page(address(record, "view=map&layer=5&head=2"))
-    page.locator("canvas[tabindex='0']").focus()
-    page.keyboard.press("ArrowLeft")
-    expect(page.locator("#readout")).to_contain_text("→")
+    unpacked_map(page)
     head, *rows = table_of(saved(page, tmp_path, "CSV"))
     assert head == ["query", "query_text", "key", "key_text", "weight"]
     first, last = arrays["5/edge_starts"][2], arrays["5/edge_starts"][3]
@@ -295,7 +293,7 @@ def test_before_and_after(open_page, tmp_path):
     expect(said).to_have_count(3)
     more = now[key] - then[key]
     sign = "+" if more > 0 else "−"
-    assert said.all_inner_texts() == [f"{now[key]:.3f}", f"{then[key]:.3f}", f"{sign}{abs(more):.3f}"]
+    expect(said).to_have_text([f"{now[key]:.3f}", f"{then[key]:.3f}", f"{sign}{abs(more):.3f}"])
     page = open_page(address(after, "view=heads&layer=1&head=2&score=entropy&of=change"))
     change = arrays[0]["1/entropy"][2] - arrays[1]["1/entropy"][2]
     assert float(page.locator(".chosen b").inner_text()) == pytest.approx(change, abs=0.006)

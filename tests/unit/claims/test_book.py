@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
@@ -170,12 +169,14 @@ def test_the_status_follows_from_what_holds():
 def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(
-        "import sys, time; from pathlib import Path; from types import ModuleType\n"
+        "import sys; from pathlib import Path; from types import ModuleType\n"
         "from regard.claims import book; from regard.claims.cells import Cells\n"
         "from regard.claims.figures import Finding; from regard.core.atlas import Claim, Entry\n"
         "module = sys.modules['regard.claims.tiny'] = ModuleType('regard.claims.tiny')\n"
         "def wait(number):\n"
-        "    time.sleep(60 * (number == 2 and sys.argv[2] == 'endless')); return {'n': number}\n"
+        "    if number == 2 and sys.argv[2] == 'endless':\n"
+        "        print('begun', flush=True); sys.stdin.read()\n"
+        "    return {'n': number}\n"
         "wait.__module__ = 'regard.claims.tiny'\n"
         "module.wait = Cells(wait, {'number': (1, 2, 3)})\n"
         "module.holds = lambda found: Finding('all', True)\n"
@@ -186,10 +187,9 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path):
         "    print(outcome.cell.fields['number'], outcome.reused, flush=True)\n"
     )
     command = [sys.executable, str(script), str(tmp_path / "out")]
-    first = subprocess.Popen([*command, "endless"], stdout=subprocess.PIPE, text=True)
+    first = subprocess.Popen([*command, "endless"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert first.stdout is not None
-    assert first.stdout.readline() == "1 False\n"
-    time.sleep(0.2)
+    assert [first.stdout.readline() for _ in range(2)] == ["1 False\n", "begun\n"]
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     second = subprocess.run([*command, "on"], capture_output=True, text=True, check=True)

@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 import transformers
 
-from regard.cli import main
+from regard.cli import main, progress
 from regard.hosts import small
 from regard.networks import LM, Config
 from regard.records.format import Record
 
 
-def regard(*arguments: str, text: bytes | None = None) -> subprocess.CompletedProcess:
-    """The command line in its own process, as a person runs it."""
-    command = [sys.executable, "-m", "regard.cli", *arguments]
+def regard(*arguments: str, text: bytes | None = None, quiet: bool = False) -> subprocess.CompletedProcess:
+    """The command line in its own process, as a person runs it; or without the lines of progress of a slow machine."""
+    run = "from regard.cli import main, progress; progress.QUIET = float('inf'); main()"
+    command = [sys.executable, *(["-c", run] if quiet else ["-m", "regard.cli"]), *arguments]
     return subprocess.run(command, input=text, capture_output=True, timeout=900)
 
 
@@ -103,7 +104,7 @@ def test_bad_input_is_one_clear_line_and_nothing_half_written(arguments, said, t
     monkeypatch.chdir(tmp_path)
     (tmp_path / "BINARY").write_bytes(bytes(range(256)))
     given = arguments if "-o" in arguments else (*arguments, "-o", "seen")
-    done = regard("look", *given)
+    done = regard("look", *given, quiet=True)
     assert done.returncode == 2, done.stdout
     lines = done.stderr.decode().strip().splitlines()
     assert len(lines) == 1
@@ -159,6 +160,7 @@ def test_bad_input_to_a_model_of_ours_is_one_clear_line(arguments, harm, said, o
     if harm is not None:
         changed(tmp_path / "lm", *harm)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(progress, "QUIET", float("inf"))
     monkeypatch.setattr(sys, "argv", ["regard", "look", "--model", "lm", *arguments, "-o", "seen"])
     with pytest.raises(SystemExit) as ended:
         main()

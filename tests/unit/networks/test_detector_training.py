@@ -127,7 +127,8 @@ def test_detectors_learn_drawn_scenes(name):
     scenes = Scenes(32, 8).many(8, torch.Generator().manual_seed(1))
     net = BGFYolo("n", 5, width=1 / 32) if name == "bgf" else GoldYoloNetwork("N", 5, width=0.05)
     before = known(net, *scenes)[0]
-    fit(net, lambda model, _: model.loss(*scenes).total / 8, Recipe(40, 1e-2, warm_up=0.1))
+    steps = Recipe(60, 1e-2, warm_up=0.1)  # after 40 rounding alone moves the shares from 2.4 to 4.9 times the others
+    fit(net, lambda model, _: model.loss(*scenes).total / 8, steps)
     after, shown, other = known(net, *scenes)
     assert after > before + 0.2
     assert shown > 2 * other

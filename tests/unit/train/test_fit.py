@@ -88,20 +88,27 @@ import torch
 model = LM(Config(7, width=16, layers="softmax, lightning", heads=2), seed=0)
 def loss(ready, generator):
     return torch.nn.functional.cross_entropy(*predicted(ready, Copy(range(7), (2, 4)), 13, 5, generator))
-fit(model, loss, Recipe(400), Path(sys.argv[1]), every=0.01, report=lambda step, value: print(step, flush=True))
+def report(step, value):
+    print(step, flush=True)
+    if step == 399 and sys.argv[2] == "endless":
+        sys.stdin.read()
+fit(model, loss, Recipe(400), Path(sys.argv[1]), every=0.01, report=report)
 """
 
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "k")], stdout=subprocess.PIPE, text=True)
+    """Killed at some step from the sixtieth to the last but one, at which it waits however late the kill comes."""
+    run = [sys.executable, "-c", SCRIPT]
+    endless = [*run, str(tmp_path / "k"), "endless"]
+    process = subprocess.Popen(endless, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     while int(process.stdout.readline()) < 60:
         pass
     process.send_signal(signal.SIGKILL)
     process.wait()
     done = torch.load(tmp_path / "k" / "checkpoint.pt", weights_only=True)["step"]
     assert 0 < done < 400
-    subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / "k")], check=True, capture_output=True)
-    subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / "w")], check=True, capture_output=True)
+    for name in "kw":
+        subprocess.run([*run, str(tmp_path / name), "on"], check=True, capture_output=True)
     killed, whole = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["model"] for name in "kw")
     assert all(torch.equal(killed[name], whole[name]) for name in whole)
 
