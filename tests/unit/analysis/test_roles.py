@@ -164,6 +164,11 @@ def test_needles_lie_where_they_are_said_to(tiny):
         assert recalled(prompt, torch.cat([prompt.ids, prompt.ids[prompt.needle[0] : prompt.needle[0] + 1]])) < 1
     with pytest.raises(ValueError, match="lengths: got 20"):
         needles(tokenizer, [20])
+    empty = Needle("", "", "", 5)  # a start and the tokens of five digits: no room for a haystack, or room for one
+    least = 1 + len(tokenizer(" 49915", add_special_tokens=False)["input_ids"])
+    with pytest.raises(ValueError, match=f"lengths: got {least}"):
+        needles(tokenizer, [least], (0.0,), needle=empty)
+    assert len(needles(tokenizer, [least + 1], (0.0,), needle=empty)) == 1
     with pytest.raises(ValueError, match="lengths: got 500"):
         needles(tokenizer, [500], haystack="too short", needle=Needle(digits=3))
     assert len(manual()) > 9000

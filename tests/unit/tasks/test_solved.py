@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Generator
 
-from regard.tasks import batch
+from regard.tasks import arena, batch
 from regard.tasks.arena import BORDER, NO, YES, ByteLM, ByteText, Pathfinder, Retrieval
 from regard.tasks.associative import AssociativeRecall
 from regard.tasks.listops import CLOSE, EQUALS, OPEN, PAD, ListOps
@@ -189,3 +189,13 @@ def test_chance_is_the_share_of_right_answers_of_the_best_that_ignores_the_seque
         assert task.chance == 1 / len(kinds)
         assert (counts / len(answers) - task.chance).abs().max() < 0.15
     assert ByteLM(texts).chance == 1 / 256
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_dots_of_a_pathfinder_lie_at_the_ends_of_one_path_or_of_two(joined, monkeypatch):
+    drawn, dots = [], []
+    path = arena.smooth_path
+    monkeypatch.setattr(arena, "smooth_path", lambda *given: drawn.append(path(*given)) or drawn[-1])
+    monkeypatch.setattr(arena, "stamp", lambda canvas, at, grey: dots.extend(at.tolist() if grey == 1 else []))
+    arena.Pathfinder().picture(torch.Generator().manual_seed(0), 16, joined)
+    assert dots == [drawn[0][0].tolist(), drawn[1 - joined][-1].tolist()]

@@ -55,6 +55,17 @@ def straight(x, t):
     return (x - 2) / t.view(-1, 1).clamp(min=1e-6)
 
 
+def test_times_of_the_teachers_steps_are_drawn_and_no_others():
+    seen = []
+
+    def student(x, t):
+        seen.extend(t.tolist())
+        return x
+
+    consistency_loss(student, straight, straight, torch.ones(200, 3).double(), 1, 4, torch.Generator().manual_seed(0))
+    assert sorted(set(seen)) == [0.25, 0.5, 0.75, 1.0]
+
+
 @pytest.mark.parametrize("segments", [1, 2, 4])
 def test_a_straight_flow_is_consistent_and_another_is_not(segments):
     videos, generator = torch.full((64, 3), 2.0).double(), torch.Generator().manual_seed(0)

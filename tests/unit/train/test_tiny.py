@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -76,6 +77,8 @@ def test_figures_and_card(folder, monkeypatch):
     assert row in card
     assert "| copy 32 |" in card
     assert "recall (random ids" in card
+    shipped = (Path(small.__file__).parent / "tiny/README.md").read_text()
+    assert next(line for line in card.splitlines() if "share of right answers at" in line) in shipped.splitlines()
     assert figures.induction.shape == figures.sinks.shape == (1, 2)
     (folder / "README.md").unlink()
 
