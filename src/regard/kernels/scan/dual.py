@@ -49,10 +49,12 @@ def by_dual(rule: Rule, x: Inputs, w: Weights, course: Course | None, new: Weigh
 def serves(rule: Rule, x: Inputs, course: Course | None, new: Weights | None) -> bool:
     """Whether `Dual` computes it: the squared error, weights that are the sums, gates of each head, whole chunks.
 
-    Chunks are whole where each begins and ends in this call, and where ``new`` says that no later call goes on.
+    Chunks are whole where each begins and ends in this call, and where ``new`` says that no later call goes on. Where
+    one chunk alone takes one step, it is to end here even so: its last slot may hold a token that does not end it.
     """
     known = type(rule) in (Rule, Summed) and not x.of_channels
-    whole = course is None or new is not None or bool((course.opening & course.closing).all())
+    last = new is not None and (not rule.summed or x.q.shape[2] > 1)
+    whole = course is None or last or bool((course.opening & course.closing).all())
     return known and x.q.numel() > 0 and x.v.numel() > 0 and whole
 
 
