@@ -4,16 +4,21 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from regard.core.layout import Layout
 from regard.kernels.scan import dual
+from regard.kernels.scan.coarse import ChunkSteps
 from regard.kernels.scan.online import Inputs, Rule, Weights, chunked
+from regard.kernels.scan.segments import Given
+from regard.kernels.scan.summed import Summed, summed
 from regard.mechanisms.memory.titans import Titans
 
 FEW = settings(max_examples=8, deadline=None)
-KINDS = st.sampled_from([(0, False), (0, True), (2, False), (2, True)])
+KINDS = st.tuples(st.sampled_from([0, 2]), st.booleans(), st.booleans())
+"""How many times as wide as a key the memory is inside, whether it has momentum, whether a chunk takes one step."""
+RULES = pytest.mark.parametrize(("rule", "definition"), [(Rule(), chunked), (Summed(), summed)])
 
 
 @contextmanager
@@ -32,9 +37,9 @@ def counted():
         dual.serves = serves
 
 
-def made(hidden, momentum, chunk, heads=2):
+def made(hidden, momentum, coarse, chunk, heads=2):
     torch.manual_seed(1)
-    return Titans(heads, 3, 5, chunk=chunk, hidden=hidden, step=1 / (8 * chunk), momentum=momentum).double()
+    return Titans(heads, 3, 5, chunk, hidden, 1 / (8 * chunk), momentum, coarse).double()
 
 
 def draw(mechanism, n, groups=2, seed=0):
@@ -47,10 +52,11 @@ def draw(mechanism, n, groups=2, seed=0):
     return [q, k, v, *signals.values()], list(signals)
 
 
-def slopes(way, mechanism, tensors, names, layout):
+def slopes(way, mechanism, tensors, names, layout, further=False):
     leaves = [x.detach().requires_grad_() for x in tensors]
     out = way(*leaves[:3], layout, **dict(zip(names, leaves[3:], strict=True)))
-    return [out, *torch.autograd.grad((out * out.detach().sin()).sum(), [*leaves, *mechanism.parameters()])]
+    by = [*leaves, *mechanism.parameters()]
+    return [out, *torch.autograd.grad((out * out.detach().sin()).sum(), by, create_graph=further)]
 
 
 def same(mine, theirs, most=1e-10):
@@ -69,14 +75,28 @@ def layout_of(kind, n):
 @pytest.mark.parametrize("layout", ["plain", "padded", "packed"])
 @FEW
 @given(kind=KINDS, chunk=st.sampled_from([1, 3, 7]), n=st.integers(2, 29), groups=st.sampled_from([1, 2]))
+@example(kind=(0, False, True), chunk=3, n=2, groups=1)
 def test_by_hand_is_the_token_loop(layout, kind, chunk, n, groups):
     mechanism = made(*kind, chunk)
     tensors, names = draw(mechanism, n, groups, seed=n)
     layout = layout_of(layout, n)
     with counted() as served:
         mine = slopes(mechanism.forward, mechanism, tensors, names, layout)
-    assert served == [True]
+    tokens = n if layout.key_mask is None else int(layout.key_mask.sum(1).max())
+    assert served == [True] or (kind[2] and tokens <= chunk)
     same(mine, slopes(mechanism.define, mechanism, tensors, names, layout))
+
+
+@pytest.mark.parametrize("layout", ["plain", "padded", "packed"])
+@FEW
+@given(kind=KINDS, chunk=st.sampled_from([1, 3, 7]), n=st.integers(2, 29))
+def test_derivatives_of_which_further_ones_are_wanted_are_the_same(layout, kind, chunk, n):
+    mechanism = made(*kind, chunk)
+    tensors, names = draw(mechanism, n, seed=n)
+    layout = layout_of(layout, n)
+    further = slopes(mechanism.forward, mechanism, tensors, names, layout, further=True)
+    assert further[1].requires_grad
+    same(slopes(mechanism.forward, mechanism, tensors, names, layout), further)
 
 
 @FEW
@@ -100,9 +120,9 @@ def test_a_state_passes_derivatives_on(kind, cut):
     same(mine, slopes(mechanism.forward, mechanism, tensors, names, Layout(causal=True)))
 
 
-@pytest.mark.parametrize(("hidden", "momentum"), [(0, False), (2, True)])
-def test_first_and_second_derivatives_are_those_of_differences(hidden, momentum):
-    mechanism = made(hidden, momentum, 2, heads=1)
+@pytest.mark.parametrize("kind", [(0, False, False), (2, True, False), (0, False, True), (2, True, True)])
+def test_first_and_second_derivatives_are_those_of_differences(kind):
+    mechanism = made(*kind, 2, heads=1)
     tensors, names = draw(mechanism, 5, groups=1)
     tensors = [x[:1] for x in tensors]
 
@@ -131,37 +151,56 @@ def kernel_inputs(n, chunk, dtype=torch.float64):
     return x.each(lambda t: t.to(dtype).unflatten(2, (-1, chunk))), [w.to(dtype) for w in (*layers, *moving)]
 
 
-def run(way, x, weights):
+def run(way, rule, x, weights):
     leaves = [t.detach().requires_grad_() for t in (*x.tensors, *weights)]
     w = Weights(tuple(leaves[-4:-2]), tuple(leaves[-2:]), tuple(leaves[-4:-2]))
-    out, after = way(Rule(), x.like(leaves[:-4]), w)
+    out, after = way(rule, x.like(leaves[:-4]), w)
     ends = [out, *after.sums, *after.momentum]
     return [*ends, *torch.autograd.grad(sum(y.square().sum() for y in ends), leaves)]
 
 
-def test_a_memory_that_comes_and_goes_has_its_derivatives_too():
+@RULES
+def test_a_memory_that_comes_and_goes_has_its_derivatives_too(rule, definition):
     x, weights = kernel_inputs(39, 3)
-    same(run(dual.learned, x, weights), run(chunked, x, weights))
+    same(run(dual.learned, rule, x, weights), run(definition, rule, x, weights))
 
 
-def test_strided_inputs():
+@RULES
+@pytest.mark.parametrize("chunk", [2, 13])
+def test_a_momentum_is_held_or_formed_again(rule, definition, chunk):
+    """Held by one step for each chunk where chunks are long; the backward pass may come twice."""
+    x, weights = kernel_inputs(78, chunk)
+    leaves = [t.detach().requires_grad_() for t in (*x.tensors, *weights)]
+    w = Weights(tuple(leaves[-4:-2]), tuple(leaves[-2:]), tuple(leaves[-4:-2]))
+    loss = dual.learned(rule, x.like(leaves[:-4]), w)[0].square().sum()
+    first, again = (torch.autograd.grad(loss, leaves, retain_graph=True) for _ in range(2))
+    same(again, first, 0)
+    assert ChunkSteps.holds(Given(rule, x, w, (), None)) is (chunk == 13)
+    want = definition(rule, x.like(leaves[:-4]), w)[0].square().sum()
+    same(first, torch.autograd.grad(want, leaves))
+
+
+@RULES
+def test_strided_inputs(rule, definition):
     """Of which heads, tokens and channels stand in another order in memory."""
     x, weights = kernel_inputs(20, 5)
     turned = x.each(lambda t: t.transpose(1, 3).contiguous().transpose(1, 3))
     assert not turned.q.is_contiguous()
-    same(run(dual.learned, turned, weights), run(chunked, x, weights))
+    same(run(dual.learned, rule, turned, weights), run(definition, rule, x, weights))
 
 
-def test_single_precision():
+@RULES
+def test_single_precision(rule, definition):
     x, weights = kernel_inputs(48, 4)
-    want = run(chunked, x, weights)
-    found = run(dual.learned, x.each(lambda t: t.float()), [w.float() for w in weights])
+    want = run(definition, rule, x, weights)
+    found = run(dual.learned, rule, x.each(lambda t: t.float()), [w.float() for w in weights])
     same([y.double() for y in found], want, 2e-5)
 
 
+@pytest.mark.parametrize("coarse", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_and_autocast(dtype):
-    mechanism = made(2, True, 4)
+def test_half_precision_and_autocast(dtype, coarse):
+    mechanism = made(2, True, coarse, 4)
     tensors, names = draw(mechanism, 19)
     rounded = [x.to(dtype) for x in tensors]
     signals = dict(zip(names, rounded[3:], strict=True))
@@ -177,9 +216,10 @@ def test_half_precision_and_autocast(dtype):
     assert all(x.isfinite().all() for x in torch.autograd.grad(out.sum(), list(mechanism.parameters())))
 
 
-def test_what_is_not_served_is_autograds():
+@pytest.mark.parametrize("coarse", [False, True])
+def test_what_is_not_served_is_autograds(coarse):
     """Calls that begin or end inside of a chunk, and gates of each channel."""
-    mechanism = made(2, True, 4)
+    mechanism = made(2, True, coarse, 4)
     tensors, names = draw(mechanism, 6)
     signals = dict(zip(names, tensors[3:], strict=True))
     with counted() as served:

@@ -217,20 +217,26 @@ def chunk_recurrence(x: Chunks, state: Tensor) -> tuple[Tensor, Tensor]:
         from regard.kernels.scan.triton import chunk_recurrence as in_triton
 
         return in_triton(x, state)
-    before, outs = [], []
+    before = []
     if x.keys is None:  # what is written does not depend on the state, so that all but its sum is done at once
         written = x.writing.mT @ x.values
         for c in range(x.values.shape[2]):
             before.append(state)
             state = (state if x.kept is None else state * x.kept[:, :, c]) + written[:, :, c]
         return x.within @ x.values + x.reading @ torch.stack(before, dim=2), state
-    for c in range(x.values.shape[2]):
-        new = x.values[:, :, c] + x.keys[:, :, c] @ state
-        out = x.within[:, :, c] @ new + x.reading[:, :, c] @ state
-        outs.append(out if x.base is None else x.base[:, :, c] + out)
-        state = (state if x.kept is None else state * x.kept[:, :, c]) + x.writing[:, :, c].mT @ new
-        state = state if x.added is None else state + x.added[:, :, c]
-    return torch.stack(outs, dim=2), state
+    news, chunks = [], range(x.values.shape[2])
+    now, values, keys, writing = (t.flatten(0, 1) for t in (state, x.values, x.keys, x.writing))
+    whole = (None if t is None else t.expand(*state.shape[:2], *t.shape[2:]) for t in (x.kept, x.added))
+    kept, added = (None if t is None else t.flatten(0, 1) for t in whole)
+    for c in chunks:
+        before.append(now)
+        news.append(torch.baddbmm(values[:, c], keys[:, c], now))
+        now = now if kept is None else now * kept[:, c]
+        now = torch.baddbmm(now, writing[:, c].mT, news[-1])
+        now = now if added is None else now + added[:, c]
+    new, states = (torch.stack(t, 1).unflatten(0, state.shape[:2]) for t in (news, before))
+    outs = x.within @ new + x.reading @ states
+    return outs if x.base is None else x.base + outs, now.unflatten(0, state.shape[:2])
 
 
 def delta(
@@ -303,8 +309,8 @@ def between(q: Tensor, decay: Sums | None, since: Tensor | None, diagonal: int =
     """What heads' decays leave of token j at token i, ``(…, C, C)``, 0 where `pairs` are; None for other decays."""
     if decay is None or decay.whole.shape[-1] > 1:
         return None
-    heads, never = decay[..., 0], q.new_full((q.shape[3], q.shape[3]), -torch.inf).triu(diagonal + 1)
-    found = (heads[..., :, None] - heads[..., None, :]).add_(never).exp_()
+    heads = decay[..., 0]
+    found = (heads[..., :, None] - heads[..., None, :]).tril_().exp_().tril(diagonal)
     return found if since is None else found.masked_fill(since[..., :, None] != since[..., None, :], 0)
 
 

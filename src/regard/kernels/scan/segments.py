@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import isqrt
@@ -11,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from regard.kernels.scan.online import Inputs, Spread, Weights, spread, through_gelu
+from regard.kernels.scan.online import Course, Inputs, Rule, Spread, Weights, spread, through_gelu
 
 
 @dataclass(frozen=True)
 class Given:
     """What a memory reads; ``new``: the layers of the memory where ``fresh (b, chunks)``."""
 
+    rule: Rule
     x: Inputs
     w: Weights
     new: tuple[Tensor, ...]
@@ -33,6 +35,14 @@ class Given:
         x, w = self.x.like(tensors[:of_x]), self.w.like(tensors[of_x : of_x + of_w])
         return replace(self, x=x, w=w, new=tuple(tensors[of_x + of_w :]))
 
+    @property
+    def course(self) -> tuple[Course | None, Weights | None]:
+        """That every chunk is whole, and the memory where one is fresh; None and None without."""
+        if self.fresh is None:
+            return None, None
+        every, still = torch.ones_like(self.fresh), tuple(torch.zeros_like(x) for x in self.w.momentum)
+        return Course(every, every, every, self.fresh), Weights(self.new, still, self.new)
+
 
 def spans(count: int) -> list[slice]:
     """The segments of so many chunks."""
@@ -46,39 +56,92 @@ def chunks_first(x: Tensor) -> Tensor:
 
 def heads_first(parts: list[Tensor], batch: int) -> Tensor:
     """`chunks_first` undone, of chunks in several parts."""
-    return torch.cat(parts).transpose(0, 1).unflatten(0, (batch, -1))
+    return torch.cat([x.transpose(0, 1) for x in parts], 1).unflatten(0, (batch, -1))
 
 
 @dataclass
-class Segment:
+class Segment(ABC):
     """Some chunks; the axes are chunks, heads of all sequences, tokens, channels.
 
+    A subclass says what a token's gradient, and the memory before its chunk, come to.
+
     Args:
-        x, ways: of their tokens. gates, graph: what ``ways`` follow from, and these as they do where gates learn.
-        fresh: ``(chunks, heads, 1, 1)``, where a chunk begins with the layers ``new``, each ``(heads, i, o)``.
+        x: of their tokens. fresh: ``(chunks, heads, 1, 1)``, where a chunk begins with the layers ``new``, each
+            ``(heads, i, o)``. learns: whether derivatives by the gates are wanted.
     """
 
     x: Inputs
-    ways: Spread
-    gates: list[Tensor]
-    graph: Spread
     fresh: Tensor | None
     new: list[Tensor]
+    learns: bool
 
     @classmethod
     def of(cls, given: Given, span: slice, learns: bool = False) -> Self:
         x, fresh = given.x.each(lambda t: chunks_first(t.detach()[:, :, span])), given.fresh
         if fresh is not None:
             fresh = fresh[:, span].T.repeat_interleave(given.x.q.shape[1], 1)[..., None, None]
-        gates = [t.requires_grad_(learns) for t in (x.step, x.log_decay, x.log_momentum) if t is not None]
-        with torch.set_grad_enabled(learns):
-            graph = spread(x)
-        ways = graph.like([t.detach() for t in graph.tensors])
-        return cls(x, ways, gates, graph, fresh, [t.detach().flatten(0, 1) for t in given.new])
+        return cls(x, fresh, [t.detach().flatten(0, 1) for t in given.new], learns)
 
     def begins(self, chunk: int) -> Tensor | None:
         """``(heads, 1, 1)``: which heads of this chunk are fresh; None for none."""
         return self.fresh[chunk] if self.fresh is not None and bool(self.fresh[chunk].any()) else None
+
+    def renew(self, memory: Memory, chunk: int) -> None:
+        """Begin a chunk with the new layers where it is fresh."""
+        fresh = self.begins(chunk)
+        if fresh is not None:
+            for x, new in zip(memory.at[chunk][0], self.new, strict=True):
+                x.copy_(torch.where(fresh, new, x))
+            for x in (x for moving in memory.at[chunk][1:] for x in moving):
+                x.masked_fill_(fresh, 0)
+
+    @staticmethod
+    def holds(given: Given) -> bool:
+        """Whether the momentum behind every chunk is kept for the backward pass, which need not form it again."""
+        return False
+
+    @property
+    @abstractmethod
+    def writing(self) -> list[Tensor]:
+        """The gates of each token's gradient, ``(chunks, heads, C, 1)``."""
+
+    @property
+    @abstractmethod
+    def passing(self) -> list[list[Tensor]]:
+        """Of each chunk the gates of the memory before it, ``(heads, 1, 1)``."""
+
+    @abstractmethod
+    def lost(self, delta: Tensor, gates: list[Tensor]) -> Tensor:
+        """The factor of the last layer's gradients from the derivative of ‖M(k) − v‖² by M(k)."""
+
+    @abstractmethod
+    def written(self, read: Tensor, gates: list[Tensor]) -> list[Tensor]:
+        """For each part of the memory x_t times what ``x_t δ_tᵀ`` leaves in it behind the chunk."""
+
+    @abstractmethod
+    def add(
+        self, memory: Memory, chunk: int, place: int, passed: list[Tensor], reads: list[Tensor], delta: Tensor
+    ) -> None:
+        """One layer behind the chunk; ``reads``: as `written`."""
+
+    @abstractmethod
+    def read(self, memory: Memory, products: list[Tensor], slopes: list[Tensor]) -> list[Tensor]:
+        """The products of the queries with each layer, of which the last are the answers, from what `write` returns."""
+
+
+@dataclass
+class TokenSteps(Segment):
+    """Every token takes its own step, and is answered by the memory behind it.
+
+    ``ways`` are how `Spread` follows from ``gates``, ``graph`` the same as it does where gates learn.
+    """
+
+    def __post_init__(self) -> None:
+        x = self.x
+        self.gates = [t.requires_grad_(self.learns) for t in (x.step, x.log_decay, x.log_momentum) if t is not None]
+        with torch.set_grad_enabled(self.learns):
+            self.graph = spread(x)
+        self.ways: Spread = self.graph.like([t.detach() for t in self.graph.tensors])
 
     @property
     def reading(self) -> list[Tensor]:
@@ -96,6 +159,34 @@ class Segment:
         ends = [x[:, :, -1:] for x in self.reading]
         return by_chunk([*ends, *([] if self.ways.left is None else [self.ways.left])])
 
+    def lost(self, delta: Tensor, gates: list[Tensor]) -> Tensor:
+        return delta
+
+    def written(self, read: Tensor, gates: list[Tensor]) -> list[Tensor]:
+        return [read * gate for gate in gates]
+
+    def add(
+        self, memory: Memory, chunk: int, place: int, passed: list[Tensor], reads: list[Tensor], delta: Tensor
+    ) -> None:
+        old, new = memory.around(chunk, place)
+        torch.mul(old[0], passed[0], out=new[0])
+        if len(reads) > 1:
+            new[0].addcmul_(old[1], passed[1])
+            put(torch.mul(old[1], passed[2], out=new[1]), reads[1].mT, delta, -1)
+        put(new[0], reads[0].mT, delta, -1)
+
+    def read(self, memory: Memory, products: list[Tensor], slopes: list[Tensor]) -> list[Tensor]:
+        x, answers = self.x.q, []
+        through = [through_gelu(slope, z) for slope, z in zip(slopes, products, strict=False)]
+        factors = zip([self.x.k, *map(F.gelu, products)], [*through, slopes[-1]], strict=True)
+        for place, (read, delta) in enumerate(factors):
+            x = F.gelu(answers[-1]) if answers else x
+            y = ((x @ read.mT).mul_(self.ways.pairs).neg_() @ delta).flatten(0, 1)
+            for gate, layers in zip(self.reading, memory.parts, strict=True):
+                put(y, (x * gate).flatten(0, 1), layers[place][: len(x)].flatten(0, 1))
+            answers.append(y.view(*x.shape[:3], -1))
+        return answers
+
 
 def put(into: Tensor, left: Tensor, right: Tensor, factor: int = 1) -> None:
     """Adds the product of matrices, ``factor`` times."""
@@ -112,12 +203,16 @@ class Memory:
     """The layers of a memory at the start of each chunk of a segment and at its end.
 
     Args:
-        parts: the sums' layers, then the momentum's if there is one, each ``(chunks + 1, heads, i, o)``. at: for each
-            chunk, of each part, the layers.
+        parts: the sums' layers, then the momentum's if there is one, each ``(chunks + 1, heads, i, o)``; ``at`` has
+            for each chunk, of each part, the layers. held: the momentum is kept for the backward pass.
     """
 
     parts: list[list[Tensor]]
-    at: list[list[list[Tensor]]]
+    held: bool = False
+
+    def __post_init__(self) -> None:
+        each = range(len(self.parts[0][0]))
+        self.at = [[[x[chunk] for x in part] for part in self.parts] for chunk in each]
 
     @classmethod
     def of(cls, given: Given, count: int) -> Self:
@@ -128,8 +223,7 @@ class Memory:
             places[0] = x.detach().flatten(0, 1)
             return places
 
-        parts = [[room(x) for x in part] for part in (given.w.sums, given.w.momentum) if part]
-        return cls(parts, [[[x[chunk] for x in part] for part in parts] for chunk in range(count + 1)])
+        return cls([[room(x) for x in part] for part in (given.w.sums, given.w.momentum) if part])
 
     @property
     def begun(self) -> list[Tensor]:
@@ -137,31 +231,24 @@ class Memory:
         return [x.clone() for part in self.at[0] for x in part]
 
     def begin(self, begun: Iterable[Tensor]) -> None:
-        """At the first chunk's start with this."""
-        for place, x in zip([x for part in self.at[0] for x in part], begun, strict=True):
+        """At the first chunk's start with this, which may be the sums alone."""
+        for place, x in zip([x for part in self.at[0] for x in part], begun, strict=False):
             place.copy_(x)
 
-    def go_on(self, count: int) -> None:
-        """Begin with what stands behind that many chunks."""
-        self.begin([x for part in self.at[count] for x in part])
+    def holding(self, momentum: list[Tensor]) -> Memory:
+        """The same with other room for the momentum, or what stands there."""
+        return Memory([self.parts[0], momentum], held=True)
 
-    def renew(self, part: Segment, chunk: int) -> None:
-        """Begin a chunk with the new layers where it is fresh."""
-        fresh = part.begins(chunk)
-        if fresh is not None:
-            for x, new in zip(self.at[chunk][0], part.new, strict=True):
-                x.copy_(torch.where(fresh, new, x))
-            for x in (x for moving in self.at[chunk][1:] for x in moving):
-                x.masked_fill_(fresh, 0)
+    def behind(self, count: int, held: bool) -> Memory:
+        """One that begins with what stands behind that many chunks; ``held``: this one's momentum is not to change."""
+        after = self.holding([torch.empty_like(x) for x in self.parts[1]]) if held else self
+        after.begin([x for part in self.at[count] for x in part])
+        return after
 
-    def add(self, passed: list[Tensor], chunk: int, place: int, reads: list[Tensor], delta: Tensor) -> None:
-        """One layer behind the chunk; ``reads``: x_t times what ``x_t δ_tᵀ`` leaves in the sums and the momentum."""
-        old, new = ([part[place] for part in self.at[here]] for here in (chunk, chunk + 1))
-        torch.mul(old[0], passed[0], out=new[0])
-        if len(reads) > 1:
-            new[0].addcmul_(old[1], passed[1])
-            put(torch.mul(old[1], passed[2], out=new[1]), reads[1].mT, delta, -1)
-        put(new[0], reads[0].mT, delta, -1)
+    def around(self, chunk: int, place: int) -> tuple[list[Tensor], list[Tensor]]:
+        """One layer of each part, before the chunk and behind it."""
+        before, behind = ([part[place] for part in self.at[here]] for here in (chunk, chunk + 1))
+        return before, behind
 
 
 def write(part: Segment, memory: Memory) -> tuple[list[Tensor], list[Tensor]]:
@@ -177,34 +264,16 @@ def write(part: Segment, memory: Memory) -> tuple[list[Tensor], list[Tensor]]:
         by_chunk([k, v]), by_chunk([*products, v]), by_chunk(slopes), by_chunk(part.writing), part.passing, strict=True
     )
     for chunk, ((key, value), z, slope, gates, passed) in enumerate(each):
-        memory.renew(part, chunk)
+        part.renew(memory, chunk)
         layers, reads = memory.at[chunk][0], [key]
         for layer, room in zip(layers[:-1], z, strict=False):
             reads.append(F.gelu(torch.bmm(reads[-1], layer, out=room)))
-        delta = torch.baddbmm(value, reads[-1], layers[-1], beta=-2, alpha=2, out=slope[-1])
+        delta = part.lost(torch.baddbmm(value, reads[-1], layers[-1], beta=-2, alpha=2, out=slope[-1]), gates)
         for place in reversed(range(len(layers))):
             if place < len(products):
                 delta = through_gelu(torch.bmm(delta, layers[place + 1].mT, out=slope[place]), z[place])
-            memory.add(passed, chunk, place, [reads[place] * gate for gate in gates], delta)
+            part.add(memory, chunk, place, passed, part.written(reads[place], gates), delta)
     return products, slopes
-
-
-def factors(part: Segment, products: list[Tensor], slopes: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """``x_t`` and ``δ_t`` of each layer's gradients ``x_t δ_tᵀ``, from what `write` returns."""
-    through = [through_gelu(slope, z) for slope, z in zip(slopes, products, strict=False)]
-    return [part.x.k, *map(F.gelu, products)], [*through, slopes[-1]]
-
-
-def read(part: Segment, memory: Memory, reads: list[Tensor], deltas: list[Tensor]) -> list[Tensor]:
-    """The products of the queries with each layer of their own time, of which the last are the answers."""
-    x, answers = part.x.q, []
-    for place, (read, delta) in enumerate(zip(reads, deltas, strict=True)):
-        x = F.gelu(answers[-1]) if answers else x
-        y = ((x @ read.mT).mul_(part.ways.pairs).neg_() @ delta).flatten(0, 1)
-        for gate, layers in zip(part.reading, memory.parts, strict=True):
-            put(y, (x * gate).flatten(0, 1), layers[place][: len(x)].flatten(0, 1))
-        answers.append(y.view(*x.shape[:3], -1))
-    return answers
 
 
 @dataclass

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from regard.kernels.scan.online import Course, Inputs, Rule, Weights, chunked, gradients, recall, unbound
+
+Way = Callable[[Rule, Inputs, Weights, Course | None, Weights | None], tuple[Tensor, Weights]]
+
+
+class Summed(Rule):
+    """The squared error, one step for each chunk."""
+
+    summed = True
 
 
 def summed(
@@ -25,28 +36,55 @@ def summed(
     """
     if course is not None:
         return chunked(rule, x, w, course, new, window)
-    late = x.q.flatten(2, 3)
-    shifted = torch.cat([torch.zeros_like(late[:, :, :1]), late[:, :, :-1]], 2).view_as(x.q)
-    out, w = chunked(rule, replace(x, q=shifted), w, None, new, window)
-    last = recall(rule, w.anchor, late[:, :, -1:])
+    return late(rule, x, w, None, new, partial(chunked, way=whole))
+
+
+def late(
+    rule: Rule, x: Inputs, w: Weights, course: Course | None, new: Weights | None, way: Way
+) -> tuple[Tensor, Weights]:
+    """`summed` of whole chunks, by a ``way`` in which each query is one of the token before, as of `whole`."""
+    queries = x.q.flatten(2, 3)
+    shifted = torch.cat([torch.zeros_like(queries[:, :, :1]), queries[:, :, :-1]], 2).view_as(x.q)
+    out, w = way(rule, replace(x, q=shifted), w, course, new)
+    last = recall(rule, w.anchor, queries[:, :, -1:])
     return torch.cat([out.flatten(2, 3)[:, :, 1:], last], 2).view_as(out), w
 
 
-def window(rule: Rule, x: Inputs, w: Weights, course: Course | None, new: Weights | None) -> tuple[Tensor, Weights]:
-    """Some chunks, one after the other; without ``course`` each query is one of the token before."""
+def whole(rule: Rule, x: Inputs, w: Weights, course: Course | None, new: Weights | None) -> tuple[Tensor, Weights]:
+    """Some whole chunks, one after the other, whose queries read the memory before the chunk.
+
+    The first query of a chunk that is fresh reads the memory that was there before.
+    """
     outs = []
     for chunk, own in enumerate(unbound(x)):
-        here = None if course is None else course.part(chunk, chunk + 1)
-        if here is not None and here.fresh is not None and new is not None:
+        first, fresh = None, None if course is None or course.fresh is None else course.fresh[:, chunk]
+        if fresh is not None and new is not None:
+            first = recall(rule, w.anchor, own.q[:, :, :1])
+            w = new.where(fresh, w)
+        out, steps = recall(rule, w.anchor, own.q), taken(rule, w, own)
+        if first is not None and fresh is not None:
+            first = torch.where(fresh[:, None, None, None], first, out[:, :, :1])
+            out = torch.cat([first, out[:, :, 1:]], 2)
+        outs.append(out)
+        w = ended(own, w, steps, torch.full_like(own.step[..., :1], own.step.shape[-1] - 1, dtype=torch.int64))
+    return torch.stack(outs, 2), w
+
+
+def window(rule: Rule, x: Inputs, w: Weights, course: Course | None, new: Weights | None) -> tuple[Tensor, Weights]:
+    """Some chunks, one after the other."""
+    outs = []
+    for chunk, own in enumerate(unbound(x)):
+        here = cast(Course, course).part(chunk, chunk + 1)
+        if here.fresh is not None and new is not None:
             w = new.where(here.fresh[:, 0], w)
-        found, out = gradients(rule, w.anchor, own), recall(rule, w.anchor, own.q)
-        steps = [read.mT @ (slope * -own.step[..., None]) for read, slope in found]
-        if here is None:
-            w = ended(own, w, steps, torch.full_like(own.step[..., :1], own.step.shape[-1] - 1, dtype=torch.int64))
-        else:
-            out, w = part_of_chunk(rule, own, w, steps, out, here)
+        out, w = part_of_chunk(rule, own, w, taken(rule, w, own), recall(rule, w.anchor, own.q), here)
         outs.append(out)
     return torch.stack(outs, 2), w
+
+
+def taken(rule: Rule, w: Weights, x: Inputs) -> list[Tensor]:
+    """What a chunk's tokens add to each layer."""
+    return [read.mT @ (slope * -x.step[..., None]) for read, slope in gradients(rule, w.anchor, x)]
 
 
 def ended(x: Inputs, w: Weights, steps: list[Tensor], last: Tensor) -> Weights:

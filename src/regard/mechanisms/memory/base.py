@@ -129,7 +129,8 @@ class OnlineMemory(Mechanism):
         def unit(x: Tensor) -> Tensor:
             return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + UNIT)
 
-        q, k, v = aligned(q, k.shape[2]).to(wide), repeat_heads(k, heads).to(wide), repeat_heads(v, heads).to(wide)
+        q = q if q.shape[2] == k.shape[2] else aligned(q, k.shape[2])
+        q, k, v = q.to(wide), repeat_heads(k, heads).to(wide), repeat_heads(v, heads).to(wide)
         return Inputs(unit(q), unit(k), v, **given)
 
     def placed(self, x: Inputs, slots: Slots) -> Inputs:
@@ -216,7 +217,8 @@ class OnlineMemory(Mechanism):
         x, w = self.inputs(q, k, v, layout.key_mask, signals), self.begun(batch, accumulate_dtype(q.dtype))
         if layout.key_mask is None and layout.segments is None:
             size = self.chunk if self.rule.summed else max(min(m, self.chunk), 1)
-            whole = x.each(lambda t: F.pad(t, (0, 0) * (t.dim() - 3) + (0, -m % size)).unflatten(2, (-1, size)))
+            x = x.each(lambda t: F.pad(t, (0, 0) * (t.dim() - 3) + (0, -m % size))) if m % size else x
+            whole = x.each(lambda t: t.unflatten(2, (-1, size)))
             out = learned(self.rule, whole, w)[0].flatten(2, 3)[:, :, :m]
         else:
             positions = layout.positions(m, q.device).expand(batch, -1)
@@ -224,7 +226,7 @@ class OnlineMemory(Mechanism):
             offset = torch.zeros(batch, dtype=torch.int64, device=q.device)
             slots = slots_of(self.chunk, positions, real, offset, layout.segments is not None)
             out = slots.taken(learned(self.rule, self.placed(x, slots), w, slots.course, w)[0])
-        return unaligned(out, n).to(q.dtype)
+        return (out if n == m else unaligned(out, n)).to(q.dtype)
 
     def start(
         self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32

@@ -7,16 +7,11 @@ from collections.abc import Mapping, Sequence
 from regard.core.atlas import Claim, published
 from regard.core.mechanism import Example, LayerSpec, Signal
 from regard.kernels.scan.online import Rule
+from regard.kernels.scan.summed import Summed
 from regard.mechanisms.memory.base import OnlineMemory
 
 DECAY = Signal("log of what stays of the memory, log(1 − α)", high=0, start=(-0.001, -0.1))
 MOMENTUM = Signal("log of what stays of the last steps, log η", high=0, start=(-0.1, -1.0))
-
-
-class Summed(Rule):
-    """The squared error, one step for each chunk."""
-
-    summed = True
 
 
 def step_of(most: float) -> Signal:
