@@ -29,6 +29,11 @@ LATER = """{
   window.fetch = (...asked) => wait().then(() => told(...asked))
   Response.prototype.arrayBuffer = function () { return wait().then(() => whole.call(this)) }
 }""".replace("LATE", str(LATE))
+HELD = """{
+  const whole = Response.prototype.arrayBuffer
+  const free = new Promise(go => { window.unpack = go })
+  Response.prototype.arrayBuffer = function () { return free.then(() => whole.call(this)) }
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +61,18 @@ def open_page(browser, serve):
 
     Gives the page once it hears keys and has its sizes: what its views do after their first frame, and what follows
     from that in the next. What it unpacks or asks a server for may come later.
+    A page that is ``held`` unpacks nothing, and gets no tiles, until it is told to ``unpack()``.
     Pages close before what serves them (``serve`` is torn down later): what a page still asks for is answered.
     """
     pages, troubles = [], []
 
-    def opened(address: str, **options):
+    def opened(address: str, *, held: bool = False, **options):
         page = browser.new_page(**{"viewport": {"width": 1280, "height": 860}} | options)
         page.set_default_timeout(PATIENCE)
         if LATE:
             page.add_init_script(LATER)
+        if held:
+            page.add_init_script(HELD)
         page.on(
             "console", lambda message: troubles.append(message.text) if message.type in ("error", "warning") else None
         )

@@ -208,7 +208,7 @@ def test_on_a_phone_the_chosen_tokens_numbers_are_in_sight(open_page, record, vi
     page = open_page(address(record, f"#view={view}&token=100"), viewport={"width": 400, "height": 800})
     expect(page.locator(".token .value").first).to_be_in_viewport(ratio=1)
     page.mouse.wheel(0, 700)
-    page.wait_for_function("scrollY > 0")
+    page.wait_for_function("() => scrollY > 0")
     expect(page.locator(".token .value").first).to_be_in_viewport(ratio=1)
 
 

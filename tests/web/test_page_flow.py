@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import xml.etree.ElementTree as ElementTree
 
@@ -12,6 +10,7 @@ from playwright.sync_api import expect
 
 from regard.web.page import write_page
 from web.links import link_of
+from web.saving import saved, table_of
 from web.synthetic import write_record
 
 pytestmark = pytest.mark.browser
@@ -61,15 +60,10 @@ def test_a_heads_edge_opens_its_map_at_the_pair(open_page, page_of):
 
 def test_the_graph_is_saved_as_a_drawing_and_a_table(open_page, page_of, tmp_path):
     page = open_page(f"{page_of}#view=flow&least=0.1")
-    for kind in ("SVG", "CSV"):
-        page.get_by_label("save what is shown").click()
-        with page.expect_download() as waiting:
-            page.get_by_role("group", name="save").get_by_role("button", name=kind).click()
-        waiting.value.save_as(tmp_path / kind)
-    drawing = ElementTree.parse(tmp_path / "SVG").getroot()
-    told = [node.text for node in drawing.iter() if node.tag.endswith("title")]
+    drawing = ElementTree.parse(saved(page, tmp_path, "SVG")).getroot()
+    told = [node.text or "" for node in drawing.iter() if node.tag.endswith("title")]
     assert sum("head" in text for text in told) == 3
-    head, *rows = csv.reader(io.StringIO((tmp_path / "CSV").read_text(encoding="utf-8-sig")))
+    head, *rows = table_of(saved(page, tmp_path, "CSV"))
     found = {(row[0], row[1], row[5], row[3], row[2], float(row[7])) for row in rows}
     assert head[-1] == "share"
     assert ("2", "attn", "28", "20", "3", 0.3) in found

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from regard.web.page import page_html, write_page
 from unit.hosts.models import causal, tokens
 from unit.records.test_two_texts import marian
 from web.links import texts_of, unpacked_map
+from web.saving import saved, table_of
 from web.synthetic import tell_more, write_exact_record, write_record
 
 pytestmark = pytest.mark.browser
@@ -92,11 +91,7 @@ def test_words_sum_over_keys_and_average_over_queries(open_page, record, tmp_pat
     want = np.sort(merged[4])[::-1]
     np.testing.assert_allclose(shown, want[want > 0][: len(shown)], atol=1e-3)
     unpacked_map(page)
-    page.get_by_label("save what is shown").click()
-    with page.expect_download() as waiting:
-        page.get_by_role("group", name="save").get_by_role("button", name="CSV").click()
-    waiting.value.save_as(tmp_path / "words.csv")
-    _, *rows = csv.reader(io.StringIO((tmp_path / "words.csv").read_text(encoding="utf-8-sig")))
+    _, *rows = table_of(saved(page, tmp_path, "CSV"))
     found = {(int(row[0]), int(row[2])): float(row[4]) for row in rows}
     places = [(i, j) for i in range(len(STARTS)) for j in range(len(STARTS)) if merged[i, j] > 0]
     assert set(found) == {(STARTS[i], STARTS[j]) for i, j in places}

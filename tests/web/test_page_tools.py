@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 import xml.etree.ElementTree as ElementTree
@@ -16,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from regard.web.page import write_page
 from web.links import link_of, unpacked_map
+from web.saving import saved, table_of
 from web.synthetic import write_exact_record, write_record
 
 pytestmark = pytest.mark.browser
@@ -52,20 +51,6 @@ def tabled(tmp_path_factory):
 
 def address(folder: Path, fields: str = "") -> str:
     return (folder / "page.html").resolve().as_uri() + (f"#{fields}" if fields else "")
-
-
-def saved(page, tmp_path: Path, kind: str) -> Path:
-    """What the page saves of what it shows."""
-    page.get_by_label("save what is shown").click()
-    with page.expect_download() as waiting:
-        page.get_by_role("group", name="save").get_by_role("button", name=kind).click()
-    path = tmp_path / waiting.value.suggested_filename
-    waiting.value.save_as(path)
-    return path
-
-
-def table_of(path: Path) -> list[list[str]]:
-    return list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
 
 
 def test_a_role_filter_hides_scrolls_and_counts(open_page, record):

@@ -17,6 +17,8 @@ export class TileAtlas {
   private readonly queue = new Queue(2);
   private readonly asked = new Set<string>();
   private closed = false;
+  /** How many tiles the server is asked for. */
+  private open = 0;
 
   constructor(
     readonly map: HeadMap,
@@ -56,6 +58,10 @@ export class TileAtlas {
     return null;
   }
 
+  get sharpening(): boolean {
+    return this.open > 0;
+  }
+
   close(): void {
     this.closed = true;
     this.queue.clear();
@@ -72,14 +78,17 @@ export class TileAtlas {
     const ends = grainsOf("tokens", this.map.layer);
     const [rows, keys] = [y, x].map((at, axis) => [(at * SIDE) << level, Math.min(ends[axis]!.n, ((at + 1) * SIDE) << level)]) as [[number, number], [number, number]];
     if (rows[0] >= rows[1] || keys[0] >= keys[1]) return;
+    this.open++;
     this.queue.add(async () => {
       try {
         const values = await region(layers[this.map.layer]!.index, this.map.head, rows, keys, 1 << level, this.map.lengths !== null);
         if (this.closed) return;
         this.keep(name, this.spread(values, Math.ceil((keys[1] - keys[0]) / (1 << level))), true);
-        this.changed();
       } catch (error) {
         console.warn(`the tile ${name} stays as in the static page: ${String(error)}`);
+      } finally {
+        this.open--;
+        if (!this.closed) this.changed();
       }
     });
   }

@@ -1,26 +1,31 @@
-/** What a view shows, as files: a picture in pixels or as vectors, and its data as a table. */
+/** What a view shows, as files: a picture in pixels or as vectors, and its data as a table; all of it or nothing. */
 import { signal } from "@preact/signals";
 import { record } from "./data";
 
 export interface Shown {
-  name: string;
-  svg: () => string | Promise<string>;
+  name: () => string;
+  svg: () => string;
   rows: () => (string | number | null)[][];
+  /** What of it is not there yet, in words; nothing where all is. */
+  missing?: (format: Format) => string;
 }
 
-/** What the view that is open can give. */
+/** What the view that is open can give; null until there is one. */
 export const shown = signal<Shown | null>(null);
 
 export type Format = "PNG" | "SVG" | "CSV";
 
 const MOST = 16_000; // pixels of a side, about what browsers allow
 
+/** Why the format cannot be saved now, in words; nothing where it can. */
+export const missing = (format: Format): string => (shown.value ? (shown.value.missing?.(format) ?? "") : "opening the view …");
+
 export async function save(format: Format): Promise<void> {
   const view = shown.value;
-  if (!view) return;
-  const name = `${record.model.name.replace(/[^\w.-]+/g, "-")}-${view.name}.${format.toLowerCase()}`;
+  if (!view || missing(format)) return;
+  const name = `${record.model.name.replace(/[^\w.-]+/g, "-")}-${view.name()}.${format.toLowerCase()}`;
   if (format === "CSV") return download(name, new Blob([`\ufeff${view.rows().map(line).join("")}`], { type: "text/csv" }));
-  const svg = await view.svg();
+  const svg = view.svg();
   download(name, format === "SVG" ? new Blob([svg], { type: "image/svg+xml" }) : await pixels(svg));
 }
 

@@ -55,6 +55,7 @@ export class StreetMap {
   private frame = 0;
   private atlas: TileAtlas | null = null;
   private cursor: Pair | null = null;
+  private byKeys = false;
   private placing = false;
   private pinned: { row: number; key: number | null } = { row: 0, key: null };
 
@@ -66,11 +67,14 @@ export class StreetMap {
       point: (region: Region | null, pair: Pair | null) => void;
       pick: (row: number, key: number) => void;
       move: (window: Window | null) => void;
+      /** Told whether all that is in sight is drawn, and as exactly as it will be. */
+      drew: (all: boolean) => void;
     },
   ) {
     this.context = canvas.getContext("2d")!;
     this.behaviour.on("zoom", (event: D3ZoomEvent<HTMLCanvasElement, unknown>) => {
       this.transform = event.transform;
+      this.on.drew(false);
       if (!this.placing) this.on.move(this.window);
       this.redraw();
     });
@@ -86,6 +90,7 @@ export class StreetMap {
 
   show(atlas: TileAtlas): void {
     this.atlas = atlas;
+    this.on.drew(false);
     this.redraw();
   }
 
@@ -159,12 +164,13 @@ export class StreetMap {
     select(this.canvas).call(this.behaviour.transform, zoomIdentity);
   }
 
-  /** Moves to the pair, near enough that tokens can be read. */
+  /** Moves to the pair, near enough that tokens can be read, from which arrow keys go on. */
   goTo(row: number, key: number): void {
     const scale = Math.max(this.transform.k, Math.min(NEAREST, 18) / this.fit);
     select(this.canvas).call(this.behaviour.scaleTo, scale);
     select(this.canvas).call(this.behaviour.translateTo, this.gutter + (key + 0.5) * this.fit, this.gutter + (row + 0.5) * this.fit);
-    this.point({ row, key });
+    this.canvas.focus({ preventScroll: true });
+    this.point({ row, key }, true);
   }
 
   /** Pixels of a token when all of the map is seen. */
@@ -187,14 +193,20 @@ export class StreetMap {
     return row >= 0 && key >= 0 && row < this.axes.n && key < this.axes.n ? { row, key } : null;
   }
 
-  private point(cursor: Pair | null): void {
-    this.cursor = cursor;
+  /** Keys point at nothing any more: the focus has left. */
+  blur(): void {
+    if (this.byKeys) this.point(null);
+  }
+
+  private point(cursor: Pair | null, byKeys = false): void {
+    [this.cursor, this.byKeys] = [cursor, byKeys];
     this.on.point(cursor && this.regionAt(cursor), cursor);
     this.redraw();
   }
 
   /** Marks the pair that is pointed at on another map. */
   follow(cursor: Pair | null): void {
+    if (cursor !== this.cursor) this.byKeys = false;
     this.cursor = cursor;
     this.redraw();
   }
@@ -227,7 +239,7 @@ export class StreetMap {
     const [x, y] = this.toScreen(cursor.key + 0.5, cursor.row + 0.5);
     const inside = [x, y].every((at) => at > this.gutter && at < this.size);
     if (!inside) select(this.canvas).call(this.behaviour.translateTo, this.gutter + cursor.key * this.fit, this.gutter + cursor.row * this.fit);
-    this.point(cursor);
+    this.point(cursor, true);
   }
 
   private draw(): void {
@@ -243,14 +255,16 @@ export class StreetMap {
     context.clip();
     context.fillStyle = look.empty;
     context.fillRect(gutter, gutter, size, size);
-    if (this.atlas) this.drawTiles(this.atlas, ratio);
+    const all = this.atlas !== null && this.drawTiles(this.atlas, ratio);
     if (this.scale >= 14) this.drawGrid(look);
     this.drawMarks(look);
     context.restore();
     this.drawAxes(look);
+    this.on.drew(all);
   }
 
-  private drawTiles(atlas: TileAtlas, ratio: number): void {
+  /** Whether none of the tiles in sight is late. */
+  private drawTiles(atlas: TileAtlas, ratio: number): boolean {
     const level = Math.max(0, Math.min(topLevel(this.axes.n), Math.ceil(Math.log2(1 / (this.scale * ratio)))));
     const span = SIDE << level;
     const [key0, row0, key1, row1] = this.inView();
@@ -269,6 +283,7 @@ export class StreetMap {
         }
       }
     if (late) this.redraw();
+    return !late && !atlas.sharpening;
   }
 
   /** Draws what can be seen of a tile whose first pair is (row0, key0) and whose pixels are `step` tokens wide. */

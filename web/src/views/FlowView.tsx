@@ -1,29 +1,35 @@
 /** The flow graph: which heads, networks and tokens the last state of a token is made of. */
 import { batch, computed, signal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { layers } from "../data";
 import { leading, routes, targets, top, usual, type Route } from "../flow";
-import { inks, shown as saved } from "../save";
+import { inks } from "../save";
 import { chooseHead, chooseToken, least, theme, view } from "../state";
 import { alone, glyphs, number, placed } from "../words";
+import { useSaved } from "./useSaved";
 
 const [LEFT, BOTTOM, LISTED, WIDEST] = [36, 96, 12, 760];
 const STEP = Math.max(14, Math.min(28, 560 / (top + 1)));
 const readable = usual();
 const from = computed(() => least.value ?? readable);
 const shown = computed(() => leading(from.value));
+/** The edge under the pointer, which may be gone from under it: what is not shown any more tells of no leaving. */
 const pointed = signal<Route | null>(null);
+const nothing = (): void => void (pointed.value = null);
+const over = (edge: Route): { onPointerOver: () => void } => ({ onPointerOver: () => void (pointed.value = edge) });
 const most = Math.max(...routes.filter(({ part }) => part === "attn").map(({ weight }) => weight), 0.01);
 
 export function FlowView() {
   const drawing = useRef<SVGSVGElement>(null);
-  useEffect(() => void (saved.value = { name: `flow-${targets.join("-")}`, svg: () => drawing.current!.outerHTML, rows }), []);
+  useSaved({ name: () => `flow-${targets.join("-")}`, svg: () => drawing.current!.outerHTML, rows });
+  useLayoutEffect(() => nothing, []);
+  const edge = pointed.value && shown.value.includes(pointed.value) ? pointed.value : null;
   const heads = shown.value.filter(({ part }) => part === "attn").sort((a, b) => b.weight - a.weight);
   return (
-    <section class="split flow" aria-label="flow">
+    <section class="split flow" aria-label="flow" onPointerOverCapture={nothing} onPointerLeave={nothing}>
       <div class="stage">
         <p class="readout" role="status">
-          {said(pointed.value) || `how the last state of ${targets.map((token) => placed(token)).join(", ")} came about: ${shown.value.length} of ${routes.length} edges`}
+          {said(edge) || `how the last state of ${targets.map((token) => placed(token)).join(", ")} came about: ${shown.value.length} of ${routes.length} edges`}
         </p>
         <Graph drawing={drawing} />
       </div>
@@ -41,7 +47,7 @@ export function FlowView() {
           <ol class="bars">
             {heads.slice(0, LISTED).map((each) => (
               <li key={`${each.layer} ${each.head} ${each.to} ${each.source}`}>
-                <button title={`open the map of ${said(each)}`} onClick={() => open(each)} onPointerEnter={() => (pointed.value = each)} onPointerLeave={() => (pointed.value = null)}>
+                <button title={`open the map of ${said(each)}`} onClick={() => open(each)} {...over(each)}>
                   <span class="bar" style={{ width: `${(each.weight / most) * 100}%` }} />
                   <span class="piece">{`${alone(each.source).trim()} → ${alone(each.to).trim()}`}</span>
                   <span class="at">{`L${each.layer}H${each.head}`}</span>
@@ -99,7 +105,7 @@ interface Drawn {
 }
 
 function Edge({ edge, x0, x1, y0, y1, colours }: Drawn) {
-  const about = { onPointerEnter: () => (pointed.value = edge), onPointerLeave: () => (pointed.value = null) };
+  const about = over(edge);
   const title = <title>{said(edge)}</title>;
   if (edge.part === "resid") return <line {...about} x1={x0} x2={x1} y1={y0} y2={y1} stroke={colours.stays} stroke-opacity="0.55" stroke-width={0.5 + 3 * edge.weight}>{title}</line>;
   const side = 3 + 9 * Math.sqrt(edge.weight);

@@ -3,13 +3,13 @@ import { batch, effect } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { layers, n } from "../data";
 import { has, measured, ROLES, rolesOf, statistic, strength, type Role } from "../roles";
-import { shown as saved } from "../save";
 import { SCORES } from "../scores";
 import { chooseHead, head, layer, order, ORDERS, role, view } from "../state";
 import { begins, count, headName, mechanismOf } from "../words";
 import { Legend } from "./Legend";
 import { Matrix, matrixSvg } from "./Matrix";
 import { Thumbnail } from "./Thumbnail";
+import { useSaved } from "./useSaved";
 
 type Place = readonly [layer: number, head: number];
 
@@ -20,9 +20,9 @@ const wanted = (): Role | undefined => ROLES.find(({ name }) => name === role.va
 
 export function Heads() {
   const grid = useRef<HTMLDivElement>(null);
+  useSaved({ name: () => "heads", svg: matrixSvg, rows });
   useEffect(() => {
     grid.current!.querySelector<HTMLElement>("[tabindex='0']")?.focus({ preventScroll: true });
-    saved.value = { name: "heads", svg: matrixSvg, rows };
     let opened = true; // at its first head the page stays at its top: on a phone that one is below the matrix
     return effect(() => {
       const at = `[data-head="${layer.value}/${head.value}"]`;

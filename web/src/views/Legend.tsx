@@ -12,7 +12,7 @@ export interface Tick {
 export function Legend({ title = "weight, log scale", ticks = logTicks(), signed = false }: { title?: string; ticks?: Tick[]; signed?: boolean }) {
   const colours = ramp(theme.value, signed).css;
   return (
-    <figure class="legend" role="img" aria-label={`${title}: from ${ticks[0]!.label} to ${ticks.at(-1)!.label}`}>
+    <figure class="legend" role="img" aria-label={ticks.length ? `${title}: from ${ticks[0]!.label} to ${ticks.at(-1)!.label}` : title}>
       <figcaption>{title}</figcaption>
       <div class="scale" style={{ background: `linear-gradient(to right, ${SAMPLES.map((step) => colours[step]).join(", ")})` }} />
       <div class="ticks">

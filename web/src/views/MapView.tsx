@@ -1,23 +1,22 @@
 /** One head's map, or two beside each other, with what is under the pointer in words. */
 import { computed, effect, signal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { TileAtlas } from "../atlas";
 import { logTicks, signedTicks } from "../colour";
 import { hasValues, layers, otherTokens, served, threshold } from "../data";
 import { region } from "../exact";
 import { calledRange, called, grainsOf, inRecord, madeOf, sideOf, written } from "../grain";
-import { escaped, inks, shown as saved, svgOf, svgText } from "../save";
-import { chooseToken, floor, grain, head, hideSinks, key, layer, measure, other, pane, theme, token, zoomed, type Place } from "../state";
+import { escaped, inks, svgOf, svgText, type Format } from "../save";
+import { chooseToken, floor, grain, head, hideSinks, key, layer, measure, other, pane, picking, theme, token, zoomed, type Place } from "../state";
 import { StreetMap, type Pair, type Region } from "../streetmap";
 import { headMap, meanAround, sight, type HeadMap } from "../tiles";
 import { headName, number, placeName } from "../words";
 import { Legend } from "./Legend";
 import { Side } from "./Side";
+import { useSaved } from "./useSaved";
 
 const pointed = signal<Region | null>(null);
 const cursor = signal<Pair | null>(null);
-/** The maps of the panes, the chosen head's first. */
-const maps = signal<HeadMap[]>([]);
 /** The pair's weight from the server, where there is one. */
 const exact = signal<{ row: number; key: number; weight: number } | null>(null);
 
@@ -26,20 +25,30 @@ const comparing = computed(() => other.value !== null);
 const grains = computed(() => grainsOf(grain.value, layer.value));
 /** What is drawn: ‖A v‖ only of layers whose values are known. */
 const drawn = computed(() => (hasValues(layer.value) ? measure.value : "weight"));
-const unit = computed(() => maps.value.reduce((most, map) => Math.max(most, map.unit), 0) || 1);
+/** Whose maps the panes are, the chosen head's first. */
+const wanted = computed(() => ({ places: [chosen.value, ...(other.value ? [other.value] : [])], what: drawn.value, by: grain.value }));
+const loaded = signal<{ of: typeof wanted.value; maps: HeadMap[] } | null>(null);
+/** Empty until those that are wanted now are there. */
+const maps = computed(() => (loaded.value?.of === wanted.value ? loaded.value.maps : []));
+/** Whether a pane has drawn all of what is in sight. */
+const whole = [signal(false), signal(false)] as const;
+/** What the strongest colour stands for; of values null until they are there. */
+const unit = computed(() => (drawn.value === "weight" ? 1 : maps.value.length ? Math.max(...maps.value.map((map) => map.unit)) : null));
 /** The chosen pair, in rows and columns of the map. */
 const pinned = computed(() => ({ row: grains.value[0].of[token.value]!, key: key.value === null ? null : grains.value[1].of[key.value]! }));
 
 export function MapView() {
   const panes = useRef<(StreetMap | null)[]>([null, null]);
   const each = (what: (map: StreetMap) => void): void => panes.current.forEach((map) => map && what(map));
-  useEffect(() => {
-    saved.value = { name: `map-${layers[layer.value]!.index}-${head.value}`, svg: () => panesSvg(panes.current), rows: () => rows(panes.current[0]!) };
-    return effect(askExact);
-  }, []);
+  useSaved({ name: () => `map-${layers[layer.value]!.index}-${head.value}`, svg: () => panesSvg(panes.current), rows: () => rows(panes.current[0]!), missing });
+  useEffect(() => effect(askExact), []);
+  useLayoutEffect(() => () => void (picking.value = false), []);
+  const blur = ({ currentTarget: stage, relatedTarget: to }: { currentTarget: Element; relatedTarget: EventTarget | null }): void => {
+    if (document.hasFocus() && !stage.contains(to as Node | null)) each((map) => map.blur());
+  };
   return (
     <section class={`split map${comparing.value ? " two" : ""}`} aria-label="map">
-      <div class="stage">
+      <div class="stage" onFocusOut={blur}>
         <Readout />
         <div class="panes" key={grain.value}>
           <Pane at={0} panes={panes.current} />
@@ -53,12 +62,20 @@ export function MapView() {
         </div>
       </div>
       <Side>
-        <Legend title={legend()} ticks={logTicks(unit.value)} />
-        {comparing.value && pane.value === "difference" && <Legend title="difference, log scale to both sides" ticks={signedTicks(unit.value)} signed />}
+        <Legend title={legend()} ticks={unit.value === null ? [] : logTicks(unit.value)} />
+        {comparing.value && pane.value === "difference" && <Legend title="difference, log scale to both sides" ticks={unit.value === null ? [] : signedTicks(unit.value)} signed />}
       </Side>
     </section>
   );
 }
+
+/** What of the maps is not there yet, in words; a table needs no picture. */
+function missing(format: Format): string {
+  if (!maps.value.length) return unpacking();
+  return format === "CSV" || maps.value.every((_, at) => whole[at]!.value) ? "" : "drawing the map …";
+}
+
+const unpacking = (): string => `unpacking ${wanted.value.places.map(placeName).join(" and ")} …`;
 
 function legend(): string {
   const what = drawn.value === "value" ? "‖A v‖, the length of the weighted value" : "weight";
@@ -69,7 +86,7 @@ function legend(): string {
 /** One of the maps: the chosen head's, or the one that it is compared with. */
 function Pane({ at, panes }: { at: 0 | 1; panes: (StreetMap | null)[] }) {
   const canvas = useRef<HTMLCanvasElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const place = (): Place => (at && pane.peek() === "other" ? other.peek()! : chosen.peek());
     const axis = (which: "row" | "key") => inRecord(place().side, grainsOf(grain.peek(), place().layer)[which === "row" ? 0 : 1]);
     const label = (which: "row" | "key", at: number): string => (at < axis(which).n ? written(axis(which), at) : "");
@@ -79,6 +96,7 @@ function Pane({ at, panes }: { at: 0 | 1; panes: (StreetMap | null)[] }) {
       point: (region, pair) => [pointed.value, cursor.value] = [region, pair],
       pick: (row, at) => row < axis("row").n && at < axis("key").n && chooseToken(axis("row").starts[row]!, axis("key").starts[at]!),
       move: (window) => (zoomed.value = window),
+      drew: (all) => (whole[at].value = all),
     });
     panes[at] = map;
     const room = canvas.current!.parentElement!;
@@ -86,6 +104,7 @@ function Pane({ at, panes }: { at: 0 | 1; panes: (StreetMap | null)[] }) {
     const watcher = new ResizeObserver(measure);
     watcher.observe(room);
     addEventListener("resize", measure);
+    measure();
     const ends = [
       follow(map, at),
       effect(() => map.pin(pinned.value.row, pinned.value.key)),
@@ -98,6 +117,7 @@ function Pane({ at, panes }: { at: 0 | 1; panes: (StreetMap | null)[] }) {
     if (!at) canvas.current!.focus({ preventScroll: true });
     return () => {
       panes[at] = null;
+      [whole[at].value, pointed.value, cursor.value] = [false, null, null];
       ends.forEach((end) => end());
       watcher.disconnect();
       removeEventListener("resize", measure);
@@ -106,7 +126,7 @@ function Pane({ at, panes }: { at: 0 | 1; panes: (StreetMap | null)[] }) {
   const name = at ? placeName(other.value!) : headName(layer.value, head.value);
   const said = paneName(at);
   return (
-    <div class="room">
+    <div class="room" aria-busy={!maps.value.length}>
       {comparing.value && <h2 title={said}>{said}</h2>}
       <canvas ref={canvas} tabIndex={0} role="application" aria-label={`attention map of ${name}; arrow keys move among pairs, plus and minus zoom, Enter pins`} aria-describedby="readout" />
     </div>
@@ -115,25 +135,24 @@ function Pane({ at, panes }: { at: 0 | 1; panes: (StreetMap | null)[] }) {
 
 /** Keeps a pane on its head, options and theme. */
 function follow(map: StreetMap, at: 0 | 1): () => void {
-  let atlas: TileAtlas | null = null;
-  const stop = effect(() => {
-    const [one, two, options, colours] = [chosen.value, other.value, { floor: floor.value, hideSinks: hideSinks.value }, theme.value];
-    const [what, by] = [drawn.value, grain.value];
-    const [difference, wanted] = [at === 1 && pane.value === "difference", at ? two : one];
-    const places = [one, ...(two ? [two] : [])];
-    if (!wanted) return;
-    atlas?.close();
-    void Promise.all(places.map((place) => headMap(place.layer, place.head, place.side, hasValues(place.layer, place.side) ? what : "weight", by))).then((loaded) => {
-      if (one !== chosen.peek() || two !== other.peek() || what !== drawn.peek() || by !== grain.peek()) return;
-      maps.value = loaded;
-      atlas = new TileAtlas(loaded[difference ? 0 : at]!, options, colours, () => map.redraw(), difference ? loaded[1]! : null);
+  return effect(() => {
+    const [asked, options, colours] = [wanted.value, { floor: floor.value, hideSinks: hideSinks.value }, theme.value];
+    const difference = at === 1 && pane.value === "difference";
+    if (at >= asked.places.length) return;
+    let atlas: TileAtlas | null = null;
+    let passed = false;
+    const load = ({ layer: inLayer, head: of, side }: Place): Promise<HeadMap> => headMap(inLayer, of, side, hasValues(inLayer, side) ? asked.what : "weight", asked.by);
+    void Promise.all(asked.places.map(load)).then((found) => {
+      if (passed) return;
+      loaded.value = { of: asked, maps: found };
+      atlas = new TileAtlas(found[difference ? 0 : at]!, options, colours, () => map.redraw(), difference ? found[1]! : null);
       map.show(atlas);
     });
+    return () => {
+      passed = true;
+      atlas?.close();
+    };
   });
-  return () => {
-    stop();
-    atlas?.close();
-  };
 }
 
 /** The pair in question: under the pointer, else the pinned one. */
@@ -142,25 +161,28 @@ function asked(): Region | null {
   return pointed.value ?? (at === null ? null : { row0: row, row1: row + 1, key0: at, key1: at + 1 });
 }
 
-function askExact(): void {
+function askExact(): (() => void) | undefined {
   const at = asked();
   const [inLayer, of, values] = [layer.value, head.value, drawn.value === "value"];
   exact.value = null;
-  if (!served || !at || at.row1 - at.row0 > 1 || grain.value === "words") return;
-  setTimeout(() => {
-    if (asked()?.row0 !== at.row0 || asked()?.key0 !== at.key0) return;
+  if (!served || !at || at.row1 - at.row0 > 1 || grain.value === "words") return undefined;
+  let passed = false;
+  const timer = setTimeout(() => {
     void region(layers[inLayer]!.index, of, [at.row0, at.row1], [at.key0, at.key1], 1, values).then(([weight]) => {
-      if (weight !== undefined && asked()?.row0 === at.row0 && asked()?.key0 === at.key0) exact.value = { row: at.row0, key: at.key0, weight };
+      if (weight !== undefined && !passed) exact.value = { row: at.row0, key: at.key0, weight };
     });
   }, 40);
+  return () => {
+    passed = true;
+    clearTimeout(timer);
+  };
 }
 
 function Readout() {
   const at = asked();
-  const known = maps.value.filter((map) => map.grain === grain.value);
   return (
     <p id="readout" class={pointed.value ? "readout" : "readout pinned"} role="status" aria-live="polite">
-      {at && known[0] ? <Said at={at} known={known} /> : `${headName(layer.value, head.value)}: point at the map, or press an arrow key`}
+      {!at ? `${headName(layer.value, head.value)}: point at the map, or press an arrow key` : maps.value.length ? <Said at={at} known={maps.value} /> : unpacking()}
     </p>
   );
 }

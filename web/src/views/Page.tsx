@@ -2,7 +2,7 @@
 import { useEffect } from "preact/hooks";
 import { header, layers, n, otherTokens, record, served, texts } from "../data";
 import { leftOut } from "../left";
-import { save, type Format } from "../save";
+import { missing, save, type Format } from "../save";
 import { help, mode, OPEN, stepHead, theme, view, type View } from "../state";
 import { alone, count } from "../words";
 import { FlowView } from "./FlowView";
@@ -101,21 +101,23 @@ function otherText(): string {
 
 const FORMATS: Record<Format, string> = { PNG: "as a picture", SVG: "as a drawing", CSV: "its data" };
 
-/** Saves what is shown. */
+/** Saves what is shown, once all of it is there; until then it says what is not. */
 function Save() {
   const pick = (event: MouseEvent, format: Format): void => {
     (event.currentTarget as HTMLElement).closest("details")!.open = false;
     void save(format);
   };
+  const formats = Object.keys(FORMATS) as Format[];
   return (
     <details class="save">
       <summary title="save what is shown" aria-label="save what is shown">⤓</summary>
       <div role="group" aria-label="save">
-        {(Object.keys(FORMATS) as Format[]).map((format) => (
-          <button key={format} onClick={(event) => pick(event, format)}>
+        {formats.map((format) => (
+          <button key={format} disabled={Boolean(missing(format))} title={missing(format) || undefined} onClick={(event) => pick(event, format)}>
             <b>{format}</b> {FORMATS[format]}
           </button>
         ))}
+        {[...new Set(formats.map(missing))].map((why) => why && <p key={why} class="small">{why}</p>)}
       </div>
     </details>
   );

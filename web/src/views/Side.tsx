@@ -159,7 +159,7 @@ function Token() {
   const known = useLoaded(() => Promise.all([weights(inLayer, of, 0, what, by), received(inLayer), entropyRows(inLayer), isMarked(inLayer) ? keptBy(inLayer, of) : null]), [inLayer, of, what, by]);
   const entropy = column || by === "words" ? NaN : (known?.[2][of]![at] ?? NaN);
   const found = known ? strongest(column ? known[0].edges.column(unit) : known[0].edges.row(unit), known[0].unit, theirs) : [];
-  const computed = !record.rows || column || !Number.isNaN(known?.[2][of]![at] ?? NaN);
+  const computed = !record.rows || !known || column || !Number.isNaN(known[2][of]![at]!);
   return (
     <section class="token" data-token={at}>
       <h2>

@@ -1,28 +1,32 @@
 /** The text, shaded by what the chosen token attends to, by what attends to it, or by what each token receives. */
-import { computed, effect, signal } from "@preact/signals";
+import { batch, computed, effect, signal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { ramp, rootStep } from "../colour";
 import { hasValues, header, isMarked, layers, lengths, record, texts, textsOf, threshold, type Text } from "../data";
 import { matches } from "../find";
 import { called, grainOf, grainsOf } from "../grain";
-import { inks, shown as saved, svgOf, svgText } from "../save";
+import { inks, svgOf, svgText } from "../save";
 import { chooseToken, floor, grain, head, hideSinks, key, layer, measure, mode, MODES, preview, shown, span, SPANS, theme, token } from "../state";
 import { shader, sifted, textsShaded, topOf, unpackAhead, type Shader, type Wanted } from "../shade";
 import { Tapestry } from "../tapestry";
 import { glyphs, number, stackOf } from "../words";
 import { Legend } from "./Legend";
 import { Side } from "./Side";
+import { useSaved } from "./useSaved";
 
 const MODE_NAMES = { attends: "attends to", attended: "attended by", received: "received", surprise: "surprise", kept: "kept" };
 const SPAN_NAMES = { head: "this head", layer: "its layer", all: "all heads" };
 const TEXT_NAMES = ["what the decoder wrote", "what the encoder read"];
 const OFFERED = MODES.filter((name) => (name !== "surprise" || header.predicted) && (name !== "kept" || header.marked.length));
 
-const ready = signal<Shader | null>(null);
+const loaded = signal<{ of: Wanted; shader: Shader } | null>(null);
 const share = signal(0);
 const wanted = computed((): Wanted => ({ mode: mode.value, span: span.value, layer: layer.value, head: head.value, measure: hasValues(layer.value) ? measure.value : "weight", grain: grain.value }));
+/** Null until what is wanted now is there. */
+const ready = computed(() => (loaded.value?.of === wanted.value ? loaded.value.shader : null));
 /** The text that is shaded, and the one in which a token is chosen. */
 const places = computed(() => textsShaded(wanted.value));
+const choosing = computed(() => places.value[1]);
 const cross = computed(() => places.value[0] !== places.value[1]);
 /** The chosen token, of the queries or, for what attends to it in another text, of the keys. */
 const at = computed(() => (cross.value && mode.value === "attended" ? (preview.value ?? key.value ?? 0) : shown.value));
@@ -30,9 +34,9 @@ const values = computed(() => ready.value && sifted(ready.value.of(at.value), fl
 const top = computed(() => (values.value ? topOf(values.value, mode.value) : 1));
 
 export function TextView() {
+  useSaved({ name: () => `text-${layers[layer.value]!.index}-${head.value}`, svg: textSvg, rows, missing });
   useEffect(() => {
-    saved.value = { name: `text-${layers[layer.value]!.index}-${head.value}`, svg: textSvg, rows };
-    const ends = [effect(load), unpackAhead()];
+    const ends = [effect(load), unpackAhead(), effect(() => (void choosing.value, () => void (preview.value = null)))];
     return () => ends.forEach((end) => end());
   }, []);
   const shownTexts = [...new Set([places.value[1], places.value[0]])];
@@ -53,7 +57,7 @@ export function TextView() {
         ))}
       </div>
       <Side>
-        <Legend title={legend()} ticks={[0, 0.5, 1].map((part) => ({ at: part, label: `${part === 1 && mode.value === "received" ? "≥ " : ""}${number(part * part * top.value)}` }))} />
+        <Legend title={legend()} ticks={(values.value ? [0, 0.5, 1] : []).map((part) => ({ at: part, label: `${part === 1 && mode.value === "received" ? "≥ " : ""}${number(part * part * top.value)}` }))} />
       </Side>
     </section>
   );
@@ -63,9 +67,8 @@ export function TextView() {
 function OneText({ text, named }: { text: Text; named: boolean }) {
   const box = useRef<HTMLDivElement>(null);
   useEffect(() => {
-    const choosing = (): boolean => places.value[1] === text;
     const tapestry = new Tapestry(box.current!, text, {
-      over: (token) => choosing() && (preview.value = token),
+      over: (token) => (preview.value = choosing.value === text ? token : null),
       pick: (token) => pick(token, text),
     });
     const chosen = (): number | null => (textsOf(layer.value)[0] === text ? token.value : key.value);
@@ -79,7 +82,7 @@ function OneText({ text, named }: { text: Text; named: boolean }) {
       }),
       effect(() => tapestry.mark(text ? [] : matches.value)),
     ];
-    if (choosing()) {
+    if (choosing.value === text) {
       box.current!.focus({ preventScroll: true });
       tapestry.reveal(chosen() ?? 0, "center");
     }
@@ -96,7 +99,7 @@ function OneText({ text, named }: { text: Text; named: boolean }) {
 /** A click in the queries' text chooses the query, in another the key. */
 function pick(chosen: number, text: Text): void {
   if (textsOf(layer.value)[0] === text) chooseToken(chosen, cross.value ? key.value : null);
-  else key.value = chosen;
+  else batch(() => ([key.value, preview.value] = [chosen, null]));
 }
 
 function legend(): string {
@@ -127,13 +130,23 @@ function Segments<T extends string>({ label, names, all, chosen, choose }: Choic
   );
 }
 
-function sentence(): string {
-  if (mode.value === "surprise") return `how little the model expected each ${grain.value === "words" ? "word (the sum over its tokens)" : "token"}: −ln of the probability that it gave it`;
+/** What shades are without, in words; nothing where they are there. */
+function missing(): string {
+  if (mode.value === "kept" && !isMarked(layer.value)) return `layer ${layers[layer.value]!.index} keeps no cache that can forget`;
+  return ready.value ? "" : `unpacking ${mode.value === "surprise" ? "what was expected" : place()} … ${Math.round(share.value * 100)} %`;
+}
+
+/** Over what shades are averaged. */
+function place(): string {
   const inLayer = layers[layer.value]!.index;
   const group = stackOf(layer.value) && ` of the ${stackOf(layer.value)} layers`;
-  const where = span.value === "head" ? `head ${head.value} of layer ${inLayer}` : span.value === "layer" ? `the heads of layer ${inLayer}` : `all heads${group}`;
-  if (mode.value === "kept" && !isMarked(layer.value)) return `layer ${inLayer} keeps no cache that can forget`;
-  if (!ready.value) return `unpacking ${where} … ${Math.round(share.value * 100)} %`;
+  return span.value === "head" ? `head ${head.value} of layer ${inLayer}` : span.value === "layer" ? `the heads of layer ${inLayer}` : `all heads${group}`;
+}
+
+function sentence(): string {
+  if (missing()) return missing();
+  const where = place();
+  if (mode.value === "surprise") return `how little the model expected each ${grain.value === "words" ? "word (the sum over its tokens)" : "token"}: −ln of the probability that it gave it`;
   const below = span.value === "head" && grain.value === "tokens" ? "" : `; weights below ${threshold} count as 0`;
   const merge = grain.value === "words" ? "; of words: sum over keys, mean over queries" : "";
   if (mode.value === "kept") return `what ${record.analyses!.kept!.policy}, budget ${record.analyses!.kept!.budget}, keeps of the prompt in ${where}`;
@@ -146,10 +159,9 @@ function sentence(): string {
 function load(): void {
   const asked = wanted.value;
   const same = (): boolean => asked === wanted.peek();
-  ready.value = null;
   share.value = 0;
   if (asked.mode === "kept" && !isMarked(asked.layer)) return;
-  void shader(asked, (done) => same() && (share.value = done)).then((shade) => same() && (ready.value = shade));
+  void shader(asked, (done) => same() && (share.value = done)).then((shade) => same() && (loaded.value = { of: asked, shader: shade }));
 }
 
 /** A row a token: its text and what it is shaded by. */
@@ -167,7 +179,7 @@ function textSvg(): string {
   const [colours, now] = [ramp(theme.value), values.value];
   const parts = [svgText({ x: 12, y: 16, text: sentence(), colour: muted, size: 12 })];
   let [line, column] = [0, 0];
-  const [shaded, choosing] = places.value;
+  const [shaded] = places.value;
   for (let at = 0; at < texts[shaded]!.ids.length; at++) {
     const step = now ? rootStep(now[at]!, top.value) : 0;
     for (const [piece, text] of glyphs(at, shaded).split("⏎").entries()) {
@@ -175,7 +187,7 @@ function textSvg(): string {
       if (column && column + text.length > WIDE) [line, column] = [line + 1, 0];
       const [x, y, width] = [12 + column * LETTER, 34 + line * LINE, text.length * LETTER];
       if (step && width) parts.push(`<rect x="${x}" y="${y}" width="${width}" height="${LINE - 2}" fill="${colours.css[step]}"/>`);
-      if (at === token.value && shaded === choosing && width) parts.push(`<rect x="${x}" y="${y}" width="${width}" height="${LINE - 2}" fill="none" stroke="${pin}" stroke-width="2"/>`);
+      if (at === token.value && shaded === choosing.value && width) parts.push(`<rect x="${x}" y="${y}" width="${width}" height="${LINE - 2}" fill="none" stroke="${pin}" stroke-width="2"/>`);
       if (text) parts.push(svgText({ x, y: y + LINE / 2 - 1, text, colour: step ? (colours.lightInk[step] ? "#fff" : "#111") : ink, size: 13 }));
       column += text.length;
     }
