@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import regard
-from regard.web.overlay import png, received
+from regard.web.overlay import png, received, shades
 
 
 def pixels(address: str) -> torch.Tensor:
@@ -109,3 +109,12 @@ def test_what_is_no_map_is_named(images, maps, message, tmp_path):
         regard.overlay(torch.rand(*images), maps, tmp_path / "page.html")
     with pytest.raises(TypeError, match="maps: got Linear"):
         regard.overlay(torch.rand(2, 3, 5, 5), nn.Linear(2, 2), tmp_path / "page.html")
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [([0.0, 0.25, 0.5], [0.0, 0.25, 0.5]), ([0.5, 0.75, 1.0], [0.5, 0.75, 1.0]), ([-1.0, 0.0, 3.0], [0.0, 0.25, 1.0])],
+)
+def test_pictures_from_0_to_1_are_shown_as_they_are_and_others_stretched(given, shown):
+    (picture,) = shades(torch.tensor(given).view(1, 1, 1, 3))
+    torch.testing.assert_close(picture, torch.tensor(shown)[None, :, None].expand(1, 3, 3))
