@@ -286,13 +286,13 @@ def adjoint(attend: Callable[[Tensor], Tensor], q: Tensor, m: int, rows: range) 
 
 
 def aligned(q: Tensor, m: int) -> Tensor:
-    """One query a key: blank ones before ``q``, or q without those before the first key."""
-    return pad(q, (0, 0, m - q.shape[2], 0))
+    """One query a key: blank ones before ``q``, or q without those before the first key; else q itself."""
+    return q if q.shape[2] == m else pad(q, (0, 0, m - q.shape[2], 0))
 
 
 def unaligned(x: Tensor, n: int) -> Tensor:
     """`aligned` undone on the outputs or rows: those of the last ``n`` queries, zeros before the first key."""
-    return pad(x, (0, 0, n - x.shape[2], 0))
+    return x if x.shape[2] == n else pad(x, (0, 0, n - x.shape[2], 0))
 
 
 def starts(segments: Tensor | None) -> Tensor | None:

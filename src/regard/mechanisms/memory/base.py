@@ -129,8 +129,7 @@ class OnlineMemory(Mechanism):
         def unit(x: Tensor) -> Tensor:
             return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + UNIT)
 
-        q = q if q.shape[2] == k.shape[2] else aligned(q, k.shape[2])
-        q, k, v = q.to(wide), repeat_heads(k, heads).to(wide), repeat_heads(v, heads).to(wide)
+        q, k, v = aligned(q, k.shape[2]).to(wide), repeat_heads(k, heads).to(wide), repeat_heads(v, heads).to(wide)
         return Inputs(unit(q), unit(k), v, **given)
 
     def placed(self, x: Inputs, slots: Slots) -> Inputs:
@@ -226,7 +225,7 @@ class OnlineMemory(Mechanism):
             offset = torch.zeros(batch, dtype=torch.int64, device=q.device)
             slots = slots_of(self.chunk, positions, real, offset, layout.segments is not None)
             out = slots.taken(learned(self.rule, self.placed(x, slots), w, slots.course, w)[0])
-        return (out if n == m else unaligned(out, n)).to(q.dtype)
+        return unaligned(out, n).to(q.dtype)
 
     def start(
         self, batch: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
