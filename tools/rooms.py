@@ -105,25 +105,26 @@ def tests_of(tests: Path, room: str, file: str) -> list[tuple[str, ...]]:
     if room == "laws":
         return tests_of_laws(tests, file)
     module = file.removesuffix(".py").replace("/", ".")
-    own, stem = [tests / place for place in ROOMS[room].tests], rf"\b{Path(file).stem}\b"
+    own, stem = [tests / place for place in ROOMS[room].tests], Path(file).stem
     chosen = naming(file, [p for p in every_test(tests) if within(p, own)])
     chosen += [p for p in own if p.is_file() or not ROOMS[room].narrow or not chosen]
-    others = [p for p in plain_tests(tests) if p not in chosen]
+    told = set(chosen)
+    others = [p for p in plain_tests(tests) if p not in told]
     using = [p for p in others if imports(p, module, defined(tests.parent / "src" / file))]
     using.sort(key=lambda p: not imports(p, module))  # names may be others' too
-    chosen += (using + [p for p in others if room == "mechanisms" and re.search(stem, text_of(p))])[:4]
+    chosen += (using + [p for p in others if room == "mechanisms" and stem in words_of(p)])[:4]
     chosen += [p for p in every_test(tests) if p.stem.partition("test_gpu_")[2] in file.split("/")]
     files = [p for place in chosen for p in ([place] if place.is_file() else every_test(tests)) if within(p, [place])]
-    told = [f":{name}: or [{name}]" for name in lawful_of(tests.parent / "src", room, file)]
-    told += ["beside"] if room in ("projections", "networks") else []  # what no paper claims
-    laws = [(str(tests / LAWS), "-k", " or ".join(told))] if told else []
+    lawful = [f":{name}: or [{name}]" for name in lawful_of(tests.parent / "src", room, file)]
+    lawful += ["beside"] if room in ("projections", "networks") else []  # what no paper claims
+    laws = [(str(tests / LAWS), "-k", " or ".join(lawful))] if lawful else []
     return [*((str(p),) for p in dict.fromkeys(files)), *laws]
 
 
 def naming(file: str, tests: list[Path]) -> list[Path]:
     """The tests that name a file, or else the folder that it stands in, below its room's."""
     words = [Path(file).stem, *reversed(Path(file).parts[2:-1])]
-    found = ([p for p in tests if re.search(rf"\b{word}\b", text_of(p))] for word in words if word != "base")
+    found = ([p for p in tests if word in words_of(p)] for word in words if word != "base")
     return next((hits for hits in found if hits), [])
 
 
@@ -158,18 +159,38 @@ def lawful_of(source: Path, room: str, file: str) -> list[str]:
 
 def within(path: Path, places: list[Path]) -> bool:
     """Whether a test is one of the files, or in one of the folders; those under an interpreter take long."""
-    return path in places or ("gpu" not in path.name and any(place in path.parents for place in places))
+    return path in places or ("gpu" not in path.name and not parents_of(path).isdisjoint(places))
+
+
+@cache
+def parents_of(path: Path) -> frozenset[Path]:
+    return frozenset(path.parents)
+
+
+@cache
+def words_of(path: Path) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", text_of(path)))
 
 
 def imports(path: Path, module: str, names: tuple[str, ...] = ()) -> bool:
     """Whether it takes a module, or some of its names from a package that the module stands in, or calls one of these
     as ``regard.name``."""
     package, _, name = module.rpartition(".")
-    above = "|".join(re.escape(".".join(module.split(".")[:deep])) for deep in range(2, module.count(".") + 1))
-    found = re.search(rf"from {module} import|from {package} import [^\n]*\b{name}\b", text_of(path))
-    known = "|".join(names)
-    many = rf"from (?:{above}) import (?:\([^)]*|[^\n]*)\b(?:{known})\b|\bregard\.(?:{known})\("
-    return bool(found or (names and above and re.search(many, text_of(path))))
+    taken, called = taken_by(path)
+    if module in taken or name in taken.get(package, ()):
+        return True
+    above = [".".join(module.split(".")[:deep]) for deep in range(2, module.count(".") + 1)]
+    known = frozenset(names)
+    return bool(above) and not known.isdisjoint(called.union(*(taken.get(each, ()) for each in above)))
+
+
+@cache
+def taken_by(path: Path) -> tuple[dict[str, frozenset[str]], frozenset[str]]:
+    """The words that a file takes from each module, and those that it calls as ``regard.word``."""
+    taken: dict[str, frozenset[str]] = {}
+    for module, words in re.findall(r"from ([\w.]+) import (\([^)]*|[^\n]*)", text_of(path)):
+        taken[module] = taken.get(module, frozenset()) | frozenset(re.findall(r"\w+", words))
+    return taken, frozenset(re.findall(r"\bregard\.(\w+)\(", text_of(path)))
 
 
 @cache
