@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from regard.core.atlas import entries
+from regard.core.layout import Layout
 from regard.kernels import device as gpu
 from regard.kernels.scan import decayed, fla, scan
 from regard.laws.mechanism import equation
@@ -99,20 +100,40 @@ def test_constant_decays(as_on_gpu):
     close(differentiated(run, x, state, torch.float32), differentiated(run, x, state), 1e-5)
 
 
+def subject_of(name, heads):
+    """An entry's first example with so many heads, up to a second chunk of tokens."""
+    entry = next(entry for entry in entries() if entry.name == name)
+    return Subject(replace(entry.thing.examples()[0], heads=heads, kv_heads=heads, longest=67))
+
+
+@pytest.fixture
+def calls(as_on_gpu, monkeypatch):
+    """The inputs that reach the kernels."""
+    made, run = [], fla.scan
+    monkeypatch.setattr(fla, "scan", lambda x, state: made.append(x) or run(x, state))
+    return made
+
+
 @pytest.mark.parametrize(
     ("name", "heads"),
-    [
-        *((name, 1) for name in ("linear", "retnet", "lightning", "gla", "deltanet", "gated_deltanet", "kimi_delta")),
-        ("mamba2", 3),
-    ],
+    [*((name, 1) for name in ("linear", "retnet", "lightning", "gla", "deltanet", "gated_deltanet")), ("mamba2", 3)],
 )
-def test_the_law_of_the_definition(name, heads, as_on_gpu, monkeypatch):
-    calls, run = [], fla.scan
-    monkeypatch.setattr(fla, "scan", lambda x, state: calls.append(x) or run(x, state))
+def test_the_law_of_the_definition(name, heads, calls, monkeypatch):
+    """In float32: half precision is scanned in it."""
     monkeypatch.setattr(equation, "DRAWN", ((torch.float32,),))
-    entry = next(entry for entry in entries() if entry.name == name)
-    equation.definition(Subject(replace(entry.thing.examples()[0], heads=heads, kv_heads=heads, longest=67)))
+    monkeypatch.setattr(equation, "halved", lambda *_: None)
+    equation.definition(subject_of(name, heads))
     assert calls
+
+
+def test_decays_by_channel_with_removals_are_the_definition(calls):
+    """Of packed documents alone: its kernel takes seconds a call under the interpreter."""
+    subject = subject_of("kimi_delta", 1)
+    inputs, exact = equation.exactly(subject, (torch.float32,), 67, 67)
+    layout = Layout(causal=True, segments=subject.documents(67, 3))
+    found = subject.call(inputs.map(lambda _, x: x.float()), layout, exact.float())
+    close([found], [subject.define(inputs, layout, exact)], 1e-5)
+    assert len(calls) == 1
 
 
 def test_takes_what_the_kernels_compute_and_nothing_else(monkeypatch):
