@@ -409,7 +409,7 @@ class FirstChecked(UncheckedRange):
 class LostDecays(GatedLinear):
     """The definition takes differences of sums, which lose weak decays after strong ones, and are NaN after −inf."""
 
-    def pairs(self, x, allowed):
+    def pairs(self, x, passing, allowed):
         assert x.log_decay is not None
         since = x.log_decay.nan_to_num().cumsum(2)
         apart = (since[..., :, None, :] - since[..., None, :, :]).masked_fill(~allowed[..., None], -torch.inf)
