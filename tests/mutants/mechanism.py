@@ -231,6 +231,15 @@ class DetachedKeys(Textbook):
 
 
 @breaks("gradients")
+class DetachedInBoth(Textbook):
+    """The last number of each key has no gradient, in the definition as in the fast path."""
+
+    def weights(self, q, k, layout=Layout(), **signals):
+        k = torch.cat([k[..., :-1], k[..., -1:].detach()], -1)
+        return super().weights(q, k, layout, **signals)
+
+
+@breaks("gradients")
 class DetachedParameter(Textbook):
     """A learned temperature that the fast path does not train."""
 
