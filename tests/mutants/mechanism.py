@@ -231,6 +231,15 @@ class DetachedKeys(Textbook):
 
 
 @breaks("gradients")
+class DetachedInBoth(Textbook):
+    """The last number of each key has no gradient, in the definition as in the fast path."""
+
+    def weights(self, q, k, layout=Layout(), **signals):
+        k = torch.cat([k[..., :-1], k[..., -1:].detach()], -1)
+        return super().weights(q, k, layout, **signals)
+
+
+@breaks("gradients")
 class DetachedParameter(Textbook):
     """A learned temperature that the fast path does not train."""
 
@@ -409,7 +418,7 @@ class FirstChecked(UncheckedRange):
 class LostDecays(GatedLinear):
     """The definition takes differences of sums, which lose weak decays after strong ones, and are NaN after −inf."""
 
-    def pairs(self, x, allowed):
+    def pairs(self, x, passing, allowed):
         assert x.log_decay is not None
         since = x.log_decay.nan_to_num().cumsum(2)
         apart = (since[..., :, None, :] - since[..., None, :, :]).masked_fill(~allowed[..., None], -torch.inf)

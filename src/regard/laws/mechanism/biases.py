@@ -12,7 +12,7 @@ from torch import Tensor
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism
 from regard.laws.mechanism.equation import gradients_of
-from regard.laws.mechanism.subject import BATCH, SHORT, Broken, Inputs, Subject, Unclaimed, real_rows, same
+from regard.laws.mechanism.subject import SHORT, Broken, Inputs, Subject, Unclaimed, batch_of, real_rows, same
 
 BEYOND = 277  # more than a tile of rows
 LOUD = 3.0
@@ -40,15 +40,15 @@ def bias(subject: Subject) -> str:
 
 def drawn(subject: Subject, n: int, m: int) -> Iterator[Tensor]:
     """Biases of every shape that a layout takes."""
-    heads, generator = subject.example.heads, torch.Generator().manual_seed(19)
-    for batch, rows in ((BATCH, heads), (1, heads), (BATCH, 1), (1, 1)):
+    heads, sequences, generator = subject.example.heads, batch_of(n, m), torch.Generator().manual_seed(19)
+    for batch, rows in ((sequences, heads), (1, heads), (sequences, 1), (1, 1)):
         yield (LOUD * torch.randn(batch, rows, n, m, generator=generator, dtype=torch.float64)).to(subject.device)
 
 
 def added(subject: Subject, mechanism: Mechanism, layout: Layout, n: int, m: int, where: str) -> float:
     """The worst difference of forward from the definition, of the gradients too, those of the bias among them."""
     assert layout.bias is not None
-    inputs, rows = subject.draw(n, m), real_rows(layout, n, m, BATCH)
+    inputs, rows = subject.draw(n, m), real_rows(layout, n, m, batch_of(n, m))
     worst = same(subject.call(inputs, layout, mechanism), subject.define(inputs, layout, mechanism), 1e-9, where, rows)
     a = mechanism.weights(inputs.q, inputs.k, layout, **inputs.signals)
     if layout.causal or layout.segments is None:

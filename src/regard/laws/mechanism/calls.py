@@ -16,6 +16,7 @@ from regard.laws.mechanism.subject import (
     Inputs,
     Subject,
     Unclaimed,
+    batch_of,
     real_rows,
     same,
 )
@@ -27,7 +28,7 @@ def padding(subject: Subject) -> str:
     for n in (SHORT, subject.long):
         for causal in subject.directions():
             for side in ("left", "right"):
-                layout = Layout(causal=causal, key_mask=subject.padding(n, BATCH, side))
+                layout = Layout(causal=causal, key_mask=subject.padding(n, batch_of(n, n), side))
                 worst = max(worst, padded(subject, mechanism, layout, n, f"causal={causal}, {side} padding, n={n}"))
             if subject.traits.packed:
                 worst = max(worst, packed(subject, mechanism, causal, n))
@@ -38,18 +39,19 @@ def padded(subject: Subject, mechanism: Mechanism, layout: Layout, n: int, where
     """The worst difference of a padded batch from its sequences alone, and from itself with other padding."""
     assert layout.key_mask is not None
     inputs, rubbish = subject.draw(n), subject.draw(n, seed=1)
+    batch = inputs.q.shape[0]
     out, rows = subject.call(inputs, layout, mechanism), layout.key_mask.cpu()
     hidden = ~layout.key_mask
 
     def spoil(name: str, tensor: Tensor) -> Tensor:
         if name == "q" or subject.side(name) == "query":
             return tensor
-        where_hidden = hidden[:, None, :].view(BATCH, 1, n, *[1] * (tensor.dim() - 3))
+        where_hidden = hidden[:, None, :].view(batch, 1, n, *[1] * (tensor.dim() - 3))
         scale = 1e3 if name in ("k", "v") else 1
         return torch.where(where_hidden, scale * rubbish.tensors[name], tensor)
 
     worst = same(subject.call(inputs.map(spoil), layout, mechanism), out, 1e-9, f"{where}: padding's contents", rows)
-    for row in range(BATCH):
+    for row in range(batch):
         real = layout.key_mask[row]
         alone = inputs.map(lambda _, tensor, row=row, real=real: tensor[row : row + 1, :, real])
         single = subject.call(alone, Layout(causal=layout.causal), mechanism)
@@ -59,10 +61,10 @@ def padded(subject: Subject, mechanism: Mechanism, layout: Layout, n: int, where
 
 def packed(subject: Subject, mechanism: Mechanism, causal: bool, n: int) -> float:
     """The worst difference of a packed batch from its documents alone."""
-    inputs, segments = subject.draw(n), subject.documents(n, BATCH)
+    inputs, segments = subject.draw(n), subject.documents(n, batch_of(n, n))
     out = subject.call(inputs, Layout(causal=causal, segments=segments), mechanism)
     worst = 0.0
-    for row in range(BATCH):
+    for row in range(len(segments)):
         for document in segments[row].unique():
             tokens = segments[row] == document
             alone = inputs.map(lambda _, tensor, row=row, tokens=tokens: tensor[row : row + 1, :, tokens])

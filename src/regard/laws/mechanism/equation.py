@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,11 +14,13 @@ from regard.core.cost import Shape
 from regard.core.layout import Layout
 from regard.core.mechanism import GROWTHS, Mechanism
 from regard.laws.mechanism.subject import (
+    BATCH,
     SHORT,
     Broken,
     Inputs,
     Subject,
     Unclaimed,
+    batch_of,
     real_rows,
     same,
 )
@@ -37,8 +39,9 @@ def definition(subject: Subject) -> str:
     worst = {dtype: 0.0 for dtypes in DRAWN for dtype in dtypes}
     for dtypes, longest in zip(DRAWN, (subject.long, subject.middle), strict=False):  # definitions cost the most
         for n, m in ((SHORT, SHORT), (SHORT, 17), (longest, longest)):
-            for name, layout in subject.layouts(n, m):
-                inputs, exact = exactly(subject, dtypes, n, m)
+            batch = BATCH if dtypes is HALF else batch_of(n, m)  # sums in half precision are told by their worst rows
+            for name, layout in subject.layouts(n, m, batch):
+                inputs, exact = exactly(subject, dtypes, n, m, batch)
                 want = subject.define(inputs, layout, exact)
                 for dtype in dtypes:
                     if want.abs().max() > torch.finfo(dtype).max / 2:
@@ -54,7 +57,9 @@ def definition(subject: Subject) -> str:
     return ", ".join(f"{brief(dtype)} {error:.0e}" for dtype, error in worst.items())
 
 
-def exactly(subject: Subject, dtypes: Sequence[torch.dtype], n: int, m: int) -> tuple[Inputs, Mechanism]:
+def exactly(
+    subject: Subject, dtypes: Sequence[torch.dtype], n: int, m: int, batch: int = BATCH
+) -> tuple[Inputs, Mechanism]:
     """Inputs and the mechanism in float64, with numbers that each of the dtypes holds."""
 
     def rounded(x):
@@ -62,7 +67,7 @@ def exactly(subject: Subject, dtypes: Sequence[torch.dtype], n: int, m: int) -> 
             x = x.to(dtype)
         return x.double()
 
-    return subject.draw(n, m).map(lambda _, tensor: rounded(tensor)), rounded(subject.cast(torch.float64))
+    return subject.draw(n, m, batch=batch).map(lambda _, tensor: rounded(tensor)), rounded(subject.cast(torch.float64))
 
 
 def brief(dtype: torch.dtype) -> str:
@@ -184,18 +189,59 @@ def gradients(subject: Subject) -> str:
             found = gradients_of(subject.call, subject, inputs, layout, mechanism, rows)
             for label, want in wanted.items():
                 worst = max(worst, same(found[label], want, 1e-8, f"d {label}, {name}, n={n}, m={m}"))
-    inputs = subject.draw(5, batch=1)
-    layout = Layout(causal=subject.directions()[0])
+    stepped(subject, mechanism)
+    return f"{worst:.0e}"
+
+
+def stepped(subject: Subject, mechanism: Mechanism) -> None:
+    """Broken unless ``gradcheck`` holds along drawn directions, and each derivative of each output number by each input
+    number is the difference of two small steps, with the steps and tolerances of ``gradcheck``.
+
+    Sequences of a batch are independent, so all steps are one call, and all outputs one backward pass.
+    """
+    inputs, layout = subject.draw(5, batch=1), Layout(causal=subject.directions()[0])
     hard = {name for name, spec in mechanism.signals.items() if spec.hard}
     leaves = tuple(tensor.requires_grad_(name not in hard) for name, tensor in inputs.tensors.items())
-    names = list(inputs.signals)
+    names = list(inputs.tensors)
 
-    def function(q, k, v, *signals):
-        return mechanism(q, k, v, layout, **dict(zip(names, signals, strict=True)))
+    def function(*tensors: Tensor) -> Tensor:
+        q, k, v, *signals = tensors
+        return mechanism(q, k, v, layout, **dict(zip(names[3:], signals, strict=True)))
 
-    if not torch.autograd.gradcheck(function, leaves, raise_exception=False):
+    if not torch.autograd.gradcheck(function, leaves, raise_exception=False, fast_mode=True):
         raise Broken("gradcheck in float64 fails")
-    return f"{worst:.0e}"
+    soft = [place for place, name in enumerate(names) if name not in hard]
+    slopes = every_slope(function, leaves, soft)
+    for place in soft:
+        found, steps = slopes[place], every_step(function, leaves, place)
+        error = (found - steps).abs() - (1e-5 + 1e-3 * steps.abs())
+        if not (error <= 0).all():
+            raise Broken(f"d {names[place]}: {error.max().item():.1e} beyond the tolerance of gradcheck in float64")
+
+
+def every_slope(function: Callable[..., Tensor], leaves: Sequence[Tensor], soft: Sequence[int]) -> dict[int, Tensor]:
+    """``(outputs, inputs)``: the derivatives of one sequence's outputs by each of its ``soft`` inputs, by place."""
+    size = function(*leaves).numel()
+    many = [x.detach().expand(size, *x.shape[1:]).clone().requires_grad_(x.requires_grad) for x in leaves]
+    out = function(*many)
+    upstream = torch.eye(size, dtype=out.dtype, device=out.device).view_as(out)
+    found = torch.autograd.grad(out, [many[place] for place in soft], upstream, allow_unused=True)
+    return {
+        place: torch.zeros_like(many[place]).flatten(1) if slope is None else slope.flatten(1)
+        for place, slope in zip(soft, found, strict=True)
+    }
+
+
+@torch.no_grad()
+def every_step(function: Callable[..., Tensor], leaves: Sequence[Tensor], place: int, eps: float = 1e-6) -> Tensor:
+    """``(outputs, inputs)``: what a step of ``eps`` to either side of each number of one input changes."""
+    moved = leaves[place]
+    eye = torch.eye(moved.numel(), dtype=moved.dtype, device=moved.device).view(-1, *moved.shape[1:])
+    steps = moved + torch.cat([eps * eye, -eps * eye])
+    many = [x.expand(len(steps), *x.shape[1:]) for x in leaves]
+    many[place] = steps
+    above, below = function(*many).flatten(1).chunk(2)
+    return ((above - below) / (2 * eps)).mT
 
 
 def gradients_of(function, subject: Subject, inputs: Inputs, layout: Layout, mechanism: Mechanism, rows) -> dict:

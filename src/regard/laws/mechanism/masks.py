@@ -12,7 +12,7 @@ from torch import Tensor
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism
 from regard.laws.mechanism.equation import gradients_of
-from regard.laws.mechanism.subject import BATCH, SHORT, Broken, Subject, Unclaimed, real_rows, same
+from regard.laws.mechanism.subject import BATCH, SHORT, Broken, Subject, Unclaimed, batch_of, real_rows, same
 
 BEYOND = 277  # more than a tile of rows, and more pairs than the kernels take at once
 
@@ -36,9 +36,9 @@ def mask(subject: Subject) -> str:
 
 def masks(subject: Subject, n: int, m: int) -> Iterator[Tensor]:
     """Masks of every shape that a layout takes, each with rows that see nothing."""
-    heads = subject.example.heads
+    heads, sequences = subject.example.heads, batch_of(n, m)
     generator = torch.Generator().manual_seed(13)
-    for batch, rows in ((BATCH, heads), (1, heads), (BATCH, 1), (1, 1)):
+    for batch, rows in ((sequences, heads), (1, heads), (sequences, 1), (1, 1)):
         drawn = torch.rand(batch, rows, n, m, generator=generator) < 0.6
         drawn[:, :, 3 :: max(n // 3, 1)] = False
         yield drawn.to(subject.device)
@@ -47,7 +47,7 @@ def masks(subject: Subject, n: int, m: int) -> Iterator[Tensor]:
 def hidden(subject: Subject, mechanism: Mechanism, layout: Layout, n: int, m: int, where: str) -> float:
     """The worst difference of forward and its gradients from the definition; Broken if a hidden entry has weight."""
     assert layout.mask is not None
-    inputs, rows = subject.draw(n, m), real_rows(layout, n, m, BATCH)
+    inputs, rows = subject.draw(n, m), real_rows(layout, n, m, batch_of(n, m))
     a = mechanism.weights(inputs.q, inputs.k, layout, **inputs.signals)
     if a.masked_fill(layout.mask, 0).abs().max() > 0:
         raise Broken(f"{where}: a hidden entry of A is not zero")
@@ -60,7 +60,7 @@ def hidden(subject: Subject, mechanism: Mechanism, layout: Layout, n: int, m: in
     found = gradients_of(subject.call, subject, inputs, layout, mechanism, kept)
     for label, want in wanted.items():
         worst = max(worst, same(found[label], want, 1e-8, f"d {label}, {where}"))
-    blind = ~layout.mask.any(-1).expand(BATCH, subject.example.heads, n)
+    blind = ~layout.mask.any(-1).expand(inputs.q.shape[:3])
     if found["q"][blind].abs().sum() > 0:
         raise Broken(f"{where}: a query that sees nothing has a gradient")
     return worst

@@ -25,7 +25,7 @@ def causal(subject: Subject) -> str:
         for n, m in ((SHORT, SHORT), (SHORT, 17), (subject.long, subject.long)):
             if not subject.fits(n, m, True):
                 continue
-            before, fresh = subject.draw(n, m, dtype=dtype), subject.draw(n, m, seed=1, dtype=dtype)
+            before, fresh = (subject.draw(n, m, seed=seed, dtype=dtype, batch=BATCH) for seed in (0, 1))
             first = subject.call(before, Layout(causal=True), mechanism)
             for i in sorted({0, 1, n // 2, 256 % n, n - 2}):
                 after = changed_after(subject, before, fresh, i, m - n)

@@ -15,9 +15,11 @@ from regard.core.layout import Layout
 from regard.core.mechanism import Example, Mechanism, Signal, Traits, repeat_heads
 from regard.laws.finding import Broken, Unclaimed, same
 
-BATCH = 3
-SHORT, MIDDLE, LONG = 13, 257, 563
-"""MIDDLE leaves the paths for few tokens; LONG crosses the tiles and chunks of the fast paths and divides none."""
+BATCH, FEW = 3, 2
+"""Sequences of a call; few where there are so many tokens that a call costs by its pairs."""
+SHORT, MIDDLE, LONG = 13, 257, 521
+"""MIDDLE leaves the paths for few tokens; LONG crosses the tiles and chunks of the fast paths, of up to 512, and
+divides none."""
 SEED = 20_261
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "Inputs",
     "Subject",
     "Unclaimed",
+    "batch_of",
     "real_rows",
     "same",
 ]
@@ -79,7 +82,7 @@ class Subject:
     ) -> Inputs:
         """Random inputs for ``n`` queries and ``m`` keys (None: as many); ``sizes`` overrides batch, d, e, kv_heads."""
         m = n if m is None else m
-        example, batch = self.example, sizes.get("batch", BATCH)
+        example, batch = self.example, sizes.get("batch", batch_of(n, m))
         d, e = sizes.get("d", example.head_dim), sizes.get("e", example.value_dim)
         heads, groups = example.heads, sizes.get("kv_heads", example.kv_heads)
         generator = torch.Generator().manual_seed(SEED + seed)
@@ -96,8 +99,9 @@ class Subject:
         signals = {name: signal(spec) for name, spec in self.mechanism.signals.items()}
         return Inputs(q, k, v, signals).map(lambda _, tensor: tensor.to(self.device, dtype))
 
-    def layouts(self, n: int, m: int, batch: int = BATCH) -> Iterator[tuple[str, Layout]]:
+    def layouts(self, n: int, m: int, batch: int | None = None) -> Iterator[tuple[str, Layout]]:
         """Every kind of layout that the traits allow for these lengths, with a name for the report."""
+        batch = batch or batch_of(n, m)
         for causal in self.directions():
             name = "causal" if causal else "bidirectional"
             if not self.fits(n, m, causal):
@@ -121,8 +125,9 @@ class Subject:
         ]
 
     def padding(self, m: int, batch: int, side: str) -> Tensor:
-        """``(batch, m)`` bool with 0, 1/4, 1/2 … of each sequence padded on one side."""
-        lengths = torch.tensor([max(1, m - row * m // 4) for row in range(batch)], device=self.device)[:, None]
+        """``(batch, m)`` bool with 0, 1/4, 1/2 … of each sequence padded on one side; of two, with 0 and 1/2."""
+        parts = 4 if batch > FEW else 2
+        lengths = torch.tensor([max(1, m - row * m // parts) for row in range(batch)], device=self.device)[:, None]
         steps = torch.arange(m, device=self.device)[None]
         return steps < lengths if side == "right" else steps >= m - lengths
 
@@ -142,6 +147,11 @@ class Subject:
             return mechanism.define(inputs.q, inputs.k, inputs.v, layout, **inputs.signals)
         weights = mechanism.weights(inputs.q, inputs.k, layout, **inputs.signals)
         return weights @ repeat_heads(inputs.v, inputs.q.shape[1])
+
+
+def batch_of(n: int, m: int) -> int:
+    """How many sequences a call of so many queries and keys has."""
+    return BATCH if max(n, m) < 64 else FEW
 
 
 def real_rows(layout: Layout, n: int, m: int, batch: int) -> Tensor:

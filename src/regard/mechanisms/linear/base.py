@@ -81,9 +81,9 @@ class Recurrent(Mechanism):
         """What is written of each token."""
         return v
 
-    def pairs(self, x: Inputs, allowed: Tensor) -> Tensor:
-        """A without the delta rule, dense: what `run` gives of each value."""
-        return decayed_pairs(x.q, x.k, x.log_decay, allowed)
+    def pairs(self, x: Inputs, passing: Tensor | None, allowed: Tensor) -> Tensor:
+        """A without the delta rule, dense: what `run` gives of each value, of which ``passing`` is what is `left`."""
+        return decayed_pairs(x.q, x.k, passing, allowed)
 
     def run(self, x: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs and the state after them."""
@@ -124,18 +124,19 @@ class Recurrent(Mechanism):
         blank = k.new_zeros(*k.shape[:3], 1)
         x = self.scan_inputs(aligned(q, m), k, blank, layout.key_mask, None, signals)
         allowed = Layout(True, layout.key_mask, layout.segments).allowed(m, m, q.device)
-        seen = self.pairs(x, allowed)
+        passing = left(x.log_decay, allowed)
+        seen = self.pairs(x, passing, allowed)
         if x.beta is not None:
-            products = decayed_pairs(x.k, x.k, x.log_decay, allowed.tril(-1)) * x.beta[..., None]
+            products = decayed_pairs(x.k, x.k, passing, allowed.tril(-1)) * x.beta[..., None]
             system = products + torch.eye(m, dtype=products.dtype, device=q.device)
             seen = torch.linalg.solve_triangular(system.mT, seen.mT, upper=True, unitriangular=True).mT
             seen = seen * x.beta[..., None, :]
         if x.erase_key is not None and x.erase_value is not None:
             earlier, eye = allowed.tril(-1), torch.eye(m, dtype=seen.dtype, device=q.device)
-            recalled = decayed_pairs(x.erase_key, x.k, x.log_decay, earlier)
-            system = decayed_pairs(x.erase_key, x.erase_value, x.log_decay, earlier) + eye
+            recalled = decayed_pairs(x.erase_key, x.k, passing, earlier)
+            system = decayed_pairs(x.erase_key, x.erase_value, passing, earlier) + eye
             taken = torch.linalg.solve_triangular(system, recalled, upper=False, unitriangular=True)
-            seen = seen - decayed_pairs(x.q, x.erase_value, x.log_decay, allowed) @ taken
+            seen = seen - decayed_pairs(x.q, x.erase_value, passing, allowed) @ taken
         if self.normalised:
             seen = seen / seen.sum(-1, keepdim=True).clamp(min=self.least)
         return unaligned(self.scaled(seen, signals), n).to(q.dtype)
@@ -300,15 +301,27 @@ def starts(segments: Tensor | None) -> Tensor | None:
     return None if segments is None else pad(segments[:, 1:] != segments[:, :-1], (1, 0))
 
 
-def decayed_pairs(q: Tensor, k: Tensor, log_decay: Tensor | None, allowed: Tensor) -> Tensor:
-    """``q_i · diag(exp(Σ_{j < t ≤ i} log_decay_t)) k_j`` where ``allowed``, else 0: ``(b, h, m, m)``, dense."""
+def decayed_pairs(q: Tensor, k: Tensor, passing: Tensor | None, allowed: Tensor) -> Tensor:
+    """``q_i · diag(passing_ij) k_j`` where ``allowed``, else 0: ``(b, h, m, m)``, dense; None passes all."""
+    if passing is None:
+        products = q @ k.mT
+    elif passing.dim() == 4:
+        products = q @ k.mT * passing
+    else:
+        products = ((passing * k[:, :, None]) @ q[..., None])[..., 0]
+    return products.masked_fill(~allowed, 0)
+
+
+def left(log_decay: Tensor | None, allowed: Tensor) -> Tensor | None:
+    """``exp(Σ_{j < t ≤ i} log_decay_t)`` where ``allowed``, else 0: what is left at i of what j wrote.
+
+    ``(b, h, i, j)``, or ``(…, d)`` where channels decay apart; None where nothing does.
+    """
     if log_decay is None:
-        return (q @ k.mT).masked_fill(~allowed, 0)
+        return None
     if log_decay.dim() == 3:
-        apart = elapsed(log_decay[..., None])[..., 0].masked_fill(~allowed, -torch.inf)
-        return (q @ k.mT * apart.exp()).masked_fill(~allowed, 0)
-    apart = elapsed(log_decay).masked_fill(~allowed[..., None], -torch.inf)
-    return torch.einsum("bhid,bhijd,bhjd->bhij", q, apart.exp(), k)
+        return elapsed(log_decay[..., None])[..., 0].masked_fill(~allowed, -torch.inf).exp()
+    return elapsed(log_decay).masked_fill(~allowed[..., None], -torch.inf).exp()
 
 
 def elapsed(log_decay: Tensor) -> Tensor:

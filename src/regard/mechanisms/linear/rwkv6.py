@@ -16,7 +16,7 @@ from regard.core.layer import Norm, Shift
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, LayerSpec, Signal, check_sizes
 from regard.kernels.scan import Inputs, scan
-from regard.mechanisms.linear.base import Recurrent, elapsed
+from regard.mechanisms.linear.base import Recurrent, decayed_pairs
 
 
 @published(
@@ -78,11 +78,10 @@ class RWKV6(Recurrent):
         """What each token weighs to itself: ``r_t · (u ⊙ k_t)``, ``(b, h, n)``."""
         return (x.q * x.k * self.bonus.to(x.k.dtype)[None, :, None]).sum(-1)
 
-    def pairs(self, x: Inputs, allowed: Tensor) -> Tensor:
-        assert x.log_decay is not None
-        before = elapsed(x.log_decay).roll(1, 2)  # the token that reads has not decayed anything yet; row 0 is hidden
-        apart = before.masked_fill(~allowed.tril(-1)[..., None], -torch.inf)
-        found = torch.einsum("bhid,bhijd,bhjd->bhij", x.q, apart.exp(), x.k)
+    def pairs(self, x: Inputs, passing: Tensor | None, allowed: Tensor) -> Tensor:
+        assert passing is not None
+        before = passing.roll(1, 2)  # the token that reads has not decayed anything yet; row 0 is hidden
+        found = decayed_pairs(x.q, x.k, before, allowed.tril(-1))
         mine = allowed & torch.eye(allowed.shape[-1], dtype=torch.bool, device=allowed.device)
         return found + torch.where(mine, self.own(x)[..., None], 0)
 
