@@ -105,6 +105,29 @@ def test_bad_input_is_one_clear_line_and_nothing_half_written(arguments, said, t
     assert [path.name for path in tmp_path.iterdir()] == ["BINARY"]
 
 
+def test_what_can_be_refused_at_once_is_refused_before_what_takes_seconds_to_import():
+    """One process: texts, layers and heads without PyTorch, then a model that nothing has without Transformers."""
+    script = "\n".join(
+        [
+            "import sys; from regard.cli import main",
+            "def refused(heavy, *arguments):",
+            "    sys.argv = ['regard', 'look', *arguments]",
+            "    try: main()",
+            "    except SystemExit as end: assert (end.code, heavy in sys.modules) == (2, False), arguments",
+            "for option in (('--text', ' '), ('--file', 'absent'), ('--layers', 'x'), ('--neurons', '3')):",
+            "    refused('torch', *option)",
+            "import regard.hosts.load; regard.hosts.load.hub_answers = lambda: False",
+            "refused('transformers', '--model', 'nosuchfolder/at-all')",
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [line.split(": got")[0] for line in done.stderr.splitlines()] == [
+        "regard: --text", "regard: absent: no such file or folder", "regard: --layers", "regard: --neurons",
+        "regard: --model",
+    ]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
     """The folder of a model of ours, of four mechanisms."""
