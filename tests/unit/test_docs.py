@@ -2,11 +2,11 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from command_line import regard
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -100,8 +100,6 @@ def test_commands_run(workplace):
         for long, short in SHORTER.items():
             command = command.replace(long, short)
         words = shlex.split(command.replace("…", "a sentence to look at"))
-        done = subprocess.run(
-            [sys.executable, "-m", "regard.cli", *words[1:]], capture_output=True, text=True, timeout=900
-        )
+        done = regard(*words[1:])
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert (workplace / "out" / "page.html").exists()

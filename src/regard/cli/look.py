@@ -83,6 +83,16 @@ def look(
     browse: Annotated[bool, typer.Option("--open", help="open the page in the browser")] = False,
 ) -> None:
     """Look at what a model attends to: writes a record with a self-contained page, and prints a summary."""
+    chosen = None if layers is None else parse_layers(layers)  # what needs no model first: its import takes seconds
+    asked_heads = [] if neurons is None else parse_heads(neurons)
+    if asked_heads and keep is False:
+        raise wrong("--neurons", f"{neurons} with --no-keep", "queries and keys that are kept")
+    content, origin = read_text(text, file)
+
+    from regard.hosts.load import check_name
+
+    check_name(model)
+
     from functools import partial
 
     from rich.console import Console
@@ -107,13 +117,9 @@ def look(
     table = None if roles is None else load_table(roles)
     if beside is not None:
         read_header(beside)
-    asked_heads = [] if neurons is None else parse_heads(neurons)
-    if asked_heads and keep is False:
-        raise wrong("--neurons", f"{neurons} with --no-keep", "queries and keys that are kept")
     if policy is not None:
         policy_of(policy)  # refused before a model is loaded
         Budget.of(budget)
-    content, origin = read_text(text, file)
     network, words = load(model, tokenizer)
     if words is None and text is None and file is None:
         raise wrong("--text", "nothing", f"token ids such as '3 17 5', or a --tokenizer: {model} has none")
@@ -127,7 +133,7 @@ def look(
             words,
             read_messages(content) if chat else what,
             target if target is None or words is not None else numbers("--target", target),
-            layers=None if layers is None else parse_layers(layers),
+            layers=chosen,
             rows=rows,
             generate=generate,
             keep=True if asked_heads else keep,

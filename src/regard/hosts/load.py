@@ -52,11 +52,32 @@ def load_host(name: str, speaks: bool) -> tuple[Any, Any]:
         model = (AutoModelForCausalLM if causal else AutoModel).from_pretrained(name, local_files_only=local)
         words = AutoTokenizer.from_pretrained(name, local_files_only=local) if speaks else None
     except (OSError, ValueError, KeyError) as error:
-        names = ", ".join(small.NAMES)
-        wanted = f"{names}, a folder with a Transformers model or an LM, or a hub id that can be reached"
-        why = f"({str(error).splitlines()[0]}){did_you_mean(name, small.NAMES)}"
-        raise wrong("--model", repr(name), f"{wanted} {why}") from error
+        raise absent(name, str(error).splitlines()[0]) from error
     return model.eval(), words
+
+
+def check_name(name: str) -> None:
+    """Refuses a name that nothing here has while the hub cannot be reached; Transformers is not imported for it.
+
+    Raises:
+        ValueError: neither a model that ships, nor a file or folder, nor in the hub's cache.
+    """
+    if name in small.NAMES or Path(name).exists():
+        return
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        kept = try_to_load_from_cache(name, "config.json")
+    except ValueError:  # no id of a hub
+        kept = None
+    if not isinstance(kept, str) and not hub_answers():
+        raise absent(name, "there is no such folder, and the hub cannot be reached")
+
+
+def absent(name: str, why: str) -> Exception:
+    """The error for a name of no model."""
+    wanted = f"{', '.join(small.NAMES)}, a folder with a Transformers model or an LM, or a hub id that can be reached"
+    return wrong("--model", repr(name), f"{wanted} ({why}){did_you_mean(name, small.NAMES)}")
 
 
 def load_tokenizer(name: str) -> Any:

@@ -15,6 +15,8 @@ from regard.patterns.cover import Cover
 
 CELLS = 1 << 22
 """Entries of a mask that are looked at at a time."""
+GLANCE = 64
+"""Tokens of a block, evenly apart, by which a pair of blocks is often seen to be partial."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class Region:
         held = (places[None, ::size] < counts[:, None]).flatten()
         return cls(each.view(-1, size)[held], run=False)
 
+    def few(self, most: int) -> Region:
+        """About ``most`` tokens of each block, its first and last among them."""
+        size = self.tokens.shape[1]
+        return Region(self.tokens[:, torch.linspace(0, size - 1, min(most, size)).round().long()], run=False)
+
     @cached_property
     def low(self) -> Tensor:
         return self.tokens.amin(1)
@@ -71,7 +78,7 @@ class Region:
         found = self.tokens % period
         return torch.where((found == found[:, :1]).all(1), found[:, 0], -1)
 
-    def __getitem__(self, part: slice) -> Region:
+    def __getitem__(self, part: slice | Tensor) -> Region:
         return Region(self.tokens[part], self.run, self.box)
 
 
@@ -230,27 +237,43 @@ class Pattern:
         found = self.bounds(queries, keys, m)
         some, every = found.some_high.clone(), found.all_low.clone()
         doubt = (found.some_low != found.some_high) | ((found.all_low != found.all_high) if exact else False)
-        area = queries.tokens.shape[1] * keys.tokens.shape[1]
-        for part in doubt.nonzero().split(max(1, CELLS // max(area, 1))):
-            a, b = part.unbind(1)
-            seen = self.visible(queries.tokens[a][:, :, None], keys.tokens[b][:, None, :], m)
-            seen = seen.expand(len(part), queries.tokens.shape[1], keys.tokens.shape[1])
-            some[a, b], every[a, b] = seen.any(2).any(1), seen.all(2).all(1)
+        looks = [(queries, keys)]
+        if queries.tokens.shape[1] * keys.tokens.shape[1] > GLANCE**2:
+            looks.insert(0, (queries.few(GLANCE), keys.few(GLANCE)))
+        for looked in looks:
+            for part, seen in self.seen(*looked, doubt.nonzero(), m):
+                a, b = part.unbind(1)
+                some[a, b], every[a, b] = seen.any(2).any(1), seen.all(2).all(1)
+                doubt[a, b] = some[a, b] == every[a, b]  # a partial block shows in any tokens that differ
         return some, every
+
+    def seen(self, queries: Region, keys: Region, blocks: Tensor, m: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """`visible` of ``blocks (pairs, 2)``, some at a time, with ``(some, rows, cols)`` bool of them."""
+        rows, cols = queries.tokens.shape[1], keys.tokens.shape[1]
+        for part in blocks.split(max(1, CELLS // max(rows * cols, 1))):
+            a, b = part.unbind(1)
+            found = self.visible(queries.tokens[a][:, :, None], keys.tokens[b][:, None, :], m)
+            yield part, found.expand(len(part), rows, cols)
 
     def pairs(self, n: int, m: int | None = None) -> int:
         """Visible pairs of all heads, without the dense mask."""
         m = n if m is None else m
         if not n or not m:
             return 0
-        queries, keys = Region.runs(torch.arange(m - n, m), 64), Region.runs(torch.arange(m), 64)
-        cover, total = self.cover_of(queries, keys, n, m), 0
-        rows = torch.arange(64)
-        for h, a, b in listed(cover):
-            real_rows = rows[None] + (a * 64)[:, None] < n
-            real_cols = rows[None] + (b * 64)[:, None] < m
-            seen = self.head(h).visible(queries.tokens[a][:, :, None], keys.tokens[b][:, None, :], m)
-            total += int((seen & real_rows[:, :, None] & real_cols[:, None, :]).sum())
+        self.check(m)
+        (queries, wide), (keys, far) = (
+            (Region.runs(tokens, 64), Region.runs(tokens, 64 * 64))
+            for tokens in (torch.arange(m - n, m), torch.arange(m))
+        )
+        total, within = 0, torch.arange(64)
+        for pattern in map(self.head, range(self.heads)):
+            for at, near in enumerate(pattern.bounds(wide, far, m).some_high):
+                chosen = (near.nonzero() * 64 + within).flatten()
+                rows, cols = queries[at * 64 : (at + 1) * 64], keys[chosen[chosen < len(keys.tokens)]]
+                some, _ = pattern.settled(rows, cols, m, exact=False)
+                for part, seen in pattern.seen(rows, cols, some.nonzero(), m):
+                    a, b = part.unbind(1)
+                    total += int((seen & rows.fresh[a][:, :, None] & cols.fresh[b][:, None, :]).sum())
         return total
 
     def density(self, n: int, m: int | None = None) -> float:
@@ -265,16 +288,6 @@ class Pattern:
         for _ in range(layers):
             found = ((step @ found) > 0).float()
         return found > 0
-
-
-def listed(cover: Cover) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """The listed blocks some at a time: head, query blocks, key blocks."""
-    owners = cover.owners
-    step = max(1, CELLS // (cover.rows * cover.cols))
-    for h in range(cover.heads):
-        mine = (owners // max(cover.query_blocks, 1) == h).nonzero()[:, 0]
-        for part in mine.split(step):
-            yield h, owners[part] % cover.query_blocks, cover.columns[part]
 
 
 @dataclass(frozen=True, repr=False)

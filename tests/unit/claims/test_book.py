@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -166,7 +167,7 @@ def test_the_status_follows_from_what_holds():
     assert told(None, None) == "not measured"
 
 
-def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path):
+def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     script = tmp_path / "run.py"
     script.write_text(
         "import sys; from pathlib import Path; from types import ModuleType\n"
@@ -192,8 +193,11 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path):
     assert [first.stdout.readline() for _ in range(2)] == ["1 False\n", "begun\n"]
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
-    second = subprocess.run([*command, "on"], capture_output=True, text=True, check=True)
-    assert second.stdout.split("\n") == ["1 True", "2 False", "3 False", ""]
+    monkeypatch.setitem(sys.modules, "regard.claims.tiny", None)
+    monkeypatch.setattr(book, "everything", dict)
+    monkeypatch.setattr(sys, "argv", [*command[1:], "on"])
+    runpy.run_path(str(script))
+    assert capsys.readouterr().out.split("\n") == ["1 True", "2 False", "3 False", ""]
 
 
 def test_a_claim_names_what_is_there():

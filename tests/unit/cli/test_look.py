@@ -9,24 +9,17 @@ from pathlib import Path
 import pytest
 import transformers
 
-from regard.cli import main, progress
+from command_line import regard
 from regard.hosts import small
 from regard.networks import LM, Config
 from regard.records.format import Record
-
-
-def regard(*arguments: str, text: bytes | None = None, quiet: bool = False) -> subprocess.CompletedProcess:
-    """The command line in its own process, as a person runs it; or without the lines of progress of a slow machine."""
-    run = "from regard.cli import main, progress; progress.QUIET = float('inf'); main()"
-    command = [sys.executable, *(["-c", run] if quiet else ["-m", "regard.cli"]), *arguments]
-    return subprocess.run(command, input=text, capture_output=True, timeout=900)
 
 
 def test_a_look_leaves_a_whole_record_and_prints_a_summary(tmp_path):
     target = tmp_path / "seen"
     done = regard("look", "--text", "for item in items:\n    print(item)\n" * 5, "--generate", "3", "-o", str(target))
     assert done.returncode == 0, done.stderr
-    said = done.stdout.decode()
+    said = done.stdout
     for word in ("regard-tiny", "induction", "previous token", "sink", "mass by position", "receive most", "page.html"):
         assert word in said
     assert {path.name for path in target.iterdir()} == {
@@ -37,12 +30,15 @@ def test_a_look_leaves_a_whole_record_and_prints_a_summary(tmp_path):
     assert header["command"].startswith("regard look --text")
 
 
-def test_text_comes_from_standard_input(tmp_path):
-    done = regard("look", "--file", "-", "-o", str(tmp_path / "seen"), text=b"a b c a b c a b c")
-    assert done.returncode == 0, done.stderr
+def test_a_process_of_its_own_reads_standard_input_and_says_nothing_beside_its_summary(tmp_path):
+    run = "from regard.cli import main, progress; progress.QUIET = float('inf'); main()"  # a slow machine's lines
+    call = [sys.executable, "-c", run, "look", "--file", "-", "-o", str(tmp_path / "seen")]
+    done = subprocess.run(call, input=b"a b c a b c a b c", capture_output=True, timeout=900)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "".join(Record.load(tmp_path / "seen").tokens["texts"]) == "a b c a b c a b c"
 
 
-def test_roles_and_an_earlier_record_go_onto_the_page(own, tmp_path, monkeypatch, capsys):
+def test_roles_and_an_earlier_record_go_onto_the_page(own, tmp_path, monkeypatch):
     """What is left out is said, and `serve` is offered only where there is something to recompute."""
     monkeypatch.chdir(tmp_path)
     rows = [{"layer": i, "head": h, "roles": ["sink"] * h, "sink": 0.9 * h} for i in range(4) for h in range(2)]
@@ -51,11 +47,8 @@ def test_roles_and_an_earlier_record_go_onto_the_page(own, tmp_path, monkeypatch
     ids = ("--model", str(own), "--text", "3 4 5 3 4 5 9")
 
     def looked(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["regard", "look", *ids, *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        told = capsys.readouterr()
-        return int(ended.value.code or 0), told.out + told.err
+        done = regard("look", *ids, *arguments)
+        return done.returncode, done.stdout + done.stderr
 
     code, said = looked("-o", "before")
     assert (code, "regard serve before" in said) == (0, True)
@@ -104,12 +97,35 @@ def test_bad_input_is_one_clear_line_and_nothing_half_written(arguments, said, t
     monkeypatch.chdir(tmp_path)
     (tmp_path / "BINARY").write_bytes(bytes(range(256)))
     given = arguments if "-o" in arguments else (*arguments, "-o", "seen")
-    done = regard("look", *given, quiet=True)
+    done = regard("look", *given)
     assert done.returncode == 2, done.stdout
-    lines = done.stderr.decode().strip().splitlines()
+    lines = done.stderr.strip().splitlines()
     assert len(lines) == 1
     assert said in lines[0]
     assert [path.name for path in tmp_path.iterdir()] == ["BINARY"]
+
+
+def test_what_can_be_refused_at_once_is_refused_before_what_takes_seconds_to_import():
+    """One process: texts, layers and heads without PyTorch, then a model that nothing has without Transformers."""
+    script = "\n".join(
+        [
+            "import sys; from regard.cli import main",
+            "def refused(heavy, *arguments):",
+            "    sys.argv = ['regard', 'look', *arguments]",
+            "    try: main()",
+            "    except SystemExit as end: assert (end.code, heavy in sys.modules) == (2, False), arguments",
+            "for option in (('--text', ' '), ('--file', 'absent'), ('--layers', 'x'), ('--neurons', '3')):",
+            "    refused('torch', *option)",
+            "import regard.hosts.load; regard.hosts.load.hub_answers = lambda: False",
+            "refused('transformers', '--model', 'nosuchfolder/at-all')",
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [line.split(": got")[0] for line in done.stderr.splitlines()] == [
+        "regard: --text", "regard: absent: no such file or folder", "regard: --layers", "regard: --neurons",
+        "regard: --model",
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +140,7 @@ def own(tmp_path_factory):
 def test_a_model_of_ours_is_looked_at_by_ids_or_by_words(own, tmp_path):
     done = regard("look", "--model", str(own), "--text", "3 4 5, 3 4 5", "--generate", "2", "-o", str(tmp_path / "ids"))
     assert done.returncode == 0, done.stderr
-    said = done.stdout.decode()
+    said = done.stdout
     for word in ("LM of softmax, window(size=9)", "layers 2, 3: shares", "induction", "⟨3⟩", "page.html"):
         assert word in said
     record = Record.load(tmp_path / "ids")
@@ -155,23 +171,20 @@ def changed(folder: Path, name: str, change) -> None:
         (("--text", "3"), ("model.safetensors", lambda x: x[:99]), "lm, whose model.safetensors is broken"),
     ],
 )  # fmt: skip
-def test_bad_input_to_a_model_of_ours_is_one_clear_line(arguments, harm, said, own, tmp_path, monkeypatch, capsys):
+def test_bad_input_to_a_model_of_ours_is_one_clear_line(arguments, harm, said, own, tmp_path, monkeypatch):
     shutil.copytree(own, tmp_path / "lm")
     if harm is not None:
         changed(tmp_path / "lm", *harm)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(progress, "QUIET", float("inf"))
-    monkeypatch.setattr(sys, "argv", ["regard", "look", "--model", "lm", *arguments, "-o", "seen"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    lines = capsys.readouterr().err.strip().splitlines()
+    done = regard("look", "--model", "lm", *arguments, "-o", "seen")
+    lines = done.stderr.strip().splitlines()
     underlined = 2 if "mamba7" in said else 0  # a text of layers is shown, its faulty part underlined
-    assert (ended.value.code, len(lines)) == (2, 1 + underlined)
+    assert (done.returncode, len(lines)) == (2, 1 + underlined)
     assert said in lines[0]
     assert [path.name for path in tmp_path.iterdir()] == ["lm"]
 
 
-def test_an_encoder_decoder_is_looked_at_with_two_texts(tmp_path, monkeypatch, capsys):
+def test_an_encoder_decoder_is_looked_at_with_two_texts(tmp_path, monkeypatch):
     """It comes with its head, so that it can write; a text for its decoder and tokens of its own make one text."""
     _, words = small.load("tiny")
     sizes = {"d_model": 24, "d_kv": 4, "d_ff": 31, "num_layers": 2, "num_heads": 3, "vocab_size": len(words)}
@@ -181,11 +194,8 @@ def test_an_encoder_decoder_is_looked_at_with_two_texts(tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
 
     def looked(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["regard", "look", "--model", "t5", "--text", "def f(x):", *arguments])
-        with pytest.raises(SystemExit):
-            main()
-        told = capsys.readouterr()
-        return told.out + told.err
+        done = regard("look", "--model", "t5", "--text", "def f(x):", *arguments)
+        return done.stdout + done.stderr
 
     assert "target: got nothing, want what the decoder wrote" in looked("-o", "nothing")
     assert not Path("nothing").exists()
@@ -196,15 +206,12 @@ def test_an_encoder_decoder_is_looked_at_with_two_texts(tmp_path, monkeypatch, c
     assert [layer["reads"][1] for layer in seen.layers].count("source") == 4
 
 
-def test_the_routes_and_what_a_policy_keeps_go_into_the_record(tmp_path, monkeypatch, capsys):
+def test_the_routes_and_what_a_policy_keeps_go_into_the_record(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def looked(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["regard", "look", "--text", "def f(x):\n    return x", *arguments])
-        with pytest.raises(SystemExit):
-            main()
-        told = capsys.readouterr()
-        return told.out + told.err
+        done = regard("look", "--text", "def f(x):\n    return x", *arguments)
+        return done.stdout + done.stderr
 
     looked("--routes-to", "-1", "--policy", "streaming", "--budget", "7", "-o", "seen")
     seen = Record.load("seen")

@@ -12,26 +12,12 @@ import transformers
 from safetensors import SafetensorError
 
 import regard
+from command_line import regard as command
 from regard import cli
-from regard.cli import main
 from regard.experiments.store import Store
 from regard.hosts import small
 from regard.records import format as folders
 from regard.records.format import Record, free_name
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Runs the command line here; gives its exit status and what it prints."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["regard", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        return int(end.value.code or 0), said.out, said.err
-
-    return run
 
 
 @pytest.mark.parametrize(
@@ -55,20 +41,21 @@ def command(monkeypatch, capsys):
         (("look", "--file", "."), ".: a folder, not a file"),
     ],
 )
-def test_a_slip_is_one_line_with_the_way_out_and_its_place(arguments, said, command, monkeypatch, tmp_path):
+def test_a_slip_is_one_line_with_the_way_out_and_its_place(arguments, said, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     if arguments[0] != "look":
         monkeypatch.setattr(small, "load", lambda *_: pytest.fail("a model was loaded first"))
-    status, _, error = command(*arguments)
-    assert status == 2
+    done = command(*arguments)
+    error = done.stderr
+    assert done.returncode == 2
     assert error.startswith("regard: ")
     assert said in error.splitlines()[0]
     assert not error.splitlines()[1:] or error.splitlines()[2].strip(" ^") == ""
     assert not list(tmp_path.iterdir())
 
 
-def test_a_wrong_argument_is_underlined(command):
-    _, _, error = command("compare", "softmax", "window(sise=3) with gates", "--lengths", "64")
+def test_a_wrong_argument_is_underlined():
+    error = command("compare", "softmax", "window(sise=3) with gates", "--lengths", "64").stderr
     assert error.splitlines()[1:] == ["  window(sise=3) with gates", "         ^^^^^^"]
 
 
@@ -120,8 +107,9 @@ def test_an_earlier_look_stays_unless_it_is_to_be_replaced(tmp_path):
     target = tmp_path / "seen"
 
     def look(*more: str) -> str:
-        call = [sys.executable, "-m", "regard.cli", "look", "--text", "a b a b", "--no-keep", "-o", str(target), *more]
-        return subprocess.run(call, capture_output=True, check=True, text=True).stdout
+        done = command("look", "--text", "a b a b", "--no-keep", "-o", str(target), *more)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     look()
     first = (target / "record.json").read_bytes()
@@ -133,15 +121,15 @@ def test_an_earlier_look_stays_unless_it_is_to_be_replaced(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["seen", "seen-2"]
 
 
-def test_a_model_that_cannot_be_read_is_one_line(command, tmp_path):
+def test_a_model_that_cannot_be_read_is_one_line(tmp_path):
     model = transformers.RwkvForCausalLM(
         transformers.RwkvConfig(vocab_size=3000, hidden_size=32, num_hidden_layers=2, attention_hidden_size=32)
     )
     model.save_pretrained(tmp_path / "rwkv")
     tokenizer = str(small.path("tiny"))
-    status, _, error = command("look", "--model", str(tmp_path / "rwkv"), "--tokenizer", tokenizer, "--text", "a b")
-    assert status == 2
-    last = error.splitlines()[-1]
+    done = command("look", "--model", str(tmp_path / "rwkv"), "--tokenizer", tokenizer, "--text", "a b")
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
     assert last.startswith("regard: model: got RwkvForCausalLM, which ran a whole forward pass without calling")
 
 
@@ -166,10 +154,10 @@ def test_the_package_lists_its_verbs_and_things_show_their_arguments():
     assert repr(regard.build("softmax")) == "Softmax()"
 
 
-def test_the_package_runs_as_the_script_does():
+@pytest.mark.parametrize("module", ["regard", "regard.cli"])
+def test_the_package_runs_as_the_script_does(module):
     """``python -m regard`` is ``regard``; importing the module runs nothing."""
-    call = [sys.executable, "-m", "regard", "atlas", "sofmax"]
-    found = subprocess.run(call, capture_output=True, text=True)
+    found = subprocess.run([sys.executable, "-m", module, "atlas", "sofmax"], capture_output=True, text=True)
     assert found.returncode == 2
     assert found.stderr.startswith("regard: query: got 'sofmax'")
     assert importlib.import_module("regard.__main__")

@@ -12,6 +12,7 @@ from regard import patterns as p
 from regard.core.kinds import Sample
 from regard.kernels.block_sparse import plan as block_sparse
 from regard.laws import examine, laws_of
+from regard.patterns.base import GLANCE, Region
 
 GRID = (6, 7)
 LINE = [
@@ -155,6 +156,28 @@ def test_neighbourhoods_by_brute_force(given):
     assert torch.equal(pattern.dense(total)[0], want)
     assert pattern.pairs(total) == want.sum()
     assert want.any(1).all()
+
+
+@pytest.mark.parametrize("text", ["Sinks(91) & ~Sinks(90)", "~(Sinks(91) & ~Sinks(90))"])
+def test_blocks_larger_than_a_glance_are_settled_by_all_of_their_tokens(text):
+    """Key 90 alone differs; it is not among those that are looked at first."""
+    pattern, n = p.parse_pattern(text), 517
+    assert 90 not in Region.runs(torch.arange(n), 170).few(GLANCE).tokens
+    cover, mask = pattern.cover(n, rows=130, cols=170), pattern.dense(n)[0]
+    for block, rows in enumerate(mask.split(130)):
+        parts = rows.split(170, dim=1)
+        assert cover.lists(0, block).tolist() == [at for at, part in enumerate(parts) if part.any()]
+        full = cover.full[int(cover.offsets[block]) : int(cover.offsets[block + 1])]
+        assert full.tolist() == [bool(part.all()) for part in parts if part.any()]
+
+
+@pytest.mark.parametrize("text", ["Causal & (Window(64) | Sinks(4))", "Causal & Power(64)", "Blocks(700) & Causal"])
+def test_pairs_of_long_texts_are_those_of_the_mask(text):
+    pattern = p.parse_pattern(text)
+    for n, m in ((8999, 8999), (4107, 9001)):
+        assert pattern.pairs(n, m) == sum(
+            int(pattern.dense(n, m, rows=slice(i, i + 999)).sum()) for i in range(0, n, 999)
+        )
 
 
 @pytest.mark.parametrize("text", ["Causal & Window(4096)", "Causal & (Power(1024) | Sinks(1024))", "Blocks(1000)"])

@@ -85,32 +85,32 @@ from regard.tasks import Copy
 from regard.train.fit import Recipe, fit
 from regard.train.lm import predicted
 import torch
-model = LM(Config(7, width=16, layers="softmax, lightning", heads=2), seed=0)
 def loss(ready, generator):
     return torch.nn.functional.cross_entropy(*predicted(ready, Copy(range(7), (2, 4)), 13, 5, generator))
 def report(step, value):
     print(step, flush=True)
-    if step == 399 and sys.argv[2] == "endless":
+    if step == 79 and sys.argv[1] == "endless":
         sys.stdin.read()
-fit(model, loss, Recipe(400), Path(sys.argv[1]), every=0.01, report=report)
+for folder in sys.argv[2:]:
+    model = LM(Config(7, width=16, layers="softmax, lightning", heads=2), seed=0)
+    fit(model, loss, Recipe(80), Path(folder), every=0.01, report=report)
 """
 
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path):
-    """Killed at some step from the sixtieth to the last but one, at which it waits however late the kill comes."""
-    run = [sys.executable, "-c", SCRIPT]
-    endless = [*run, str(tmp_path / "k"), "endless"]
-    process = subprocess.Popen(endless, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    while int(process.stdout.readline()) < 60:
+    """Killed at some step from the twentieth to the last but one, at which it waits however late the kill comes."""
+    run, (cut, whole) = [sys.executable, "-c", SCRIPT], (tmp_path / "cut", tmp_path / "whole")
+    process = subprocess.Popen([*run, "endless", str(cut)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while int(process.stdout.readline()) < 20:
         pass
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = torch.load(tmp_path / "k" / "checkpoint.pt", weights_only=True)["step"]
-    assert 0 < done < 400
-    for name in "kw":
-        subprocess.run([*run, str(tmp_path / name), "on"], check=True, capture_output=True)
-    killed, whole = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["model"] for name in "kw")
-    assert all(torch.equal(killed[name], whole[name]) for name in whole)
+    done = torch.load(cut / "checkpoint.pt", weights_only=True)["step"]
+    assert 0 < done < 80
+    on = subprocess.run([*run, "on", str(cut), str(whole)], check=True, capture_output=True, text=True)
+    assert [int(step) for step in on.stdout.split()] == [*range(done + 1, 81), *range(1, 81)]
+    ended, unbroken = (torch.load(folder / "checkpoint.pt", weights_only=True)["model"] for folder in (cut, whole))
+    assert all(torch.equal(ended[name], unbroken[name]) for name in unbroken)
 
 
 def test_it_learns(tmp_path):
