@@ -11,6 +11,7 @@ import transformers
 
 from command_line import regard
 from regard.hosts import small
+from regard.hosts.load import check_name
 from regard.networks import LM, Config
 from regard.records.format import Record
 
@@ -126,6 +127,17 @@ def test_what_can_be_refused_at_once_is_refused_before_what_takes_seconds_to_imp
         "regard: --text", "regard: absent: no such file or folder", "regard: --layers", "regard: --neurons",
         "regard: --model",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "answers"),
+    [("tiny", None, False), (".", None, False), ("of/a-hub", "config.json", False), ("of/a-hub", None, True)],
+)
+def test_what_may_be_a_model_is_not_refused_by_its_name(name, kept, answers, monkeypatch):
+    """What ships, a folder, what the hub's cache has, and whatever a hub that answers may have."""
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: kept)
+    monkeypatch.setattr("regard.hosts.load.hub_answers", lambda: answers)
+    check_name(name)
 
 
 @pytest.fixture(scope="module")
