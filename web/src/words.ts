@@ -9,6 +9,11 @@ export function number(value: number): string {
   return value >= 1e-6 ? trim(value.toPrecision(2)) : "< 0.000001";
 }
 
+/** An entropy in nats to two decimals, without the sign of what rounds to zero. */
+export function nats(entropy: number): string {
+  return (Math.abs(entropy) < 0.005 ? 0 : entropy).toFixed(2);
+}
+
 function trim(digits: string): string {
   return digits.includes("e") ? Number(digits).toFixed(7) : digits;
 }

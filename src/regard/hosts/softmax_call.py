@@ -278,10 +278,10 @@ class AttentionMap:
 
     @torch.no_grad()
     def strip(self, rows: Tensor) -> AttentionRows:
-        """The ``rows`` (ascending) of A, over the keys that any of them may see."""
+        """The ``rows`` (ascending) of A, over the keys that any of them may see; rounding lifts none above one."""
         first, last = int(rows[0]), int(rows[-1])
         start, stop = self.call.span(first, last, rows)
-        logs = self.log_weights(rows, start, stop)
+        logs = self.log_weights(rows, start, stop).clamp_(max=0)
         weights = logs.exp()
         plain = self.call.mask is None and self.call.window is None
         free = min(max(first + 1, start), stop) if plain and self.call.causal else start

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from regard.hosts.attention_arguments import Asked
-from regard.hosts.softmax_call import SoftmaxCall, attend
+from regard.hosts.softmax_call import AttentionMap, SoftmaxCall, attend
 
 
 def test_keys_and_values_stored_channel_by_channel():
@@ -38,3 +38,16 @@ def test_a_mask_is_causal_where_no_query_sees_a_later_key(before, window):
     assert not call(mask=None).causal(before)
     assert call(causal=True, mask=None).causal(before)
     assert call(n=1, mask=None).causal(before)  # as the module says of itself
+
+
+@pytest.mark.parametrize("d", [16, 32, 64])
+def test_no_rounding_makes_a_weight_exceed_one(d):
+    """Rows of nearly one key: scores less a log-sum-exp a few units off, whose entropies fell below zero."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 64, d, generator=generator) for _ in range(3))
+    call = SoftmaxCall(12 * q, k, d**-0.5, causal=True)
+    lse = attend(call, v)[1] - 2e-5
+    rows = AttentionMap(call, lse).strip(torch.arange(64))
+    assert (rows.log_weights <= 0).all()
+    assert (rows.weights <= 1).all()
+    torch.testing.assert_close(rows.weights.sum(3), torch.ones(2, 3, 64), rtol=0, atol=1e-4)

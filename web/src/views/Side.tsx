@@ -9,7 +9,7 @@ import { CUT, ROLES, rolesOf, score, statistic, tabled } from "../roles";
 import { chooseHead, chooseToken, floor, grain, head, hideSinks, key, layer, measure, mode, other, pane, picking, preview, shown, view, zoomed } from "../state";
 import { keptBy } from "../shade";
 import { weights } from "../weights";
-import { begins, BESIDE, generated, headName, mechanismOf, number, placed, placeName, visible } from "../words";
+import { begins, BESIDE, generated, headName, mechanismOf, nats, number, placed, placeName, visible } from "../words";
 import { Find } from "./Find";
 import { Neurons } from "./Neurons";
 import { Next } from "./Next";
@@ -84,7 +84,7 @@ function Picker() {
       <p class="small">
         {entropy !== null && (
           <span title="mean over the rows; e to the entropy is the number of keys it would be spread over evenly">
-            entropy {entropy.toFixed(2)} nats, as over {Math.exp(entropy).toFixed(Math.exp(entropy) < 10 ? 1 : 0)} keys
+            entropy {nats(entropy)} nats, as over {Math.exp(entropy).toFixed(Math.exp(entropy) < 10 ? 1 : 0)} keys
           </span>
         )}
         {distance !== null && ` · mean distance ${distance.toFixed(0)} token${distance.toFixed(0) === "1" ? "" : "s"}`}
@@ -169,7 +169,7 @@ function Token() {
       <p class="small">
         {[
           mine.text === keys.text && by === "tokens" && `receives ${known ? number(known[1][of]![at]!) : "…"} on average`,
-          !Number.isNaN(entropy) && `entropy of its row ${Math.max(0, entropy).toFixed(2)} nats`,
+          !Number.isNaN(entropy) && `entropy of its row ${nats(entropy)} nats`,
         ]
           .filter(Boolean)
           .join(" · ")}
