@@ -35,7 +35,7 @@ def is_kept(found: Figures) -> Finding:
 
 
 @quick(seed=[0], steps=[30])
-@measured(seed=range(3), steps=[800])
+@measured(seed=range(5), steps=[2400])
 def pruned(seed: int, steps: int) -> dict[str, float]:
     """Accuracy on held-out digits with all tokens, without the half that sends least behind the second of three
     layers, and without a random half."""

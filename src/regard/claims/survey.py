@@ -1,4 +1,4 @@
-"""The head of a language model that matches prefixes, taken out, beside others at random."""
+"""The heads of a language model that match prefixes, taken out, beside others at random."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from regard.edits.ablation import HeadAblation
 from regard.hosts import small
 from regard.hosts.attach import attach
 
-OTHERS = 10
+OTHERS, THRESHOLD = 10, 0.5
+"""Draws of other heads; the score from which a head matches prefixes."""
 
 
 def repeated_loss(model: Any, ids: torch.Tensor, heads: list[Head]) -> float:
@@ -29,34 +30,59 @@ def repeated_loss(model: Any, ids: torch.Tensor, heads: list[Head]) -> float:
 
 
 @quick(model=["tiny"])
-@null(head=["random"])
-@measured(model=("tiny", "smollm2"), head=["best"])
-def ablated(model: str, head: str) -> dict[str, float | str]:
-    """The best prefix-matching score of a head, and what the loss rises by without it and without each of ten others.
+@null(taken=["random"])
+@measured(model=("tiny", "smollm2"), heads=("best", "all"), taken=["found"])
+def ablated(model: str, heads: str, taken: str) -> dict[str, float]:
+    """The least prefix-matching score of some heads, and the rise of the loss without them and without as many others.
 
-    The head is found on other random tokens than those on which it is taken out. Null: one at random in its place.
+    The heads, the best one or all of a score of 0.5 and more, are found on other random tokens than those on which they
+    are taken out; beside them ten draws of as many of the others. Null: one more draw in their place.
     """
     network, _ = small.load(model)
     size = network.config.vocab_size
     ranked = InductionHeads().run(network, repeats(size, 31, 4)).ranked()
-    drawn = Random(0).sample([h for h in heads_of(network) if h != ranked[0][:2]], OTHERS + 1)
-    chosen = ranked[0][:2] if head == "best" else drawn[-1]
-    score = next(value for layer, place, value in ranked if (layer, place) == chosen)
+    scores = {(layer, place): score for layer, place, score in ranked}
+    matching = [each for each, score in scores.items() if score >= THRESHOLD]
+    found = matching if heads == "all" else list(scores)[:1]
+    rest = [each for each in heads_of(network) if each not in found]
+    *draws, another = (Random(draw).sample(rest, len(found)) for draw in range(OTHERS + 1))
+    chosen = found if taken == "found" else another
     ids = torch.stack([prompt.ids for prompt in repeats(size, 31, 4, seed=1)])
     whole = repeated_loss(network, ids, [])
-    rises = [repeated_loss(network, ids, [other]) - whole for other in drawn[:OTHERS]]
-    found = {"score": score, "rise": repeated_loss(network, ids, [chosen]) - whole, "which": f"{chosen[0]}.{chosen[1]}"}
-    return found | {"others": sum(rises) / OTHERS}
+    rise, *others = (repeated_loss(network, ids, some) - whole for some in (chosen, *draws))
+    return {
+        "score": min(scores[each] for each in chosen),
+        "count": float(len(chosen)),
+        "rise": rise,
+        "others": sum(others) / OTHERS,
+    }
 
 
-def of(model: str) -> Cells:
-    """Those of one model."""
+def best_of(model: str) -> Cells:
+    """The best head of one model."""
+    return ablated.where(model=[model], heads=["best"])
+
+
+def together(model: str) -> Cells:
+    """All heads of one model that match prefixes, and the best one."""
     return ablated.where(model=[model])
 
 
 def is_the_cause(found: Figures) -> Finding:
     """A score of 0.5, and five times the mean of others."""
-    scores, rises, others = (found(name) for name in ("score", "rise", "others"))
-    told = [f"{m}: score {s:.2f}, {r:+.3f} nats, others {o:.3f}" for m, s, r, o in
-            zip(found("model"), scores, rises, others, strict=True)]  # fmt: skip
-    return Finding.of("; ".join(told), min(scores) >= 0.5, all(r >= 5 * o for r, o in zip(rises, others, strict=True)))
+    return carried(found, "best")
+
+
+def together_they_are(found: Figures) -> Finding:
+    """All of a score of 0.5 or more: five times the mean of as many others; the best one alone is told beside them."""
+    together, alone = carried(found, "all"), carried(found, "best")
+    return Finding(f"{together.figure}; the best alone, {alone.figure}", together.held)
+
+
+def carried(found: Figures, heads: str) -> Finding:
+    """Whether these heads match prefixes, and cost five times what others cost."""
+    score, rise, others, count = (found.one(of, heads=heads) for of in ("score", "rise", "others", "count"))
+    what = "score" if count == 1 else f"{count:.0f} heads, least score"
+    return Finding.of(
+        f"{what} {score:.2f}: {rise:+.3f} nats, others {others:+.3f}", score >= THRESHOLD, rise >= 5 * others
+    )

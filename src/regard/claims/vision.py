@@ -273,14 +273,14 @@ def adjoint(solver: str) -> dict[str, float]:
     return {"apart": max((a - b).abs().max().item() for a, b in zip(*found, strict=True))}
 
 
-@measured(backbone=("sequential", "parallel"), seed=range(3), steps=[1000])
+@measured(backbone=("sequential", "parallel"), seed=range(10), steps=[1000])
 def blocks(backbone: str, seed: int, steps: int) -> dict[str, float]:
     """Accuracy on held-out digits of three layers one after another, or each beside its network."""
     config = Config(10, width=32, heads=2, layers="softmax*3")
     return {"right": accuracy(ViT(config, (8, 8), 2, backbone=backbone, seed=seed), seed, steps)}  # pyright: ignore
 
 
-@measured(method=("euler", "rk4"), seed=range(3), steps=[1000])
+@measured(method=("euler", "rk4"), seed=range(10), steps=[1000])
 def solvers(method: str, seed: int, steps: int) -> dict[str, float]:
     """Accuracy on held-out digits of one layer integrated over a time of 3 in 3 steps."""
     return {"right": accuracy(ode(method, 3, 3.0, seed=seed), seed, steps)}

@@ -33,13 +33,13 @@ of `lookback_lens` are what a logistic probe is trained on, and `causal_head_gat
     claim=(
         Claim(
             "SmolLM2 has a head that matches prefixes, and a repetition loses 5 times more by it than by others",
-            cells="survey.of(model='smollm2')",
+            cells="survey.best_of(model='smollm2')",
             holds="survey.is_the_cause",
         ),
         Claim(
-            "so has and so does the model that ships",
-            cells="survey.of(model='tiny')",
-            holds="survey.is_the_cause",
+            "the model that ships has several, and loses 5 times more by them together than by as many others",
+            cells="survey.together(model='tiny')",
+            holds="survey.together_they_are",
         ),
     ),
 )
