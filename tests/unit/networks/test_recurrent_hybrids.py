@@ -3,8 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from regard.core.layout import Layout
+from regard.kernels.scan import gated
 from regard.networks import Config
 from regard.networks.hymba import HymbaLM
 from regard.networks.mega import MegaBlock, MegaLM, MovingAverage
@@ -124,3 +126,14 @@ def test_mega_counts_its_products():
 def test_what_cannot_be(make, named):
     with pytest.raises(ValueError, match=f"^{named}: "):
         make()
+
+
+def test_flops_of_a_hybrid_are_counted_where_its_scans_are_products(monkeypatch):
+    """PyTorch counts no states of single values; those of pairs of tokens it does, and all of the rest."""
+    model = HymbaLM(Config(29, 12, "softmax*7", heads=2, kv_heads=1, inner=17), window=5, meta=3, seed=0)
+    ids = torch.randint(29, (2, 23))
+    narrow = model.flops(23, 2)
+    monkeypatch.setattr(gated, "NARROW", 0)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(ids)
+    assert model.flops(23, 2) == counter.get_total_flops() > narrow

@@ -13,6 +13,7 @@ from regard.core.mechanism import at_hand
 from regard.kernels import device as gpu
 from regard.kernels.scan import fla
 from regard.kernels.scan.decays import Sums
+from regard.kernels.scan.narrow import NARROW, narrow_scan
 
 CHUNK = 64  # tokens whose scores are formed; larger costs FLOPs, smaller steps
 INNER = 16  # of a chunk, where channels decay apart
@@ -151,6 +152,9 @@ def window(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
     n = inputs.q.shape[2]
     if n == 1:
         return step(inputs, state)
+    if inputs.log_decay is not None and is_narrow(inputs):
+        x = inputs
+        return narrow_scan(x.q, x.k, x.v, inputs.log_decay, x.resets, state, min(n, CHUNK))
     x = inputs.fold(min(n, CHUNK))
     decay = None if x.log_decay is None else Sums.of(spread(x.log_decay), 3)  # from the chunk's start
     since = None if x.resets is None else x.resets.cumsum(2)[:, None]
@@ -171,6 +175,12 @@ def window(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
         chunks = delta(x, x.beta[..., None], decay, since, chunks, shared)
     outs, state = chunk_recurrence(chunks, state)
     return outs.flatten(2, 3), state
+
+
+def is_narrow(x: Inputs) -> bool:
+    """Whether each head has few values for its channels, which decay apart, and nothing is removed."""
+    apart = x.log_decay is not None and x.log_decay.dim() == x.k.dim() and x.k.shape[-1] > 1
+    return apart and x.beta is None and x.erase_key is None and x.v.shape[-1] <= NARROW
 
 
 def step(x: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -347,6 +357,8 @@ def channel_pairs(q: Tensor, k: Tensor, decay: Sums) -> Tensor:
 def gated_flops(n: int, d: int, e: int, channels: bool = False, kind: Kind = "plain") -> int:
     """FLOPs of one head's matrix products: scores and their values inside chunks, reading and writing the state.
 
+    Those of `NARROW` values are what the states of its tokens take, which are no matrix products.
+
     The triangular systems of the delta rule and of a removal, which are no matrix products, are left out:
     ``C (d + e) n`` multiply-adds.
     """
@@ -359,6 +371,8 @@ def chunk_flops(size: int, d: int, e: int, channels: bool, kind: Kind) -> int:
     times, values, states = {"plain": (1, 1, 2), "delta": (2, 1, 3), "removal": (4, 3, 4)}[kind]
     if size == 1:
         return states * 2 * d * e
+    if channels and kind == "plain" and e <= NARROW and d > 1:
+        return 3 * 2 * size * d * e
     blocks = [(start, min(INNER, size - start)) for start in range(0, size, INNER)]
     scored = sum(2 * rows * (start + rows) * d for start, rows in blocks) if channels else 2 * size * size * d
     return times * scored + values * 2 * size * size * e + states * 2 * size * d * e

@@ -1,0 +1,70 @@
+"""The scan of few values a head: the recurrence with all gradients, by tokens and by chunks, at any strength."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from regard.kernels.scan import gated, narrow, scan
+from unit.kernels.test_scan_gated import draw, step_by_step
+
+WAYS = pytest.mark.parametrize("large", [1, 1 << 60])  # token by token, and a token of every chunk
+
+
+def with_gradients(run, x, state):
+    leaves = [tensor.clone().requires_grad_(tensor.is_floating_point()) for tensor in [*x.tensors, state]]
+    out, after = run(x.like(leaves[:-1]), leaves[-1])
+    loss = (out * torch.sin(torch.arange(out.numel()).view_as(out))).sum() + after.square().sum()
+    return [out, after, *torch.autograd.grad(loss, [leaf for leaf in leaves if leaf.requires_grad])]
+
+
+@WAYS
+@pytest.mark.parametrize("n", [2, 64, 131, 1100])
+@pytest.mark.parametrize(("e", "packed"), [(1, False), (1, True), (4, True)])
+def test_it_is_the_recurrence_with_all_gradients(n, e, packed, large, monkeypatch):
+    monkeypatch.setattr(narrow, "LARGE", large)
+    x, state = draw(n, "channel", "plain", packed, e=e, b=2 if n < 1000 else 1)
+    for mine, wanted in zip(*(with_gradients(run, x, state) for run in (scan, step_by_step)), strict=True):
+        torch.testing.assert_close(mine, wanted, atol=1e-9, rtol=1e-8)
+
+
+@WAYS
+def test_only_what_is_asked_for_has_a_gradient(large, monkeypatch):
+    """The last state alone, then the outputs alone."""
+    monkeypatch.setattr(narrow, "LARGE", large)
+    x, state = draw(70, "channel", "plain", True, e=2)
+    for place in (0, 1):
+        found = []
+        for run in (scan, step_by_step):
+            key = x.k.clone().requires_grad_()
+            found.append(torch.autograd.grad(run(replace(x, k=key), state)[place].sin().sum(), key)[0])
+        torch.testing.assert_close(*found, atol=1e-10, rtol=1e-8)
+
+
+@settings(max_examples=25)
+@given(st.integers(2, 150), st.integers(1, 4), st.sampled_from([1, 1 << 60]), st.floats(-6, 4), st.integers(0, 9))
+def test_decays_of_any_strength_in_single_precision(n, e, large, power, seed):
+    """Shut gates of −∞ among them, whose gradients stay finite."""
+    x, state = draw(n, "channel", "plain", seed % 2 == 0, seed, e=e)
+    decay = x.log_decay * 10**power
+    shut = torch.rand(decay.shape, generator=torch.Generator().manual_seed(seed)) < 0.05
+    x = replace(x, log_decay=decay.masked_fill(shut, -torch.inf))
+    wanted, kept = step_by_step(x, state)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(narrow, "LARGE", large)
+        found = with_gradients(scan, x.each(lambda t, _: t.float() if t.is_floating_point() else t), state.float())
+    for mine, exact in zip(found, (wanted, kept), strict=False):
+        assert (mine - exact).abs().max() <= 2e-5 * (1 + exact.abs().max())
+    assert all(x.isfinite().all() for x in found)
+
+
+def test_wider_values_take_pairs(monkeypatch):
+    monkeypatch.setattr(gated, "narrow_scan", None)
+    x, state = draw(9, "channel", "plain", False, e=narrow.NARROW + 1)
+    scan(x, state)
+    with pytest.raises(TypeError):
+        scan(replace(x, v=x.v[..., :1]), state[..., :1])
