@@ -118,15 +118,17 @@ def emergence() -> Cells:
 
 def emerges_with_softmax(found: Figures) -> Finding:
     """From none to over 20% of the heads with softmax, under 1% with sigmoid."""
-    after = {setting: found("first", setting=setting) for setting in emergence().values["setting"]}
-    before, told = found("before"), {name: listed(shares, ".0%") for name, shares in after.items()}
-    mass, value, itself = (listed(found(of, setting="plain"), ".0%") for of in ("dormant", "value", "itself"))
-    rest = f"tokens that copy nothing give it {mass} and themselves {itself}, its value has {value} of others' norm"
+    before, after, other = found("before"), found("first", setting="plain"), found("first", setting="sigmoid")
+    settings = emergence().values["setting"]
+    mass = {setting: listed(found("dormant", setting=setting), ".0%") for setting in settings}
+    value, itself = (listed(found(of, setting="plain"), ".0%") for of in ("value", "itself"))
     figure = (
-        f"sinks trained with softmax {told['plain']} of the heads, with sigmoid {told['sigmoid']}, untrained at most "
-        f"{max(before):.0%}; with softmax without triggers {told['no triggers']}, on source {told['source']}; {rest}"
+        f"sinks trained with softmax {listed(after, '.0%')} of the heads, with sigmoid {listed(other, '.0%')}, "
+        f"untrained at most {max(before):.0%}; tokens that copy nothing give the first {mass['plain']}, themselves "
+        f"{itself}, with sigmoid the first {mass['sigmoid']}; with softmax without triggers {mass['no triggers']}, on "
+        f"source {mass['source']}; its value has {value} of others' norm"
     )
-    return Finding.of(figure, max(before) == 0, min(after["plain"]) > 0.2, max(after["sigmoid"]) < 0.01)
+    return Finding.of(figure, max(before) == 0, min(after) > 0.2, max(other) < 0.01)
 
 
 def gated() -> Cells:
