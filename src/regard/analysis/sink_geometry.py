@@ -68,7 +68,7 @@ class Geometry(Result):
             holds="frames.mostly_centralised",
         ),
         Claim(
-            "frames are there after the first fifth of training: what is concentrated by then stays so",
+            "frames are there after the first fifth of training and stay: Bigram-Backcopy, one head",
             cells="frames.trained",
             holds="frames.early",
         ),

@@ -38,9 +38,9 @@ from regard.probes.places import ColumnMeans
             holds="heads.no_other_token",
         ),
         Claim(
-            "sinks emerge in training with softmax, and do not with sigmoid attention",
-            cells="heads.emergence",
-            holds="heads.emerges_with_softmax",
+            "sinks emerge in training with softmax, and do not with sigmoid attention: Bigram-Backcopy, one head",
+            cells="dormant.emergence()",
+            holds="dormant.emerges_with_softmax",
         ),
         Claim(
             "how many there are depends on how a model is trained: fewer with small steps, not more without decay",
@@ -49,8 +49,8 @@ from regard.probes.places import ColumnMeans
         ),
         Claim(
             "a learned key without a value takes what they would take",
-            cells="sink_settings.of_mechanism()",
-            holds="sink_settings.is_absorbed",
+            cells="dormant.of_mechanism()",
+            holds="dormant.is_absorbed",
         ),
     ),
 )

@@ -13,9 +13,9 @@ from regard.analysis.secondary_sinks import sinks_of, traced
 from regard.analysis.sink_geometry import Frame, Geometry, geometry
 from regard.claims.cells import measured, quick
 from regard.claims.figures import Figures, Finding, listed
-from regard.claims.testbeds import source
+from regard.claims.testbeds import backcopy
 from regard.claims.testbeds.key_values import smollm2
-from regard.networks.lm import LM, Config
+from regard.networks.lm import LM
 from regard.train.fit import Recipe, Step, fit
 
 KINDS: tuple[Frame, ...] = ("centralised", "distributed", "bidirectional")
@@ -74,14 +74,16 @@ LOOKS = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 1.0)
 
 
 @quick(seed=[0], steps=[20])
-@measured(seed=range(2), steps=[300])
+@measured(seed=range(3), steps=[backcopy.STEPS])
 def trained(seed: int, steps: int) -> dict[str, float]:
-    """The mean concentration of the heads of a language model of two layers on text, as training goes on, and the share
-    of them that is centralised at its end."""
-    model = LM(Config(source.VOCABULARY, 64, "softmax*2", heads=4), seed)
-    held_out = source.windows(source.characters(True), 2, 64, torch.Generator().manual_seed(7))
-    codes, figures = source.characters(False), dict[str, float]()
-    at = {share: round(share * steps) for share in LOOKS}
+    """The mean concentration of the head of a model on Bigram-Backcopy, as training goes on, and the share of texts in
+    which it is centralised at its end.
+
+    On source the eight heads of two layers were never centralised, and their concentration fell, from 7.5% to 5.7%.
+    """
+    model, task = backcopy.network(seed), backcopy.task()
+    held_out = backcopy.held_out(task, 8)
+    at, figures = {share: round(share * steps) for share in LOOKS}, dict[str, float]()
 
     def look(step: int) -> None:
         found = of_heads(model, held_out)
@@ -95,7 +97,7 @@ def trained(seed: int, steps: int) -> dict[str, float]:
         return False
 
     def loss(ready: Any, generator: torch.Generator) -> Tensor:
-        return ready.loss(source.windows(codes, 16, 64, generator))
+        return ready.loss(task.batch(generator, backcopy.BATCH, backcopy.LENGTH)[0])
 
     look(0)
     fit(model, loss, Recipe(steps, seed=seed), until=watched)
@@ -115,8 +117,8 @@ def early(found: Figures) -> Finding:
     shares = [(b - a) / (c - a) for a, b, c in zip(start, soon, end, strict=True)]
     figure = (
         f"the token with most mass has {listed(start, '.1%')} of it before training, {listed(soon, '.1%')} after a "
-        f"fifth of the steps, {listed(end, '.1%')} at the end, where {listed(found('centralised'), '.0%')} of "
-        "heads are centralised"
+        f"fifth of the steps, {listed(end, '.1%')} at the end, where the head is "
+        f"centralised in {listed(found('centralised'), '.0%')} of texts"
     )
     return Finding.of(figure, all(c > a for a, c in zip(start, end, strict=True)), min(shares) >= 0.5)
 

@@ -25,14 +25,12 @@ from regard.analysis.sinks import SinkHeads, windows
 from regard.analysis.sweep import by_layer, heads_of, random_like
 from regard.claims.cells import measured
 from regard.claims.figures import Figures, Finding, listed
-from regard.claims.testbeds import source
 from regard.claims.testbeds.key_values import gain, smollm2
 from regard.claims.testbeds.sentences import TASKS, pairs, prompts
 from regard.edits.ablation import HeadAblation
 from regard.experiments.cell import Cell
 from regard.hosts.attach import attach
 from regard.hosts.small import TITLES, load
-from regard.networks.lm import LM, Config
 
 LENGTHS, DEPTHS = (128, 256, 512), (0.1, 0.3, 0.5, 0.7, 0.9)
 HEADS, BEST = 270, 13
@@ -138,25 +136,6 @@ def no_other_token(found: Figures) -> Finding:
     most, at, early = (found.one(f"other{what}") for what in ("", " at", " of the first half"))
     figure = f"others at most {most:.1%} of the heads (position {at} of 64), {early:.1%} among the first 32"
     return Finding.of(figure, most <= 0.05)
-
-
-@measured(mechanism=("softmax", "sigmoid"), seed=range(3), steps=[400])
-def emergence(mechanism: str, seed: int, steps: int) -> dict[str, float]:
-    """The share of heads whose sink is the first token, of a language model of two layers, untrained and trained."""
-    model = LM(Config(source.VOCABULARY, 64, f"{mechanism}*2", heads=4), seed)
-    held_out = source.windows(source.characters(True), 8, 64, torch.Generator().manual_seed(7))
-    before = by_position(model, [Prompt(ids) for ids in held_out])[:, 0].mean().item()
-    source.trained(model, seed, steps)
-    return {"before": before, "after": by_position(model, [Prompt(ids) for ids in held_out])[:, 0].mean().item()}
-
-
-def emerges_with_softmax(found: Figures) -> Finding:
-    """From none to over 20% of the heads with softmax, under 1% with sigmoid."""
-    before, after, other = found("before"), found("after", mechanism="softmax"), found("after", mechanism="sigmoid")
-    figure = f"sinks trained with softmax {listed(after, '.0%')} of the heads, with sigmoid {listed(other, '.0%')}"
-    return Finding.of(
-        f"{figure}, untrained at most {max(before):.0%}", max(before) == 0, min(after) > 0.2, max(other) < 0.01
-    )
 
 
 @measured()

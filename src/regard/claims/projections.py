@@ -341,14 +341,6 @@ def opens_little(found: Figures) -> Finding:
     return Finding.of(f"opened by {interval(opened, '.2f')} on average", mean(opened) < 0.5)
 
 
-def looks_less_at_the_first(found: Figures) -> Finding:
-    """Less weight on the first token than without gates."""
-    plain, other = both(found, "first")
-    return Finding.of(
-        f"on the first token {interval(other, '.2%')}, without {interval(plain, '.2%')}", mean(other) < mean(plain)
-    )
-
-
 def loses_less(found: Figures) -> Finding:
     """A smaller loss than without."""
     plain, other = both(found, "loss")

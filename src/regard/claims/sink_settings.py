@@ -8,8 +8,8 @@ import torch
 from torch import Generator, Tensor
 
 from regard.analysis.base import Prompt
-from regard.claims.cells import Cells, measured, quick
-from regard.claims.figures import Figures, Finding, listed
+from regard.claims.cells import measured, quick
+from regard.claims.figures import Figures, Finding
 from regard.claims.heads import by_position
 from regard.claims.testbeds import source
 from regard.networks.lm import LM, Config
@@ -60,21 +60,6 @@ def grid(setting: str, seed: int, steps: int) -> dict[str, float]:
     first = by_position(model, [Prompt(ids) for ids in texts])[:, 0].mean()
     share = float((left > EPSILON).double().mean()) if setting == "key bias" else 0.0
     return {"first": float(first), "learned": share, "loss": source.held_out_loss(model, count=128)}
-
-
-def of_mechanism() -> Cells:
-    """Those with a learned key and those without."""
-    return grid.where(setting=["plain", "key bias"])
-
-
-def is_absorbed(found: Figures) -> Finding:
-    """With it the first token is a sink in under 5% of the heads and the key in over 20%, as the token is without."""
-    plain, first, key = found("first", setting="plain"), *(found(of, setting="key bias") for of in ("first", "learned"))
-    figure = (
-        f"the first token is a sink in {listed(plain, '.0%')} of the heads, with a learned key in "
-        f"{listed(first, '.0%')}, and the key itself in {listed(key, '.0%')}"
-    )
-    return Finding.of(figure, min(plain) > 0.2, max(first) < 0.05, min(key) > 0.2)
 
 
 def depends_on_training(found: Figures) -> Finding:

@@ -40,9 +40,9 @@ At = Literal["query", "key", "value", "heads", "output"]
         ),
         Claim("opens it by less than half", cells="projections.gated_models", holds="projections.opens_little"),
         Claim(
-            "looks less at the first token",
-            cells="projections.gated_models",
-            holds="projections.looks_less_at_the_first",
+            "looks less at the first token: Bigram-Backcopy, one head",
+            cells="dormant.gated()",
+            holds="dormant.looks_less_at_the_first",
         ),
         Claim(
             "and bears ten times the learning rate better",

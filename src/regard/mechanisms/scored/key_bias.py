@@ -25,9 +25,9 @@ from regard.mechanisms.cached import Cached
     aliases=("k_bias",),
     fidelity="hand values",
     claim=Claim(
-        "a learned key takes the mass that else the first token gets",
-        cells="sink_settings.of_mechanism()",
-        holds="sink_settings.is_absorbed",
+        "a learned key takes the mass that else the first token gets: Bigram-Backcopy, one head",
+        cells="dormant.of_mechanism()",
+        holds="dormant.is_absorbed",
     ),
 )
 class KeyBias(Cached):
