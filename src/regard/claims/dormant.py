@@ -137,10 +137,10 @@ def gated() -> Cells:
 
 
 def looks_less_at_the_first(found: Figures) -> Finding:
-    """Less weight on the first token than without gates.
+    """Less weight on the first token than without gates, in every seed.
 
     On source, two layers of four heads after 400 steps, heads with gates gave it 0.9% of the weight and no gates 0.8%.
     """
     plain, other = (found("mass", setting=setting) for setting in ("plain", "gates"))
     figure = f"on the first token {interval(other, '.1%')}, without {interval(plain, '.1%')}"
-    return Finding.of(figure, sum(other) < sum(plain))
+    return Finding.of(figure, all(gates < none for gates, none in zip(other, plain, strict=True)))

@@ -22,7 +22,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from regard.claims.testbeds import source
-from regard.networks.lm import LM, Config
+from regard.networks.lm import Config
+from regard.networks.untied import UntiedLM
 from regard.tasks.backcopy import BigramBackcopy
 
 SYMBOLS, LENGTH, BATCH, STEPS = 64, 64, 32, 1000
@@ -50,24 +51,21 @@ def task(triggers: int = 3) -> BigramBackcopy:
     return BigramBackcopy(bigrams(), tuple(range(triggers)))
 
 
-class Untied(LM):
-    """A language model with an output matrix of its own and embeddings of unit variance."""
+class UnitVariance(UntiedLM):
+    """A language model with an output matrix of its own, drawn as a linear layer's, and embeddings of unit variance."""
 
     def __init__(self, config: Config, seed: int) -> None:
         super().__init__(config, seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.output = nn.Linear(config.width, config.vocabulary, bias=False)
+            self.output = nn.Linear(config.width, config.vocabulary, bias=False).weight
             nn.init.normal_(self.embedding.weight)
 
-    def read(self, x: Tensor) -> Tensor:
-        return self.output(self.norm(x))
 
-
-def network(seed: int, layers: str = "softmax", **sizes: Any) -> Untied:
+def network(seed: int, layers: str = "softmax", **sizes: Any) -> UnitVariance:
     """A model of 64 channels, of one head and for the ids of the task where ``sizes`` do not say otherwise."""
     config = Config(**{"vocabulary": task().vocabulary, "width": 64, "layers": layers, "heads": 1} | sizes)
-    return Untied(config, seed)
+    return UnitVariance(config, seed)
 
 
 @torch.no_grad()
