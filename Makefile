@@ -21,7 +21,7 @@ test: .venv/dev.stamp chromium  ## linters, types, import contracts, all tests
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 claims: .venv/models.stamp  ## measure what papers say, as far as its code has changed; writes docs/claims.md
 	OMP_NUM_THREADS=1 $(BIN)/regard claims --all --page docs/claims.md

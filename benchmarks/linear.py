@@ -1,7 +1,8 @@
-"""The scan: its precision under weak and strong decays, and its time for each token at growing lengths.
+"""The scan: its precision under weak and strong decays, its time for each token at growing lengths, and Mamba's.
 
     python benchmarks/linear.py precision
     python benchmarks/linear.py growth                  # --no-kept: pages go back to the system, as they do by default
+    python benchmarks/linear.py mixers                  # one thread: Mamba beside that of Transformers
 
 Each prints a table of docs/benchmarks.md.
 """
@@ -12,7 +13,7 @@ import os
 import statistics
 import sys
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +21,15 @@ import typer
 
 import regard
 from regard.core.layout import Layout
-from regard.experiments.timing import clock
+from regard.experiments.timing import clock, interleaved
 
 CAUSAL = Layout(causal=True)
 KINDS = ("lightning", "linear", "retnet", "gla", "deltanet", "gated_deltanet", "mamba2", "mamba", "rwkv6")
 STRENGTHS = {"weak": 1e-4, "strong": 3.0}
 """Mean decay of a token: exp(−1e-4) and exp(−3)."""
+
+LEARNED = 256
+"""Tokens up to which mixers are timed with gradients: those of Transformers take as the square of the tokens."""
 
 KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 """The environment in which glibc keeps the pages of freed tensors; else each new tensor's are zeroed again."""
@@ -96,6 +100,49 @@ def growth(
             times = [clock(work, torch.device("cpu")) for _ in range(rounds + 1)]
             cells.append(f"{statistics.median(times[1:]) / n * 1e6:.1f}")
         print(f"| `{kind}` | {' | '.join(cells)} |", flush=True)
+
+
+@app.command()
+def mixers(
+    lengths: Annotated[str, typer.Option(help="tokens")] = "64,256,1024,4096",
+    width: Annotated[int, typer.Option(min=1)] = 768,
+    seconds: Annotated[float, typer.Option(min=1)] = 20.0,
+) -> None:
+    """A whole Mamba mixer of so many channels and 16 states, on the weights of Transformers' and beside it."""
+    from transformers import MambaConfig
+    from transformers.models.mamba.modeling_mamba import MambaMixer
+
+    torch.set_num_threads(1)
+    config = MambaConfig(hidden_size=width, state_size=16, num_hidden_layers=1)
+    theirs: Any = MambaMixer(config, 0).eval()
+    scan: Any = regard.build("mamba", heads=theirs.intermediate_size, head_dim=16)
+    with torch.no_grad():
+        scan.log_rate.copy_(theirs.A_log)
+
+    def mine(x: torch.Tensor) -> torch.Tensor:
+        """Everything but the scan as in Transformers' own mixer."""
+        hidden, gate = theirs.in_proj(x).mT.chunk(2, dim=1)
+        hidden = F.silu(theirs.conv1d(hidden)[..., : x.shape[1]])
+        sizes = [theirs.time_step_rank, theirs.ssm_state_size, theirs.ssm_state_size]
+        step, keys, queries = theirs.x_proj(hidden.mT).split(sizes, dim=-1)
+        step = F.softplus(theirs.dt_proj(step)).mT
+        queries, keys = (each[:, None].expand(-1, theirs.intermediate_size, -1, -1) for each in (queries, keys))
+        out = scan(queries, keys, hidden[..., None], CAUSAL, step=step)[..., 0] + hidden * theirs.D[:, None]
+        return theirs.out_proj((out * F.silu(gate)).mT)
+
+    def learned(mixer: Any, x: torch.Tensor) -> None:
+        mixer(x).square().sum().backward()
+
+    print("| tokens | forward ms | Transformers ms | ratio | with gradients ms | Transformers ms | ratio |")
+    print(f"|{'---|' * 7}")
+    for n in map(int, lengths.split(",")):
+        x, cells = torch.randn(1, n, width, generator=torch.Generator().manual_seed(n)), []
+        assert (mine(x) - theirs(x)).abs().max() <= 1e-3 * theirs(x).abs().max(), "another function"
+        works = (torch.no_grad()(lambda mixer, x: mixer(x)), learned)
+        for work in works[: 2 if n <= LEARNED else 1]:
+            found = interleaved(partial(work, mine, x), partial(work, theirs, x), torch.device("cpu"), seconds)
+            cells += [f"{1e3 * found.seconds:.1f}", f"{1e3 * found.baseline:.1f}", f"{found.median:.2f}"]
+        print(f"| {n:,} | {' | '.join((cells + ['–'] * 3)[:6])} |", flush=True)
 
 
 if __name__ == "__main__":
