@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 
 import pytest
@@ -60,6 +61,19 @@ def test_decays_of_any_strength_in_single_precision(n, e, large, power, seed):
     for mine, exact in zip(found, (wanted, kept), strict=False):
         assert (mine - exact).abs().max() <= 2e-5 * (1 + exact.abs().max())
     assert all(x.isfinite().all() for x in found)
+
+
+def test_nothing_is_kept_behind_the_backward_pass(monkeypatch):
+    """The last of the states that it needs is one of its outputs, which must not hold itself."""
+    monkeypatch.setattr(narrow, "LARGE", 1)
+    x, state = draw(20, "channel", "plain", False, e=1)
+    with_gradients(scan, x, state)
+    counts = []
+    for _ in range(2):
+        with_gradients(scan, x, state)
+        gc.collect()
+        counts.append(sum(isinstance(each, torch.Tensor) for each in gc.get_objects()))
+    assert counts[0] == counts[1]
 
 
 def test_wider_values_take_pairs(monkeypatch):

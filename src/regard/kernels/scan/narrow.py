@@ -57,19 +57,18 @@ class Tokens(torch.autograd.Function):
             outs.append((queries[..., None] * state).sum(-2))
             if wanted:
                 states.append(state)
-        ctx.save_for_backward(q, k, v, gates)
-        ctx.states = states
+        ctx.save_for_backward(q, k, v, gates, *states)
         ctx.set_materialize_grads(False)
         return torch.stack(outs).movedim(0, 2), state
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad, carried):
-        q, k, v, gates = ctx.saved_tensors
-        carried = torch.zeros_like(ctx.states[0]) if carried is None else carried
+        q, k, v, gates, *states = ctx.saved_tensors
+        carried = torch.zeros_like(states[0]) if carried is None else carried
         grad = torch.zeros_like(v) if grad is None else grad
         tokens, found = zip(*(x.unbind(2) for x in (q, k, v, gates, grad)), strict=True), []
-        around = zip(list(tokens), ctx.states[:-1], ctx.states[1:], strict=True)
+        around = zip(list(tokens), states[:-1], states[1:], strict=True)
         for (queries, keys, values, kept, upstream), before, after in reversed(list(around)):
             reading = upstream[..., None, :]
             carried = torch.addcmul(carried, queries[..., None], reading)
