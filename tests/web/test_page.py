@@ -286,9 +286,9 @@ def test_a_page_of_hundreds_of_heads(open_page, tmp_path):
     assert min(seconds_to_open(open_page, address(folder)) for _ in range(3)) < 2
 
 
-def seconds_to_open(open_page, address: str) -> float:
+def seconds_to_open(open_page, url: str) -> float:
     """What the page's process has computed up to its first view, however busy the machine is."""
-    page = open_page(address)
+    page = open_page(url)
     session = page.context.new_cdp_session(page)
     session.send("Performance.enable")
     return next(of["value"] for of in session.send("Performance.getMetrics")["metrics"] if of["name"] == "ProcessTime")

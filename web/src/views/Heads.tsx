@@ -104,11 +104,11 @@ function choose(each: Role, found: Place[]): void {
 function Card({ place: [inLayer, of], named, column }: { place: Place; named: boolean; column?: number }) {
   const roles = rolesOf(inLayer, of);
   const entropy = statistic("entropy", inLayer, of);
-  const measured = entropy === null ? "unknown" : nats(entropy);
+  const told = entropy === null ? "unknown" : nats(entropy);
   const chosen = layer.value === inLayer && head.value === of;
   const said = roles.map((each) => `${each.label} ${strength(each, inLayer, of)!.toFixed(2)}`).join(", ");
   return (
-    <button class="card" style={{ gridColumn: column }} role="gridcell" data-head={`${inLayer}/${of}`} aria-selected={chosen} tabIndex={chosen ? 0 : -1} aria-label={`${headName(inLayer, of)}; ${said || "no labelled role"}; entropy ${measured} nats`} title={`${headName(inLayer, of)}${said && `\n${said}`}\nentropy ${measured} nats`} onClick={() => open(inLayer, of)}>
+    <button class="card" style={{ gridColumn: column }} role="gridcell" data-head={`${inLayer}/${of}`} aria-selected={chosen} tabIndex={chosen ? 0 : -1} aria-label={`${headName(inLayer, of)}; ${said || "no labelled role"}; entropy ${told} nats`} title={`${headName(inLayer, of)}${said && `\n${said}`}\nentropy ${told} nats`} onClick={() => open(inLayer, of)}>
       {named && <span class="name">{headName(inLayer, of)}</span>}
       <Thumbnail layer={inLayer} head={of} />
       <span class="tags">
@@ -123,7 +123,7 @@ function Card({ place: [inLayer, of], named, column }: { place: Place; named: bo
         <span class="meter">
           <span style={{ width: `${Math.max(0, Math.min(100, ((entropy ?? 0) / Math.log(n)) * 100))}%` }} />
         </span>
-        <span class="value">{measured === "unknown" ? "–" : measured}</span>
+        <span class="value">{told === "unknown" ? "–" : told}</span>
       </span>
     </button>
   );

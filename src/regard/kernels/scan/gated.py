@@ -50,6 +50,11 @@ class Inputs:
         """Those that are given, in order."""
         return [x for x in (getattr(self, f.name) for f in fields(self)) if x is not None]
 
+    @property
+    def kind(self) -> Kind:
+        """What is taken away before a token is written."""
+        return "delta" if self.beta is not None else "plain" if self.erase_key is None else "removal"
+
     def like(self, tensors: list[Tensor]) -> Inputs:
         """The same with other tensors in the place of `tensors`."""
         given, left = [f.name for f in fields(self) if getattr(self, f.name) is not None], list(tensors)
@@ -152,9 +157,9 @@ def window(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
     n = inputs.q.shape[2]
     if n == 1:
         return step(inputs, state)
-    if inputs.log_decay is not None and is_narrow(inputs):
-        x = inputs
-        return narrow_scan(x.q, x.k, x.v, inputs.log_decay, x.resets, state, min(n, CHUNK))
+    decays, (d, e) = inputs.log_decay, state.shape[2:]
+    if decays is not None and is_narrow(d, e, decays.dim() == 4, inputs.kind):
+        return narrow_scan(inputs.q, inputs.k, inputs.v, decays, inputs.resets, state, min(n, CHUNK))
     x = inputs.fold(min(n, CHUNK))
     decay = None if x.log_decay is None else Sums.of(spread(x.log_decay), 3)  # from the chunk's start
     since = None if x.resets is None else x.resets.cumsum(2)[:, None]
@@ -177,10 +182,9 @@ def window(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
     return outs.flatten(2, 3), state
 
 
-def is_narrow(x: Inputs) -> bool:
-    """Whether each head has few values for its channels, which decay apart, and nothing is removed."""
-    apart = x.log_decay is not None and x.log_decay.dim() == x.k.dim() and x.k.shape[-1] > 1
-    return apart and x.beta is None and x.erase_key is None and x.v.shape[-1] <= NARROW
+def is_narrow(d: int, e: int, channels: bool, kind: Kind) -> bool:
+    """Whether heads have few values for their channels, which decay apart, and nothing is removed."""
+    return channels and kind == "plain" and e <= NARROW and d > 1
 
 
 def step(x: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -371,7 +375,7 @@ def chunk_flops(size: int, d: int, e: int, channels: bool, kind: Kind) -> int:
     times, values, states = {"plain": (1, 1, 2), "delta": (2, 1, 3), "removal": (4, 3, 4)}[kind]
     if size == 1:
         return states * 2 * d * e
-    if channels and kind == "plain" and e <= NARROW and d > 1:
+    if is_narrow(d, e, channels, kind):
         return 3 * 2 * size * d * e
     blocks = [(start, min(INNER, size - start)) for start in range(0, size, INNER)]
     scored = sum(2 * rows * (start + rows) * d for start, rows in blocks) if channels else 2 * size * size * d
