@@ -11,9 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regard.kernels.scan import gated, narrow, scan
+from regard.laws.mechanism import LAWS, example, subject
+from regard.mechanisms.linear.mamba import SelectiveScan
 from unit.kernels.test_scan_gated import draw, step_by_step
 
 WAYS = pytest.mark.parametrize("large", [1, 1 << 60])  # token by token, and a token of every chunk
+UNCLAIMED = ("mask", "bias", "symmetry", "cost")
 
 
 def with_gradients(run, x, state):
@@ -61,6 +64,14 @@ def test_decays_of_any_strength_in_single_precision(n, e, large, power, seed):
     for mine, exact in zip(found, (wanted, kept), strict=False):
         assert (mine - exact).abs().max() <= 2e-5 * (1 + exact.abs().max())
     assert all(x.isfinite().all() for x in found)
+
+
+@WAYS
+@pytest.mark.parametrize("law", [name for name in LAWS if name not in UNCLAIMED])
+def test_mamba_of_one_value_keeps_the_laws(law, large, monkeypatch):
+    """As its paper has it; examples have more values, whose FLOPs PyTorch counts, as it does not count states."""
+    monkeypatch.setattr(narrow, "LARGE", large)
+    assert LAWS[law](subject(example(SelectiveScan(4, 5), 4, 2, value_dim=1)))
 
 
 def test_nothing_is_kept_behind_the_backward_pass(monkeypatch):
