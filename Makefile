@@ -1,14 +1,15 @@
 # Every target sets up what it needs in .venv and works on a fresh clone with CPython 3.11 or newer.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Bytecode is written when a module is first imported: of most of what comes with PyTorch, never.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 UV := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --annotation-style line
 ANYWHERE := --universal --fork-strategy fewest --python-version 3.11 --upgrade
 DEV := --extra dev --no-emit-package regard pyproject.toml
 SAMPLE := src/regard/hosts/small/sample.txt
 LOOK := regard-look
 
-.PHONY: help look test claims families bench peers compat mutants docs notebooks web lock format clean
+.PHONY: help look test types cases claims families bench peers compat mutants docs notebooks web lock format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,8 +20,14 @@ look: .venv/look.stamp  ## look into the shipped model; prints where the page li
 test: .venv/dev.stamp chromium  ## linters, types, import contracts, all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory --jobs 2 types cases
+
+# At once, since checking types takes minutes of one core.
+types: .venv/dev.stamp
+	$(BIN)/pyright
+
+cases: .venv/dev.stamp chromium
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 claims: .venv/models.stamp  ## measure what papers say, as far as its code has changed; writes docs/claims.md

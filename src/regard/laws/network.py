@@ -186,7 +186,8 @@ def size(subject: Fed) -> str:
 def misprinted(name: str, preset: Preset) -> str:
     """Broken where a network of this preset has other sizes than are printed, or than its public weights have."""
     with torch.device("meta"):
-        count, work = total(sizes(Stages(preset.design), preset.side))
+        made = Stages(preset.design)
+    count, work = total(sizes(made, preset.side))
     printed = preset.parameters is None or is_printed(count, preset.parameters, 1e6)
     if preset.exact not in (None, count) or not printed:
         raise Broken(f"{name}: {count:,} parameters, want {preset.exact or ''} {preset.parameters or '–'} million")

@@ -32,7 +32,7 @@ SLOW = {
         "averages.matched",
         "regression.preconditioned",
     ),
-    *("survey.of(model='tiny')", "survey.of(model='smollm2')", "topics.embedded", "topics.attended"),
+    *("survey.best_of(model='smollm2')", "topics.embedded", "topics.attended"),
 }
 """Whose quick looks take more than a second or two."""
 CLAIMS = [
@@ -63,6 +63,10 @@ def test_the_null_fails_and_seeds_decide(entry, claim):
     assert first.sound
     assert first.figures.rows == second.figures.rows
     assert first.table()
+
+
+def test_what_is_slow_is_a_claim_of_a_study():
+    assert {claim.cells for entry in entries(kind="study") for claim in entry.claims} >= SLOW
 
 
 def test_every_study_names_a_null_or_is_known_to_have_none():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from regard.core.cost import Shape
@@ -17,7 +18,7 @@ from regard.mechanisms.scored.softmax import Softmax
 from regard.mechanisms.sparse.pattern import Patterned
 from regard.mechanisms.sparse.regions import RoutedRegions
 from regard.mechanisms.sparse.windows import Windows
-from regard.networks.stages.network import Stages
+from regard.networks.stages.network import Stage, Stages
 
 
 @dataclass(frozen=True)
@@ -62,21 +63,48 @@ def sizes(network: Stages, side: int | tuple[int, int] = 224, channels: int = 3)
     """The stem, each stage and the head, for one image of ``side`` pixels or of rows and columns.
 
     Attention to patterns counts the pairs that are seen, as papers do, not the blocks that a kernel computes. Tensors
-    have shapes alone: nothing is computed.
+    have shapes alone: nothing is computed. Blocks of a stage that are written alike, consist of the same modules and
+    read maps of the same shape take as much, so that only the first of them is run.
     """
     rows, columns = (side, side) if isinstance(side, int) else side
     made = meta(network)
     x, found = torch.empty(1, channels, rows, columns, device="meta"), []
     parts = [("stem", made.stem), *((f"stages.{n}", stage) for n, stage in enumerate(made.stages)), ("head", made.head)]
     for name, part in parts:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            x = part(x)
-        inside = sum(module.multiply_adds for module in part.modules() if isinstance(module, Counted))
-        count = sum(p.numel() for p in part.parameters()) + sum(
-            p.numel() for module in part.modules() if isinstance(module, Counted) for p in module.of[0].parameters()
-        )
-        found.append(PartSize(name, tuple(x.shape[1:]), count, counter.get_total_flops() // 2 + inside))
+        work, known = 0, {}
+        for module, what in pieces(network, name, part):
+            key = (what, x.shape)
+            if what is None or key not in known:
+                known[key] = taken(module, x)
+            more, x = known[key]
+            work += more
+        found.append(PartSize(name, tuple(x.shape[1:]), parameters(part), work))
     return found
+
+
+def pieces(network: Stages, name: str, part: nn.Module) -> Iterator[tuple[nn.Module, tuple[str, ...] | None]]:
+    """The modules of a part in their order, with what is the same of those that are alike, None where none may be."""
+    if not isinstance(part, Stage):
+        yield part, None
+        return
+    yield part.down, None
+    place = int(name.rpartition(".")[2])
+    for module, own, texts in zip(part.blocks, network.stages[place].blocks, network.design.blocks[place], strict=True):
+        yield module, (*texts, str(own))  # of the network itself, whose mechanisms tell their arguments
+
+
+def taken(module: nn.Module, x: Tensor) -> tuple[int, Tensor]:
+    """The multiply-adds of a module that reads x, and what it gives."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        out = module(x)
+    inside = sum(part.multiply_adds for part in module.modules() if isinstance(part, Counted))
+    return counter.get_total_flops() // 2 + inside, out
+
+
+def parameters(part: nn.Module) -> int:
+    """Those of a part, and of the mechanisms that are counted in it."""
+    inside = [module.of[0] for module in part.modules() if isinstance(module, Counted)]
+    return sum(each.numel() for module in (part, *inside) for each in module.parameters())
 
 
 def meta(network: Stages) -> Stages:
