@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import inspect
 import json
 import random
 from abc import abstractmethod
@@ -24,8 +23,8 @@ from regard.experiments.bootstrap import bootstrap
 from regard.experiments.cell import Cell, Report, Scalar
 from regard.experiments.run import run as run_cells
 from regard.experiments.store import Store
+from regard.hosts import caches
 from regard.hosts.attach import attach
-from regard.hosts.caches import is_cache
 
 Metric = Callable[[Tensor], Tensor]
 """From the logits of the last position ``(b, vocabulary)`` to a number each, ``(b,)``."""
@@ -295,16 +294,14 @@ class Sweep(Analysis[Pair, Effects]):
 
 def last_logits(model: Any, ids: Tensor, cache: Any = None) -> Tensor:
     """``(b, vocabulary)``: the logits of the last position."""
-    known = inspect.signature(model.forward).parameters
-    name = "cache" if "cache" in known else "past_key_values"  # as releases from 5.24 on call it, and those before
-    more = {"use_cache": False} if cache is None else {name: cache, "use_cache": True}
+    more = {"use_cache": False} if cache is None else {"use_cache": True, **caches.given(model, cache)}
     return model(input_ids=ids.to(model.device), logits_to_keep=1, **more).logits[:, -1]
 
 
 def prefix(model: Any, ids: Tensor) -> Any:
     """The cache of a text."""
     out = model(input_ids=ids.to(model.device), use_cache=True, logits_to_keep=1)
-    return next(value for value in out.values() if is_cache(value))
+    return next(value for value in out.values() if caches.is_cache(value))
 
 
 def repeated(cache: Any, rows: int) -> Any:

@@ -105,11 +105,11 @@ def of_several(tasks: int, heads: int, steps: int) -> list[SeveralRegressions]:
 
 @quick(seed=[0], steps=[10])
 @null(steps=[0])
-@measured(tasks=(1, 2), seed=range(SEEDS), steps=[6000])
-def preconditioned(tasks: int, seed: int, steps: int) -> dict[str, float]:
-    """What two heads a task weigh along each axis, the least variable first, over all, and their risk beside that of a
-    step of descent of the best size; null: untrained."""
-    model, scales = of_several(tasks, 2 * tasks, steps)[seed], torch.tensor(SCALES)
+@measured(tasks=(1, 2), heads=(2, 4), seed=range(SEEDS), steps=[6000])
+def preconditioned(tasks: int, heads: int, seed: int, steps: int) -> dict[str, float]:
+    """What so many heads a task weigh along each axis, the least variable first, over all, and their risk beside that
+    of a step of descent of the best size; null: untrained."""
+    model, scales = of_several(tasks, heads * tasks, steps)[seed], torch.tensor(SCALES)
     x, y, query, answer = several_prompts(20_000, LENGTH, scales, NOISE, tasks, Generator().manual_seed(7))
     with torch.no_grad():
         sizes = model.product[:, range(len(SCALES)), range(len(SCALES))].abs().sum(0)
@@ -121,12 +121,13 @@ def preconditioned(tasks: int, seed: int, steps: int) -> dict[str, float]:
 
 
 def weighs_by_variance(found: Figures) -> Finding:
-    """In every seed, of one task and of two, the least variable axis has the most weight and each next one less; the
-    risk is lower than that of a plain step of the best size."""
-    axes = [found(f"axis{place}") for place in range(len(SCALES))]
-    risk, plain = found("risk"), found("plain")
+    """In every seed, of one task and of two, four heads a task weigh the least variable axis most and each next one
+    less; the risk is lower than that of a plain step of the best size. Two heads are told beside them: both may begin
+    with one sign, and then stay one head."""
+    axes = [found(f"axis{place}", heads=4) for place in range(len(SCALES))]
+    risk, plain = found("risk", heads=4), found("plain", heads=4)
     told = ", ".join(interval(shares, ".2f") for shares in axes)
-    beside = f"risk {interval(risk)}, of a plain step {interval(plain)}"
-    figure = f"weight along axes of deviations {listed(SCALES, 'g')}: {told}; {beside}"
+    beside = f"risk {interval(risk)}, with two heads {listed(found('risk', heads=2), '.3f')}, of a plain step"
+    figure = f"weight along axes of deviations {listed(SCALES, 'g')}: {told}; {beside} {interval(plain)}"
     falls = [all(a > b for a, b in zip(one, other, strict=True)) for one, other in pairwise(axes)]
     return Finding.of(figure, *falls, all(a < b for a, b in zip(risk, plain, strict=True)))

@@ -16,7 +16,7 @@ from regard.core.edit import Edit, Place, Where
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.decoding.base import Request, Strategy
-from regard.decoding.monitoring import cache_name
+from regard.hosts import caches
 from regard.hosts.attach import attach
 
 
@@ -146,7 +146,7 @@ class Pieces:
         """Reads some of the tokens: what follows the last of them, and where its row looks."""
         model, mask = self.request.model, self.mask[:, : part.stop]
         takes = inspect.signature(model.forward).parameters
-        given: dict[str, Any] = {"attention_mask": mask, "use_cache": True, cache_name(model): self.cache}
+        given: dict[str, Any] = {"attention_mask": mask, "use_cache": True, **caches.given(model, self.cache)}
         if "position_ids" in takes:
             given["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, part]
         self.logits = model(input_ids=self.ids[:, part], **given).logits[:, -1].float()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any, ClassVar, cast
 
 import torch
@@ -21,6 +20,7 @@ from regard.core.atlas import Claim, published
 from regard.core.errors import wrong
 from regard.core.kinds import Sample
 from regard.decoding.base import Request, Strategy
+from regard.hosts import caches
 
 
 @published(
@@ -152,7 +152,7 @@ class Branches:
     def run(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Both models' logits of what follows these ids."""
         first, second = (
-            one(input_ids=ids, use_cache=True, **{cache_name(one): cache}).logits[:, -1].float()
+            one(input_ids=ids, use_cache=True, **caches.given(one, cache)).logits[:, -1].float()
             for one, cache in zip(self.models, self.caches, strict=True)
         )
         return first, second
@@ -179,11 +179,6 @@ class Branches:
     def end(self, criteria: Any) -> None:
         """Notes which branches have ended."""
         self.ended |= criteria(self.ids, None).to(self.ended.device)
-
-
-def cache_name(model: PreTrainedModel) -> str:
-    """What this release of Transformers calls the cache."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def small(seed: int) -> PreTrainedModel:

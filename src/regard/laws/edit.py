@@ -17,6 +17,7 @@ from regard.core.edit import Edit, Place, Where, uses
 from regard.core.kinds import Sample
 from regard.edits.saved import dumped, loaded
 from regard.edits.trace import Trace
+from regard.hosts import caches
 from regard.hosts.attach import attach
 from regard.laws.finding import Broken, Unclaimed, same
 from regard.laws.small import HEADS, llama, tokens
@@ -177,7 +178,7 @@ def decode(subject: Steered) -> str:
     cache = DynamicCache(config=model().config)
     with attach(model(), edits=[edit.but()]), torch.no_grad():
         for part in (slice(0, 5), slice(5, 8), *(slice(at, at + 1) for at in range(8, LENGTH))):
-            found.append(model()(input_ids=ids[:, part], past_key_values=cache).logits)
+            found.append(model()(input_ids=ids[:, part], **caches.given(model(), cache)).logits)
     return f"{same(torch.cat(found, 1), whole, CLOSE, 'in chunks'):.0e}"
 
 

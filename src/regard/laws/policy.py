@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicCache
 from regard.core.edit import Edit, Place
 from regard.core.kinds import Sample
 from regard.core.policy import Policy, View
+from regard.hosts import caches
 from regard.hosts.attach import attach
 from regard.hosts.compress import Compression, compress
 from regard.laws.finding import Broken, Unclaimed, same
@@ -86,7 +87,7 @@ class Subject:
                 if mask is not None:
                     places = (mask.cumsum(1) - 1).clamp(min=0)
                     about = {"attention_mask": mask[:, : at + n], "position_ids": places[:, part]}
-                found.append(model()(input_ids=ids[:, part], past_key_values=cache, **about).logits)
+                found.append(model()(input_ids=ids[:, part], **caches.given(model(), cache), **about).logits)
                 held.append(positions(cache, session) if isinstance(session, Compression) else [])
                 at += n
         return found, cache, held
@@ -147,7 +148,7 @@ def behind_what_is_left(subject: Subject) -> str:
     cache: Any = DynamicCache(config=one.config)
     with compress(one, subject.policy, subject.size), torch.no_grad():
         for index, n in enumerate(STEPS):
-            logits = one(input_ids=ids[:, at : at + n], past_key_values=cache).logits
+            logits = one(input_ids=ids[:, at : at + n], **caches.given(one, cache)).logits
             alone = one(input_ids=torch.cat([ids[:, held], ids[:, at : at + n]], 1), use_cache=True).logits[:, -n:]
             worst, at = max(worst, same(logits, alone, CLOSE, f"pass {index}")), at + n
             held, *others = cache.layers[0].positions(0)
