@@ -38,7 +38,7 @@ def train_many(
         Trained copies.
 
     Raises:
-        ValueError: no models, or not a rate for each. RuntimeError: a loss that is not finite.
+        ValueError: no models, or not a rate for each. RuntimeError: a loss or a gradient that is not finite.
     """
     if not models or len(rates) != len(models):
         raise wrong("rates", f"{len(rates)} for {len(models)} models", "one for each of at least one model")
@@ -62,6 +62,8 @@ def train_many(
             size = (second[name] / (1 - betas[1] ** (step + 1))).sqrt_().add_(1e-8)
             own = rate.view(-1, *[1] * (slope.dim() - 1)) / (1 - betas[0] ** (step + 1))
             values[name] = values[name] - own * first[name] / size
+    if not all(x.isfinite().all() for x in values.values()):
+        raise wrong("rates", "a gradient of the last step that is not finite", "lower ones", RuntimeError)
     trained = [deepcopy(model) for model in models]
     for place, model in enumerate(trained):
         model.load_state_dict({**model.state_dict(), **{name: x[place] for name, x in values.items()}})

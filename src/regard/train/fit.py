@@ -92,7 +92,8 @@ def fit(
             step; training ends where it says so.
 
     Raises:
-        ValueError: a checkpoint of another recipe or model. RuntimeError: a loss that is not finite.
+        ValueError: a checkpoint of another recipe or model. RuntimeError: a loss or a gradient that is not finite;
+            the model is as it was before that step.
     """
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=recipe.precision)
     optimiser = torch.optim.AdamW(groups(model, recipe.decay), lr=recipe.rate, betas=(0.9, 0.95))
@@ -112,7 +113,10 @@ def fit(
             came = f"{recipe.rate}, with which the loss of step {step + 1} is {value.item()}"
             raise wrong("rate", came, "a lower one", RuntimeError)
         accelerator.backward(value)
-        norm = accelerator.clip_grad_norm_(ready.parameters(), recipe.clip)
+        norm = float(accelerator.clip_grad_norm_(ready.parameters(), recipe.clip) or 0.0)
+        if not math.isfinite(norm) and accelerator.scaler is None:  # which leaves such steps out and goes on
+            came = f"{recipe.rate}, with which the gradient of step {step + 1} has the norm {norm}"
+            raise wrong("rate", came, "a lower one", RuntimeError)
         optimiser.step()
         optimiser.zero_grad()
         report(step + 1, value.item())
@@ -122,7 +126,7 @@ def fit(
             if time.monotonic() - saved > every or step + 1 == recipe.steps:
                 keep(accelerator.unwrap_model(ready), optimiser, folder, identity, step + 1)
                 saved = time.monotonic()
-        if until(Step(step + 1, value.item(), float(norm or 0.0))):
+        if until(Step(step + 1, value.item(), norm)):
             break
     return model.eval()
 

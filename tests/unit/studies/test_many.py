@@ -49,3 +49,5 @@ def test_what_cannot_be_trained_is_named():
         train_many([made(seed) for seed in range(3)], loss, batch, 1, [1e-3])
     with pytest.raises(RuntimeError, match=r"^rates: got a loss of step 1 that is not finite"):
         train_many([made(0)], lambda call, x, y: loss(call, x, y) * torch.nan, single, 1, [1e-3])
+    with pytest.raises(RuntimeError, match=r"^rates: got a gradient of the last step that is not finite"):
+        train_many([made(0)], lambda call, x, y: (call(x) * 0).clamp(min=0).sqrt().sum(), single, 1, [1e-3])

@@ -137,6 +137,19 @@ def test_a_loss_that_is_not_finite_stops_the_run():
         fit(LM(CONFIG), lambda model, generator: model.norm.weight.sum() * torch.nan, Recipe(3))
 
 
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_are_changed(tmp_path):
+    model = LM(CONFIG)
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+
+    def loss(ready, generator):  # 0 at a place where the slope is infinite
+        return (ready.norm.weight - ready.norm.weight.detach()).clamp(min=0).sqrt().sum()
+
+    with pytest.raises(RuntimeError, match=r"^rate: got .*, with which the gradient of step 1 has the norm inf"):
+        fit(model, loss, Recipe(3), tmp_path)
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
 def test_the_command_trains_and_writes_a_model(tmp_path):
     done = CliRunner().invoke(
         app, ["train", "task", "copy", str(tmp_path / "m"), "--layers", "gla, softmax", "--width", "16", "--steps", "3"]
