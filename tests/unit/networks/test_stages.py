@@ -13,6 +13,7 @@ import regard
 from reference.stages import state
 from reference.waves import wave
 from regard.mechanisms.scored.relative_plane import RelativePlane
+from regard.networks.stages import sizes as sizes_module
 from regard.networks.stages.design import Design, blocks_of
 from regard.networks.stages.network import Stages, started
 from regard.networks.stages.presets import is_printed
@@ -209,3 +210,17 @@ def test_weights_begin_as_the_design_says(how, spread):
     if spread is not None:
         assert network["map"].weight.std().item() == pytest.approx(spread, rel=0.05)
         assert not network["map"].bias.any()
+
+
+def test_blocks_that_are_alike_are_counted_once_and_others_each(monkeypatch):
+    network, parts = Stages(swin.design((2, 4), 4, 2, 4, True)), sizes_module.pieces
+    wide = Stages(swin.design((2, 4), 4, 2, 8, True))
+
+    def whole(made):
+        with monkeypatch.context() as patch:
+            patch.setattr(sizes_module, "pieces", lambda *given: ((module, None) for module, _ in parts(*given)))
+            return sizes(made, 64)
+
+    assert sizes(network, 64) == whole(network)
+    network.stages[1].blocks[2] = wide.stages[1].blocks[2]  # of wider windows, where the design says nothing of it
+    assert sizes(network, 64) == whole(network) != sizes(Stages(network.design), 64)
