@@ -178,9 +178,14 @@ def finds(found: Figures) -> Finding:
     )
 
 
+LIKE = {"memora": 93}
+"""Channels of linear attention whose state is as large as that of a memory of 32, where that is not the weights and
+their momentum but half as much again: Memora keeps what it is read by too."""
+
+
 def recall_of(rule: str, steps: int = 500) -> list[Cell]:
     """A linear memory of 32 channels, and linear attention with as large a state."""
-    arms = ((f"{rule}(hidden=0)*2", 32), ("linear*2", 62))
+    arms = ((f"{rule}(hidden=0)*2", 32), ("linear*2", LIKE.get(rule, 62)))
     return [trained.cell(layers=layers, head_dim=d, seed=seed, steps=steps) for layers, d in arms for seed in range(2)]
 
 
