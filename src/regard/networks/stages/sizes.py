@@ -89,7 +89,8 @@ def pieces(network: Stages, name: str, part: nn.Module) -> Iterator[tuple[nn.Mod
         return
     yield part.down, None
     place = int(name.rpartition(".")[2])
-    for module, own, texts in zip(part.blocks, network.stages[place].blocks, network.design.blocks[place], strict=True):
+    blocks: Any = network.get_submodule(f"{name}.blocks")
+    for module, own, texts in zip(part.blocks, blocks, network.design.blocks[place], strict=True):
         yield module, (*texts, str(own))  # of the network itself, whose mechanisms tell their arguments
 
 
