@@ -32,8 +32,11 @@ COMMANDS = [
 EXAMPLES = [page for page in PAGES[3:] if any(language == "python" for language, _ in blocks(page))]
 EXAMPLES = [page for page in EXAMPLES if page.parent.name != "notebooks"]  # run by test_notebooks
 SHORTER = {
-    **{"1k..16k": "64,128", "--lengths 512": "--lengths 128", "recall,needle": "recall"},
-    **{"--seeds 3": "--seeds 1 --preset smoke", "regard compare": "regard compare --no-memory"},
+    "1k..16k": "64,128",
+    "--lengths 512": "--lengths 128",
+    "recall,needle": "recall",
+    "--seeds 3": "--seeds 1 --preset smoke",
+    "regard compare": "regard compare --no-memory",
 }
 """What a test need not do at full length."""
 TRAINING = [command for command in COMMANDS if command.startswith("regard train")]  # hours; its own tests run it small

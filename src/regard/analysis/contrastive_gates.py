@@ -52,7 +52,7 @@ def contrastive_gates(
             with attach(model, edits=[HeadGates(logits.sigmoid())]):
                 loss = answer_loss(model, kept) - answer_loss(model, lost).clamp(max=MOST)
             (loss - fitting.pull * logits.clamp(-EDGE, EDGE).mean()).backward()
-            torch.nn.utils.clip_grad_norm_([logits], 1.0)
+            torch.nn.utils.clip_grad_norm_([logits], 1.0, error_if_nonfinite=True)
             descent.step()
     return logits.detach().cpu().double().sigmoid()
 

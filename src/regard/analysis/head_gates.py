@@ -176,7 +176,7 @@ class CausalHeadGating(Analysis[Prompt, Gates]):
             with attach(model, edits=[HeadGates(logits.sigmoid())]):
                 loss = answer_loss(model, some) - pull * logits.clamp(-EDGE, EDGE).mean()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_([logits], 1.0)
+            torch.nn.utils.clip_grad_norm_([logits], 1.0, error_if_nonfinite=True)
             descent.step()
         return logits.detach().cpu()
 

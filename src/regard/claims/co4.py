@@ -120,7 +120,7 @@ def upright(once: Once, weights: dict[str, Tensor], starts: Tensor) -> Tensor:
 def pole(driven: bool, rate: float, seed: int, steps: int) -> dict[str, int]:
     """Generations of 128 pairs of mirrored changes after which the policy holds a pole; one more than all if never.
 
-    With 16 pairs two of three seeds learn it with the modulation, in 8 and 3 generations, and none without.
+    With 16 pairs one of three seeds does not learn it with the modulation either.
     """
     policy = Co4Policy(4, driven=driven, seed=seed)
     once, generator = Once(policy), torch.Generator().manual_seed(seed)

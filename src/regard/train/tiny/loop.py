@@ -207,7 +207,7 @@ class Trainer:
             logits = self.model.lm_head(hidden[answers[:, 1:]]).float()
         loss = F.cross_entropy(logits, targets)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0, error_if_nonfinite=True)
         for optimiser in self.optimisers:
             optimiser.step()
             optimiser.zero_grad()
