@@ -32,11 +32,15 @@ COARSE = 32
 """Keys in a block from which queries are gathered for it."""
 WHOLE = 1 << 17
 """Pairs up to which one call under a mask is faster than pieces."""
-DEAR = 8
-"""How many times a gathered key costs what one under a mask does."""
+DEAR = 20
+"""How many times a gathered key costs what one under a mask does; measured, as the next two, with 64 channels."""
+CALLS = {False: 3_000, True: 12_000}
+"""The same of a call for some queries of one block of keys, without and with gradients."""
+MERGED = {False: 100, True: 40}
+"""The same of a query's output for one block, put in order and merged."""
 GATHERED = 1 << 14
 """Keys of one head that are gathered at a time."""
-PAIRS = 1 << 15
+PAIRS = 1 << 17
 """Pairs of a query and a block whose outputs are kept until they are merged."""
 
 
@@ -76,12 +80,23 @@ def cheapest(choice: Choice, slopes: bool = False, on_gpu: bool = False) -> Rout
         return "blocks"
     if rows.size == 1 and (on_gpu or (rows.block >= COARSE and aligned)):
         return "queries"
-    return "keys" if not slopes and width * DEAR <= rows.m else "mask"
+    return finely(rows.n, rows.m, rows.block, choice.index.shape[3], slopes, aligned)
+
+
+def finely(n: int, m: int, block: int, budget: int, slopes: bool = False, aligned: bool = True) -> Route:
+    """The cheapest way to small blocks, by what each costs for one head, in pairs of a query and a key under a mask."""
+    calls = 2 * -(-m // block) * -(-n * budget // PAIRS)
+    costs: dict[Route, int] = {"mask": n * m}
+    if not slopes:
+        costs["keys"] = n * budget * block * DEAR
+    if aligned:
+        costs["queries"] = CALLS[slopes] * calls + MERGED[slopes] * n * budget
+    return min(costs, key=costs.__getitem__)
 
 
 def cells(n: int, m: int, block: int, size: int, budget: int) -> int:
     """The most entries of A that `attend` computes for one head."""
-    few, fine = n <= FEW and budget * block < m, size == 1 and block < COARSE and budget * block * DEAR > m
+    few, fine = n <= FEW and budget * block < m, size == 1 and block < COARSE and finely(n, m, block, budget) == "mask"
     if not few and (n * m <= WHOLE or fine):
         return n * m
     return -(-n // size) * size * min(budget * block, -(-m // block) * block)
@@ -131,10 +146,14 @@ def gathered(x: Tensor, tokens: Tensor) -> Tensor:
     if x.device.type != "cpu":
         batch, heads = (torch.arange(size, device=x.device) for size in tokens.shape[:2])
         return x[batch[:, None, None, None], heads[:, None, None] // group, tokens]
-    found = [
-        x[b, h // group].index_select(0, tokens[b, h].flatten()) for b in range(len(x)) for h in range(tokens.shape[1])
-    ]
-    return torch.stack(found).view(*tokens.shape, x.shape[3])
+    places = list(product(range(len(x)), range(tokens.shape[1])))
+    if torch.is_grad_enabled():
+        found = [x[b, h // group].index_select(0, tokens[b, h].flatten()) for b, h in places]
+        return torch.stack(found).view(*tokens.shape, x.shape[3])
+    whole = x.new_empty(*tokens.shape, x.shape[3])
+    for b, h in places:
+        torch.index_select(x[b, h // group], 0, tokens[b, h].flatten(), out=whole[b, h].view(-1, x.shape[3]))
+    return whole
 
 
 def by_blocks(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None) -> Partial:

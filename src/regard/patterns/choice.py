@@ -131,23 +131,29 @@ class Choice:
 
 def best(scores: Tensor, count: int) -> Tensor:
     """``(…, count)`` int64: where the largest of ``scores (…, x)`` are, ascending, of equal ones the first; −1 behind
-    where fewer than ``count`` are above −∞."""
+    where fewer than ``count`` are above −∞. NaN is the largest, so that it shows in what is computed."""
     size = scores.shape[-1]
     if not count or not scores.numel():
         return torch.full((*scores.shape[:-1], count), -1, dtype=torch.int64, device=scores.device)
-    values, indices = largest(scores, min(count, size))
-    least = values[..., -1:]
-    told = ((scores >= least).sum(-1) == values.shape[-1]) | (least[..., 0] == -torch.inf)
-    if bool(told.all()):
-        found = indices.masked_fill(values == -torch.inf, size)
-    else:  # some are equal to the least one
-        above, equal = scores > least, scores == least
-        left = values.shape[-1] - above.sum(-1, keepdim=True)
-        chosen = (above | (equal & (equal.cumsum(-1) <= left))) & (scores > -torch.inf)
-        number = torch.arange(size, device=scores.device)
-        found = torch.where(chosen, number, size).topk(values.shape[-1], dim=-1, largest=False).values
+    taken = min(count, size)
+    values, indices = largest(scores, min(taken + 1, size))
+    least, best_values = values[..., taken - 1 : taken], values[..., :taken]
+    found = indices[..., :taken].masked_fill(best_values == -torch.inf, size)
+    tied = (values[..., taken:] == least).any(-1)
+    tied &= least[..., 0] != -torch.inf
+    if bool(tied.any()):
+        found[tied] = first_of_equal(scores[tied], least[tied], taken)
     found = torch.nn.functional.pad(found.sort(-1).values, (0, count - found.shape[-1]), value=size)
     return found.masked_fill(found == size, -1)
+
+
+def first_of_equal(scores: Tensor, least: Tensor, count: int) -> Tensor:
+    """``(rows, count)`` where scores ``(rows, x)`` above ``least (rows, 1)`` are, and the first that equal it."""
+    above, equal = ~(scores <= least), scores == least
+    left = count - above.sum(-1, keepdim=True)
+    chosen = above | (equal & (equal.cumsum(-1) <= left))
+    number = torch.arange(scores.shape[-1], device=scores.device)
+    return torch.where(chosen, number, scores.shape[-1]).topk(count, dim=-1, largest=False).values
 
 
 def largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:

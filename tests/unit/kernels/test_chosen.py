@@ -22,6 +22,27 @@ def test_best_are_those_of_a_stable_sort(size, count, seed):
         assert [i for i in best(scores, count)[row].tolist() if i >= 0] == sorted(want)
 
 
+def test_nan_is_chosen_in_its_row_alone():
+    row = torch.tensor([1.0, 2, 1, torch.nan, 1])
+    for others in ([3.0, 3, 3, 3, 3], [1.0, 2, 3, 4, 5]):  # with and without equal ones
+        assert best(torch.stack([row, torch.tensor(others)]), 3)[0].tolist() == [0, 1, 3]
+    assert best(torch.tensor([[torch.nan, -torch.inf]]), 5).tolist() == [[0, -1, -1, -1, -1]]
+
+
+@pytest.mark.parametrize(
+    ("n", "block", "budget", "slopes", "way"),
+    [
+        (4096, 8, 32, False, "queries"), (4096, 16, 16, False, "queries"), (4096, 16, 16, True, "queries"),
+        (4096, 4, 16, False, "keys"), (4096, 1, 64, False, "keys"), (4096, 4, 64, False, "mask"),
+        (2048, 8, 32, False, "mask"), (4096, 4, 16, True, "mask"),
+    ],
+)  # fmt: skip
+def test_small_blocks_take_the_way_that_was_measured_fastest(n, block, budget, slopes, way):
+    assert chosen.finely(n, n, block, budget, slopes) == way
+    assert (chosen.cells(n, n, block, 1, budget) == n * n) == (chosen.finely(n, n, block, budget) == "mask")
+    assert chosen.finely(n, n, block, budget, slopes, aligned=False) != "queries"
+
+
 @settings(max_examples=12, deadline=None)
 @given(
     st.integers(1, 5), st.integers(1, 23), st.integers(0, 19), st.sampled_from(["keys", "mask", "queries"]),
