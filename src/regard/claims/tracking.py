@@ -22,50 +22,66 @@ LENGTHS = (8, 16, 32, 64, 128)
 
 
 @cache
-def table() -> Tensor:
-    """``(120, 120)``: the number of the product of two permutations of five."""
-    every = list(itertools.permutations(range(5)))
+def table(of: int) -> Tensor:
+    """``(of!, of!)``: the number of the product of two permutations of so many."""
+    every = list(itertools.permutations(range(of)))
     number = {each: i for i, each in enumerate(every)}
     return torch.tensor([[number[tuple(a[x] for x in b)] for b in every] for a in every])
 
 
-def drawn(count: int, length: int, generator: Generator) -> tuple[Tensor, Tensor]:
+def drawn(count: int, length: int, generator: Generator, of: int = 5) -> tuple[Tensor, Tensor]:
     """Words of permutations, and the products of all up to each, both ``(count, length)``."""
-    words = torch.randint(120, (count, length), generator=generator)
+    words = torch.randint(math.factorial(of), (count, length), generator=generator)
     products, state = [], torch.zeros(count, dtype=torch.int64)
     for letter in words.unbind(1):
-        state = table()[state, letter]
+        state = table(of)[state, letter]
         products.append(state)
     return words, torch.stack(products, 1)
 
 
+def frames_of(of: int, seed: int) -> FrameActions:
+    """A network of frames of one permutation, without weights that it does not need for them."""
+    return FrameActions(math.factorial(of), 1, math.factorial(of), 128, 1, 2, 4, 128, seed=seed)
+
+
 def logits(model: Any, words: Tensor) -> Tensor:
-    """``(count, length, 120)`` of a network of frames of one token, or of a language model."""
+    """``(count, length, of!)`` of a network of frames of one token, or of a language model."""
     return model(words[..., None]) if isinstance(model, FrameActions) else model(words)
 
 
-def trained(model: Any, length: int, steps: int, seed: int) -> Any:
+def trained(model: Any, length: int, steps: int, seed: int, of: int) -> Any:
     """The model after so many batches of 64 words."""
 
     def loss(ready: nn.Module, generator: Generator) -> Tensor:
-        words, products = drawn(64, length, generator)
+        words, products = drawn(64, length, generator, of)
         return F.cross_entropy(logits(ready, words).flatten(0, 1), products.flatten())
 
     return fit(model, loss, Recipe(steps, 2e-3, seed=seed))
 
 
-@measured(kind=("frames", "transformer"), seed=range(2), steps=[3000])
-def words(kind: str, seed: int, steps: int) -> dict[str, float]:
+def judged(kind: str, seed: int, steps: int, of: int) -> dict[str, float]:
     """The share of right products of 32 letters, as trained, and of the last of 128."""
-    frames = FrameActions(120, 1, 120, 128, 1, 2, 4, 128, seed=seed)
-    plain = fitted(Config(120, 128, "softmax*4", heads=4), frames.parameter_count)
-    model = trained(frames if kind == "frames" else LM(plain, seed), LENGTH, steps, seed)
+    frames = frames_of(of, seed)
+    plain = fitted(Config(math.factorial(of), 128, "softmax*4", heads=4), frames.parameter_count)
+    model = trained(frames if kind == "frames" else LM(plain, seed), LENGTH, steps, seed, of)
     found = {}
     with torch.no_grad():
         for name, length in (("short", LENGTH), ("long", LONGER)):
-            given, products = drawn(256, length, Generator().manual_seed(7_919))
+            given, products = drawn(256, length, Generator().manual_seed(7_919), of)
             found[name] = (logits(model, given).argmax(-1) == products)[:, -1].float().mean().item()
     return found
+
+
+@measured(kind=("frames", "transformer"), seed=range(2), steps=[3000])
+def words(kind: str, seed: int, steps: int) -> dict[str, float]:
+    """Of permutations of five."""
+    return judged(kind, seed, steps, 5)
+
+
+@measured(kind=("frames", "transformer"), seed=range(3), steps=[1500])
+def small_words(kind: str, seed: int, steps: int) -> dict[str, float]:
+    """Of permutations of three."""
+    return judged(kind, seed, steps, 3)
 
 
 def follows(found: Figures) -> Finding:
@@ -78,13 +94,24 @@ def follows(found: Figures) -> Finding:
     return Finding.of(figure, min(frames) >= 0.95, max(plain) < 0.6)
 
 
+def after(length: int, seed: int, steps: int, of: int) -> dict[str, float]:
+    """Nats a product on words of 128 letters after training on words of so many."""
+    model = trained(frames_of(of, seed), length, steps, seed, of)
+    with torch.no_grad():
+        given, products = drawn(128, LONGER, Generator().manual_seed(7_919), of)
+        return {"loss": F.cross_entropy(logits(model, given).flatten(0, 1), products.flatten()).item()}
+
+
 @measured(length=LENGTHS, seed=[0], steps=[600])
 def lengths(length: int, seed: int, steps: int) -> dict[str, float]:
-    """Nats a product on words of 128 letters after training on words of so many."""
-    model = trained(FrameActions(120, 1, 120, 128, 1, 2, 4, 128, seed=seed), length, steps, seed)
-    with torch.no_grad():
-        given, products = drawn(128, LONGER, Generator().manual_seed(7_919))
-        return {"loss": F.cross_entropy(logits(model, given).flatten(0, 1), products.flatten()).item()}
+    """Of permutations of five."""
+    return after(length, seed, steps, 5)
+
+
+@measured(length=LENGTHS, seed=[0], steps=[600])
+def small_lengths(length: int, seed: int, steps: int) -> dict[str, float]:
+    """Of permutations of three."""
+    return after(length, seed, steps, 3)
 
 
 def is_a_power(found: Figures) -> Finding:

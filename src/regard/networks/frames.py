@@ -39,11 +39,13 @@ from regard.projections.base import Grouped
             cells="tracking.words",
             holds="tracking.follows",
         ),
+        Claim("tracks those of three elements so", cells="tracking.small_words", holds="tracking.follows"),
         Claim(
             "its loss falls as a power of the length that it is trained on",
             cells="tracking.lengths",
             holds="tracking.is_a_power",
         ),
+        Claim("so it does on three elements", cells="tracking.small_lengths", holds="tracking.is_a_power"),
     ),
 )
 class FrameActions(Network):
