@@ -8,14 +8,14 @@ choice by mean keys included. ``--groups 2`` has two heads of keys and values in
 
 from __future__ import annotations
 
-import statistics
-import time
+from functools import partial
 from typing import Annotated
 
 import torch
 import typer
 
 from regard.core.layout import Layout
+from regard.experiments.timing import medians
 from regard.mechanisms.scored.softmax import Softmax
 from regard.mechanisms.sparse.routed import Routed
 from regard.routers.blocks import Mean
@@ -34,13 +34,8 @@ def main(lengths: list[int], groups: int = HEADS, rounds: Annotated[int, typer.O
     for length in lengths:
         q = torch.randn(1, HEADS, length, DIM)
         k, v = torch.randn(2, 1, groups, length, DIM)
-        times: dict[str, list[float]] = {name: [] for name in made}
-        for _ in range(rounds):
-            for name, mechanism in made.items():
-                begun = time.process_time()
-                mechanism(q, k, v, Layout(causal=True))
-                times[name].append(time.process_time() - begun)
-        shown = [f"{statistics.median(each):.2f}" for each in times.values()]
+        work = {name: partial(mechanism, q, k, v, Layout(causal=True)) for name, mechanism in made.items()}
+        shown = [f"{seconds:.2f}" for seconds in medians(work, rounds).values()]
         print(f"| {length:,} | {' | '.join(shown)} |", flush=True)
 
 

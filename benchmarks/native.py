@@ -11,10 +11,9 @@ layer is another function: its branches share keys and values, and it adds up th
 
 from __future__ import annotations
 
-import statistics
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +25,7 @@ from regard.blocks.attention import Attention
 from regard.core.layout import Layout
 from regard.core.mechanism import Mechanism
 from regard.core.sizes import Sizes
+from regard.experiments.timing import medians
 from regard.mechanisms.scored.softmax import Softmax
 from regard.mechanisms.sparse.learned_nsa import LearnedNativeSparse
 from regard.mechanisms.sparse.nsa import NativeSparse
@@ -61,13 +61,8 @@ def main(lengths: list[int], rounds: Annotated[int, typer.Option(min=1)] = 3) ->
     print(f"| tokens | {' | '.join(made)} | public / nsa | public / mean_nsa | softmax / nsa |")
     for length in lengths:
         x = torch.randn(1, length, WIDTH)
-        times: dict[str, list[float]] = {name: [] for name in made}
-        for turn in range(rounds + 1):
-            for name, layer in made.items():
-                begun = time.process_time()
-                layer(x)
-                times[name] += [time.process_time() - begun] * bool(turn)
-        of = {name: 1e3 * statistics.median(each) for name, each in times.items()}
+        work = {name: partial(layer, x) for name, layer in made.items()}
+        of = {name: 1e3 * seconds for name, seconds in medians(work, rounds).items()}
         ratios = " | ".join(f"{of[a] / of[b]:.2f}" for a, b in RATIOS)
         print(f"| {length:,} | {' | '.join(f'{ms:,.0f}' for ms in of.values())} | {ratios} |", flush=True)
 

@@ -40,7 +40,7 @@ def drawn(count: int, length: int, generator: Generator, of: int = 5) -> tuple[T
 
 
 def frames_of(of: int, seed: int) -> FrameActions:
-    """A network of frames of one permutation, without weights that it does not need for them."""
+    """A network whose frames are one permutation of so many each."""
     return FrameActions(math.factorial(of), 1, math.factorial(of), 128, 1, 2, 4, 128, seed=seed)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -58,6 +58,17 @@ def clock(work: Work, device: torch.device) -> float:
     work()
     synchronise(device)
     return time.perf_counter() - start
+
+
+def medians(work: Mapping[str, Work], rounds: int = 3) -> dict[str, float]:
+    """Processor seconds of each, all in turn, once to warm up and then ``rounds`` times: the medians by name."""
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for turn in range(rounds + 1):
+        for name, one in work.items():
+            begun = time.process_time()
+            one()
+            times[name] += [time.process_time() - begun] * bool(turn)
+    return {name: statistics.median(each) for name, each in times.items()}
 
 
 def synchronise(device: torch.device) -> None:

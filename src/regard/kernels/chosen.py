@@ -95,7 +95,7 @@ def finely(n: int, m: int, block: int, budget: int, slopes: bool = False, aligne
 
 
 def cells(n: int, m: int, block: int, size: int, budget: int) -> int:
-    """The most entries of A that `attend` computes for one head."""
+    """The most entries of A that `attend` computes for one head, where all sequences stand alike."""
     few, fine = n <= FEW and budget * block < m, size == 1 and block < COARSE and finely(n, m, block, budget) == "mask"
     if not few and (n * m <= WHOLE or fine):
         return n * m

@@ -118,3 +118,15 @@ def test_rounds_and_turns(monkeypatch):
     assert "".join(order) == "ab" * 5
     assert (ratio.rounds, ratio.median, ratio.seconds, ratio.baseline) == (4, 2.0, 6.0, 3.0)
     assert timing.interleaved(mine, theirs, torch.device("cpu"), seconds=0, rounds=9).rounds == 3
+
+
+def test_medians_of_work_in_turn_leave_the_first_round_out(monkeypatch):
+    calls, now = [], [0.0]
+
+    def work(name, seconds):
+        calls.append(name)
+        now[0] += seconds[min(calls.count(name), len(seconds)) - 1]
+
+    monkeypatch.setattr(timing.time, "process_time", lambda: now[0])
+    found = timing.medians({"a": lambda: work("a", (9, 1, 2, 3)), "b": lambda: work("b", (0, 5))}, rounds=3)
+    assert (found, calls) == ({"a": 2, "b": 5}, ["a", "b"] * 4)
