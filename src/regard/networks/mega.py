@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -39,6 +40,26 @@ class MegaState(State):
     average: Tensor
     k: Tensor
     v: Tensor
+
+
+def powers(kept: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """``φ^{a side}`` and ``φ^b``, whose products are all powers below n: ``(width, N, side)`` of ``(width, N)``."""
+    side = math.isqrt(max(n - 1, 0)) + 1
+    steps = torch.arange(side, device=kept.device, dtype=kept.dtype)
+    return kept[..., None] ** (steps * side), kept[..., None] ** steps
+
+
+def faded(written: Tensor, kept: Tensor, n: int) -> Tensor:
+    """``Σ_N written φ^t`` for t < n: ``(…, width, n)`` of ``written (…, width, N)``, ``kept (width, N)``."""
+    coarse, fine = powers(kept, n)
+    return ((written[..., None] * coarse).mT @ fine).flatten(-2)[..., :n]
+
+
+def gathered(x: Tensor, kept: Tensor) -> Tensor:
+    """``Σ_t φ^{n−1−t} x_t``, ``(b, width, N)`` of ``x (b, n, width)``."""
+    coarse, fine = powers(kept, x.shape[1])
+    late_first = F.pad(x.flip(1).mT, (0, coarse.shape[2] ** 2 - x.shape[1])).unflatten(2, (-1, coarse.shape[2]))
+    return (late_first @ fine.mT * coarse.mT).sum(2)
 
 
 class MovingAverage(nn.Module):
@@ -81,8 +102,7 @@ class MovingAverage(nn.Module):
         n = x.shape[1]
         if not n:
             return x
-        steps = torch.arange(n, device=x.device, dtype=x.dtype)
-        kernel = torch.einsum("cs,cst->tc", written * read, (kept.log()[..., None] * steps).exp())
+        kernel = faded(written * read, kept, n).mT
         wide = torch.promote_types(x.dtype, torch.float32)
         product = torch.fft.rfft(x.to(wide), 2 * n, 1) * torch.fft.rfft(kernel.to(wide), 2 * n, 0)
         return torch.fft.irfft(product, 2 * n, 1)[:, :n].to(x.dtype)
@@ -104,13 +124,13 @@ class MovingAverage(nn.Module):
     def extend(self, x: Tensor, before: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """``(y of the new tokens, h after them)`` from ``before (b, width, N)``; ``real (b, n)`` are no padding."""
         written, kept, read = self.rates
-        order = torch.argsort(~real, dim=1, stable=True)
-        moved = x.take_along_dim(order[..., None], 1) * real.gather(1, order)[..., None]
-        steps, count = torch.arange(x.shape[1], device=x.device, dtype=x.dtype), real.sum(1).to(x.dtype)
-        old = torch.einsum("bcs,cs,cst->btc", before, read * kept, kept[..., None] ** steps)
-        averaged = (self.convolved(moved) + old).take_along_dim(order.argsort(1)[..., None], 1)
-        left = (count[:, None] - 1 - steps).clamp(min=0)  # tokens behind each of the real ones
-        new = torch.einsum("btc,cs,btcs->bcs", moved, written, kept ** left[..., None, None])
+        order, count = torch.argsort(~real, dim=1, stable=True), real.sum(1).to(x.dtype)
+        held = x * real[..., None]
+        old = faded(before * read * kept, kept, x.shape[1]).mT
+        averaged = (self.convolved(held.take_along_dim(order[..., None], 1)) + old).take_along_dim(
+            order.argsort(1)[..., None], 1
+        )
+        new = written * gathered(held.take_along_dim(torch.argsort(real, dim=1, stable=True)[..., None], 1), kept)
         return self.finish(averaged, x), new + before * kept ** count[:, None, None]
 
 

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from regard.kernels.scan import constant as scan
+from regard.kernels.scan import gated
 
 
 @pytest.mark.parametrize("n", [1, 63, 64, 65, 131])
 def test_gradients_of_output_and_states(n, monkeypatch):
-    monkeypatch.setattr(scan, "CHUNK", 64)
+    monkeypatch.setattr(gated, "FLIGHT", 64)
     torch.manual_seed(6)
     q, k, v, state = (
         torch.randn(1, 2, *shape, dtype=torch.float64, requires_grad=True) for shape in ((n, 3), (n, 3), (n, 5), (3, 5))

@@ -114,12 +114,14 @@ def test_no_decay_overflows_in_single_precision(strength, decay, kind):
     assert (after - kept).abs().max() <= 1e-4 * kept.abs().max().clamp(min=1)
 
 
-def test_memory_does_not_grow_with_the_square_of_the_length():
-    """Between forward and backward there are the inputs and a state every 1,024 tokens."""
-    x, state = draw(4099, "head", "delta", False, b=1, h=1)
+@pytest.mark.parametrize(("rows", "heads", "states"), [(1, 1, 2), (2, 3, 8), (9, 8, 65)])
+def test_memory_does_not_grow_with_the_square_of_the_length(rows, heads, states):
+    """Between forward and backward there are the inputs and a state every 4,096 tokens of all heads together, though
+    at most one a chunk."""
+    x, state = draw(4099, "head", "delta", False, b=rows, h=heads)
     held = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t) or t, lambda t: t):
         leaves = [tensor.requires_grad_() for tensor in x.tensors]
         scan(x, state)
-    assert len(held) == len(leaves) + 5
-    assert sum(t.numel() for t in held) == sum(t.numel() for t in leaves) + 5 * state.numel()
+    assert len(held) == len(leaves) + states
+    assert sum(t.numel() for t in held) == sum(t.numel() for t in leaves) + states * state.numel()

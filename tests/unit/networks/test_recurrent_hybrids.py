@@ -9,7 +9,7 @@ from regard.core.layout import Layout
 from regard.kernels.scan import gated
 from regard.networks import Config
 from regard.networks.hymba import HymbaLM
-from regard.networks.mega import MegaBlock, MegaLM, MovingAverage
+from regard.networks.mega import MegaBlock, MegaLM, MovingAverage, faded, gathered
 from regard.networks.sha_rnn import ShaRNN
 from regard.networks.simba import SHRUNK, EinFFT, Simba
 
@@ -39,6 +39,23 @@ def test_fourier_transforms_are_the_recurrence(n):
     rest, after = average.extend(x[:, cut:], before, torch.ones(2, n - cut, dtype=torch.bool))
     torch.testing.assert_close(torch.cat([first, rest], 1), want)
     torch.testing.assert_close(after, last)
+
+
+@pytest.mark.parametrize("n", [0, 1, 9, 10])
+def test_sums_of_powers_where_all_or_nothing_is_kept(n):
+    drawn = torch.Generator().manual_seed(n)
+    kept = torch.tensor([[0.0, 1.0, 0.5], [0.999, 1e-30, 0.7]], dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(4, 2, 3, generator=drawn, dtype=torch.float64)
+    x = torch.randn(4, n, 2, generator=drawn, dtype=torch.float64)
+    powers = torch.stack([kept**t for t in range(n)], -1) if n else kept[..., None][..., :0]
+    pairs = (
+        (faded(weights, kept, n), torch.einsum("bcs,cst->bct", weights, powers)),
+        (gathered(x, kept), torch.einsum("btc,cst->bcs", x, powers.flip(-1))),
+    )
+    for got, want in pairs:
+        torch.testing.assert_close(got, want)
+        slopes = (torch.autograd.grad(each.sum(), kept, retain_graph=True)[0] for each in (got, want))
+        torch.testing.assert_close(*slopes)
 
 
 def test_packed_documents_are_alone():

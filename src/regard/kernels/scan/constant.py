@@ -9,11 +9,10 @@ from torch import Tensor
 
 from regard.kernels.scan import fla
 from regard.kernels.scan.decays import CLOSED
-from regard.kernels.scan.gated import Inputs
+from regard.kernels.scan.gated import Inputs, in_flight
 from regard.kernels.tiled import split
 
 BLOCK = 64  # tokens whose scores are formed; larger costs FLOPs, smaller steps
-CHUNK = 1024  # tokens in flight, so that a chunk's blocks stay in cache and time per token is the same at any length
 
 
 def decayed(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,7 +80,7 @@ def chunks(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor) ->
     """The scan over chunks of whole blocks, then over the rest as one short block."""
     n = q.shape[2]
     out, whole = torch.empty_like(v), n - n % BLOCK
-    spans = [(span, BLOCK) for span in split(0, whole, CHUNK)]
+    spans = [(span, BLOCK) for span in split(0, whole, in_flight(q, BLOCK))]
     for span, block in [*spans, *([(slice(whole, n), n - whole)] if n > whole else [])]:
         queries, keys, values = (x[:, :, span].unflatten(2, (-1, block)) for x in (q, k, v))
         out[:, :, span], state = blocks(queries, keys, values, log_decay, state)

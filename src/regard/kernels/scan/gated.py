@@ -20,7 +20,8 @@ INNER = 16  # of a chunk, where channels decay apart
 MILD = 40  # in nats over so many tokens, at most: e^40 times e^8 times a key is far from the largest number
 Kind = Literal["plain", "delta", "removal"]
 WIDEST = 256  # rows of a state that a GPU's program carries
-WINDOW = 1024  # tokens in flight, and between the states that the backward pass starts from
+WINDOW = 1024  # tokens of each head in flight, and between the states that the backward pass starts from
+FLIGHT = 4096  # tokens of all heads together that are, on a CPU, whose cache holds what is made of them
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,8 @@ def scan(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
     With ``beta``, the delta rule, p_t = k_t and b_t = β_t k_t; else β_t is 1, p_t ``erase_key`` and b_t
     ``erase_value``, or the first factor is the identity. A reset makes S_{t−1} zero. Chunks of C tokens are
     matrix products. Decays of any strength are safe, −inf and 0 included, whichever come before which: `decays.Sums`.
-    The backward pass keeps a state every `WINDOW` tokens and computes the rest again. On CUDA, other kernels may do all
-    of it: `gpu.fla`.
+    The backward pass keeps a state at the start of each of the `windows` and computes the rest again. On CUDA, other
+    kernels may do all of it: `gpu.fla`.
 
     Shapes: as in `Inputs`; ``state (b, h, d, e)`` -> ``(b, h, n, e)``, ``(b, h, d, e)``.
     Cost: `gated_flops`; memory O(n (d + e)).
@@ -107,13 +108,13 @@ class Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, inputs, state, *tensors):
-        n, states, outs = inputs.q.shape[2], [], []
-        for span in windows(n):
+        spans, states, outs = windows(inputs, state), [], []
+        for span in spans:
             states.append(state)
             out, state = window(inputs.part(span), state)
             outs.append(out)
         ctx.save_for_backward(*tensors, *states)
-        ctx.kinds, ctx.count = inputs, len(tensors)
+        ctx.kinds, ctx.count, ctx.spans = inputs, len(tensors), spans
         ctx.set_materialize_grads(False)
         return torch.cat(outs, dim=2) if outs else inputs.v.clone(), state.clone()
 
@@ -122,12 +123,11 @@ class Scan(torch.autograd.Function):
     def backward(ctx, grad, grad_state):
         saved = ctx.saved_tensors
         inputs, states = ctx.kinds.like(list(saved[: ctx.count])), saved[ctx.count :]
-        n = inputs.q.shape[2]
         needed = ctx.needs_input_grad[2:]
         sums = [torch.zeros_like(x) if need else None for x, need in zip(inputs.tensors, needed, strict=True)]
         grad = torch.zeros_like(inputs.v) if grad is None else grad
         carried = grad_state
-        for span, state in reversed(list(zip(windows(n), states, strict=True))):
+        for span, state in reversed(list(zip(ctx.spans, states, strict=True))):
             with torch.enable_grad():
                 part = inputs.part(span)
                 leaves = [x.detach().requires_grad_(need) for x, need in zip(part.tensors, needed, strict=True)]
@@ -145,10 +145,17 @@ class Scan(torch.autograd.Function):
         return None, carried, *sums
 
 
-def windows(n: int) -> list[slice]:
-    """Whole chunks, `WINDOW` tokens at a time, then what is left over as one short chunk."""
-    whole = n - n % CHUNK
-    spans = [slice(start, min(start + WINDOW, whole)) for start in range(0, whole, WINDOW)]
+def in_flight(q: Tensor, block: int) -> int:
+    """Tokens of each head of ``q (b, h, n, d)`` that are taken at once, whole blocks, a block at least."""
+    each = FLIGHT // max(len(q) * q.shape[1], 1) if q.device.type == "cpu" else WINDOW
+    return max(each // block, 1) * block
+
+
+def windows(x: Inputs, state: Tensor) -> list[slice]:
+    """Whole chunks, so many tokens at a time, then what is left over as one short chunk."""
+    n = x.q.shape[2]
+    size, whole = in_flight(x.q, CHUNK) if narrow(x, state) is None else WINDOW, n - n % CHUNK
+    spans = [slice(start, min(start + size, whole)) for start in range(0, whole, size)]
     return [*spans, slice(whole, n)] if n > whole else spans
 
 
@@ -157,8 +164,8 @@ def window(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
     n = inputs.q.shape[2]
     if n == 1:
         return step(inputs, state)
-    decays, (d, e) = inputs.log_decay, state.shape[2:]
-    if decays is not None and is_narrow(d, e, decays.dim() == 4, inputs.kind):
+    decays = narrow(inputs, state)
+    if decays is not None:
         return narrow_scan(inputs.q, inputs.k, inputs.v, decays, inputs.resets, state, min(n, CHUNK))
     x = inputs.fold(min(n, CHUNK))
     decay = None if x.log_decay is None else Sums.of(spread(x.log_decay), 3)  # from the chunk's start
@@ -180,6 +187,12 @@ def window(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
         chunks = delta(x, x.beta[..., None], decay, since, chunks, shared)
     outs, state = chunk_recurrence(chunks, state)
     return outs.flatten(2, 3), state
+
+
+def narrow(x: Inputs, state: Tensor) -> Tensor | None:
+    """The decays of heads that go by the states of their tokens, None of others."""
+    decays, (d, e) = x.log_decay, state.shape[2:]
+    return decays if decays is not None and is_narrow(d, e, decays.dim() == 4, x.kind) else None
 
 
 def is_narrow(d: int, e: int, channels: bool, kind: Kind) -> bool:
