@@ -84,14 +84,14 @@ LENGTHS = (4096, 16384, 65536)
 
 @measured()
 def lightning_time() -> dict[str, float]:
-    """Time of 64k tokens of one head in one call, as texts of several lengths, over that of 4k: the median of 9.
+    """Time of 64k tokens of one head in one call, as texts of several lengths, over that of 4k: the median of 27.
 
     Each length comes first in a third of the rounds: what comes first is slower.
     """
     mechanism = Lightning()
     batches = {n: [torch.randn(LENGTHS[-1] // n, 1, n, 64) for _ in range(3)] for n in LENGTHS}
     ratios: dict[int, list[float]] = {n: [] for n in LENGTHS}
-    for turn in range(9):
+    for turn in range(27):
         seconds = {}
         for place in range(len(LENGTHS)):
             n = LENGTHS[(turn + place) % len(LENGTHS)]

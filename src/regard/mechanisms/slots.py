@@ -35,8 +35,9 @@ class Slots:
 
 def picked(x: Tensor, index: Tensor) -> Tensor:
     """``x (b, h, tokens, …)`` at ``index (b, new)`` of its tokens, zero behind the last."""
-    x = torch.cat([x, torch.zeros_like(x[:, :, :1]) if x.shape[2] else x.new_zeros(*x.shape[:2], 1, *x.shape[3:])], 2)
-    return x.take_along_dim(index.view(index.shape[0], 1, -1, *[1] * (x.dim() - 3)), 2)
+    x = torch.cat([x, x.new_zeros(*x.shape[:2], 1, *x.shape[3:])], 2)
+    heads = torch.arange(len(x) * x.shape[1], device=x.device).view(*x.shape[:2], 1) * x.shape[2]
+    return x.flatten(0, 2).index_select(0, (heads + index[:, None]).flatten()).unflatten(0, (*x.shape[:2], -1))
 
 
 def slots_of(chunk: int, positions: Tensor, real: Tensor, offset: Tensor, packed: bool) -> Slots:
@@ -52,12 +53,12 @@ def slots_of(chunk: int, positions: Tensor, real: Tensor, offset: Tensor, packed
     token = torch.full((batch, count * size + 1), m, device=device)
     token.scatter_(1, slot, torch.arange(m, device=device).expand(batch, -1))
     token = token[:, :-1]
-    chunks = torch.arange(count, device=device)
     at = torch.where(real, number, count)
 
     def marked(chosen: Tensor) -> Tensor:
         """``(b, chunks)``: those that have a token that is chosen."""
-        return ((at[..., None] == chunks) & chosen[..., None]).any(1)
+        found = torch.zeros(batch, count + 1, dtype=torch.int64, device=device)
+        return found.scatter_add_(1, at, chosen.long())[:, :count] > 0
 
     active = marked(real)
     opening, closing = marked(real & (positions % chunk == 0)), marked(real & (positions % chunk == chunk - 1))
