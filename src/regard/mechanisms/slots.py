@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from regard.kernels.block_sparse.plan import taken
 from regard.kernels.scan.online import Course
 
 
@@ -36,8 +37,7 @@ class Slots:
 def picked(x: Tensor, index: Tensor) -> Tensor:
     """``x (b, h, tokens, …)`` at ``index (b, new)`` of its tokens, zero behind the last."""
     x = torch.cat([x, x.new_zeros(*x.shape[:2], 1, *x.shape[3:])], 2)
-    heads = torch.arange(len(x) * x.shape[1], device=x.device).view(*x.shape[:2], 1) * x.shape[2]
-    return x.flatten(0, 2).index_select(0, (heads + index[:, None]).flatten()).unflatten(0, (*x.shape[:2], -1))
+    return taken(x, index[:, None].expand(-1, x.shape[1], -1).flatten(0, 1))
 
 
 def slots_of(chunk: int, positions: Tensor, real: Tensor, offset: Tensor, packed: bool) -> Slots:

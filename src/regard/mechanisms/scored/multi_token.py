@@ -18,6 +18,7 @@ from regard.core.layout import Layout
 from regard.core.mechanism import Example, LayerSpec, Mechanism, Traits, accumulate_dtype, masked_softmax, repeat_heads
 from regard.core.state import State
 from regard.kernels import packing, tiled
+from regard.kernels.block_sparse.plan import taken
 from regard.kernels.tiled import Span
 from regard.mechanisms.cached import KeyValues
 
@@ -393,4 +394,4 @@ def close(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, queries: Tensor) -> Clo
 
 def ordered(x: Tensor, order: Tensor) -> Tensor:
     """The tokens of ``(b, heads, tokens, …)`` in the ``order (b, tokens)``."""
-    return x.take_along_dim(order[:, None, :, None], 2)
+    return taken(x, order[:, None].expand(-1, x.shape[1], -1).flatten(0, 1))

@@ -25,6 +25,7 @@ from regard.core.mechanism import (
 )
 from regard.kernels import dense
 from regard.kernels import packing as alone
+from regard.kernels.block_sparse.plan import flat_index, taken
 from regard.mechanisms.cached import Cached
 from regard.patterns.choice import best
 
@@ -207,10 +208,10 @@ class ContentRouting(Cached):
         k, v = repeat_heads(k, h), repeat_heads(v, h)
         index, k = self.members(k), k.to(q.dtype)
         w = index.shape[3]
-        place, flat = index.flatten(1, 2).clamp(min=0), index.clamp(min=0).flatten(2)[..., None]
-        keys, values = (x.take_along_dim(flat, 2).view(b, h * self.clusters, w, -1) for x in (k, v))
+        place, flat = index.flatten(1, 2).clamp(min=0), index.clamp(min=0).flatten(2)
+        keys, values = (taken(x, flat.flatten(0, 1)).view(b, h * self.clusters, w, -1) for x in (k, v))
         at = (flat - (m - n)).clamp(min=0)
-        queries = q.take_along_dim(at, 2).view(b, h * self.clusters, w, -1)
+        queries = taken(q, at.flatten(0, 1)).view(b, h * self.clusters, w, -1)
         seen = (place >= 0)[:, :, None].expand(-1, -1, w, -1)
         seen = seen & (place[:, :, None] <= place[..., None]) if causal else seen
         if self.keys is None:
@@ -218,11 +219,11 @@ class ContentRouting(Cached):
             part = dense.over(queries, keys, values, [piece], 1.0).out
         else:
             part = self.ranked(queries, keys, values, seen)
-        mine = (flat >= m - n).to(part.dtype)
-        blank, none = part.new_zeros(b, h, n, v.shape[3]), part.new_zeros(b, h, n, 1)
-        part = part.reshape(b, h, -1, v.shape[3]) * mine
-        total = blank.scatter_add(2, at.expand_as(part), part)
-        return (total / (none.scatter_add(2, at, mine) + SHARE)).to(v.dtype)
+        mine = (flat >= m - n).to(part.dtype)[..., None]
+        part = torch.cat([part.reshape(b, h, -1, v.shape[3]) * mine, mine], -1)
+        rows, blank = flat_index(q, at.flatten(0, 1)), part.new_zeros(b * h * n, part.shape[3])
+        total, count = blank.index_add(0, rows, part.flatten(0, 2)).view(b, h, n, -1).split([v.shape[3], 1], -1)
+        return (total / (count + SHARE)).to(v.dtype)
 
     def ranked(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
         """The output inside of clusters ``(b, h c, w, …)`` with relative positions."""

@@ -15,6 +15,7 @@ from regard.core.layout import Layout
 from regard.core.mechanism import Example, Signal, Traits, masked_softmax, repeat_heads
 from regard.kernels import dense
 from regard.kernels import packing as alone
+from regard.kernels.block_sparse.plan import taken
 from regard.mechanisms.cached import Cached
 from regard.patterns.choice import best
 
@@ -145,9 +146,9 @@ class ExpertChoice(Cached):
         width = int(mine.sum(2).max()) if mine.numel() else 0
         last = index.shape[2] - int(real.sum(2).min()) + width if width else 0
         rows = slice(max(index.shape[2] - last, 0), None)
-        keys, values = (repeat_heads(x, q.shape[1]).take_along_dim(place[..., None], 2) for x in (k, v))
+        keys, values = (taken(repeat_heads(x, q.shape[1]), place.flatten(0, 1)) for x in (k, v))
         at = (place[:, :, rows] - (m - n)).clamp(min=0)
-        queries = q.take_along_dim(at[..., None], 2)
+        queries = taken(q, at.flatten(0, 1))
         seen = real[:, :, None].expand(-1, -1, queries.shape[2], -1)
         if causal:
             seen = seen & (place[:, :, None] <= place[:, :, rows, None])

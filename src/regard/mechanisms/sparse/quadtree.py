@@ -14,6 +14,7 @@ from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout, plane_of
 from regard.core.mechanism import Example, accumulate_dtype, masked_softmax, repeat_heads
+from regard.kernels.block_sparse.plan import taken
 from regard.mechanisms.sparse.planar import Planar, Plane
 
 Form = Literal["shares", "levels"]
@@ -246,5 +247,4 @@ class QuadTree(Planar):
 
 def picked(x: Tensor, cells: Tensor) -> Tensor:
     """``x (b, h, n, d)`` at the cells ``(b, h, parents, K)`` as ``(b, h, parents, K, d)``."""
-    index = cells.flatten(2)[..., None].expand(-1, -1, -1, x.shape[3])
-    return x.gather(2, index).unflatten(2, cells.shape[2:])
+    return taken(x, cells.flatten(2).flatten(0, 1)).unflatten(2, cells.shape[2:])
