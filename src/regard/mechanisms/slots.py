@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from regard.kernels.block_sparse.plan import taken
+from regard.kernels.rows import ordered
 from regard.kernels.scan.online import Course
 
 
@@ -37,7 +37,7 @@ class Slots:
 def picked(x: Tensor, index: Tensor) -> Tensor:
     """``x (b, h, tokens, …)`` at ``index (b, new)`` of its tokens, zero behind the last."""
     x = torch.cat([x, x.new_zeros(*x.shape[:2], 1, *x.shape[3:])], 2)
-    return taken(x, index[:, None].expand(-1, x.shape[1], -1).flatten(0, 1))
+    return ordered(x, index)
 
 
 def slots_of(chunk: int, positions: Tensor, real: Tensor, offset: Tensor, packed: bool) -> Slots:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from regard.core.errors import wrong
 from regard.core.mechanism import accumulate_dtype
-from regard.kernels.block_sparse.plan import taken
+from regard.kernels.rows import taken
 
 ROUNDING = 1e-5
 """By how much of its size a ball's bound is raised, so that rounding loses no key."""

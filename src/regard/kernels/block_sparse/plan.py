@@ -17,6 +17,7 @@ from regard.kernels import dense
 from regard.kernels import device as gpu
 from regard.kernels import masked_rows as whole
 from regard.kernels.block_sparse import lists
+from regard.kernels.rows import flat_index, taken
 from regard.patterns.base import Pattern, Region
 from regard.patterns.cover import Cover
 from regard.patterns.grid import regions
@@ -119,20 +120,6 @@ class Gathered:
             return None
         found = self.mask.any(-1)
         return None if bool(found.all()) else found
-
-
-def flat_index(x: Tensor, index: Tensor) -> Tensor:
-    """``index (h or 1 or b h, t)`` into the tokens of ``x (b, h, m, …)``, where its first three axes are one."""
-    batch, heads, m = x.shape[:3]
-    index = index.view(batch, heads, -1) if len(index) == batch * heads else index
-    first = torch.arange(0, batch * heads * m, m, device=x.device).view(batch, heads, 1) if m else index.new_zeros(1)
-    return (first + index).flatten()
-
-
-def taken(x: Tensor, index: Tensor) -> Tensor:
-    """``(b, h, t, …)``: tokens ``index (h or 1 or b h, t)`` of ``x (b, h, m, …)``, copied row by row on all cores."""
-    rows = x.flatten(0, 2).index_select(0, flat_index(x, index))
-    return rows.view(*x.shape[:2], index.shape[1], *x.shape[3:])
 
 
 @dataclass(frozen=True)

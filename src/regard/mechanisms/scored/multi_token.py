@@ -18,7 +18,7 @@ from regard.core.layout import Layout
 from regard.core.mechanism import Example, LayerSpec, Mechanism, Traits, accumulate_dtype, masked_softmax, repeat_heads
 from regard.core.state import State
 from regard.kernels import packing, tiled
-from regard.kernels.block_sparse.plan import taken
+from regard.kernels.rows import ordered
 from regard.kernels.tiled import Span
 from regard.mechanisms.cached import KeyValues
 
@@ -390,8 +390,3 @@ def close(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, queries: Tensor) -> Clo
     q, k = (x.masked_fill(~real[:, None, :, None], 0) for x, real in ((q, queries), (k, keys)))
     moved = (ordered(q, order), ordered(k, across), ordered(v, across))
     return Close(*moved, keys.gather(1, across), order.argsort(1))
-
-
-def ordered(x: Tensor, order: Tensor) -> Tensor:
-    """The tokens of ``(b, heads, tokens, …)`` in the ``order (b, tokens)``."""
-    return taken(x, order[:, None].expand(-1, x.shape[1], -1).flatten(0, 1))

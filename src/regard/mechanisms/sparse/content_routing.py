@@ -25,7 +25,7 @@ from regard.core.mechanism import (
 )
 from regard.kernels import dense
 from regard.kernels import packing as alone
-from regard.kernels.block_sparse.plan import flat_index, taken
+from regard.kernels.rows import flat_index, taken
 from regard.mechanisms.cached import Cached
 from regard.patterns.choice import best
 

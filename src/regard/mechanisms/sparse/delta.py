@@ -16,8 +16,8 @@ from regard.core.errors import wrong
 from regard.core.layout import Layout
 from regard.core.mechanism import Example, Mechanism, Traits
 from regard.core.state import State, count_new
-from regard.kernels.block_sparse.plan import taken
 from regard.kernels.dense import Piece, over
+from regard.kernels.rows import ordered
 from regard.kernels.tiled import split
 from regard.mechanisms.cached import KeyValues
 from regard.mechanisms.scored.softmax import Softmax
@@ -185,7 +185,7 @@ class Delta(Mechanism):
         rows = torch.arange(anchors.shape[1], device=q.device)
         own = torch.where(trailing, rows, last_anchor(anchors))
         index = torch.where(own >= 0, place.gather(1, own.clamp(min=0)), 0).expand(q.shape[0], -1)
-        out = sparse + taken(table, index[:, None].expand(-1, table.shape[1], -1).flatten(0, 1))
+        out = sparse + ordered(table, index)
         last = torch.where(anchors, place, 0).amax(1).expand(q.shape[0])
         return out, table.take_along_dim(last[:, None, None, None], dim=2)[:, :, 0]
 

@@ -27,6 +27,7 @@ from regard.core.mechanism import (
 from regard.core.state import State, count_new
 from regard.kernels import dense
 from regard.kernels import packing as alone
+from regard.kernels.rows import taken
 from regard.kernels.tiled import split
 
 TILE = 128
@@ -173,7 +174,7 @@ class DynamicMask(Mechanism):
         slots = min(int(last.sum(2).max()), self.keep) if last.numel() else 0
         place = torch.argsort(~last, dim=2, stable=True)[:, :, :slots]
         there = last.gather(2, place)
-        keys, values = (x.take_along_dim(place[..., None], 2) for x in (keys, values))
+        keys, values = (taken(x, place.flatten(0, 1)) for x in (keys, values))
         scores = scores.gather(2, place).masked_fill(~there, -torch.inf)
         return out, Best(held.seen, keys, values, scores)
 

@@ -15,7 +15,7 @@ from regard.core.layout import Layout
 from regard.core.mechanism import Example, Signal, Traits, masked_softmax, repeat_heads
 from regard.kernels import dense
 from regard.kernels import packing as alone
-from regard.kernels.block_sparse.plan import taken
+from regard.kernels.rows import taken
 from regard.mechanisms.cached import Cached
 from regard.patterns.choice import best
 

@@ -16,6 +16,7 @@ from regard.core.mechanism import Example, Mechanism, Traits, accumulate_dtype, 
 from regard.core.state import State, count_new
 from regard.kernels import dense, packing
 from regard.kernels.block_sparse import plan as block_sparse
+from regard.kernels.rows import ordered
 from regard.mechanisms.cached import KeyValues
 from regard.patterns import Causal, Pattern, parse_pattern
 
@@ -169,7 +170,7 @@ class Patterned(Mechanism):
             return state
         order = torch.argsort(~useful, dim=1, stable=True)[:, :slots]
         positions = state.positions.gather(1, order).masked_fill(~useful.gather(1, order), -1)
-        k, v = (x.take_along_dim(order[:, None, :, None], 2) for x in (state.cache.k, state.cache.v))
+        k, v = (ordered(x, order) for x in (state.cache.k, state.cache.v))
         return Kept(state.seen, KeyValues(state.seen, k, v), positions)
 
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:

@@ -14,7 +14,7 @@ from regard.core.cost import Cost, Shape
 from regard.core.errors import wrong
 from regard.core.layout import Layout, plane_of
 from regard.core.mechanism import Example, accumulate_dtype, masked_softmax, repeat_heads
-from regard.kernels.block_sparse.plan import taken
+from regard.kernels.rows import taken
 from regard.mechanisms.sparse.planar import Planar, Plane
 
 Form = Literal["shares", "levels"]

@@ -17,6 +17,7 @@ from regard.core.mechanism import Example, Mechanism, Traits, masked_softmax, re
 from regard.core.state import State, count_new
 from regard.kernels import chosen
 from regard.kernels import packing as alone
+from regard.kernels.rows import ordered
 from regard.mechanisms.cached import KeyValues
 from regard.mechanisms.scored.softmax import Softmax
 from regard.patterns.choice import Choice
@@ -181,7 +182,7 @@ def in_order(cache: KeyValues) -> tuple[Tensor, Tensor]:
     if cache.key_mask is None:
         return cache.k, cache.v
     order = torch.argsort(~cache.key_mask, dim=1, stable=True)[:, : int(cache.key_mask.sum(1).max())]
-    keys, values = (x.take_along_dim(order[:, None, :, None], 2) for x in (cache.k, cache.v))
+    keys, values = (ordered(x, order) for x in (cache.k, cache.v))
     return keys, values
 
 

@@ -17,6 +17,7 @@ from regard.core.mechanism import Example, Mechanism, Traits, masked_softmax, re
 from regard.core.state import State, count_new
 from regard.kernels import band, dense, packing
 from regard.kernels.block_sparse import plan as block_sparse
+from regard.kernels.rows import ordered
 from regard.patterns import Causal, line
 
 
@@ -133,7 +134,7 @@ class SlidingWindow(Mechanism):
         else:
             out = self(q, k, v, layout)
         kept = self.kept(real, state.seen, seen)
-        return out, WindowCache(seen, *(x.take_along_dim(kept[:, None, :, None], 2) for x in (k, v)))
+        return out, WindowCache(seen, *(ordered(x, kept) for x in (k, v)))
 
     @property
     def slots(self) -> int:
