@@ -9,7 +9,6 @@ from torch import Tensor
 
 from regard.core.errors import wrong
 from regard.core.mechanism import accumulate_dtype
-from regard.kernels.rows import taken
 
 ROUNDING = 1e-5
 """By how much of its size a ball's bound is raised, so that rounding loses no key."""
@@ -49,7 +48,7 @@ class BallTree:
         for level in range(depth + 1):
             members = order.unflatten(2, (1 << level, -1))
             real = (members < m)[..., None]
-            points = taken(keys, order.flatten(0, 1)).unflatten(2, (1 << level, -1))
+            points = keys.take_along_dim(order[..., None], 2).unflatten(2, (1 << level, -1))
             count = real.sum(3)
             centre = (points * real).sum(3) / count.clamp(min=1)
             apart = (points - centre[..., None, :]).square()
