@@ -114,6 +114,15 @@ def test_no_decay_overflows_in_single_precision(strength, decay, kind):
     assert (after - kept).abs().max() <= 1e-4 * kept.abs().max().clamp(min=1)
 
 
+@pytest.mark.parametrize(("sizes", "tokens"), [((64, 64), 64), ((128, 128), 64), ((256, 512), 192), ((0, 5), 64)])
+def test_states_that_are_kept_are_no_larger_than_their_keys_and_values(sizes, tokens):
+    x, (d, e) = torch.zeros(4, 16, 400, 1), sizes
+    spans = gated.windows(Inputs(x, x, x), torch.zeros(4, 16, d, e))
+    starts = list(range(0, 384, tokens))
+    assert spans == [*(slice(start, start + tokens) for start in starts), slice(384, 400)]
+    assert d * e <= tokens * (d + e)
+
+
 @pytest.mark.parametrize(("rows", "heads", "states"), [(1, 1, 2), (2, 3, 8), (9, 8, 65)])
 def test_memory_does_not_grow_with_the_square_of_the_length(rows, heads, states):
     """Between forward and backward there are the inputs and a state every 4,096 tokens of all heads together, though
