@@ -163,7 +163,7 @@ def is_a_fifth(found: Figures) -> Finding:
     return Finding.of(f"{share:.1%} of softmax attention's bytes after 8,192 tokens in 32 layers", share <= 0.2)
 
 
-@measured(kind=("hymba", "mamba"), seed=range(2), steps=[1000])
+@measured(kind=("hymba", "mamba"), seed=range(2), steps=[600])
 def hymba_recall(kind: str, seed: int, steps: int) -> dict[str, float]:
     """The share of 8 pairs that three layers recall after 64 tokens: attention and state space, or state space
     alone."""
