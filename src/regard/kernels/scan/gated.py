@@ -155,10 +155,10 @@ def windows(x: Inputs, state: Tensor) -> list[slice]:
     """Whole chunks, so many tokens at a time that a state is no larger than their keys and values, then what is left
     over as one short chunk."""
     n, (d, e) = x.q.shape[2], state.shape[2:]
-    least = -(-d * e // (max(d + e, 1) * CHUNK)) * CHUNK
+    least, whole = -(-d * e // (max(d + e, 1) * CHUNK)) * CHUNK, n - n % CHUNK
     size = max(in_flight(x.q, CHUNK), least) if narrow(x, state) is None else WINDOW
-    spans = [slice(start, min(start + size, n - n % CHUNK)) for start in range(0, n - n % CHUNK, size)]
-    return [*spans, slice(n - n % CHUNK, n)] if n % CHUNK else spans
+    spans = [slice(start, min(start + size, whole)) for start in range(0, whole, size)]
+    return [*spans, slice(whole, n)] if n > whole else spans
 
 
 def window(inputs: Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
