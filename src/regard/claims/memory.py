@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 import regard
 from regard.claims.cells import measured
@@ -16,10 +16,6 @@ from regard.claims.figures import Figures, Finding, listed
 from regard.claims.recall import trained
 from regard.core.layout import Layout
 from regard.experiments.cell import Cell
-from regard.networks.lm import LM, Config
-from regard.tasks.associative import AssociativeRecall
-from regard.train.fit import Recipe, fit
-from regard.train.lm import accuracy_of, predicted
 
 CAUSAL = Layout(causal=True)
 
@@ -149,27 +145,6 @@ def withstands(found: Figures) -> Finding:
     huber, squared = (found("error", rule=rule) for rule in ("yaad", "squared"))
     figure = f"relative error with outliers {listed(huber, '.2f')}, by the squared error {listed(squared, '.2f')}"
     return Finding.of(figure, all(a < b for a, b in zip(huber, squared, strict=True)))
-
-
-@measured(layers=("window(size=32), titans", "window(size=32)*2"), seed=[0], steps=[600])
-def needle(layers: str, seed: int, steps: int) -> dict[str, float]:
-    """The share of 4 pairs that two layers recall after 1,024 tokens, trained on 128, and after 128."""
-    task = AssociativeRecall(4, 32)
-    model = LM(Config(32, 64, layers, heads=2), seed)
-
-    def loss(ready: nn.Module, generator: torch.Generator) -> Tensor:
-        return F.cross_entropy(*predicted(ready, task, 128, 16, generator))
-
-    fit(model, loss, Recipe(steps, 3e-3, seed=seed))
-    return {"long": accuracy_of(model, task, 1024, 64)[0], "short": accuracy_of(model, task, 128, 256)[0]}
-
-
-def finds(found: Figures) -> Finding:
-    """At eight times the trained length, 20 points more than the window alone."""
-    with_memory, alone = (found.one("long", layers=f"window(size=32){x}") for x in (", titans", "*2"))
-    short = found.one("short", layers="window(size=32), titans")
-    shown = f"recall of 4 pairs after 1,024 tokens {with_memory:.1%} (after 128 {short:.1%})"
-    return Finding.of(f"{shown}, with windows alone {alone:.1%}", with_memory >= alone + 0.2)
 
 
 LIKE = {"memora": 93}

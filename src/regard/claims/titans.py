@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from regard.claims.cells import measured
+from regard.claims.cells import Cells, measured
 from regard.claims.figures import Figures, Finding, listed
 from regard.networks.lm import LM, Config
 from regard.networks.titans import FORMS, TitansLM
-from regard.tasks.associative import AssociativeRecall
+from regard.tasks.needles import Needle
 from regard.train.fit import Recipe, fit
 from regard.train.lm import accuracy_of, predicted
 
-WINDOW = 32
+WINDOW, VOCABULARY = 32, 62
 
 
 @measured(form=tuple(FORMS))
@@ -33,25 +35,44 @@ def do_not_grow(found: Figures) -> Finding:
     return Finding.of(f"{listed(grown, '.3f')} times the bytes after 4,000 tokens", max(grown) == 1)
 
 
-@measured(form=("window", *FORMS), seed=[0], steps=[600])
+@measured(form=("window", "memory", *FORMS), seed=range(2), steps=[1500])
 def needle(form: str, seed: int, steps: int) -> dict[str, float]:
-    """The share of 4 pairs that two layers recall after 1,024 tokens, trained on 128, and after 128."""
-    task, config = AssociativeRecall(4, 32), Config(32, 64, "softmax*2", heads=2)
-    if form == "window":
-        model = LM(Config(32, 64, f"window(size={WINDOW})*2", heads=2), seed)
-    else:
+    """The share of 4 needles that two layers find in 1,024 tokens, trained on 128, and in 128.
+
+    ``window`` has windows alone, ``memory`` a memory behind a window, each as a layer. Not `AssociativeRecall`, whose
+    filler has the keys too: of 32 ids each stands thirty times in 1,024 tokens, with other ids behind it.
+    """
+    task = Needle(4, 4, VOCABULARY)
+    config = Config(VOCABULARY, 64, "softmax*2", heads=2)
+    if form in FORMS:
         model = TitansLM(config, form, WINDOW, 4, seed=seed)
+    else:
+        behind = "titans" if form == "memory" else f"window(size={WINDOW})"
+        model = LM(replace(config, layers=f"window(size={WINDOW}), {behind}"), seed)
 
     def loss(ready: nn.Module, generator: torch.Generator) -> Tensor:
         return F.cross_entropy(*predicted(ready, task, 128, 16, generator))
 
     fit(model, loss, Recipe(steps, 3e-3, seed=seed))
-    return {"long": accuracy_of(model, task, 1024, 64)[0], "short": accuracy_of(model, task, 128, 256)[0]}
+    return {"long": accuracy_of(model, task, 1024, 128)[0], "short": accuracy_of(model, task, 128, 256)[0]}
+
+
+def mechanism() -> Cells:
+    """The memory as a layer of its own."""
+    return needle.where(form=("window", "memory"))
+
+
+def joined() -> Cells:
+    """The memory joined with attention."""
+    return needle.where(form=("window", *FORMS))
 
 
 def finds(found: Figures) -> Finding:
-    """At eight times the trained length, each form 20 points more than the window alone."""
-    shares = {form: found.one("long", form=form) for form in ("window", *FORMS)}
-    told = ", ".join(f"{form} {share:.1%}" for form, share in shares.items())
-    best = [shares[form] for form in FORMS]
-    return Finding.of(f"recall of 4 pairs after 1,024 tokens: {told}", min(best) >= shares["window"] + 0.2)
+    """At eight times the trained length, with every seed 20 points more than windows alone."""
+    long, short = found.by("form", "long"), found.by("form", "short")
+    told = "; ".join(
+        f"{form} {listed(shares, '.1%')} (in 128 {listed(short[form], '.1%')})" for form, shares in long.items()
+    )
+    alone = long.pop("window")
+    more = [share - other for shares in long.values() for share, other in zip(shares, alone, strict=True)]
+    return Finding.of(f"4 needles found in 1,024 tokens: {told}", min(more) >= 0.2)

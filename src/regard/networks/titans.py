@@ -388,7 +388,7 @@ FORMS: Mapping[str, type[MemoryLayer]] = {
         ),
         Claim(
             "finds what stood eight times the trained length ago, 20 points more often than a window alone",
-            cells="titans.needle",
+            cells="titans.joined",
             holds="titans.finds",
         ),
     ),

@@ -46,8 +46,8 @@ def step_of(most: float) -> Signal:
         ),
         Claim(
             "finds what stood eight times the trained length ago, 20 points more often than a window alone",
-            cells="memory.needle",
-            holds="memory.finds",
+            cells="titans.mechanism",
+            holds="titans.finds",
         ),
     ),
 )
