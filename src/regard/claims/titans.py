@@ -63,8 +63,8 @@ def mechanism() -> Cells:
 
 
 def joined() -> Cells:
-    """The memory joined with attention."""
-    return needle.where(form=("window", *FORMS))
+    """The memory joined with attention, one seed of each form."""
+    return needle.where(form=("window", *FORMS), seed=[0])
 
 
 def finds(found: Figures) -> Finding:
