@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from regard.claims.cells import measured, quick
 from regard.claims.figures import Figures, Finding, listed
+from regard.experiments.cell import Cell
 from regard.networks.lm import LM, Config
 from regard.tasks import batch
 from regard.tasks.needles import MARK, Needle
@@ -51,6 +52,11 @@ def needle(arm: str, seed: int, steps: int, length: int) -> dict[str, float]:
 
     fit(model, loss, Recipe(steps, seed=seed))
     return by_distance(model.eval(), task, length, 256)
+
+
+def beside() -> list[Cell]:
+    """Powers and windows with every seed, and what dense attention finds, with one."""
+    return [*needle.where(arm=("power", "sliding")), *needle.where(arm=["dense"], seed=[0])]
 
 
 def finds_at_any_distance(found: Figures) -> Finding:

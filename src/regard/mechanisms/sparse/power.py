@@ -34,7 +34,7 @@ from regard.patterns import Pattern, Power, Sinks, Window
         Claim(
             "four layers find a needle at any distance of 512 tokens, and 30 points more of them than a window of as "
             "many keys",
-            cells="power_needle.needle",
+            cells="power_needle.beside",
             holds="power_needle.finds_at_any_distance",
         ),
     ),
