@@ -18,6 +18,8 @@ PACKAGE = "regard"
 ROOT = Path(__file__).parents[1]
 IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
+LEAVES = ast.Name | ast.Constant | ast.expr_context | ast.operator | ast.cmpop | ast.unaryop | ast.boolop
+"""What has no parts that decide anything."""
 HOOKS = frozenset(("forward", "backward", "setup_context", "vmap", "jvp"))
 """Methods that PyTorch calls, whoever else names them."""
 OPEN_BASES = frozenset(("Module", "Function", "ABC", "Protocol", "Generic", "NamedTuple", "object"))
@@ -147,6 +149,8 @@ def deciding(node: ast.AST) -> Iterator[ast.AST]:
     while waiting:
         node = waiting.pop()
         yield node
+        if isinstance(node, LEAVES):
+            continue
         plain = isinstance(node, ast.AnnAssign)
         for name in node._fields:
             if plain or name not in ("annotation", "returns"):

@@ -150,7 +150,7 @@ class Reach:
         """Until nothing new is reached."""
         while self.todo:
             piece = self.todo.pop()
-            for name in piece.names:
+            for name in named_inside(piece):
                 self.name(piece.module, name)
             for module, name in piece.imports:
                 self.name(module, name) if name else self.module(module)
@@ -231,6 +231,12 @@ class Reach:
         """The entry of the atlas of this name."""
         if word in entries():
             self.name(*entries()[word])
+
+
+@cache
+def named_inside(piece: Piece) -> frozenset[str]:
+    """What a piece names bare that its own file binds."""
+    return piece.names & bound(piece.module).keys()
 
 
 def named_in(texts: Iterable[str]) -> set[str]:
