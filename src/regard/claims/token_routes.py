@@ -19,7 +19,7 @@ from regard.train.tiny.make import token_stream
 from regard.train.token_routers import Thrift, token_routers
 
 LENGTH, SIZE, TESTED = 256, 2, 4096
-WINDOWS = (16, 32, 64, 128)
+WINDOWS = (16, 32, 128)
 
 
 @cache
