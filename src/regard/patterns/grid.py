@@ -79,8 +79,18 @@ def regions(
         sizes = (min(most, max(-(-len(x) // pattern.period), 1)) for most, x in zip(line, tokens, strict=True))
         rows, cols = (Region.classes(x, size, pattern.period) for x, size in zip(tokens, sizes, strict=True))
         return rows, cols
-    rows, cols = boxes[len(grid)]
+    rows, cols = (held(box, grid) for box in boxes[len(grid)])
     return tiles(grid, rows), tiles(grid, cols)
+
+
+def held(box: Sequence[int], grid: Sequence[int]) -> tuple[int, ...]:
+    """A box of as many cells, its sides powers of two, with no side twice as long as its axis or more if others have
+    room: of two frames, a box of four would hold each cell twice."""
+    sides = [min(side, 1 << (size - 1).bit_length()) for side, size in zip(box, grid, strict=True)]
+    while math.prod(sides) < math.prod(box):
+        room = [size / side for side, size in zip(sides, grid, strict=True)]
+        sides[room.index(max(room))] *= 2
+    return tuple(sides)
 
 
 class OnGrid(Pattern):

@@ -13,6 +13,8 @@ from regard.core.kinds import Sample
 from regard.kernels.block_sparse import plan as block_sparse
 from regard.laws import examine, laws_of
 from regard.patterns.base import GLANCE, Region
+from regard.patterns.grid import held, tiles
+from regard.patterns.named import inward_window
 
 GRID = (6, 7)
 LINE = [
@@ -297,3 +299,21 @@ def test_rows_of_the_mask_are_what_single_pairs_say(text, n, m, rows):
     i, j = torch.arange(m - n, m)[rows or slice(None)][:, None], torch.arange(m)
     pairs = torch.stack([pattern.head(h).visible(i, j, m).expand(len(i), m) for h in range(pattern.heads)])
     assert torch.equal(pattern.dense(n, m, rows=rows), pairs & (i >= 0))
+
+
+@hypothesis.given(st.lists(st.integers(1, 9), min_size=2, max_size=3), st.sampled_from(["queries", "keys"]))
+def test_boxes_keep_their_cells_and_fit_short_axes(grid, of):
+    box = {"queries": (8, 8), "keys": (2, 2)}[of] if len(grid) == 2 else {"queries": (4, 4, 4), "keys": (2, 2, 2)}[of]
+    found = held(box, grid)
+    assert math.prod(found) == math.prod(box)
+    wasted = any(side >= 2 * size for side, size in zip(found, grid, strict=True) if side > 1)
+    room = any(side < size for side, size in zip(found, grid, strict=True))
+    assert not (wasted and room)
+    seen = tiles(grid, found).tokens
+    assert sorted(set(seen.flatten().tolist())) == list(range(math.prod(grid)))
+
+
+def test_two_frames_are_not_computed_twice():
+    """With boxes of four frames, every cell of two would stand in its box twice."""
+    window = inward_window(2, 40, 40, 5, 5)
+    assert block_sparse.cells(window, 3200, 3200) < 0.2 * 3200**2
