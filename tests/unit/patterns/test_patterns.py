@@ -14,7 +14,7 @@ from regard.kernels.block_sparse import plan as block_sparse
 from regard.laws import examine, laws_of
 from regard.patterns.base import GLANCE, Region
 from regard.patterns.grid import held, tiles
-from regard.patterns.named import inward_window
+from regard.patterns.named import fused_view_time, inward_window
 
 GRID = (6, 7)
 LINE = [
@@ -317,3 +317,14 @@ def test_two_frames_are_not_computed_twice():
     """With boxes of four frames, every cell of two would stand in its box twice."""
     window = inward_window(2, 40, 40, 5, 5)
     assert block_sparse.cells(window, 3200, 3200) < 0.2 * 3200**2
+
+
+def test_views_and_times_stand_apart_in_blocks():
+    """In boxes of several views and times, three quarters of all pairs would be computed."""
+    fused = fused_view_time(8, 8, 64)
+    assert block_sparse.cells(fused, 4096, 4096) == fused.pairs(4096)
+    squares, runs = (
+        block_sparse.boxes_of(p.Neighborhood((64, 64), 7), 4096, 4096),
+        block_sparse.boxes_of(fused, 4096, 4096),
+    )
+    assert (squares, runs) == (block_sparse.TILES, block_sparse.RUNS)

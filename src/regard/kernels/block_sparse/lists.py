@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from regard.kernels.block_sparse.shapes import Boxes, fewest
 from regard.kernels.device import power
 from regard.patterns.base import Pattern, Region
 from regard.patterns.cover import Cover
@@ -20,6 +21,11 @@ LINE = 64, 64
 """Queries in a block, keys in a block, on a line."""
 TILES = {2: ((8, 8), (8, 8)), 3: ((4, 4, 4), (4, 4, 4))}
 HALVES = {2: ((4, 8), (4, 8)), 3: ((2, 4, 4), (2, 4, 4))}
+BOXES: Mapping[bool, Sequence[Boxes]] = {
+    False: (TILES, {2: TILES[2], 3: ((1, 8, 8), (1, 8, 8))}, {2: ((1, 64), (1, 64)), 3: ((1, 1, 64), (1, 1, 64))}),
+    True: (HALVES, {2: HALVES[2], 3: ((1, 4, 8), (1, 4, 8))}, {2: ((1, 32), (1, 32)), 3: ((1, 1, 32), (1, 1, 32))}),
+}
+"""Those and others, of which the ones are taken that leave fewest entries; by whether they are halves."""
 WIDEST = 512
 """Bytes of a token's vector up to which `LINE` and `TILES` are the blocks; wider ones take `HALVES`."""
 LOOKED_AT = 512
@@ -149,7 +155,8 @@ def heavy(*tensors: Tensor) -> bool:
 def planned(pattern: Pattern, n: int, m: int, device: torch.device, half: bool = False) -> Lists:
     """The lists of a pattern, kept for the next call; of blocks of half the side if so told."""
     side = LINE[0] // (2 if half else 1)
-    queries, keys = regions(pattern, n, m, (side if n > 16 else 16, side), HALVES if half else TILES)
+    line = side if n > 16 else 16, side
+    queries, keys = regions(pattern, n, m, line, fewest(pattern, n, m, line, BOXES[half]))
     cover = pattern.cover_of(queries, keys, n, m)
     heads = [pattern.head(h) for h in range(pattern.heads)]
     return listed(cover, queries, keys, lambda i, j, head: heads[head].visible(i, j, m), m - n).to(device)

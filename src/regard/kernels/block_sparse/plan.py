@@ -17,6 +17,7 @@ from regard.kernels import dense
 from regard.kernels import device as gpu
 from regard.kernels import masked_rows as whole
 from regard.kernels.block_sparse import lists
+from regard.kernels.block_sparse.shapes import Boxes, counted, fewest
 from regard.kernels.rows import flat_index, taken
 from regard.patterns.base import Pattern, Region
 from regard.patterns.cover import Cover
@@ -27,6 +28,9 @@ LINE = 128, 32
 """Queries in a block, keys in a block, on a line."""
 TILES = {2: ((8, 8), (2, 2)), 3: ((4, 4, 4), (2, 2, 2))}
 """The same on a grid of several axes, by their number."""
+RUNS = {2: ((1, 64), (1, 4)), 3: ((1, 1, 64), (1, 1, 8))}
+FRAMES = {2: TILES[2], 3: ((1, 8, 8), (1, 2, 4))}
+"""Other boxes, for patterns that leave more of them out: cells of one row, or of one frame."""
 GATHERED = 1 << 14
 """Keys that are gathered at a time, of one head."""
 WHOLE = 1 << 16
@@ -363,14 +367,15 @@ def cells(pattern: Pattern, n: int, m: int, biased: bool = False) -> int:
 
 def listed_cells(pattern: Pattern, n: int, m: int) -> int:
     """The entries of a plan's blocks."""
-    queries, keys = regions(pattern, n, m, line_of(n), TILES, classes=True)
-    step = max(1, len(queries.tokens) * len(keys.tokens) // SAMPLED)
-    some = Region(queries.tokens[step // 2 :: step], queries.run, queries.box)
-    counts = pattern.cover_of(some, keys, len(some.tokens) * some.tokens.shape[1], m, exact=False).offsets.diff()
-    counts = counts.view(pattern.heads, -1)
-    listed = sum(len(group) * int(counts[:, group].max()) for group in grouped(counts, keys.tokens.shape[1]))
-    more = len(queries.tokens) / max(len(some.tokens), 1)
-    return round(listed * more) * queries.tokens.shape[1] * keys.tokens.shape[1]
+    found = counted(pattern, n, m, line_of(n), boxes_of(pattern, n, m), SAMPLED)
+    listed = sum(len(group) * int(found.counts[:, group].max()) for group in grouped(found.counts, found.cols))
+    return round(listed * found.more) * found.rows * found.cols
+
+
+@lru_cache(maxsize=64)
+def boxes_of(pattern: Pattern, n: int, m: int) -> Boxes:
+    """The boxes of a plan, if it has any."""
+    return fewest(pattern, n, m, line_of(n), (TILES, FRAMES, RUNS))
 
 
 def line_of(n: int) -> tuple[int, int]:
@@ -381,7 +386,7 @@ def line_of(n: int) -> tuple[int, int]:
 @lru_cache(maxsize=32)
 def planned(pattern: Pattern, n: int, m: int) -> BlockPlan:
     """The plan of a pattern, kept for the next call."""
-    queries, keys = regions(pattern, n, m, line_of(n), TILES, classes=True)
+    queries, keys = regions(pattern, n, m, line_of(n), boxes_of(pattern, n, m), classes=True)
     cover = pattern.cover_of(queries, keys, n, m, exact=False)
     heads = [pattern.head(h) for h in range(pattern.heads)]
     return assembled(cover, queries, keys, lambda i, j, head: heads[head].visible(i, j, m), m - n)
