@@ -33,6 +33,8 @@ FRAMES = {2: TILES[2], 3: ((1, 8, 8), (1, 2, 4))}
 """Other boxes, for patterns that leave more of them out: cells of one row, or of one frame."""
 GATHERED = 1 << 14
 """Keys that are gathered at a time, of one head."""
+KEPT = 1 << 22
+"""Entries of a plan up to which its masks are kept as biases too."""
 WHOLE = 1 << 16
 """Pairs up to which one call under a dense mask is faster than blocks."""
 FEW = 512
@@ -53,13 +55,14 @@ class Gathered:
     Args:
         rows: the blocks' queries, in order. size: queries in a block. index: ``(maps, blocks, width)`` int64, the keys
             of each block, maps being 1, heads, or batch times heads. mask: ``(maps, blocks, size, width)`` bool; None
-            if all are visible.
+            if all are visible. keeps: whether the mask is kept as a bias.
     """
 
     rows: slice
     size: int
     index: Tensor
     mask: Tensor | None
+    keeps: bool = False
     causal: bool = field(default=False, init=False)
     alone: ClassVar[bool] = True
     batch: ClassVar[slice] = slice(None)
@@ -112,7 +115,16 @@ class Gathered:
 
     def bias(self, dtype: torch.dtype) -> Tensor | None:
         """The mask as the operator adds it to the scores."""
-        return dense.additive(self.mask, dtype)
+        if not self.keeps:
+            return dense.additive(self.mask, dtype)
+        if dtype not in self.biases:
+            self.biases[dtype] = dense.additive(self.mask, dtype)
+        return self.biases[dtype]
+
+    @cached_property
+    def biases(self) -> dict[torch.dtype, Tensor | None]:
+        """Those that are kept."""
+        return {}
 
     def sighted(self) -> Tensor | None:
         """Which rows see any key; None if all do."""
@@ -435,6 +447,7 @@ def assembled(cover: Cover, queries: Region, keys: Region, visible, shift: int) 
     count = int(order.max()) + 1 if len(order) else 0
     places = torch.arange(len(order))
     back = torch.full((count,), len(order)).scatter_reduce_(0, order, places, "amin")
+    pieces = [replace(piece, keeps=total <= KEPT) for piece in pieces]
     return BlockPlan(order, back, pieces, total)
 
 
