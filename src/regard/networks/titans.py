@@ -410,7 +410,8 @@ class TitansLM(LM):
 
     Paper: Behrouz et al., arXiv 2501.00663. Of what it leaves open: a token sees what was recalled for itself and the
     tokens before it in its segment, so that nothing of later ones reaches it; the non-linearity of the gate is a
-    sigmoid of the normed memory.
+    sigmoid of the normed memory. Values are learned at whatever length they have: as norms of 10 to 20 came, two layers
+    of width 64 diverged at a rate of 3e-3 and not at 1e-3; a smaller ``step`` of the memory is the other way out.
     """
 
     def __init__(
