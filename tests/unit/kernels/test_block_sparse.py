@@ -113,6 +113,25 @@ def test_neighbourhoods_equal_masked_dense_attention(pattern, form):
     agree(q, k, v, form(q, k, v, pattern), masked(q, k, v, pattern.dense(n)))
 
 
+@hypothesis.settings(max_examples=20)
+@hypothesis.given(
+    st.lists(st.integers(1, 8), min_size=2, max_size=3),
+    st.sampled_from(["TILES", "FRAMES", "RUNS"]),
+    st.integers(1, 4),
+    st.booleans(),
+)
+def test_any_boxes_give_the_same(grid, boxes, window, shared):
+    """Whichever boxes are taken: on grids with short axes, with windows and with what shares a coordinate."""
+    pattern = p.Same(grid, 0) | p.Same(grid, len(grid) - 1) if shared else p.Neighborhood(grid, window)
+    q, k, v = draw(math.prod(grid))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(block_sparse, "boxes_of", lambda *_: getattr(block_sparse, boxes))
+        block_sparse.planned.cache_clear()
+        got = block_sparse.attend(q, k, v, pattern)
+        agree(q, k, v, got, masked(q, k, v, pattern.dense(math.prod(grid))))
+    block_sparse.planned.cache_clear()
+
+
 def test_log_sum_exps_and_their_gradients():
     pattern = p.parse_pattern("Causal & Window(7)")
     q, k, v = draw(40)
