@@ -52,6 +52,8 @@ def fewest(pattern: Pattern, n: int, m: int, line: tuple[int, int], choices: Seq
     first = choices[0]
     if pattern.grid is None or len(pattern.grid) == 1 or n != m:
         return first
-    entries = [counted(pattern, n, m, line, boxes).entries for boxes in choices]
-    least = min(entries)
-    return first if least > BETTER * entries[0] else choices[entries.index(least)]
+    axes = len(pattern.grid)
+    found = {boxes[axes]: boxes for boxes in choices}
+    entries = {sides: counted(pattern, n, m, line, boxes).entries for sides, boxes in found.items()}
+    least = min(entries, key=entries.__getitem__)
+    return first if entries[least] > BETTER * entries[first[axes]] else found[least]
