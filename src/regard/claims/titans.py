@@ -66,8 +66,8 @@ def mechanism() -> Cells:
 
 
 def joined() -> Cells:
-    """The memory joined with attention, one seed of each form."""
-    return needle.where(form=("window", *FORMS), seed=[0])
+    """The memory joined with attention, one seed of each form, twice as many steps of the lower rate."""
+    return needle.where(form=("window", *FORMS), seed=[0], steps=[3000])
 
 
 def finds(found: Figures) -> Finding:
