@@ -29,7 +29,8 @@ from regard.edits.scaling import Temperature
     year=2025,
     fidelity="authors' code",
     claim=Claim(
-        "on lookups in SmolLM2 it is right more often than greedy decoding, and than with random heads dispersed",
+        "on lookups among keys that differ in a letter SmolLM2 is right more often by it than by greedy decoding, and "
+        "than with random heads dispersed",
         cells="decoding.dispersed",
         holds="decoding.mends",
     ),
