@@ -97,22 +97,27 @@ def grows_as_third_root(found: Figures) -> Finding:
 
 
 @quick(steps=[20], trained=[64], asked=[128])
-@measured(seed=range(1), steps=[1500], trained=[1024], asked=[4096])
+@measured(seed=range(2), steps=[800], trained=[1024], asked=[4096])
 def far_needle(seed: int, steps: int, trained: int, asked: int) -> dict[str, float]:
-    """The share of needles that four layers find in four times as many tokens as they were trained on."""
+    """The share of needles that four layers find in four times as many tokens as they were trained on at most.
+
+    Each step is of texts of that length, a half, a quarter or an eighth of it, as many as have 4,096 tokens together:
+    of long ones alone nothing was learned in 1,000 steps.
+    """
     task, model = Needle(vocabulary=32), LM(Config(32, 32, DEEP, heads=4, inner=64), seed)
 
     def loss(ready: nn.Module, generator: torch.Generator) -> Tensor:
-        return F.cross_entropy(*predicted(ready, task, trained, 4, generator))
+        length = trained >> int(torch.randint(4, (), generator=generator))
+        return F.cross_entropy(*predicted(ready, task, length, 4 * trained // length, generator))
 
     fit(model, loss, Recipe(steps, 5e-3, seed=seed))
-    return {"near": accuracy_of(model, task, trained, 32)[0], "far": accuracy_of(model, task, asked, 32)[0]}
+    return {"near": accuracy_of(model, task, trained, 64)[0], "far": accuracy_of(model, task, asked, 64)[0]}
 
 
 def is_found_at_4k(found: Figures) -> Finding:
     """At least 95%."""
     near, far = found("near"), found("far")
-    told = f"{listed(near, '.1%')} in as many tokens as were trained on, {listed(far, '.1%')} in four times as many"
+    told = f"{listed(near, '.1%')} in the most tokens that were trained on, {listed(far, '.1%')} in four times as many"
     return Finding.of(told, min(far) >= 0.95)
 
 

@@ -34,7 +34,7 @@ INGREDIENTS = ("decay", "step", "products", "convolution")
     claim=(
         Claim(
             ("a two-layer Mamba copies 64 tokens to 95% where it stays below 50% with its own initial values"),
-            cells="theory.copying",
+            cells="theory.copied_to_the_end",
             holds="theory.copies_to_95",
         ),
         Claim("it copies sooner, by a diagonal", cells="theory.copying", holds="theory.copies_sooner"),

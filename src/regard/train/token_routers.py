@@ -24,8 +24,9 @@ from regard.train.fit import Recipe, fit
 
 Draw = Callable[[Generator], Tensor]
 """The ids ``(b, n)`` of a step."""
-RECIPE = Recipe(300, 1e-2, decay=0.0)
-"""How routers are trained where nothing is said."""
+RECIPE = Recipe(300, 3e-2, decay=0.0)
+"""How routers are trained where nothing is said: a step changes a number by its rate at most, so that the rates have to
+add up to more than `SURE`."""
 SURE = 2.0
 """The logits of untrained routers: every query attends to everything."""
 
@@ -35,12 +36,13 @@ class Thrift:
     """How sparing routers are to be.
 
     Args:
-        price: λ, nats a token for a model that attends to everything in all heads. window, sinks: of the others.
+        price: λ, nats a token for a model that attends to everything in all heads. window, sinks: of the others; with
+            no sinks a model that is not tuned loses the tokens that take the attention that it has no use for.
     """
 
     price: float = 0.1
     window: int = 256
-    sinks: int = 0
+    sinks: int = 4
 
     def __post_init__(self) -> None:
         if not self.price >= 0:

@@ -62,7 +62,7 @@ SLOW = {
     "norm_parts.in_language": "reads held-out text, finds hulls of sixteen texts, 2 s a way",
     "small_lm.beside": "a second a model; projections.gated_models has such models too",
     "small_lm.tuned": "as small_lm.beside",
-    "power_needle.": "three models of four layers look for needles in 512 tokens, half a minute",
+    "power_needle.": "three models of four layers look for needles in 256 tokens, half a minute",
     "statements.told": "MiniLM reads 320 statements, 6 s",
     "thoughts_for_tokens.converted": "three models of eight layers read held-out text and write, 8 s",
     "token_routes.": "SmolLM2 learns from a batch with three windows, minutes",

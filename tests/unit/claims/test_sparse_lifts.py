@@ -13,17 +13,17 @@ from regard.tasks.needles import Needle
 
 
 def test_power_and_sliding_have_as_many_keys():
-    """Of the last query exactly, of all to 1%, and only powers lead from it to everything in four layers."""
+    """Of the last query exactly, of all 1 to 2% more for windows; only powers lead from it to all in four layers."""
     seen = {}
     for arm in ("power", "sliding"):
-        mechanism = build_text(layers(arm, 512).removesuffix(f"*{DEPTH}"))
-        seen[arm] = mechanism.support(512, 512, Layout(causal=True))[0, 0].float()
+        mechanism = build_text(layers(arm, 256).removesuffix(f"*{DEPTH}"))
+        seen[arm] = mechanism.support(256, 256, Layout(causal=True))[0, 0].float()
     power, sliding = seen["power"], seen["sliding"]
-    assert power[-1].sum() == sliding[-1].sum() == 64 + 3 + 1
-    assert abs(sliding.sum() / power.sum() - 1) < 0.01
+    assert power[-1].sum() == sliding[-1].sum() == 32 + 3 + 1
+    assert 1 <= sliding.sum() / power.sum() < 1.02
     reached = {arm: torch.linalg.matrix_power(one, DEPTH)[-1] > 0 for arm, one in seen.items()}
     assert reached["power"].all()
-    assert reached["sliding"].nonzero()[:, 0].tolist() == [0, *range(511 - 4 * 66, 512)]
+    assert reached["sliding"].nonzero()[:, 0].tolist() == [0, *range(255 - 4 * 34, 256)]
 
 
 class Nearest(nn.Module):
@@ -60,12 +60,14 @@ def test_who_wins():
     assert not delta(0.7, 0.95)
     assert not delta(0.8, 0.85)
 
-    def routes(shares, after):
+    def routes(shares, after, drawn=2.2):
         given = zip(WINDOWS, shares, strict=True)
-        rows = [{"window": window, "share": share, "before": 2.0, "after": after} for window, share in given]
+        told = {"before": 2.0, "after": after, "drawn": drawn, "here": 2.4}
+        rows = [{"window": window, "share": share} | told for window, share in given]
         return most_need_little(Figures(rows)).held
 
-    assert routes((0.3, 0.2, 0.1), 2.019)
-    assert not routes((0.3, 0.21, 0.1), 2.0)
-    assert not routes((0.3, 0.2, 0.1), 2.03)
-    assert not routes((0.3, 0.2, 0.2), 2.0)
+    assert routes((0.2, 0.1), 2.019)
+    assert not routes((0.21, 0.1), 2.0)
+    assert not routes((0.2, 0.1), 2.03)
+    assert not routes((0.2, 0.2), 2.0)
+    assert not routes((0.2, 0.1), 2.019, drawn=2.019)

@@ -5,7 +5,7 @@ import torch
 
 import regard
 from regard.train.fit import Recipe
-from regard.train.token_routers import Thrift, TokenRouter, token_routed, token_routers
+from regard.train.token_routers import RECIPE, SURE, Thrift, TokenRouter, token_routed, token_routers
 
 from .test_extend import STREAM, logits, model
 
@@ -58,6 +58,12 @@ def test_only_routers_are_trained_and_become_sparing():
     assert len(losses) == 40
     free = token_routers(model(), draw, Thrift(0.0, window=3), Recipe(1, 1e-3, decay=0.0))
     assert free.share(IDS) == 1
+
+
+def test_the_recipe_can_turn_every_query_away():
+    """A step of Adam changes a bias by its rate at most, and all of them have to take it below zero."""
+    assert sum(RECIPE.rate_at(step) for step in range(RECIPE.steps)) > SURE
+    assert Thrift().sinks > 0
 
 
 def test_a_text_is_continued_as_it_is_read():

@@ -32,7 +32,7 @@ from regard.patterns import Pattern, Power, Sinks, Window
             holds="common.is_true(figure=exact, said='pairs by the formula')",
         ),
         Claim(
-            "four layers find a needle at any distance of 512 tokens, and 30 points more of them than a window of as "
+            "four layers find a needle at any distance of 256 tokens, and 30 points more of them than a window of as "
             "many keys",
             cells="power_needle.beside",
             holds="power_needle.finds_at_any_distance",

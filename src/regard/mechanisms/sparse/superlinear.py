@@ -56,7 +56,7 @@ TILE = 1024
             holds="superlinear.is_found",
         ),
         Claim(
-            "four layers that are trained on 1,024 tokens find at least 95% of the needles in 4,096",
+            "four layers that are trained on up to 1,024 tokens find at least 95% of the needles in 4,096",
             cells="superlinear.far_needle",
             holds="superlinear.is_found_at_4k",
         ),
