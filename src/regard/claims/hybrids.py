@@ -163,10 +163,10 @@ def is_a_fifth(found: Figures) -> Finding:
     return Finding.of(f"{share:.1%} of softmax attention's bytes after 8,192 tokens in 32 layers", share <= 0.2)
 
 
-@measured(kind=("hymba", "mamba"), seed=range(2), steps=[600])
+@measured(kind=("hymba", "mamba"), seed=range(2), steps=[2000])
 def hymba_recall(kind: str, seed: int, steps: int) -> dict[str, float]:
     """The share of 8 pairs that three layers recall after 64 tokens: attention and state space, or state space
-    alone."""
+    alone. After 600 steps it was 26 and 29% against 9%, and still rising."""
     task = AssociativeRecall(8, 64)
     config = Config(64, 64, "softmax*3", heads=2, inner=64)
     model = HymbaLM(config, 16, 8, seed) if kind == "hymba" else LM(replace(config, layers="mamba*3"), seed)
