@@ -99,7 +99,7 @@ def probed(model: Filler, known: Boxes, asked: Boxes, forms: Sequence[str]):
     return object_binding(states, (known.objects, asked.objects), classes, forms, batch=16, rate=3e-3)
 
 
-@measured(seed=range(3), steps=[1000])
+@measured(seed=range(3), steps=[3000])
 def of_scenes(seed: int, steps: int) -> dict[str, float]:
     """The share of pairs told rightly in the best layer by each probe and by the classes as they are, untrained too;
     and the loss of filling in, whole, without the quadratic probe's first directions, and without random ones."""

@@ -23,6 +23,7 @@ from regard.claims.testbeds.captioned import (
     named,
     sentences,
 )
+from regard.experiments.cell import Cell
 from regard.networks.captioning.adaptive import AdaptiveCaptioner
 from regard.networks.captioning.bottom_up import BottomUpTopDown
 from regard.networks.captioning.self_critical import self_critical
@@ -136,7 +137,7 @@ def costs_nothing(found: Figures) -> Finding:
 
 
 @quick(seed=[0], steps=[40])
-@measured(reads=("regions", "mean", "grid"), seed=range(3), steps=[2500])
+@measured(reads=("regions", "mean"), seed=range(3), steps=[1000])
 def regions(reads: str, seed: int, steps: int) -> dict[str, float]:
     """F1 of objects, and the share of words of objects that look most at the object's region."""
     scenes = draw(TESTED, Generator().manual_seed(99))
@@ -157,6 +158,11 @@ def regions(reads: str, seed: int, steps: int) -> dict[str, float]:
     return found | {"looked": (first == which[..., 0])[told].double().mean().item()}
 
 
+def beside_a_grid() -> list[Cell]:
+    """Regions, which are given, and a grid, whose cells have to be seen first: two and a half times as many steps."""
+    return [*regions, *regions.where(reads=["grid"], steps=[2500])]
+
+
 def names_more_objects(found: Figures) -> Finding:
     """In every seed."""
     by = {name: found("objects", reads=name) for name in ("regions", "grid", "mean")}
@@ -171,10 +177,10 @@ def looks_at_the_region(found: Figures) -> Finding:
 
 
 @quick(seed=[0], steps=[30])
-@measured(score=(True, False), seed=range(3), steps=[2500])
+@measured(score=(True, False), seed=range(3), steps=[500])
 def rewarded(score: bool, seed: int, steps: int) -> dict[str, float]:
     """CIDEr-D and F1 of objects of captions from regions, after a fifth more steps by the score of whole captions, or
-    by their words as before."""
+    by their words as before. After twice as many steps nothing is left to be mended."""
     channels = draw(1, Generator()).regions().shape[2]
     weighed = Cider(sentences(draw(1000, Generator().manual_seed(1000 + seed)).words))
 

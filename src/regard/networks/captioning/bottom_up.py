@@ -62,7 +62,7 @@ def mean_of(regions: Tensor, layout: Layout) -> Tensor:
     claim=(
         Claim(
             "its captions of drawn scenes name more of the objects than those by a grid and by the mean of regions",
-            cells="captions.regions",
+            cells="captions.beside_a_grid",
             holds="captions.names_more_objects",
         ),
         Claim(
