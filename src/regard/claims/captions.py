@@ -180,7 +180,7 @@ def looks_at_the_region(found: Figures) -> Finding:
 @measured(score=(True, False), seed=range(3), steps=[500])
 def rewarded(score: bool, seed: int, steps: int) -> dict[str, float]:
     """CIDEr-D and F1 of objects of captions from regions, after a fifth more steps by the score of whole captions, or
-    by their words as before. After twice as many steps nothing is left to be mended."""
+    by their words as before. After twice as many steps little is left to be mended."""
     channels = draw(1, Generator()).regions().shape[2]
     weighed = Cider(sentences(draw(1000, Generator().manual_seed(1000 + seed)).words))
 
