@@ -6,7 +6,7 @@ from torch import nn
 from regard.claims.delta_recall import ARMS, wins_half_back
 from regard.claims.figures import Figures
 from regard.claims.power_needle import DEPTH, by_distance, finds_at_any_distance, layers
-from regard.claims.token_routes import WINDOWS, most_need_little
+from regard.claims.token_routes import WINDOWS, Drawn, most_need_little
 from regard.core.build import build_text
 from regard.core.layout import Layout
 from regard.tasks.needles import Needle
@@ -38,6 +38,15 @@ class Nearest(nn.Module):
 
 def test_needles_are_counted_by_their_distance():
     assert list(by_distance(Nearest(), Needle(vocabulary=32), 64, 48).values()) == [0, 0, 1, 1]
+
+
+def test_drawn_queries_are_as_many_as_a_head_sends():
+    drawn = Drawn(torch.tensor([0.0, 0.25, 1.0]), torch.Generator().manual_seed(0))
+    routes = drawn(torch.zeros(4, 500, 8)).sigmoid() > 0.5
+    none, some, every = routes.double().mean((0, 1)).tolist()
+    assert (none, every) == (0, 1)
+    assert abs(some - 0.25) < 0.05
+    assert not torch.equal(routes[0], routes[1])
 
 
 def test_who_wins():
