@@ -65,7 +65,7 @@ SLOW = {
     "power_needle.": "three models of four layers look for needles in 256 tokens, half a minute",
     "statements.told": "MiniLM reads 320 statements, 6 s",
     "thoughts_for_tokens.converted": "three models of eight layers read held-out text and write, 8 s",
-    "token_routes.": "SmolLM2 learns from a batch with three windows, minutes",
+    "token_routes.": "SmolLM2 learns from a batch with two windows, minutes",
     "titans.joined": "a thousand tokens by three forms of memory, a minute",
     "titans.mechanism": "a thousand tokens by memory and windows, several seconds",
     "tracking.": "words of 128 letters by networks of recurrence and attention, several seconds",
