@@ -1,15 +1,19 @@
-"""Softmax attention to 256 keys chosen for each query, in blocks of four sizes, beside dense attention.
+"""Softmax attention to 256 keys chosen for each query, in blocks of several sizes, beside dense attention.
 
-    python benchmarks/chosen.py 8192 16384
+    python benchmarks/chosen.py prefill 8192 16384
+    python benchmarks/chosen.py decode 8192 32768
 
-Processor seconds of one thread, in turn: one sequence, 8 heads of 64, float32, forward without gradients, causal, the
-choice by mean keys included. ``--groups 2`` has two heads of keys and values in the place of eight.
+One thread, in turn: one sequence, 8 heads of 64, float32, without gradients, causal, the choice by mean keys included.
+``--groups 2`` has two heads of keys and values in the place of eight.
 """
 
 from __future__ import annotations
 
+import statistics
+import time
+from collections.abc import Collection
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -17,20 +21,34 @@ import typer
 from regard.core.layout import Layout
 from regard.experiments.timing import medians
 from regard.mechanisms.scored.softmax import Softmax
-from regard.mechanisms.sparse.routed import Routed
+from regard.mechanisms.sparse.moba import MoBA
+from regard.mechanisms.sparse.routed import Routed, RoutedBlocks
 from regard.routers.blocks import Mean
 
 HEADS, DIM, KEYS = 8, 64, 256
 BLOCKS = 64, 32, 16, 8
+app = typer.Typer(pretty_exceptions_enable=False)
+Rounds = Annotated[int, typer.Option(min=1)]
 
 
+def of_blocks() -> dict[str, Routed | Softmax]:
+    """Dense attention and 256 keys in blocks of each size."""
+    return {"dense": Softmax()} | {f"{block} × {KEYS // block}": Routed(Mean(block, KEYS // block)) for block in BLOCKS}
+
+
+def head(made: Collection[str]) -> None:
+    """The first two rows of a table."""
+    print(f"| tokens | {' | '.join(made)} |\n|---:|{'---:|' * len(made)}")
+
+
+@app.command()
 @torch.no_grad()
-def main(lengths: list[int], groups: int = HEADS, rounds: Annotated[int, typer.Option(min=1)] = 3) -> None:
-    """Prints a row of medians for each length."""
+def prefill(lengths: list[int], groups: int = HEADS, rounds: Rounds = 3) -> None:
+    """Prints a row of medians for each length: processor seconds of a whole prompt."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    made = {"dense": Softmax()} | {f"{block} × {KEYS // block}": Routed(Mean(block, KEYS // block)) for block in BLOCKS}
-    print(f"| tokens | {' | '.join(made)} |\n|---:|{'---:|' * len(made)}")
+    made = of_blocks()
+    head(made)
     for length in lengths:
         q = torch.randn(1, HEADS, length, DIM)
         k, v = torch.randn(2, 1, groups, length, DIM)
@@ -39,5 +57,38 @@ def main(lengths: list[int], groups: int = HEADS, rounds: Annotated[int, typer.O
         print(f"| {length:,} | {' | '.join(shown)} |", flush=True)
 
 
+@app.command()
+@torch.no_grad()
+def decode(lengths: list[int], groups: int = HEADS, tokens: int = 8, rounds: Rounds = 15) -> None:
+    """Prints a row for each length: milliseconds a token, ``tokens`` in a row with each, and how often faster it is.
+
+    A step is all that `extend` does: it appends the token to the cache, chooses, and attends.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    made = of_blocks() | {"bounds, 16 × 16": RoutedBlocks("bound", 16, 16), "MoBA, 256 × 3": MoBA(256, 3)}
+    head(made)
+    for length in lengths:
+        states = {name: filled(mechanism, length, groups) for name, mechanism in made.items()}
+        times: dict[str, list[float]] = {name: [] for name in made}
+        for turn in range(rounds + 1):
+            for name, mechanism in made.items():
+                q, k, v = (torch.randn(tokens, 1, many, 1, DIM) for many in (HEADS, groups, groups))
+                begun = time.perf_counter()
+                for step in zip(q, k, v, strict=True):
+                    _, states[name] = mechanism.extend(*step, states[name])
+                times[name] += [(time.perf_counter() - begun) / tokens * 1e3] * bool(turn)
+        found = {name: statistics.median(each) for name, each in times.items()}
+        shown = [f"{ms:.2f} ({found['dense'] / ms:.1f})" for ms in found.values()]
+        print(f"| {length:,} | {' | '.join(shown)} |", flush=True)
+
+
+def filled(mechanism: Routed | Softmax, length: int, groups: int) -> Any:
+    """The state after ``length`` tokens of normal numbers."""
+    k, v = torch.randn(2, 1, groups, length, DIM)
+    state: Any = mechanism.start(1)
+    return mechanism.grown(k, v, state, None)[0] if isinstance(mechanism, Routed) else state.append(k, v, None)
+
+
 if __name__ == "__main__":
-    typer.run(main)
+    app()

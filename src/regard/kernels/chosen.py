@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
+from math import prod
 from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from regard.core.errors import wrong
 from regard.core.mechanism import accumulate_dtype
@@ -32,16 +34,27 @@ COARSE = 32
 """Keys in a block from which queries are gathered for it."""
 WHOLE = 1 << 17
 """Pairs up to which one call under a mask is faster than pieces."""
-DEAR = 20
+DEAR = 9
 """How many times a gathered key costs what one under a mask does; measured, as the next two, with 64 channels."""
-CALLS = {False: 3_000, True: 12_000}
+CALLS = {False: 2_000, True: 4_000}
 """The same of a call for some queries of one block of keys, without and with gradients."""
-MERGED = {False: 100, True: 40}
+MERGED = {False: 50, True: 75}
 """The same of a query's output for one block, put in order and merged."""
 GATHERED = 1 << 14
 """Keys of one head that are gathered at a time."""
+NEAR = 1 << 10
+"""The same where they are read once, and are to be near when they are."""
 PAIRS = 1 << 17
 """Pairs of a query and a block whose outputs are kept until they are merged."""
+
+BAGS = torch.ops.aten._embedding_bag_forward_only
+
+if BAGS not in flop_registry:  # PyTorch does not count sums that are weighted
+
+    @register_flop_formula(BAGS)
+    def count_bags(lines, places, offsets, scaled=False, mode=0, sparse=False, shares=None, *args, **kwargs) -> int:
+        """FLOPs of weighted sums of lines; those of sums without weights are not products."""
+        return 0 if shares is None else 2 * prod(places) * lines[1]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None = None, way: Route | None = None):
@@ -116,28 +129,99 @@ def by_keys(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None
     """The keys of its blocks copied for each row, a few rows at a time."""
     rows, width = choice.rows, max(choice.index.shape[3] * choice.rows.block, 1)
     step = max(GATHERED // width, 1) * rows.size
-    parts = [copied(q[:, :, some], k, v, choice.at(some), scale) for some in split(0, rows.n, step)]
+    factor = q.shape[3] ** -0.5 if scale is None else scale
+    run = where_they_stand if fits_lines(q, k, v, rows) else copied
+    parts = [run(q[:, :, some], k, v, choice.at(some), factor) for some in split(0, rows.n, step)]
+    if len(parts) == 1:
+        return parts[0]
     return Partial(torch.cat([part.out for part in parts], 2), torch.cat([part.lse for part in parts], 2))
 
 
-def copied(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None) -> Partial:
-    """`by_keys` of some rows."""
-    rows, (batch, heads) = choice.rows, q.shape[:2]
-    count, size = rows.count, rows.size
-    block = choice.index.clamp(min=0)[..., None] * rows.block + torch.arange(rows.block, device=q.device)
-    real = ((choice.index >= 0)[..., None] & (block < rows.m)).flatten(3)
-    tokens = block.flatten(3).clamp(max=rows.m - 1)
-    here = F.pad(rows.here, (0, count * size - rows.n), value=-1).view(-1, 1, count, size, 1)
-    mask = real[:, :, :, None].expand(-1, -1, -1, size, -1)
-    if rows.causal:
-        mask = mask & (tokens[:, :, :, None] <= here)
+def copied(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float) -> Partial:
+    """`by_keys` of some rows, under a mask of the copies."""
+    rows, (batch, heads), (starts, mask) = choice.rows, q.shape[:2], found_at(choice)
+    count, size, span = rows.count, rows.size, min(rows.block, rows.m)
     folded = F.pad(q, (0, 0, 0, count * size - rows.n)).reshape(batch * heads * count, 1, size, -1)
+    tokens = (starts[..., None] + torch.arange(span, device=q.device)).flatten(3)
     keys, values = (gathered(x, tokens).flatten(0, 2)[:, None] for x in (k, v))
-    piece = dense.Piece(slice(0, size), slice(0, tokens.shape[3]), mask=mask.reshape(-1, 1, size, tokens.shape[3]))
-    factor = q.shape[3] ** -0.5 if scale is None else scale
-    part = dense.over(folded, keys, values, [piece], factor)
+    seen = mask.expand(-1, -1, -1, size, -1).reshape(-1, 1, size, tokens.shape[3])
+    piece = dense.Piece(slice(0, size), slice(0, tokens.shape[3]), mask=seen)
+    part = dense.over(folded, keys, values, [piece], scale)
     out = part.out.reshape(batch, heads, count * size, -1)[:, :, : rows.n]
     return Partial(out, part.lse.reshape(batch, heads, count * size)[:, :, : rows.n])
+
+
+def found_at(choice: Choice) -> tuple[Tensor, Tensor]:
+    """The first keys ``(b, h, rows, c)`` of the blocks of each row, and which of their keys each query sees.
+
+    The latter is ``(b, h, rows, size or 1, keys)``. A last block that is shorter begins earlier, so that all are of
+    one length; what it then has of the block before is not seen there.
+    """
+    rows = choice.rows
+    span, first = min(rows.block, rows.m), choice.index[..., None] * rows.block
+    starts = first.clamp(0, rows.m - span)
+    tokens = starts + torch.arange(span, device=first.device)
+    mask = (tokens >= first) & (first >= 0) if rows.m % span else (first >= 0).expand_as(tokens)
+    mask, tokens = mask.flatten(3)[:, :, :, None], tokens.flatten(3)[:, :, :, None]
+    if rows.causal:
+        here = F.pad(rows.here, (0, rows.count * rows.size - rows.n), value=-1)
+        mask = mask & (tokens <= here.view(-1, 1, rows.count, rows.size, 1))
+    return starts[..., 0], mask
+
+
+def fits_lines(q: Tensor, k: Tensor, v: Tensor, rows: Rows) -> bool:
+    """Whether `where_they_stand` can: rows of one query, no gradients, and tokens next to each other in storage."""
+    plain = q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64) and rows.size == 1
+    recorded = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    return plain and not recorded and bool(k.numel() and v.numel()) and touching(k) and touching(v)
+
+
+def touching(x: Tensor) -> bool:
+    """Whether the tokens of each head of ``x (b, g, m, d)`` follow one another, and heads are whole tokens apart."""
+    d = x.shape[3]
+    return x.stride()[2:] == (d, 1) and not x.stride(0) % d and not x.stride(1) % d
+
+
+def where_they_stand(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float) -> Partial:
+    """`by_keys` of some rows of one query each: a few copies of keys at a time, and none of values."""
+    (batch, heads, n, d), (starts, mask) = q.shape, found_at(choice)
+    span, width = min(choice.rows.block, choice.rows.m), mask.shape[4]
+    asked, scores = (q * scale).reshape(-1, d, 1), q.new_empty(batch * heads * n, width, 1)
+    few, owner = max(NEAR // width, 1), heads_of(k, heads)
+    keys, at = lines(k, span), (starts + owner).flatten().split(few * starts.shape[3])
+    for near, some, out in zip(at, asked.split(few), scores.split(few), strict=True):
+        torch.bmm(keys.index_select(0, near).view(-1, width, d), some, out=out)
+    scores = scores[..., 0].masked_fill_(~mask.reshape(-1, width), -torch.inf)
+    most = scores.amax(1, keepdim=True).clamp_(min=torch.finfo(q.dtype).min)
+    shares = scores.sub_(most).exp_()
+    sums = shares.sum(1, keepdim=True)
+    lse, shares = sums.log().add_(most), shares.div_(sums.clamp(min=1))
+    owner = owner if apart(k) == apart(v) else heads_of(v, heads)
+    tokens = (starts + owner)[..., None] + torch.arange(span)
+    out = F.embedding_bag(tokens.view(-1, width), lines(v, 1), per_sample_weights=shares, mode="sum")
+    return Partial(out.view(batch, heads, n, -1), lse.view(batch, heads, n))
+
+
+def lines(x: Tensor, size: int) -> Tensor:
+    """``(places, size * d)``: line p is what stands in storage from the p-th token of ``x (b, g, m, d)`` on.
+
+    Lines of several tokens overlap: a view, to be read alone.
+    """
+    batch, groups, m, d = x.shape
+    last = (batch - 1) * x.stride(0) + (groups - 1) * x.stride(1) + (m - size) * d
+    return x.as_strided((last // d + 1, size * d), (d, 1))
+
+
+def apart(x: Tensor) -> tuple[int, int]:
+    """How many tokens of storage lie from a sequence of ``x (b, g, m, d)`` to the next, and from a head to the next."""
+    return x.stride(0) // x.shape[3], x.stride(1) // x.shape[3]
+
+
+def heads_of(x: Tensor, heads: int) -> Tensor:
+    """``(b or 1, h, 1, 1)``: the number in `lines` of the first token that each head reads of ``x (b, g, m, d)``."""
+    (batch, groups), (sequence, head) = x.shape[:2], apart(x)
+    owner = torch.arange(heads)[:, None, None] // (heads // groups) * head
+    return owner[None] if batch == 1 else owner + torch.arange(batch)[:, None, None, None] * sequence
 
 
 def gathered(x: Tensor, tokens: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -60,22 +61,31 @@ class Rows:
     @property
     def end(self) -> Tensor:
         """``(batch or 1, rows)``: the position of each row's last query."""
+        if self.size == 1:
+            return self.here
         places = torch.arange(self.size - 1, self.count * self.size, self.size, device=self.here.device)
         return self.here[:, places.clamp(max=self.n - 1)] if self.n else self.first
 
-    @property
+    @cached_property
     def number(self) -> Tensor:
         """``(blocks,)``: 0, 1, 2 …"""
         return torch.arange(self.blocks, device=self.here.device)
 
+    @cached_property
+    def lowest(self) -> Tensor:
+        """``(batch or 1, rows, 1)``: the block of the row's first query; negative before the first key."""
+        return torch.div(self.first, self.block, rounding_mode="floor")[..., None]
+
     def own(self) -> Tensor:
         """``(batch or 1, rows, blocks)`` bool: blocks that hold a query of the row."""
-        low, high = (torch.div(x, self.block, rounding_mode="floor")[..., None] for x in (self.first, self.end))
-        return (self.number >= low) & (self.number <= high)
+        if self.size == 1:
+            return self.number == self.lowest
+        highest = torch.div(self.end, self.block, rounding_mode="floor")[..., None]
+        return (self.number >= self.lowest) & (self.number <= highest)
 
     def previous(self) -> Tensor:
         """``(batch or 1, rows, blocks)`` bool: the block before that of the row's first query."""
-        return self.number == torch.div(self.first, self.block, rounding_mode="floor")[..., None] - 1
+        return self.number == self.lowest - 1
 
     def leading(self) -> Tensor:
         """``(batch or 1, rows, blocks)`` bool: the first block, where the row sees any of it."""
@@ -85,7 +95,7 @@ class Rows:
         """``(batch or 1, rows, blocks)`` bool: blocks to choose from; causal, those complete and wholly past."""
         if not self.causal:
             return torch.ones(1, self.count, self.blocks, dtype=torch.bool, device=self.here.device)
-        return self.number < torch.div(self.first, self.block, rounding_mode="floor")[..., None]
+        return self.number < self.lowest
 
     def at(self, rows: slice) -> Rows:
         """Some of the queries, from and up to whole rows."""
@@ -139,11 +149,13 @@ def best(scores: Tensor, count: int) -> Tensor:
     values, indices = largest(scores, min(taken + 1, size))
     least, best_values = values[..., taken - 1 : taken], values[..., :taken]
     found = indices[..., :taken].masked_fill(best_values == -torch.inf, size)
-    tied = (values[..., taken:] == least).any(-1)
-    tied &= least[..., 0] != -torch.inf
+    tied = (values[..., taken:] == least) & (least > -torch.inf)
     if bool(tied.any()):
+        tied = tied[..., 0]
         found[tied] = first_of_equal(scores[tied], least[tied], taken)
-    found = torch.nn.functional.pad(found.sort(-1).values, (0, count - found.shape[-1]), value=size)
+    found = found.sort(-1).values
+    if count > taken:
+        found = torch.nn.functional.pad(found, (0, count - taken), value=size)
     return found.masked_fill(found == size, -1)
 
 

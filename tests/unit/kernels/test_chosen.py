@@ -1,8 +1,10 @@
 """Attention to chosen blocks: ties, positions of their own, half precision, and what is refused."""
 
+from unittest import mock
+
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from regard.core.mechanism import masked_softmax, repeat_heads
@@ -33,8 +35,8 @@ def test_nan_is_chosen_in_its_row_alone():
     ("n", "block", "budget", "slopes", "way"),
     [
         (4096, 8, 32, False, "queries"), (4096, 16, 16, False, "queries"), (4096, 16, 16, True, "queries"),
-        (4096, 4, 16, False, "keys"), (4096, 1, 64, False, "keys"), (4096, 4, 64, False, "mask"),
-        (2048, 8, 32, False, "mask"), (4096, 4, 16, True, "mask"),
+        (4096, 4, 16, False, "keys"), (4096, 1, 64, False, "keys"), (4096, 4, 64, False, "keys"),
+        (2048, 8, 32, False, "mask"), (2048, 4, 16, True, "mask"),
     ],
 )  # fmt: skip
 def test_small_blocks_take_the_way_that_was_measured_fastest(n, block, budget, slopes, way):
@@ -62,6 +64,51 @@ def test_sequences_that_stand_elsewhere(block, n, past, way, dtype, seed):
     want = masked_softmax(queries @ keys.mT * 5**-0.5, choice.spread()) @ values
     tolerance = 1e-9 if dtype == torch.float64 else 3e-2
     torch.testing.assert_close(got.double(), want, atol=tolerance, rtol=tolerance)
+
+
+KINDS = "with room", "alone", "tokens apart", "wider"
+
+
+def stored(kind, size, generator):
+    """``(b, g, m, d)`` of normal numbers in storage whose other places are NaN."""
+    batch, groups, m, d = size
+    if kind == "with room":  # as a cache that grows
+        x = torch.full((batch + 1, groups, 2 * m, d), torch.nan, dtype=torch.float64)[1:, :, :m]
+    elif kind == "alone":
+        x = torch.empty(size, dtype=torch.float64)
+    elif kind == "tokens apart":  # as a projection leaves them
+        x = torch.full((batch, m, groups, d), torch.nan, dtype=torch.float64).transpose(1, 2)
+    else:
+        x = torch.full((batch, groups, m, d + 2), torch.nan, dtype=torch.float64)[..., :d]
+    return x.copy_(torch.randn(size, generator=generator, dtype=torch.float64))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(1, 2), st.sampled_from([(2, 2), (4, 2), (3, 1)]), st.integers(1, 5), st.integers(0, 40),
+    st.integers(1, 50), st.tuples(*[st.sampled_from(KINDS)] * 2), st.booleans(),
+    st.sampled_from([1, chosen.NEAR]), st.integers(0, 10**6),
+)  # fmt: skip
+@example(2, (4, 2), 3, 20, 4, ("with room", "alone"), True, 1, 0)
+def test_tokens_that_follow_one_another_are_read_where_they_stand(
+    batch, heads, n, past, block, kinds, causal, near, seed
+):
+    generator = torch.Generator().manual_seed(seed)
+    m, (heads, groups) = n + past, heads
+    q = torch.randn(batch, heads, n, 5, generator=generator, dtype=torch.float64)
+    k, v = (stored(kind, (batch, groups, m, d), generator) for kind, d in zip(kinds, (5, 3), strict=True))
+    here = torch.randint(-2, m, (batch, n), generator=generator).sort(dim=1).values  # before the first key too
+    choice = Mean(block, 4)(q, k, Rows(here, m, block, causal=causal))
+    fits = chosen.fits_lines(q, k, v, choice.rows)
+    assert fits if set(kinds) <= {"with room", "alone"} else m == 1 or "wider" not in kinds or not fits
+    with mock.patch.object(chosen, "NEAR", near):
+        got = chosen.attend(q, k, v, choice, way="keys")
+    want = chosen.attend(q, k, v, choice, way="mask")
+    torch.testing.assert_close(got.out, want.out)
+    torch.testing.assert_close(got.lse, want.lse)
+    learned = chosen.attend(q.requires_grad_(), k, v, choice, way="keys")
+    assert learned.out.requires_grad
+    torch.testing.assert_close(learned.out, want.out)
 
 
 def test_long_inputs_take_other_ways_and_agree():
