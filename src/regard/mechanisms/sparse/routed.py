@@ -30,8 +30,8 @@ class Known(State):
     """All keys and values, and what is summed up of the blocks of keys that are complete.
 
     Args:
-        cache: every key and value so far. summary: of the blocks that every sequence has completed, as the router
-            sums them up; empty before the first of them.
+        cache: every key and value so far. summary: of the blocks that any sequence has completed, as the router
+            sums them up, a sequence's own up to its last complete one; empty before the first.
     """
 
     cache: KeyValues
@@ -116,35 +116,42 @@ class Routed(Mechanism):
         """Sums up the blocks that the new tokens complete, and attends to the chosen ones."""
         self.check(q, k, v, Layout(causal=True), signals)
         grown, here = self.grown(k, v, state, key_mask)
-        keys, values, summary = self.all_of(grown)
-        choice = self.router(q, keys, self.router.rows(here, keys.shape[2], True), summary)
-        return chosen.attend(q, keys, values, choice).out, grown
+        cache = grown.cache
+        m = cache.k.shape[2] if cache.key_mask is None else int(grown.seen.max())
+        summary = self.summed(grown) or self.router.summary(in_order(cache)[0])
+        choice = self.router(q, cache.k, self.router.rows(here, m, True), summary)
+        return attended(q, cache, choice), grown
 
     def grown(self, k: Tensor, v: Tensor, state: Known, key_mask: Tensor | None) -> tuple[Known, Tensor]:
         """The state with the new tokens, and where they stand: ``(batch or 1, new)``."""
         here, seen = count_new(state, key_mask, k.shape[2], k.shape[0])
         cache = state.cache.append(k, v, key_mask)
-        least = int(seen.min())
-        done = in_order(cache)[0] if least // self.router.block > blocks_of(state.summary) else None
-        summary = state.summary if done is None else self.known(done, state.summary, least)
+        summary = self.renewed(cache, state.summary, state.seen, seen)
         return Known(seen, cache, summary), here[:1] if cache.key_mask is None else here
 
     def all_of(self, state: Known) -> tuple[Tensor, Tensor, Summary | None]:
         """Keys and values by position, and the summary of all of their blocks that may be chosen."""
-        (keys, values), summary = in_order(state.cache), state.summary
-        if int(state.seen.max()) // self.router.block > blocks_of(summary):
-            summary = self.of(keys, summary)
-        return keys, values, summary or None
+        return *in_order(state.cache), self.summed(state)
 
-    def known(self, k: Tensor, old: Summary, least: int) -> Summary:
-        """The summary of the first blocks, of which each sequence has ``least`` tokens or more."""
-        return self.of(k[:, :, : least // self.router.block * self.router.block], old)
+    def summed(self, state: Known) -> Summary | None:
+        """The summary of all blocks that may be chosen, or None if there are none."""
+        most = int(state.seen.max()) // self.router.block
+        return tuple(x[:, :, :most] for x in state.summary) if most else None
 
-    def of(self, k: Tensor, old: Summary) -> Summary:
-        """The summary of all blocks of ``k``, those that are summed up already left as they are."""
-        before = blocks_of(old)
-        new = self.router.summary(k[:, :, before * self.router.block :])
-        return tuple(torch.cat(pair, 2) for pair in zip(old, new, strict=True)) if old else new
+    def renewed(self, cache: KeyValues, old: Summary, before: Tensor, seen: Tensor) -> Summary:
+        """The summary with the blocks that sequences have completed, each with its own, between so many tokens."""
+        block = self.router.block
+        done, now = before // block, seen // block
+        moved = [(first, end) for first, end in zip(done.tolist(), now.tolist(), strict=True) if end > first]
+        if not moved:
+            return old
+        first, end = min(pair[0] for pair in moved), max(pair[1] for pair in moved)
+        new = self.router.summary(keys_in_order(cache, first * block, end * block))
+        if first >= blocks_of(old):
+            return tuple(torch.cat(pair, 2) for pair in zip(old, new, strict=True)) if old else new
+        number = torch.arange(first, end, device=seen.device)
+        own = ((number >= done[:, None]) & (number < now[:, None]))[:, None]
+        return tuple(put(x, fresh, own, first) for x, fresh in zip(old, new, strict=True))
 
     def cost(self, shape: Shape, layout: Layout = Layout()) -> Cost:
         router, (n, m) = self.router, (shape.n, shape.keys)
@@ -177,13 +184,49 @@ def blocks_of(summary: Summary) -> int:
     return summary[0].shape[2] if summary else 0
 
 
+def put(old: Tensor, new: Tensor, own: Tensor, first: int) -> Tensor:
+    """``old (b, g, x, …)`` with those of ``new (b, g, y, …)`` that are ``own (b, 1, y)`` from ``first`` on."""
+    end = first + new.shape[2]
+    short = max(end - old.shape[2], 0)
+    kept = torch.cat([old[:, :, first:end], torch.zeros_like(new[:, :, :short])], 2)
+    middle = torch.where(own[(...,) + (None,) * (new.dim() - 3)], new, kept)
+    return torch.cat([old[:, :, :first], middle, old[:, :, end:]], 2)
+
+
 def in_order(cache: KeyValues) -> tuple[Tensor, Tensor]:
     """Keys and values by position: padding, which has none, behind the real tokens of its sequence."""
     if cache.key_mask is None:
         return cache.k, cache.v
-    order = torch.argsort(~cache.key_mask, dim=1, stable=True)[:, : int(cache.key_mask.sum(1).max())]
-    keys, values = (ordered(x, order) for x in (cache.k, cache.v))
-    return keys, values
+    order = order_of(cache.key_mask)
+    return ordered(cache.k, order), ordered(cache.v, order)
+
+
+def keys_in_order(cache: KeyValues, first: int, end: int) -> Tensor:
+    """Some keys by position."""
+    if cache.key_mask is None:
+        return cache.k[:, :, first:end]
+    return ordered(cache.k, order_of(cache.key_mask)[:, first:end])
+
+
+def order_of(real: Tensor) -> Tensor:
+    """``(b, most)``: where the tokens ``real (b, m)`` of each sequence are, in order, then others."""
+    return torch.argsort(~real, dim=1, stable=True)[:, : int(real.sum(1).max())]
+
+
+def attended(q: Tensor, cache: KeyValues, choice: Choice) -> Tensor:
+    """Attention to chosen blocks, for a few queries without a copy of all keys where padding comes first alone."""
+    if cache.key_mask is None:
+        return chosen.attend(q, cache.k, cache.v, choice).out
+    m, real = cache.k.shape[2], cache.key_mask.sum(1)
+    first = (torch.arange(m, device=q.device) >= (m - real)[:, None]) == cache.key_mask
+    if q.shape[2] > chosen.FEW or not bool(first.all()):
+        return chosen.attend(q, *in_order(cache), choice).out
+    outs = []
+    for row, count in enumerate(real.tolist()):
+        one, rows = slice(row, row + 1), replace(choice.rows, here=choice.rows.here[row : row + 1], m=count)
+        keys, values = (x[one, :, m - count :] for x in (cache.k, cache.v))
+        outs.append(chosen.attend(q[one], keys, values, Choice(choice.index[one], rows)).out)
+    return torch.cat(outs)
 
 
 @published(
