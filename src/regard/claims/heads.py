@@ -187,7 +187,7 @@ def pruned() -> dict[str, float]:
     """By how much SmolLM2's loss rises on held-out texts without a fifth of its heads, least important or random."""
     model, tokenizer = smollm2()
     ids, off = torch.tensor(tokenizer(manual()).input_ids), round(0.2 * HEADS)
-    scores = HeadImportance().run(model, [Prompt(ids[start : start + 256]) for start in (0, 1000, 2000)])
+    scores = HeadImportance().run(model, [Prompt(ids[start : start + 256]) for start in range(0, 2304, 256)])
     texts = [ids[start : start + 256] for start in range(2400, len(ids) - 256, 256)][:12]
     whole, few = text_loss(model, texts), len(DRAWS) - 1
     raw, normed = (text_loss(model, texts, ordered(scores, by_norm)[:off]) / whole - 1 for by_norm in (False, True))
