@@ -75,7 +75,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None 
     sizes = choice.rows.n, choice.rows.m, choice.index.shape[:2]
     if sizes != (q.shape[2], k.shape[2], q.shape[:2]):
         raise wrong("choice", f"{sizes}", f"{(q.shape[2], k.shape[2], tuple(q.shape[:2]))}")
-    if not k.shape[2] or not q.shape[2]:
+    if not (k.shape[2] and q.shape[2] and choice.index.shape[3]):
         return dense.over(q, k, v, [], scale)
     slopes = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     return WAYS[way or cheapest(choice, slopes, gpu.usable(q))](q, k, v, choice, scale)

@@ -146,6 +146,13 @@ def test_queries_gathered_for_blocks(pairs, own, monkeypatch):
         torch.testing.assert_close(got, want)
 
 
+def test_queries_with_no_blocks_get_zeros():
+    q, k = torch.randn(1, 2, 3, 4), torch.randn(1, 2, 40, 4)
+    found = chosen.attend(q, k, k, Choice(torch.zeros(1, 2, 3, 0, dtype=torch.int64), Rows.last(3, 40, 4, 1, True)))
+    assert not found.out.any()
+    assert (found.lse == -torch.inf).all()
+
+
 def test_what_does_not_fit_is_named():
     q, k = torch.randn(2, 1, 2, 9, 4)
     choice = Mean(3, 3)(q, k, Rows.last(9, 9, 3, 1, True))
