@@ -111,7 +111,7 @@ def is_no_worse(found: Figures) -> Finding:
     return Finding.of(figure, mean(mega) <= mean(transformer))
 
 
-@measured(attends=(True, False), seed=range(3), steps=[400])
+@measured(attends=(True, False), seed=range(3), steps=[3000])
 def sha_bits(attends: bool, seed: int, steps: int) -> dict[str, float]:
     """Held-out bits a character of four LSTM layers after training on windows of 128, with attention or without."""
     model = ShaRNN(Config(VOCABULARY, 64, "softmax*4", heads=1), memory=128, attends=attends, seed=seed)
