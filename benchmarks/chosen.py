@@ -9,8 +9,6 @@ One thread, in turn: one sequence, 8 heads of 64, float32, without gradients, ca
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Collection
 from functools import partial
 from typing import Annotated, Any
@@ -60,7 +58,7 @@ def prefill(lengths: list[int], groups: int = HEADS, rounds: Rounds = 3) -> None
 @app.command()
 @torch.no_grad()
 def decode(lengths: list[int], groups: int = HEADS, tokens: int = 8, rounds: Rounds = 15) -> None:
-    """Prints a row for each length: milliseconds a token, ``tokens`` in a row with each, and how often faster it is.
+    """Prints a row for each length: processor ms a token, ``tokens`` in a row with each, and how often faster it is.
 
     A step is all that `extend` does: it appends the token to the cache, chooses, and attends.
     """
@@ -70,16 +68,14 @@ def decode(lengths: list[int], groups: int = HEADS, tokens: int = 8, rounds: Rou
     head(made)
     for length in lengths:
         states = {name: filled(mechanism, length, groups) for name, mechanism in made.items()}
-        times: dict[str, list[float]] = {name: [] for name in made}
-        for turn in range(rounds + 1):
-            for name, mechanism in made.items():
-                q, k, v = (torch.randn(tokens, 1, many, 1, DIM) for many in (HEADS, groups, groups))
-                begun = time.perf_counter()
-                for step in zip(q, k, v, strict=True):
-                    _, states[name] = mechanism.extend(*step, states[name])
-                times[name] += [(time.perf_counter() - begun) / tokens * 1e3] * bool(turn)
-        found = {name: statistics.median(each) for name, each in times.items()}
-        shown = [f"{ms:.2f} ({found['dense'] / ms:.1f})" for ms in found.values()]
+
+        def some(name: str, states: dict[str, Any] = states) -> None:
+            q, k, v = (torch.randn(tokens, 1, many, 1, DIM) for many in (HEADS, groups, groups))
+            for step in zip(q, k, v, strict=True):
+                states[name] = made[name].extend(*step, states[name])[1]
+
+        found = medians({name: partial(some, name) for name in made}, rounds)
+        shown = [f"{each / tokens * 1e3:.2f} ({found['dense'] / each:.1f})" for each in found.values()]
         print(f"| {length:,} | {' | '.join(shown)} |", flush=True)
 
 

@@ -126,7 +126,7 @@ def by_mask(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None
 
 
 def by_keys(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None) -> Partial:
-    """The keys of its blocks copied for each row, a few rows at a time."""
+    """The keys of its blocks for each row, a few rows at a time, read where they stand if that can be, else copied."""
     rows, width = choice.rows, max(choice.index.shape[3] * choice.rows.block, 1)
     step = max(GATHERED // width, 1) * rows.size
     factor = q.shape[3] ** -0.5 if scale is None else scale
@@ -139,10 +139,9 @@ def by_keys(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float | None
 
 def copied(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float) -> Partial:
     """`by_keys` of some rows, under a mask of the copies."""
-    rows, (batch, heads), (starts, mask) = choice.rows, q.shape[:2], found_at(choice)
-    count, size, span = rows.count, rows.size, min(rows.block, rows.m)
+    rows, (batch, heads), (tokens, mask) = choice.rows, q.shape[:2], found_at(choice)
+    count, size = rows.count, rows.size
     folded = F.pad(q, (0, 0, 0, count * size - rows.n)).reshape(batch * heads * count, 1, size, -1)
-    tokens = (starts[..., None] + torch.arange(span, device=q.device)).flatten(3)
     keys, values = (gathered(x, tokens).flatten(0, 2)[:, None] for x in (k, v))
     seen = mask.expand(-1, -1, -1, size, -1).reshape(-1, 1, size, tokens.shape[3])
     piece = dense.Piece(slice(0, size), slice(0, tokens.shape[3]), mask=seen)
@@ -152,21 +151,20 @@ def copied(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float) -> Par
 
 
 def found_at(choice: Choice) -> tuple[Tensor, Tensor]:
-    """The first keys ``(b, h, rows, c)`` of the blocks of each row, and which of their keys each query sees.
+    """The keys ``(b, h, rows, t)`` of the blocks of each row, and which of them each query sees.
 
-    The latter is ``(b, h, rows, size or 1, keys)``. A last block that is shorter begins earlier, so that all are of
-    one length; what it then has of the block before is not seen there.
+    The latter is ``(b, h, rows, size or 1, t)``. A last block that is shorter begins earlier, so that all are of one
+    length; what it then has of the block before is not seen there.
     """
     rows = choice.rows
     span, first = min(rows.block, rows.m), choice.index[..., None] * rows.block
-    starts = first.clamp(0, rows.m - span)
-    tokens = starts + torch.arange(span, device=first.device)
+    tokens = first.clamp(0, rows.m - span) + torch.arange(span, device=first.device)
     mask = (tokens >= first) & (first >= 0) if rows.m % span else (first >= 0).expand_as(tokens)
-    mask, tokens = mask.flatten(3)[:, :, :, None], tokens.flatten(3)[:, :, :, None]
+    tokens, mask = tokens.flatten(3), mask.flatten(3)[:, :, :, None]
     if rows.causal:
         here = F.pad(rows.here, (0, rows.count * rows.size - rows.n), value=-1)
-        mask = mask & (tokens <= here.view(-1, 1, rows.count, rows.size, 1))
-    return starts[..., 0], mask
+        mask = mask & (tokens[:, :, :, None] <= here.view(-1, 1, rows.count, rows.size, 1))
+    return tokens, mask
 
 
 def fits_lines(q: Tensor, k: Tensor, v: Tensor, rows: Rows) -> bool:
@@ -184,11 +182,11 @@ def touching(x: Tensor) -> bool:
 
 def where_they_stand(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: float) -> Partial:
     """`by_keys` of some rows of one query each: a few copies of keys at a time, and none of values."""
-    (batch, heads, n, d), (starts, mask) = q.shape, found_at(choice)
-    span, width = min(choice.rows.block, choice.rows.m), mask.shape[4]
+    (batch, heads, n, d), (tokens, mask) = q.shape, found_at(choice)
+    span, width = min(choice.rows.block, choice.rows.m), tokens.shape[3]
     asked, scores = (q * scale).reshape(-1, d, 1), q.new_empty(batch * heads * n, width, 1)
     few, owner = max(NEAR // width, 1), heads_of(k, heads)
-    keys, at = lines(k, span), (starts + owner).flatten().split(few * starts.shape[3])
+    keys, at = lines(k, span), (tokens[..., ::span] + owner).flatten().split(few * choice.index.shape[3])
     for near, some, out in zip(at, asked.split(few), scores.split(few), strict=True):
         torch.bmm(keys.index_select(0, near).view(-1, width, d), some, out=out)
     scores = scores[..., 0].masked_fill_(~mask.reshape(-1, width), -torch.inf)
@@ -197,8 +195,8 @@ def where_they_stand(q: Tensor, k: Tensor, v: Tensor, choice: Choice, scale: flo
     sums = shares.sum(1, keepdim=True)
     lse, shares = sums.log().add_(most), shares.div_(sums.clamp(min=1))
     owner = owner if apart(k) == apart(v) else heads_of(v, heads)
-    tokens = (starts + owner)[..., None] + torch.arange(span)
-    out = F.embedding_bag(tokens.view(-1, width), lines(v, 1), per_sample_weights=shares, mode="sum")
+    at = (tokens + owner).view(-1, width)
+    out = F.embedding_bag(at, lines(v, 1), per_sample_weights=shares, mode="sum")
     return Partial(out.view(batch, heads, n, -1), lse.view(batch, heads, n))
 
 

@@ -217,12 +217,12 @@ def attended(q: Tensor, cache: KeyValues, choice: Choice) -> Tensor:
     """Attention to chosen blocks, for a few queries without a copy of all keys where padding comes first alone."""
     if cache.key_mask is None:
         return chosen.attend(q, cache.k, cache.v, choice).out
-    m, real = cache.k.shape[2], cache.key_mask.sum(1)
-    first = (torch.arange(m, device=q.device) >= (m - real)[:, None]) == cache.key_mask
+    m = cache.k.shape[2]
+    first = (torch.arange(m, device=q.device) >= (m - cache.seen)[:, None]) == cache.key_mask
     if q.shape[2] > chosen.FEW or not bool(first.all()):
         return chosen.attend(q, *in_order(cache), choice).out
     outs = []
-    for row, count in enumerate(real.tolist()):
+    for row, count in enumerate(cache.seen.tolist()):
         one, rows = slice(row, row + 1), replace(choice.rows, here=choice.rows.here[row : row + 1], m=count)
         keys, values = (x[one, :, m - count :] for x in (cache.k, cache.v))
         outs.append(chosen.attend(q[one], keys, values, Choice(choice.index[one], rows)).out)
