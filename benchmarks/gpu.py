@@ -10,7 +10,8 @@ are random, bfloat16 unless said; a training step is forward and backward. What 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
@@ -206,18 +207,19 @@ def models() -> Iterator[Line]:
 
 
 def decoding(model, ids: Tensor, policy: str | None) -> Work:
-    """Tokens one by one behind a prompt that is read once."""
+    """Tokens one by one behind a prompt that is read once, by a copy of the model that stays compressed."""
     from transformers import DynamicCache
 
-    cache, held = DynamicCache(), lambda: regard.compress(model, policy, budget=512) if policy else nullcontext()
-    with torch.no_grad(), held():
+    model, cache, held = deepcopy(model), DynamicCache(), ExitStack()
+    if policy:
+        held.enter_context(regard.compress(model, policy, budget=512))
+    with torch.no_grad():
         model(ids, past_key_values=cache, logits_to_keep=1)
 
     @torch.no_grad()
-    def run():
-        with held():
-            for _ in range(64):
-                model(ids[:, -1:], past_key_values=cache, logits_to_keep=1)
+    def run(held=held):
+        for _ in range(64):
+            model(ids[:, -1:], past_key_values=cache, logits_to_keep=1)
 
     return run
 

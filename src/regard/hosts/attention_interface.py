@@ -120,15 +120,14 @@ def given_back(
 def interfaces(model: nn.Module) -> list[AttentionInterface]:
     """Where the model's attention modules look for their function: Transformers' table, and those of single models."""
     found = {id(ALL_ATTENTION_FUNCTIONS): ALL_ATTENTION_FUNCTIONS}
-    for module in model.modules():
-        found |= {id(table): table for table in tables(module)}
+    for file in dict.fromkeys(type(module).__module__ for module in model.modules()):
+        found |= {id(table): table for table in tables(file)}
     return list(found.values())
 
 
-def tables(module: nn.Module) -> list[AttentionInterface]:
-    """The tables of attention functions that the file of a module knows."""
-    known = vars(sys.modules[type(module).__module__]).values()
-    return [value for value in known if isinstance(value, AttentionInterface)]
+def tables(file: str) -> list[AttentionInterface]:
+    """The tables of attention functions that a file of modules knows."""
+    return [value for value in vars(sys.modules[file]).values() if isinstance(value, AttentionInterface)]
 
 
 def eager_parts(model: nn.Module, configs: list[PreTrainedConfig]) -> set[int]:
@@ -139,7 +138,11 @@ def eager_parts(model: nn.Module, configs: list[PreTrainedConfig]) -> set[int]:
     owners = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
     found = set()
     for config in configs:
-        capable = [module._supports_sdpa and bool(tables(module)) for module in owners if module.config is config]
+        capable = [
+            module._supports_sdpa and bool(tables(type(module).__module__))
+            for module in owners
+            if module.config is config
+        ]
         if not all(capable) or (not capable and config._attn_implementation == "eager"):
             found.add(id(config))
     return found

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
+from types import MethodType
 from typing import Any
 
 from torch import nn
@@ -43,9 +44,9 @@ def found(arguments: Iterable[Any]) -> Iterator[Any]:
 
 def takes(module: nn.Module) -> bool:
     """Whether a module's parameters say that it is given the past, or keeps it itself."""
-    parameters = inspect.signature(module.forward).parameters.values()
     return any(
-        p.name in NAMES | {"use_cache"} or TYPE.search(inspect.formatannotation(p.annotation)) for p in parameters
+        p.name in NAMES | {"use_cache"} or TYPE.search(inspect.formatannotation(p.annotation))
+        for p in parameters(module).values()
     )
 
 
@@ -53,7 +54,21 @@ def may_take(module: nn.Module) -> bool:
     """Whether a cache could come to a module at all: one of PyTorch's own, or of one parameter, is given none."""
     if type(module).__module__.startswith("torch."):
         return False
-    return len(inspect.signature(module.forward).parameters) > 1
+    return len(parameters(module)) > 1
+
+
+def parameters(module: nn.Module) -> Mapping[str, inspect.Parameter]:
+    """Those of a module's forward pass, looked up once for all modules of its class."""
+    method: Any = module.forward
+    if getattr(method, "__self__", None) is not module:
+        return inspect.signature(method).parameters
+    return parameters_of(method.__func__)
+
+
+@lru_cache(1024)
+def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Those of a method, without the object whose it is."""
+    return inspect.signature(MethodType(function, function)).parameters
 
 
 def embeds(module: nn.Module) -> bool:

@@ -16,8 +16,8 @@ BLOCK = 1 << 21
 """Entries of A in a block of rows: 8 MiB of float32."""
 MOST_ROWS = 256
 """Rows in a block at most: a causal block wastes half of its square on the diagonal."""
-GPU_BLOCK, GPU_ROWS = 1 << 24, 1024
-"""The same on a GPU, where a block costs the time to launch its kernels: 64 MiB."""
+GPU_BLOCK, GPU_ROWS = 1 << 26, 2048
+"""The same on a GPU, where a block costs the time to launch its kernels: 256 MiB."""
 LEAST_ROWS = 16
 """Rows in a block at least, below which the products lose their speed."""
 

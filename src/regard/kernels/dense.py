@@ -133,6 +133,8 @@ def by_operator(q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float | 
     Autograd keeps the masks, a byte for each pair of a sequence.
     """
     n, m, grouped = q.shape[2], k.shape[2], q.shape[1] != k.shape[1]
+    if not n:
+        return q @ repeat_heads(k, q.shape[1]).mT @ repeat_heads(v, q.shape[1])
     if layout.plain and (not layout.causal or n in (1, m)):
         causal = layout.causal and n > 1
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale, enable_gqa=grouped)

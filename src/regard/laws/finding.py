@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.gradcheck import GradcheckError
 
 from regard.core.mechanism import accumulate_dtype
 
@@ -51,10 +53,25 @@ class Report:
         )
 
 
-def same(got: Tensor, want: Tensor, tolerance: float, where: str, rows: Tensor | None = None) -> float:
+def slopes_hold(function: Callable[..., Tensor], leaves: Sequence[Tensor], fast: bool = True) -> None:
+    """Broken unless gradients of the leaves, in float64, are those of finite differences.
+
+    On a GPU some sums have no order: two backward passes may differ by rounding.
+    """
+    loose = 0.0 if leaves[0].device.type == "cpu" else 1e-9
+    try:
+        torch.autograd.gradcheck(function, tuple(leaves), fast_mode=fast, nondet_tol=loose)
+    except GradcheckError as error:
+        raise Broken(f"gradcheck in float64 fails: {str(error).strip().splitlines()[0]}") from None
+
+
+def same(
+    got: Tensor, want: Tensor, tolerance: float, where: str, rows: Tensor | None = None, least: float = 1e-6
+) -> float:
     """The relative error ``max|got − want| / max|want|``; Broken if above ``tolerance`` or not finite.
 
-    ``rows (batch, n)`` restricts the comparison to some of the queries of ``(batch, heads, n, …)``.
+    ``rows (batch, n)`` restricts the comparison to some of the queries of ``(batch, heads, n, …)``; the error is of
+    ``least`` where all that is wanted is smaller.
     """
     if got.shape != want.shape:
         raise Broken(f"{where}: shape {tuple(got.shape)}, want {tuple(want.shape)}")
@@ -65,7 +82,7 @@ def same(got: Tensor, want: Tensor, tolerance: float, where: str, rows: Tensor |
         return 0.0
     if not got.isfinite().all():
         raise Broken(f"{where}: not finite")
-    error = ((got - want).abs().max() / want.abs().max().clamp(min=1e-6)).item()
+    error = ((got - want).abs().max() / want.abs().max().clamp(min=least)).item()
     if not error <= tolerance:
         raise Broken(f"{where}: relative error {error:.1e}, want at most {tolerance:.0e}")
     return error

@@ -231,9 +231,8 @@ def traffic(subject: Computed) -> str:
         for dtype in (WIDE, torch.bfloat16):
             given = subject.draw(N, N, dtype)
             for plan in subject.plans(N):
-                found = subject.ran(
-                    given, plan, causal, torch.ones(BATCH, subject.heads, N, subject.values, dtype=dtype)
-                )
+                upstream = torch.ones(BATCH, subject.heads, N, subject.values, dtype=dtype, device=subject.device)
+                found = subject.ran(given, plan, causal, upstream)
                 shape = Shape(
                     N, N, BATCH, subject.heads, subject.groups, subject.dim, subject.values, given[0].element_size()
                 )

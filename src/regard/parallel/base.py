@@ -81,7 +81,7 @@ class Sharded(Kernel):
         except (ValueError, TypeError) as found:
             error = found
         if call.check:
-            agree(call, error, self.signature(q, k, v, call, signals))
+            agree(call, error, self.signature(q, k, v, call, signals), q.device)
         if error is not None:
             raise error
         return self.run(q, k, v, call, **signals)
@@ -129,12 +129,13 @@ class Sharded(Kernel):
         return repr((type(self).__name__, sizes, call.keys, call.queries, call.causal, call.scale))
 
 
-def agree(call: Call, error: Exception | None, signature: str) -> None:
+def agree(call: Call, error: Exception | None, signature: str, device: torch.device) -> None:
     """Raises a RuntimeError on every rank where one of them cannot take part, or is in another call.
 
-    The rank with the ``error`` returns, to raise it itself.
+    The rank with the ``error`` returns, to raise it itself. What is told is on the ``device`` of the queries, since not
+    every backend sends what is elsewhere.
     """
-    told = torch.tensor([error is not None, zlib.crc32(signature.encode())], dtype=torch.int64)
+    told = torch.tensor([error is not None, zlib.crc32(signature.encode())], dtype=torch.int64, device=device)
     every = torch.stack(call.group.gather(told, [(2,)] * call.ranks)).tolist()
     failed = [rank for rank, (fault, _) in enumerate(every) if fault]
     if error is not None:

@@ -186,7 +186,8 @@ def simulate(ranks: int, run: Callable[[Group], T], limit: float = 60.0) -> list
 
     def work(rank: int) -> None:
         try:
-            found[rank] = run(Threads(rank, board))
+            with torch.autograd.set_multithreading_enabled(False):  # else all ranks of a GPU share one backward thread
+                found[rank] = run(Threads(rank, board))
         except BaseException as error:
             failed.append(error)
             board.barrier.abort()

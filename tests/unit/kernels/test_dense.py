@@ -31,7 +31,7 @@ def textbook(q, k, v, layout):
     return scores.softmax(-1).masked_fill(~allowed, 0) @ v, lse
 
 
-@pytest.mark.parametrize(("n", "m"), [(13, 19), (19, 19), (1, 19), (23, 19), (1, 1)])
+@pytest.mark.parametrize(("n", "m"), [(13, 19), (19, 19), (1, 19), (23, 19), (1, 1), (0, 19)])
 @pytest.mark.parametrize("name", [*LAYOUTS, "masked"])  # packed queries are among the keys
 def test_the_operator_of_gpus_with_all_gradients(name, n, m, monkeypatch):
     """Groups of heads, fewer and more queries than keys, rows in parts, rows that see nothing."""

@@ -103,7 +103,7 @@ class Sparge(OfPrompts):
     def examples(cls) -> Sequence[Example]:
         return [
             Example("blocks of 8 and 4", cls(8, 4, 0.7, 0.1), heads=4, kv_heads=2),
-            Example("all alike", cls(48, 33, 0.5, -1.0), heads=3, kv_heads=3),
+            Example("all alike", cls(48, 33, 0.6, -1.0), heads=3, kv_heads=3),
             Example("half of the blocks, in 8 bits", cls(48, 33, alike=-0.1, top=0.5, sink=True, int8=True)),
             Example("each head its own", cls(6, 4, (0.3, 0.9, 0.5, 0.7), (-1.0, 0.2, 0.1, -0.3)), heads=4, kv_heads=2),
         ]
