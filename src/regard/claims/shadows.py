@@ -49,7 +49,7 @@ def unseen() -> tuple[Tensor, Tensor, Tensor]:
 
 
 @quick(seed=[0], steps=[20])
-@measured(arm=tuple(ARMS), seed=range(3), steps=[300])
+@measured(arm=tuple(ARMS), seed=range(3), steps=[1200])
 def removed(arm: str, seed: int, steps: int) -> dict[str, float]:
     """The mean signal to noise ratio in dB of unseen images' shadowed pixels, before and after."""
     model, (images, mask, lit) = trained(arm, seed, steps), unseen()
@@ -71,7 +71,7 @@ def is_above_windows(found: Figures) -> Finding:
 
 
 @quick(seed=[0], steps=[20])
-@measured(seed=range(3), steps=[300])
+@measured(seed=range(3), steps=[1200])
 def lit(seed: int, steps: int) -> dict[str, float]:
     """What shadowed cells that see both pay to lit cells, and the share of lit cells among those that they see."""
     model, (images, mask, _) = trained("region", seed, steps), unseen()

@@ -208,13 +208,14 @@ def additive(call: SoftmaxCall) -> Tensor | None:
 @torch.no_grad()
 def log_sum_exp(call: SoftmaxCall) -> Tensor:
     """lse ``(batch, heads, n)`` without sinks, by blocks of rows."""
-    return torch.cat([masked_scores(call, rows).logsumexp(3) for rows in call.blocks()], dim=2)
+    blocks = [(rows, *call.span(int(rows[0]), int(rows[-1]), rows)) for rows in call.blocks()]
+    return torch.cat([masked_scores(call, *block).logsumexp(3) for block in blocks], dim=2)
 
 
-def masked_scores(call: SoftmaxCall, rows: Tensor) -> Tensor:
-    """s of whole rows, ``(batch, heads, rows, m)``, −∞ where hidden."""
-    scores = call.scores(rows, 0, call.m)
-    seen = call.visible(rows, 0, call.m)
+def masked_scores(call: SoftmaxCall, rows: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+    """s of rows over the keys ``start … stop − 1``, or over all, −∞ where hidden."""
+    stop = call.m if stop is None else stop
+    scores, seen = call.scores(rows, start, stop), call.visible(rows, start, stop)
     return scores if seen is None else scores.masked_fill(~seen, -torch.inf)
 
 
@@ -222,13 +223,14 @@ def attend_tiled(call: SoftmaxCall, v: Tensor, dropout: float) -> tuple[Tensor, 
     """The definition, by blocks of rows: what cap and sinks need."""
     outs, sums = [], []
     for rows in call.blocks():
-        scores = masked_scores(call, rows)
+        start, stop = call.span(int(rows[0]), int(rows[-1]), rows)
+        scores = masked_scores(call, rows, start, stop)
         lse = scores.logsumexp(3)
         if call.sinks is not None:
             lse = torch.logaddexp(lse, call.sunk(rows))
         weights = torch.exp(scores - lse.masked_fill(lse == -torch.inf, 0)[..., None])
         weights = torch.nn.functional.dropout(weights, dropout) if dropout else weights
-        outs.append(grouped(weights, v.to(weights.dtype)).to(v.dtype))
+        outs.append(grouped(weights, v[:, :, start:stop].to(weights.dtype)).to(v.dtype))
         sums.append(lse.detach())
     return torch.cat(outs, dim=2), torch.cat(sums, dim=2)
 
