@@ -36,7 +36,11 @@ def atlas(
         return
     found = chosen(" ".join(query or []), kind, family)
     if as_json:
-        print(json.dumps([entry.as_dict() for entry in found], indent=2, ensure_ascii=False))
+        from regard.core.sources import uncollected
+
+        with uncollected():
+            told = [entry.as_dict() for entry in found]
+        print(json.dumps(told, indent=2, ensure_ascii=False))
     elif long:
         print("\n\n".join(described(entry) for entry in found))
     else:

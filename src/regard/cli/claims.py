@@ -83,12 +83,15 @@ def print_lines(found: list[Entry]) -> None:
     """One line an entry, and how many are of each status."""
     from collections import Counter
 
+    from regard.core.sources import uncollected
+
     width = max(len(entry.name) for entry in found)
     results = {entry.name: entry.claim for entry in found}
-    for name, result in results.items():
-        print(f"{name.ljust(width)}  {told(result)}")
+    with uncollected():
+        for name, result in results.items():
+            print(f"{name.ljust(width)}  {told(result)}")
+        stale = sum(bool(result.stale) for result in results.values())
     counts = Counter(result.status for result in results.values())
-    stale = sum(bool(result.stale) for result in results.values())
     print(f"{', '.join(f'{count} {status}' for status, count in counts.items())}; {stale} stale")
 
 

@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 PACKAGE = "regard"
@@ -49,7 +49,7 @@ class Piece:
     always: bool = True
     owner: str = ""
 
-    @property
+    @cached_property
     def function(self) -> str:
         """``"module:name"`` of a function or a method, ``"module:Class.name"``; empty for anything else."""
         if not isinstance(self.code, FUNCTIONS):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -52,7 +52,7 @@ class Result:
     sources: Sequence[Mapping[str, str]] = field(default=(), repr=False)
     former: bool = False
 
-    @property
+    @cached_property
     def stale(self) -> str:
         """What has been changed since, empty where nothing has: "measured before a change of core.layout"."""
         if self.former:

@@ -13,8 +13,10 @@ imported is idle as a whole, ``"module:*"``.
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 
 from regard.core import code
@@ -33,6 +35,8 @@ OF = "of"
 
 WHOLE = "*"
 """Stands for all functions of a file."""
+RUN = "run it"
+"""In the place of a name: what a file does when it is imported, besides binding names."""
 IDLE, ALSO = "idle", "also"
 """Under these names it says which functions never ran, absent where that is not known, and which ran untold."""
 
@@ -76,6 +80,20 @@ def changed(known: Mapping[str, str]) -> list[str]:
         return ["the code"]
     now = digests(known[OF], known.get(IDLE), known.get(ALSO, ""))
     return sorted(name for name in known.keys() | now.keys() if known.get(name) != now.get(name))
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """While many digests are taken: Python does not look for garbage, which among the nodes of all trees takes a third
+    of the time. They are kept to the end, so that it need not look at them afterwards either."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.freeze()
+            gc.enable()
 
 
 @cache
@@ -150,9 +168,7 @@ class Reach:
         """Until nothing new is reached."""
         while self.todo:
             piece = self.todo.pop()
-            for name in named_inside(piece):
-                self.name(piece.module, name)
-            for module, name in piece.imports:
+            for module, name in links(piece) - self.seen:
                 self.name(module, name) if name else self.module(module)
             for member in piece.members:
                 self.take(member) if member.always else self.wait(member)
@@ -171,7 +187,8 @@ class Reach:
                 self.idle.add(piece)
             else:
                 self.todo.append(piece)
-            self.run(piece.module)
+            if (piece.module, RUN) not in self.seen:
+                self.run(piece.module)
 
     def wait(self, piece: Piece) -> None:
         """A piece that is reached once something names it."""
@@ -200,11 +217,10 @@ class Reach:
 
     def run(self, module: str) -> None:
         """What is done when a file is imported, besides binding names."""
-        if (module, "run") not in self.seen:
-            self.seen.add((module, "run"))
-            for piece in pieces(module):
-                if not piece.binds:
-                    self.take(piece)
+        self.seen.add((module, RUN))
+        for piece in pieces(module):
+            if not piece.binds:
+                self.take(piece)
 
     def is_away(self, module: str) -> bool:
         """Whether a file was never imported."""
@@ -234,9 +250,11 @@ class Reach:
 
 
 @cache
-def named_inside(piece: Piece) -> frozenset[str]:
-    """What a piece names bare that its own file binds."""
-    return piece.names & bound(piece.module).keys()
+def links(piece: Piece) -> frozenset[tuple[str, str]]:
+    """Module and name of what a piece names bare and its own file binds, and of what it imports; of a file just ""."""
+    named = piece.names & bound(piece.module).keys()
+    every = [*((piece.module, name) for name in named), *piece.imports]
+    return frozenset((module, name) for module, name in every if module not in APART)
 
 
 def named_in(texts: Iterable[str]) -> set[str]:

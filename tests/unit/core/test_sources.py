@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from regard.core import code, sources
@@ -284,3 +286,28 @@ def test_a_method_for_callers_from_before_decides_nothing(package):
     assert sources.used("mine", "used") == before
     package(FILE.replace("class Square(Shape):\n", old.replace("    @former('area')\n", "")))
     assert sources.used("mine", "used") != before
+
+
+def test_a_function_called_run_counts_as_any_other(package):
+    def file(what):
+        return FILE.replace("other()", "run(x)") + f"def run(x):\n    return {what} * x\nprint(SIZE)\n"
+
+    package(file(1))
+    before = sources.used("mine", "used")
+    package(file(2))
+    assert sources.changed(before) == ["mine"]
+    package(file(1).replace("print(SIZE)", "print(Square)"))
+    assert sources.changed(before) == ["mine"]
+
+
+def test_while_digests_are_taken_no_garbage_is_looked_for_and_then_as_before():
+    with sources.uncollected():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with sources.uncollected():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
