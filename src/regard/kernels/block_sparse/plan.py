@@ -31,8 +31,8 @@ TILES = {2: ((8, 8), (2, 2)), 3: ((4, 4, 4), (2, 2, 2))}
 RUNS = {2: ((1, 64), (1, 4)), 3: ((1, 1, 64), (1, 1, 8))}
 FRAMES = {2: TILES[2], 3: ((1, 8, 8), (1, 2, 4))}
 """Other boxes, for patterns that leave more of them out: cells of one row, or of one frame."""
-GATHERED = 1 << 14
-"""Keys that are gathered at a time, of one head."""
+GATHERED = 1 << 12
+"""Keys that are gathered at a time, of one head; more do not stay in the processor's cache."""
 KEPT = 1 << 22
 """Entries of a plan up to which its masks are kept as biases too."""
 WHOLE = 1 << 16
