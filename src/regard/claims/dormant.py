@@ -21,10 +21,11 @@ from regard.claims.small_lm import attended
 from regard.claims.testbeds import backcopy, source
 from regard.core.layout import Layout
 from regard.networks.lm import LM
-from regard.train.fit import Recipe, fit
+from regard.train.fit import fit
 
-EPSILON, FEW, MANY = 0.3, 8, 64
-"""The mean from which a key is a head's sink; sequences in which sinks are counted, and those of all other means."""
+EPSILON, TEXTS = 0.3, 64
+"""The mean from which a key is a head's sink, and the sequences in which sinks are counted. In the first eight of them
+the mark gets two thirds of what it gets in all."""
 PLAIN: dict[str, Any] = {"triggers": 3, "text": False}
 """What others differ from in one thing."""
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -55,9 +56,9 @@ def grid(setting: str, seed: int, steps: int) -> dict[str, float | None]:
             return source.windows(source.characters(held_out), count, backcopy.LENGTH, generator)
         return task.batch(generator, count, backcopy.LENGTH)[0]
 
-    ids = drawn(MANY, Generator().manual_seed(7), True)
+    ids = drawn(TEXTS, Generator().manual_seed(7), True)
     before = share_of_sinks(model, ids)
-    fit(model, lambda ready, generator: model.loss(drawn(backcopy.BATCH, generator)), Recipe(steps, seed=seed))
+    fit(model, lambda ready, generator: model.loss(drawn(backcopy.BATCH, generator)), backcopy.recipe(steps, seed))
     with torch.no_grad():
         found: dict[str, float | None] = {"before": before, "first": share_of_sinks(model, ids)}
         found |= {"learned": left_over(model, ids) if setting == "key bias" else 0.0, "loss": float(model.loss(ids))}
@@ -68,12 +69,12 @@ def grid(setting: str, seed: int, steps: int) -> dict[str, float | None]:
 
 def share_of_sinks(model: LM, ids: Tensor) -> float:
     """The share of heads whose sink is the first token."""
-    return float(by_position(model, [Prompt(text) for text in ids[:FEW]])[:, 0].mean())
+    return float(by_position(model, [Prompt(text) for text in ids])[:, 0].mean())
 
 
 def left_over(model: LM, ids: Tensor) -> float:
     """The share of heads whose rows leave to a key of no value what makes it a sink."""
-    left = torch.stack([1 - maps.sum(3).mean(2) for maps in model.intermediates(ids[:FEW]).values()])
+    left = torch.stack([1 - maps.sum(3).mean(2) for maps in model.intermediates(ids).values()])
     return float((left > EPSILON).double().mean())
 
 

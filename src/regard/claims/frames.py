@@ -16,7 +16,7 @@ from regard.claims.figures import Figures, Finding, listed
 from regard.claims.testbeds import backcopy
 from regard.claims.testbeds.key_values import smollm2
 from regard.networks.lm import LM
-from regard.train.fit import Recipe, Step, fit
+from regard.train.fit import Step, fit
 
 KINDS: tuple[Frame, ...] = ("centralised", "distributed", "bidirectional")
 TOKENS, DRAWN = 97, 30
@@ -100,7 +100,7 @@ def trained(seed: int, steps: int) -> dict[str, float]:
         return ready.loss(task.batch(generator, backcopy.BATCH, backcopy.LENGTH)[0])
 
     look(0)
-    fit(model, loss, Recipe(steps, seed=seed), until=watched)
+    fit(model, loss, backcopy.recipe(steps, seed), until=watched)
     return figures
 
 

@@ -81,6 +81,7 @@ def test_a_value_that_is_drained_is_told(monkeypatch):
     assert whole is not None
     assert whole > 0.5
     model.embedding.weight[backcopy.task().mark].zero_()
+    model.places[0].zero_()
     assert dormant.received(model, ids, ids < 3)["value"] == pytest.approx(0, abs=1e-6)
 
 
@@ -91,6 +92,16 @@ def test_rows_that_do_not_sum_to_one_leave_the_rest_to_the_key(monkeypatch):
     maps = model.intermediates(ids)["layer"]
     monkeypatch.setattr(LM, "intermediates", lambda self, of: {"layer": 0.6 * maps})
     assert dormant.left_over(model, ids) == 1
+
+
+@torch.no_grad()
+def test_positions_are_learned_and_told_to_whole_sequences_alone():
+    model, ids = backcopy.network(0).eval(), torch.randint(0, 64, (2, 23), generator=Generator().manual_seed(0))
+    assert (model(ids[:, 1:]) - model(ids)[:, 1:]).abs().max() > 1e-2
+    model.places[1:].copy_(model.places[:1].expand(63, -1))
+    torch.testing.assert_close(model(ids[:, :1])[:, 0], model(ids[:, :1].expand(2, 5))[:, 4])
+    with pytest.raises(TypeError, match="whole sequences"):
+        model.generate(ids, 1)
 
 
 def rows(**shares):
