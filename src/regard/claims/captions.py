@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -219,6 +220,14 @@ def counting(model: Any, scenes: Scenes, drawn: Generator) -> Tensor:
     return model.loss(scenes.images, pairs.flatten(1))
 
 
+@cache
+def seen(seed: int, steps: int) -> dict[str, Tensor]:
+    """What a strong image encoder has learned by counting; captioners of one seed begin with the same."""
+    grid = Bottleneck(WORDS, WIDTH, strong=True, seed=seed).grid
+    trained(Seeing(grid, WIDTH, 16), seed + 50, steps, counting)
+    return grid.state_dict()
+
+
 @quick(reads=("start", "always"), seed=[0], steps=[20])
 @null(shuffled=[True])
 @measured(
@@ -226,12 +235,14 @@ def counting(model: Any, scenes: Scenes, drawn: Generator) -> Tensor:
     strong=(False, True),
     shuffled=[False],
     seed=range(3),
-    steps=[2500],
+    steps=[1000],
 )
 def bottleneck(reads: str, strong: bool, shuffled: bool, seed: int, steps: int) -> dict[str, float]:
     """BLEU-4 of a captioner with a weak or a strong image encoder, over all scenes, and over those of three objects.
 
-    A strong encoder is wider, and has learned to count objects before. Null: each caption is told of another image.
+    A strong encoder is wider, and has learned to count objects before, two and a half times as long. Null: each caption
+    is told of another image. After 2,500 steps attention says it all, whatever the encoder (0.998 with the weak one on
+    seed 9, 0.81 after 1,000).
     """
 
     def loss(model: Any, scenes: Scenes, drawn: Generator) -> Tensor:
@@ -240,7 +251,7 @@ def bottleneck(reads: str, strong: bool, shuffled: bool, seed: int, steps: int) 
 
     model = Bottleneck(WORDS, WIDTH, reads, strong, seed=seed)  # pyright: ignore[reportArgumentType]
     if strong:
-        trained(Seeing(model.grid, WIDTH, 16), seed + 50, steps, counting)
+        model.grid.load_state_dict(seen(seed, 5 * steps // 2))
     model = trained(model, seed, steps, loss)
     scenes, full = draw(TESTED, Generator().manual_seed(99)), draw(TESTED, Generator().manual_seed(98), MOST)
     found = {name: described(model, each, each.images)["bleu"] for name, each in (("bleu", scenes), ("full", full))}
