@@ -251,10 +251,9 @@ class Reach:
 
 @cache
 def links(piece: Piece) -> frozenset[tuple[str, str]]:
-    """Module and name of what a piece names bare and its own file binds, and of what it imports; of a file just ""."""
+    """Module and name of what a piece names bare and its own file binds, and of what it imports."""
     named = piece.names & bound(piece.module).keys()
-    every = [*((piece.module, name) for name in named), *piece.imports]
-    return frozenset((module, name) for module, name in every if module not in APART)
+    return frozenset([*((piece.module, name) for name in named), *piece.imports])
 
 
 def named_in(texts: Iterable[str]) -> set[str]:
