@@ -38,7 +38,10 @@ BATCH, WIDTH, TESTED, GRID = 64, 96, 256, 8
 RATE, SLOWER = 3e-3, 3e-4
 """Of learning, and of learning on by the score of whole captions."""
 HARD = 3
-"""How many times as long hard attention is trained."""
+"""How many times as long hard attention is trained. As long, but with words that each looked softly or drew, 50%, 49%
+and 32% of its attention were inside of the objects' boxes (seeds 0 to 2); with batches that do 29% (seed 0), and 62%
+after a third of the steps (seed 7). Captions are right all the same, presumably as cells beside an object tell it too.
+"""
 Loss = Callable[[Any, Scenes, Generator], Tensor]
 
 

@@ -137,19 +137,28 @@ def test_hard_attention_learns_where_to_look_and_moves_its_baseline():
     network = ShowAttendTell(11, 7, attention="hard", seed=0).train()
     source, words = images(8)
     loss = network.loss(
-        source.float(), words, torch.ones_like(words, dtype=torch.bool), torch.Generator().manual_seed(0)
+        source.float(), words, torch.ones_like(words, dtype=torch.bool), torch.Generator().manual_seed(DRAWS)
     )
     loss.backward()
     assert network.query.weight.grad.abs().max() > 0
     assert network.baseline < 0
     chances = torch.tensor([[0.25, 0.75]] * 999)
-    drawn, log = network.draw(chances, torch.Generator().manual_seed(DRAWS))
+    drawn, log = network.draw(chances, torch.Generator().manual_seed(0))
     assert set(drawn.sum(1).tolist()) == {1.0}
     assert drawn[:, 1].mean().item() == pytest.approx(0.75, abs=0.05)
     assert log[drawn[:, 0] == 1][0].item() == pytest.approx(math.log(0.25))
-    softly, nothing = network.draw(chances, torch.Generator().manual_seed(SOFTLY))
-    assert torch.equal(softly, chances)
-    assert not nothing.any()
+
+
+@pytest.mark.parametrize(("seed", "softly"), [(SOFTLY, True), (DRAWS, False)])
+def test_a_batch_of_hard_attention_looks_softly_at_all_of_its_words_or_draws_for_each(seed, softly):
+    network, seen = ShowAttendTell(11, 7, attention="hard", seed=0).train(), []
+    told = network.told
+    network.told = lambda state, before, encoded, weights: seen.append(weights) or told(state, before, encoded, weights)
+    source, words = images(64)
+    words = words.repeat(1, 4)
+    network.loss(source.float(), words, torch.ones_like(words, dtype=torch.bool), torch.Generator().manual_seed(seed))
+    assert len(seen) == 12
+    assert [bool((weights == 1).any(1).all()) for weights in seen] == [not softly] * 12
 
 
 def test_a_captioner_asked_once_keeps_its_first_look():

@@ -18,7 +18,7 @@ from regard.networks.writer import Encoded
 
 Attention = Literal["soft", "hard", "mean"]
 SOFTLY, REWARD, ENTROPY, KEPT = 0.5, 0.1, 0.002, 0.9
-"""Of the authors' code: the share of steps that look softly while hard attention is trained, the weights of reward and
+"""Of the authors' code: the share of batches that look softly in training of hard attention, the weights of reward and
 entropy, and how much of the moving baseline is kept."""
 
 
@@ -142,16 +142,18 @@ class ShowAttendTell(Captioner):
 
             hard: − ((log p(y) − b) / 10) Σ_t log α_ts − 0.002 Σ_t H(α_t),   b ← 0.9 b + 0.1 log p(y)
 
-        A step of hard attention looks softly with a chance of one half.
+        A batch of hard attention looks softly at all of its words, with a chance of one half, as in the authors' code,
+        or draws for each of them.
 
         Args:
             real: ``(b, n)``, False = padding. generator: of draws.
         """
         encoded, steps, looks, drawn = self.encode(images), [], [], []
+        sampled = self.attention == "hard" and float(torch.rand((), generator=generator)) >= SOFTLY
         state, before = self.start(encoded), torch.full_like(target[:, :1], self.target)
         for previous in torch.cat([before, target[:, :-1]], 1).unbind(1):
             chances = self.chances(state.hidden, encoded)
-            weights, log = self.draw(chances, generator)
+            weights, log = self.draw(chances, generator) if sampled else (chances, torch.zeros_like(chances[:, 0]))
             state, logits = self.told(state, previous, encoded, weights)
             steps.append(logits)
             looks.append(chances)
@@ -169,10 +171,7 @@ class ShowAttendTell(Captioner):
         return loss - (reward + ENTROPY * entropy.sum(1)).mean()
 
     def draw(self, chances: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Where a step of training looks, and the logarithm of its chance, zero where it was not drawn."""
-        nothing = chances.new_zeros(chances.shape[0])
-        if self.attention != "hard" or torch.rand((), generator=generator) < SOFTLY:
-            return chances, nothing
+        """Cells that are drawn, ``(b, m)`` with one 1 a row, and the logarithms of their chances, ``(b,)``."""
         cell = torch.multinomial(chances.detach().cpu(), 1, generator=generator).to(chances.device)
         weights = F.one_hot(cell[:, 0], chances.shape[1]).to(chances.dtype)
         return weights, chances.gather(1, cell)[:, 0].clamp(min=1e-12).log()
