@@ -4,6 +4,9 @@ On characters of source there were no sinks: none of the eight heads of two laye
 sigmoid or a learned key (`regard.claims.sink_settings` has what was tried there). Guo et al. (arXiv 2410.13835) say
 where there are some. The same model on the task without triggers, and on source, stands beside;
 `regard.claims.testbeds.backcopy` has the settings, and those before them.
+
+Without the mark, so that sequences begin with their second token, nothing is a sink: later tokens give the first 0.02
+after 1,200 steps; with a learned key they give the first 0.02 and the key 0.04 after 2,400 (seed 7).
 """
 
 from __future__ import annotations

@@ -29,7 +29,11 @@ def trained(blurred: bool, seed: int, steps: int) -> dict[str, float]:
 
 
 def forgets_the_common(found: Figures) -> Finding:
-    """In every seed."""
+    """In every seed.
+
+    A copy of the authors' code with the settings of their figures (one query of two answers, ten common tokens, rates
+    of 1, momentum) keeps 47% and 53% after 100 steps, 49% and 54% after 3,000; with rates of 3 it keeps 28% and 27%.
+    """
     common = found("common")
     return Finding.of(f"common tokens keep {listed(common, '.1%')} of their share", max(common) <= 0.1)
 
