@@ -161,6 +161,34 @@ def test_a_batch_of_hard_attention_looks_softly_at_all_of_its_words_or_draws_for
     assert [bool((weights == 1).any(1).all()) for weights in seen] == [not softly] * 12
 
 
+def test_the_loss_of_hard_attention_rewards_draws_by_how_likely_the_caption_is_beside_the_baseline():
+    network, chances, logits, cells = ShowAttendTell(11, 7, attention="hard", seed=0).double().train(), [], [], []
+    asked, told = network.chances, network.told
+
+    def noted(state, before, encoded, weights):
+        state, said = told(state, before, encoded, weights)
+        cells.append(weights)
+        logits.append(said)
+        return state, said
+
+    network.chances = lambda hidden, encoded: chances.append(asked(hidden, encoded)) or chances[-1]
+    network.told, network.baseline = noted, torch.tensor(-5.0, dtype=torch.float64)
+    source, words = images(8)
+    real = torch.tensor([[True, True, True]] * 4 + [[True, True, False]] * 4)
+    loss = network.loss(source, words, real, torch.Generator().manual_seed(DRAWS))
+    likely, drawn, entropy = torch.zeros(8).double(), torch.zeros(8).double(), torch.zeros(8).double()
+    for place in range(3):
+        there = real[:, place].double()
+        likely += there * logits[place].log_softmax(1).gather(1, words[:, place, None])[:, 0]
+        drawn += there * (chances[place] * cells[place]).sum(1).log()
+        entropy -= there * (chances[place] * chances[place].log()).sum(1)
+    want = -likely.mean() - 0.1 * ((likely.detach() + 5) * drawn).mean() - 0.002 * entropy.mean()
+    assert loss.item() == pytest.approx(want.item(), abs=1e-12)
+    assert network.baseline.item() == pytest.approx(0.9 * -5 + 0.1 * likely.mean().item(), abs=1e-6)
+    ours, theirs = (torch.autograd.grad(of, network.query.weight, retain_graph=True)[0] for of in (loss, want))
+    torch.testing.assert_close(ours, theirs)
+
+
 def test_a_captioner_asked_once_keeps_its_first_look():
     network = Bottleneck(11, 7, "once", seed=0).double()
     source, words = images()
