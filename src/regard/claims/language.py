@@ -118,11 +118,14 @@ def deconstructed(layers: str, seed: int, steps: int) -> dict[str, float]:
 
 
 def variants() -> list[Cell]:
-    """Standard layers, and each variant alone and alternated with them, two seeds."""
+    """Standard layers, and each variant alone and alternated with them, two seeds.
+
+    After 300 steps standard layers have not learned to attend: they lost 1.92 nats, random and fixed maps 1.90.
+    """
     texts = ["softmax*4"]
     for own in VARIANTS.values():
         texts += [f"{own}*4", f"{own}, softmax, {own}, softmax"]
-    return [deconstructed.cell(layers=layers, seed=seed, steps=300) for layers in texts for seed in range(2)]
+    return [deconstructed.cell(layers=layers, seed=seed, steps=2000) for layers in texts for seed in range(2)]
 
 
 def alone_is_worse(found: Figures) -> Finding:
