@@ -74,5 +74,9 @@ def interval(values: Sequence[float], form: str = ".3f") -> str:
     """The mean and half of its 95% interval by Student's t: ``"1.740 ± 0.020"``; one value alone as it is."""
     if len(values) < 2:
         return format(values[0], form)
-    half = STUDENT[len(values) - 2] * stdev(values) / len(values) ** 0.5
-    return f"{format(mean(values), form)} ± {format(half, form)}"
+    return f"{format(mean(values), form)} ± {format(half_width(values), form)}"
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Half of the 95% interval of the mean by Student's t, of two to ten values."""
+    return STUDENT[len(values) - 2] * stdev(values) / len(values) ** 0.5

@@ -31,7 +31,7 @@ class Dictionary(nn.Module):
     layer gives is trained with a dropout of a half.
 
     Args:
-        layer: of `regard.graph`. k: keys. width: of the embeddings and of the head.
+        layer: one of `SETTINGS`. k: keys. width: of the embeddings and of the head.
     """
 
     def __init__(self, layer: str, k: int, width: int = 128) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from statistics import mean, stdev
+from statistics import mean
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from regard.claims.cells import measured, quick
-from regard.claims.figures import STUDENT, Figures, Finding, interval, listed
+from regard.claims.figures import Figures, Finding, half_width, interval, listed
 from regard.claims.testbeds.key_values import CONTEXT, DEPTHS, DIGITS, Lookups, drawn, gain, smollm2
 from regard.core.edit import Edit, Place, Where
 from regard.edits.positional_hidden import PositionalHidden
@@ -118,5 +118,5 @@ def evens_out(found: Figures) -> Finding:
         f"place {worst[0]:+.3f} ({worst[1]:+.3f} to {worst[2]:+.3f}), everywhere {every[0]:+.3f}, {DRAWS} random "
         f"channels {interval(random)}, {max(random):+.3f} at most"
     )
-    half = STUDENT[DRAWS - 2] * stdev(random) / DRAWS**0.5
-    return Finding.of(figure, worst[1] > 0, worst[0] > max(random), every[0] >= 0, mean(random) - half <= 0)
+    nothing = mean(random) - half_width(random) <= 0
+    return Finding.of(figure, worst[1] > 0, worst[0] > max(random), every[0] >= 0, nothing)

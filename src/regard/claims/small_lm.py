@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.claims.cells import measured
+from regard.claims.cells import Measured, measured
 from regard.claims.figures import Figures, Finding, interval
 from regard.claims.testbeds.source import VOCABULARY, characters, held_out_loss, windows
 from regard.core.layout import Layout
@@ -111,7 +111,7 @@ RATES, LONGER = (3e-3, 1e-2), 6000
 third of them left differential and scaled attention behind softmax by 1%, and seeds apart by 4%."""
 
 
-def tuned(layers: str, projection: str = "grouped") -> list[Cell]:
+def tuned(layers: str, projection: str = "grouped") -> list[Measured]:
     """Softmax's models and the others, fifteen times as long, each at every rate."""
     arms = ((f"softmax*{len(parse_layers(layers))}", "grouped"), (layers, projection))
     return [
@@ -124,8 +124,7 @@ def tuned(layers: str, projection: str = "grouped") -> list[Cell]:
 
 def tuned_shorter(layers: str, steps: int) -> list[Cell]:
     """The same after fewer steps."""
-    arms = ({name: value for name, value in cell.fields.items() if name != "function"} for cell in tuned(layers))
-    return [trained.cell(**arm | {"steps": steps}) for arm in arms]
+    return [trained.cell(**dict(cell.given) | {"steps": steps}) for cell in tuned(layers)]
 
 
 def at_best_rate(found: Figures, figure: str) -> tuple[list[float], list[float]]:
